@@ -1,0 +1,49 @@
+"""Build and install OrderFlow ingest; why each dependency is there stands beside it."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "orderflow_ingest" / "__init__.py").read_text())
+
+setup(
+    name="orderflow-ingest",
+    version=version[1],
+    description="Takes purchase orders by e-mail from Postfix, archives them and stores their documents",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=[
+        *find_packages(include=["orderflow_ingest", "orderflow_ingest.*"]),
+        "orderflow_ingest.migrations",
+        "orderflow_ingest.migrations.versions",
+        "orderflow_ingest.postfix",
+    ],
+    package_dir={"orderflow_ingest.migrations": "migrations", "orderflow_ingest.postfix": "postfix"},
+    package_data={"orderflow_ingest.migrations": ["script.py.mako"], "orderflow_ingest.postfix": ["*.cf"]},
+    install_requires=[
+        "alembic>=1.13,<2",  # schema steps; SQLAlchemy's own
+        "boto3>=1.36,<2",  # S3; 1.36 is the first that sends checksums by itself
+        "chardet>=7,<8",  # raw 8-bit file names and subjects: right about short ones, see mime/charsets.py
+        "click>=8.1,<9",  # the operator's programs
+        "huey>=3.5,<4",  # the queue; 3.5 is the first with PostgreSQL
+        "puremagic>=1.28,<3",  # content types by signature; pure Python, alive, no libmagic to install
+        "psycopg[binary]>=3.2,<4",  # PostgreSQL; the binary brings its own libpq
+        "python-json-logger>=3.2,<5",  # log records
+        "SQLAlchemy>=2.0.30,<3",  # one code path for PostgreSQL and SQLite
+    ],
+    extras_require={
+        "redis": ["redis>=5,<9"],  # QUEUE_URL=redis://
+        "test": ["pytest>=8", "redis>=5,<9", "openpyxl>=3.1", "ruff", "mypy"],
+    },
+    # Not a console script: those begin with imports that can fail with exit 1, which bounces mail.
+    scripts=["postfix/orderflow-deliver"],
+    entry_points={
+        "console_scripts": [
+            "orderflow-admin=orderflow_ingest.admin_cli:main",
+            "orderflow-replay=orderflow_ingest.replay_cli:main",
+        ]
+    },
+)
