@@ -1,0 +1,169 @@
+"""Undo content transfer encodings, leniently (RFC 2045 section 6).
+
+Guarantees: never raises, takes linear time, copies a clean base64 body only once, into its decoded form. What had to
+be tolerated is told as short fixed words; an unknown encoding leaves the bytes as they are.
+
+base64: padding may be missing, wrong or in the middle (blocks encoded one by one and joined); noise is skipped; text
+after the end is cut off; a body that is no base64 at all stays as it is. Quoted-printable: a soft break may carry
+blanks, an "=" that escapes nothing stands for itself. Text bodies may hold uuencoded files.
+"""
+
+import binascii
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_TRAILING_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\r?\Z)")
+_LONE_CR = re.compile(rb"=\r(?!\n)")
+_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_NOISE = bytes(byte for byte in range(256) if byte not in _DIGITS + b"=")
+_BLANKS = b" \t\r\n\v\f"
+_BLOCK = re.compile(rb"([A-Za-z0-9+/]+)(=*)")
+_TEXT_AFTER = re.compile(rb"[=\n]\n(?=[A-Za-z0-9+/=]*+[^A-Za-z0-9+/=\n])")
+_UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} ([^\r\n]{1,255}?)[ \t]*\r?$", re.MULTILINE)
+_UU_LINE = re.compile(rb"[\x20-\x60]*")
+
+
+@dataclass(frozen=True)
+class Body:
+    """A decoded body and what had to be tolerated in it."""
+
+    data: bytes
+    defects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class UuFile:
+    """A uuencoded file inside a text body: its name as written, its content, whether it ended properly."""
+
+    name: bytes
+    data: bytes
+    complete: bool
+
+
+def decode_body(raw: bytes, start: int, end: int, encoding: str) -> Body:
+    """Decode raw[start:end] by the word of its Content-Transfer-Encoding, given in lower case."""
+    if encoding == "base64":
+        return _decode_base64(raw, start, end)
+    if encoding == "quoted-printable":
+        return Body(_decode_quoted_printable(raw[start:end]))
+    if encoding in ("x-uuencode", "uuencode", "x-uue", "uue"):
+        found = next(find_uuencoded(raw[start:end]), None)
+        if found is None:
+            return Body(raw[start:end], ("not uuencoded",))
+        return Body(found.data, () if found.complete else ("uuencode never ended",))
+    known = encoding in ("", "7bit", "8bit", "binary")
+    return Body(raw[start:end], () if known else ("unknown transfer encoding",))
+
+
+def _decode_base64(raw: bytes, start: int, end: int) -> Body:
+    try:
+        data = binascii.a2b_base64(memoryview(raw)[start:end])
+    except binascii.Error:
+        return _decode_odd_base64(raw[start:end])
+    breaks = raw.count(b"\n", start, end) + raw.count(b"\r", start, end)
+    padding = (-len(data)) % 3
+    if end - start - breaks == (len(data) + padding) // 3 * 4:
+        return Body(data)
+    return _decode_odd_base64(raw[start:end])
+
+
+def _decode_odd_base64(raw: bytes) -> Body:
+    """Decode base64 that is not clean: cut the text after it, drop noise, decode padded blocks one by one."""
+    text = raw.replace(b"\r\n", b"\n").strip()
+    cut = _TEXT_AFTER.search(text)
+    text = text[: cut.start() + 1].rstrip(b"\n") if cut else text
+    # A line of prose before an empty line has no padding either, but seldom a length that fits.
+    greeting = cut is not None and cut[0] == b"\n\n" and len(text) % 4 and b"\n" not in text
+    if greeting or not _looks_like_base64(text):
+        return Body(raw, ("not base64",))
+    defects = ["text after base64"] if cut else []
+    if (b"-" in text or b"_" in text) and not (b"+" in text or b"/" in text):
+        text = text.translate(bytes.maketrans(b"-_", b"+/"))
+    digits = text.translate(None, _NOISE)
+    if len(digits) < len(text.translate(None, _BLANKS)):
+        defects.append("noise in base64")
+    data, pending = bytearray(), bytearray()
+    for block in _BLOCK.finditer(digits):
+        pending += block[1]
+        length = len(pending)
+        last = block.end() == len(digits)
+        # An "=" that completes no group of four is noise.
+        if last or (block[2] and length % 4 + min(len(block[2]), 2) >= 4):
+            if length % 4 == 1:
+                defects.append("base64 cut off")
+                del pending[-1:]
+            elif -length % 4 > len(block[2]):
+                defects.append("base64 padding missing")
+            pending += b"=" * (-len(pending) % 4)
+            data += binascii.a2b_base64(pending)
+            pending.clear()
+    return Body(bytes(data), tuple(dict.fromkeys(defects)))
+
+
+def _looks_like_base64(text: bytes) -> bool:
+    """Tell base64 with noise in it from a body that was never encoded, by its beginning."""
+    head = text[:400]
+    if not head:
+        return True
+    words = head.split()
+    noise = len(b"".join(words)) - len(head.translate(None, _NOISE))
+    return noise * 4 <= len(head) and not (len(words) > 2 and len(head) < 12 * len(words) and b" " in head)
+
+
+def _decode_quoted_printable(text: bytes) -> bytes:
+    # a2b_qp keeps the blanks after a soft break, and loses a line after a lone CR.
+    if any(mark in text for mark in (b" \r", b" \n", b"\t\r", b"\t\n")) or text[-1:] in (b" ", b"\t"):
+        text = _without(_TRAILING_BLANKS, text)
+    if b"=\r" in text:
+        text = _without(_LONE_CR, text)
+    return binascii.a2b_qp(text)
+
+
+def _without(pattern: re.Pattern[bytes], text: bytes) -> bytes:
+    """Remove every match; re.sub would hold millions of small pieces at once."""
+    kept = bytearray()
+    position = 0
+    for found in pattern.finditer(text):
+        kept += text[position : found.start()]
+        position = found.end()
+    return bytes(kept + text[position:])
+
+
+def find_uuencoded(text: bytes) -> Iterator[UuFile]:
+    """Yield the uuencoded files that stand in a text body, in their order."""
+    position = 0
+    while (begin := _UU_BEGIN.search(text, position)) is not None:
+        position = begin.end()
+        data, stop, complete = _read_uuencoded(text, begin.end() + 1)
+        if complete or data:
+            yield UuFile(begin[1], data, complete)
+            position = max(stop, position)
+
+
+def _read_uuencoded(text: bytes, position: int) -> tuple[bytes, int, bool]:
+    """Decode lines up to "end" and return the data, where they stop, and whether they stopped at an end."""
+    chunks: list[bytes] = []
+    while position < len(text):
+        stop = text.find(b"\n", position)
+        stop = len(text) if stop < 0 else stop
+        line = text[position:stop].rstrip(b"\r")
+        if line.strip() == b"end":
+            return b"".join(chunks), stop, True
+        if line.strip() and not (_UU_LINE.fullmatch(line) and _decode_uu_line(line, chunks)):
+            break
+        position = stop + 1
+    return b"".join(chunks), min(position, len(text)), False
+
+
+def _decode_uu_line(line: bytes, chunks: list[bytes]) -> bool:
+    """Decode one line into chunks and tell whether it was one; lengths and blanks a mailer spoiled are mended."""
+    count = (line[0] - 32) & 63
+    needed = (count + 2) // 3 * 4
+    if not needed <= len(line) - 1 + 8 or len(line) > needed + 4:
+        return False
+    try:
+        chunks.append(binascii.a2b_uu(line[: needed + 1].ljust(needed + 1)))
+    except binascii.Error:
+        return False
+    return True

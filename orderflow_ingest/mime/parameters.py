@@ -1,0 +1,167 @@
+"""Parse Content-Type and Content-Disposition, leniently (RFC 2045 section 5.1, RFC 2183, RFC 2231, RFC 2047).
+
+Guarantees: never raises, takes linear time. Values stay bytes until they are asked for as text.
+
+Accepted beyond the grammar: values without quotes that hold blanks, brackets or encoded words; quotes inside quotes;
+a quote never closed; a parameter after a blank instead of ";"; comments; a bare name without "=" is skipped.
+
+RFC 2231: sections are joined in the order of their numbers whatever order they came in, past gaps; of two sections
+with one number the first counts; an extended value (charset'language'text) wins over sections, and sections over a
+plain value. Encoded words are decoded although RFC 2047 section 5 forbids them here, after the sections are joined,
+since mailers split them over sections.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .words import decode_bytes, decode_text
+
+_MAIN = re.compile(rb"[ \t]*([^;\s\"=]+)(?=[;\s(\"]|$)")
+_NAME = re.compile(rb"[;\s]*+(?:\([^)]{0,200}\)\s*+)?([^\s;=\"]++)\s*=\s*")
+_BARE = re.compile(rb"[;\s]*+(?:\"[^\"]*+\"?|[^;\s\"]++)")
+_QUOTE = re.compile(rb"\\.|\"", re.DOTALL)
+_AFTER_QUOTE = re.compile(rb"\s*+(?:;|$|\(|[\w-]{1,40}\*?\d{0,4}\*?\s?=)")
+_TOKEN_END = re.compile(
+    rb"=\?[^?\s]{0,80}\?[BbQq]\?[^?]*+\?="
+    rb"|;|(?<!\s)\s++(?:file)?(?:name|charset|boundary|type|format|delsp|size|start)\*?\d{0,4}\*?=",
+    re.IGNORECASE,
+)
+_NEXT_PARAMETER = re.compile(rb";\s*+[\w-]{1,40}\*?\d{0,4}\*?\s?=")
+_COMMENT = re.compile(rb"(?<!\s)\s*+\([^()]*+\)\s*+$")
+_SECTION = re.compile(r"([^*]+)(?:\*(\d{1,6}))?(\*)?")
+_CHARSET = re.compile(rb"([\w.:+-]{0,60})'([\w-]{0,40})'", re.ASCII)
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+_FREE_TEXT = ("filename", "name")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter as it stands: its name in lower case, RFC 2231 marks included, and its unquoted value."""
+
+    name: str
+    value: bytes
+
+
+@dataclass(frozen=True)
+class Parametrised:
+    """A field's value in lower case and its parameters."""
+
+    value: str
+    parameters: tuple[Parameter, ...]
+
+    def get(self, name: str, hint: str = "") -> str | None:
+        """Return a parameter as text; hint names a charset for raw 8-bit that is not UTF-8."""
+        sections: list[tuple[int, bool, bytes]] = []
+        plain: bytes | None = None
+        for parameter in self.parameters:
+            if not parameter.name.startswith(name):
+                continue
+            mark = _SECTION.fullmatch(parameter.name)
+            if mark is None or mark[1] != name:
+                continue
+            if mark[2] is not None:
+                sections.append((int(mark[2]), mark[3] is not None, parameter.value))
+            elif mark[3] is not None:
+                return _decode_sections([(True, parameter.value)], hint)
+            elif not plain:
+                plain = parameter.value
+        if sections:
+            numbered = {number: (extended, value) for number, extended, value in reversed(sections)}
+            return _decode_sections([numbered[number] for number in sorted(numbered)], hint)
+        return None if plain is None else _decode_plain(plain, hint)
+
+    def get_bytes(self, name: str) -> bytes | None:
+        """Return a plain parameter's first value as it came, or its RFC 2231 form encoded again."""
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter.value
+        text = self.get(name)
+        return None if text is None else text.encode("utf-8", "replace")
+
+
+def parse_parameters(value: bytes) -> Parametrised:
+    """Split the value of Content-Type, Content-Disposition or a field like them."""
+    value = value.replace(b"\0", b"")
+    main = _MAIN.match(value)
+    position = main.end() if main else 0
+    return Parametrised(
+        main[1].decode("ascii", "replace").lower() if main else "",
+        tuple(_read_parameters(value, position)),
+    )
+
+
+def _read_parameters(value: bytes, position: int) -> Iterator[Parameter]:
+    closes = True
+    while position < len(value):
+        name = _NAME.match(value, position)
+        if name is None:
+            bare = _BARE.match(value, position)
+            position = bare.end() if bare else len(value)
+            continue
+        if value[name.end() : name.end() + 1] == b'"':
+            # No quote closes further on: looking again for every parameter would take quadratic time.
+            text, position, closes = _read_quoted(value, name.end() + 1, closes)
+        else:
+            text, position = _read_token(value, name.end())
+        label = name[1].decode("ascii", "replace").lower()
+        if not label.startswith(_FREE_TEXT):
+            text = _COMMENT.sub(b"", text[:1000])
+        yield Parameter(label, text)
+
+
+def _read_quoted(value: bytes, start: int, closes: bool) -> tuple[bytes, int, bool]:
+    """Read up to the quote that ends the parameter, if any closes; quotes before it are part of the value."""
+    for mark in _QUOTE.finditer(value, start) if closes else ():
+        if mark[0] == b'"' and _AFTER_QUOTE.match(value, mark.end()):
+            return _unescape(value[start : mark.start()]), mark.end(), True
+    following = _NEXT_PARAMETER.search(value, start)
+    stop = following.start() if following else len(value)
+    return _unescape(value[start:stop].rstrip()).removesuffix(b'"'), stop, False
+
+
+def _read_token(value: bytes, start: int) -> tuple[bytes, int]:
+    """Read up to the next ";" or name; one inside an encoded word does not count."""
+    ends = (end.start() for end in _TOKEN_END.finditer(value, start) if not end[0].startswith(b"=?"))
+    stop = next(ends, len(value))
+    text = value[start:stop].strip().replace(b'"', b"")
+    if len(text) > 1 and text[:1] == text[-1:] == b"'":
+        text = text[1:-1]
+    return text, stop
+
+
+def _unescape(quoted: bytes) -> bytes:
+    # Only these two: a Windows path keeps its backslashes.
+    return quoted.replace(b'\\"', b'"').replace(b"\\\\", b"\\") if b"\\" in quoted else quoted
+
+
+def _decode_plain(value: bytes, hint: str) -> str:
+    mark = _CHARSET.match(value)
+    if mark and mark[1] and b"%" in value:
+        return _decode_sections([(True, value)], hint)
+    text = decode_text(value, hint)
+    if "%" in text and value.isascii() and b"=?" not in value:
+        unescaped = _PERCENT.sub(_unescape_percent, value)
+        if not unescaped.isascii():
+            return decode_text(unescaped, hint)
+    return text
+
+
+def _decode_sections(sections: list[tuple[bool, bytes]], hint: str) -> str:
+    """Join the values of sections in order and decode them as one, since a section may end inside a character."""
+    mark = _CHARSET.match(sections[0][1]) if sections[0][0] else None
+    charset = mark[1].decode("ascii") if mark else ""
+    parts: list[bytes] = []
+    for extended, value in sections:
+        prefix = _CHARSET.match(value) if extended else None
+        if prefix and (prefix is mark or not parts or prefix[0] == (mark[0] if mark else None)):
+            value = value[prefix.end() :]
+        parts.append(_PERCENT.sub(_unescape_percent, value) if extended else value)
+    data = b"".join(parts)
+    if b"=?" in data:
+        return decode_text(data, charset or hint)
+    return decode_bytes(data, charset, hint) if charset else decode_text(data, hint)
+
+
+def _unescape_percent(escape: re.Match[bytes]) -> bytes:
+    return bytes((int(escape[1], 16),))

@@ -1,0 +1,274 @@
+"""Every document in a mail is taken, everything else is told with a reason, and nothing raises."""
+
+import base64
+import random
+import zipfile
+from io import BytesIO
+
+import pytest
+
+from orderflow_ingest.attachments import Part, read_parts
+from orderflow_ingest.mime.filenames import safe_filename, storable
+from orderflow_ingest.mime.sniff import detect_type
+
+PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n"
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 3000
+HTML = b'Content-Type: text/html\r\n\r\n<p><img src="cid:logo@x"></p>'
+
+
+def part(header: bytes, content: bytes = b"content") -> bytes:
+    return header + b"\r\nContent-Transfer-Encoding: base64\r\n\r\n" + base64.encodebytes(content)
+
+
+def mail(*parts: bytes, kind: bytes = b"mixed") -> bytes:
+    head = b"From: a@example.com\r\nMIME-Version: 1.0\r\nContent-Type: multipart/" + kind + b"; boundary=bb\r\n\r\n"
+    return head + b"".join(b"--bb\r\n" + one + b"\r\n" for one in parts) + b"--bb--\r\n"
+
+
+def only(raw: bytes) -> Part:
+    (found,) = (found for found in read_parts(raw) if found.reason != "container")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("header", "content", "reason"),
+    [
+        (b"Content-Type: application/pdf\r\nContent-Disposition: attachment", PDF, "attachment"),
+        (b"Content-Type: application/pdf\r\nContent-Disposition: x-odd", PDF, "attachment"),
+        (b'Content-Type: text/plain; name="order.csv"', b"a;b\n", "named"),
+        (b'Content-Type: application/pdf\r\nContent-Disposition: inline; filename="o.pdf"', PDF, "named"),
+        (b"Content-Type: application/pdf\r\nContent-Disposition: inline", PDF, "document type"),
+        (b"Content-Type: application/pdf\r\nContent-ID: <a@b>", PDF, "document type"),
+        (b"Content-Type: text/csv", b"a;b\n", "document type"),
+        (b"Content-Type: text/xml", b"<order/>", "document type"),
+        (b"Content-Type: application/edifact", b"UNB+UNOC:3+", "document type"),
+        (b"Content-Type: text/plain", PDF, "document type"),
+        (b"Content-Type: image/png\r\nContent-Disposition: inline\r\nContent-ID: <scan@x>", PNG, "document type"),
+        (b'Content-Type: application/ms-tnef; name="winmail.dat"', b"\x78\x9f\x3e\x22", "named"),
+        (b"Content-Type: application/zip", b"PK\x03\x04", "document type"),
+        (b"Content-Type: message/partial; id=x; number=1", b"Subject: x\n\nhalf", "partial message"),
+    ],
+)
+def test_a_document_is_taken(header: bytes, content: bytes, reason: str) -> None:
+    found = only(mail(part(header, content)))
+    assert (found.taken, found.reason, found.data, found.size) == (True, reason, content, len(content))
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b"Content-Type: text/plain", "text body"),
+        (b"Content-Type: text/html\r\nContent-Disposition: inline", "text body"),
+        (b"X-No-Type: 1", "text body"),
+        (b'Content-Type: text/calendar; name="invite.ics"', "calendar"),
+        (b'Content-Type: application/octet-stream; name="invite.ics"', "calendar"),
+        (b'Content-Type: text/vcard; name="card.vcf"', "business card"),
+        (b"Content-Type: application/pgp-signature; name=signature.asc", "signature"),
+        (b"Content-Type: application/pkcs7-signature; name=smime.p7s\r\nContent-Disposition: attachment", "signature"),
+        (b"Content-Type: message/delivery-status", "delivery report"),
+    ],
+)
+def test_what_is_no_document_is_passed_over_with_its_reason(header: bytes, reason: str) -> None:
+    found = only(mail(part(header)))
+    assert (found.taken, found.reason, found.data) == (False, reason, b"content")
+
+
+def test_an_empty_part_without_name_is_passed_over() -> None:
+    assert only(mail(part(b"Content-Type: application/pdf", b""))).reason == "empty"
+
+
+@pytest.mark.parametrize(
+    ("header", "verdict"),
+    [
+        (b"Content-Type: image/png\r\nContent-ID: <logo@x>", (False, "inline image")),
+        (b'Content-Type: image/png; name="l.png"\r\nContent-ID: <LOGO@x>', (False, "inline image")),
+        (b"Content-Type: image/png\r\nContent-ID: <logo@x>\r\nContent-Disposition: attachment", (True, "attachment")),
+        (b"Content-Type: image/png\r\nContent-ID: <scan@x>\r\nContent-Disposition: inline", (True, "document type")),
+        (b"Content-Type: application/octet-stream\r\nContent-ID: <logo@x>", (False, "inline image")),
+    ],
+)
+def test_an_image_is_passed_over_only_if_the_html_shows_it(header: bytes, verdict: tuple[bool, str]) -> None:
+    *_, image = read_parts(mail(HTML, part(header, PNG), kind=b"related"))
+    assert (image.taken, image.reason) == verdict
+
+
+def test_a_pdf_that_the_html_refers_to_is_still_an_order() -> None:
+    *_, found = read_parts(mail(HTML, part(b"Content-Type: application/pdf\r\nContent-ID: <logo@x>", PDF)))
+    assert found.taken
+
+
+def test_an_image_before_its_html_and_one_of_a_few_bytes_are_passed_over() -> None:
+    raw = mail(part(b"Content-Type: image/png\r\nContent-ID: <logo@x>", PNG), HTML, kind=b"related")
+    assert [found.reason for found in read_parts(raw)] == ["container", "inline image", "text body"]
+    raw = mail(HTML, part(b"Content-Type: image/png\r\nContent-ID: <pixel@x>", PNG[:100]), kind=b"related")
+    assert [found.reason for found in read_parts(raw)] == ["container", "text body", "small image"]
+
+
+def test_the_parts_of_an_attached_message_lie_below_its_path() -> None:
+    inner = mail(b"\r\ntext", part(b'Content-Type: application/pdf; name="o.pdf"', PDF))
+    raw = mail(b"\r\nsee below", b"Content-Type: message/rfc822\r\n\r\n" + inner)
+    told = [(found.path, found.taken) for found in read_parts(raw)]
+    assert told == [("0", False), ("1", False), ("2", False), ("2.0", False), ("2.1", False), ("2.2", True)]
+
+
+def test_a_file_uuencoded_in_the_text_is_taken() -> None:
+    raw = b"Subject: x\n\nHello,\nbegin 644 o.txt\n#86)C\n`\nend\nbye\n"
+    text, file = read_parts(raw)
+    assert (text.reason, file.reason, file.path, file.filename, file.data) == (
+        "text body",
+        "uuencoded",
+        "1.1",
+        "o.txt",
+        b"abc",
+    )
+
+
+def test_declared_and_detected_type_are_both_told() -> None:
+    found = only(mail(part(b'Content-Type: Application/PDF; name="order.pdf"', b"MZ\x90" + b"\0" * 100)))
+    assert found.declared_type == "application/pdf"
+    assert found.detected_type == "application/vnd.microsoft.portable-executable"
+
+
+def zipped(*names: str) -> bytes:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (PDF, "application/pdf"),
+        (PNG, "image/png"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "image/jpeg"),
+        (b"II*\0\x08\0\0\0" + b"\0" * 60, "image/tiff"),
+        (zipped("a.csv"), "application/zip"),
+        (
+            zipped("[Content_Types].xml", "xl/workbook.xml"),
+            "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        ),
+        (
+            zipped("[Content_Types].xml", "word/document.xml"),
+            "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+        ),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600 + "Workbook".encode("utf-16-le"),
+            "application/vnd.ms-excel",
+        ),
+        (b"<?xml version='1.0'?><order/>", "application/xml"),
+        (b"UNA:+.? 'UNB+UNOC:3+A+B", "application/edifact"),
+        (b"ISA*00*          *00*", "application/edi-x12"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "application/gzip"),
+        (b"\x78\x9f\x3e\x22\0\0", "application/vnd.ms-tnef"),
+        (b"item;quantity\nscrews;100\n", None),
+        (b"MZ stands for Mark Zbikowski", None),
+        (b"", None),
+    ],
+)
+def test_a_type_is_detected_by_content(data: bytes, kind: str | None) -> None:
+    assert detect_type(data) == kind
+
+
+@pytest.mark.parametrize(
+    ("claimed", "safe"),
+    [
+        ("order.pdf", "order.pdf"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\orders\\order.pdf", "order.pdf"),
+        ("/", None),
+        ("..", None),
+        (" . order.pdf. ", "order.pdf"),
+        ("a\0b\x1f\x85.pdf", "ab.pdf"),
+        ("invoice\u202efdp.exe", "invoicefdp.exe"),
+        ("\u2066a\u200b.pdf\ufeff", "a.pdf"),
+        ("a\r\n\tb.pdf", "a b.pdf"),
+        ('a<b>:"|?*.pdf', "a_b______.pdf"),
+        ("con.pdf", "_con.pdf"),
+        ("LPT1", "_LPT1"),
+        ("console.pdf", "console.pdf"),
+        ("\ud800.pdf", "\ufffd.pdf"),
+        ("u\u0308.pdf", "ü.pdf"),
+        ("ü" * 300 + ".pdf", "ü" * 98 + ".pdf"),
+        ("a." + "b" * 300, "a." + "b" * 198),
+        ("", None),
+    ],
+)
+def test_a_claimed_name_becomes_a_safe_one(claimed: str, safe: str | None) -> None:
+    assert safe_filename(claimed) == safe
+
+
+def test_the_claimed_name_is_kept_beside_the_safe_one_and_storable() -> None:
+    found = only(mail(part(b'Content-Type: a/b; name="../M\xfcller?.pdf"')))
+    assert (found.filename, found.claimed_filename) == ("Müller_.pdf", "../Müller?.pdf")
+    assert storable("a\0b\udc80" + "c" * 2000) == "ab\ufffd" + "c" * 996
+
+
+def test_filename_wins_over_name_unless_it_is_empty_or_broken() -> None:
+    for name, disposition in ((b"b.pdf", b"a.pdf"), (b"a.pdf", b""), (b"a.pdf", b"=?utf-8?Q?=FC=FC?=")):
+        header = b'Content-Type: a/b; name="%s"\r\nContent-Disposition: inline; filename="%s"' % (name, disposition)
+        assert only(mail(part(header))).filename in ("a.pdf", "üü")
+
+
+def test_a_charset_declared_in_the_mail_decides_about_raw_names() -> None:
+    name = "採購訂單.pdf".encode("big5")
+    raw = mail(b"Content-Type: text/plain; charset=big5\r\n\r\nx", part(b'Content-Type: a/b; name="' + name + b'"'))
+    assert [found.filename for found in read_parts(raw)] == [None, None, "採購訂單.pdf"]
+
+
+SAMPLES = (
+    mail(b"\r\ntext", part(b'Content-Type: application/pdf; name="o.pdf"', PDF), HTML),
+    mail(b"Content-Type: message/rfc822\r\n\r\n" + mail(part(b"Content-Type: text/csv", b"a;b\n"))),
+    mail(
+        part(b"Content-Type: message/rfc822", mail(HTML, part(b"Content-Type: image/png\r\nContent-ID: <logo@x>", PNG)))
+    ),
+    b"Subject: =?utf-8?B?QsO8cm8=?=\n\nbegin 644 o.txt\n#86)C\n`\nend\n",
+    mail(
+        b"Content-Type: a/b\r\nContent-Disposition: inline; filename*0*=utf-8''b%C3; filename*1*=%BC\r\n\r\nx=\r\ny",
+        b'Content-Type: text/plain; charset=shift_jis; name="=?x-sjis?Q?=83=65?="\r\n\r\n\x83\x65',
+        b'Content-Type: multipart/digest; boundary="b b"\r\n\r\n--b b\r\n\r\nSubject: x\r\n\r\ny\r\n--b b--',
+    ),
+)
+TOKENS = (
+    b"\r\n", b"\n", b"\r", b"--bb", b"--bb--", b"\r\n\r\n", b"=", b'"', b";", b"=?", b"?=", b"\0", b"\xff",
+    b"Content-Type: multipart/mixed; boundary=bb\r\n\r\n", b"Content-Transfer-Encoding: base64\r\n", b"begin 644 x\n",
+    b"boundary=", b"Content-Type: message/rfc822\r\n\r\n", b"*0*=", b"''", b"%", b"quoted-printable", b"(",
+)  # fmt: skip
+
+
+def mutate(raw: bytes, dice: random.Random) -> bytes:
+    data = bytearray(raw)
+    for _ in range(dice.randint(1, 8)):
+        start = dice.randrange(len(data) + 1)
+        stop = min(len(data), start + dice.choice((0, 1, 4, 40)))
+        kind = dice.randrange(4)
+        if kind == 0:
+            data[start:stop] = dice.choice(TOKENS)
+        elif kind == 1:
+            data[start:stop] = dice.randbytes(dice.randint(0, 5))
+        elif kind == 2:
+            data[start:start] = data[stop : stop + 200]
+        else:
+            del data[start:stop]
+    return bytes(data)
+
+
+def test_no_mutation_of_a_mail_raises_or_loses_a_guarantee() -> None:
+    dice = random.Random(5322)
+    for _ in range(4000):
+        raw = mutate(dice.choice(SAMPLES), dice)
+        parts = list(read_parts(raw))
+        assert len({found.path for found in parts}) == len(parts), raw
+        for found in parts:
+            assert found.size == len(found.data) <= len(raw)
+            assert found.taken or found.reason != "unreadable"
+            assert not any("failed" in defect for defect in found.defects), raw
+            for text in (found.filename, found.claimed_filename, found.declared_type, found.detected_type):
+                assert text is None or "\0" not in text.encode().decode()
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_every_prefix_of_a_mail_is_read(sample: bytes) -> None:
+    for length in range(0, len(sample), 7):
+        assert isinstance(list(read_parts(sample[:length])), list)

@@ -1,0 +1,108 @@
+"""Transfer encodings are undone however a mailer spoiled them."""
+
+import base64
+import binascii
+
+import pytest
+
+from orderflow_ingest.mime.bodies import decode_body, find_uuencoded
+
+
+def decode(text: bytes, encoding: str) -> tuple[bytes, tuple[str, ...]]:
+    body = decode_body(b"before" + text + b"after", 6, 6 + len(text), encoding)
+    return body.data, body.defects
+
+
+@pytest.mark.parametrize(
+    ("text", "defects"),
+    [
+        (b"aGVsbG8=", ()),
+        (b"aGVs\r\nbG8=\r\n", ()),
+        (b"aGVs\rbG8=", ()),
+        (b"aGV sbG8=", ()),
+        (b"aGVsbG8", ("base64 padding missing",)),
+        (b"aGVsbG8====", ()),
+        (b"=aGVsbG8=", ()),
+        (b"aGVs!!bG8=", ("noise in base64",)),
+        (b"aG\0VsbG8=", ("noise in base64",)),
+        (b"aGVsbG8=\n-- \nA mailing list's footer\n", ("text after base64",)),
+        (b"aGVsbG8=\n\n____\nfooter, too\n", ("text after base64",)),
+    ],
+)
+def test_base64_is_decoded(text: bytes, defects: tuple[str, ...]) -> None:
+    assert decode(text, "base64") == (b"hello", defects)
+
+
+def test_base64_blocks_that_were_padded_one_by_one_are_joined() -> None:
+    assert decode(b"aGVsbG8=\r\nIHdvcmxk\r\nIQ==\r\n", "base64")[0] == b"hello world!"
+
+
+def test_base64_cut_off_keeps_the_whole_bytes() -> None:
+    assert decode(b"aGVsb", "base64") == (b"hel", ("base64 cut off",))
+
+
+def test_what_is_no_base64_stays_as_it_is() -> None:
+    for text in (
+        b"Dear sir, please find attached",
+        b"%PDF-1.4\r\n%\xe2\xe3\xcf\xd3\r\n1 0 obj\r\n",
+        b"Hello\n\nDear sir, our order",
+    ):
+        assert decode(text, "base64") == (text, ("not base64",))
+
+
+def test_a_clean_body_of_many_lines_is_decoded_without_defect() -> None:
+    content = bytes(range(256)) * 300
+    assert decode(base64.encodebytes(content), "base64") == (content, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        (b"a=20b=3D", b"a b="),
+        (b"so=\r\nft", b"soft"),
+        (b"so= \t\r\nft", b"soft"),
+        (b"so=\nft", b"soft"),
+        (b"so=\rft", b"soft"),
+        (b"blanks \t\r\nend", b"blanks\r\nend"),
+        (b"=fc=FC", b"\xfc\xfc"),
+        (b"=ZZ a=b=", b"=ZZ a=b"),
+    ],
+)
+def test_quoted_printable_is_decoded(text: bytes, data: bytes) -> None:
+    assert decode(text, "quoted-printable") == (data, ())
+
+
+@pytest.mark.parametrize("encoding", ["", "7bit", "8bit", "binary"])
+def test_identity_encodings_change_nothing(encoding: str) -> None:
+    assert decode(b"a\r\n\0\xff=20", encoding) == (b"a\r\n\0\xff=20", ())
+
+
+def test_an_unknown_encoding_changes_nothing_and_is_told() -> None:
+    assert decode(b"abc", "x-own") == (b"abc", ("unknown transfer encoding",))
+
+
+def uuencoded(data: bytes) -> bytes:
+    lines = [binascii.b2a_uu(data[i : i + 45]) for i in range(0, len(data), 45)]
+    return b"begin 644 my order.txt\n" + b"".join(lines) + b"`\nend\n"
+
+
+def test_uuencoded_files_are_found_in_text() -> None:
+    files = list(find_uuencoded(b"Hello,\n" + uuencoded(b"order " * 20) + b"bye\n" + uuencoded(b"x")))
+    assert [(file.name, file.data, file.complete) for file in files] == [
+        (b"my order.txt", b"order " * 20, True),
+        (b"my order.txt", b"x", True),
+    ]
+
+
+def test_a_sentence_that_begins_like_uuencode_is_none() -> None:
+    assert not list(find_uuencoded(b"begin 644 times\nand then stop talking about it, please\n"))
+
+
+def test_uuencode_that_never_ends_keeps_what_there_is() -> None:
+    (file,) = find_uuencoded(uuencoded(b"order " * 20).replace(b"end\n", b""))
+    assert (file.data, file.complete) == (b"order " * 20, False)
+
+
+def test_a_body_encoded_as_a_whole_is_decoded() -> None:
+    assert decode(uuencoded(b"abc"), "x-uuencode") == (b"abc", ())
+    assert decode(b"none", "uuencode") == (b"none", ("not uuencoded",))

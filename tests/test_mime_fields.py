@@ -1,0 +1,91 @@
+"""Header fields are read past everything that is none, in linear time."""
+
+import time
+
+import pytest
+
+from orderflow_ingest.mime.fields import Field, looks_like_header, read_fields, skip_leading_blanks, split_header
+
+
+def names_and_values(block: bytes) -> list[tuple[str, bytes]]:
+    return [(field.name, field.value) for field in read_fields(block)]
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n", b"\r", b"\r\r\n"])
+def test_every_line_end_ends_a_field_and_a_fold_becomes_its_blank(line_end: bytes) -> None:
+    block = line_end.join([b"Subject: an", b"\torder", b"To: a@example.com", b""])
+    assert names_and_values(block) == [("subject", b"an\torder"), ("to", b"a@example.com")]
+
+
+@pytest.mark.parametrize(
+    ("odd", "fields"),
+    [
+        (b"no colon at all\n", []),
+        (b"two words: value\n", []),
+        (b"From sender@example.com Mon Jan  1 10:00:00 2024\n", []),
+        (b">From sender@example.com Mon Jan  1 10:00:00 2024\n", []),
+        (b": no name\n", []),
+        (b"bad line\n with: a continuation\n", []),
+        (b"Subject : blank before the colon\n", [("subject", b"blank before the colon")]),
+        (b"Sub\0ject: NUL in the name\n", [("subject", b"NUL in the name")]),
+        (b"X-Empty:\n", [("x-empty", b"")]),
+        (b"X-Folded:\n \n value\n", [("x-folded", b"value")]),
+        (b"X-Raw: M\xfcller\n", [("x-raw", b"M\xfcller")]),
+    ],
+)
+def test_an_odd_line_never_hides_the_fields_after_it(odd: bytes, fields: list[tuple[str, bytes]]) -> None:
+    assert names_and_values(odd + b"To: a@example.com\n") == [*fields, ("to", b"a@example.com")]
+
+
+def test_a_byte_order_mark_and_an_indented_first_line_are_read_past() -> None:
+    assert read_fields(b"\xef\xbb\xbfTo: a") == (Field("to", b"a"),)
+    assert read_fields(b"  To: a\nCc: b") == (Field("to", b"a"), Field("cc", b"b"))
+
+
+def test_a_line_without_indent_continues_an_open_parameter_list() -> None:
+    block = b'Content-Type: text/csv;\nname="a:b.csv"\nTo: x'
+    assert names_and_values(block) == [("content-type", b'text/csv; name="a:b.csv"'), ("to", b"x")]
+
+
+@pytest.mark.parametrize(
+    ("raw", "header", "body"),
+    [
+        (b"A: b\r\n\r\nbody", b"A: b", b"body"),
+        (b"A: b\n\nbody", b"A: b", b"body"),
+        (b"A: b\r\rbody", b"A: b", b"body"),
+        (b"A: b\r\r\n\r\r\nbody", b"A: b", b"body"),
+        (b"A: b\r\n\nbody", b"A: b", b"body"),
+        (b"A: b\n \nC: d\n\nbody", b"A: b\n \nC: d", b"body"),
+        (b"\r\nbody", b"", b"body"),
+        (b"\nbody", b"", b"body"),
+        (b"A: b", b"A: b", b""),
+        (b"", b"", b""),
+    ],
+)
+def test_a_header_ends_at_the_first_empty_line(raw: bytes, header: bytes, body: bytes) -> None:
+    end, start = split_header(raw)
+    assert (raw[:end].rstrip(b"\r"), raw[start:]) == (header, body)
+    assert split_header(memoryview(raw)) == (end, start)
+
+
+def test_empty_lines_before_a_message_are_skipped_only_if_a_header_follows() -> None:
+    assert skip_leading_blanks(b"\r\n\r\nA: b") == 4
+    assert skip_leading_blanks(b"\r\n\r\nbody text") == 0
+    assert looks_like_header(b"From x@example.com\nA: b")
+    assert not looks_like_header(b"%PDF-1.4")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"Received: from a by b;\r\n\tMon, 1 Jan 2024 00:00:00 +0000 (xxxxxxxxxxxxxxxxxx)\r\n" * 12_000,
+        b"a" * 1_000_000,
+        b"\r" * 1_000_000,
+        b"a: ;\n" + b"b\n" * 500_000,
+        b"a:" + b"\n ;" * 300_000,
+    ],
+)
+def test_a_header_of_a_megabyte_takes_less_than_a_second(block: bytes) -> None:
+    start = time.process_time()
+    read_fields(block[: split_header(block)[0]])
+    assert time.process_time() - start < 1
