@@ -1,0 +1,96 @@
+"""The envelope of one delivery: what SMTP said of a message, never what its header says.
+
+The organisation comes from the recipient's extension alone (`local_part+extension@domain`, RFC 5233),
+since a header can be forged and a recipient has passed Postfix's map. The envelope travels in front
+of the raw message in a spool entry, as `name: value` lines with %, CR and LF escaped, so that an
+entry is readable with less(1) and no value can end its line.
+"""
+
+import re
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_ESCAPES = {"%": "%25", "\n": "%0A", "\r": "%0D"}
+
+
+class BadEnvelope(ValueError):
+    """An envelope header that does not read as one."""
+
+
+class ForeignDomain(ValueError):
+    """A recipient in a domain that is not ours: Postfix's settings and ours disagree."""
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The envelope of one delivery to one recipient.
+
+    `sender` is empty for a bounce. `queue_id` is for finding a delivery in Postfix's log; Postfix uses
+    it again later.
+    """
+
+    recipient: str
+    received_at: datetime
+    sender: str = ""
+    original_recipient: str = ""
+    queue_id: str = ""
+    client_address: str = ""
+
+    def encode(self) -> bytes:
+        """Write the envelope as header lines, without the blank line that ends them."""
+        values = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        lines = [f"{name}: {_escape(_text(value))}\n" for name, value in values]
+        return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def decode(header: bytes) -> Envelope:
+    """Read what `Envelope.encode` wrote; unknown names are ignored, so that a newer writer is read.
+
+    Raises BadEnvelope.
+    """
+    pairs = (line.partition(": ") for line in header.decode("utf-8", "surrogateescape").split("\n"))
+    found = {name: _unescape(value) for name, _, value in pairs}
+    try:
+        return Envelope(
+            recipient=found["recipient"],
+            sender=found["sender"],
+            original_recipient=found["original_recipient"],
+            queue_id=found["queue_id"],
+            client_address=found["client_address"],
+            received_at=datetime.fromisoformat(found["received_at"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise BadEnvelope(f"envelope header does not read: {type(error).__name__}") from None
+
+
+def is_slug(text: str) -> bool:
+    """Tell whether `text` can name an organisation: lower case, [a-z0-9] and inner -, at most 63."""
+    return _SLUG.fullmatch(text) is not None
+
+
+def organization_slug(recipient: str, local_part: str, domains: tuple[str, ...]) -> str | None:
+    """Take the organisation's slug out of a recipient address; None if it names none.
+
+    Letter case does not matter. Raises ForeignDomain, which is a fault of ours and not the sender's.
+    """
+    local, at, domain = recipient.rpartition("@")
+    if not at or domain.lower() not in domains:
+        raise ForeignDomain("recipient's domain is not in ORDERFLOW_DOMAIN")
+    user, _, extension = local.partition("+")
+    slug = extension.lower()
+    if user.lower() != local_part or not is_slug(slug):
+        return None
+    return slug
+
+
+def _text(value: str | datetime) -> str:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _escape(text: str) -> str:
+    return "".join(_ESCAPES.get(character, character) for character in text)
+
+
+def _unescape(text: str) -> str:
+    return text.replace("%0A", "\n").replace("%0D", "\r").replace("%25", "%")

@@ -1,0 +1,47 @@
+"""The life of an inbound message, and the only changes of it that are allowed.
+
+    RECEIVED  raw mail archived and recorded; attachments not yet taken out
+    STORED    every attachment archived and recorded as a document
+    PARSED    one task per document enqueued. Final until replayed
+    FAILED    given up after the last attempt; error_json says why. Final until replayed
+
+    RECEIVED -> STORED -> PARSED      RECEIVED, STORED -> FAILED
+    FAILED, PARSED, STORED -> RECEIVED, by a replay alone
+
+`sources` is what an UPDATE names in its WHERE clause, so that the database refuses what this table
+refuses, whichever of two workers comes second.
+"""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Status of an inbound message."""
+
+    RECEIVED = "RECEIVED"
+    STORED = "STORED"
+    PARSED = "PARSED"
+    FAILED = "FAILED"
+
+
+class HandOver(StrEnum):
+    """Status of a document's way to the document handler."""
+
+    PENDING = "PENDING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+
+
+UNFINISHED = (Status.RECEIVED, Status.STORED)
+
+_ALLOWED = {
+    Status.STORED: (Status.RECEIVED,),
+    Status.PARSED: (Status.STORED,),
+    Status.FAILED: (Status.RECEIVED, Status.STORED),
+    Status.RECEIVED: (Status.STORED, Status.PARSED, Status.FAILED),
+}
+
+
+def sources(target: Status) -> tuple[Status, ...]:
+    """Give the statuses from which `target` may be reached."""
+    return _ALLOWED[target]
