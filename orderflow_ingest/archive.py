@@ -1,0 +1,241 @@
+"""The archive: raw messages and documents as objects, in files or behind the S3 API, chosen by URL.
+
+    file:///directory      the same keys as files, written by tmp + sync + rename
+    s3://bucket/prefix     any S3-compatible store, by boto3
+
+Keys are `org/<org_id>/raw/<digest>.eml` and `org/<org_id>/documents/<digest>`, digest being the
+content's SHA-256: a second put writes the same object, one prefix holds one tenant, and nothing that a
+sender wrote becomes part of a key. put() returns when the object is durable. read() verifies the digest.
+A raw object carries its envelope as metadata, so that the rows can be rebuilt from the archive alone.
+
+Time limits: an attempt at S3 ends after 5 s without a connection or 15 s without a byte, and there are
+three; the delivery's deadline stands above them.
+"""
+
+import hashlib
+import json
+import os
+import time
+from base64 import b64encode
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+CONNECT_TIMEOUT, READ_TIMEOUT, ATTEMPTS = 5, 15, 3
+_METADATA_LIMIT = 400
+
+
+class ArchiveUnavailable(Exception):
+    """The archive is away, slow, refusing, full, or there is no such bucket."""
+
+
+class ObjectMissing(Exception):
+    """There is no object of this key."""
+
+
+class ObjectDamaged(Exception):
+    """The object's content is not what was put: its digest differs."""
+
+
+def raw_key(org_id: int, digest: str) -> str:
+    """Give the key of a raw message."""
+    return f"org/{org_id}/raw/{digest}.eml"
+
+
+def document_key(org_id: int, digest: str) -> str:
+    """Give the key of a document."""
+    return f"org/{org_id}/documents/{digest}"
+
+
+class Archive(Protocol):
+    """What either archive does. All raise ArchiveUnavailable."""
+
+    def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
+        """Store an object durably; the same object again is the same object."""
+
+    def read(self, key: str, digest: str) -> bytes:
+        """Read an object and verify it. Raises ObjectMissing, ObjectDamaged."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is removed."""
+
+    def prepare(self) -> None:
+        """Create what put() needs; safe to repeat."""
+
+    def clean(self, older_than: float = 86400.0) -> None:
+        """Delete what killed processes left half written, if it is older than so many seconds."""
+
+
+def open_archive(url: str, endpoint_url: str | None = None) -> Archive:
+    """Open the archive at `url`; boto3 is imported only for s3:."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return FileArchive(Path(url.removeprefix("file://")))
+    return S3Archive(_s3_client(endpoint_url), parts.netloc, parts.path.strip("/"))
+
+
+class FileArchive:
+    """Objects as files below one directory; metadata as JSON in KEY.meta beside the object.
+
+    tmp/ holds what is being written; it lies on the same file system, for the rename.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def prepare(self) -> None:
+        (self._root / "tmp").mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def clean(self, older_than: float = 86400.0) -> None:
+        try:
+            for path in (self._root / "tmp").iterdir():
+                if time.time() - path.stat().st_mtime > older_than:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unavailable(error) from error
+
+    def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
+        path = self._root / key
+        try:
+            self._make_directory(path.parent)
+            if metadata:
+                self._write(path.with_name(path.name + ".meta"), json.dumps(dict(metadata)).encode())
+            if not _holds(path, data):
+                self._write(path, data)
+            _sync_directory(path.parent)
+        except OSError as error:
+            raise _unavailable(error) from error
+
+    def read(self, key: str, digest: str) -> bytes:
+        try:
+            return _verified((self._root / key).read_bytes(), key, digest)
+        except FileNotFoundError as error:
+            if not self._root.is_dir():
+                raise _unavailable(error) from error
+            raise ObjectMissing(key) from None
+        except OSError as error:
+            raise _unavailable(error) from error
+
+    def delete(self, key: str) -> None:
+        path = self._root / key
+        try:
+            self._root.stat()
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + ".meta").unlink(missing_ok=True)
+        except OSError as error:
+            raise _unavailable(error) from error
+
+    def _write(self, path: Path, data: bytes) -> None:
+        temporary = self._root / "tmp" / f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb", buffering=0) as file:
+                view = memoryview(data)
+                while view:
+                    view = view[file.write(view) :]
+                os.fsync(fd)
+            os.rename(temporary, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+            raise
+
+    def _make_directory(self, path: Path) -> None:
+        """Create a directory and make its names durable up to the root, which prepare() has made."""
+        if path == self._root or path.is_dir():
+            return
+        self._make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(path.parent)
+
+
+class S3Archive:
+    """Objects in one bucket, below a prefix."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str):
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    def prepare(self) -> None:
+        """Nothing: a bucket and its rules are made by who owns the account."""
+
+    def clean(self, older_than: float = 86400.0) -> None:
+        """Nothing: a put that is cut short leaves no object."""
+
+    def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
+        """Store an object. Both checksums are sent, since stores differ in which one they verify."""
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        self._call(
+            "put_object",
+            key,
+            Body=data,
+            ContentMD5=b64encode(md5).decode(),
+            ChecksumSHA256=b64encode(bytes.fromhex(digest)).decode(),
+            Metadata={name: quote(value, safe="@+.:/")[:_METADATA_LIMIT] for name, value in (metadata or {}).items()},
+        )
+
+    def read(self, key: str, digest: str) -> bytes:
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            return _verified(self._call("get_object", key)["Body"].read(), key, digest)
+        except BotoCoreError as error:
+            raise ArchiveUnavailable(f"S3: {type(error).__name__}") from error
+
+    def delete(self, key: str) -> None:
+        self._call("delete_object", key)
+
+    def _call(self, operation: str, key: str, **arguments: Any) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return getattr(self._client, operation)(Bucket=self._bucket, Key=self._prefix + key, **arguments)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code == "NoSuchKey":
+                raise ObjectMissing(key) from error
+            raise ArchiveUnavailable(f"S3: {operation} was answered with {code}") from error
+        except BotoCoreError as error:
+            raise ArchiveUnavailable(f"S3: {type(error).__name__}") from error
+
+
+def _s3_client(endpoint_url: str | None) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        signature_version="s3v4",
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        s3={"addressing_style": "path"} if endpoint_url else None,
+    )
+    return boto3.client("s3", endpoint_url=endpoint_url, config=config)
+
+
+def _verified(data: bytes, key: str, digest: str) -> bytes:
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ObjectDamaged(key)
+    return data
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unavailable(error: OSError) -> ArchiveUnavailable:
+    return ArchiveUnavailable(f"archive files: {os.strerror(error.errno or 0)}")

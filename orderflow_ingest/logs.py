@@ -1,0 +1,79 @@
+"""Logs: one JSON record per step, to standard error, to syslog (so to the journal), or to a file.
+
+Never to pipe(8)'s output: standard output and error of `orderflow-deliver` go into Postfix's log and
+into the bounce that a sender reads. So that program logs to syslog where there is one, else to
+`log/deliver.log` in the state directory, each record one write to a file opened for appending.
+
+A record is a plain past-tense sentence and the fields `action`, `org`, `message_id`, `queue_id`,
+`extension` where they are known; never a message's content, a secret, or an exception's text that
+could hold either. A log that cannot be written loses its records and never a message.
+"""
+
+import logging
+import logging.handlers
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+SYSLOG = "/dev/log"
+_logger = logging.getLogger("orderflow_ingest")
+
+
+def configure(log: str, program: str, state_dir: Path, on_standard_error: bool = True) -> None:
+    """Send this process's records where the setting ORDERFLOW_LOG says.
+
+    Without `on_standard_error`, standard error is nobody's to write: records that find no other place are lost.
+    """
+    if log == "auto" or (log == "stderr" and not on_standard_error):
+        file = str(state_dir / "log" / "deliver.log")
+        log = "stderr" if on_standard_error else ("syslog" if os.path.exists(SYSLOG) else file)
+    handler = _handler(log, on_standard_error)
+    handler.setFormatter(
+        JsonFormatter(
+            "{levelname}{message}", style="{", timestamp=True, rename_fields={"levelname": "level"},
+            static_fields={"program": program, "pid": os.getpid()},
+        )
+    )  # fmt: skip
+    logging.raiseExceptions = False  # what cannot be logged must not reach standard error
+    _logger.handlers = [handler]
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False
+
+
+def is_configured() -> bool:
+    """Tell whether configure() was called."""
+    return bool(_logger.handlers)
+
+
+def event(action: str, sentence: str, level: int = logging.INFO, **fields: Any) -> None:
+    """Log one step; fields that are None or empty are left out."""
+    known = {name: value for name, value in fields.items() if value not in (None, "")}
+    plain = {name: value if isinstance(value, int | float) else str(value) for name, value in known.items()}
+    _logger.log(level, sentence, extra={"action": action, **plain})
+
+
+def place(error: BaseException) -> str:
+    """Tell an error by its class and our line it came through: its text may hold message content."""
+    frames = extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "orderflow_ingest" in frame.filename] or frames
+    line = f" at {os.path.basename(ours[-1].filename)}:{ours[-1].lineno}" if ours else ""
+    return type(error).__name__ + line
+
+
+def _handler(log: str, on_standard_error: bool) -> logging.Handler:
+    with suppress(OSError):
+        if log == "syslog":
+            return _Syslog(SYSLOG, facility=logging.handlers.SysLogHandler.LOG_MAIL)
+        if log.startswith("/"):
+            os.makedirs(os.path.dirname(log), mode=0o750, exist_ok=True)
+            return logging.handlers.WatchedFileHandler(log)
+    return logging.StreamHandler(sys.stderr) if on_standard_error else logging.NullHandler()
+
+
+class _Syslog(logging.handlers.SysLogHandler):
+    ident = "orderflow: "

@@ -1,0 +1,37 @@
+"""The rows: the truth about every organisation, message and document. See `tables`."""
+
+from .database import Database, RecordsUnavailable
+from .documents import Document, Documents, NewDocument, SkippedPart
+from .messages import ATTEMPTS, Conflict, Filter, InboundMessage, Known, Messages, NewMessage
+from .organizations import Organization, OrganizationExists, Organizations, recipients_path
+
+__all__ = [
+    "ATTEMPTS",
+    "Conflict",
+    "Database",
+    "Document",
+    "Documents",
+    "Filter",
+    "InboundMessage",
+    "Known",
+    "Messages",
+    "NewDocument",
+    "NewMessage",
+    "Organization",
+    "OrganizationExists",
+    "Organizations",
+    "Records",
+    "RecordsUnavailable",
+    "SkippedPart",
+    "recipients_path",
+]
+
+
+class Records:
+    """The tables behind one database URL."""
+
+    def __init__(self, url: str, create: bool = False):
+        self.database = Database(url, create)
+        self.organizations = Organizations(self.database)
+        self.messages = Messages(self.database)
+        self.documents = Documents(self.database, self.messages)

@@ -1,0 +1,192 @@
+"""Documents: the attachments that were stored, the parts that were passed over, the way to the handler.
+
+Idempotent by UNIQUE (org_id, inbound_message_id, part_path): extracting a message again leaves a
+document that is the same alone, with its id; changes one whose content changed; and removes what is
+not found any more. A document's hand-over is tried, leased and fenced like a message's extraction.
+"""
+
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from ..status import HandOver, Status
+from .database import Database
+from .messages import InboundMessage, Messages, token
+from .tables import PENDING, document, owned, skipped_part
+
+
+@dataclass(frozen=True)
+class NewDocument:
+    """What extraction records of an attachment."""
+
+    id: UUID
+    part_path: str
+    filename: str | None
+    claimed_filename: str | None
+    declared_type: str
+    detected_type: str | None
+    size: int
+    digest: str
+    object_key: str
+
+
+@dataclass(frozen=True)
+class Document(NewDocument):
+    """A document's row."""
+
+    org_id: int
+    inbound_message_id: UUID
+    handover: HandOver
+    attempts: int
+    next_attempt_at: datetime
+    worker: str | None
+    error_json: Any
+
+
+@dataclass(frozen=True)
+class SkippedPart:
+    """A part that was passed over, and why."""
+
+    part_path: str
+    filename: str | None
+    declared_type: str
+    size: int
+    reason: str
+
+
+_COLUMNS = [document.c[field.name] for field in fields(Document)]
+
+
+class Documents:
+    """The tables document and skipped_part."""
+
+    def __init__(self, database: Database, messages: Messages):
+        self._database = database
+        self._messages = messages
+
+    def record(
+        self,
+        attempt: InboundMessage,
+        found: list[NewDocument],
+        skipped: list[SkippedPart],
+        next_attempt_at: datetime,
+        is_complete: bool,
+    ) -> bool:
+        """Record what an attempt took out of a message, in one transaction, and STORED if that was all.
+
+        False, and nothing is written, if the attempt has lost its lease.
+        """
+        owner = {"org_id": attempt.org_id, "inbound_message_id": attempt.id}
+        with self._database.write() as connection:
+            if not self._messages.holds(attempt, connection):
+                return False
+            if is_complete:
+                self._messages.move(attempt, Status.STORED, connection)
+                self._remove_others(connection, owner, [new.part_path for new in found])
+            for new in found:
+                self._store(connection, {**owner, **vars(new), "next_attempt_at": next_attempt_at})
+            of_message = [skipped_part.c[name] == value for name, value in owner.items()]
+            connection.execute(skipped_part.delete().where(*of_message))
+            if skipped:
+                connection.execute(skipped_part.insert(), [{**owner, **vars(part)} for part in skipped])
+        return True
+
+    def of_message(self, org_id: int, message_id: UUID) -> list[Document]:
+        """List a message's documents by part path."""
+        d = document.c
+        return self._select(d.org_id == org_id, d.inbound_message_id == message_id)
+
+    def skipped(self, org_id: int, message_id: UUID) -> list[SkippedPart]:
+        """List the parts of a message that were passed over."""
+        s = skipped_part.c
+        columns = [s[field.name] for field in fields(SkippedPart)]
+        statement = sa.select(*columns).where(s.org_id == org_id, s.inbound_message_id == message_id)
+        with self._database.read() as connection:
+            return [SkippedPart(*row) for row in connection.execute(statement.order_by(s.part_path))]
+
+    def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> Document | None:
+        """Begin a hand-over; None if it is done, in other hands, or not due yet."""
+        d = document.c
+        statement = (
+            document.update()
+            .where(d.org_id == org_id, d.id == id, d.handover == HandOver.PENDING.value)
+            .where((d.attempts == 0) | (d.next_attempt_at <= now))
+            .values(attempts=d.attempts + 1, next_attempt_at=now + lease, worker=token(worker))
+            .returning(*_COLUMNS)
+        )
+        with self._database.write() as connection:
+            row = connection.execute(statement).one_or_none()
+        return _document(row) if row else None
+
+    def finish(self, attempt: Document) -> bool:
+        """Note that the handler has taken a document; False if the attempt has lost its lease."""
+        return self._end(attempt, handover=HandOver.DONE.value, error_json=None)
+
+    def retry_later(self, attempt: Document, error: dict[str, Any], attempts: int, due: datetime) -> bool:
+        """Note the failure of an attempt, how many count so far, and when the next one may begin."""
+        return self._end(attempt, error_json=error, attempts=attempts, next_attempt_at=due)
+
+    def give_up(self, attempt: Document, error: dict[str, Any]) -> bool:
+        """Note that a document is not handed over any more."""
+        return self._end(attempt, handover=HandOver.FAILED.value, error_json=error)
+
+    def reset(self, org_id: int, message_id: UUID, now: datetime) -> None:
+        """Make a message's documents be handed over again."""
+        d = document.c
+        values = {"handover": HandOver.PENDING.value, "attempts": 0, "next_attempt_at": now, "worker": None}
+        with self._database.write() as connection:
+            connection.execute(
+                document.update().where(d.org_id == org_id, d.inbound_message_id == message_id).values(values)
+            )
+
+    def count_by_handover(self, org_id: int | None = None) -> dict[HandOver, int]:
+        """Count documents by the state of their hand-over."""
+        d = document.c
+        statement = sa.select(d.handover, sa.func.count()).where(owned(document, org_id)).group_by(d.handover)
+        with self._database.read() as connection:
+            found = {HandOver(name): int(number) for name, number in connection.execute(statement)}
+        return {state: found.get(state, 0) for state in HandOver}
+
+    def due(self, now: datetime, limit: int) -> list[tuple[int, UUID]]:
+        """List documents whose hand-over is due: (org_id, id), the longest due first."""
+        d = document.c
+        statement = sa.select(d.org_id, d.id).where(sa.text(PENDING), d.next_attempt_at <= now)
+        with self._database.read() as connection:
+            rows = connection.execute(statement.order_by(d.next_attempt_at).limit(limit))
+            return [(row.org_id, row.id) for row in rows]
+
+    def _end(self, attempt: Document, **values: Any) -> bool:
+        d = document.c
+        mine = (d.org_id == attempt.org_id, d.id == attempt.id, d.worker == (attempt.worker or ""))
+        with self._database.write() as connection:
+            return connection.execute(document.update().where(*mine).values(worker=None, **values)).rowcount == 1
+
+    def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Document]:
+        statement = sa.select(*_COLUMNS).where(*conditions).order_by(document.c.part_path)
+        with self._database.read() as connection:
+            return [_document(row) for row in connection.execute(statement)]
+
+    def _store(self, connection: sa.Connection, values: dict[str, Any]) -> None:
+        content = {
+            name: values[name] for name in values if name not in ("id", "org_id", "inbound_message_id", "part_path")
+        }
+        insert = self._database.insert(document).values(values)
+        pending = {"handover": HandOver.PENDING.value, "attempts": 0, "worker": None, "error_json": None}
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=["org_id", "inbound_message_id", "part_path"],
+                set_={**content, **pending},
+                where=document.c.digest != values["digest"],
+            )
+        )
+
+    def _remove_others(self, connection: sa.Connection, owner: dict[str, Any], paths: list[str]) -> None:
+        conditions = [document.c[name] == value for name, value in owner.items()]
+        connection.execute(document.delete().where(*conditions, document.c.part_path.not_in(paths)))
+
+
+def _document(row: Any) -> Document:
+    return Document(**{**row._mapping, "handover": HandOver(row.handover)})

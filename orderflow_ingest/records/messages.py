@@ -1,0 +1,314 @@
+"""Inbound messages: identity, conflicts, and who is at work on one.
+
+Idempotent by keys: a message by UNIQUE (org_id, source, source_message_id), a conflict by UNIQUE
+(org_id, inbound_message_id, fingerprint). A second insert of either writes nothing and says so.
+
+An attempt is taken by one UPDATE: it counts up `attempts`, moves `next_attempt_at` to the lease's end
+and writes a token into `worker`, where nobody else holds the message. All that the attempt writes later
+names that token, so that a worker that was thought lost and is not writes nothing any more.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from ..status import UNFINISHED, Status, sources
+from .database import Database
+from .tables import UNFINISHED as UNFINISHED_ROWS
+from .tables import inbound_message, message_conflict, owned
+
+ATTEMPTS = 4  # one and three retries
+
+
+@dataclass(frozen=True)
+class NewMessage:
+    """What delivery records of a message."""
+
+    org_id: int
+    id: UUID
+    source: str
+    source_message_id: str
+    message_id_is_synthetic: bool
+    envelope_sender: str
+    envelope_recipient: str
+    queue_id: str
+    client_address: str
+    from_email: str
+    subject: str
+    sent_at: datetime | None
+    received_at: datetime
+    raw_key: str
+    size: int
+    digest: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class InboundMessage(NewMessage):
+    """A message's row."""
+
+    status: Status
+    attempts: int
+    next_attempt_at: datetime
+    worker: str | None
+    error_json: Any
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of an identity: the message's row, and the digests under each fingerprint."""
+
+    id: UUID
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A message that was held: its identity was known with other content."""
+
+    org_id: int
+    id: UUID
+    inbound_message_id: UUID
+    fingerprint: str
+    digest: str
+    raw_key: str
+    envelope_sender: str
+    envelope_recipient: str
+    queue_id: str
+    client_address: str
+    from_email: str
+    subject: str
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which messages an operator means; an empty field leaves the choice open."""
+
+    org_id: int | None = None
+    ids: tuple[UUID, ...] = ()
+    statuses: tuple[Status, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+_COLUMNS = [inbound_message.c[field.name] for field in fields(InboundMessage)]
+
+
+class Messages:
+    """The tables inbound_message and message_conflict."""
+
+    def __init__(self, database: Database):
+        self._database = database
+
+    def find_identity(self, org_id: int, source: str, source_message_id: str) -> Known | None:
+        """Look up an identity: the message of this id and its conflicts."""
+        t, c = inbound_message.c, message_conflict.c
+        mine = sa.and_(t.org_id == org_id, t.source == source, t.source_message_id == source_message_id)
+        own = sa.select(t.id, t.fingerprint, t.digest).where(mine)
+        joined = message_conflict.join(inbound_message, sa.and_(c.org_id == t.org_id, c.inbound_message_id == t.id))
+        later = sa.select(t.id, c.fingerprint, c.digest).select_from(joined).where(mine)
+        with self._database.read() as connection:
+            rows = connection.execute(own.union_all(later)).all()
+        return Known(rows[0].id, {row.fingerprint: row.digest for row in rows}) if rows else None
+
+    def insert(self, new: NewMessage, next_attempt_at: datetime) -> bool:
+        """Record a message as RECEIVED; False if its identity is taken (unique constraint)."""
+        values = {**vars(new), "status": Status.RECEIVED.value, "next_attempt_at": next_attempt_at}
+        with self._database.write() as connection:
+            statement = self._database.insert(inbound_message).values(values).on_conflict_do_nothing()
+            return connection.scalar(statement.returning(inbound_message.c.id)) is not None
+
+    def insert_conflict(self, known: Known, new: NewMessage) -> bool:
+        """Record `new` as a conflict with the message it clashes with; False if it is there already."""
+        own = {field.name for field in fields(Conflict)} & vars(new).keys()
+        values = {name: getattr(new, name) for name in own} | {"inbound_message_id": known.id}
+        with self._database.write() as connection:
+            statement = self._database.insert(message_conflict).values(values).on_conflict_do_nothing()
+            return connection.scalar(statement.returning(message_conflict.c.id)) is not None
+
+    def get(self, org_id: int, id: UUID) -> InboundMessage | None:
+        """Get one message."""
+        found = self.select(Filter(org_id=org_id, ids=(id,)), limit=1)
+        return found[0] if found else None
+
+    def select(self, chosen: Filter, limit: int, after: InboundMessage | None = None) -> list[InboundMessage]:
+        """Select messages, the newest first; `after` the last one of the page before."""
+        t = inbound_message.c
+        condition = _condition(chosen)
+        if after is not None:
+            condition &= sa.tuple_(t.received_at, t.id) < sa.tuple_(after.received_at, after.id)
+        statement = sa.select(*_COLUMNS).where(condition).order_by(t.received_at.desc(), t.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [_message(row) for row in connection.execute(statement)]
+
+    def count(self, chosen: Filter) -> int:
+        """Count messages."""
+        with self._database.read() as connection:
+            statement = sa.select(sa.func.count()).select_from(inbound_message).where(_condition(chosen))
+            return connection.scalar(statement) or 0
+
+    def count_by_status(self, org_id: int | None = None) -> dict[Status, int]:
+        """Count messages by status."""
+        status = inbound_message.c.status
+        statement = sa.select(status, sa.func.count()).where(_condition(Filter(org_id=org_id))).group_by(status)
+        with self._database.read() as connection:
+            found = {Status(name): int(number) for name, number in connection.execute(statement)}
+        return {status: found.get(status, 0) for status in Status}
+
+    def oldest_unfinished(self, org_id: int | None = None) -> datetime | None:
+        """Tell when the oldest message came that is neither PARSED nor FAILED."""
+        t = inbound_message.c
+        chosen = _condition(Filter(org_id=org_id))
+        with self._database.read() as connection:
+            oldest: datetime | None = connection.scalar(
+                sa.select(sa.func.min(t.received_at)).where(sa.text(UNFINISHED_ROWS), chosen)
+            )
+        return oldest
+
+    def conflicts(self, org_id: int | None = None, ids: tuple[UUID, ...] = (), limit: int = 1000) -> list[Conflict]:
+        """List the conflicts that nobody has resolved, the oldest first."""
+        c = message_conflict.c
+        owner = owned(message_conflict, org_id)
+        columns = [c[field.name] for field in fields(Conflict)]
+        statement = sa.select(*columns).where(owner, c.resolution.is_(None)).order_by(c.received_at).limit(limit)
+        if ids:
+            statement = statement.where(c.id.in_(ids))
+        with self._database.read() as connection:
+            return [Conflict(*row) for row in connection.execute(statement)]
+
+    def count_conflicts(self, org_id: int | None = None) -> int:
+        """Count the conflicts that nobody has resolved."""
+        c = message_conflict.c
+        owner = owned(message_conflict, org_id)
+        statement = sa.select(sa.func.count()).select_from(message_conflict).where(owner, c.resolution.is_(None))
+        with self._database.read() as connection:
+            return connection.scalar(statement) or 0
+
+    def resolve_conflict(self, conflict: Conflict, resolution: str, accepted: NewMessage | None, now: datetime) -> bool:
+        """Close a conflict, and record `accepted` as a message in the same transaction; False if it is closed."""
+        c = message_conflict.c
+        close = (
+            message_conflict.update()
+            .where(c.org_id == conflict.org_id, c.id == conflict.id, c.resolution.is_(None))
+            .values(resolution=resolution)
+        )
+        with self._database.write() as connection:
+            if connection.execute(close).rowcount != 1:
+                return False
+            if accepted is not None:
+                values = {**vars(accepted), "status": Status.RECEIVED.value, "next_attempt_at": now}
+                connection.execute(self._database.insert(inbound_message).values(values).on_conflict_do_nothing())
+            return True
+
+    def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> InboundMessage | None:
+        """Begin an attempt; None if the message is finished, in other hands, or not due yet."""
+        t = inbound_message.c
+        statement = (
+            inbound_message.update()
+            .where(t.org_id == org_id, t.id == id, t.status.in_(_values(UNFINISHED)))
+            .where((t.attempts == 0) | (t.next_attempt_at <= now))
+            .values(attempts=t.attempts + 1, next_attempt_at=now + lease, worker=token(worker))
+            .returning(*_COLUMNS)
+        )
+        with self._database.write() as connection:
+            row = connection.execute(statement).one_or_none()
+        return _message(row) if row else None
+
+    def move(self, attempt: InboundMessage, target: Status, connection: sa.Connection | None = None) -> bool:
+        """Move the message of an attempt on to STORED or PARSED; False if the attempt has lost its lease."""
+        done = {"worker": None, "error_json": None} if target is Status.PARSED else {}
+        return self._update(attempt, target, done, connection)
+
+    def holds(self, attempt: InboundMessage, connection: sa.Connection) -> bool:
+        """Tell, and make sure to the end of the transaction, that an attempt has its lease still."""
+        return self._update(attempt, None, {"worker": attempt.worker}, connection)
+
+    def retry_later(self, attempt: InboundMessage, error: dict[str, Any], attempts: int, due: datetime) -> bool:
+        """Note the failure of an attempt, how many count so far, and when the next one may begin."""
+        values = {"worker": None, "error_json": error, "attempts": attempts, "next_attempt_at": due}
+        return self._update(attempt, None, values)
+
+    def give_up(self, attempt: InboundMessage, error: dict[str, Any]) -> bool:
+        """Move the message of an attempt to FAILED."""
+        return self._update(attempt, Status.FAILED, {"worker": None, "error_json": error})
+
+    def replay(self, message: InboundMessage, now: datetime) -> bool:
+        """Lead a message back to RECEIVED, to be extracted anew; False if it moved meanwhile."""
+        t = inbound_message.c
+        values = {"status": Status.RECEIVED.value, "attempts": 0, "next_attempt_at": now, "worker": None}
+        with self._database.write() as connection:
+            statement = (
+                inbound_message.update()
+                .where(t.org_id == message.org_id, t.id == message.id)
+                .where(t.status == message.status.value, t.attempts == message.attempts)
+                .where(t.status.in_(_values((*sources(Status.RECEIVED), Status.RECEIVED))))
+                .values(**values, error_json=None)
+            )
+            return connection.execute(statement).rowcount == 1
+
+    def due(self, now: datetime, limit: int) -> list[tuple[int, UUID]]:
+        """List unfinished messages whose next attempt is due: (org_id, id), the longest due first."""
+        t = inbound_message.c
+        statement = (
+            sa.select(t.org_id, t.id)
+            .where(sa.text(UNFINISHED_ROWS), t.next_attempt_at <= now)
+            .order_by(t.next_attempt_at)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [(row.org_id, row.id) for row in connection.execute(statement)]
+
+    def _update(
+        self,
+        attempt: InboundMessage,
+        target: Status | None,
+        values: dict[str, Any],
+        connection: sa.Connection | None = None,
+    ) -> bool:
+        t = inbound_message.c
+        allowed = sources(target) if target else UNFINISHED
+        statement = (
+            inbound_message.update()
+            .where(t.org_id == attempt.org_id, t.id == attempt.id, t.worker == (attempt.worker or ""))
+            .where(t.status.in_(_values(allowed)))
+            .values(**values, **({"status": target.value} if target else {}))
+        )
+        if connection is not None:
+            return connection.execute(statement).rowcount == 1
+        with self._database.write() as own:
+            return own.execute(statement).rowcount == 1
+
+
+def _condition(chosen: Filter) -> sa.ColumnElement[bool]:
+    t = inbound_message.c
+    conditions = [owned(inbound_message, chosen.org_id)]
+    if chosen.ids:
+        conditions.append(t.id.in_(chosen.ids))
+    if chosen.statuses:
+        conditions.append(t.status.in_(_values(chosen.statuses)))
+    if chosen.since:
+        conditions.append(t.received_at >= chosen.since)
+    if chosen.until:
+        conditions.append(t.received_at < chosen.until)
+    return sa.and_(*conditions)
+
+
+def token(worker: str) -> str:
+    """Make the mark of one attempt out of the worker's name."""
+    return f"{worker}/{os.urandom(4).hex()}"
+
+
+def _values(statuses: Iterable[Status]) -> list[str]:
+    return [status.value for status in statuses]
+
+
+def _message(row: Any) -> InboundMessage:
+    return InboundMessage(**{**row._mapping, "status": Status(row.status)})

@@ -1,0 +1,91 @@
+"""Organisations, the tenants: who may receive mail, by the slug of their address.
+
+For Postfix's recipient map an SQLite database has a small file of its own beside it, `recipients.db`,
+with the active slugs alone: Postfix's user need then not be able to read, lock or write the database
+that mail is recorded in. It is derived, and rewritten whole in one transaction after every change.
+"""
+
+import os
+import re
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from .database import Database, RecordsUnavailable
+from .tables import organization
+
+RECIPIENTS_FILE = "recipients.db"
+
+
+class OrganizationExists(Exception):
+    """An organisation of this slug is there already."""
+
+
+@dataclass(frozen=True)
+class Organization:
+    """One tenant."""
+
+    id: int
+    slug: str
+    name: str
+    is_active: bool
+
+
+class Organizations:
+    """The organisation table."""
+
+    def __init__(self, database: Database):
+        self._database = database
+
+    def find(self, slug: str) -> Organization | None:
+        """Find an organisation by its slug."""
+        found = self._select(organization.c.slug == slug)
+        return found[0] if found else None
+
+    def all(self) -> list[Organization]:
+        """List all organisations by slug."""
+        return self._select(sa.true())
+
+    def add(self, slug: str, name: str) -> None:
+        """Add an organisation. Raises OrganizationExists by the unique slug."""
+        try:
+            with self._database.write() as connection:
+                connection.execute(organization.insert().values(slug=slug, name=name))
+        except exc.IntegrityError as error:
+            raise OrganizationExists(slug) from error
+
+    def set_active(self, slug: str, is_active: bool) -> bool:
+        """Switch an organisation on or off; False if there is none of this slug."""
+        with self._database.write() as connection:
+            statement = organization.update().where(organization.c.slug == slug).values(is_active=is_active)
+            return connection.execute(statement).rowcount == 1
+
+    def publish(self, path: Path) -> None:
+        """Write the active slugs where Postfix's sqlite: map reads them; see the module's header."""
+        slugs = [(org.slug,) for org in self.all() if org.is_active]
+        try:
+            with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("CREATE TABLE IF NOT EXISTS recipient (slug TEXT PRIMARY KEY)")
+                connection.execute("DELETE FROM recipient")
+                connection.executemany("INSERT INTO recipient VALUES (?)", slugs)
+                connection.execute("COMMIT")
+            os.chmod(path, 0o644)
+        except (sqlite3.Error, OSError) as error:
+            raise RecordsUnavailable(f"{path} cannot be written: {type(error).__name__}") from error
+
+    def _select(self, condition: sa.ColumnElement[bool]) -> list[Organization]:
+        columns = (organization.c.id, organization.c.slug, organization.c.name, organization.c.is_active)
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(*columns).where(condition).order_by(organization.c.slug))
+            return [Organization(*row) for row in rows]
+
+
+def recipients_path(database_url: str) -> Path | None:
+    """Give the file that Postfix's sqlite: map reads; None where the database is no SQLite file."""
+    found = re.fullmatch(r"sqlite:///(/.+)", database_url)
+    return Path(found[1]).with_name(RECIPIENTS_FILE) if found else None

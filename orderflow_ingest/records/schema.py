@@ -1,0 +1,47 @@
+"""The schema's version: which one the database has, which one this program needs, and the way there.
+
+The steps are Alembic's, in `migrations/`; the same ones build SQLite and PostgreSQL. A step only adds
+what old code can live with, so that old code runs against the new schema while a deploy is on its way.
+Alembic is imported here alone, which no program does on the way of a message.
+"""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from .database import Database
+
+_LOCK = 7_301_882_119  # any number: migrations of one PostgreSQL database wait for each other
+
+
+def migrations_dir() -> Path:
+    """Find the migrations: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
+
+
+def needed_version() -> str | None:
+    """Give the version that this program needs."""
+    return ScriptDirectory(str(migrations_dir())).get_current_head()
+
+
+def current_version(database: Database) -> str | None:
+    """Give the version that the database has; None before the first step. Raises RecordsUnavailable."""
+    with database.read() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def upgrade(database: Database) -> None:
+    """Bring the database to the needed version; safe to repeat. Raises RecordsUnavailable."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
+    with database.write() as connection:
+        if not database.is_sqlite:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,193 @@
+"""The tables, as SQLAlchemy sees them; `migrations/` builds them, and a test holds the two together.
+
+Every tenant table has org_id first in its keys, so that it can be partitioned by it; every query of
+tenant data names it. Times are aware UTC on both databases. Rows are the truth about a message: how
+often it was tried, when it may be tried again, who is at it. A queue's task is only a bell.
+
+    attempts         how often a worker began; also the fence: only the attempt that is the last may write
+    next_attempt_at  no attempt begins before it: the lease of who is at it, then the backoff after a failure
+    worker           who is at it, for an operator's eyes
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from ..status import HandOver, Status
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+SOURCES = ("EMAIL", "UPLOAD")
+
+metadata = sa.MetaData(naming_convention=NAMING)
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """Aware UTC in Python; timestamptz in PostgreSQL, sortable text in SQLite."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+Identifier = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+def _times() -> tuple[sa.Column[Any], sa.Column[Any]]:
+    now = sa.func.current_timestamp()
+    return (
+        sa.Column("created_at", UtcDateTime, nullable=False, server_default=now),
+        sa.Column("updated_at", UtcDateTime, nullable=False, server_default=now),
+    )
+
+
+def _tried() -> tuple[sa.Column[Any], ...]:
+    return (
+        sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("next_attempt_at", UtcDateTime, nullable=False),
+        sa.Column("worker", sa.Text),
+        sa.Column("error_json", Json),
+    )
+
+
+STATUSES = _one_of("status", tuple(status.value for status in Status))
+UNFINISHED = _one_of("status", (Status.RECEIVED.value, Status.STORED.value))
+HANDOVERS = _one_of("handover", tuple(state.value for state in HandOver))
+PENDING = _one_of("handover", (HandOver.PENDING.value,))
+
+organization = sa.Table(
+    "organization",
+    metadata,
+    sa.Column("id", Identifier, primary_key=True),
+    sa.Column("slug", sa.String(63), nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("is_active", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("settings", Json, nullable=False, server_default=sa.text("'{}'")),
+    *_times(),
+)
+
+inbound_message = sa.Table(
+    "inbound_message",
+    metadata,
+    sa.Column("org_id", Identifier, sa.ForeignKey("organization.id"), primary_key=True),
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("source", sa.String(10), nullable=False),
+    sa.Column("source_message_id", sa.Text, nullable=False),
+    sa.Column("message_id_is_synthetic", sa.Boolean, nullable=False),
+    sa.Column("status", sa.String(10), nullable=False),
+    sa.Column("envelope_sender", sa.Text, nullable=False),
+    sa.Column("envelope_recipient", sa.Text, nullable=False),
+    sa.Column("queue_id", sa.Text, nullable=False),
+    sa.Column("client_address", sa.Text, nullable=False),
+    sa.Column("from_email", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("sent_at", UtcDateTime),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("raw_key", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    *_tried(),
+    *_times(),
+    sa.UniqueConstraint("org_id", "source", "source_message_id"),
+    sa.CheckConstraint(_one_of("source", SOURCES), name="source"),
+    sa.CheckConstraint(STATUSES, name="status"),
+    sa.Index(None, "org_id", "received_at"),
+    sa.Index(None, "org_id", "status"),
+)
+sa.Index(
+    "ix_inbound_message_unfinished",
+    inbound_message.c.next_attempt_at,
+    postgresql_where=sa.text(UNFINISHED),
+    sqlite_where=sa.text(UNFINISHED),
+)
+
+document = sa.Table(
+    "document",
+    metadata,
+    sa.Column("org_id", Identifier, primary_key=True),
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("inbound_message_id", sa.Uuid, nullable=False),
+    sa.Column("part_path", sa.Text, nullable=False),
+    sa.Column("filename", sa.Text),
+    sa.Column("claimed_filename", sa.Text),
+    sa.Column("declared_type", sa.Text, nullable=False),
+    sa.Column("detected_type", sa.Text),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("object_key", sa.Text, nullable=False),
+    sa.Column("handover", sa.String(10), nullable=False, server_default=HandOver.PENDING.value),
+    *_tried(),
+    *_times(),
+    sa.UniqueConstraint("org_id", "inbound_message_id", "part_path"),
+    sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
+    sa.CheckConstraint(HANDOVERS, name="handover"),
+)
+sa.Index(
+    "ix_document_pending",
+    document.c.next_attempt_at,
+    postgresql_where=sa.text(PENDING),
+    sqlite_where=sa.text(PENDING),
+)
+
+skipped_part = sa.Table(
+    "skipped_part",
+    metadata,
+    sa.Column("org_id", Identifier, primary_key=True),
+    sa.Column("inbound_message_id", sa.Uuid, primary_key=True),
+    sa.Column("part_path", sa.Text, primary_key=True),
+    sa.Column("filename", sa.Text),
+    sa.Column("declared_type", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
+)
+
+message_conflict = sa.Table(
+    "message_conflict",
+    metadata,
+    sa.Column("org_id", Identifier, primary_key=True),
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("inbound_message_id", sa.Uuid, nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("raw_key", sa.Text, nullable=False),
+    sa.Column("envelope_sender", sa.Text, nullable=False),
+    sa.Column("envelope_recipient", sa.Text, nullable=False),
+    sa.Column("queue_id", sa.Text, nullable=False),
+    sa.Column("client_address", sa.Text, nullable=False),
+    sa.Column("from_email", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("resolution", sa.Text),
+    *_times(),
+    sa.UniqueConstraint("org_id", "inbound_message_id", "fingerprint"),
+    sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
+)
+
+
+def owned(table: sa.Table, org_id: int | None) -> sa.ColumnElement[bool]:
+    """Name the tenant of a query; for all tenants, every one by its id, which keeps the keys in use."""
+    return table.c.org_id == org_id if org_id is not None else table.c.org_id.in_(sa.select(organization.c.id))

@@ -1,0 +1,234 @@
+"""The settings of a deployment: one file in KEY=value form, the environment over it, safe defaults.
+
+The file is `--settings F`, else $ORDERFLOW_SETTINGS, else /etc/orderflow/ingest.env if it exists; the
+form is that of systemd's EnvironmentFile, so that units and programs read the same one. With no
+settings at all everything lives under one state directory: SQLite database and queue, archive as
+files, spool. An unknown ORDERFLOW_ key or a bad value is refused with the key's name and never with
+its value, which may be a secret.
+
+pipe(8) starts programs with an almost empty environment, so the AWS_ keys of the file are put into
+this process's environment, where the AWS SDK looks for them.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+SYSTEM_FILE = "/etc/orderflow/ingest.env"
+
+
+class BadSettings(Exception):
+    """Settings that cannot be read or used; the text names the key and what it should be."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a deployment can choose, and the file it was read from. Times in seconds, sizes in bytes."""
+
+    file: Path | None
+    state_dir: Path
+    domains: tuple[str, ...]
+    local_part: str
+    max_message_size: int
+    require_tls: bool
+    spool_accepts: bool
+    deadline: float
+    document_handler: str
+    log: str
+    retry_delay: float
+    lease: float
+    sweep_after: float
+    max_queue: int
+    database_url: str = field(repr=False)
+    queue_url: str = field(repr=False)
+    archive_url: str
+    s3_endpoint_url: str | None
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.state_dir / "spool"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One settings key. `default` is text as it would stand in the file, or made from the keys before it."""
+
+    name: str
+    field: str
+    default: str | Callable[[dict[str, Any]], str]
+    read: Callable[[str], Any]
+    expected: str
+    meaning: str
+    default_meaning: str = ""
+
+
+def _default_state_dir(_: dict[str, Any]) -> str:
+    system = "/var/lib/orderflow"
+    return system if os.access(system, os.W_OK) else os.path.expanduser("~/.local/state/orderflow")
+
+
+def _below_state(form: str) -> Callable[[dict[str, Any]], str]:
+    return lambda found: form.format(found["state_dir"])
+
+
+def _default_queue(found: dict[str, Any]) -> str:
+    database = str(found["database_url"])
+    return database if database.startswith("postgresql") else f"sqlite:///{found['state_dir']}/queue.db"
+
+
+def _absolute(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError
+    return path
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return read
+
+
+def _word(**meanings: bool) -> Callable[[str], bool]:
+    def read(text: str) -> bool:
+        if text.lower() not in meanings:
+            raise ValueError
+        return meanings[text.lower()]
+
+    return read
+
+
+def _number(kind: Callable[[str], Any], least: float) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        number = kind(text)
+        if not least <= number < 1e12:
+            raise ValueError
+        return number
+
+    return read
+
+
+def _domains(text: str) -> tuple[str, ...]:
+    one = _matching(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
+    return tuple(one(part.strip().lower()) for part in text.split(","))
+
+
+def _database_url(text: str) -> str:
+    if text.startswith("postgresql://"):
+        text = "postgresql+psycopg://" + text.removeprefix("postgresql://")
+    return _matching(r"sqlite:////.+|postgresql\+psycopg://.+")(text)
+
+
+def _queue_url(text: str) -> str:
+    return text if re.match(r"rediss?://.", text) else _database_url(text)
+
+
+def _endpoint(text: str) -> str | None:
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.netloc):
+        raise ValueError
+    return text or None
+
+
+_seconds = _number(float, 0.1)
+_archive_url = _matching(r"file:///.+|s3://[a-z0-9][a-z0-9.-]{2,62}(?:/[A-Za-z0-9._/-]*)?")
+
+KEYS = (
+    Key("ORDERFLOW_STATE_DIR", "state_dir", _default_state_dir, _absolute, "an absolute path",
+        "the spool and the embedded parts lie below it",
+        "/var/lib/orderflow if writable, else ~/.local/state/orderflow"),
+    Key("ORDERFLOW_DOMAIN", "domains", "orderflow.example.com", _domains, "domain names, comma separated",
+        "recipient domains, comma separated"),
+    Key("ORDERFLOW_LOCAL_PART", "local_part", "orders", _matching(r"[a-z0-9._-]{1,64}"),
+        "lower case letters, digits, . _ or -", "what stands before the + of a recipient"),
+    Key("ORDERFLOW_MAX_MESSAGE_SIZE", "max_message_size", "26214400", _number(int, 1), "a number of bytes",
+        "bytes; also Postfix's message_size_limit"),
+    Key("ORDERFLOW_REQUIRE_TLS", "require_tls", "false",
+        _word(true=True, yes=True, false=False, no=False), "true or false",
+        "Postfix's smtpd_tls_security_level: encrypt instead of may"),
+    Key("ORDERFLOW_SPOOL_MODE", "spool_accepts", "defer", _word(defer=False, accept=True), "defer or accept",
+        "defer: after a temporary failure Postfix keeps the message; accept: our spool does, and Postfix hears 250"),
+    Key("ORDERFLOW_DEADLINE", "deadline", "60", _seconds, "a number of seconds",
+        "seconds for one delivery; Postfix's time limit is ten times as long"),
+    Key("ORDERFLOW_DOCUMENT_HANDLER", "document_handler", "orderflow_ingest.extraction:log_document",
+        _matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"), "of the form package.module:function",
+        "called by the worker once per document", "logs the document"),
+    Key("ORDERFLOW_LOG", "log", "auto", _matching(r"auto|stderr|syslog|/.+"),
+        "auto, stderr, syslog or an absolute path",
+        "where log records go; auto: stderr for the worker, else syslog, else `STATE_DIR/log/deliver.log`"),
+    Key("ORDERFLOW_RETRY_DELAY", "retry_delay", "60", _seconds, "a number of seconds",
+        "seconds before the first retry of an extraction or hand-over; four times as long before each next one"),
+    Key("ORDERFLOW_LEASE", "lease", "900", _seconds, "a number of seconds",
+        "seconds after which another worker takes over what a lost one had in hand"),
+    Key("ORDERFLOW_SWEEP_AFTER", "sweep_after", "120", _seconds, "a number of seconds",
+        "seconds after which the sweep enqueues what no worker has begun"),
+    Key("ORDERFLOW_MAX_QUEUE", "max_queue", "100000", _number(int, 0), "a number of tasks, 0 for no limit",
+        "waiting tasks from which on mail is deferred; 0: no limit"),
+    Key("DATABASE_URL", "database_url", _below_state("sqlite:///{}/orderflow.db"), _database_url,
+        "a sqlite:////path or postgresql://user:password@host/name URL", "or postgresql://user:password@host/name",
+        "SQLite in the state directory"),
+    Key("QUEUE_URL", "queue_url", _default_queue, _queue_url, "a sqlite:, postgresql: or redis: URL",
+        "or redis://host:port/0", "SQLite beside a SQLite database; the same database if that is PostgreSQL"),
+    Key("ARCHIVE_URL", "archive_url", _below_state("file://{}/archive"), _archive_url,
+        "file:///directory or s3://bucket/prefix", "or s3://bucket/prefix", "files in the state directory"),
+    Key("S3_ENDPOINT_URL", "s3_endpoint_url", "", _endpoint, "an http: or https: URL",
+        "URL of an S3-compatible store other than AWS", "AWS"),
+)  # fmt: skip
+
+_NAMES = frozenset(key.name for key in KEYS)
+
+
+def load(file: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings. Raises BadSettings."""
+    environment = os.environ if environ is None else environ
+    path = file or environment.get("ORDERFLOW_SETTINGS") or (SYSTEM_FILE if os.path.exists(SYSTEM_FILE) else None)
+    values = read_file(path) if path else {}
+    if environ is None:
+        for name, value in values.items():
+            if name.startswith("AWS_"):
+                os.environ.setdefault(name, value)
+    values |= {n: v for n, v in environment.items() if n in _NAMES or n.startswith("ORDERFLOW_")}
+    values.pop("ORDERFLOW_SETTINGS", None)
+    return _settings(values, path)
+
+
+def read_file(path: str) -> dict[str, str]:
+    """Read KEY=value lines; # and ; begin a comment line, quotes around a value are taken off."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(f"settings file {path} cannot be read: {type(error).__name__}") from error
+    values = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line[0] in "#;":
+            continue
+        name, equals, value = line.partition("=")
+        name, value = name.strip(), value.strip()
+        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise BadSettings(f"settings file {path}, line {number}: not of the form KEY=value")
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        values[name] = value
+    return values
+
+
+def _settings(values: dict[str, str], path: str | None) -> Settings:
+    unknown = sorted(name for name in values if name.startswith("ORDERFLOW_") and name not in _NAMES)
+    if unknown:
+        raise BadSettings(f"unknown settings key {', '.join(unknown)}")
+    found: dict[str, Any] = {}
+    for key in KEYS:
+        default = key.default if isinstance(key.default, str) else key.default(found)
+        try:
+            found[key.field] = key.read(values.get(key.name) or default)
+        except ValueError:
+            raise BadSettings(f"{key.name} must be {key.expected}") from None
+    return Settings(file=Path(path).absolute() if path else None, **found)
