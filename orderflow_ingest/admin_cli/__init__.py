@@ -1,0 +1,169 @@
+"""orderflow-admin: set up, show and verify a deployment.
+
+orderflow-admin init       create directories, tables and queue; safe to repeat
+orderflow-admin org        add, list, enable and disable organisations
+orderflow-admin check      verify every part, and that Postfix's settings agree; 1 on trouble
+orderflow-admin status     show what is where
+orderflow-admin postfix    print the Postfix configuration for these settings
+"""
+
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..assembly import Parts
+from ..envelope import is_slug
+from ..records import OrganizationExists, recipients_path, schema
+from ..settings import load
+from ..terminal import json_option, opened, print_rows, program, settings_option
+from . import postfix_config
+from .check import Level, check_all
+
+MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.TROUBLE: "TROUBLE"}
+
+
+@click.group(help="Set up, show and verify a deployment of OrderFlow ingest.")
+@click.version_option(__version__)
+def cli() -> None:
+    """See the module's header."""
+
+
+@cli.command()
+@settings_option
+def init(settings_file: str | None) -> None:
+    """Create directories, tables and queue; safe to repeat, also to bring the schema up to date.
+
+    Run it as the user that delivers mail and works on it.
+    """
+    parts = opened(settings_file, create=True)
+    parts.settings.state_dir.mkdir(parents=True, exist_ok=True)
+    parts.settings.state_dir.chmod(0o711)  # Postfix's map reads recipients.db in it, and nothing else
+    parts.spool.prepare()
+    parts.archive.prepare()
+    schema.upgrade(parts.records.database)
+    parts.queue.create_tables()
+    _publish(parts)
+    click.echo(f"ready: {parts.settings.state_dir}, schema {schema.needed_version()}")
+
+
+@cli.group()
+def org() -> None:
+    """Add, list, enable and disable organisations."""
+
+
+@org.command("add")
+@click.argument("slug")
+@click.option("--name", help="Name for people; default: the slug.")
+@settings_option
+def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
+    """Add the organisation SLUG; its mail comes to LOCAL_PART+SLUG@DOMAIN."""
+    if not is_slug(slug):
+        raise click.UsageError("a slug is of a-z, 0-9 and inner hyphens, at most 63 characters")
+    parts = opened(settings_file)
+    try:
+        parts.records.organizations.add(slug, name or slug)
+    except OrganizationExists:
+        raise click.ClickException(f"an organisation {slug} exists already") from None
+    _publish(parts)
+    settings = parts.settings
+    click.echo(f"added {slug}: {settings.local_part}+{slug}@{settings.domains[0]}")
+
+
+@org.command("list")
+@json_option
+@settings_option
+def list_orgs(as_json: bool, settings_file: str | None) -> None:
+    """List all organisations."""
+    parts = opened(settings_file)
+    orgs = parts.records.organizations.all()
+    print_rows([{"slug": o.slug, "name": o.name, "active": o.is_active, "id": o.id} for o in orgs], as_json)
+
+
+@org.command("enable")
+@click.argument("slug")
+@settings_option
+def enable_org(slug: str, settings_file: str | None) -> None:
+    """Let the organisation SLUG receive mail."""
+    _set_active(slug, True, settings_file)
+
+
+@org.command("disable")
+@click.argument("slug")
+@settings_option
+def disable_org(slug: str, settings_file: str | None) -> None:
+    """Refuse the mail of the organisation SLUG; its rows and documents stay."""
+    _set_active(slug, False, settings_file)
+
+
+@cli.command()
+@click.option("--postfix-config", metavar="DIR", help="Postfix's configuration directory; default: the system's.")
+@click.option("--no-postfix", is_flag=True, help="Leave Postfix out, on a host that has none.")
+@json_option
+@settings_option
+def check(postfix_config: str | None, no_postfix: bool, as_json: bool, settings_file: str | None) -> None:
+    """Verify every part, and that Postfix's settings agree with these; exit 1 on trouble."""
+    settings = load(settings_file)
+    findings = list(check_all(settings, postfix_config, with_postfix=not no_postfix))
+    print_rows(
+        [{"part": found.part, "finding": MARKS[found.level], "says": found.text} for found in findings],
+        as_json,
+    )
+    if any(found.level is Level.TROUBLE for found in findings):
+        raise SystemExit(1)
+
+
+@cli.command()
+@click.option("--org", "slug", help="Of this organisation alone.")
+@json_option
+@settings_option
+def status(slug: str | None, as_json: bool, settings_file: str | None) -> None:
+    """Show messages and documents by status, conflicts, spool, dead letters and queue."""
+    parts = opened(settings_file)
+    print_rows([{"what": what, "value": value} for what, value in _status(parts, slug)], as_json)
+
+
+@cli.command("postfix")
+@click.argument("part", type=click.Choice(["main", "master", "map"]))
+@click.option("--user", default="orderflow", show_default=True, help="The user that deliveries run as.")
+@click.option("--program", "program_path", help="Path of orderflow-deliver; default: beside this program.")
+@settings_option
+def print_postfix(part: str, user: str, program_path: str | None, settings_file: str | None) -> None:
+    """Print main.cf lines, the master.cf entry, or the recipient map, for these settings."""
+    click.echo(postfix_config.render(part, load(settings_file), user, program_path), nl=False)
+
+
+def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
+    parts = opened(settings_file)
+    if not parts.records.organizations.set_active(slug, is_active):
+        raise click.ClickException(f"no organisation is named {slug}")
+    _publish(parts)
+    click.echo(f"{'enabled' if is_active else 'disabled'} {slug}")
+
+
+def _publish(parts: Parts) -> None:
+    path = recipients_path(parts.settings.database_url)
+    if path:
+        parts.records.organizations.publish(path)
+
+
+def _status(parts: Parts, slug: str | None) -> list[tuple[str, Any]]:
+    org = parts.records.organizations.find(slug) if slug else None
+    if slug and org is None:
+        raise click.ClickException(f"no organisation is named {slug}")
+    org_id = org.id if org else None
+    messages, documents = parts.records.messages, parts.records.documents
+    rows: list[tuple[str, Any]] = [(f"messages {s.value}", n) for s, n in messages.count_by_status(org_id).items()]
+    rows += [(f"documents {s.value}", n) for s, n in documents.count_by_handover(org_id).items()]
+    rows.append(("oldest unfinished message", messages.oldest_unfinished(org_id)))
+    rows.append(("conflicts held", messages.count_conflicts(org_id)))
+    if org is None:
+        rows.append(("spool entries", len(parts.spool.entries())))
+        rows.append(("dead letters", len(parts.spool.dead())))
+        rows.append(("tasks waiting", parts.queue.depth()))
+    return rows
+
+
+def main() -> None:
+    """Run the program."""
+    program(cli)

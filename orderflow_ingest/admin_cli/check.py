@@ -1,0 +1,141 @@
+"""What `orderflow-admin check` looks at: every part is really used, and told in a line what to change."""
+
+import hashlib
+import os
+import pwd
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
+from ..assembly import Parts, open_parts
+from ..extraction import load_handler
+from ..logs import place
+from ..queue import QueueUnavailable
+from ..records import RecordsUnavailable, schema
+from ..settings import Settings
+from ..spool import SpoolFull
+from .postfix_check import check_postfix
+
+
+class Level(Enum):
+    """How bad a finding is."""
+
+    OK = 0
+    WARNING = 1
+    TROUBLE = 2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    part: str
+    level: Level
+    text: str
+
+
+def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool = True) -> Iterator[Finding]:
+    """Look at every part; one that fails does not hide the next."""
+    parts = open_parts(settings)
+    steps: list[tuple[str, Callable[[Parts], str]]] = [
+        ("spool", _spool),
+        ("archive", _archive),
+        ("database", _database),
+        ("schema", _schema),
+        ("queue", _queue),
+        ("organisations", _organizations),
+        ("document handler", _handler),
+    ]
+    for name, look in steps:
+        try:
+            yield Finding(name, Level.OK, look(parts))
+        except Trouble as trouble:
+            yield Finding(name, Level.TROUBLE, str(trouble))
+        except Exception as error:
+            yield Finding(name, Level.TROUBLE, f"could not be checked: {place(error)}")
+    if with_postfix:
+        yield from (Finding("postfix", Level[level], text) for level, text in check_postfix(settings, postfix_config))
+
+
+class Trouble(Exception):
+    """A finding that keeps mail from being delivered."""
+
+
+def _spool(parts: Parts) -> str:
+    directory = parts.settings.spool_dir
+    if not directory.is_dir():
+        raise Trouble(f"{directory} is not there: run orderflow-admin init")
+    if not parts.spool.is_on_one_file_system():
+        raise Trouble(f"the directories in {directory} lie on several file systems: a rename cannot move an entry")
+    blocks = iter((b"probe", b""))
+    try:
+        parts.spool.finish(parts.spool.write(b"recipient: probe", lambda _: next(blocks), limit=100))
+    except SpoolFull as error:
+        raise Trouble(f"{directory} cannot be written by {_user()}: {error}") from error
+    if os.stat(directory).st_mode & 0o077:
+        raise Trouble(f"{directory} is open to other users: chmod 700 {directory}")
+    free = shutil.disk_usage(directory).free
+    if free < 20 * parts.settings.max_message_size:
+        raise Trouble(f"{directory} has {free >> 20} MiB left")
+    return f"{directory} can be written, {free >> 20} MiB left, {len(parts.spool.entries())} entries"
+
+
+def _archive(parts: Parts) -> str:
+    data = os.urandom(16)
+    digest = hashlib.sha256(data).hexdigest()
+    key = f"probe/{digest}"
+    try:
+        parts.archive.put(key, data, digest)
+        parts.archive.read(key, digest)
+        parts.archive.delete(key)
+    except (ArchiveUnavailable, ObjectMissing, ObjectDamaged) as error:
+        raise Trouble(f"{parts.settings.archive_url}: {error}") from error
+    return f"{parts.settings.archive_url}: put, read and delete work"
+
+
+def _database(parts: Parts) -> str:
+    try:
+        parts.records.organizations.find("probe")
+    except RecordsUnavailable as error:
+        raise Trouble(f"{error}; look at DATABASE_URL, or run orderflow-admin init") from error
+    return f"{parts.records.database.engine.dialect.name} answers"
+
+
+def _schema(parts: Parts) -> str:
+    try:
+        current = schema.current_version(parts.records.database)
+    except RecordsUnavailable as error:
+        raise Trouble(str(error)) from error
+    if current != schema.needed_version():
+        raise Trouble(f"version {current}, needed is {schema.needed_version()}: run orderflow-admin init")
+    return f"version {current}"
+
+
+def _queue(parts: Parts) -> str:
+    try:
+        depth = parts.queue.depth()
+    except QueueUnavailable as error:
+        raise Trouble(f"{error}; look at QUEUE_URL, or run orderflow-admin init") from error
+    return f"answers, {depth} tasks waiting"
+
+
+def _organizations(parts: Parts) -> str:
+    active = sum(org.is_active for org in parts.records.organizations.all())
+    if not active:
+        raise Trouble("none is active, so no mail is accepted: run orderflow-admin org add SLUG")
+    return f"{active} active"
+
+
+def _handler(parts: Parts) -> str:
+    target = parts.settings.document_handler
+    try:
+        load_handler(target)
+    except (ImportError, AttributeError) as error:
+        raise Trouble(f"ORDERFLOW_DOCUMENT_HANDLER {target} cannot be imported: {type(error).__name__}") from error
+    return target
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name

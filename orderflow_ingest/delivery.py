@@ -1,0 +1,275 @@
+"""Delivery: from a spool entry to an outcome. The one way in, whichever door a message comes through.
+
+deliver() is the list of steps: organisation, identity, archive, row, task. Each can be done twice: the
+object by its content's digest, the row by its unique identity, the task because it is only a bell. So
+killed between any two lines and run again, it ends with one object and one row. The identity is looked
+up before the archive is written, so that a redelivery leaves no orphan object; of two deliveries at
+the same time the unique constraint chooses one, and the other takes its own object back.
+
+settle() wraps it: it makes every end an outcome and decides what becomes of the entry.
+
+    outcome          Postfix waits, defer    Postfix waits, accept    drain
+    accepted         removed                 removed                  removed
+    bounces          removed                 removed                  set aside: nobody is left to tell
+    backend, deadline removed: Postfix's     kept: SPOOLED            kept for the next drain
+    other temporary  removed: Postfix's      removed: Postfix's       kept for the next drain
+    INTERNAL, 3rd    set aside: SET_ASIDE    set aside: SET_ASIDE     set aside: SET_ASIDE
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from .archive import ArchiveUnavailable, raw_key
+from .assembly import Parts
+from .envelope import Envelope, ForeignDomain, decode, organization_slug
+from .logs import event, place
+from .message import Message, read_message
+from .mime.words import storable
+from .outcomes import DeadlineReached, Outcome
+from .queue import QueueUnavailable
+from .records import Known, NewMessage, Organization, RecordsUnavailable
+from .spool import Entry
+
+SET_ASIDE_AFTER = 3
+EMAIL = "EMAIL"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How a delivery ended: the outcome, and the organisation and row where there are any."""
+
+    outcome: Outcome
+    org: str | None = None
+    message_id: UUID | None = None
+
+
+def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
+    """Deliver one message. Raises RecordsUnavailable, ArchiveUnavailable, ForeignDomain."""
+    messages = parts.records.messages
+    org = _organization(envelope, parts)
+    if isinstance(org, Outcome):
+        return Delivery(org)
+    message = read_message(raw)
+    if message is None:
+        return Delivery(Outcome.MALFORMED, org.slug)
+    known = messages.find_identity(org.id, EMAIL, message.source_message_id)
+    if known and message.fingerprint in known.digests:
+        return Delivery(Outcome.DUPLICATE, org.slug, known.id)
+    if _is_overloaded(parts):
+        return Delivery(Outcome.OVERLOADED, org.slug)
+    new = _new_message(envelope, message, org)
+    parts.archive.put(new.raw_key, raw, new.digest, _metadata(envelope, org))
+    event("archive", "Raw message archived.", org=org.slug, queue_id=envelope.queue_id, size=new.size)
+    if known:
+        return _hold(known, new, org, parts)
+    if not messages.insert(new, _now() + timedelta(seconds=parts.settings.sweep_after)):
+        return _second(new, org, parts)
+    event("record", "Message recorded.", org=org.slug, message_id=new.id, queue_id=envelope.queue_id)
+    _ring(new, org, parts)
+    return Delivery(Outcome.DELIVERED, org.slug, new.id)
+
+
+def settle(
+    entry: Entry,
+    parts: Parts,
+    within: AbstractContextManager[object] | None = None,
+    postfix_waits: bool = True,
+) -> Delivery:
+    """Deliver a spool entry, make every end an outcome, and keep, remove or set aside the entry.
+
+    `within` bounds the time: it raises DeadlineReached inside deliver().
+    """
+    envelope, why, key = None, "", entry.name
+    try:
+        header, raw = entry.read()
+        key = hashlib.sha256(header.partition(b"\n")[0] + hashlib.sha256(raw).digest()).hexdigest()
+        envelope = decode(header)
+        with within or nullcontext():
+            delivery = deliver(envelope, raw, parts)
+    except DeadlineReached:
+        delivery = Delivery(Outcome.DEADLINE)
+    except (RecordsUnavailable, ArchiveUnavailable) as error:
+        delivery, why = Delivery(Outcome.BACKEND_DOWN), str(error)
+    except ForeignDomain as error:
+        delivery, why = Delivery(Outcome.MISCONFIGURED), str(error)
+    except (Exception, SystemExit) as error:
+        delivery, why = Delivery(Outcome.INTERNAL), place(error)
+        if not isinstance(error, ImportError):  # a broken deploy says nothing of this content
+            delivery = _count_failure(entry, key, why, parts)
+    delivery = _conclude(entry, delivery, key, parts, postfix_waits)
+    _log(delivery, envelope, entry, why)
+    return delivery
+
+
+def drain(parts: Parts) -> Iterator[tuple[str, Delivery]]:
+    """Deliver what was left in the spool, the oldest first; stop at a backend that is away.
+
+    An entry that another process works on is passed over.
+    """
+    for name in parts.spool.entries():
+        entry = parts.spool.claim(name)
+        if entry is None:
+            continue
+        delivery = settle(entry, parts, postfix_waits=False)
+        yield name, delivery
+        if delivery.outcome is Outcome.BACKEND_DOWN:
+            return
+
+
+def _organization(envelope: Envelope, parts: Parts) -> Organization | Outcome:
+    slug = organization_slug(envelope.recipient, parts.settings.local_part, parts.settings.domains)
+    org = parts.records.organizations.find(slug) if slug else None
+    if org is None:
+        return Outcome.UNKNOWN_ORG
+    return org if org.is_active else Outcome.ORG_DISABLED
+
+
+def _is_overloaded(parts: Parts) -> bool:
+    try:
+        return 0 < parts.settings.max_queue <= parts.queue.depth()
+    except QueueUnavailable:
+        return False  # the sweep will find the row
+
+
+def _new_message(envelope: Envelope, message: Message, org: Organization) -> NewMessage:
+    return NewMessage(
+        org_id=org.id,
+        id=uuid4(),
+        source=EMAIL,
+        envelope_sender=storable(envelope.sender),
+        envelope_recipient=storable(envelope.recipient),
+        queue_id=storable(envelope.queue_id),
+        client_address=storable(envelope.client_address),
+        received_at=envelope.received_at,
+        raw_key=raw_key(org.id, message.digest),
+        **vars(message),
+    )
+
+
+def _metadata(envelope: Envelope, org: Organization) -> dict[str, str]:
+    return {
+        "org": org.slug,
+        "source": EMAIL,
+        "sender": storable(envelope.sender),
+        "recipient": storable(envelope.recipient),
+        "queue-id": storable(envelope.queue_id),
+        "client-address": storable(envelope.client_address),
+        "received-at": envelope.received_at.isoformat(),
+    }
+
+
+def _second(new: NewMessage, org: Organization, parts: Parts) -> Delivery:
+    """End a delivery that lost the race for its identity."""
+    known = parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id)
+    if known is None:
+        raise RuntimeError("an identity was taken and is gone")
+    if new.fingerprint not in known.digests:
+        return _hold(known, new, org, parts)
+    _take_back(known, new, parts)
+    return Delivery(Outcome.DUPLICATE, org.slug, known.id)
+
+
+def _hold(known: Known, new: NewMessage, org: Organization, parts: Parts) -> Delivery:
+    """Record a conflict: the identity is known with other content, which is archived by now."""
+    messages = parts.records.messages
+    if not messages.insert_conflict(known, new):
+        winner = messages.find_identity(new.org_id, new.source, new.source_message_id)
+        _take_back(winner or known, new, parts)
+    return Delivery(Outcome.HELD, org.slug, known.id)
+
+
+def _take_back(known: Known, new: NewMessage, parts: Parts) -> None:
+    if new.digest not in known.digests.values():
+        parts.archive.delete(new.raw_key)
+
+
+def _ring(new: NewMessage, org: Organization, parts: Parts) -> None:
+    try:
+        parts.queue.extract(new.org_id, new.id)
+    except QueueUnavailable as error:
+        event(
+            "enqueue",
+            "Task left to the sweep.",
+            logging.WARNING,
+            org=org.slug,
+            message_id=new.id,
+            reason=error,
+        )
+    else:
+        event("enqueue", "Task enqueued.", org=org.slug, message_id=new.id)
+
+
+def _count_failure(entry: Entry, key: str, why: str, parts: Parts) -> Delivery:
+    try:
+        count = parts.spool.note_failure(key, f"{_now().isoformat(timespec='seconds')} INTERNAL {why}")
+    except OSError as error:
+        event(
+            "note",
+            "Failure could not be noted.",
+            logging.ERROR,
+            entry=entry.name,
+            reason=type(error).__name__,
+        )
+        return Delivery(Outcome.INTERNAL)
+    return Delivery(Outcome.SET_ASIDE if count >= SET_ASIDE_AFTER else Outcome.INTERNAL)
+
+
+def _conclude(entry: Entry, delivery: Delivery, key: str, parts: Parts, postfix_waits: bool) -> Delivery:
+    """Do with the entry what the table in this module's header says."""
+    outcome, spool = delivery.outcome, parts.spool
+    try:
+        if outcome is Outcome.SET_ASIDE or not (postfix_waits or outcome.is_accepted or outcome.is_temporary):
+            spool.set_aside(entry, key, f"{_now().isoformat(timespec='seconds')} {outcome.name}")
+        elif outcome.is_accepted:
+            spool.finish(entry)
+            spool.forget_failures(key)
+        elif not postfix_waits:
+            entry.release()
+        elif parts.settings.spool_accepts and outcome in (Outcome.BACKEND_DOWN, Outcome.DEADLINE):
+            entry.release()
+            return Delivery(Outcome.SPOOLED, delivery.org)
+        else:
+            spool.finish(entry)
+    except OSError as error:
+        event(
+            "spool",
+            "Spool entry could not be moved.",
+            logging.ERROR,
+            entry=entry.name,
+            reason=type(error).__name__,
+        )
+        entry.release()
+        return delivery if outcome is not Outcome.SET_ASIDE else Delivery(Outcome.INTERNAL, delivery.org)
+    return delivery
+
+
+def _log(delivery: Delivery, envelope: Envelope | None, entry: Entry, why: str) -> None:
+    outcome = delivery.outcome
+    level = logging.INFO if outcome.is_accepted and outcome is not Outcome.SET_ASIDE else logging.WARNING
+    if outcome in (Outcome.INTERNAL, Outcome.SET_ASIDE):
+        level = logging.ERROR
+    event(
+        "deliver",
+        "Delivery ended.",
+        level,
+        outcome=outcome.name,
+        org=delivery.org,
+        message_id=delivery.message_id,
+        queue_id=envelope and envelope.queue_id,
+        extension=envelope and _extension(envelope.recipient),
+        entry=entry.name,
+        reason=why,
+    )
+
+
+def _extension(recipient: str) -> str:
+    return storable(recipient.rpartition("@")[0].partition("+")[2])[:80]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

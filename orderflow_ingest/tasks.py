@@ -1,0 +1,71 @@
+"""The worker's tasks: `huey_consumer orderflow_ingest.tasks.huey`.
+
+Every task registers and delegates. A task never raises: what went wrong is on the row, or, where the
+database itself is away, in the log, and the row's lease ends by itself. The sweep and the drain run
+once a minute and when a worker starts; two consumers run them twice, which is harmless: a task that
+was rung for twice finds nothing to do, a spool entry is delivered by who locks it. The drain reads the
+spool of the worker's own host; on a mail host without a worker a timer runs `orderflow-replay spool`.
+
+Nothing is connected before it is used, hence after a worker process was forked: no connection is shared.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from huey import crontab
+
+from . import delivery, extraction, logs
+from .archive import ArchiveUnavailable
+from .assembly import open_parts
+from .queue import QueueUnavailable
+from .records import RecordsUnavailable
+from .settings import load
+
+
+def extract(org_id: int, message_id: UUID) -> None:
+    """Take out a message's attachments."""
+    with _outages_logged("extract", org_id=org_id, message_id=message_id):
+        extraction.extract(org_id, message_id, parts)
+
+
+def hand_over(org_id: int, document_id: UUID) -> None:
+    """Call the document handler with one document."""
+    with _outages_logged("hand_over", org_id=org_id, document_id=document_id):
+        extraction.hand_over(org_id, document_id, parts)
+
+
+os.umask(0o077)
+settings = load()
+logs.configure(settings.log, "worker", settings.state_dir)
+parts = open_parts(settings, extract, hand_over)
+huey = parts.queue.huey
+
+
+@huey.periodic_task(crontab())  # type: ignore[untyped-decorator]
+def sweep() -> None:
+    """Enqueue what is due and has lost its task."""
+    with _outages_logged("sweep"):
+        extraction.sweep(parts)
+
+
+@huey.periodic_task(crontab())  # type: ignore[untyped-decorator]
+def drain() -> None:
+    """Deliver what was left in this host's spool, and delete what no delivery will ever finish."""
+    with _outages_logged("drain"):
+        for _ in delivery.drain(parts):
+            continue
+        parts.spool.clean()
+        parts.archive.clean()
+
+
+@contextmanager
+def _outages_logged(action: str, **fields: Any) -> Iterator[None]:
+    try:
+        yield
+    except (ArchiveUnavailable, RecordsUnavailable, QueueUnavailable, OSError) as error:
+        reason = error if not isinstance(error, OSError) else logs.place(error)
+        logs.event(action, "A backend is away; the sweep will see to it.", logging.WARNING, reason=reason, **fields)

@@ -1,0 +1,89 @@
+"""What the operator's programs share: tables and JSON on standard output, errors in one line.
+
+Whatever a sender wrote is made printable first: a subject can hold escape sequences for a terminal.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import click
+
+from .archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
+from .assembly import Parts, open_parts
+from .queue import QueueUnavailable
+from .records import RecordsUnavailable
+from .settings import BadSettings, load
+
+Row = Mapping[str, Any]
+
+
+def program(cli: click.Command) -> None:
+    """Run a click program: 0 for success, 1 for an error told in one line, 2 for wrong usage."""
+    os.umask(0o077)
+    try:
+        cli()
+    except (BadSettings, RecordsUnavailable, ArchiveUnavailable, QueueUnavailable) as error:
+        _end(str(error))
+    except (ObjectMissing, ObjectDamaged) as error:
+        _end(f"{type(error).__name__}: {error}")
+    except PermissionError as error:
+        _end(f"{error.filename}: permission denied; run this as the user that owns the state directory")
+
+
+def settings_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --settings."""
+    text = "Settings file; default: $ORDERFLOW_SETTINGS, else /etc/orderflow/ingest.env if it exists."
+    return click.option("--settings", "settings_file", metavar="FILE", help=text)(command)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")(command)
+
+
+def opened(settings_file: str | None, create: bool = False) -> Parts:
+    """Open the parts of the deployment that these settings describe."""
+    return open_parts(load(settings_file), create=create)
+
+
+def print_rows(rows: Iterable[Row], as_json: bool) -> None:
+    """Print rows: aligned columns for a person, or a JSON object a line."""
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps({name: _plain(value) for name, value in row.items()}))
+        return
+    lines = [[_shown(value) for value in row.values()] for row in rows]
+    heads = [name.upper() for name in next(iter(rows), {})] if isinstance(rows, list) else []
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    for line in [heads, *lines] if heads else []:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def progress(length: int, label: str) -> Iterator[Any]:
+    """Show a bar with the time left on a terminal's standard error; nothing elsewhere."""
+    with click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True) as bar:
+        yield bar
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value if isinstance(value, int | float | bool | list | dict) or value is None else str(value)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = value.strftime("%Y-%m-%d %H:%M:%SZ") if isinstance(value, datetime) else str(value)
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def _end(text: str) -> None:
+    click.echo(f"error: {text}", err=True)
+    sys.exit(1)
