@@ -1,0 +1,36 @@
+"""The lab's real servers, each started once and only where a test asks for it, and a directory per test."""
+
+import pytest
+
+from tests.lab.postgres import Postgres
+from tests.lab.process import scratch
+from tests.lab.redis import Redis
+from tests.lab.s3 import CephS3
+
+BUCKET = "orders"
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    with scratch() as directory, Postgres(directory / "postgres", fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph():
+    """Give an endpoint with one bucket, BUCKET."""
+    with scratch() as directory, CephS3(directory / "ceph") as server:
+        server.create_bucket(BUCKET)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis():
+    with scratch() as directory, Redis(directory / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def place():
+    with scratch() as directory:
+        yield directory

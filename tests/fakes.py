@@ -1,0 +1,76 @@
+"""Small real classes that stand in for a part of a deployment in tests of one function."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import UUID
+
+from orderflow_ingest.archive import ArchiveUnavailable, FileArchive
+from orderflow_ingest.assembly import Parts
+from orderflow_ingest.queue import QueueUnavailable
+from orderflow_ingest.records import Records, schema
+from orderflow_ingest.settings import load
+from orderflow_ingest.spool import Spool
+
+
+class ListQueue:
+    """A queue that keeps what it was rung for."""
+
+    def __init__(self) -> None:
+        self.extractions: list[tuple[int, UUID]] = []
+        self.hand_overs: list[tuple[int, UUID]] = []
+        self.waiting = 0
+        self.is_away = False
+
+    def extract(self, org_id: int, message_id: UUID) -> None:
+        self._answer()
+        self.extractions.append((org_id, message_id))
+
+    def hand_over(self, org_id: int, document_id: UUID) -> None:
+        self._answer()
+        self.hand_overs.append((org_id, document_id))
+
+    def depth(self) -> int:
+        self._answer()
+        return self.waiting
+
+    def _answer(self) -> None:
+        if self.is_away:
+            raise QueueUnavailable("queue: away")
+
+
+class FaultyArchive(FileArchive):
+    """An archive of files that raises `fault` where it is set, for every key or those that hold `only`."""
+
+    fault: BaseException | None = None
+    only = ""
+
+    def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
+        if self.fault and self.only in key:
+            raise self.fault
+        super().put(key, data, digest, metadata)
+
+    def read(self, key: str, digest: str) -> bytes:
+        if isinstance(self.fault, ArchiveUnavailable):
+            raise self.fault
+        return super().read(key, digest)
+
+    def objects(self) -> list[str]:
+        """List the objects' keys."""
+        files = [path for path in (self._root / "org").rglob("*") if path.is_file() and path.suffix != ".meta"]
+        return sorted(str(path.relative_to(self._root)) for path in files)
+
+
+def embedded(directory: Path, **settings: str) -> Parts:
+    """Set up a deployment on SQLite and files with the organisations acme and beta, the queue a ListQueue."""
+    quick = {"ORDERFLOW_RETRY_DELAY": "0.1", "ORDERFLOW_LEASE": "0.2", "ORDERFLOW_SWEEP_AFTER": "0.1"}
+    chosen = load(
+        environ={"ORDERFLOW_STATE_DIR": str(directory), "ORDERFLOW_SETTINGS": "/dev/null", **quick, **settings}
+    )
+    records = Records(chosen.database_url, create=True)
+    schema.upgrade(records.database)
+    for slug in ("acme", "beta"):
+        records.organizations.add(slug, slug.title())
+    parts = Parts(chosen, Spool(chosen.spool_dir), FaultyArchive(directory / "archive"), records, ListQueue())
+    parts.spool.prepare()
+    parts.archive.prepare()
+    return parts

@@ -1,0 +1,190 @@
+"""OrderFlow ingest as an operator would set it up, in one directory: settings, programs, worker, Postfix.
+
+The programs are those installed beside the running interpreter. They run as `user`, who owns the state
+directory; Postfix gets the configuration that `orderflow-admin postfix` prints for these settings.
+"""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.lab.postfix import Postfix
+from tests.lab.process import Process, Server, wait_until
+
+PROGRAMS = Path(sys.executable).parent
+DOMAIN = "orderflow.example.com"
+# pipe(8) gives a program next to nothing, and so do we.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+OWN_POSTFIX = "mydestination = localhost\nlocal_transport = outbound:$lab_directory/outbound\n"
+
+
+class Deployment(Server):
+    """One deployment in `directory`; inside the block its worker and its Postfix run."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        user: str = "nobody",
+        programs: Path = PROGRAMS,
+        overrides: str = "",
+    ) -> None:
+        self.directory, self.user, self.programs = Path(directory), user, programs
+        self.state = self.directory / "state"
+        self.settings_file = self.directory / "ingest.env"
+        self.postfix = Postfix(self.directory / "postfix")
+        self.worker = self.new_worker("worker")
+        self._overrides = overrides
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o755)
+        self.state.mkdir(exist_ok=True)
+        shutil.chown(self.state, user, pwd.getpwnam(user).pw_gid)
+        self.write_settings(settings or {})
+
+    def write_settings(self, settings: Mapping[str, str]) -> None:
+        """Write the settings file; the state directory and quick retries are set already."""
+        quick = {"ORDERFLOW_RETRY_DELAY": "0.2", "ORDERFLOW_SWEEP_AFTER": "2", "ORDERFLOW_LEASE": "5"}
+        values = {"ORDERFLOW_STATE_DIR": str(self.state), **quick, **settings}
+        self.settings_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+
+    def set_up(self, *slugs: str) -> None:
+        """Make tables, directories and these organisations, and write Postfix's configuration."""
+        self.admin("init")
+        for slug in slugs:
+            self.admin("org", "add", slug)
+        self.configure_postfix()
+
+    def configure_postfix(self, master: str = "", overrides: str = "") -> None:
+        """Write Postfix's configuration for the settings as they are now."""
+        options = ("--user", self.user, "--program", str(self.programs / "orderflow-deliver"))
+        main, service, table = (self.admin("postfix", part, *options) for part in ("main", "master", "map"))
+        self.postfix.configure(
+            main,
+            service + master,
+            {"orderflow_recipients.cf": table},
+            OWN_POSTFIX + self._overrides + overrides,
+        )
+
+    def start(self) -> None:
+        """Start the worker and Postfix."""
+        self.worker.start()
+        self.postfix.start()
+
+    def stop(self) -> None:
+        """Stop Postfix, then the worker."""
+        self.postfix.stop()
+        self.worker.stop()
+
+    def kill(self) -> None:
+        """Kill both."""
+        self.postfix.kill()
+        self.worker.kill()
+
+    def new_worker(self, name: str) -> Process:
+        """Give a further consumer process, started by its start()."""
+        log = self.directory / f"{name}.log"
+        command = [
+            self.programs / "huey_consumer",
+            "orderflow_ingest.tasks.huey",
+            "-k",
+            "process",
+            "-w",
+            "2",
+            "-m",
+            "0.2",
+        ]
+        return Process(
+            [*command, "-s", "1"],
+            log,
+            ready=lambda: log.exists() and "Huey consumer started" in log.read_text(),
+            user=self.user,
+            env={**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(self.settings_file)},
+            stop_signal=signal.SIGINT,
+        )
+
+    def admin(self, *arguments: str) -> str:
+        """Run orderflow-admin and give what it prints; raise on an exit status other than 0."""
+        return self.run("orderflow-admin", *arguments).stdout
+
+    def replay(self, *arguments: str) -> str:
+        """Run orderflow-replay and give what it prints; raise on an exit status other than 0."""
+        return self.run("orderflow-replay", *arguments).stdout
+
+    def run(self, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run one of the operator's programs as the deployment's user."""
+        env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(self.settings_file)}
+        ended = subprocess.run(
+            [self.programs / program, *arguments], cwd="/", env=env, text=True, timeout=120,
+            stdin=subprocess.DEVNULL, capture_output=True, **self._credentials(),
+        )  # fmt: skip
+        if check and ended.returncode:
+            raise AssertionError(f"{program} {' '.join(arguments)}: {ended.returncode}\n{ended.stdout}{ended.stderr}")
+        return ended
+
+    def deliver(
+        self, recipient: str, raw: bytes, *options: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run orderflow-deliver as pipe(8) would, without Postfix."""
+        command = [
+            self.programs / "orderflow-deliver",
+            "--settings",
+            self.settings_file,
+            *options,
+            "--",
+            recipient,
+        ]
+        environment = {**ENVIRONMENT, **(env or {})}
+        return subprocess.run(
+            command, cwd="/", env=environment, input=raw, timeout=120, capture_output=True, **self._credentials()
+        )
+
+    def messages(self) -> list[dict[str, Any]]:
+        """List the messages' rows, the newest first, as orderflow-replay shows them."""
+        return [json.loads(line) for line in self.replay("list", "--limit", "100000", "--json").splitlines()]
+
+    def documents(self, message_id: str) -> list[dict[str, Any]]:
+        """List the documents of a message; parts that were passed over are left out."""
+        rows = [json.loads(line) for line in self.replay("documents", message_id, "--json").splitlines()]
+        return [row for row in rows if not row["state"].startswith("passed over")]
+
+    def status(self) -> dict[str, Any]:
+        """Give what orderflow-admin status shows."""
+        rows = [json.loads(line) for line in self.admin("status", "--json").splitlines()]
+        return {row["what"]: row["value"] for row in rows}
+
+    def wait_finished(self, count: int, timeout: float = 60) -> list[dict[str, Any]]:
+        """Wait until there are `count` messages and each is PARSED or FAILED and its documents are handed over."""
+        found: dict[str, Any] = {}
+
+        def finished() -> bool:
+            found.update(self.status())
+            done = found["messages PARSED"] + found["messages FAILED"]
+            return done == count and not found["documents PENDING"] and found["oldest unfinished message"] is None
+
+        if not wait_until(finished, timeout, interval=0.3):
+            raise AssertionError(f"not finished: {found}\n{self.worker.tail()}")
+        return self.messages()
+
+    def log_records(self) -> list[dict[str, Any]]:
+        """Read the log records of deliveries and workers."""
+        logs = [self.state / "log" / "deliver.log", *self.directory.glob("*.log")]
+        lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def _credentials(self) -> dict[str, Any]:
+        if os.geteuid():
+            return {}
+        return {
+            "user": self.user,
+            "group": pwd.getpwnam(self.user).pw_gid,
+            "extra_groups": [],
+            "umask": 0o022,
+        }

@@ -1,0 +1,196 @@
+"""Children that cannot outlive us, and the ports and directories they need.
+
+Guarantees: a child gets SIGKILL when the thread that started it ends, by whatever cause (PR_SET_PDEATHSIG;
+the kernel drops it if the child changes its credentials, as Postfix's master does). start() returns only when
+the server answers, or raises LabError with the end of its log. After stop() and kill() neither the child nor
+anything it started is left, except what had lost its parent before.
+"""
+
+import contextlib
+import pwd
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from tests.lab.family import family, left, send_signal
+
+_reservations: dict[int, socket.socket] = {}
+
+
+class LabError(Exception):
+    """Say that a server of the lab did not do what it should."""
+
+
+def free_port() -> int:
+    """Reserve a loopback port that nothing listens on, for the rest of this interpreter's life.
+
+    It lies below the kernel's range for outgoing connections, so that none of those can take it while a
+    server is down. The reservation is an abstract unix socket, seen by other interpreters that ask here.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20000, 32000)
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            reservation.bind(f"\0orderflow-lab-port-{port}")
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            reservation.close()
+            continue
+        _reservations[port] = reservation
+        return port
+
+
+def listening(port: int) -> bool:
+    """Tell whether a loopback port accepts connections."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Make a directory that every user may pass through, and remove it at the end."""
+    path = Path(tempfile.mkdtemp(prefix="orderflow-lab-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def run(command: Sequence[str | Path], *, user: str | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Run a command to its end and return what it printed; raise LabError if it fails or takes a minute."""
+    done = subprocess.run(
+        command, cwd="/", env=env, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **_credentials(user),
+    )  # fmt: skip
+    if done.returncode:
+        raise LabError(f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def wait_until(condition: Callable[[], bool], timeout: float, interval: float = 0.02) -> bool:
+    """Poll a condition until it holds or the time is up; tell which. Times in seconds."""
+    deadline = time.monotonic() + timeout
+    while not (holds := condition()) and time.monotonic() < deadline:
+        time.sleep(interval)
+    return holds
+
+
+def _credentials(user: str | None) -> dict:
+    if user is None:
+        return {}
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+
+
+class Server:
+    """Something that starts, stops and can be killed; as a context manager it is up inside the block."""
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Process(Server):
+    """One child process: its output goes to `log`, and `ready` tells when it serves."""
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        log: Path,
+        *,
+        ready: Callable[[], bool] = lambda: True,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stop_signal: int = signal.SIGTERM,
+        timeout: float = 60,
+    ) -> None:
+        self.command, self.log, self.ready, self.user, self.env = command, log, ready, user, env
+        self.stop_signal, self.timeout = stop_signal, timeout
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Give the process id of the running child."""
+        if self._child is None:
+            raise LabError(f"{self.command[0]} is not started")
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        """Tell whether the child is there."""
+        return self._child is not None and self._child.poll() is None
+
+    def start(self) -> None:
+        """Start the child and wait until it is ready."""
+        if self.running:
+            raise LabError(f"{self.command[0]} is already running")
+        with self.log.open("ab") as log:
+            self._child = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *self.command], cwd="/", env=self.env,
+                start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                **_credentials(self.user),
+            )  # fmt: skip
+        if not wait_until(lambda: not self.running or self.ready(), self.timeout) or not self.running:
+            state = "is not ready" if self.running else f"ended with status {self._child.returncode}"
+            self.kill()
+            raise LabError(f"{self.command[0]} {state}; the end of {self.log}:\n{self.tail()}")
+
+    def tail(self) -> str:
+        """Read the last lines of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:]) if self.log.exists() else ""
+
+    def stop(self) -> None:
+        """Ask the child to end; after ten seconds kill it, and half a second later what it left behind."""
+        if (child := self._child) is None:
+            return
+        seen: dict[int, str] = {}
+
+        def ended() -> bool:
+            seen.update(family(child.pid) if self.running else {})
+            return not self.running
+
+        if not ended():
+            child.send_signal(self.stop_signal)
+        if not wait_until(ended, 10):
+            self.kill()
+        wait_until(lambda: not left(seen), 0.5)
+        send_signal(seen, signal.SIGKILL)
+        wait_until(lambda: not left(seen), 10)
+
+    def kill(self) -> None:
+        """Kill the child and its descendants at once; all are frozen first, so that none escapes."""
+        if self._child is None:
+            return
+        frozen: dict[int, str] = {}
+        while self.running and (new := {p: s for p, s in family(self._child.pid).items() if p not in frozen}):
+            send_signal(new, signal.SIGSTOP)
+            frozen.update(new)
+        send_signal(frozen, signal.SIGKILL)
+        self._child.wait()
+        wait_until(lambda: not left(frozen), 10)

@@ -1,0 +1,274 @@
+"""delivery.py: the steps, the outcomes, and what becomes of a spool entry."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from orderflow_ingest import delivery
+from orderflow_ingest.archive import ArchiveUnavailable
+from orderflow_ingest.assembly import Parts
+from orderflow_ingest.delivery import Delivery, settle
+from orderflow_ingest.envelope import Envelope
+from orderflow_ingest.outcomes import DeadlineReached, Outcome
+from orderflow_ingest.records import Filter
+from tests.fakes import embedded
+from tests.mails import mail, order
+
+ACME = "orders+acme@orderflow.example.com"
+
+
+@pytest.fixture
+def parts(place) -> Parts:
+    return embedded(place)
+
+
+def post(parts: Parts, raw: bytes, recipient: str = ACME, postfix_waits: bool = True, within=None) -> Delivery:
+    """Spool a message and settle it."""
+    blocks = iter((raw, b""))
+    envelope = Envelope(recipient=recipient, received_at=datetime.now(UTC), sender="buyer@shop.example", queue_id="Q1")
+    entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), limit=1 << 30)
+    return settle(entry, parts, within=within, postfix_waits=postfix_waits)
+
+
+def rows(parts: Parts):
+    return parts.records.messages.select(Filter(), 100)
+
+
+def test_a_message_ends_as_one_object_one_row_one_task_and_no_entry(parts):
+    ended = post(parts, order())
+    (row,) = rows(parts)
+    assert ended == Delivery(Outcome.DELIVERED, "acme", row.id)
+    assert parts.archive.objects() == [row.raw_key]
+    assert parts.archive.read(row.raw_key, row.digest) == order()
+    assert parts.queue.extractions == [(row.org_id, row.id)]
+    assert parts.spool.entries() == []
+    assert (row.envelope_sender, row.envelope_recipient, row.queue_id) == ("buyer@shop.example", ACME, "Q1")
+
+
+@pytest.mark.parametrize(
+    ("recipient", "outcome"),
+    [
+        ("orders+acme@orderflow.example.com", Outcome.DELIVERED),
+        ("Orders+ACME@OrderFlow.Example.COM", Outcome.DELIVERED),
+        ("orders+nope@orderflow.example.com", Outcome.UNKNOWN_ORG),
+        ("orders@orderflow.example.com", Outcome.UNKNOWN_ORG),
+        ("orders+@orderflow.example.com", Outcome.UNKNOWN_ORG),
+        ("orders+acme+extra@orderflow.example.com", Outcome.UNKNOWN_ORG),
+        ("orders+../../etc@orderflow.example.com", Outcome.UNKNOWN_ORG),
+        ("orders+acme'--@orderflow.example.com", Outcome.UNKNOWN_ORG),
+        ("orders+" + "a" * 64 + "@orderflow.example.com", Outcome.UNKNOWN_ORG),
+        ("invoices+acme@orderflow.example.com", Outcome.UNKNOWN_ORG),
+        ("--help", Outcome.MISCONFIGURED),
+        ("orders+acme@elsewhere.example", Outcome.MISCONFIGURED),
+    ],
+)
+def test_the_organisation_comes_from_the_recipient(parts, recipient, outcome):
+    assert post(parts, mail(), recipient).outcome is outcome
+    assert len(rows(parts)) == (outcome is Outcome.DELIVERED)
+    assert parts.spool.entries() == []
+
+
+def test_headers_never_choose_the_organisation(parts):
+    raw = mail(To="orders+beta@orderflow.example.com", Delivered_To="orders+beta@orderflow.example.com")
+    assert post(parts, raw).org == "acme"
+
+
+def test_a_disabled_organisation_bounces(parts):
+    parts.records.organizations.set_active("acme", False)
+    assert post(parts, mail()).outcome is Outcome.ORG_DISABLED
+
+
+@pytest.mark.parametrize("raw", [b"", b"no header at all\n", b"Received: from a by b\n\nbody\n", b"\n\n\n", b"\0\0\0"])
+def test_a_message_without_a_header_of_its_sender_is_malformed(parts, raw):
+    assert post(parts, raw).outcome is Outcome.MALFORMED
+    assert rows(parts) == []
+
+
+def test_a_redelivery_with_other_trace_headers_is_a_duplicate_without_an_orphan_object(parts):
+    first = post(parts, b"Received: from a\n" + mail())
+    second = post(parts, b"Received: from b\nX-Spam: no\n" + mail())
+    assert second == Delivery(Outcome.DUPLICATE, "acme", first.message_id)
+    assert len(parts.archive.objects()) == len(rows(parts)) == len(parts.queue.extractions) == 1
+
+
+def test_a_mail_without_message_id_is_a_duplicate_of_itself(parts):
+    raw = mail(Message_ID="")
+    assert post(parts, raw).outcome is Outcome.DELIVERED
+    assert post(parts, raw).outcome is Outcome.DUPLICATE
+    assert rows(parts)[0].message_id_is_synthetic
+
+
+def test_a_message_id_that_comes_with_other_content_is_held_archived_and_visible(parts):
+    first = post(parts, mail())
+    held = post(parts, mail(body=b"13 widgets\n"))
+    assert held == Delivery(Outcome.HELD, "acme", first.message_id)
+    (conflict,) = parts.records.messages.conflicts()
+    assert parts.archive.read(conflict.raw_key, conflict.digest) == mail(body=b"13 widgets\n")
+    assert len(rows(parts)) == 1
+    again = post(parts, b"Received: from c\n" + mail(body=b"13 widgets\n"))
+    assert again.outcome is Outcome.DUPLICATE
+    assert len(parts.archive.objects()) == 2
+    assert parts.records.messages.count_conflicts() == 1
+
+
+def test_the_same_mail_for_two_organisations_is_two_messages(parts):
+    post(parts, mail())
+    assert post(parts, mail(), "orders+beta@orderflow.example.com").outcome is Outcome.DELIVERED
+    assert {row.org_id for row in rows(parts)} == {1, 2}
+    assert len(parts.archive.objects()) == 2
+
+
+def test_who_loses_the_race_for_an_identity_takes_its_own_object_back(parts):
+    """The other delivery comes in between the look-up and the insert."""
+    other = b"Received: from b\n" + mail()
+    real = parts.archive.put
+
+    def put(*arguments):
+        parts.archive.put = real
+        assert post(parts, other).outcome is Outcome.DELIVERED
+        real(*arguments)
+
+    parts.archive.put = put
+    assert post(parts, b"Received: from a\n" + mail()).outcome is Outcome.DUPLICATE
+    (row,) = rows(parts)
+    assert parts.archive.objects() == [row.raw_key]
+    assert parts.archive.read(row.raw_key, row.digest) == other
+
+
+def test_who_loses_the_race_against_other_content_is_held(parts):
+    real = parts.archive.put
+
+    def put(*arguments):
+        parts.archive.put = real
+        post(parts, mail(body=b"13 widgets\n"))
+        real(*arguments)
+
+    parts.archive.put = put
+    assert post(parts, mail()).outcome is Outcome.HELD
+    assert len(parts.archive.objects()) == 2
+    assert parts.records.messages.count_conflicts() == 1
+
+
+def test_a_queue_that_is_away_leaves_the_message_to_the_sweep(parts):
+    parts.queue.is_away = True
+    assert post(parts, mail()).outcome is Outcome.DELIVERED
+    (row,) = rows(parts)
+    assert parts.records.messages.due(row.next_attempt_at, 10) == [(row.org_id, row.id)]
+
+
+def test_a_queue_that_is_too_long_defers_new_mail_and_knows_old_mail(place):
+    parts = embedded(place, ORDERFLOW_MAX_QUEUE="3")
+    post(parts, mail(1))
+    parts.queue.waiting = 3
+    assert post(parts, mail(2)).outcome is Outcome.OVERLOADED
+    assert post(parts, mail(1)).outcome is Outcome.DUPLICATE
+    assert len(rows(parts)) == 1
+
+
+@contextlib.contextmanager
+def _no_time() -> Iterator[None]:
+    raise DeadlineReached
+    yield
+
+
+def _away(parts: Parts) -> None:
+    parts.archive.fault = ArchiveUnavailable("archive: away")
+
+
+def _broken(parts: Parts) -> None:
+    parts.archive.fault = KeyError("secret content")
+
+
+def _nothing(parts: Parts) -> None:
+    """Break nothing."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "postfix_waits", "fault", "recipient", "outcome", "entries", "dead"),
+    [
+        ("defer", True, _nothing, ACME, Outcome.DELIVERED, 0, 0),
+        ("defer", True, _nothing, "orders+nope@orderflow.example.com", Outcome.UNKNOWN_ORG, 0, 0),
+        ("defer", True, _away, ACME, Outcome.BACKEND_DOWN, 0, 0),
+        ("defer", True, _broken, ACME, Outcome.INTERNAL, 0, 0),
+        ("accept", True, _nothing, ACME, Outcome.DELIVERED, 0, 0),
+        ("accept", True, _nothing, "orders+nope@orderflow.example.com", Outcome.UNKNOWN_ORG, 0, 0),
+        ("accept", True, _away, ACME, Outcome.SPOOLED, 1, 0),
+        ("accept", True, _broken, ACME, Outcome.INTERNAL, 0, 0),
+        ("accept", True, _nothing, "orders+acme@elsewhere.example", Outcome.MISCONFIGURED, 0, 0),
+        ("defer", False, _nothing, ACME, Outcome.DELIVERED, 0, 0),
+        ("defer", False, _nothing, "orders+nope@orderflow.example.com", Outcome.UNKNOWN_ORG, 0, 1),
+        ("defer", False, _away, ACME, Outcome.BACKEND_DOWN, 1, 0),
+        ("accept", False, _broken, ACME, Outcome.INTERNAL, 1, 0),
+    ],
+)
+def test_what_becomes_of_an_entry(place, mode, postfix_waits, fault, recipient, outcome, entries, dead):
+    parts = embedded(place, ORDERFLOW_SPOOL_MODE=mode)
+    fault(parts)
+    assert post(parts, mail(), recipient, postfix_waits).outcome is outcome
+    assert (len(parts.spool.entries()), len(parts.spool.dead())) == (entries, dead)
+
+
+@pytest.mark.parametrize(("mode", "outcome"), [("defer", Outcome.DEADLINE), ("accept", Outcome.SPOOLED)])
+def test_a_deadline_defers_or_leaves_the_message_in_the_spool(place, mode, outcome):
+    parts = embedded(place, ORDERFLOW_SPOOL_MODE=mode)
+    assert post(parts, mail(), within=_no_time()).outcome is outcome
+    assert len(parts.spool.entries()) == (mode == "accept")
+
+
+def test_the_third_unexpected_error_on_one_content_sets_it_aside_and_tells_why_without_its_text(parts):
+    _broken(parts)
+    ends = [post(parts, mail()).outcome for _ in range(3)]
+    assert ends == [Outcome.INTERNAL, Outcome.INTERNAL, Outcome.SET_ASIDE]
+    ((name, why),) = parts.spool.dead()
+    assert why.count("KeyError at fakes.py") + why.count("KeyError at delivery.py") == 3
+    assert "secret content" not in why
+    assert parts.spool.read_dead(name)[1] == mail()
+    assert post(parts, mail(2)).outcome is Outcome.INTERNAL, "another content counts for itself"
+
+
+def test_a_deploy_that_does_not_import_sets_nothing_aside(parts):
+    parts.archive.fault = ImportError("boto3")
+    assert {post(parts, mail()).outcome for _ in range(5)} == {Outcome.INTERNAL}
+    assert parts.spool.dead() == []
+
+
+def test_a_delivery_that_works_at_last_forgets_its_failures(parts):
+    _broken(parts)
+    post(parts, mail())
+    parts.archive.fault = None
+    assert post(parts, mail()).outcome is Outcome.DELIVERED
+    assert not any((parts.settings.spool_dir / "failures").iterdir())
+
+
+def test_a_stray_exit_inside_a_delivery_is_a_fault_of_ours(parts):
+    parts.archive.fault = SystemExit(0)
+    assert post(parts, mail()).outcome is Outcome.INTERNAL
+
+
+def test_the_drain_delivers_what_was_left_and_stops_at_a_backend_that_is_away(place):
+    parts = embedded(place, ORDERFLOW_SPOOL_MODE="accept")
+    _away(parts)
+    for number in range(3):
+        assert post(parts, mail(number)).outcome is Outcome.SPOOLED
+    assert [ended.outcome for _, ended in delivery.drain(parts)] == [Outcome.BACKEND_DOWN]
+    parts.archive.fault = None
+    assert [ended.outcome for _, ended in delivery.drain(parts)] == [Outcome.DELIVERED] * 3
+    assert parts.spool.entries() == []
+
+
+def test_the_drain_passes_over_an_entry_that_another_process_works_on(parts):
+    blocks = iter((mail(), b""))
+    envelope = Envelope(recipient=ACME, received_at=datetime.now(UTC))
+    entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), limit=1 << 30)
+    assert list(delivery.drain(parts)) == []
+    entry.release()
+    assert [ended.outcome for _, ended in delivery.drain(parts)] == [Outcome.DELIVERED]
+
+
+def test_a_damaged_entry_is_set_aside_after_the_third_drain(parts):
+    (parts.settings.spool_dir / "new" / "short").write_bytes(b"orderflow-spool 1 000000000100\nrecipient: a\n\nhalf")
+    for _ in range(3):
+        list(delivery.drain(parts))
+    assert [name for name, _ in parts.spool.dead()] == ["short"]

@@ -1,0 +1,181 @@
+"""The main job behind a real Postfix, on the embedded default and on the real backends alike."""
+
+import json
+import time
+from collections import Counter
+
+import pytest
+
+from tests.lab import demo, smtp
+from tests.lab.deployment import DOMAIN, Deployment
+from tests.lab.process import free_port, scratch, wait_until
+from tests.mails import mail, order
+
+ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"
+STACKS = ("embedded", "postgresql+s3", "postgresql+s3+redis")
+
+
+@pytest.fixture(scope="module", params=STACKS)
+def deployment(request):
+    """A deployment with its worker and its Postfix running, on each of the stacks."""
+    settings = {}
+    if request.param != "embedded":
+        postgres, ceph = request.getfixturevalue("postgres"), request.getfixturevalue("ceph")
+        name = request.param.replace("+", "_")
+        settings = {
+            "DATABASE_URL": postgres.create_database(name),
+            "ARCHIVE_URL": f"s3://{ceph.create_bucket(name.replace('_', '-'))}/mail",
+            "S3_ENDPOINT_URL": ceph.endpoint,
+            "AWS_ACCESS_KEY_ID": ceph.access_key,
+            "AWS_SECRET_ACCESS_KEY": ceph.secret_key,
+            "AWS_DEFAULT_REGION": ceph.region,
+        }
+    if "redis" in request.param:
+        settings["QUEUE_URL"] = request.getfixturevalue("redis").url(3)
+    with scratch() as place:
+        deployment = Deployment(place, settings)
+        deployment.set_up("acme", "beta")
+        with deployment:
+            yield deployment
+
+
+def send(deployment: Deployment, raw: bytes, *recipients: str, sender: str = "buyer@shop.example") -> smtp.Replies:
+    return smtp.send(deployment.postfix.smtp_port, sender, recipients or (ACME,), raw)
+
+
+def rows_of(deployment: Deployment, subject: str) -> list[dict]:
+    return [row for row in deployment.messages() if row["subject"] == subject]
+
+
+def wait_parsed(deployment: Deployment, subject: str, count: int = 1) -> list[dict]:
+    """Wait until the messages of a subject are there and PARSED."""
+    found: list[dict] = []
+
+    def parsed() -> bool:
+        found[:] = rows_of(deployment, subject)
+        return len(found) == count and all(row["status"] == "PARSED" for row in found)
+
+    assert wait_until(parsed, 60, interval=0.3), (
+        f"{found}\n{deployment.worker.tail()}\n{deployment.postfix.log()[-3000:]}"
+    )
+    return found
+
+
+def test_an_order_becomes_documents(deployment):
+    assert send(deployment, demo.purchase_order()).accepted
+    (row,) = wait_parsed(deployment, "Purchase order 4711: 12 widgets")
+    assert wait_until(lambda: {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}, 30, interval=0.3)
+    documents = {d["filename"]: (d["type"], d["size"]) for d in deployment.documents(row["id"])}
+    excel = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+    assert documents["order-4711.pdf"] == ("application/pdf", len(demo.PDF))
+    assert documents["positions.csv"] == ("text/csv", 24)
+    assert documents["order-4711.xlsx"][0] == excel
+    assert len(documents) == 3
+
+
+def test_an_unknown_organisation_is_refused_at_rcpt_to(deployment):
+    for recipient in (
+        f"orders+nope@{DOMAIN}",
+        f"orders@{DOMAIN}",
+        f"orders+acme+extra@{DOMAIN}",
+        f"orders+'--@{DOMAIN}",
+    ):
+        (reply,) = send(deployment, mail(), recipient).rcpt
+        assert (reply.code, reply.text[:5]) == (550, "5.1.1"), recipient
+
+
+def test_letter_case_of_a_recipient_does_not_matter(deployment):
+    assert send(deployment, mail(2), "Orders+ACME@OrderFlow.example.com").accepted
+    wait_parsed(deployment, "Order 2")
+
+
+def test_a_duplicate_is_accepted_and_makes_no_second_row(deployment):
+    assert send(deployment, mail(3)).accepted
+    wait_parsed(deployment, "Order 3")
+    assert send(deployment, mail(3)).accepted
+    deployment.postfix.wait_log(r"status=sent \(.*message known already")
+    assert len(rows_of(deployment, "Order 3")) == 1
+
+
+def test_one_mail_to_two_organisations_is_two_messages(deployment):
+    assert send(deployment, order(4), ACME, BETA).accepted
+    rows = wait_parsed(deployment, "Order 4", count=2)
+    assert {row["recipient"] for row in rows} == {ACME, BETA}
+    assert all(len(deployment.documents(row["id"])) == 2 for row in rows)
+
+
+def test_a_bounce_with_an_empty_sender_is_recorded_as_such(deployment):
+    assert send(deployment, mail(5), sender="").accepted
+    wait_parsed(deployment, "Order 5")
+    record = next(r for r in deployment.log_records() if r.get("action") == "deliver")
+    assert record["outcome"] in ("DELIVERED", "DUPLICATE")
+
+
+def test_postmaster_and_abuse_are_deliverable(deployment):
+    for name in ("postmaster", "abuse"):
+        assert send(deployment, mail(6), f"{name}@{DOMAIN}").accepted
+
+
+def test_a_message_over_the_limit_is_refused_in_the_dialogue(deployment):
+    replies = smtp.send(deployment.postfix.smtp_port, "a@b.example", [ACME], mail(7), mail_options=[f"SIZE={26214401}"])
+    assert replies.mail.code == 552
+
+
+def test_a_disabled_organisation_is_refused_at_once(deployment):
+    deployment.admin("org", "add", "gone")
+    deployment.admin("org", "disable", "gone")
+    assert send(deployment, mail(8), f"orders+gone@{DOMAIN}").rcpt[0].code == 550
+    deployment.admin("org", "enable", "gone")
+    assert send(deployment, mail(8), f"orders+gone@{DOMAIN}").accepted
+
+
+def test_check_finds_nothing_wrong(deployment):
+    ended = deployment.run(
+        "orderflow-admin", "check", "--json", "--postfix-config", str(deployment.postfix.config_directory), check=False
+    )
+    findings = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert {f["part"] for f in findings if f["finding"] != "ok"} == set(), findings
+    assert ended.returncode == 0
+
+
+def test_a_hundred_sessions_at_once_lose_nothing(deployment):
+    messages = [smtp.Message("buyer@shop.example", [ACME], order(1000 + n, attachments=1)) for n in range(100)]
+    replies = smtp.send_many(deployment.postfix.smtp_port, messages, sessions=100)
+    assert Counter(reply.accepted for reply in replies) == {True: 100}
+
+    def numbers() -> Counter:
+        subjects = (row["subject"] for row in deployment.messages() if row["status"] == "PARSED")
+        return Counter(subject for subject in subjects if subject.startswith("Order 1"))
+
+    wanted = {f"Order {1000 + n}": 1 for n in range(100)}
+    assert wait_until(lambda: numbers() == wanted, 180, interval=1), deployment.status()
+    assert not [d for d in deployment.postfix.deliveries() if d.status == "bounced"]
+
+
+def test_nothing_that_a_sender_wrote_is_logged(deployment):
+    marks = ("12 widgets", "purchasing", "%PDF", "find attached")
+    for record in deployment.log_records():
+        assert not any(mark in json.dumps(record) for mark in marks), record
+    assert "secret" not in deployment.postfix.log().lower()
+
+
+def test_after_all_this_the_deployment_is_clean(deployment):
+    deployment.wait_finished(len(deployment.messages()), timeout=60)
+    status = deployment.status()
+    assert (status["spool entries"], status["dead letters"], status["messages FAILED"]) == (0, 0, 0)
+
+
+def test_rcpt_to_is_answered_451_while_the_database_is_away(postgres):
+    """Its own deployment, since Postfix's map waits up to a minute before it asks again."""
+    with scratch() as place:
+        deployment = Deployment(place, {"DATABASE_URL": postgres.create_database("rcpt")})
+        deployment.set_up("acme")
+        away = deployment.admin("postfix", "map").replace(f":{postgres.port}", f":{free_port()}")
+        assert f"127.0.0.1:{postgres.port}" in deployment.admin("postfix", "map")
+        with deployment.postfix as postfix:
+            assert send(deployment, mail()).rcpt[0].code == 250
+        (postfix.config_directory / "orderflow_recipients.cf").write_text(away)
+        time.sleep(1.1)
+        with deployment.postfix:
+            for recipient in (ACME, f"orders+nope@{DOMAIN}"):
+                assert send(deployment, mail(), recipient).rcpt[0].code == 451

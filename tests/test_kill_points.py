@@ -1,0 +1,177 @@
+"""A process that is killed by SIGKILL between any two lines of a delivery or an extraction, then run again.
+
+Each case is a forked process that opens its own connections, runs to the line, and is gone. What is
+asserted afterwards is the promise: one row, one object, each document once, no entry left.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import CodeType
+
+import pytest
+
+from orderflow_ingest import delivery, extraction
+from orderflow_ingest.archive import FileArchive
+from orderflow_ingest.assembly import Parts, open_parts
+from orderflow_ingest.envelope import Envelope
+from orderflow_ingest.records import Filter
+from orderflow_ingest.records.documents import Documents
+from orderflow_ingest.records.messages import Messages
+from orderflow_ingest.settings import Settings
+from orderflow_ingest.spool import Spool, _commit, _copy
+from orderflow_ingest.status import HandOver, Status
+from tests.fakes import FaultyArchive, embedded
+from tests.lab.process import scratch
+from tests.mails import PDF, order
+
+URLS = ("database_url", "queue_url", "archive_url")
+RAW = order(1, attachments=2)
+DELIVERY = (
+    Spool.write, _copy, _commit, delivery.settle, delivery.deliver, delivery._new_message, delivery._ring,
+    delivery._conclude, Spool.finish, FileArchive.put, FileArchive._write, Messages.insert,
+)  # fmt: skip
+AFTER_COMMIT = (delivery.settle, delivery.deliver, delivery._conclude)
+EXTRACTION = (
+    extraction.extract, extraction._store, extraction._archived, FileArchive.put, Documents.record,
+    Messages.claim, Messages._update, extraction._ring_for_documents, extraction.hand_over, Documents._end,
+)  # fmt: skip
+
+
+def reached(functions: tuple[Callable, ...], *runs: Callable[[Settings], object]) -> list:
+    """Give each line of the functions that the last of the runs reaches as a case."""
+    codes = [getattr(function, "__wrapped__", function).__code__ for function in functions]
+    found = set()
+
+    def local(frame, event, _):
+        if event == "line":
+            found.add((codes.index(frame.f_code), frame.f_lineno))
+        return local
+
+    with scratch() as directory:
+        settings = embedded_template(directory)
+        for run in runs[:-1]:
+            run(settings)
+        sys.settrace(lambda frame, _event, _: local if frame.f_code in codes else None)
+        try:
+            runs[-1](settings)
+        finally:
+            sys.settrace(None)
+    return [
+        pytest.param(codes[i], line, id=f"{codes[i].co_qualname}:{line - codes[i].co_firstlineno}")
+        for i, line in sorted(found)
+    ]
+
+
+def kill_at(code: CodeType, line: int, run: Callable[[], object]) -> None:
+    """Run in a process that is killed on reaching the line."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+
+            def local(frame, event, _):
+                if event == "line" and frame.f_lineno == line:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return local
+
+            sys.settrace(lambda frame, _event, _: local if frame.f_code is code else None)
+            run()
+        finally:
+            os._exit(1)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status), "the line was not reached"
+
+
+def embedded_template(directory: Path) -> Settings:
+    """Set up a state directory with tables, organisations and a real queue."""
+    parts = embedded(directory)
+    parts.records.database.close()
+    open_parts(parts.settings).queue.create_tables()
+    return parts.settings
+
+
+@pytest.fixture(scope="module")
+def template():
+    with scratch() as directory:
+        yield embedded_template(directory)
+
+
+@pytest.fixture
+def settings(template, place) -> Settings:
+    """Copy the template for one case."""
+    shutil.copytree(template.state_dir, place, dirs_exist_ok=True)
+    urls = {name: getattr(template, name).replace(str(template.state_dir), str(place)) for name in URLS}
+    return replace(template, state_dir=place, **urls)
+
+
+def deliver(settings: Settings) -> None:
+    parts = open_parts(settings)
+    blocks = iter((RAW[:100], RAW[100:], b""))
+    envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
+    entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), 1 << 20)
+    assert delivery.settle(entry, parts).outcome.is_accepted
+
+
+def work(settings: Settings, until: Callable[[Parts], bool]) -> Parts:
+    """Be a worker: sweep, and run what lies in the real queue."""
+    parts = open_parts(
+        settings, lambda *ids: extraction.extract(*ids, parts), lambda *ids: extraction.hand_over(*ids, parts)
+    )
+    end = time.monotonic() + 20
+    while not until(parts):
+        assert time.monotonic() < end, "it was never finished"
+        extraction.sweep(parts)
+        while (task := parts.queue.huey.dequeue()) is not None:
+            parts.queue.huey.execute(task)
+        time.sleep(0.01)
+    return parts
+
+
+def finished(parts: Parts) -> bool:
+    rows = parts.records.messages.select(Filter(), 10)
+    documents = [d for row in rows for d in parts.records.documents.of_message(row.org_id, row.id)]
+    return all(r.status is Status.PARSED for r in rows) and all(d.handover is HandOver.DONE for d in documents)
+
+
+@pytest.mark.parametrize(("code", "line"), reached(DELIVERY, deliver))
+def test_a_delivery_killed_at_any_line_and_run_again_is_one_message(settings, code, line):
+    kill_at(code, line, lambda: deliver(settings))
+    deliver(settings)
+    parts = open_parts(settings)
+    assert all(ended.outcome.is_accepted for _, ended in delivery.drain(parts))
+    (row,) = parts.records.messages.select(Filter(), 10)
+    assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
+    assert parts.archive.read(row.raw_key, row.digest) == RAW
+    assert parts.spool.entries() == []
+    parts.spool.clean(older_than=-1)
+    parts.archive.clean(older_than=-1)
+    assert os.listdir(settings.spool_dir / "tmp") == os.listdir(settings.state_dir / "archive" / "tmp") == []
+    work(settings, finished)
+
+
+@pytest.mark.parametrize(("code", "line"), reached(AFTER_COMMIT, deliver))
+def test_a_delivery_killed_after_the_commit_instant_is_finished_by_the_drain_alone(settings, code, line):
+    kill_at(code, line, lambda: deliver(settings))
+    parts = open_parts(settings)
+    assert all(ended.outcome.is_accepted for _, ended in delivery.drain(parts))
+    assert len(parts.records.messages.select(Filter(), 10)) == 1
+    assert parts.spool.entries() == []
+
+
+@pytest.mark.parametrize(("code", "line"), reached(EXTRACTION, deliver, lambda settings: work(settings, finished)))
+def test_an_extraction_killed_at_any_line_is_found_and_finished(settings, code, line):
+    deliver(settings)
+    kill_at(code, line, lambda: work(settings, finished))
+    parts = work(settings, finished)
+    (row,) = parts.records.messages.select(Filter(), 10)
+    documents = parts.records.documents.of_message(row.org_id, row.id)
+    assert [d.filename for d in documents] == ["order-1-0.pdf", "order-1-1.pdf"]
+    contents = [parts.archive.read(d.object_key, d.digest) for d in documents]
+    assert contents == [PDF + b"%% order 1 part %d\n" % n for n in range(2)]
+    assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 3
