@@ -8,8 +8,7 @@ content's SHA-256: a second put writes the same object, one prefix holds one ten
 sender wrote becomes part of a key. put() returns when the object is durable. read() verifies the digest.
 A raw object carries its envelope as metadata, so that the rows can be rebuilt from the archive alone.
 
-Time limits: an attempt at S3 ends after 5 s without a connection or 15 s without a byte, and there are
-three; the delivery's deadline stands above them.
+An attempt at S3 has the time that `limits` gives it; there are three.
 """
 
 import hashlib
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
-CONNECT_TIMEOUT, READ_TIMEOUT, ATTEMPTS = 5, 15, 3
+from . import limits
+
 _METADATA_LIMIT = 400
 
 
@@ -208,9 +208,9 @@ def _s3_client(endpoint_url: str | None) -> Any:
 
     config = Config(
         signature_version="s3v4",
-        connect_timeout=CONNECT_TIMEOUT,
-        read_timeout=READ_TIMEOUT,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=limits.CONNECT,
+        read_timeout=limits.READ,
+        retries={"mode": "standard", "total_max_attempts": limits.S3_ATTEMPTS},
         s3={"addressing_style": "path"} if endpoint_url else None,
     )
     return boto3.client("s3", endpoint_url=endpoint_url, config=config)

@@ -29,7 +29,7 @@ from contextlib import contextmanager
 
 from .outcomes import DeadlineReached, Outcome
 
-_OPTIONS = ("--settings", "--sender", "--queue-id", "--client-address", "--original-recipient")
+OPTIONS = ("--settings", "--sender", "--queue-id", "--client-address", "--original-recipient")
 _GRACE = 10.0
 
 
@@ -97,7 +97,7 @@ def read_arguments(arguments: list[str]) -> tuple[dict[str, str], str]:
     """Read `--option value` pairs, `--` and the recipient. Raises BadArguments."""
     options, rest = {}, list(arguments)
     while rest and rest[0] != "--":
-        if rest[0] not in _OPTIONS or len(rest) < 2:
+        if rest[0] not in OPTIONS or len(rest) < 2:
             raise BadArguments("expected known options with a value each, then -- and the recipient")
         options[rest[0]] = rest[1]
         del rest[:2]
@@ -182,12 +182,10 @@ def _about(option: str) -> bytes:
 
 def _log(error: BaseException) -> None:
     """Log what kept a delivery from beginning, where that can be done; the outcome does not depend on it."""
-    from pathlib import Path
-
     from . import logs
     from .settings import BadSettings
 
     if not logs.is_configured():
-        logs.configure("auto", "deliver", Path("/nonexistent"), on_standard_error=False)
+        logs.configure("auto", "deliver", None, on_standard_error=False)
     reason = str(error) if isinstance(error, BadArguments | BadSettings) else logs.place(error)
     logs.event("deliver", "Delivery did not begin.", level=40, reason=reason)

@@ -79,7 +79,7 @@ def organization_slug(recipient: str, local_part: str, domains: tuple[str, ...])
         raise ForeignDomain("recipient's domain is not in ORDERFLOW_DOMAIN")
     user, _, extension = local.partition("+")
     slug = extension.lower()
-    if user.lower() != local_part or not is_slug(slug):
+    if user.lower() != local_part or not (extension.isascii() and is_slug(slug)):
         return None
     return slug
 

@@ -24,13 +24,13 @@ SYSLOG = "/dev/log"
 _logger = logging.getLogger("orderflow_ingest")
 
 
-def configure(log: str, program: str, state_dir: Path, on_standard_error: bool = True) -> None:
+def configure(log: str, program: str, state_dir: Path | None, on_standard_error: bool = True) -> None:
     """Send this process's records where the setting ORDERFLOW_LOG says.
 
     Without `on_standard_error`, standard error is nobody's to write: records that find no other place are lost.
     """
     if log == "auto" or (log == "stderr" and not on_standard_error):
-        file = str(state_dir / "log" / "deliver.log")
+        file = str(state_dir / "log" / "deliver.log") if state_dir else "stderr"
         log = "stderr" if on_standard_error else ("syslog" if os.path.exists(SYSLOG) else file)
     handler = _handler(log, on_standard_error)
     handler.setFormatter(

@@ -11,16 +11,17 @@ has to find their rows. Only tables() creates Huey's tables; a program started p
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import psycopg
 from huey import Huey, PostgresHuey, PriorityRedisHuey, SqliteHuey
 from huey.registry import Message
 from huey.serializer import Serializer
-from psycopg.errors import DuplicateTable, UniqueViolation
+
+from . import limits
 
 try:
     import redis
@@ -29,7 +30,6 @@ except ImportError:  # an extra: needed where QUEUE_URL names Redis
 
 Body = Callable[[int, UUID], None]
 NAME = "orderflow"
-CONNECT_TIMEOUT, READ_TIMEOUT = 5, 10
 _CLIENT_ERRORS = (sqlite3.Error, psycopg.Error, *((redis.RedisError,) if redis else ()))
 
 
@@ -48,50 +48,59 @@ class JsonSerializer(Serializer):  # type: ignore[misc]
 
 
 class Queue:
-    """Rings for the two kinds of work; a worker gives their bodies, all others only ring."""
+    """Rings for the two kinds of work; a worker gives their bodies, all others only ring.
 
-    def __init__(self, url: str, extract: Body | None = None, hand_over: Body | None = None):
-        self.huey = _open(url)
+    An SQLite file must be there unless `create` is set.
+    """
+
+    def __init__(self, url: str, extract: Body | None = None, hand_over: Body | None = None, create: bool = False):
+        self.huey = _open(url, create)
         self._extract = _declare(self.huey, "extract", extract)
         self._hand_over = _declare(self.huey, "hand_over", hand_over)
 
     def extract(self, org_id: int, message_id: UUID) -> None:
         """Ring for the extraction of a message. Raises QueueUnavailable."""
-        with _translated():
-            self._extract(org_id, str(message_id))
+        _twice(lambda: self._extract(org_id, str(message_id)))
 
     def hand_over(self, org_id: int, document_id: UUID) -> None:
         """Ring for the hand-over of a document. Raises QueueUnavailable."""
-        with _translated():
-            self._hand_over(org_id, str(document_id))
+        _twice(lambda: self._hand_over(org_id, str(document_id)))
 
     def depth(self) -> int:
         """Count the waiting tasks. Raises QueueUnavailable."""
-        with _translated():
-            return int(self.huey.pending_count())
+        return int(_twice(self.huey.pending_count))
 
     def create_tables(self) -> None:
         """Create what the storage needs; safe to repeat. Raises QueueUnavailable."""
-        create = getattr(self.huey.storage, "initialize_schema", lambda: None)
-        with _translated():
-            try:
-                create()
-            except (UniqueViolation, DuplicateTable):  # two at once: IF NOT EXISTS does not see the other's
-                create()
+        _twice(getattr(self.huey.storage, "initialize_schema", lambda: None))
 
 
-def _open(url: str) -> Huey:
+def _twice(call: Callable[[], Any]) -> Any:
+    """Call, and once more after an error: Huey finds out by one that its connection is gone.
+
+    In two calls of CREATE TABLE IF NOT EXISTS at the same time, too, the second try is the one that works.
+    """
+    try:
+        return call()
+    except _CLIENT_ERRORS:
+        try:
+            return call()
+        except _CLIENT_ERRORS as error:
+            raise QueueUnavailable(f"queue: {type(error).__name__}") from error
+
+
+def _open(url: str, create: bool) -> Huey:
     common: dict[str, Any] = {"results": False, "serializer": JsonSerializer()}
     if url.startswith("sqlite"):
-        return SqliteHuey(NAME, filename=url.removeprefix("sqlite:///"), timeout=10, create_tables=False, **common)
+        file = f"file:{quote(url.removeprefix('sqlite:///'))}?mode={'rwc' if create else 'rw'}"
+        return SqliteHuey(NAME, filename=file, uri=True, timeout=limits.READ, create_tables=False, **common)
     if url.startswith("postgresql"):
         dsn = "postgresql://" + url.partition("://")[2]
-        limits = {"connect_timeout": CONNECT_TIMEOUT, "prepare_threshold": None, "application_name": NAME}
-        return PostgresHuey(NAME, dsn=dsn, create_tables=False, **limits, **common)
+        return PostgresHuey(NAME, dsn=dsn, create_tables=False, **limits.postgresql(), **common)
     if redis is None:
         raise QueueUnavailable("queue: QUEUE_URL names Redis; install orderflow-ingest[redis]")
-    pool = redis.ConnectionPool.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT, socket_timeout=READ_TIMEOUT)
-    return PriorityRedisHuey(NAME, connection_pool=pool, **common)
+    times = {"socket_connect_timeout": limits.CONNECT, "socket_timeout": limits.READ}
+    return PriorityRedisHuey(NAME, connection_pool=redis.ConnectionPool.from_url(url, **times), **common)
 
 
 def _declare(huey: Huey, name: str, body: Body | None) -> Any:
@@ -101,11 +110,3 @@ def _declare(huey: Huey, name: str, body: Body | None) -> Any:
         body(org_id, UUID(id))
 
     return huey.task(name=name)(run)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except _CLIENT_ERRORS as error:
-        raise QueueUnavailable(f"queue: {type(error).__name__}") from error

@@ -123,11 +123,17 @@ def _domains(text: str) -> tuple[str, ...]:
 def _database_url(text: str) -> str:
     if text.startswith("postgresql://"):
         text = "postgresql+psycopg://" + text.removeprefix("postgresql://")
-    return _matching(r"sqlite:////.+|postgresql\+psycopg://.+")(text)
+    return _with_port(_matching(r"sqlite:////.+|postgresql\+psycopg://.+")(text))
 
 
 def _queue_url(text: str) -> str:
-    return text if re.match(r"rediss?://.", text) else _database_url(text)
+    return _with_port(text) if re.match(r"rediss?://.", text) else _database_url(text)
+
+
+def _with_port(url: str) -> str:
+    """Refuse a port that is none: urlsplit raises ValueError for it."""
+    _ = urlsplit(url).port if not url.startswith("sqlite") else None
+    return url
 
 
 def _endpoint(text: str) -> str | None:

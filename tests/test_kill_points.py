@@ -92,7 +92,7 @@ def embedded_template(directory: Path) -> Settings:
     """Set up a state directory with tables, organisations and a real queue."""
     parts = embedded(directory)
     parts.records.database.close()
-    open_parts(parts.settings).queue.create_tables()
+    open_parts(parts.settings, create=True).queue.create_tables()
     return parts.settings
 
 

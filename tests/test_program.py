@@ -213,18 +213,12 @@ def test_a_main_thread_that_hangs_in_a_library_is_ended_from_outside_it(place, d
     assert verdict(ended) == means(Outcome.DEADLINE)
 
 
-@pytest.fixture
-def broken_programs(place):
-    """Give a copy of the programs' directory that a test can break: bin/ with the script and a python3."""
-    programs = place / "broken" / "bin"
+def make_python(programs: Path, script: str) -> Path:
+    """Make a directory of programs with a python3 of its own; give the path of orderflow-deliver in it."""
     programs.mkdir(parents=True)
-    shutil.copy(PROGRAMS / "orderflow-deliver", programs)
-    return programs
-
-
-def _python(programs: Path, script: str) -> None:
     (programs / "python3").write_text(f"#!/bin/sh\n{script}\n")
     (programs / "python3").chmod(0o755)
+    return Path(shutil.copy(PROGRAMS / "orderflow-deliver", programs))
 
 
 @pytest.mark.parametrize(
@@ -254,9 +248,9 @@ def _python(programs: Path, script: str) -> None:
         "wrong words",
     ],
 )
-def test_what_python_cannot_catch_defers_too(broken_programs, script):
-    _python(broken_programs, script)
-    ended = subprocess.run([broken_programs / "orderflow-deliver", "--", ACME], input=mail(), capture_output=True)
+def test_what_python_cannot_catch_defers_too(place, script):
+    program = make_python(place / "bin", script)
+    ended = subprocess.run([program, "--", ACME], input=mail(), capture_output=True)
     assert verdict(ended) == (75, "4.3.0")
 
 
@@ -273,13 +267,10 @@ def test_a_deploy_that_does_not_import_defers(place, broken):
     if (copy / broken).is_symlink():
         (copy / broken).unlink()
     (copy / f"{broken}.py").write_text("raise ImportError('half a deploy')\n")
-    programs = place / "bin"
-    programs.mkdir()
-    shutil.copy(PROGRAMS / "orderflow-deliver", programs)
-    _python(programs, f'shift; PYTHONPATH={copy} exec /usr/bin/python3 -S "$@"')
+    program = make_python(place / "bin", f'shift; PYTHONPATH={copy} exec /usr/bin/python3 -S "$@"')
     deployment = Deployment(place / "deployment")
     deployment.set_up("acme")
-    deployment.programs = programs
+    deployment.programs = program.parent
     assert verdict(deployment.deliver(ACME, mail())) == (75, "4.3.0")
 
 

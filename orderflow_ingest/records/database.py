@@ -17,8 +17,8 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-CONNECT_TIMEOUT = 5
-STATEMENT_TIMEOUT = 20
+from .. import limits
+
 _READS = "orderflow_reads"
 
 
@@ -73,14 +73,8 @@ def _sqlite_url(url: str, create: bool) -> sa.URL:
 
 def _arguments(is_sqlite: bool) -> dict[str, Any]:
     if is_sqlite:
-        return {"connect_args": {"timeout": STATEMENT_TIMEOUT}}
-    options = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c timezone=UTC"
-    arguments = {"connect_timeout": CONNECT_TIMEOUT, "options": options, "application_name": "orderflow"}
-    return {
-        "connect_args": {**arguments, "prepare_threshold": None},
-        "pool_timeout": CONNECT_TIMEOUT,
-        "pool_pre_ping": True,
-    }
+        return {"connect_args": {"timeout": limits.STATEMENT}}
+    return {"connect_args": limits.postgresql(), "pool_timeout": limits.CONNECT, "pool_pre_ping": True}
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

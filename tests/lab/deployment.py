@@ -45,8 +45,9 @@ class Deployment(Server):
         self._overrides = overrides
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o755)
-        self.state.mkdir(exist_ok=True)
-        shutil.chown(self.state, user, pwd.getpwnam(user).pw_gid)
+        if not self.state.exists():
+            self.state.mkdir()
+            shutil.chown(self.state, user, pwd.getpwnam(user).pw_gid)
         self.write_settings(settings or {})
 
     def write_settings(self, settings: Mapping[str, str]) -> None:

@@ -1,0 +1,490 @@
+"""Both archives keep what they were given, notice what was changed behind our back, and say when they are away."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+import boto3
+import pytest
+
+from orderflow_ingest import archive as module
+from orderflow_ingest import limits
+from orderflow_ingest.archive import (
+    ArchiveUnavailable,
+    FileArchive,
+    ObjectDamaged,
+    ObjectMissing,
+    S3Archive,
+    document_key,
+    open_archive,
+    raw_key,
+)
+from tests.conftest import BUCKET
+from tests.crash import kill_at, points
+from tests.lab.process import free_port
+
+RAW = b"Subject: order 17\r\n\r\nten of them\r\n\0\xff"
+DIGEST = hashlib.sha256(RAW).hexdigest()
+KEY = raw_key(7, DIGEST)
+SECRET = "not-for-any-log"
+
+
+class Files:
+    """An archive of files, and what can happen to it behind our back."""
+
+    def __init__(self, place):
+        self.root = place / "archive"
+        self.archive = open_archive(f"file://{self.root}")
+        self.archive.prepare()
+
+    def change(self, key, data):
+        (self.root / key).write_bytes(data)
+
+    def names(self):
+        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
+
+    def metadata(self, key):
+        return json.loads((self.root / (key + ".meta")).read_bytes())
+
+    def lose(self):
+        shutil.rmtree(self.root)
+
+
+class Objects:
+    """An archive below a prefix of its own in the real store."""
+
+    def __init__(self, place, client):
+        self.client = client
+        self.prefix = f"some/{place.name}"
+        self.archive = S3Archive(client, BUCKET, self.prefix)
+        self.archive.prepare()
+
+    def change(self, key, data):
+        self.client.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{key}", Body=data)
+
+    def names(self):
+        found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=self.prefix + "/").get("Contents", [])
+        return sorted(item["Key"].removeprefix(self.prefix + "/") for item in found)
+
+    def metadata(self, key):
+        found = self.client.head_object(Bucket=BUCKET, Key=f"{self.prefix}/{key}")["Metadata"]
+        return {name: unquote(value) for name, value in found.items()}
+
+    def lose(self):
+        self.archive = S3Archive(self.client, "no-such-bucket", "")
+
+
+@pytest.fixture
+def credentials(monkeypatch):
+    """Give the AWS SDK these credentials, as a settings file would; it keeps none of the test before."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+
+    def use(access_key, secret_key):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+    use("LABACCESSKEY00000009", SECRET)
+    return use
+
+
+@pytest.fixture(scope="module")
+def client(ceph):
+    """Make the program's own client of the real store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
+        patch.setenv("AWS_ACCESS_KEY_ID", ceph.access_key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", ceph.secret_key)
+        patch.setenv("AWS_DEFAULT_REGION", ceph.region)
+        yield module._s3_client(ceph.endpoint)
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request, place):
+    return Files(place) if request.param == "file" else Objects(place, request.getfixturevalue("client"))
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Shorten the time limits of clients that are made from now on."""
+    monkeypatch.setattr(limits, "CONNECT", 0.3)
+    monkeypatch.setattr(limits, "READ", 0.3)
+    monkeypatch.setattr(limits, "S3_ATTEMPTS", 2)
+
+
+# Objects
+
+
+def test_the_keys_are_the_ones_that_objects_were_stored_under_before():
+    assert raw_key(7, "ab12") == "org/7/raw/ab12.eml" and document_key(7, "ab12") == "org/7/documents/ab12"
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", RAW, bytes(range(256)) * 20000], ids=len)
+def test_what_was_put_is_read(store, data):
+    digest = hashlib.sha256(data).hexdigest()
+    store.archive.put(document_key(7, digest), data, digest)
+    assert store.archive.read(document_key(7, digest), digest) == data
+
+
+def test_a_second_put_is_the_same_object(store):
+    for _ in range(2):
+        store.archive.put(KEY, RAW, DIGEST)
+    assert store.names() == [KEY] and store.archive.read(KEY, DIGEST) == RAW
+
+
+def test_puts_of_one_object_at_the_same_time_make_one_object(store):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: store.archive.put(KEY, RAW, DIGEST, {"org": "acme"}), range(24)))
+    assert store.archive.read(KEY, DIGEST) == RAW and [k for k in store.names() if k.endswith(".eml")] == [KEY]
+
+
+def test_two_tenants_with_the_same_content_have_an_object_each(store):
+    for org_id in (7, 8):
+        store.archive.put(raw_key(org_id, DIGEST), RAW, DIGEST)
+    store.archive.delete(raw_key(7, DIGEST))
+    assert store.archive.read(raw_key(8, DIGEST), DIGEST) == RAW
+
+
+@pytest.mark.parametrize(
+    "changed", [b"", RAW[:-1], RAW + b"\n", RAW.replace(b"ten", b"two"), b"\0" * len(RAW), RAW[::-1]], ids=len
+)
+def test_an_object_that_was_changed_behind_our_back_is_damaged(store, changed):
+    store.archive.put(KEY, RAW, DIGEST)
+    store.change(KEY, changed)
+    with pytest.raises(ObjectDamaged):
+        store.archive.read(KEY, DIGEST)
+
+
+@pytest.mark.parametrize("changed", [b"", RAW[:-1], RAW.replace(b"ten", b"two")], ids=len)
+def test_a_put_heals_a_damaged_object(store, changed):
+    store.archive.put(KEY, RAW, DIGEST)
+    store.change(KEY, changed)
+    store.archive.put(KEY, RAW, DIGEST)
+    assert store.archive.read(KEY, DIGEST) == RAW
+
+
+def test_an_object_that_is_not_there_is_missing(store):
+    with pytest.raises(ObjectMissing):
+        store.archive.read(KEY, DIGEST)
+    store.archive.put(KEY, RAW, DIGEST)
+    with pytest.raises(ObjectMissing):
+        store.archive.read(raw_key(8, DIGEST), DIGEST)
+
+
+def test_an_object_is_deleted_twice_with_all_that_belongs_to_it(store):
+    store.archive.delete(KEY)
+    store.archive.put(KEY, RAW, DIGEST, {"org": "acme"})
+    for _ in range(2):
+        store.archive.delete(KEY)
+    assert store.names() == []
+    with pytest.raises(ObjectMissing):
+        store.archive.read(KEY, DIGEST)
+
+
+def test_preparing_again_changes_nothing(store):
+    store.archive.put(KEY, RAW, DIGEST)
+    store.archive.prepare()
+    assert store.archive.read(KEY, DIGEST) == RAW
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "acme",
+        "",
+        "buyer+x@shop.example",
+        '"a b" <b@shop.example>',
+        "two  blanks",
+        " around ",
+        "büro@shop.example",
+        "注文 \U0001f4e6",
+        "100%25 %",
+        "a\r\nx-amz-acl: public-read",
+        "tab\tand\0nul",
+        "a,b;c=d",
+    ],
+)
+def test_metadata_tells_the_envelope_of_any_text(store, value):
+    metadata = {"sender": value, "queue-id": "4XYZ", "received-at": "2026-11-20T08:30:15.123456+00:00"}
+    store.archive.put(KEY, RAW, DIGEST, metadata)
+    assert store.metadata(KEY) == metadata and store.archive.read(KEY, DIGEST) == RAW
+
+
+def test_over_long_metadata_is_cut_and_refuses_no_message(store):
+    long = {name: "x" * 9000 for name in ("sender", "recipient", "queue-id", "client-address")}
+    store.archive.put(KEY, RAW, DIGEST, long | {"org": "注" * 9000})
+    found = store.metadata(KEY)
+    assert all(long[name].startswith(found[name]) and len(found[name]) >= 320 for name in long)
+    assert found["org"].startswith("注注注") and store.archive.read(KEY, DIGEST) == RAW
+
+
+# Archives that are away
+
+
+def refused(store):
+    """Do everything an archive can do, and give what it said each time."""
+    texts = []
+    for step in (
+        lambda: store.archive.put(KEY, RAW, DIGEST, {"sender": "buyer@shop.example"}),
+        lambda: store.archive.read(KEY, DIGEST),
+        lambda: store.archive.delete(KEY),
+    ):
+        with pytest.raises(ArchiveUnavailable) as away:
+            step()
+        texts.append(str(away.value))
+    return texts
+
+
+def test_no_directory_and_no_bucket_is_unavailable_and_not_a_missing_object(store):
+    store.lose()
+    assert all("buyer" not in text for text in refused(store))
+
+
+class Away:
+    """An S3 archive behind an endpoint that does not do its work."""
+
+    def __init__(self, endpoint, bucket=BUCKET):
+        self.archive = open_archive(f"s3://{bucket}", endpoint)
+
+
+def test_a_wrong_secret_is_unavailable_and_is_not_told(ceph, credentials):
+    credentials(ceph.access_key, SECRET)
+    texts = refused(Away(ceph.endpoint))
+    assert all("SignatureDoesNotMatch" in text or "403" in text for text in texts[:1])
+    assert all(SECRET not in text and ceph.access_key not in text for text in texts)
+
+
+def test_an_unknown_access_key_is_unavailable(ceph, credentials):
+    refused(Away(ceph.endpoint))
+
+
+def test_missing_credentials_are_unavailable(ceph, monkeypatch, place):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(place / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    refused(Away(ceph.endpoint))
+
+
+def test_the_client_has_the_time_limits_that_the_header_tells(credentials):
+    config = module._s3_client("http://127.0.0.1:9").meta.config
+    assert (config.connect_timeout, config.read_timeout) == (5, 15)
+    assert config.retries["total_max_attempts"] == 3
+
+
+def test_a_store_that_nobody_listens_for_is_unavailable(credentials, impatient):
+    started = time.monotonic()
+    refused(Away(f"http://127.0.0.1:{free_port()}"))
+    assert time.monotonic() - started < 20
+
+
+def test_a_store_that_accepts_and_never_answers_is_unavailable_in_time(credentials, impatient):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = Away(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(ArchiveUnavailable, match="ReadTimeout"):
+            store.archive.put(KEY, RAW, DIGEST)
+        assert 0.6 < time.monotonic() - started < 15, "both attempts, and a pause between"
+
+
+def test_a_store_that_does_not_take_a_connection_is_unavailable_in_time(credentials, impatient):
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        waiting = [socket.socket() for _ in range(4)]  # fill the queue of connections: the kernel drops the next ones
+        for connection in waiting:
+            connection.setblocking(False)
+            connection.connect_ex(full.getsockname())
+        store = Away(f"http://127.0.0.1:{full.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(ArchiveUnavailable, match="ConnectTimeout"):
+            store.archive.read(KEY, DIGEST)
+        assert 0.6 < time.monotonic() - started < 15
+        for connection in waiting:
+            connection.close()
+
+
+class Answers:
+    """A server that gives one answer to every request, and notes them; `cut` ends bodies early."""
+
+    def __init__(self, status, body=b"", cut=0):
+        requests = self.requests = []
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self):
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                requests.append((self.command, self.path, self.headers))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body) + cut))
+                self.end_headers()
+                self.wfile.write(body)
+                self.close_connection = cut > 0
+
+            do_GET = do_PUT = do_DELETE = answer
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "AccessDenied"),
+        (404, "NoSuchBucket"),
+        (400, "InvalidAccessKeyId"),
+        (400, "RequestTimeTooSkewed"),
+        (500, "InternalError"),
+        (503, "SlowDown"),
+        (507, "QuotaExceeded"),
+    ],
+)
+def test_a_store_that_refuses_is_unavailable_with_its_code(credentials, monkeypatch, status, code):
+    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    body = f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
+    with Answers(status, body) as server:
+        texts = refused(Away(server.endpoint))
+    assert all(text.endswith(f"was answered with {code}") for text in texts)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\xfe", b"<Error/>"])
+def test_an_answer_that_is_none_is_unavailable(credentials, monkeypatch, body):
+    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    with Answers(502, body) as server:
+        refused(Away(server.endpoint))
+
+
+def test_an_object_whose_transfer_breaks_is_unavailable_and_not_damaged(credentials, impatient):
+    with Answers(200, RAW[:10], cut=20) as server, pytest.raises(ArchiveUnavailable):
+        Away(server.endpoint).archive.read(KEY, DIGEST)
+
+
+def test_a_put_is_tried_three_times(credentials):
+    with Answers(503) as server:
+        with pytest.raises(ArchiveUnavailable):
+            Away(server.endpoint).archive.put(KEY, RAW, DIGEST)
+        assert [command for command, _, _ in server.requests] == ["PUT"] * 3
+
+
+def test_a_put_sends_both_checksums_below_bucket_and_prefix(credentials):
+    with Answers(200) as server:
+        open_archive("s3://orders/a/b", server.endpoint).put(KEY, RAW, DIGEST, {"org": "acme"})
+        ((_, path, headers),) = server.requests
+    assert path == f"/orders/a/b/{KEY}" and headers["x-amz-meta-org"] == "acme"
+    assert b64decode(headers["Content-MD5"]) == hashlib.md5(RAW).digest()
+    assert b64decode(headers["x-amz-checksum-sha256"]).hex() == DIGEST
+
+
+def test_a_body_that_was_damaged_on_its_way_is_refused_by_the_store(place, client):
+    store = Objects(place, client)
+
+    def damage(request, **_):
+        request.data = RAW.replace(b"ten", b"two")
+
+    client.meta.events.register("before-sign.s3.PutObject", damage)
+    try:
+        with pytest.raises(ArchiveUnavailable, match=r"BadDigest|InvalidDigest"):
+            store.archive.put(KEY, RAW, DIGEST)
+    finally:
+        client.meta.events.unregister("before-sign.s3.PutObject", damage)
+    assert store.names() == []
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", ["a b", "100%25", "a#b", "a?b", "bü", "a%20b"])
+def test_the_directory_is_the_one_that_the_url_names(place, name):
+    archive = open_archive(f"file://{place}/{name}")
+    archive.prepare()
+    archive.put(KEY, RAW, DIGEST)
+    assert (place / name / KEY).read_bytes() == RAW
+
+
+def test_what_a_killed_process_left_half_written_is_cleaned_after_a_day(place):
+    store = Files(place)
+    store.archive.put(KEY, RAW, DIGEST)
+    for name, age in (("old", 86500), ("new", 80000)):
+        (store.root / "tmp" / name).write_bytes(RAW)
+        os.utime(store.root / "tmp" / name, (time.time() - age, time.time() - age))
+    store.archive.clean()
+    assert store.names() == [KEY, "tmp/new"]
+
+
+def test_nobody_else_can_read_the_files(place):
+    store = Files(place)
+    store.archive.put(KEY, RAW, DIGEST, {"org": "acme"})
+    modes = {path.is_dir(): path.stat().st_mode & 0o7777 for path in [store.root, *store.root.rglob("*")]}
+    assert modes == {True: 0o700, False: 0o600}
+
+
+def put(root):
+    FileArchive(root).put(KEY, RAW, DIGEST, {"org": "acme"})
+
+
+def points_of_put():
+    with tempfile.TemporaryDirectory() as directory:
+        store = Files(Path(directory))
+        return points(module, lambda: put(store.root))
+
+
+@pytest.mark.parametrize("point", points_of_put(), ids=str)
+def test_killed_at_any_line_of_a_put_the_object_is_whole_or_not_there(place, point):
+    store = Files(place)
+    kill_at(module, point, lambda: put(store.root))
+    try:
+        assert store.archive.read(KEY, DIGEST) == RAW
+    except ObjectMissing:
+        assert KEY not in store.names()
+    put(store.root)
+    assert store.archive.read(KEY, DIGEST) == RAW and store.metadata(KEY) == {"org": "acme"}
+
+
+@pytest.mark.parametrize("options", ["size=64k", "size=1m,nr_inodes=4"])
+def test_a_full_disk_is_unavailable_and_leaves_nothing(place, options):
+    store = Files(place)
+    mount = ["mount", "-t", "tmpfs", "-o", options, "none", store.root]
+    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("mount was refused")
+    try:
+        store.archive.prepare()
+        big = RAW * 5000
+        digest = hashlib.sha256(big).hexdigest()
+        with pytest.raises(ArchiveUnavailable, match="No space left on device"):
+            store.archive.put(raw_key(7, digest), big, digest)
+        assert store.names() == []
+    finally:
+        subprocess.run(["umount", "--lazy", store.root], check=True)
+
+
+def test_a_directory_that_is_a_file_is_unavailable(place):
+    store = Files(place)
+    store.lose()
+    store.root.write_text("")
+    refused(store)

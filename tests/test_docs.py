@@ -1,0 +1,72 @@
+"""The README is the manual: it names every outcome, setting, status, option and command there is."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from orderflow_ingest import admin_cli, deliver_cli, replay_cli
+from orderflow_ingest.outcomes import Outcome
+from orderflow_ingest.settings import KEYS
+from orderflow_ingest.status import HandOver, Status
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.name)
+def test_every_outcome_stands_in_the_manual_with_its_encodings(outcome):
+    cells = (f"`{outcome.name}`", str(outcome.exit_status), outcome.dsn_code, str(outcome.reply_code))
+    row = rf"^\| {re.escape(cells[0])} \|.*\| {cells[1]} \| {re.escape(cells[2])} \| {cells[3]} \|$"
+    assert re.search(row, README, re.MULTILINE), row
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_every_setting_stands_in_the_manual_with_its_default_and_meaning(key):
+    default = key.default_meaning or key.default
+    assert f"| `{key.name}` | {f'`{default}`' if not key.default_meaning else default} | {key.meaning} |" in README
+
+
+@pytest.mark.parametrize("status", [*Status, *HandOver], ids=lambda status: status.value)
+def test_every_status_stands_in_the_manual(status):
+    assert re.search(rf"\b{status.value}\b", README)
+
+
+def commands(group: click.Group, name: str):
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} {command.name}")
+        else:
+            yield f"{name} {command.name}", command
+
+
+COMMANDS = dict([*commands(admin_cli.cli, "orderflow-admin"), *commands(replay_cli.cli, "orderflow-replay")])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_stands_in_the_manual(name):
+    assert re.search(rf"`{name}\b", README), name
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter
+            for option in parameter.opts:
+                assert f"`{option}" in README or f" {option}" in README, option
+
+
+@pytest.mark.parametrize("option", deliver_cli.OPTIONS)
+def test_every_option_of_the_delivery_program_stands_in_the_manual(option):
+    assert option in README
+    assert option in deliver_cli.__doc__
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_two_commands_are_there_and_run_as_told():
+    for command in ("script/demo", "script/test"):
+        assert re.search(rf"^sudo {command}$", README, re.MULTILINE)
+        assert subprocess.run(["sh", "-n", ROOT / command]).returncode == 0

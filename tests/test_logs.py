@@ -1,0 +1,177 @@
+"""One JSON record per step, never on the output that a bounced sender reads, and never a message lost for a log."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from orderflow_ingest import logs
+
+ROOT = Path(__file__).parents[1]
+logger = logging.getLogger("orderflow_ingest")
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch):
+    """Give the next test the logger as it was."""
+    before = (logger.handlers, logger.level, logger.propagate)
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+    yield
+    for handler in logger.handlers:
+        if handler not in before[0]:
+            handler.close()
+    logger.handlers, logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
+
+
+def records(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def run(script, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", "import sys\nfrom pathlib import Path\nfrom orderflow_ingest import logs\n" + script]
+        + [str(argument) for argument in arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_a_record_tells_time_program_step_and_what_it_is_about(place):
+    logs.configure(str(place / "log"), "worker", place)
+    logs.event("record", "Message recorded.", logging.WARNING, org="acme", queue_id="4XYZ", size=17, ratio=0.5)
+    (record,) = records(place / "log")
+    assert datetime.fromisoformat(record.pop("timestamp")).tzinfo is not None
+    assert record == {
+        "level": "WARNING", "message": "Message recorded.", "program": "worker", "pid": os.getpid(),
+        "action": "record", "org": "acme", "queue_id": "4XYZ", "size": 17, "ratio": 0.5,
+    }  # fmt: skip
+
+
+def test_fields_that_are_not_known_are_left_out(place):
+    logs.configure(str(place / "log"), "worker", place)
+    logs.event("extract", "Nothing to do.", org=None, queue_id="", size=0)
+    (record,) = records(place / "log")
+    assert record["size"] == 0 and not {"org", "queue_id"} & record.keys()
+
+
+@pytest.mark.parametrize("value", ["two\nlines\r\n", "nul\0", "\udcff", "büro", '{"a": 1}', "\x1b[31m", " "])
+def test_a_value_cannot_end_its_record(place, value):
+    logs.configure(str(place / "log"), "worker", place)
+    logs.event("deliver", "Delivery ended.", extension=value)
+    assert (place / "log").read_bytes().isascii() and (place / "log").read_bytes().count(b"\n") == 1
+    assert records(place / "log")[0]["extension"] == value
+
+
+def test_other_types_are_told_as_text(place):
+    logs.configure(str(place / "log"), "worker", place)
+    logs.event("deliver", "Delivery ended.", path=Path("/x"), flag=True, error=ValueError("v"))
+    record = records(place / "log")[0]
+    assert (record["path"], record["flag"], record["error"]) == ("/x", True, "v")
+
+
+def test_the_worker_logs_to_standard_error():
+    done = run("logs.configure('auto', 'worker', Path('/nowhere')); logs.event('a', 'Done.')")
+    assert json.loads(done.stderr)["message"] == "Done." and done.stdout == ""
+
+
+def test_without_syslog_other_programs_log_below_the_state_directory(place, monkeypatch, capfd):
+    monkeypatch.setattr(logs, "SYSLOG", str(place / "no-syslog"))
+    logs.configure("auto", "deliver", place / "state", on_standard_error=False)
+    logs.event("a", "Done.")
+    file = place / "state" / "log" / "deliver.log"
+    assert records(file)[0]["program"] == "deliver" and capfd.readouterr() == ("", "")
+    assert file.parent.stat().st_mode & 0o7777 == 0o750
+
+
+def test_with_syslog_a_record_is_one_datagram_of_the_mail_facility(place, monkeypatch, capfd):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(place / "log"))
+        syslog.settimeout(10)
+        monkeypatch.setattr(logs, "SYSLOG", str(place / "log"))
+        logs.configure("auto", "deliver", place / "state", on_standard_error=False)
+        logs.event("a", "Done.", logging.ERROR)
+        head, _, record = syslog.recv(65536).rstrip(b"\0").partition(b"orderflow: ")
+    mail, error = 2 << 3, 3
+    assert head == b"<%d>" % (mail | error) and json.loads(record)["message"] == "Done."
+    assert capfd.readouterr() == ("", "") and not (place / "state").exists()
+
+
+@pytest.mark.parametrize("log", ["auto", "stderr", "syslog", "/dev/full", "/proc/no/such/log", "/proc/version"])
+def test_no_log_that_cannot_be_written_shows_on_what_pipe_reads(place, log):
+    """A record before the D.S.N. line would hide it from pipe(8), and would stand in the sender's bounce."""
+    (place / "file").write_text("")
+    done = run(
+        "logs.SYSLOG = sys.argv[2] + '/none'\n"
+        "logs.configure(sys.argv[1], 'deliver', Path(sys.argv[2]), on_standard_error=False)\n"
+        "logs.event('deliver', 'Delivery ended.', reason='x' * 9000); print(logs.is_configured())",
+        log, place / "file",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+def test_a_log_that_cannot_be_opened_falls_back_to_standard_error_where_that_is_read():
+    done = run("logs.configure('/proc/no/such/log', 'worker', Path('/nowhere')); logs.event('a', 'Done.')")
+    assert json.loads(done.stderr)["message"] == "Done."
+
+
+def test_a_syslog_that_goes_away_loses_records_and_takes_them_again(place, monkeypatch, capfd):
+    monkeypatch.setattr(logs, "SYSLOG", str(place / "log"))
+    logs.configure("syslog", "deliver", place, on_standard_error=False)
+    logs.event("a", "Lost.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(place / "log"))
+        syslog.settimeout(10)
+        logs.event("a", "Kept.")
+        assert b"Kept." in syslog.recv(65536)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_rotated_file_is_opened_anew(place):
+    logs.configure(str(place / "log"), "worker", place)
+    logs.event("a", "First.")
+    (place / "log").rename(place / "log.1")
+    logs.event("a", "Second.")
+    assert [r["message"] for r in records(place / "log.1") + records(place / "log")] == ["First.", "Second."]
+
+
+def test_records_of_processes_that_log_at_once_stay_whole(place):
+    script = (
+        "logs.configure(sys.argv[1], 'deliver', Path('/nowhere'), on_standard_error=False)\n"
+        "for n in range(300): logs.event('a', 'Done.', filler=sys.argv[2] * n * 40)"
+    )
+    head = "import sys\nfrom pathlib import Path\nfrom orderflow_ingest import logs\n"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", head + script, str(place / "log"), letter], cwd=ROOT)
+        for letter in "abc"
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    found = records(place / "log")
+    assert len(found) == 900 and all(len(set(record.get("filler", ""))) <= 1 for record in found)
+
+
+def test_records_do_not_reach_the_root_logger(place, caplog):
+    logs.configure(str(place / "log"), "worker", place)
+    logs.event("a", "Done.")
+    assert not caplog.records
+
+
+def test_configuring_again_replaces_the_destination(place):
+    for name in ("one", "two"):
+        logs.configure(str(place / name), "worker", place)
+    logs.event("a", "Done.")
+    assert len(records(place / "two")) == 1 and records(place / "one") == [] and logs.is_configured()
+
+
+def test_an_error_is_told_by_class_and_our_line_and_never_by_its_text(place):
+    try:
+        logs.configure(None, "worker", place)
+    except AttributeError as error:
+        told = logs.place(error)
+    assert told.startswith("AttributeError at logs.py:") and told.rpartition(":")[2].isdigit()
+    assert logs.place(ValueError("order 17, 9 EUR")) == "ValueError"

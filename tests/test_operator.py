@@ -1,0 +1,329 @@
+"""orderflow-admin and orderflow-replay as programs, on the embedded default."""
+
+import json
+import sqlite3
+import subprocess
+
+import pytest
+
+from tests.lab.deployment import DOMAIN, Deployment
+from tests.lab.process import free_port, scratch, wait_until
+from tests.mails import mail, order
+
+ACME = f"orders+acme@{DOMAIN}"
+
+
+@pytest.fixture(scope="module")
+def deployment():
+    """A deployment whose worker runs."""
+    with scratch() as place:
+        deployment = Deployment(place)
+        deployment.set_up("acme", "beta")
+        with deployment.worker:
+            yield deployment
+
+
+@pytest.fixture(scope="module")
+def template():
+    """The state directory of a deployment with one organisation."""
+    with scratch() as place:
+        deployment = Deployment(place)
+        deployment.admin("init")
+        deployment.admin("org", "add", "acme")
+        yield deployment.state
+
+
+@pytest.fixture
+def quiet(template, place):
+    """A deployment whose worker does not run: a copy of the template."""
+    subprocess.run(["cp", "-a", f"{template}/.", place / "state"], check=True)
+    return Deployment(place)
+
+
+def failing(deployment: Deployment, program: str, *arguments: str) -> str:
+    """Run a program that must fail; give what it says in its one line."""
+    ended = deployment.run(program, *arguments, check=False)
+    assert ended.returncode in (1, 2), ended.stdout
+    assert "Traceback" not in ended.stderr
+    return ended.stderr.strip().splitlines()[-1]
+
+
+def rows(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_init_is_safe_to_repeat_and_closes_the_state_directory(quiet):
+    quiet.deliver(ACME, mail())
+    assert "schema" in quiet.admin("init")
+    assert len(quiet.messages()) == 1
+    modes = {path.name: oct(path.stat().st_mode)[-3:] for path in quiet.state.iterdir()}
+    assert modes["spool"] == modes["archive"] == "700"
+    assert modes["orderflow.db"] == modes["queue.db"] == "600"
+    assert modes["recipients.db"] == "644"
+    assert oct(quiet.state.stat().st_mode)[-3:] == "711"
+
+
+def test_organisations_are_added_listed_disabled_and_published_to_postfix(quiet):
+    assert quiet.admin("org", "add", "nova", "--name", "Nova GmbH").strip() == f"added nova: orders+nova@{DOMAIN}"
+    assert {row["slug"]: row["name"] for row in rows(quiet.admin("org", "list", "--json"))}["nova"] == "Nova GmbH"
+    quiet.admin("org", "disable", "acme")
+    with sqlite3.connect(quiet.state / "recipients.db") as published:
+        assert published.execute("SELECT slug FROM recipient").fetchall() == [("nova",)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("org", "add", "acme"), "Error: an organisation acme exists already"),
+        (("org", "add", "Not/A/Slug"), "Error: a slug is of a-z, 0-9 and inner hyphens, at most 63 characters"),
+        (("org", "disable", "nope"), "Error: no organisation is named nope"),
+        (("status", "--org", "nope"), "Error: no organisation is named nope"),
+        (("init", "--settings", "/no/file"), "error: settings file /no/file cannot be read: FileNotFoundError"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(quiet, arguments, said):
+    assert failing(quiet, "orderflow-admin", *arguments) == said
+
+
+def test_a_database_that_is_away_is_said_in_one_line_without_the_password(quiet):
+    quiet.write_settings({"DATABASE_URL": f"postgresql://user:hidden@127.0.0.1:{free_port()}/x"})
+    for program, command in (("orderflow-admin", "status"), ("orderflow-replay", "list")):
+        said = failing(quiet, program, command)
+        assert said.startswith("error: database: OperationalError")
+        assert "hidden" not in said
+
+
+def check(deployment: Deployment, *options: str) -> dict[str, tuple[str, str]]:
+    ended = deployment.run("orderflow-admin", "check", "--json", *options, check=False)
+    found = {row["part"]: (row["finding"], row["says"]) for row in rows(ended.stdout)}
+    assert ended.returncode == any(finding == "TROUBLE" for finding, _ in found.values())
+    return found
+
+
+def test_check_is_content_with_what_init_made(quiet):
+    assert {finding for finding, _ in check(quiet, "--no-postfix").values()} == {"ok"}
+
+
+def _remove(file: str):
+    return lambda deployment: [path.unlink() for path in deployment.state.glob(file)]
+
+
+def _open_spool(deployment: Deployment) -> None:
+    (deployment.state / "spool").chmod(0o755)
+
+
+def _old_schema(deployment: Deployment) -> None:
+    with sqlite3.connect(deployment.state / "orderflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '0000'")
+
+
+@pytest.mark.parametrize(
+    ("fault", "part", "said"),
+    [
+        (_open_spool, "spool", "chmod 700"),
+        (_remove("orderflow.db*"), "database", "run orderflow-admin init"),
+        (_remove("queue.db*"), "queue", "run orderflow-admin init"),
+        (_old_schema, "schema", "version 0000, needed is 0001: run orderflow-admin init"),
+        (lambda d: d.admin("org", "disable", "acme"), "organisations", "run orderflow-admin org add"),
+        (lambda d: d.write_settings({"ARCHIVE_URL": "file:///proc/none"}), "archive", "file:///proc/none"),
+        (
+            lambda d: d.write_settings({"ORDERFLOW_DOCUMENT_HANDLER": "no.such:thing"}),
+            "document handler",
+            "no.such:thing",
+        ),
+    ],
+    ids=["spool", "database", "queue", "schema", "organisations", "archive", "handler"],
+)
+def test_check_finds_what_is_wrong_and_says_what_to_do(quiet, fault, part, said):
+    fault(quiet)
+    finding, text = check(quiet, "--no-postfix")[part]
+    assert finding == "TROUBLE"
+    assert said in text
+
+
+@pytest.mark.parametrize(
+    ("main", "master", "said"),
+    [
+        ("", None, "settings agree"),
+        ("message_size_limit = 52428800", None, "set message_size_limit = 26214400"),
+        ("virtual_mailbox_domains = other.example", None, f"virtual_mailbox_domains does not name {DOMAIN}"),
+        ("virtual_transport = lmtp:unix:private/x", None, "set virtual_transport = orderflow"),
+        ("orderflow_destination_recipient_limit = 50", None, "set orderflow_destination_recipient_limit = 1"),
+        ("orderflow_time_limit = 30s", None, "set orderflow_time_limit = 600s"),
+        ("local_header_rewrite_clients = permit_inet_interfaces", None, "set local_header_rewrite_clients ="),
+        ("virtual_mailbox_maps =", None, "virtual_mailbox_maps is empty"),
+        ("virtual_mailbox_maps = static:yes", None, "knows an organisation that cannot be"),
+        ("virtual_mailbox_maps = sqlite:/nonexistent", None, "the recipient map cannot be read"),
+        ("", ("null_sender=", "null_sender=<>"), "null_sender= (empty) is missing"),
+        ("", ("-- ${recipient}", "${recipient}"), "argv must end with: -- ${recipient}"),
+        ("", ("user=nobody", "user=root"), "pipe(8) refuses user=root"),
+        ("", ("user=nobody", "user=no-such-user"), "there is no user no-such-user"),
+        ("", ("orderflow-deliver", "orderflow-delivre"), "is not there"),
+        ("", ("orderflow ", "renamed "), "no service orderflow"),
+    ],
+)
+def test_check_compares_postfix_with_the_settings(quiet, main, master, said):
+    quiet.configure_postfix(overrides=main)
+    file = quiet.postfix.config_directory / "master.cf"
+    if master:
+        assert master[0] in file.read_text()
+        file.write_text(file.read_text().replace(*master))
+    found = check(quiet, "--postfix-config", str(quiet.postfix.config_directory))
+    assert said in str(found["postfix"])
+
+
+def test_check_says_so_when_the_pipe_user_cannot_run_the_program(quiet):
+    """Run by root, as an operator would, since it tries as that user."""
+    closed = quiet.directory / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "orderflow-deliver").write_text("#!/bin/sh\nexit 0\n")
+    (closed / "orderflow-deliver").chmod(0o755)
+    quiet.configure_postfix()
+    file = quiet.postfix.config_directory / "master.cf"
+    file.write_text(
+        file.read_text().replace(str(quiet.programs / "orderflow-deliver"), str(closed / "orderflow-deliver"))
+    )
+    quiet.user = "root"
+    found = check(quiet, "--postfix-config", str(quiet.postfix.config_directory))
+    assert "cannot be run as nobody" in found["postfix"][1]
+
+
+def test_the_map_for_postgresql_names_the_database(quiet):
+    quiet.write_settings({"DATABASE_URL": "postgresql://me:p%40ss@db.example:5433/orders"})
+    lines = quiet.admin("postfix", "map").splitlines()
+    assert {"hosts = db.example:5433", "user = me", "password = p@ss", "dbname = orders"} <= set(lines)
+
+
+def test_tls_can_be_required(quiet):
+    quiet.write_settings({"ORDERFLOW_REQUIRE_TLS": "true", "ORDERFLOW_DOMAIN": "a.example, b.example"})
+    main = quiet.admin("postfix", "main")
+    assert "smtpd_tls_security_level = encrypt" in main
+    assert "virtual_mailbox_domains = a.example, b.example" in main
+    assert "abuse@b.example" in main
+
+
+def test_replay_selects_by_id_organisation_status_and_time(deployment):
+    for number in range(3):
+        deployment.deliver(ACME, order(number))
+    deployment.deliver(f"orders+beta@{DOMAIN}", order(3))
+    found = deployment.wait_finished(4)
+
+    def dry(*arguments: str) -> set[str]:
+        return {row["subject"] for row in rows(deployment.replay("message", "--dry-run", "--json", *arguments))}
+
+    everything = {f"Order {number}" for number in range(4)}
+    assert dry("--org", "beta", "--status", "PARSED") == {"Order 3"}
+    assert dry("--status", "parsed") == everything
+    assert dry("--status", "parsed", "--since", "2020-01-01", "--until", "2020-01-02T03:04") == set()
+    assert dry("--status", "parsed", "--since", "2020-01-01") == everything
+    assert dry("--org", "acme") == set(), "FAILED is the default"
+    assert dry(found[0]["id"]) == {found[0]["subject"]}
+
+
+def test_a_replay_extracts_again_and_hands_over_again_and_doubles_nothing(deployment):
+    deployment.deliver(ACME, order(10))
+    count = len(deployment.messages())
+    before = next(row for row in deployment.wait_finished(count) if row["subject"] == "Order 10")
+    said = deployment.replay("message", "--yes", before["id"])
+    assert said.strip() == "1 messages were led back to RECEIVED and enqueued"
+    deployment.wait_finished(count)
+    handed = [r for r in deployment.log_records() if r.get("action") == "document" and r["message_id"] == before["id"]]
+    assert len(handed) == 4
+    assert len({r["document_id"] for r in handed}) == 2
+    assert len(deployment.documents(before["id"])) == 2
+
+
+def test_a_replay_asks_unless_told_yes_and_a_dry_run_changes_nothing(quiet):
+    quiet.deliver(ACME, order(1))
+    before = quiet.messages()
+    assert failing(quiet, "orderflow-replay", "message", "--status", "RECEIVED").endswith("Aborted!")
+    quiet.replay("message", "--status", "RECEIVED", "--dry-run")
+    assert failing(quiet, "orderflow-replay", "message").startswith("Error: say which")
+    assert quiet.messages() == before
+
+
+def test_a_dead_letter_is_shown_and_delivered(quiet):
+    spool = quiet.state / "spool"
+    quiet.write_settings({"DATABASE_URL": "postgresql://127.0.0.1:1/x", "ORDERFLOW_SPOOL_MODE": "accept"})
+    quiet.deliver(ACME, mail(1))
+    quiet.write_settings({})
+    quiet.admin("org", "disable", "acme")
+    assert "ORG_DISABLED" in quiet.replay("spool")
+    assert list((spool / "new").iterdir()) == []
+    (dead,) = rows(quiet.replay("dead", "--json"))
+    assert (dead["recipient"], dead["why"].split()[-1]) == (ACME, "ORG_DISABLED")
+    assert failing(quiet, "orderflow-replay", "dead", "nope") == "Error: no dead letter is named nope"
+    quiet.admin("org", "enable", "acme")
+    assert quiet.replay("dead", "--all", "--dry-run").count(dead["entry"]) == 1
+    assert "DELIVERED" in quiet.replay("dead", dead["entry"])
+    assert list((spool / "dead").iterdir()) == []
+    assert len(quiet.messages()) == 1
+
+
+def test_a_conflict_is_shown_accepted_once_or_discarded(deployment):
+    for body in (b"12\n", b"13\n", b"14\n"):
+        deployment.deliver(ACME, mail(20, body))
+    count = len(deployment.messages())
+    first, second = rows(deployment.replay("conflicts", "--json"))
+    assert deployment.replay("conflicts", "--accept", "--dry-run", first["id"]).count(first["id"]) == 1
+    assert deployment.replay("conflicts", "--accept", first["id"]).strip() == "1 of 1 conflicts: accepted"
+    assert deployment.replay("conflicts", "--accept", first["id"]).strip() == "0 of 1 conflicts: accepted"
+    assert deployment.replay("conflicts", "--discard", second["id"]).strip() == "1 of 1 conflicts: discarded"
+    assert rows(deployment.replay("conflicts", "--json")) == []
+    found = deployment.wait_finished(count + 1)
+    assert [row["subject"] for row in found].count("Order 20") == 2
+    assert failing(deployment, "orderflow-replay", "conflicts", "--accept").startswith("Error: --accept needs IDS")
+
+
+def test_status_shows_what_is_where(quiet):
+    quiet.deliver(ACME, order(1))
+    status = quiet.status()
+    assert (status["messages RECEIVED"], status["tasks waiting"], status["spool entries"]) == (1, 1, 0)
+    assert status["oldest unfinished message"] is not None
+    lines = quiet.admin("status", "--org", "acme").splitlines()
+    assert lines[1].split() == ["messages", "RECEIVED", "1"]
+    assert not any("spool" in line for line in lines), "a spool has no tenants"
+
+
+def test_what_a_sender_wrote_cannot_steer_the_terminal(quiet):
+    quiet.deliver(ACME, mail(1, Subject="\x1b[2J\x1b]0;owned\x07 order"))
+    assert "\x1b" not in quiet.replay("list")
+
+
+def test_help_is_there_for_every_command(quiet):
+    for program in ("orderflow-admin", "orderflow-replay"):
+        for line in quiet.run(program, "--help").stdout.partition("Commands:")[2].splitlines():
+            if line.strip():
+                assert "Usage:" in quiet.run(program, line.split()[0], "--help").stdout
+
+
+def test_a_worker_killed_in_mid_task_loses_nothing(place):
+    """A handler that hangs for its first document, and a SIGKILL while it does."""
+    (place / "handlers.py").write_text(HANDLER)
+    deployment = Deployment(
+        place / "deployment", {"ORDERFLOW_DOCUMENT_HANDLER": "handlers:slow", "ORDERFLOW_LEASE": "2"}
+    )
+    deployment.set_up("acme")
+    worker = deployment.worker
+    worker.env = {**worker.env, "PYTHONPATH": str(place), "MARK": str(deployment.state / "mark")}
+    with worker:
+        deployment.deliver(ACME, order(1, attachments=3))
+        mark = deployment.state / "mark"
+        assert wait_until(mark.exists, 30)
+        worker.kill()
+        worker.start()
+        deployment.wait_finished(1, timeout=150)
+    (row,) = deployment.messages()
+    assert row["status"] == "PARSED"
+    assert {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}
+
+
+HANDLER = """
+import os, time
+
+def slow(order):
+    mark = os.environ["MARK"]
+    if not os.path.exists(mark):
+        open(mark, "w").close()
+        time.sleep(600)
+"""

@@ -1,0 +1,1014 @@
+"""The rows hold on both databases: one schema, one row per identity, one worker per attempt, each tenant its own."""
+
+import random
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from orderflow_ingest import limits
+from orderflow_ingest.mime.words import storable
+from orderflow_ingest.records import (
+    Database,
+    Filter,
+    InboundMessage,
+    Messages,
+    NewDocument,
+    NewMessage,
+    OrganizationExists,
+    Records,
+    RecordsUnavailable,
+    SkippedPart,
+    recipients_path,
+    schema,
+)
+from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, organization
+from orderflow_ingest.status import HandOver, Status
+from tests.lab.process import free_port
+
+NOW = datetime(2026, 11, 20, 8, 30, 15, 123456, tzinfo=UTC)
+LEASE, MINUTE = timedelta(minutes=15), timedelta(minutes=1)
+SECRET = "not-for-any-log"
+KINDS = ["sqlite", "postgresql"]
+
+
+class Server:
+    """Databases of one kind; `new` gives the URL of an empty one, `set_up` of one with the tables and no row."""
+
+    def __init__(self, directory, postgres):
+        self._directory, self._postgres, self._url = directory, postgres, None
+
+    def new(self):
+        name = f"records_{uuid4().hex}"
+        return (
+            f"sqlite:///{self._directory}/{name}.db" if self._postgres is None else self._postgres.create_database(name)
+        )
+
+    def set_up(self):
+        if self._url is None:
+            self._url = self.new()
+            database = Database(self._url, create=True)
+            schema.upgrade(database)
+            database.close()
+        if self._postgres is None:
+            url = self.new()
+            shutil.copy(path_of(self._url), path_of(url))
+            return url
+        with psycopg.connect(self._postgres.conninfo(self._url.rpartition("/")[2])) as connection:
+            connection.execute("TRUNCATE organization RESTART IDENTITY CASCADE")
+        return self._url
+
+
+def path_of(url):
+    return Path(url.removeprefix("sqlite:///"))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request, tmp_path_factory):
+    postgres = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    return Server(tmp_path_factory.mktemp("records"), postgres)
+
+
+@pytest.fixture
+def url(server):
+    return server.set_up()
+
+
+@pytest.fixture
+def records(url):
+    """Give the tables with two organisations, acme (1) and bolt (2)."""
+    records = Records(url)
+    for slug in ("acme", "bolt"):
+        records.organizations.add(slug, slug.title())
+    yield records
+    records.database.close()
+
+
+def new(**changes):
+    id = changes.pop("id", None) or uuid4()
+    message = NewMessage(
+        org_id=1, id=id, source="EMAIL", source_message_id=f"<{id}@shop.example>", message_id_is_synthetic=False,
+        envelope_sender="buyer@shop.example", envelope_recipient="orders+acme@orderflow.example.com",
+        queue_id="4XYZ", client_address="192.0.2.1", from_email="buyer@shop.example", subject="Order 17",
+        sent_at=NOW - MINUTE, received_at=NOW, raw_key="org/1/raw/d.eml", size=17,
+        digest="d" * 64, fingerprint="f" * 64,
+    )  # fmt: skip
+    return replace(message, **changes)
+
+
+def inserted(records, **changes):
+    message = new(**changes)
+    assert records.messages.insert(message, NOW)
+    return message
+
+
+def claimed(records, message, now=NOW, worker="w"):
+    return records.messages.claim(message.org_id, message.id, worker, now, LEASE)
+
+
+def part(path="2", **changes):
+    made = NewDocument(
+        id=uuid4(), part_path=path, filename="order.pdf", claimed_filename="../order.pdf",
+        declared_type="application/pdf", detected_type="application/pdf", size=9, digest="a" * 64,
+        object_key="org/1/documents/a",
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def stored(records, parts, skipped=(), now=NOW, **changes):
+    """Insert a message, claim it and record its documents; give the attempt."""
+    attempt = claimed(records, inserted(records, **changes), now)
+    assert records.documents.record(attempt, list(parts), list(skipped), now, is_complete=True)
+    return attempt
+
+
+def row(records, message):
+    return records.messages.get(message.org_id, message.id)
+
+
+# The schema
+
+
+def definitions(connection):
+    """List every index, constraint and trigger as the database itself writes it."""
+    if connection.dialect.name == "sqlite":
+        # The lines of a definition come in an order of their own.
+        rows = connection.exec_driver_sql(
+            "SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> 'alembic_version'"
+        )
+        return sorted(
+            (kind, name, tuple(sorted(part.strip().rstrip(",") for part in (sql or "").split("\n"))))
+            for kind, name, sql in rows
+            if kind != "trigger"
+        )
+    statement = (
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace "
+        "UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' "
+        "UNION ALL SELECT table_name || '.' || column_name, concat_ws(' ', data_type, is_nullable, column_default, "
+        "character_maximum_length) FROM information_schema.columns WHERE table_schema = 'public'"
+    )
+    return sorted(tuple(r) for r in connection.exec_driver_sql(statement) if not r[0].startswith("alembic_version"))
+
+
+def test_models_and_migrations_agree(records):
+    with records.database.read() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": not records.database.is_sqlite}
+        )
+        assert compare_metadata(context, metadata) == []
+
+
+def test_models_and_migrations_agree_in_partial_indexes_checks_and_defaults(server, records):
+    by_models = Database(server.new(), create=True)
+    with by_models.write() as connection:
+        metadata.create_all(connection)
+    with by_models.read() as expected, records.database.read() as found:
+        assert definitions(found) == definitions(expected)
+    by_models.close()
+
+
+def test_upgrading_again_changes_nothing(records):
+    schema.upgrade(records.database)
+    assert [org.slug for org in records.organizations.all()] == ["acme", "bolt"]
+    assert schema.current_version(records.database) == schema.needed_version()
+
+
+def test_a_new_database_has_no_version_until_it_is_upgraded(server):
+    database = Database(server.new(), create=True)
+    assert schema.current_version(database) is None
+    schema.upgrade(database)
+    assert schema.current_version(database) == schema.needed_version()
+    database.close()
+
+
+def test_threads_upgrade_a_new_database_at_once(server):
+    url, start = server.new(), threading.Barrier(3)
+
+    def upgrade():
+        database = Database(url, create=True)
+        start.wait(30)
+        schema.upgrade(database)
+        return schema.current_version(database)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert {done.result() for done in [pool.submit(upgrade) for _ in range(3)]} == {schema.needed_version()}
+
+
+def test_processes_upgrade_a_new_database_at_once(server):
+    script = (
+        "import sys; from orderflow_ingest.records import Database, schema\n"
+        "print('ready', flush=True); sys.stdin.readline(); schema.upgrade(Database(sys.argv[1], create=True))"
+    )
+    url, root = server.new(), Path(__file__).parents[1]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, url], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    assert [process.stdout.readline() for process in processes] == [b"ready\n"] * 2
+    for process in processes:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=60) and process.returncode for process in processes] == [0, 0]
+    assert schema.current_version(Database(url)) == schema.needed_version()
+
+
+@pytest.mark.parametrize("table", [organization, inbound_message, document, message_conflict], ids=lambda t: t.name)
+def test_updated_at_moves_whoever_writes(records, table):
+    message = inserted(records)
+    known = records.messages.find_identity(1, "EMAIL", message.source_message_id)
+    records.messages.insert_conflict(known, new(fingerprint="e" * 64))
+    assert records.documents.record(claimed(records, message), [part()], [], NOW, is_complete=True)
+    column = next(c for c in table.c if c.name in ("name", "subject", "filename"))
+    with records.database.write() as connection:
+        long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+        connection.execute(table.update().values(updated_at=long_ago))
+    with records.database.write() as connection:
+        before = connection.scalar(sa.select(table.c.updated_at).limit(1))
+        connection.execute(table.update().values({column.name: "changed"}))
+    with records.database.read() as connection:
+        after, created = connection.execute(sa.select(table.c.updated_at, table.c.created_at).limit(1)).one()
+    now = datetime.now(UTC)
+    assert after > before >= long_ago and now - after < 5 * MINUTE and now - created < 5 * MINUTE
+
+
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [
+        (inbound_message, {"status": "LOST"}),
+        (inbound_message, {"source": "FAX"}),
+        (document, {"handover": "LOST"}),
+        (inbound_message, {"org_id": 99}),
+        (document, {"inbound_message_id": uuid4()}),
+        (inbound_message, {"digest": None}),
+    ],
+    ids=str,
+)
+def test_the_database_refuses_what_no_row_may_be(records, table, values):
+    stored(records, [part()])
+    with pytest.raises(sa.exc.IntegrityError), records.database.write() as connection:
+        connection.execute(table.update().values(values))
+
+
+# Identity and conflicts
+
+
+def test_a_message_is_read_back_as_it_was_recorded(records):
+    message = inserted(records)
+    found = row(records, message)
+    assert NewMessage(**{name: getattr(found, name) for name in vars(message)}) == message
+    assert (found.status, found.attempts, found.worker, found.error_json) == (Status.RECEIVED, 0, None, None)
+    assert found.next_attempt_at == NOW and found.received_at.tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        NOW,
+        NOW.replace(microsecond=0),
+        NOW.astimezone(timezone(timedelta(hours=-7))),
+        datetime(1, 1, 2, tzinfo=UTC),
+        datetime(9999, 12, 30, tzinfo=UTC),
+    ],
+    ids=str,
+)
+def test_times_are_aware_utc_whatever_zone_they_came_in(records, moment):
+    found = row(records, inserted(records, sent_at=moment))
+    assert found.sent_at == moment and found.sent_at.utcoffset() == timedelta(0)
+
+
+def test_an_identity_is_recorded_once(records):
+    first = inserted(records)
+    assert not records.messages.insert(new(source_message_id=first.source_message_id), NOW)
+    assert not records.messages.insert(first, NOW)
+    assert records.messages.count(Filter()) == 1 and row(records, first).subject == "Order 17"
+
+
+def test_an_identity_is_one_of_organisation_source_and_message_id(records):
+    for changes in ({}, {"org_id": 2}, {"source": "UPLOAD"}, {"source_message_id": "<18>"}):
+        inserted(records, **{"source_message_id": "<17>", **changes})
+    assert records.messages.count(Filter()) == 4
+
+
+def test_of_many_inserts_at_once_one_is_recorded(records):
+    with ThreadPoolExecutor(6) as pool:
+        won = list(pool.map(lambda _: records.messages.insert(new(source_message_id="<17>"), NOW), range(12)))
+    assert sorted(won) == [False] * 11 + [True]
+
+
+def test_a_known_identity_tells_its_message_and_every_content(records):
+    first = inserted(records, source_message_id="<17>")
+    assert records.messages.find_identity(1, "EMAIL", "<18>") is None
+    known = records.messages.find_identity(1, "EMAIL", "<17>")
+    assert (known.id, known.digests) == (first.id, {"f" * 64: "d" * 64})
+    assert records.messages.insert_conflict(known, new(fingerprint="e" * 64, digest="c" * 64))
+    known = records.messages.find_identity(1, "EMAIL", "<17>")
+    assert (known.id, known.digests) == (first.id, {"f" * 64: "d" * 64, "e" * 64: "c" * 64})
+
+
+def conflicting(records, **changes):
+    first = inserted(records, source_message_id=f"<{uuid4()}>", **changes)
+    known = records.messages.find_identity(first.org_id, "EMAIL", first.source_message_id)
+    later = new(fingerprint="e" * 64, subject="Order 17, later", **changes)
+    return known, later, records.messages.insert_conflict(known, later)
+
+
+def test_a_conflict_is_recorded_once_by_its_content(records):
+    known, later, was_new = conflicting(records)
+    assert was_new and not records.messages.insert_conflict(known, replace(later, id=uuid4()))
+    (found,) = records.messages.conflicts()
+    assert (found.id, found.inbound_message_id, found.subject) == (later.id, known.id, "Order 17, later")
+    assert records.messages.count_conflicts() == 1
+
+
+def test_a_conflict_is_accepted_once_with_its_message(records):
+    _, later, _ = conflicting(records)
+    (found,) = records.messages.conflicts()
+    accepted = replace(later, id=uuid4(), source_message_id="<17#e>")
+    assert records.messages.resolve_conflict(found, "ACCEPTED", accepted, NOW)
+    assert not records.messages.resolve_conflict(found, "ACCEPTED", replace(accepted, id=uuid4()), NOW)
+    assert records.messages.conflicts() == [] and records.messages.count_conflicts() == 0
+    assert row(records, accepted).status is Status.RECEIVED and records.messages.count(Filter()) == 2
+
+
+def test_a_discarded_conflict_makes_no_message(records):
+    conflicting(records)
+    (found,) = records.messages.conflicts()
+    assert records.messages.resolve_conflict(found, "DISCARDED", None, NOW)
+    assert records.messages.count(Filter()) == 1 and records.messages.conflicts() == []
+
+
+# Attempts: claim, lease, fence
+
+
+def test_of_two_threads_that_claim_one_wins(records):
+    for _ in range(5):
+        message, start = inserted(records), threading.Barrier(2)
+
+        def claim(message=message, start=start):
+            start.wait(30)
+            return claimed(records, message)
+
+        with ThreadPoolExecutor(2) as pool:
+            attempts = [done.result() for done in [pool.submit(claim) for _ in range(2)]]
+        (winner,) = [attempt for attempt in attempts if attempt]
+        assert winner.attempts == 1 and winner.worker and winner.next_attempt_at == NOW + LEASE
+
+
+@pytest.mark.parametrize(
+    ("later", "is_given"), [(timedelta(0), False), (LEASE - MINUTE, False), (LEASE, True), (LEASE + MINUTE, True)]
+)
+def test_a_claimed_message_is_given_again_when_its_lease_is_over(records, later, is_given):
+    message = inserted(records)
+    first = claimed(records, message)
+    second = claimed(records, message, NOW + later)
+    assert (second is not None) == is_given
+    if second:
+        assert second.attempts == 2 and second.worker != first.worker, "the same worker's next attempt has another mark"
+
+
+def endings(records, attempt):
+    """Do everything that an attempt at a message may write."""
+    messages = records.messages
+    return {
+        "record": records.documents.record(attempt, [part()], [], NOW, is_complete=True),
+        "record in part": records.documents.record(attempt, [part()], [], NOW, is_complete=False),
+        "stored": messages.move(attempt, Status.STORED),
+        "parsed": messages.move(attempt, Status.PARSED),
+        "retry": messages.retry_later(attempt, {"error": "late"}, 1, NOW),
+        "give up": messages.give_up(attempt, {"error": "late"}),
+    }
+
+
+@pytest.mark.parametrize("status", [Status.RECEIVED, Status.STORED])
+def test_a_lost_lease_can_write_nothing(records, status):
+    message = inserted(records)
+    lost = claimed(records, message)
+    if status is Status.STORED:
+        assert records.messages.move(lost, Status.STORED)
+    claimed(records, message, NOW + LEASE)
+    before = row(records, message)
+    assert set(endings(records, lost).values()) == {False}
+    assert row(records, message) == before and records.documents.of_message(1, message.id) == []
+
+
+def test_an_attempt_that_ended_can_write_nothing_more(records):
+    message = inserted(records)
+    attempt = claimed(records, message)
+    assert records.messages.retry_later(attempt, {"error": "x"}, 1, NOW + MINUTE)
+    before = row(records, message)
+    assert set(endings(records, attempt).values()) == {False} and row(records, message) == before
+
+
+def test_who_claimed_nothing_can_write_nothing(records):
+    message = inserted(records)
+    before = row(records, message)
+    assert set(endings(records, before).values()) == {False} and row(records, message) == before
+
+
+def test_a_failed_attempt_tells_why_and_begins_again_when_it_is_due(records):
+    message = inserted(records)
+    error = {"error": "X", "detail": "bü \U0001f4e6", "attempt": 1, "list": [1, None]}
+    assert records.messages.retry_later(claimed(records, message), error, 1, NOW + MINUTE)
+    found = row(records, message)
+    assert (found.status, found.attempts, found.worker, found.error_json) == (Status.RECEIVED, 1, None, error)
+    assert claimed(records, message, NOW) is None
+    assert claimed(records, message, NOW + MINUTE).attempts == 2
+
+
+def test_a_message_goes_from_received_to_stored_to_parsed(records):
+    message = inserted(records)
+    attempt = claimed(records, message)
+    assert records.messages.move(attempt, Status.STORED) and row(records, message).worker == attempt.worker
+    assert records.messages.move(attempt, Status.PARSED)
+    found = row(records, message)
+    assert (found.status, found.worker, found.error_json) == (Status.PARSED, None, None)
+    assert claimed(records, message, NOW + 9 * LEASE) is None
+
+
+def put_into(records, message, status):
+    """Put a message into a status, keeping the worker that it has."""
+    with records.database.write() as connection:
+        connection.execute(
+            inbound_message.update().where(inbound_message.c.id == message.id).values(status=status.value)
+        )
+
+
+@pytest.mark.parametrize("target", [Status.STORED, Status.PARSED, Status.FAILED])
+@pytest.mark.parametrize("status", list(Status))
+def test_a_transition_that_status_refuses_is_refused_by_the_update(records, status, target):
+    allowed = {(Status.RECEIVED, Status.STORED), (Status.STORED, Status.PARSED)}
+    allowed |= {(Status.RECEIVED, Status.FAILED), (Status.STORED, Status.FAILED)}
+    attempt = claimed(records, inserted(records))
+    put_into(records, attempt, status)
+    moved = records.messages.give_up(attempt, {}) if target is Status.FAILED else records.messages.move(attempt, target)
+    assert moved == ((status, target) in allowed)
+    assert row(records, attempt).status is (target if moved else status)
+
+
+@pytest.mark.parametrize("status", [Status.PARSED, Status.FAILED])
+def test_a_finished_message_is_neither_claimed_nor_retried_nor_recorded(records, status):
+    attempt = claimed(records, inserted(records))
+    put_into(records, attempt, status)
+    assert claimed(records, attempt, NOW + LEASE) is None
+    assert not records.messages.retry_later(attempt, {}, 1, NOW)
+    assert not records.documents.record(attempt, [part()], [], NOW, is_complete=True)
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_a_replay_begins_anew_and_takes_the_message_from_who_has_it(records, status):
+    attempt = claimed(records, inserted(records))
+    put_into(records, attempt, status)
+    assert records.messages.replay(row(records, attempt), NOW + MINUTE)
+    found = row(records, attempt)
+    assert (found.status, found.attempts, found.worker, found.error_json) == (Status.RECEIVED, 0, None, None)
+    assert found.next_attempt_at == NOW + MINUTE and set(endings(records, attempt).values()) == {False}
+    assert claimed(records, attempt).attempts == 1
+
+
+def test_a_replay_of_what_moved_meanwhile_is_refused(records):
+    message = inserted(records)
+    seen = row(records, message)
+    attempt = claimed(records, message)
+    assert not records.messages.replay(seen, NOW)
+    seen = row(records, message)
+    assert records.messages.give_up(attempt, {"error": "x"})
+    assert not records.messages.replay(seen, NOW) and row(records, message).status is Status.FAILED
+
+
+def test_what_is_due_is_listed_the_longest_due_first(records):
+    moments = {minutes: inserted(records, org_id=1 + minutes % 2) for minutes in (3, 1, 2, 9)}
+    for minutes, message in moments.items():
+        records.messages.retry_later(claimed(records, message), {}, 1, NOW + minutes * MINUTE)
+    records.messages.give_up(claimed(records, moments[2], NOW + 2 * MINUTE), {})
+    due = records.messages.due(NOW + 3 * MINUTE, 10)
+    assert due == [(2, moments[1].id), (2, moments[3].id)]
+    assert records.messages.due(NOW + 3 * MINUTE, 1) == due[:1]
+
+
+@pytest.mark.parametrize("name", ["messages", "documents"])
+def test_due_is_read_from_its_partial_index_alone(records, name):
+    stored(records, [part(str(n)) for n in range(3)])
+    with records.database.write() as connection:
+        many = [{**vars(new()), "status": "PARSED", "next_attempt_at": NOW} for _ in range(500)]
+        connection.execute(inbound_message.insert(), many)
+        done = [
+            {**vars(part("1")), "org_id": 1, "inbound_message_id": m["id"], "handover": "DONE", "next_attempt_at": NOW}
+            for m in many
+        ]
+        connection.execute(document.insert(), done)
+        connection.exec_driver_sql("ANALYZE")
+    asked = []
+    sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
+    getattr(records, name).due(NOW + LEASE, 1000)
+    statement, parameters = asked[-1]
+    explain = "EXPLAIN QUERY PLAN " if records.database.is_sqlite else "EXPLAIN "
+    with records.database.read() as connection:
+        plan = "\n".join(str(tuple(r)) for r in connection.exec_driver_sql(explain + statement, parameters))
+    index = {"messages": "ix_inbound_message_unfinished", "documents": "ix_document_pending"}[name]
+    assert index in plan and "Seq Scan" not in plan and "SCAN " not in plan and "TEMP B-TREE" not in plan
+
+
+# Choosing messages
+
+
+def test_messages_are_paged_the_newest_first_and_each_once(records):
+    moments = [NOW, NOW, NOW, NOW - MINUTE, NOW + MINUTE, NOW + timedelta(microseconds=1), NOW]
+    ids = {inserted(records, received_at=moment).id for moment in moments}
+    found, page = [], []
+    while page := records.messages.select(Filter(org_id=1), 2, page[-1] if page else None):
+        found += page
+    assert [m.received_at for m in found] == sorted(moments, reverse=True)
+    assert len(found) == len(ids) and {m.id for m in found} == ids
+
+
+@pytest.mark.parametrize(
+    ("chosen", "subjects"),
+    [
+        ({}, "abc"),
+        ({"org_id": 1}, "ab"),
+        ({"org_id": 2}, "c"),
+        ({"org_id": 3}, ""),
+        ({"statuses": (Status.RECEIVED,)}, "bc"),
+        ({"statuses": (Status.FAILED, Status.PARSED)}, "a"),
+        ({"since": NOW}, "bc"),
+        ({"until": NOW}, "a"),
+        ({"since": NOW, "until": NOW + MINUTE}, "b"),
+        ({"ids": (UUID(int=1), UUID(int=3), UUID(int=9))}, "ac"),
+        ({"org_id": 1, "ids": (UUID(int=3),)}, ""),
+    ],
+)
+def test_a_filter_chooses_and_counts_the_same(records, chosen, subjects):
+    a, _, _ = (
+        inserted(records, id=UUID(int=n), subject=subject, org_id=org_id, received_at=NOW + (n - 2) * MINUTE)
+        for n, (subject, org_id) in enumerate([("a", 1), ("b", 1), ("c", 2)], 1)
+    )
+    records.messages.give_up(claimed(records, a), {})
+    found = records.messages.select(Filter(**chosen), 10)
+    assert "".join(sorted(m.subject for m in found)) == subjects
+    assert records.messages.count(Filter(**chosen)) == len(subjects)
+
+
+def test_every_status_is_counted_and_the_oldest_unfinished_told(records):
+    assert records.messages.oldest_unfinished() is None
+    old, younger = (inserted(records, received_at=NOW - n * MINUTE) for n in (2, 1))
+    assert records.messages.oldest_unfinished() == old.received_at
+    records.messages.give_up(claimed(records, old), {})
+    assert records.messages.oldest_unfinished(1) == younger.received_at
+    assert records.messages.count_by_status() == {"RECEIVED": 1, "STORED": 0, "PARSED": 0, "FAILED": 1}
+
+
+# Documents
+
+
+def test_documents_and_passed_over_parts_are_recorded_with_the_status(records):
+    skipped = SkippedPart("3", None, "text/html", 5, "inline")
+    first, second = part("1.2", filename=None, claimed_filename=None, detected_type=None), part("2")
+    attempt = stored(records, [second, first], [skipped])
+    found = records.documents.of_message(1, attempt.id)
+    assert [NewDocument(**{n: getattr(d, n) for n in vars(first)}) for d in found] == [first, second]
+    assert {(d.handover, d.attempts, d.worker, d.org_id, d.next_attempt_at) for d in found} == {
+        (HandOver.PENDING, 0, None, 1, NOW)
+    }
+    assert records.documents.skipped(1, attempt.id) == [skipped] and row(records, attempt).status is Status.STORED
+
+
+def test_a_message_without_documents_is_stored(records):
+    assert records.documents.of_message(1, stored(records, []).id) == []
+
+
+def again(records, attempt, parts, is_complete=True, skipped=()):
+    records.messages.replay(row(records, attempt), NOW)
+    return records.documents.record(claimed(records, attempt), list(parts), list(skipped), NOW, is_complete)
+
+
+def test_documents_recorded_again_keep_their_ids_and_hand_over(records):
+    attempt = stored(records, [part("1"), part("2", digest="b" * 64)])
+    first, second = records.documents.of_message(1, attempt.id)
+    records.documents.finish(records.documents.claim(1, first.id, "w", NOW, LEASE))
+    assert again(records, attempt, [part("1"), part("2", digest="c" * 64), part("3")])
+    one, two, three = records.documents.of_message(1, attempt.id)
+    assert (one.id, one.handover) == (first.id, HandOver.DONE)
+    assert (two.id, two.digest, two.handover) == (second.id, "c" * 64, HandOver.PENDING)
+    assert three.id not in (first.id, second.id)
+
+
+def test_a_changed_document_is_taken_from_who_hands_over_the_old_one(records):
+    attempt = stored(records, [part("1")])
+    (old,) = records.documents.of_message(1, attempt.id)
+    handing = records.documents.claim(1, old.id, "w", NOW, LEASE)
+    assert again(records, attempt, [part("1", digest="b" * 64)])
+    assert not records.documents.finish(handing)
+    (found,) = records.documents.of_message(1, attempt.id)
+    assert (found.handover, found.attempts, found.worker) == (HandOver.PENDING, 0, None)
+
+
+def test_what_is_not_found_any_more_is_removed_when_all_was_stored(records):
+    attempt = stored(records, [part("1"), part("2")], [SkippedPart("3", None, "text/html", 5, "inline")])
+    again(records, attempt, [part("1")], is_complete=False)
+    assert len(records.documents.of_message(1, attempt.id)) == 2 and row(records, attempt).status is Status.RECEIVED
+    assert records.documents.skipped(1, attempt.id) == []
+    again(records, attempt, [part("1")])
+    assert [d.part_path for d in records.documents.of_message(1, attempt.id)] == ["1"]
+    again(records, attempt, [])
+    assert records.documents.of_message(1, attempt.id) == []
+
+
+def test_documents_are_recorded_all_or_none(records):
+    attempt = claimed(records, inserted(records))
+    with pytest.raises(sa.exc.IntegrityError):
+        records.documents.record(attempt, [part("1"), part("2", declared_type=None)], [], NOW, is_complete=True)
+    assert records.documents.of_message(1, attempt.id) == [] and row(records, attempt).status is Status.RECEIVED
+
+
+def test_a_hand_over_is_claimed_once_and_fenced(records):
+    attempt = stored(records, [part()])
+    (found,) = records.documents.of_message(1, attempt.id)
+    with ThreadPoolExecutor(4) as pool:
+        claims = list(pool.map(lambda _: records.documents.claim(1, found.id, "w", NOW, LEASE), range(4)))
+    (first,) = [claim for claim in claims if claim]
+    assert first.attempts == 1 and records.documents.due(NOW + LEASE, 9) == [(1, found.id)]
+    second = records.documents.claim(1, found.id, "w", NOW + LEASE, LEASE)
+    documents = records.documents
+    for late in (first, found):
+        assert not (documents.finish(late) or documents.give_up(late, {}) or documents.retry_later(late, {}, 1, NOW))
+    assert documents.retry_later(second, {"error": "x"}, 2, NOW + 2 * LEASE) and documents.due(NOW + LEASE, 9) == []
+    third = documents.claim(1, found.id, "w", NOW + 2 * LEASE, LEASE)
+    assert third.attempts == 3 and third.error_json == {"error": "x"} and documents.finish(third)
+    (done,) = documents.of_message(1, attempt.id)
+    assert (done.handover, done.worker, done.error_json) == (HandOver.DONE, None, None)
+    assert documents.claim(1, found.id, "w", NOW + 9 * LEASE, LEASE) is None and not documents.finish(third)
+
+
+def test_a_reset_hands_every_document_over_again(records):
+    attempt = stored(records, [part("1"), part("2")])
+    one, two = records.documents.of_message(1, attempt.id)
+    records.documents.finish(records.documents.claim(1, one.id, "w", NOW, LEASE))
+    records.documents.give_up(records.documents.claim(1, two.id, "w", NOW, LEASE), {"error": "x"})
+    assert records.documents.count_by_handover() == {"PENDING": 0, "DONE": 1, "FAILED": 1}
+    records.documents.reset(1, attempt.id, NOW + MINUTE)
+    assert records.documents.count_by_handover(1) == {"PENDING": 2, "DONE": 0, "FAILED": 0}
+    assert len(records.documents.due(NOW + MINUTE, 9)) == 2 and records.documents.due(NOW, 9) == []
+
+
+# Tenants
+
+
+def test_no_method_shows_or_changes_another_tenants_rows(records):
+    """Everything that acme (1) has is asked for, and written to, as bolt (2)."""
+    messages, documents = records.messages, records.documents
+    known, _, _ = conflicting(records)
+    (conflict,) = messages.conflicts()
+    mine = messages.get(1, known.id)
+    attempt = claimed(records, mine)
+    documents.record(attempt, [part()], [SkippedPart("3", None, "text/html", 5, "inline")], NOW, is_complete=True)
+    (own,) = documents.of_message(1, mine.id)
+    before = (row(records, mine), own, messages.conflicts(), documents.skipped(1, mine.id))
+
+    assert messages.get(2, mine.id) is None
+    assert messages.find_identity(2, "EMAIL", mine.source_message_id) is None
+    assert messages.select(Filter(org_id=2), 9) == [] and messages.count(Filter(org_id=2)) == 0
+    assert messages.select(Filter(org_id=2, ids=(mine.id,)), 9) == []
+    assert set(messages.count_by_status(2).values()) == {0} and messages.oldest_unfinished(2) is None
+    assert messages.conflicts(2) == [] and messages.conflicts(2, (conflict.id,)) == []
+    assert messages.count_conflicts(2) == 0
+    assert messages.claim(2, mine.id, "w", NOW + LEASE, LEASE) is None
+    assert documents.of_message(2, mine.id) == [] and documents.skipped(2, mine.id) == []
+    assert documents.claim(2, own.id, "w", NOW, LEASE) is None
+    assert set(documents.count_by_handover(2).values()) == {0}
+    documents.reset(2, mine.id, NOW + LEASE)
+
+    foreign = replace(attempt, org_id=2)
+    assert set(endings(records, foreign).values()) == {False}
+    assert not messages.replay(replace(row(records, mine), org_id=2), NOW)
+    assert not messages.resolve_conflict(replace(conflict, org_id=2), "DISCARDED", None, NOW)
+    handing = documents.claim(1, own.id, "w", NOW, LEASE)
+    foreign = replace(handing, org_id=2)
+    assert not (
+        documents.finish(foreign) or documents.give_up(foreign, {}) or documents.retry_later(foreign, {}, 1, NOW)
+    )
+    assert documents.retry_later(handing, None, 0, own.next_attempt_at)
+    assert (
+        row(records, mine),
+        *documents.of_message(1, mine.id),
+        messages.conflicts(),
+        documents.skipped(1, mine.id),
+    ) == before
+
+
+def test_two_tenants_may_have_rows_of_the_same_ids(records):
+    id = uuid4()
+    for org_id in (1, 2):
+        message = inserted(records, id=id, org_id=org_id, subject=f"of {org_id}")
+        attempt = claimed(records, message)
+        assert records.documents.record(attempt, [part("1", id=id)], [], NOW, is_complete=True)
+    assert [records.messages.get(org_id, id).subject for org_id in (1, 2)] == ["of 1", "of 2"]
+    assert records.messages.give_up(attempt, {}) and records.messages.get(1, id).status is Status.STORED
+    assert records.documents.finish(records.documents.claim(1, id, "w", NOW, LEASE))
+    assert records.documents.of_message(2, id)[0].handover is HandOver.PENDING
+
+
+def test_a_conflict_cannot_be_of_another_tenants_message(records):
+    known, later, _ = conflicting(records)
+    with pytest.raises(sa.exc.IntegrityError):
+        records.messages.insert_conflict(known, replace(later, org_id=2))
+
+
+# Texts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a\0b",
+        "\udcff",
+        "\ud83d",
+        "\U0001f4e6",
+        "'; DROP TABLE document; --",
+        "%s :x {y}",
+        "\\",
+        "x" * 100_000,
+        "\r\n\t",
+        "\x85\u2028\ufeff\uffff",
+    ],
+    ids=lambda text: ascii(text)[:20],
+)
+def test_any_text_that_was_made_storable_is_stored(records, text):
+    text = storable(text)
+    message = inserted(records, subject=text, envelope_sender=text, from_email=text, queue_id=text)
+    attempt = claimed(records, message)
+    made = part(filename=text, claimed_filename=text, declared_type=text, detected_type=text)
+    skipped = SkippedPart("9", text, text, 1, text)
+    assert records.documents.record(attempt, [made], [skipped], NOW, is_complete=True)
+    assert records.messages.give_up(attempt, {"detail": text})
+    found = row(records, message)
+    assert (found.subject, found.envelope_sender, found.from_email, found.error_json) == (
+        text,
+        text,
+        text,
+        {"detail": text},
+    )
+    (document,) = records.documents.of_message(1, message.id)
+    assert (document.filename, document.declared_type) == (text, text)
+    assert records.documents.skipped(1, message.id) == [skipped]
+
+
+def test_the_longest_message_id_of_the_widest_letters_is_an_identity(records):
+    chosen = random.Random(5)
+    longest = "".join(chr(chosen.randrange(0x10000, 0x10FFFF)) for _ in range(500))
+    inserted(records, source_message_id=longest)
+    assert records.messages.find_identity(1, "EMAIL", longest) is not None
+
+
+def test_sizes_beyond_32_bits_are_stored(records):
+    assert row(records, inserted(records, size=2**40)).size == 2**40
+
+
+# Organisations
+
+
+def test_an_organisation_is_added_once_and_found_by_its_slug(records):
+    with pytest.raises(OrganizationExists):
+        records.organizations.add("acme", "Another")
+    found = records.organizations.find("acme")
+    assert (found.slug, found.name, found.is_active) == ("acme", "Acme", True)
+    assert records.organizations.find("none") is None and records.organizations.find("ACME") is None
+
+
+def test_an_organisation_is_switched_off_and_on(records):
+    assert records.organizations.set_active("acme", False) and not records.organizations.find("acme").is_active
+    assert records.organizations.set_active("acme", True) and records.organizations.find("acme").is_active
+    assert not records.organizations.set_active("none", True)
+
+
+def published(path):
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as connection:
+        return [slug for (slug,) in connection.execute("SELECT slug FROM recipient ORDER BY slug")]
+
+
+def test_the_active_slugs_are_published_for_postfix(records, place):
+    path = place / "recipients.db"
+    records.organizations.publish(path)
+    assert published(path) == ["acme", "bolt"] and path.stat().st_mode & 0o777 == 0o644
+    records.organizations.set_active("acme", False)
+    records.organizations.publish(path)
+    assert published(path) == ["bolt"] and [file.name for file in place.iterdir()] == ["recipients.db"]
+
+
+def test_a_reader_never_sees_half_of_the_published_slugs(records, place):
+    path, stop = place / "recipients.db", threading.Event()
+    records.organizations.publish(path)
+
+    def publish():
+        while not stop.is_set():
+            records.organizations.publish(path)
+
+    with ThreadPoolExecutor(1) as pool:
+        publishing = pool.submit(publish)
+        try:
+            assert {tuple(published(path)) for _ in range(100)} == {("acme", "bolt")}
+        finally:
+            stop.set()
+        publishing.result()
+
+
+@pytest.mark.parametrize("spoil", ["no directory", "no database", "a directory"])
+def test_slugs_that_cannot_be_published_are_unavailable(records, place, spoil):
+    path = place / "recipients.db"
+    if spoil == "no directory":
+        path = place / "missing" / "recipients.db"
+    elif spoil == "no database":
+        path.write_bytes(b"no database" * 1000)
+    else:
+        path.mkdir()
+    with pytest.raises(RecordsUnavailable, match="cannot be written"):
+        records.organizations.publish(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:////srv/of/orderflow.db", Path("/srv/of/recipients.db")),
+        ("sqlite:////srv/a b/x", Path("/srv/a b/recipients.db")),
+        ("postgresql+psycopg://of@db/of", None),
+    ],
+)
+def test_only_an_sqlite_database_has_a_recipients_file(url, path):
+    assert recipients_path(url) == path
+
+
+# A database that is away
+
+
+def refused(records):
+    """Ask and write, and give what it said each time."""
+    message = new(subject=SECRET, source_message_id=SECRET)
+    told = []
+    for step in (
+        lambda: records.organizations.find("acme"),
+        lambda: records.messages.find_identity(1, "EMAIL", SECRET),
+        lambda: records.messages.insert(message, NOW),
+        lambda: records.messages.claim(1, message.id, SECRET, NOW, LEASE),
+        lambda: schema.current_version(records.database),
+    ):
+        with pytest.raises(RecordsUnavailable) as away:
+            step()
+        told.append(str(away.value))
+    assert not any(SECRET in text or "SELECT" in text or str(message.id) in text for text in told)
+    return told
+
+
+def test_a_server_that_nobody_listens_for_is_unavailable():
+    refused(Records(f"postgresql+psycopg://of:{SECRET}@127.0.0.1:{free_port()}/of"))
+
+
+def test_a_server_that_accepts_and_never_answers_is_unavailable_in_time(monkeypatch):
+    monkeypatch.setattr(limits, "CONNECT", 2)  # the least that libpq knows
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        records = Records(f"postgresql+psycopg://of:{SECRET}@127.0.0.1:{silent.getsockname()[1]}/of")
+        started = time.monotonic()
+        with pytest.raises(RecordsUnavailable) as away:
+            records.messages.insert(new(subject=SECRET), NOW)
+    assert time.monotonic() - started < 20 and SECRET not in str(away.value)
+
+
+def test_a_database_or_a_user_that_is_not_there_is_unavailable(postgres):
+    for path in (
+        f"postgres:{SECRET}@127.0.0.1:{postgres.port}/missing",
+        f"nobody:{SECRET}@127.0.0.1:{postgres.port}/postgres",
+    ):
+        refused(Records(f"postgresql+psycopg://{path}"))
+
+
+def test_a_database_that_is_not_set_up_is_unavailable(server):
+    database = Database(server.new(), create=True)
+    with pytest.raises(RecordsUnavailable):
+        Messages(database).insert(new(subject=SECRET), NOW)
+    with pytest.raises(RecordsUnavailable):
+        Messages(database).due(NOW, 1)
+    database.close()
+
+
+def test_a_file_that_is_not_there_is_unavailable_and_is_not_created(place):
+    refused(Records(f"sqlite:///{place}/missing.db"))
+    refused(Records(f"sqlite:///{place}/missing/orderflow.db", create=True))
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b.db", "a?b.db", "a#b.db", "100%25.db", "bü.db"])
+def test_the_file_is_the_one_that_the_url_names(place, name):
+    database = Database(f"sqlite:///{place}/{name}", create=True)
+    schema.upgrade(database)
+    database.close()
+    assert [file.name for file in place.iterdir()] == [name]
+
+
+def test_a_file_that_is_no_database_is_unavailable(place):
+    (place / "x.db").write_bytes(b"no database" * 1000)
+    refused(Records(f"sqlite:///{place}/x.db"))
+
+
+def test_a_full_disk_is_unavailable_and_what_was_recorded_stays(place):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=700k", "none", place]
+    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("mount was refused")
+    try:
+        records = Records(f"sqlite:///{place}/x.db", create=True)
+        schema.upgrade(records.database)
+        records.organizations.add("acme", "Acme")
+        recorded = []
+        with pytest.raises(RecordsUnavailable) as full:
+            while True:
+                recorded.append(inserted(records, subject=SECRET + "x" * 20000))
+        assert SECRET not in str(full.value) and "SQLITE" in str(full.value)
+        assert recorded and all(row(records, message) for message in recorded)
+        records.database.close()
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_row_that_stays_locked_is_unavailable_in_time(url, records, monkeypatch):
+    monkeypatch.setattr(limits, "STATEMENT", 0.3)
+    message = inserted(records)
+    hurried = Records(url)
+    with records.database.write() as other:
+        other.execute(inbound_message.update().values(subject="held"))
+        started = time.monotonic()
+        with pytest.raises(RecordsUnavailable):
+            claimed(hurried, message)
+        assert time.monotonic() - started < 15
+    assert claimed(hurried, message) is not None
+    hurried.database.close()
+
+
+def test_a_pool_without_a_free_connection_is_unavailable_in_time(postgres, monkeypatch):
+    monkeypatch.setattr(limits, "CONNECT", 2)
+    database = Database(postgres.create_database(f"records_{uuid4().hex}"))
+    held = [database.engine.connect() for _ in range(15)]
+    with pytest.raises(RecordsUnavailable, match="no connection of the pool"), database.read():
+        pass
+    for connection in held:
+        connection.close()
+    database.close()
+
+
+def test_a_server_that_ended_our_sessions_is_used_again(postgres):
+    name = f"records_{uuid4().hex}"
+    database = Database(postgres.create_database(name))
+    with pytest.raises(RecordsUnavailable), database.read() as connection:
+        with psycopg.connect(postgres.conninfo(name), autocommit=True) as other:
+            others = "pid <> pg_backend_pid() AND datname = current_database()"
+            other.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        connection.execute(sa.text("SELECT 1"))
+    with database.read() as connection:
+        assert connection.scalar(sa.text("SELECT 1")) == 1
+    database.close()
+
+
+def test_a_fault_of_ours_passes_and_shows_no_parameter(records):
+    with pytest.raises((sa.exc.IntegrityError, sa.exc.DataError)) as fault:
+        records.messages.insert(new(org_id=99, subject=SECRET), NOW)
+    assert SECRET not in str(fault.value)
+
+
+def test_a_transaction_that_fails_leaves_nothing(records):
+    with pytest.raises(ValueError, match="stop"), records.database.write() as connection:
+        connection.execute(organization.insert().values(slug="late", name="Late"))
+        raise ValueError("stop")
+    assert records.organizations.find("late") is None
+
+
+def test_writers_queue_up(records):
+    messages = [inserted(records) for _ in range(30)]
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(lambda message: claimed(records, message), messages))
+
+
+def test_sqlite_syncs_every_commit_and_checks_references(place):
+    database = Database(f"sqlite:///{place}/x.db", create=True)
+    with database.read() as connection:
+        found = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    assert found == ["wal", 2, 1]
+    database.close()
+
+
+def test_the_row_of_a_message_is_typed(records):
+    assert isinstance(row(records, inserted(records)), InboundMessage)

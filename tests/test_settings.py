@@ -1,0 +1,236 @@
+"""Settings are read from one file and the environment, and what is wrong is refused by its key's name alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orderflow_ingest.settings import KEYS, BadSettings, load, read_file
+
+SECRET = "not-for-any-log"
+
+
+def loaded(**environ):
+    """Load settings from this environment alone; an empty file keeps /etc out of the tests."""
+    return load(os.devnull, environ)
+
+
+def test_without_any_settings_everything_lies_below_the_state_directory():
+    found = loaded(ORDERFLOW_STATE_DIR="/srv/of")
+    assert found.spool_dir == Path("/srv/of/spool")
+    assert (found.database_url, found.queue_url) == ("sqlite:////srv/of/orderflow.db", "sqlite:////srv/of/queue.db")
+    assert (found.archive_url, found.s3_endpoint_url) == ("file:///srv/of/archive", None)
+
+
+def test_the_defaults_are_safe():
+    found = loaded(ORDERFLOW_STATE_DIR="/srv/of")
+    assert (found.domains, found.local_part) == (("orderflow.example.com",), "orders")
+    assert (found.max_message_size, found.deadline, found.lease) == (26214400, 60, 900)
+    assert (found.retry_delay, found.sweep_after, found.max_queue) == (60, 120, 100000)
+    assert (found.require_tls, found.spool_accepts, found.log) == (False, False, "auto")
+    assert found.document_handler == "orderflow_ingest.extraction:log_document"
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_an_empty_value_means_the_default(key):
+    state = {"ORDERFLOW_STATE_DIR": "/srv/of"}
+    if key.name not in state:
+        assert loaded(**state, **{key.name: ""}) == loaded(**state)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_every_key_says_what_it_means_and_what_it_expects(key):
+    assert key.meaning and key.expected and (isinstance(key.default, str) or key.default_meaning)
+
+
+def test_the_queue_is_in_the_same_database_if_that_is_postgresql():
+    url = "postgresql://of:pw@db/of"
+    assert (
+        loaded(DATABASE_URL=url).queue_url
+        == loaded(DATABASE_URL=url).database_url
+        == "postgresql+psycopg://of:pw@db/of"
+    )
+    assert loaded(DATABASE_URL=url, QUEUE_URL="redis://r/0").queue_url == "redis://r/0"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("ORDERFLOW_STATE_DIR", "/srv/order flow", "state_dir", Path("/srv/order flow")),
+        ("ORDERFLOW_DOMAIN", "a.example", "domains", ("a.example",)),
+        ("ORDERFLOW_DOMAIN", " A.Example , b.example", "domains", ("a.example", "b.example")),
+        ("ORDERFLOW_LOCAL_PART", "purchase.orders_2-x", "local_part", "purchase.orders_2-x"),
+        ("ORDERFLOW_MAX_MESSAGE_SIZE", "1", "max_message_size", 1),
+        ("ORDERFLOW_REQUIRE_TLS", "Yes", "require_tls", True),
+        ("ORDERFLOW_REQUIRE_TLS", "TRUE", "require_tls", True),
+        ("ORDERFLOW_REQUIRE_TLS", "no", "require_tls", False),
+        ("ORDERFLOW_SPOOL_MODE", "accept", "spool_accepts", True),
+        ("ORDERFLOW_SPOOL_MODE", "defer", "spool_accepts", False),
+        ("ORDERFLOW_DEADLINE", "0.5", "deadline", 0.5),
+        ("ORDERFLOW_MAX_QUEUE", "0", "max_queue", 0),
+        ("ORDERFLOW_DOCUMENT_HANDLER", "shop.orders:take_1", "document_handler", "shop.orders:take_1"),
+        ("ORDERFLOW_LOG", "/var/log/of.log", "log", "/var/log/of.log"),
+        ("ORDERFLOW_LOG", "syslog", "log", "syslog"),
+        ("DATABASE_URL", "sqlite:////srv/x.db", "database_url", "sqlite:////srv/x.db"),
+        ("DATABASE_URL", "postgresql+psycopg://h/d", "database_url", "postgresql+psycopg://h/d"),
+        ("QUEUE_URL", "rediss://h:6380/1", "queue_url", "rediss://h:6380/1"),
+        ("QUEUE_URL", "postgresql://h/q", "queue_url", "postgresql+psycopg://h/q"),
+        ("ARCHIVE_URL", "s3://orders", "archive_url", "s3://orders"),
+        ("ARCHIVE_URL", "s3://orders.example/mail/Raw_1", "archive_url", "s3://orders.example/mail/Raw_1"),
+        ("ARCHIVE_URL", "file:///srv/archive", "archive_url", "file:///srv/archive"),
+        ("S3_ENDPOINT_URL", "http://127.0.0.1:9000", "s3_endpoint_url", "http://127.0.0.1:9000"),
+        ("S3_ENDPOINT_URL", "https://[::1]:9000", "s3_endpoint_url", "https://[::1]:9000"),
+    ],
+)
+def test_a_good_value_is_read(name, text, field, value):
+    assert getattr(loaded(**{name: text}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ORDERFLOW_STATE_DIR", "srv/of"),
+        ("ORDERFLOW_STATE_DIR", "~/of"),
+        ("ORDERFLOW_DOMAIN", "a.example,"),
+        ("ORDERFLOW_DOMAIN", "a example"),
+        ("ORDERFLOW_DOMAIN", ".example"),
+        ("ORDERFLOW_DOMAIN", "@a.example"),
+        ("ORDERFLOW_LOCAL_PART", "Orders"),
+        ("ORDERFLOW_LOCAL_PART", "orders+x"),
+        ("ORDERFLOW_LOCAL_PART", "o" * 65),
+        ("ORDERFLOW_MAX_MESSAGE_SIZE", "0"),
+        ("ORDERFLOW_MAX_MESSAGE_SIZE", "25M"),
+        ("ORDERFLOW_MAX_MESSAGE_SIZE", "1.5"),
+        ("ORDERFLOW_REQUIRE_TLS", "maybe"),
+        ("ORDERFLOW_SPOOL_MODE", "drop"),
+        ("ORDERFLOW_DEADLINE", "0"),
+        ("ORDERFLOW_DEADLINE", "-5"),
+        ("ORDERFLOW_DEADLINE", "nan"),
+        ("ORDERFLOW_DEADLINE", "inf"),
+        ("ORDERFLOW_DEADLINE", "a minute"),
+        ("ORDERFLOW_LEASE", ".05"),
+        ("ORDERFLOW_MAX_QUEUE", "-1"),
+        ("ORDERFLOW_DOCUMENT_HANDLER", "shop.orders"),
+        ("ORDERFLOW_DOCUMENT_HANDLER", "shop orders:take"),
+        ("ORDERFLOW_DOCUMENT_HANDLER", ":take"),
+        ("ORDERFLOW_LOG", "of.log"),
+        ("DATABASE_URL", "sqlite:///relative.db"),
+        ("DATABASE_URL", "sqlite://"),
+        ("DATABASE_URL", "mysql://of:" + SECRET + "@db/of"),
+        ("DATABASE_URL", "postgresql://"),
+        ("QUEUE_URL", "amqp://of:" + SECRET + "@mq"),
+        ("QUEUE_URL", "redis://"),
+        ("ARCHIVE_URL", "/srv/archive"),
+        ("ARCHIVE_URL", "file://srv/archive"),
+        ("ARCHIVE_URL", "file:///"),
+        ("ARCHIVE_URL", "s3://Orders"),
+        ("ARCHIVE_URL", "s3://or"),
+        ("ARCHIVE_URL", "s3://key:" + SECRET + "@orders"),
+        ("S3_ENDPOINT_URL", "127.0.0.1:9000"),
+        ("S3_ENDPOINT_URL", "ftp://of:" + SECRET + "@h"),
+        ("S3_ENDPOINT_URL", "http://"),
+        ("S3_ENDPOINT_URL", "http://[::1"),
+    ],
+)
+def test_a_bad_value_is_refused_with_the_keys_name_and_never_its_value(name, text):
+    with pytest.raises(BadSettings) as refused:
+        loaded(**{name: text})
+    key = next(key for key in KEYS if key.name == name)
+    assert str(refused.value) == f"{name} must be {key.expected}"
+    assert refused.value.__cause__ is None and refused.value.__suppress_context__
+
+
+def test_an_unknown_key_of_ours_is_refused_by_name():
+    with pytest.raises(BadSettings) as refused:
+        loaded(ORDERFLOW_DEADLNE=SECRET, ORDERFLOW_A=SECRET, PATH="/bin")
+    assert str(refused.value) == "unknown settings key ORDERFLOW_A, ORDERFLOW_DEADLNE"
+
+
+@pytest.mark.parametrize("secret", ["DATABASE_URL", "QUEUE_URL"])
+def test_settings_that_are_printed_show_no_password(secret):
+    assert SECRET not in repr(loaded(**{secret: f"postgresql://of:{SECRET}@db/of"}))
+
+
+def written(place, text):
+    file = place / "ingest.env"
+    file.write_bytes(text)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (b"", {}),
+        (b"# comment\n; comment\n\n  # indented\n", {}),
+        (b"A=1\nB=2", {"A": "1", "B": "2"}),
+        (b"A=1\r\nB=2\r\n", {"A": "1", "B": "2"}),
+        (b"  A  =  1 2  \n", {"A": "1 2"}),
+        (b"A=\n", {"A": ""}),
+        (b"A=b=c#d;e\n", {"A": "b=c#d;e"}),
+        (b"A='one two'\nB=\"it's\"\nC='\n", {"A": "one two", "B": "it's", "C": "'"}),
+        (b"A=1\nA=2\n", {"A": "2"}),
+        ("A=bü\n".encode(), {"A": "bü"}),
+    ],
+)
+def test_a_settings_file_is_read_like_an_environment_file(place, text, values):
+    assert read_file(written(place, text)) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [(b"A=1\nno equals sign\n", 2), (b"\n\nexport A=1\n", 3), (b"1A=2\n", 1), (b"=1\n", 1)]
+)
+def test_a_line_of_another_form_is_refused_by_its_number(place, text, line):
+    file = written(place, text.replace(b"A=2", b"A=" + SECRET.encode()))
+    with pytest.raises(BadSettings) as refused:
+        read_file(file)
+    assert str(refused.value) == f"settings file {file}, line {line}: not of the form KEY=value"
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_its_name(place):
+    for file in (str(place), str(place / "missing.env"), written(place, b"A=\xff\n")):
+        with pytest.raises(BadSettings, match=file):
+            load(file, {})
+
+
+def test_the_environment_wins_over_the_file(place):
+    file = written(place, b"ORDERFLOW_DEADLINE=5\nORDERFLOW_LEASE=6\n")
+    found = load(file, {"ORDERFLOW_DEADLINE": "7"})
+    assert (found.deadline, found.lease, found.file) == (7, 6, Path(file))
+
+
+def test_the_file_is_the_argument_else_the_one_that_the_environment_names(place):
+    file = written(place, b"ORDERFLOW_DEADLINE=5\n")
+    assert load(None, {"ORDERFLOW_SETTINGS": file}).deadline == 5
+    assert load(os.devnull, {"ORDERFLOW_SETTINGS": file}).deadline == 60
+
+
+def test_the_file_may_hold_keys_that_are_not_ours(place):
+    load(written(place, b"TZ=UTC\nAWS_REGION=eu-central-1\nORDERFLOW_SETTINGS=/this/file\n"), {})
+
+
+def test_the_file_stands_with_its_absolute_path(place):
+    written(place, b"")
+    script = "from orderflow_ingest.settings import load; print(load('ingest.env').file)"
+    root = str(Path(__file__).parents[1])
+    environ = {"PYTHONPATH": root, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=place, env=environ, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{place}/ingest.env\n", "")
+
+
+def test_the_aws_keys_of_the_file_reach_the_environment_and_do_not_replace_what_is_there(place):
+    file = written(place, b"AWS_ACCESS_KEY_ID=file\nAWS_SECRET_ACCESS_KEY=file\nTZ=file\n")
+    script = (
+        "import os; from orderflow_ingest.settings import load; load()\n"
+        "print([os.environ.get(n) for n in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'TZ')])"
+    )
+    environ = {"PYTHONPATH": str(Path(__file__).parents[1]), "ORDERFLOW_SETTINGS": file, "AWS_ACCESS_KEY_ID": "own"}
+    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("['own', 'file', None]\n", "")
+
+
+def test_reading_settings_for_another_environment_leaves_ours_alone(place):
+    before = dict(os.environ)
+    load(written(place, b"AWS_SECRET_ACCESS_KEY=file\n"), {})
+    assert dict(os.environ) == before
