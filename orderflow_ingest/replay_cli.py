@@ -33,8 +33,8 @@ MOMENT = click.DateTime(formats=("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%
 def selection(command: Any) -> Any:
     """Add the options that select messages."""
     for option in (
-        click.option("--until", type=MOMENT, help="Received before this time (UTC)."),
-        click.option("--since", type=MOMENT, help="Received at this time (UTC) or later."),
+        click.option("--until", type=MOMENT, metavar="TIME", help="Received before this time (UTC)."),
+        click.option("--since", type=MOMENT, metavar="TIME", help="Received at this time (UTC) or later."),
         click.option("--status", "statuses", multiple=True, type=STATUSES, help="Of this status; may be repeated."),
         click.option("--org", "slug", help="Of this organisation."),
     ):

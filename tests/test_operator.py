@@ -158,6 +158,7 @@ def test_check_finds_what_is_wrong_and_says_what_to_do(quiet, fault, part, said)
         ("", ("-- ${recipient}", "${recipient}"), "argv must end with: -- ${recipient}"),
         ("", ("user=nobody", "user=root"), "pipe(8) refuses user=root"),
         ("", ("user=nobody", "user=no-such-user"), "there is no user no-such-user"),
+        ("", ("user=nobody", "user=daemon"), "is not daemon's, who delivers: chown -R daemon:"),
         ("", ("orderflow-deliver", "orderflow-delivre"), "is not there"),
         ("", ("orderflow ", "renamed "), "no service orderflow"),
     ],

@@ -104,10 +104,10 @@ def _transport(settings: Settings, asked: _Postconf) -> Iterator[Said]:
         )
     if not re.search(r"\s-- \$\{recipient\}\s*$", service):
         yield "TROUBLE", "master.cf: orderflow: argv must end with: -- ${recipient}"
-    yield from _user_and_program(service)
+    yield from _user_and_program(settings, service)
 
 
-def _user_and_program(service: str) -> Iterator[Said]:
+def _user_and_program(settings: Settings, service: str) -> Iterator[Said]:
     user, argv = re.search(r"\buser=([^:\s]+)", service), re.search(r"\bargv=(\S+)", service)
     if not user or not argv:
         yield "TROUBLE", "master.cf: orderflow: user= or argv= is missing"
@@ -119,6 +119,11 @@ def _user_and_program(service: str) -> Iterator[Said]:
         return
     if account.pw_uid == 0:
         yield "TROUBLE", "master.cf: orderflow: pipe(8) refuses user=root"
+    if settings.spool_dir.is_dir() and settings.spool_dir.stat().st_uid != account.pw_uid:
+        yield (
+            "TROUBLE",
+            f"{settings.spool_dir} is not {user[1]}'s, who delivers: chown -R {user[1]}: {settings.state_dir}",
+        )
     program = Path(argv[1])
     if not program.is_file():
         yield "TROUBLE", f"master.cf: orderflow: {program} is not there"
