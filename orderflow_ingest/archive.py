@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from . import limits
+from .durable import sync_directory, write_all
 
 _METADATA_LIMIT = 400
 
@@ -104,7 +105,7 @@ class FileArchive:
                 self._write(path.with_name(path.name + ".meta"), json.dumps(dict(metadata)).encode())
             if not _holds(path, data):
                 self._write(path, data)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except OSError as error:
             raise _unavailable(error) from error
 
@@ -132,10 +133,8 @@ class FileArchive:
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(fd, "wb", buffering=0) as file:
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
-                os.fsync(fd)
+                write_all(file.fileno(), data)
+                os.fsync(file.fileno())
             os.rename(temporary, path)
         except BaseException:
             with suppress(FileNotFoundError):
@@ -148,7 +147,7 @@ class FileArchive:
             return
         self._make_directory(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 class S3Archive:
@@ -227,14 +226,6 @@ def _holds(path: Path, data: bytes) -> bool:
         return path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:
         return False
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _unavailable(error: OSError) -> ArchiveUnavailable:

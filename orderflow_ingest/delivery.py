@@ -70,7 +70,7 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     if not messages.insert(new, _now() + timedelta(seconds=parts.settings.sweep_after)):
         return _second(new, org, parts)
     event("record", "Message recorded.", org=org.slug, message_id=new.id, queue_id=envelope.queue_id)
-    _ring(new, org, parts)
+    ring(new, parts)
     return Delivery(Outcome.DELIVERED, org.slug, new.id)
 
 
@@ -104,6 +104,16 @@ def settle(
     delivery = _conclude(entry, delivery, key, parts, postfix_waits)
     _log(delivery, envelope, entry, why)
     return delivery
+
+
+def ring(message: NewMessage, parts: Parts) -> None:
+    """Ring for the extraction of a message; where the queue is away, the sweep finds its row."""
+    try:
+        parts.queue.extract(message.org_id, message.id)
+    except QueueUnavailable as error:
+        event("enqueue", "Task left to the sweep.", logging.WARNING, message_id=message.id, reason=error)
+    else:
+        event("enqueue", "Task enqueued.", message_id=message.id)
 
 
 def drain(parts: Parts) -> Iterator[tuple[str, Delivery]]:
@@ -176,9 +186,8 @@ def _second(new: NewMessage, org: Organization, parts: Parts) -> Delivery:
 
 def _hold(known: Known, new: NewMessage, org: Organization, parts: Parts) -> Delivery:
     """Record a conflict: the identity is known with other content, which is archived by now."""
-    messages = parts.records.messages
-    if not messages.insert_conflict(known, new):
-        winner = messages.find_identity(new.org_id, new.source, new.source_message_id)
+    if not parts.records.conflicts.insert(known, new):
+        winner = parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id)
         _take_back(winner or known, new, parts)
     return Delivery(Outcome.HELD, org.slug, known.id)
 

@@ -5,16 +5,13 @@ their ids and are handed over again. A dead letter goes back to the spool and is
 is accepted as a message of its own, or discarded; its raw mail stays in the archive either way.
 """
 
-import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from .assembly import Parts
-from .delivery import EMAIL, Delivery, settle
-from .logs import event
+from .delivery import EMAIL, Delivery, ring, settle
 from .message import Message, read_message
-from .queue import QueueUnavailable
 from .records import Conflict, InboundMessage, NewMessage
 
 
@@ -25,7 +22,7 @@ def replay_message(message: InboundMessage, parts: Parts) -> bool:
     parts.records.documents.reset(message.org_id, message.id, now + timedelta(seconds=parts.settings.sweep_after))
     if not parts.records.messages.replay(message, now):
         return False
-    _ring(message, parts)
+    ring(message, parts)
     return True
 
 
@@ -43,15 +40,15 @@ def accept_conflict(conflict: Conflict, parts: Parts) -> bool:
     if message is None:
         raise ValueError("a held message has no header")
     new = _of_conflict(conflict, message)
-    if not parts.records.messages.resolve_conflict(conflict, "ACCEPTED", new, datetime.now(UTC)):
+    if not parts.records.conflicts.resolve(conflict, "ACCEPTED", new, datetime.now(UTC)):
         return False
-    _ring(new, parts)
+    ring(new, parts)
     return True
 
 
 def discard_conflict(conflict: Conflict, parts: Parts) -> bool:
     """Close a conflict without making it a message; False if it is closed."""
-    return parts.records.messages.resolve_conflict(conflict, "DISCARDED", None, datetime.now(UTC))
+    return parts.records.conflicts.resolve(conflict, "DISCARDED", None, datetime.now(UTC))
 
 
 def _of_conflict(conflict: Conflict, message: Message) -> NewMessage:
@@ -68,10 +65,3 @@ def _of_conflict(conflict: Conflict, message: Message) -> NewMessage:
         raw_key=conflict.raw_key,
         **vars(own),
     )
-
-
-def _ring(message: NewMessage, parts: Parts) -> None:
-    try:
-        parts.queue.extract(message.org_id, message.id)
-    except QueueUnavailable as error:
-        event("enqueue", "Task left to the sweep.", logging.WARNING, message_id=message.id, reason=error)

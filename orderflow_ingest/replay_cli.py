@@ -205,7 +205,7 @@ def resolve_conflicts(
     if decision and not ids:
         raise click.UsageError(f"--{decision} needs IDS")
     parts = opened(settings_file)
-    found = parts.records.messages.conflicts(_org_id(parts, slug), ids)
+    found = parts.records.conflicts.open(_org_id(parts, slug), ids)
     if dry_run or not decision:
         print_rows(
             [

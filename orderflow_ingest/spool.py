@@ -23,6 +23,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+from .durable import sync_directory, write_all
+
 _MAGIC = b"orderflow-spool 1 "
 _DIGITS = 12
 _BLOCK = 65536
@@ -159,8 +161,8 @@ class Spool:
         self.note_failure(key, why)
         os.replace(self._path("failures", key), self._path("dead", entry.name + ".why"))
         os.replace(self._path("new", entry.name), self._path("dead", entry.name))
-        _sync_directory(self._path("dead"))
-        _sync_directory(self._path("new"))
+        sync_directory(self._path("dead"))
+        sync_directory(self._path("new"))
         entry.release()
 
     def dead(self) -> list[tuple[str, str]]:
@@ -180,7 +182,7 @@ class Spool:
         """Move a dead letter back to new/ for another delivery. Raises FileNotFoundError."""
         name = os.path.basename(name)
         os.replace(self._path("dead", name), self._path("new", name))
-        _sync_directory(self._path("new"))
+        sync_directory(self._path("new"))
         _unlink(self._path("dead", name + ".why"))
 
     def clean(self, older_than: float = 86400.0) -> int:
@@ -238,26 +240,16 @@ def _copy(fd: int, header: bytes, read: Callable[[int], bytes], limit: int) -> b
 def _commit(temporary: str, final: str, directory: str) -> None:
     try:
         os.rename(temporary, final)
-        _sync_directory(directory)  # the commit instant is its return
+        sync_directory(directory)  # the commit instant is its return
     except OSError as error:
         raise SpoolFull(_reason(error)) from error
 
 
 def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
     try:
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, data)
     except OSError as error:
         raise SpoolFull(_reason(error)) from error
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _unlink(path: str) -> None:

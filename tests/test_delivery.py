@@ -104,13 +104,13 @@ def test_a_message_id_that_comes_with_other_content_is_held_archived_and_visible
     first = post(parts, mail())
     held = post(parts, mail(body=b"13 widgets\n"))
     assert held == Delivery(Outcome.HELD, "acme", first.message_id)
-    (conflict,) = parts.records.messages.conflicts()
+    (conflict,) = parts.records.conflicts.open()
     assert parts.archive.read(conflict.raw_key, conflict.digest) == mail(body=b"13 widgets\n")
     assert len(rows(parts)) == 1
     again = post(parts, b"Received: from c\n" + mail(body=b"13 widgets\n"))
     assert again.outcome is Outcome.DUPLICATE
     assert len(parts.archive.objects()) == 2
-    assert parts.records.messages.count_conflicts() == 1
+    assert parts.records.conflicts.count_open() == 1
 
 
 def test_the_same_mail_for_two_organisations_is_two_messages(parts):
@@ -148,7 +148,7 @@ def test_who_loses_the_race_against_other_content_is_held(parts):
     parts.archive.put = put
     assert post(parts, mail()).outcome is Outcome.HELD
     assert len(parts.archive.objects()) == 2
-    assert parts.records.messages.count_conflicts() == 1
+    assert parts.records.conflicts.count_open() == 1
 
 
 def test_a_queue_that_is_away_leaves_the_message_to_the_sweep(parts):

@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 FLOORS = (
-    {"mime", "outcomes", "status", "envelope", "message", "attachments", "limits"},
+    {"mime", "outcomes", "status", "envelope", "message", "attachments"},
+    {"limits", "durable"},
     {"settings", "logs", "spool", "archive", "records", "queue"},
     {"assembly"},
     {"delivery", "extraction", "replay"},

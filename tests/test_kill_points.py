@@ -34,7 +34,7 @@ from tests.mails import PDF, order
 URLS = ("database_url", "queue_url", "archive_url")
 RAW = order(1, attachments=2)
 DELIVERY = (
-    Spool.write, _copy, _commit, delivery.settle, delivery.deliver, delivery._new_message, delivery._ring,
+    Spool.write, _copy, _commit, delivery.settle, delivery.deliver, delivery._new_message, delivery.ring,
     delivery._conclude, Spool.finish, FileArchive.put, FileArchive._write, Messages.insert,
 )  # fmt: skip
 AFTER_COMMIT = (delivery.settle, delivery.deliver, delivery._conclude)

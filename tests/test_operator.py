@@ -94,8 +94,11 @@ def test_a_database_that_is_away_is_said_in_one_line_without_the_password(quiet)
 
 
 def check(deployment: Deployment, *options: str) -> dict[str, tuple[str, str]]:
+    """Run check; give finding and text for each part, several of one part joined."""
     ended = deployment.run("orderflow-admin", "check", "--json", *options, check=False)
-    found = {row["part"]: (row["finding"], row["says"]) for row in rows(ended.stdout)}
+    found: dict[str, tuple[str, str]] = {}
+    for row in rows(ended.stdout):
+        found[row["part"]] = (row["finding"], found.get(row["part"], ("", ""))[1] + row["says"] + "\n")
     assert ended.returncode == any(finding == "TROUBLE" for finding, _ in found.values())
     return found
 

@@ -231,7 +231,7 @@ def test_processes_upgrade_a_new_database_at_once(server):
 def test_updated_at_moves_whoever_writes(records, table):
     message = inserted(records)
     known = records.messages.find_identity(1, "EMAIL", message.source_message_id)
-    records.messages.insert_conflict(known, new(fingerprint="e" * 64))
+    records.conflicts.insert(known, new(fingerprint="e" * 64))
     assert records.documents.record(claimed(records, message), [part()], [], NOW, is_complete=True)
     column = next(c for c in table.c if c.name in ("name", "subject", "filename"))
     with records.database.write() as connection:
@@ -315,7 +315,7 @@ def test_a_known_identity_tells_its_message_and_every_content(records):
     assert records.messages.find_identity(1, "EMAIL", "<18>") is None
     known = records.messages.find_identity(1, "EMAIL", "<17>")
     assert (known.id, known.digests) == (first.id, {"f" * 64: "d" * 64})
-    assert records.messages.insert_conflict(known, new(fingerprint="e" * 64, digest="c" * 64))
+    assert records.conflicts.insert(known, new(fingerprint="e" * 64, digest="c" * 64))
     known = records.messages.find_identity(1, "EMAIL", "<17>")
     assert (known.id, known.digests) == (first.id, {"f" * 64: "d" * 64, "e" * 64: "c" * 64})
 
@@ -324,32 +324,32 @@ def conflicting(records, **changes):
     first = inserted(records, source_message_id=f"<{uuid4()}>", **changes)
     known = records.messages.find_identity(first.org_id, "EMAIL", first.source_message_id)
     later = new(fingerprint="e" * 64, subject="Order 17, later", **changes)
-    return known, later, records.messages.insert_conflict(known, later)
+    return known, later, records.conflicts.insert(known, later)
 
 
 def test_a_conflict_is_recorded_once_by_its_content(records):
     known, later, was_new = conflicting(records)
-    assert was_new and not records.messages.insert_conflict(known, replace(later, id=uuid4()))
-    (found,) = records.messages.conflicts()
+    assert was_new and not records.conflicts.insert(known, replace(later, id=uuid4()))
+    (found,) = records.conflicts.open()
     assert (found.id, found.inbound_message_id, found.subject) == (later.id, known.id, "Order 17, later")
-    assert records.messages.count_conflicts() == 1
+    assert records.conflicts.count_open() == 1
 
 
 def test_a_conflict_is_accepted_once_with_its_message(records):
     _, later, _ = conflicting(records)
-    (found,) = records.messages.conflicts()
+    (found,) = records.conflicts.open()
     accepted = replace(later, id=uuid4(), source_message_id="<17#e>")
-    assert records.messages.resolve_conflict(found, "ACCEPTED", accepted, NOW)
-    assert not records.messages.resolve_conflict(found, "ACCEPTED", replace(accepted, id=uuid4()), NOW)
-    assert records.messages.conflicts() == [] and records.messages.count_conflicts() == 0
+    assert records.conflicts.resolve(found, "ACCEPTED", accepted, NOW)
+    assert not records.conflicts.resolve(found, "ACCEPTED", replace(accepted, id=uuid4()), NOW)
+    assert records.conflicts.open() == [] and records.conflicts.count_open() == 0
     assert row(records, accepted).status is Status.RECEIVED and records.messages.count(Filter()) == 2
 
 
 def test_a_discarded_conflict_makes_no_message(records):
     conflicting(records)
-    (found,) = records.messages.conflicts()
-    assert records.messages.resolve_conflict(found, "DISCARDED", None, NOW)
-    assert records.messages.count(Filter()) == 1 and records.messages.conflicts() == []
+    (found,) = records.conflicts.open()
+    assert records.conflicts.resolve(found, "DISCARDED", None, NOW)
+    assert records.messages.count(Filter()) == 1 and records.conflicts.open() == []
 
 
 # Attempts: claim, lease, fence
@@ -670,22 +670,22 @@ def test_a_reset_hands_every_document_over_again(records):
 
 def test_no_method_shows_or_changes_another_tenants_rows(records):
     """Everything that acme (1) has is asked for, and written to, as bolt (2)."""
-    messages, documents = records.messages, records.documents
+    messages, documents, conflicts = records.messages, records.documents, records.conflicts
     known, _, _ = conflicting(records)
-    (conflict,) = messages.conflicts()
+    (conflict,) = conflicts.open()
     mine = messages.get(1, known.id)
     attempt = claimed(records, mine)
     documents.record(attempt, [part()], [SkippedPart("3", None, "text/html", 5, "inline")], NOW, is_complete=True)
     (own,) = documents.of_message(1, mine.id)
-    before = (row(records, mine), own, messages.conflicts(), documents.skipped(1, mine.id))
+    before = (row(records, mine), own, conflicts.open(), documents.skipped(1, mine.id))
 
     assert messages.get(2, mine.id) is None
     assert messages.find_identity(2, "EMAIL", mine.source_message_id) is None
     assert messages.select(Filter(org_id=2), 9) == [] and messages.count(Filter(org_id=2)) == 0
     assert messages.select(Filter(org_id=2, ids=(mine.id,)), 9) == []
     assert set(messages.count_by_status(2).values()) == {0} and messages.oldest_unfinished(2) is None
-    assert messages.conflicts(2) == [] and messages.conflicts(2, (conflict.id,)) == []
-    assert messages.count_conflicts(2) == 0
+    assert conflicts.open(2) == [] and conflicts.open(2, (conflict.id,)) == []
+    assert conflicts.count_open(2) == 0
     assert messages.claim(2, mine.id, "w", NOW + LEASE, LEASE) is None
     assert documents.of_message(2, mine.id) == [] and documents.skipped(2, mine.id) == []
     assert documents.claim(2, own.id, "w", NOW, LEASE) is None
@@ -695,7 +695,7 @@ def test_no_method_shows_or_changes_another_tenants_rows(records):
     foreign = replace(attempt, org_id=2)
     assert set(endings(records, foreign).values()) == {False}
     assert not messages.replay(replace(row(records, mine), org_id=2), NOW)
-    assert not messages.resolve_conflict(replace(conflict, org_id=2), "DISCARDED", None, NOW)
+    assert not conflicts.resolve(replace(conflict, org_id=2), "DISCARDED", None, NOW)
     handing = documents.claim(1, own.id, "w", NOW, LEASE)
     foreign = replace(handing, org_id=2)
     assert not (
@@ -705,7 +705,7 @@ def test_no_method_shows_or_changes_another_tenants_rows(records):
     assert (
         row(records, mine),
         *documents.of_message(1, mine.id),
-        messages.conflicts(),
+        conflicts.open(),
         documents.skipped(1, mine.id),
     ) == before
 
@@ -725,7 +725,7 @@ def test_two_tenants_may_have_rows_of_the_same_ids(records):
 def test_a_conflict_cannot_be_of_another_tenants_message(records):
     known, later, _ = conflicting(records)
     with pytest.raises(sa.exc.IntegrityError):
-        records.messages.insert_conflict(known, replace(later, org_id=2))
+        records.conflicts.insert(known, replace(later, org_id=2))
 
 
 # Texts

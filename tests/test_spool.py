@@ -181,7 +181,7 @@ def test_what_reading_raises_passes_and_leaves_nothing(spool, error):
     assert content(spool) == EMPTY and len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("step", ["os.rename(", "_sync_directory(directory)", "os.fsync(fd)"])
+@pytest.mark.parametrize("step", ["os.rename(", "sync_directory(directory)", "os.fsync(fd)"])
 def test_a_deadline_inside_the_commit_leaves_nothing(spool, step):
     def ring():
         raise DeadlineReached
@@ -223,7 +223,7 @@ def points_of(*work):
 
 
 WRITE = points_of(write_blocks)
-RENAMED = next(p.number for p in WRITE if p.line.startswith("_sync_directory(directory)"))
+RENAMED = next(p.number for p in WRITE if p.line.startswith("sync_directory(directory)"))
 
 
 def test_every_step_of_a_write_is_a_crash_point():
@@ -310,7 +310,7 @@ def test_an_entry_is_locked_before_anyone_can_see_it_in_new(spool):
         (name,) = spool.entries()
         seen.append(spool.claim(name))
 
-    at_line(module, "_sync_directory(directory)", look, lambda: write(spool))
+    at_line(module, "sync_directory(directory)", look, lambda: write(spool))
     assert seen == [None]
 
 

@@ -156,7 +156,7 @@ def _status(parts: Parts, slug: str | None) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [(f"messages {s.value}", n) for s, n in messages.count_by_status(org_id).items()]
     rows += [(f"documents {s.value}", n) for s, n in documents.count_by_handover(org_id).items()]
     rows.append(("oldest unfinished message", messages.oldest_unfinished(org_id)))
-    rows.append(("conflicts held", messages.count_conflicts(org_id)))
+    rows.append(("conflicts held", parts.records.conflicts.count_open(org_id)))
     if org is None:
         rows.append(("spool entries", len(parts.spool.entries())))
         rows.append(("dead letters", len(parts.spool.dead())))

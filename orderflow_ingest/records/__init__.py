@@ -1,19 +1,22 @@
 """The rows: the truth about every organisation, message and document. See `tables`."""
 
+from .conflicts import Conflict, Conflicts
 from .database import Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
-from .messages import ATTEMPTS, Conflict, Filter, InboundMessage, Known, Messages, NewMessage
+from .messages import ATTEMPTS, Filter, InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
 
 __all__ = [
     "ATTEMPTS",
     "Conflict",
+    "Conflicts",
     "Database",
     "Document",
     "Documents",
     "Filter",
     "InboundMessage",
     "Known",
+    "Mail",
     "Messages",
     "NewDocument",
     "NewMessage",
@@ -34,4 +37,5 @@ class Records:
         self.database = Database(url, create)
         self.organizations = Organizations(self.database)
         self.messages = Messages(self.database)
+        self.conflicts = Conflicts(self.database, self.messages)
         self.documents = Documents(self.database, self.messages)

@@ -1,7 +1,6 @@
-"""Inbound messages: identity, conflicts, and who is at work on one.
+"""Inbound messages: identity, status, and who is at work on one.
 
-Idempotent by keys: a message by UNIQUE (org_id, source, source_message_id), a conflict by UNIQUE
-(org_id, inbound_message_id, fingerprint). A second insert of either writes nothing and says so.
+Idempotent by UNIQUE (org_id, source, source_message_id): a second insert writes nothing and says so.
 
 An attempt is taken by one UPDATE: it counts up `attempts`, moves `next_attempt_at` to the lease's end
 and writes a token into `worker`, where nobody else holds the message. All that the attempt writes later
@@ -26,26 +25,32 @@ ATTEMPTS = 4  # one and three retries
 
 
 @dataclass(frozen=True)
-class NewMessage:
-    """What delivery records of a message."""
+class Mail:
+    """What is known of a mail that is archived, whether it is a message or held."""
 
     org_id: int
     id: UUID
-    source: str
-    source_message_id: str
-    message_id_is_synthetic: bool
     envelope_sender: str
     envelope_recipient: str
     queue_id: str
     client_address: str
     from_email: str
     subject: str
-    sent_at: datetime | None
     received_at: datetime
     raw_key: str
-    size: int
     digest: str
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class NewMessage(Mail):
+    """What delivery records of a message."""
+
+    source: str
+    source_message_id: str
+    message_id_is_synthetic: bool
+    sent_at: datetime | None
+    size: int
 
 
 @dataclass(frozen=True)
@@ -70,25 +75,6 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Conflict:
-    """A message that was held: its identity was known with other content."""
-
-    org_id: int
-    id: UUID
-    inbound_message_id: UUID
-    fingerprint: str
-    digest: str
-    raw_key: str
-    envelope_sender: str
-    envelope_recipient: str
-    queue_id: str
-    client_address: str
-    from_email: str
-    subject: str
-    received_at: datetime
-
-
-@dataclass(frozen=True)
 class Filter:
     """Which messages an operator means; an empty field leaves the choice open."""
 
@@ -103,7 +89,7 @@ _COLUMNS = [inbound_message.c[field.name] for field in fields(InboundMessage)]
 
 
 class Messages:
-    """The tables inbound_message and message_conflict."""
+    """The table inbound_message."""
 
     def __init__(self, database: Database):
         self._database = database
@@ -121,18 +107,14 @@ class Messages:
 
     def insert(self, new: NewMessage, next_attempt_at: datetime) -> bool:
         """Record a message as RECEIVED; False if its identity is taken (unique constraint)."""
-        values = {**vars(new), "status": Status.RECEIVED.value, "next_attempt_at": next_attempt_at}
         with self._database.write() as connection:
-            statement = self._database.insert(inbound_message).values(values).on_conflict_do_nothing()
-            return connection.scalar(statement.returning(inbound_message.c.id)) is not None
+            return self.insert_in(connection, new, next_attempt_at)
 
-    def insert_conflict(self, known: Known, new: NewMessage) -> bool:
-        """Record `new` as a conflict with the message it clashes with; False if it is there already."""
-        own = {field.name for field in fields(Conflict)} & vars(new).keys()
-        values = {name: getattr(new, name) for name in own} | {"inbound_message_id": known.id}
-        with self._database.write() as connection:
-            statement = self._database.insert(message_conflict).values(values).on_conflict_do_nothing()
-            return connection.scalar(statement.returning(message_conflict.c.id)) is not None
+    def insert_in(self, connection: sa.Connection, new: NewMessage, next_attempt_at: datetime) -> bool:
+        """Record a message in a transaction that is there already."""
+        values = {**vars(new), "status": Status.RECEIVED.value, "next_attempt_at": next_attempt_at}
+        statement = self._database.insert(inbound_message).values(values).on_conflict_do_nothing()
+        return connection.scalar(statement.returning(inbound_message.c.id)) is not None
 
     def get(self, org_id: int, id: UUID) -> InboundMessage | None:
         """Get one message."""
@@ -172,41 +154,6 @@ class Messages:
                 sa.select(sa.func.min(t.received_at)).where(sa.text(UNFINISHED_ROWS), chosen)
             )
         return oldest
-
-    def conflicts(self, org_id: int | None = None, ids: tuple[UUID, ...] = (), limit: int = 1000) -> list[Conflict]:
-        """List the conflicts that nobody has resolved, the oldest first."""
-        c = message_conflict.c
-        owner = owned(message_conflict, org_id)
-        columns = [c[field.name] for field in fields(Conflict)]
-        statement = sa.select(*columns).where(owner, c.resolution.is_(None)).order_by(c.received_at).limit(limit)
-        if ids:
-            statement = statement.where(c.id.in_(ids))
-        with self._database.read() as connection:
-            return [Conflict(*row) for row in connection.execute(statement)]
-
-    def count_conflicts(self, org_id: int | None = None) -> int:
-        """Count the conflicts that nobody has resolved."""
-        c = message_conflict.c
-        owner = owned(message_conflict, org_id)
-        statement = sa.select(sa.func.count()).select_from(message_conflict).where(owner, c.resolution.is_(None))
-        with self._database.read() as connection:
-            return connection.scalar(statement) or 0
-
-    def resolve_conflict(self, conflict: Conflict, resolution: str, accepted: NewMessage | None, now: datetime) -> bool:
-        """Close a conflict, and record `accepted` as a message in the same transaction; False if it is closed."""
-        c = message_conflict.c
-        close = (
-            message_conflict.update()
-            .where(c.org_id == conflict.org_id, c.id == conflict.id, c.resolution.is_(None))
-            .values(resolution=resolution)
-        )
-        with self._database.write() as connection:
-            if connection.execute(close).rowcount != 1:
-                return False
-            if accepted is not None:
-                values = {**vars(accepted), "status": Status.RECEIVED.value, "next_attempt_at": now}
-                connection.execute(self._database.insert(inbound_message).values(values).on_conflict_do_nothing())
-            return True
 
     def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> InboundMessage | None:
         """Begin an attempt; None if the message is finished, in other hands, or not due yet."""

@@ -63,6 +63,17 @@ def _times() -> tuple[sa.Column[Any], sa.Column[Any]]:
     )
 
 
+def _mail() -> tuple[sa.Column[Any], ...]:
+    """Give the columns of a mail, as a message or held."""
+    texts = ("envelope_sender", "envelope_recipient", "queue_id", "client_address", "from_email", "subject", "raw_key")
+    return (
+        *(sa.Column(name, sa.Text, nullable=False) for name in texts),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("fingerprint", sa.String(64), nullable=False),
+        sa.Column("received_at", UtcDateTime, nullable=False),
+    )
+
+
 def _tried() -> tuple[sa.Column[Any], ...]:
     return (
         sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
@@ -97,18 +108,9 @@ inbound_message = sa.Table(
     sa.Column("source_message_id", sa.Text, nullable=False),
     sa.Column("message_id_is_synthetic", sa.Boolean, nullable=False),
     sa.Column("status", sa.String(10), nullable=False),
-    sa.Column("envelope_sender", sa.Text, nullable=False),
-    sa.Column("envelope_recipient", sa.Text, nullable=False),
-    sa.Column("queue_id", sa.Text, nullable=False),
-    sa.Column("client_address", sa.Text, nullable=False),
-    sa.Column("from_email", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),
+    *_mail(),
     sa.Column("sent_at", UtcDateTime),
-    sa.Column("received_at", UtcDateTime, nullable=False),
-    sa.Column("raw_key", sa.Text, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
     *_tried(),
     *_times(),
     sa.UniqueConstraint("org_id", "source", "source_message_id"),
@@ -171,16 +173,7 @@ message_conflict = sa.Table(
     sa.Column("org_id", Identifier, primary_key=True),
     sa.Column("id", sa.Uuid, primary_key=True),
     sa.Column("inbound_message_id", sa.Uuid, nullable=False),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("raw_key", sa.Text, nullable=False),
-    sa.Column("envelope_sender", sa.Text, nullable=False),
-    sa.Column("envelope_recipient", sa.Text, nullable=False),
-    sa.Column("queue_id", sa.Text, nullable=False),
-    sa.Column("client_address", sa.Text, nullable=False),
-    sa.Column("from_email", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("received_at", UtcDateTime, nullable=False),
+    *_mail(),
     sa.Column("resolution", sa.Text),
     *_times(),
     sa.UniqueConstraint("org_id", "inbound_message_id", "fingerprint"),

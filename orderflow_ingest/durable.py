@@ -1,0 +1,22 @@
+"""What it takes for a file to survive a crash of this machine: all of it written, synced, and its name synced.
+
+A file's content is durable after fsync of the file, its name only after fsync of the directory (fsync(2)).
+"""
+
+import os
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte: write(2) may take fewer. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
