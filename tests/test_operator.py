@@ -111,6 +111,10 @@ def _remove(file: str):
     return lambda deployment: [path.unlink() for path in deployment.state.glob(file)]
 
 
+def _open_settings(deployment: Deployment) -> None:
+    deployment.settings_file.chmod(0o644)
+
+
 def _open_spool(deployment: Deployment) -> None:
     (deployment.state / "spool").chmod(0o755)
 
@@ -123,6 +127,7 @@ def _old_schema(deployment: Deployment) -> None:
 @pytest.mark.parametrize(
     ("fault", "part", "said"),
     [
+        (_open_settings, "settings", "chmod 640"),
         (_open_spool, "spool", "chmod 700"),
         (_remove("orderflow.db*"), "database", "run orderflow-admin init"),
         (_remove("queue.db*"), "queue", "run orderflow-admin init"),
@@ -135,7 +140,7 @@ def _old_schema(deployment: Deployment) -> None:
             "no.such:thing",
         ),
     ],
-    ids=["spool", "database", "queue", "schema", "organisations", "archive", "handler"],
+    ids=["settings", "spool", "database", "queue", "schema", "organisations", "archive", "handler"],
 )
 def test_check_finds_what_is_wrong_and_says_what_to_do(quiet, fault, part, said):
     fault(quiet)
@@ -174,6 +179,14 @@ def test_check_compares_postfix_with_the_settings(quiet, main, master, said):
         file.write_text(file.read_text().replace(*master))
     found = check(quiet, "--postfix-config", str(quiet.postfix.config_directory))
     assert said in str(found["postfix"])
+
+
+def test_check_as_root_looks_with_the_eyes_of_who_delivers_and_leaves_nothing_of_root(quiet):
+    quiet.user = "root"
+    assert {finding for finding, _ in check(quiet, "--no-postfix").values()} == {"ok"}
+    assert {path.owner() for path in quiet.state.rglob("*")} == {"nobody"}
+    quiet.settings_file.chmod(0o600)
+    assert "cannot be read: PermissionError by nobody, who delivers" in check(quiet, "--no-postfix")["settings"][1]
 
 
 def test_check_says_so_when_the_pipe_user_cannot_run_the_program(quiet):

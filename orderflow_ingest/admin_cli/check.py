@@ -5,8 +5,10 @@ import os
 import pwd
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from ..assembly import Parts, open_parts
@@ -14,7 +16,7 @@ from ..extraction import load_handler
 from ..logs import place
 from ..queue import QueueUnavailable
 from ..records import RecordsUnavailable, schema
-from ..settings import Settings
+from ..settings import BadSettings, Settings, read_file
 from ..spool import SpoolFull
 from .postfix_check import check_postfix
 
@@ -39,7 +41,19 @@ class Finding:
 def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool = True) -> Iterator[Finding]:
     """Look at every part; one that fails does not hide the next."""
     parts = open_parts(settings)
+    with _as_owner(settings.spool_dir):
+        yield from _check_parts(parts)
+    if with_postfix:
+        yield from (Finding("postfix", Level[level], text) for level, text in check_postfix(settings, postfix_config))
+
+
+class Trouble(Exception):
+    """A finding that keeps mail from being delivered."""
+
+
+def _check_parts(parts: Parts) -> Iterator[Finding]:
     steps: list[tuple[str, Callable[[Parts], str]]] = [
+        ("settings", _settings),
         ("spool", _spool),
         ("archive", _archive),
         ("database", _database),
@@ -55,12 +69,35 @@ def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool
             yield Finding(name, Level.TROUBLE, str(trouble))
         except Exception as error:
             yield Finding(name, Level.TROUBLE, f"could not be checked: {place(error)}")
-    if with_postfix:
-        yield from (Finding("postfix", Level[level], text) for level, text in check_postfix(settings, postfix_config))
 
 
-class Trouble(Exception):
-    """A finding that keeps mail from being delivered."""
+@contextmanager
+def _as_owner(directory: Path) -> Iterator[None]:
+    """Be the user that the spool belongs to, who delivers: root would find everything in order."""
+    if os.geteuid() or not directory.is_dir():
+        yield
+        return
+    owner = directory.stat()
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def _settings(parts: Parts) -> str:
+    file = parts.settings.file
+    if file is None:
+        return "no file, everything as it comes"
+    try:
+        read_file(str(file))
+    except BadSettings as error:
+        raise Trouble(f"{error} by {_user()}, who delivers") from error
+    if file.stat().st_mode & 0o007 and file.is_file():
+        raise Trouble(f"{file} can hold passwords and is open to every user: chmod 640 {file}")
+    return str(file)
 
 
 def _spool(parts: Parts) -> str:

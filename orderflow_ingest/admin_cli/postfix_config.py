@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 from ..records import recipients_path
 from ..settings import SYSTEM_FILE, Settings
 
-CONCURRENCY = 20
+CONCURRENCY, ORG_CONCURRENCY = 20, 10
 TIME_LIMIT_FACTOR = 10
 
 
@@ -27,6 +27,7 @@ def render(part: str, settings: Settings, user: str, program: str | None) -> str
         "MAP_TYPE": map_type,
         "POSTMASTERS": _postmasters(settings),
         "CONCURRENCY": CONCURRENCY,
+        "ORG_CONCURRENCY": ORG_CONCURRENCY,
         "DEADLINE": f"{settings.deadline:g}",
         "TIME_LIMIT": time_limit(settings),
         "MESSAGE_SIZE": settings.max_message_size,

@@ -55,6 +55,8 @@ class Deployment(Server):
         quick = {"ORDERFLOW_RETRY_DELAY": "0.2", "ORDERFLOW_SWEEP_AFTER": "2", "ORDERFLOW_LEASE": "5"}
         values = {"ORDERFLOW_STATE_DIR": str(self.state), **quick, **settings}
         self.settings_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+        self.settings_file.chmod(0o640)
+        shutil.chown(self.settings_file, "root", pwd.getpwnam(self.user).pw_gid)
 
     def set_up(self, *slugs: str) -> None:
         """Make tables, directories and these organisations, and write Postfix's configuration."""
