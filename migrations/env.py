@@ -1,26 +1,12 @@
-"""How Alembic reaches the database.
+"""How Alembic reaches the database: by the connection that `records.schema` hands in.
 
-`orderflow-admin init` hands in a connection in a transaction of its own, so that a step that fails
-leaves nothing behind, on both databases. For a developer's `alembic revision --autogenerate` the
-settings' database is opened instead.
+It is in a transaction, so that a step that fails leaves nothing behind, on both databases.
 """
 
 from alembic import context
 
 from orderflow_ingest.records.tables import metadata
 
-
-def run(connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
-    with context.begin_transaction():
-        context.run_migrations()
-
-
-if connection := context.config.attributes.get("connection"):
-    run(connection)
-else:
-    from orderflow_ingest.records import Database
-    from orderflow_ingest.settings import load
-
-    with Database(load().database_url, create=True).write() as connection:
-        run(connection)
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, transactional_ddl=True)
+with context.begin_transaction():
+    context.run_migrations()

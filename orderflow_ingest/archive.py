@@ -94,6 +94,8 @@ class FileArchive:
             for path in (self._root / "tmp").iterdir():
                 if time.time() - path.stat().st_mtime > older_than:
                     path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            return  # another process cleans too, or there is nothing yet
         except OSError as error:
             raise _unavailable(error) from error
 
@@ -167,7 +169,7 @@ class S3Archive:
     def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
         """Store an object. Both checksums are sent, since stores differ in which one they verify."""
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
-        self._call(
+        answer = self._call(
             "put_object",
             key,
             Body=data,
@@ -175,6 +177,8 @@ class S3Archive:
             ChecksumSHA256=b64encode(bytes.fromhex(digest)).decode(),
             Metadata={name: quote(value, safe="@+.:/")[:_METADATA_LIMIT] for name, value in (metadata or {}).items()},
         )
+        if not answer.get("ETag"):
+            raise ArchiveUnavailable("S3: put_object was answered by something that is no store")
 
     def read(self, key: str, digest: str) -> bytes:
         from botocore.exceptions import BotoCoreError
@@ -204,6 +208,7 @@ class S3Archive:
 def _s3_client(endpoint_url: str | None) -> Any:
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
     config = Config(
         signature_version="s3v4",
@@ -212,7 +217,12 @@ def _s3_client(endpoint_url: str | None) -> Any:
         retries={"mode": "standard", "total_max_attempts": limits.S3_ATTEMPTS},
         s3={"addressing_style": "path"} if endpoint_url else None,
     )
-    return boto3.client("s3", endpoint_url=endpoint_url, config=config)
+    try:
+        return boto3.client("s3", endpoint_url=endpoint_url, config=config)
+    except (ValueError, BotoCoreError) as error:
+        raise ArchiveUnavailable(
+            f"S3: {type(error).__name__}; look at S3_ENDPOINT_URL and AWS_DEFAULT_REGION"
+        ) from error
 
 
 def _verified(data: bytes, key: str, digest: str) -> bytes:

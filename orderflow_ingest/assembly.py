@@ -29,5 +29,5 @@ def open_parts(
         spool=Spool(settings.spool_dir),
         archive=open_archive(settings.archive_url, settings.s3_endpoint_url),
         records=Records(settings.database_url, create),
-        queue=Queue(settings.queue_url, extract, hand_over, create),
+        queue=Queue(settings.queue_url, extract, hand_over, create, settings.task_time_limit),
     )

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 from .mime.bodies import decode_body, find_uuencoded
 from .mime.charsets import codec_name, decode_bytes
 from .mime.entities import Entity
+from .mime.fields import find_sender_header
 from .mime.filenames import safe_filename
 from .mime.sniff import detect_type
 from .mime.tree import MAX_PARTS, walk
@@ -73,6 +74,7 @@ def read_parts(raw: bytes) -> Iterator[Part]:
     """Yield every part of a mail in the order in which they stand, containers before their parts."""
     entities: list[Entity] = []
     broken, hint, references = "", "", frozenset[str]()
+    raw = raw[find_sender_header(raw) :]
     try:
         for found in walk(raw):
             entities.append(found)

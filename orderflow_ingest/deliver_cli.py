@@ -14,23 +14,24 @@ on disk, the message is TRUNCATED, and Postfix, which still has it, sends it aga
 tell: it counts the records of Postfix's queue file.)
 
 The deadline is kept twice: a signal ends a delivery that waits; where that does not help, since a
-library does not come back to Python, a thread ends the process. Both come long before Postfix's own
-time limit, which would bounce the message.
+library does not come back to Python, a thread ends the process. An alarm stands over what comes before,
+settings on a disk that hangs, say. All come long before Postfix's own time limit, which would bounce.
 
-Nothing but os, sys and `outcomes` is imported before the net is up. --help is answered only where
+Nothing but the standard library's core and `outcomes` is imported before the net is up. --help is answered only where
 standard input can hold no mail: Postfix takes exit 0 for a delivery, and a recipient may be so spelled.
 """
 
 import os
+import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from .outcomes import DeadlineReached, Outcome
+from .outcomes import Outcome
 
 OPTIONS = ("--settings", "--sender", "--queue-id", "--client-address", "--original-recipient")
 _GRACE = 10.0
+_STARTUP = 300  # seconds
 
 
 class BadArguments(Exception):
@@ -41,6 +42,7 @@ def main() -> None:
     """Deliver one message and end the process; never returns, never raises."""
     status, output = Outcome.INTERNAL.exit_status, Outcome.INTERNAL.line
     try:
+        signal.alarm(_STARTUP)
         os.umask(0o077)
         if sys.argv[1:] in (["--help"], ["--version"]) and not _may_hold_mail(0):
             status, output = 0, _about(sys.argv[1])
@@ -72,6 +74,7 @@ def run(arguments: list[str]) -> Outcome:
 
     from . import logs
     from .assembly import open_parts
+    from .deadline import deadline
     from .delivery import settle
     from .spool import InputTooBig, InputTruncated, SpoolFull
 
@@ -90,7 +93,7 @@ def run(arguments: list[str]) -> Outcome:
             reason=error,
         )
         return outcome
-    return settle(entry, parts, within=_deadline(settings.deadline)).outcome
+    return settle(entry, parts, within=deadline(settings.deadline)).outcome
 
 
 def read_arguments(arguments: list[str]) -> tuple[dict[str, str], str]:
@@ -135,21 +138,6 @@ def _grandparent() -> str:
         return stat_file.read().rpartition(b")")[2].split()[1].decode()
 
 
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    import signal
-
-    def reached(*_: object) -> None:
-        raise DeadlineReached
-
-    signal.signal(signal.SIGALRM, reached)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
 def _end_after(seconds: float) -> None:
     """End the process from a thread, for a main thread that hangs in a library."""
     import threading
@@ -188,4 +176,4 @@ def _log(error: BaseException) -> None:
     if not logs.is_configured():
         logs.configure("auto", "deliver", None, on_standard_error=False)
     reason = str(error) if isinstance(error, BadArguments | BadSettings) else logs.place(error)
-    logs.event("deliver", "Delivery did not begin.", level=40, reason=reason)
+    logs.event("deliver", "Delivery did not begin.", logs.ERROR, reason=reason)

@@ -18,7 +18,7 @@ settle() wraps it: it makes every end an outcome and decides what becomes of the
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -59,8 +59,10 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
         return Delivery(Outcome.MALFORMED, org.slug)
     known = messages.find_identity(org.id, EMAIL, message.source_message_id)
     if known and message.fingerprint in known.digests:
+        _take_back(known, message.digest, org, parts)
         return Delivery(Outcome.DUPLICATE, org.slug, known.id)
-    if _is_overloaded(parts):
+    waiting = _waiting(parts)
+    if 0 < parts.settings.max_queue <= (waiting or 0):
         return Delivery(Outcome.OVERLOADED, org.slug)
     new = _new_message(envelope, message, org)
     parts.archive.put(new.raw_key, raw, new.digest, _metadata(envelope, org))
@@ -70,7 +72,8 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     if not messages.insert(new, _now() + timedelta(seconds=parts.settings.sweep_after)):
         return _second(new, org, parts)
     event("record", "Message recorded.", org=org.slug, message_id=new.id, queue_id=envelope.queue_id)
-    ring(new, parts)
+    if waiting is not None:  # a queue that was away a moment ago is not waited for again
+        ring(new, parts)
     return Delivery(Outcome.DELIVERED, org.slug, new.id)
 
 
@@ -116,18 +119,23 @@ def ring(message: NewMessage, parts: Parts) -> None:
         event("enqueue", "Task enqueued.", message_id=message.id)
 
 
-def drain(parts: Parts) -> Iterator[tuple[str, Delivery]]:
-    """Deliver what was left in the spool, the oldest first; stop at a backend that is away.
+def drain(
+    parts: Parts, within: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> Iterator[tuple[str, Delivery]]:
+    """Deliver what was left in the spool, the oldest first; stop at a backend that is away or hangs.
 
-    An entry that another process works on is passed over.
+    An entry that another process works on is passed over. What no delivery will ever finish, and is old, is
+    deleted from spool and archive first.
     """
+    parts.spool.clean()
+    parts.archive.clean()
     for name in parts.spool.entries():
         entry = parts.spool.claim(name)
         if entry is None:
             continue
-        delivery = settle(entry, parts, postfix_waits=False)
+        delivery = settle(entry, parts, within(), postfix_waits=False)
         yield name, delivery
-        if delivery.outcome is Outcome.BACKEND_DOWN:
+        if delivery.outcome in (Outcome.BACKEND_DOWN, Outcome.DEADLINE):
             return
 
 
@@ -139,11 +147,13 @@ def _organization(envelope: Envelope, parts: Parts) -> Organization | Outcome:
     return org if org.is_active else Outcome.ORG_DISABLED
 
 
-def _is_overloaded(parts: Parts) -> bool:
+def _waiting(parts: Parts) -> int | None:
+    """Count the tasks that wait; None if the queue is away: the sweep will find the row."""
     try:
-        return 0 < parts.settings.max_queue <= parts.queue.depth()
-    except QueueUnavailable:
-        return False  # the sweep will find the row
+        return parts.queue.depth()
+    except QueueUnavailable as error:
+        event("enqueue", "Queue is away; the task is left to the sweep.", logging.WARNING, reason=error)
+        return None
 
 
 def _new_message(envelope: Envelope, message: Message, org: Organization) -> NewMessage:
@@ -167,6 +177,7 @@ def _metadata(envelope: Envelope, org: Organization) -> dict[str, str]:
         "source": EMAIL,
         "sender": storable(envelope.sender),
         "recipient": storable(envelope.recipient),
+        "original-recipient": storable(envelope.original_recipient),
         "queue-id": storable(envelope.queue_id),
         "client-address": storable(envelope.client_address),
         "received-at": envelope.received_at.isoformat(),
@@ -180,7 +191,7 @@ def _second(new: NewMessage, org: Organization, parts: Parts) -> Delivery:
         raise RuntimeError("an identity was taken and is gone")
     if new.fingerprint not in known.digests:
         return _hold(known, new, org, parts)
-    _take_back(known, new, parts)
+    _take_back(known, new.digest, org, parts)
     return Delivery(Outcome.DUPLICATE, org.slug, known.id)
 
 
@@ -188,13 +199,14 @@ def _hold(known: Known, new: NewMessage, org: Organization, parts: Parts) -> Del
     """Record a conflict: the identity is known with other content, which is archived by now."""
     if not parts.records.conflicts.insert(known, new):
         winner = parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id)
-        _take_back(winner or known, new, parts)
+        _take_back(winner or known, new.digest, org, parts)
     return Delivery(Outcome.HELD, org.slug, known.id)
 
 
-def _take_back(known: Known, new: NewMessage, parts: Parts) -> None:
-    if new.digest not in known.digests.values():
-        parts.archive.delete(new.raw_key)
+def _take_back(known: Known, digest: str, org: Organization, parts: Parts) -> None:
+    """Delete the object of a delivery that has made no row, its own or that of an attempt that was killed here."""
+    if digest not in known.digests.values():
+        parts.archive.delete(raw_key(org.id, digest))
 
 
 def _ring(new: NewMessage, org: Organization, parts: Parts) -> None:

@@ -11,20 +11,23 @@ CONNECT = 5
 STATEMENT = 20
 READ = 15
 S3_ATTEMPTS = 3
+QUEUE = 3  # a task is only a bell, and no delivery waits for it long
 
 
-def postgresql() -> dict[str, Any]:
-    """Give libpq's connection parameters.
+def postgresql(statement: float | None = None) -> dict[str, Any]:
+    """Give libpq's connection parameters, with the time for one statement.
 
     No prepared statements: a transaction pooler such as pgbouncer loses them.
     """
+    milliseconds = int(1000 * (statement or STATEMENT))
     return {
         "connect_timeout": CONNECT,
-        "options": f"-c statement_timeout={STATEMENT}s -c timezone=UTC",
-        "tcp_user_timeout": int(1000 * STATEMENT),
+        "options": f"-c statement_timeout={milliseconds} -c timezone=UTC",
+        "tcp_user_timeout": milliseconds,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "application_name": "orderflow",
+        "client_encoding": "utf8",
         "prepare_threshold": None,
     }

@@ -20,6 +20,7 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
+ERROR, WARNING = logging.ERROR, logging.WARNING
 SYSLOG = "/dev/log"
 _logger = logging.getLogger("orderflow_ingest")
 
@@ -35,8 +36,8 @@ def configure(log: str, program: str, state_dir: Path | None, on_standard_error:
     handler = _handler(log, on_standard_error)
     handler.setFormatter(
         JsonFormatter(
-            "{levelname}{message}", style="{", timestamp=True, rename_fields={"levelname": "level"},
-            static_fields={"program": program, "pid": os.getpid()},
+            "{levelname}{message}{process}", style="{", timestamp=True,
+            rename_fields={"levelname": "level", "process": "pid"}, static_fields={"program": program},
         )
     )  # fmt: skip
     logging.raiseExceptions = False  # what cannot be logged must not reach standard error
@@ -57,12 +58,16 @@ def event(action: str, sentence: str, level: int = logging.INFO, **fields: Any) 
     _logger.log(level, sentence, extra={"action": action, **plain})
 
 
-def place(error: BaseException) -> str:
-    """Tell an error by its class and our line it came through: its text may hold message content."""
+def place(error: BaseException, is_ours: bool = True) -> str:
+    """Tell an error by its class and the line it came through, ours or the deepest one, and not by its text.
+
+    The text may hold message content.
+    """
     frames = extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "orderflow_ingest" in frame.filename] or frames
-    line = f" at {os.path.basename(ours[-1].filename)}:{ours[-1].lineno}" if ours else ""
-    return type(error).__name__ + line
+    wanted = "orderflow_ingest" if is_ours else ""
+    ours = [frame for frame in frames if wanted in frame.filename and "/huey/" not in frame.filename]
+    chosen = (ours or frames)[-1:]
+    return type(error).__name__ + "".join(f" at {os.path.basename(f.filename)}:{f.lineno}" for f in chosen)
 
 
 def _handler(log: str, on_standard_error: bool) -> logging.Handler:

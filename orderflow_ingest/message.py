@@ -1,7 +1,8 @@
 """Who a message is: the header fields that are recorded, and its identity.
 
     digest             SHA-256 of the raw bytes: the object key and the integrity check
-    fingerprint        SHA-256 of what the sender wrote: From, To, Cc, Subject, Date, Message-ID and the
+    fingerprint        SHA-256 of what the sender wrote: From, To, Cc, Subject, Date, Message-ID, what
+                       makes the body readable (Content-Type, -Transfer-Encoding, -Disposition), and the
                        body with line ends made equal. Trace fields (Received, Return-Path, DKIM …) are
                        left out, since every redelivery adds its own
     source_message_id  the Message-ID, trimmed; where it is missing or unusable, `synthetic:` and the
@@ -18,15 +19,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import getaddresses, parsedate_to_datetime
 
-from .mime.fields import Field, first_value, read_fields, skip_leading_blanks, split_header
+from .mime.fields import (
+    TRACE_FIELDS,
+    Field,
+    find_sender_header,
+    first_value,
+    iterate_fields,
+    skip_leading_blanks,
+    split_header,
+)
 from .mime.words import decode_text, storable
 
-_FINGERPRINTED = ("from", "to", "cc", "subject", "date", "message-id")
-_TRACE = frozenset(("received", "return-path", "delivered-to", "x-original-to"))
+_FINGERPRINTED = (
+    "from", "to", "cc", "subject", "date", "message-id",
+    "content-type", "content-transfer-encoding", "content-disposition",
+)  # fmt: skip
 _SYNTHETIC = "synthetic:"
 _MESSAGE_ID_LIMIT = 500
 _SUBJECT_LIMIT = 1000
 _ADDRESS_LIMIT = 320
+_HEADER_LIMIT = 4 << 20
 _FIELD_LIMIT = 4096
 _BLOCK = 1 << 20
 
@@ -47,10 +59,8 @@ class Message:
 
 def read_message(raw: bytes) -> Message | None:
     """Read a raw message; None if it is empty or has not one field that its sender wrote."""
-    start = skip_leading_blanks(raw)
-    header_end, body_start = split_header(raw, start)
-    fields = read_fields(raw[start:header_end])
-    if all(field.name in _TRACE for field in fields):
+    fields, body_start = _read_header(raw)
+    if not fields:
         return None
     fingerprint = _fingerprint(fields, raw, body_start)
     message_id = _message_id(first_value(fields, "message-id"))
@@ -64,6 +74,18 @@ def read_message(raw: bytes) -> Message | None:
         digest=hashlib.sha256(raw).hexdigest(),
         fingerprint=fingerprint,
     )
+
+
+def _read_header(raw: bytes) -> tuple[tuple[Field, ...], int]:
+    """Read the fields that count, none if the sender wrote no field at all, and tell where the body begins."""
+    start = skip_leading_blanks(raw, find_sender_header(raw))
+    header_end, body_start = split_header(raw, start)
+    found = iterate_fields(raw[start : min(header_end, start + _HEADER_LIMIT)])
+    own = (field for field in found if field.name not in TRACE_FIELDS)
+    first = next(own, None)
+    if first is None:
+        return (), body_start
+    return (first, *(field for field in own if field.name in _FINGERPRINTED)), body_start
 
 
 def _message_id(value: bytes | None) -> str:

@@ -11,6 +11,7 @@ has to find their rows. Only tables() creates Huey's tables; a program started p
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -50,13 +51,21 @@ class JsonSerializer(Serializer):  # type: ignore[misc]
 class Queue:
     """Rings for the two kinds of work; a worker gives their bodies, all others only ring.
 
-    An SQLite file must be there unless `create` is set.
+    An SQLite file must be there unless `create` is set. A task that runs longer than `time_limit` seconds is
+    ended by an exception in a worker of type process; the limit travels with the task, so all must give it.
     """
 
-    def __init__(self, url: str, extract: Body | None = None, hand_over: Body | None = None, create: bool = False):
+    def __init__(
+        self,
+        url: str,
+        extract: Body | None = None,
+        hand_over: Body | None = None,
+        create: bool = False,
+        time_limit: float | None = None,
+    ):
         self.huey = _open(url, create)
-        self._extract = _declare(self.huey, "extract", extract)
-        self._hand_over = _declare(self.huey, "hand_over", hand_over)
+        self._extract = _declare(self.huey, "extract", extract, time_limit)
+        self._hand_over = _declare(self.huey, "hand_over", hand_over, time_limit)
 
     def extract(self, org_id: int, message_id: UUID) -> None:
         """Ring for the extraction of a message. Raises QueueUnavailable."""
@@ -76,37 +85,43 @@ class Queue:
 
 
 def _twice(call: Callable[[], Any]) -> Any:
-    """Call, and once more after an error: Huey finds out by one that its connection is gone.
+    """Call, and once more after an error that came at once: Huey finds out by one that its connection is gone.
 
     In two calls of CREATE TABLE IF NOT EXISTS at the same time, too, the second try is the one that works.
     """
+    began = time.monotonic()
     try:
         return call()
-    except _CLIENT_ERRORS:
-        try:
-            return call()
-        except _CLIENT_ERRORS as error:
+    except _CLIENT_ERRORS as error:
+        if time.monotonic() - began > limits.QUEUE / 2:
             raise QueueUnavailable(f"queue: {type(error).__name__}") from error
+    try:
+        return call()
+    except _CLIENT_ERRORS as error:
+        raise QueueUnavailable(f"queue: {type(error).__name__}") from error
 
 
 def _open(url: str, create: bool) -> Huey:
     common: dict[str, Any] = {"results": False, "serializer": JsonSerializer()}
     if url.startswith("sqlite"):
         file = f"file:{quote(url.removeprefix('sqlite:///'))}?mode={'rwc' if create else 'rw'}"
-        return SqliteHuey(NAME, filename=file, uri=True, timeout=limits.READ, create_tables=False, **common)
+        return SqliteHuey(NAME, filename=file, uri=True, timeout=limits.QUEUE, create_tables=False, **common)
     if url.startswith("postgresql"):
         dsn = "postgresql://" + url.partition("://")[2]
-        return PostgresHuey(NAME, dsn=dsn, create_tables=False, **limits.postgresql(), **common)
+        return PostgresHuey(NAME, dsn=dsn, create_tables=False, **limits.postgresql(limits.QUEUE), **common)
     if redis is None:
         raise QueueUnavailable("queue: QUEUE_URL names Redis; install orderflow-ingest[redis]")
-    times = {"socket_connect_timeout": limits.CONNECT, "socket_timeout": limits.READ}
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    times = {"socket_connect_timeout": limits.QUEUE, "socket_timeout": limits.QUEUE, "retry": Retry(NoBackoff(), 0)}
     return PriorityRedisHuey(NAME, connection_pool=redis.ConnectionPool.from_url(url, **times), **common)
 
 
-def _declare(huey: Huey, name: str, body: Body | None) -> Any:
+def _declare(huey: Huey, name: str, body: Body | None, time_limit: float | None) -> Any:
     def run(org_id: int, id: str) -> None:
         if body is None:
             raise RuntimeError("this process rings for tasks and runs none")
         body(org_id, UUID(id))
 
-    return huey.task(name=name)(run)
+    return huey.task(name=name, timeout=time_limit)(run)

@@ -18,9 +18,7 @@ from .records import Conflict, InboundMessage, NewMessage
 def replay_message(message: InboundMessage, parts: Parts) -> bool:
     """Lead a message back to RECEIVED and ring for it; False if it moved meanwhile."""
     now = datetime.now(UTC)
-    # Documents first: killed in between, they are handed over again, which is what was asked for.
-    parts.records.documents.reset(message.org_id, message.id, now + timedelta(seconds=parts.settings.sweep_after))
-    if not parts.records.messages.replay(message, now):
+    if not parts.records.documents.replay(message, now, now + timedelta(seconds=parts.settings.sweep_after)):
         return False
     ring(message, parts)
     return True

@@ -20,6 +20,7 @@ import click
 
 from . import __version__, delivery, logs, replay
 from .assembly import Parts
+from .deadline import deadline
 from .envelope import decode
 from .records import Filter, InboundMessage
 from .status import Status
@@ -152,7 +153,7 @@ def drain_spool(dry_run: bool, as_json: bool, settings_file: str | None) -> None
     _start_log(parts)
     rows = []
     with progress(len(names), "Draining") as bar:
-        for name, ended in delivery.drain(parts):
+        for name, ended in delivery.drain(parts, lambda: deadline(parts.settings.deadline)):
             rows.append({"entry": name, **_ended(ended)})
             bar.update(1)
     print_rows(rows, as_json)
@@ -270,6 +271,7 @@ def _row(message: InboundMessage, parts: Parts) -> dict[str, Any]:
         "status": message.status.value,
         "attempts": message.attempts,
         "recipient": message.envelope_recipient,
+        "sender": message.envelope_sender,
         "from": message.from_email,
         "subject": message.subject,
         "error": (message.error_json or {}).get("error"),

@@ -52,6 +52,11 @@ class Settings:
     def spool_dir(self) -> Path:
         return self.state_dir / "spool"
 
+    @property
+    def task_time_limit(self) -> float:
+        """Give how long a task may run: it ends before its lease does, or another worker would join it."""
+        return 0.8 * self.lease
+
 
 @dataclass(frozen=True)
 class Key:
@@ -105,10 +110,10 @@ def _word(**meanings: bool) -> Callable[[str], bool]:
     return read
 
 
-def _number(kind: Callable[[str], Any], least: float) -> Callable[[str], Any]:
+def _number(kind: Callable[[str], Any], least: float, most: float = 1e12) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         number = kind(text)
-        if not least <= number < 1e12:
+        if not least <= number <= most:
             raise ValueError
         return number
 
@@ -143,7 +148,7 @@ def _endpoint(text: str) -> str | None:
     return text or None
 
 
-_seconds = _number(float, 0.1)
+_seconds = _number(float, 0.1, 1e6)
 _archive_url = _matching(r"file:///.+|s3://[a-z0-9][a-z0-9.-]{2,62}(?:/[A-Za-z0-9._/-]*)?")
 
 KEYS = (
@@ -163,7 +168,7 @@ KEYS = (
         "defer: after a temporary failure Postfix keeps the message; accept: our spool does, and Postfix hears 250"),
     Key("ORDERFLOW_DEADLINE", "deadline", "60", _seconds, "a number of seconds",
         "seconds for one delivery; Postfix's time limit is ten times as long"),
-    Key("ORDERFLOW_DOCUMENT_HANDLER", "document_handler", "orderflow_ingest.extraction:log_document",
+    Key("ORDERFLOW_DOCUMENT_HANDLER", "document_handler", "orderflow_ingest.handover:log_document",
         _matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"), "of the form package.module:function",
         "called by the worker once per document", "logs the document"),
     Key("ORDERFLOW_LOG", "log", "auto", _matching(r"auto|stderr|syslog|/.+"),
@@ -171,8 +176,8 @@ KEYS = (
         "where log records go; auto: stderr for the worker, else syslog, else `STATE_DIR/log/deliver.log`"),
     Key("ORDERFLOW_RETRY_DELAY", "retry_delay", "60", _seconds, "a number of seconds",
         "seconds before the first retry of an extraction or hand-over; four times as long before each next one"),
-    Key("ORDERFLOW_LEASE", "lease", "900", _seconds, "a number of seconds",
-        "seconds after which another worker takes over what a lost one had in hand"),
+    Key("ORDERFLOW_LEASE", "lease", "600", _seconds, "a number of seconds",
+        "seconds after which another worker takes over what a lost one had in hand; a task is ended after 0.8 of it"),
     Key("ORDERFLOW_SWEEP_AFTER", "sweep_after", "120", _seconds, "a number of seconds",
         "seconds after which the sweep enqueues what no worker has begun"),
     Key("ORDERFLOW_MAX_QUEUE", "max_queue", "100000", _number(int, 0), "a number of tasks, 0 for no limit",

@@ -135,8 +135,8 @@ class Spool:
         return Entry(name, fd)
 
     def entries(self) -> list[str]:
-        """List the names in new/, the oldest first."""
-        return sorted(os.listdir(self._path("new")))
+        """List the names in new/, the oldest first; a host without a spool has none."""
+        return sorted(self._names("new"))
 
     def finish(self, entry: Entry) -> None:
         """Remove an entry that is safe elsewhere, or that Postfix keeps. A crash before brings it back."""
@@ -167,7 +167,7 @@ class Spool:
 
     def dead(self) -> list[tuple[str, str]]:
         """List what was set aside, the oldest first: its name and why."""
-        names = sorted(name for name in os.listdir(self._path("dead")) if not name.endswith(".why"))
+        names = sorted(name for name in self._names("dead") if not name.endswith(".why"))
         return [(name, self._why(name)) for name in names]
 
     def read_dead(self, name: str) -> tuple[bytes, bytes]:
@@ -206,7 +206,13 @@ class Spool:
         return len({os.stat(self._path(state)).st_dev for state in _STATES}) == 1
 
     def _files(self, state: str) -> Iterator[str]:
-        return (self._path(state, name) for name in os.listdir(self._path(state)))
+        return (self._path(state, name) for name in self._names(state))
+
+    def _names(self, state: str) -> list[str]:
+        try:
+            return os.listdir(self._path(state))
+        except FileNotFoundError:
+            return []
 
     def _why(self, name: str) -> str:
         try:

@@ -6,7 +6,7 @@
     FAILED    given up after the last attempt; error_json says why. Final until replayed
 
     RECEIVED -> STORED -> PARSED      RECEIVED, STORED -> FAILED
-    FAILED, PARSED, STORED -> RECEIVED, by a replay alone
+    any -> RECEIVED, by a replay alone
 
 `sources` is what an UPDATE names in its WHERE clause, so that the database refuses what this table
 refuses, whichever of two workers comes second.
@@ -38,7 +38,7 @@ _ALLOWED = {
     Status.STORED: (Status.RECEIVED,),
     Status.PARSED: (Status.STORED,),
     Status.FAILED: (Status.RECEIVED, Status.STORED),
-    Status.RECEIVED: (Status.STORED, Status.PARSED, Status.FAILED),
+    Status.RECEIVED: tuple(Status),
 }
 
 

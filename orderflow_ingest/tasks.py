@@ -18,9 +18,10 @@ from uuid import UUID
 
 from huey import crontab
 
-from . import delivery, extraction, logs
+from . import attempts, delivery, extraction, handover, logs
 from .archive import ArchiveUnavailable
 from .assembly import open_parts
+from .deadline import deadline
 from .queue import QueueUnavailable
 from .records import RecordsUnavailable
 from .settings import load
@@ -35,7 +36,7 @@ def extract(org_id: int, message_id: UUID) -> None:
 def hand_over(org_id: int, document_id: UUID) -> None:
     """Call the document handler with one document."""
     with _outages_logged("hand_over", org_id=org_id, document_id=document_id):
-        extraction.hand_over(org_id, document_id, parts)
+        handover.hand_over(org_id, document_id, parts)
 
 
 os.umask(0o077)
@@ -45,21 +46,19 @@ parts = open_parts(settings, extract, hand_over)
 huey = parts.queue.huey
 
 
-@huey.periodic_task(crontab())  # type: ignore[untyped-decorator]
+@huey.periodic_task(crontab(), timeout=settings.task_time_limit)  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Enqueue what is due and has lost its task."""
     with _outages_logged("sweep"):
-        extraction.sweep(parts)
+        attempts.sweep(parts)
 
 
 @huey.periodic_task(crontab())  # type: ignore[untyped-decorator]
 def drain() -> None:
-    """Deliver what was left in this host's spool, and delete what no delivery will ever finish."""
+    """Deliver what was left in this host's spool."""
     with _outages_logged("drain"):
-        for _ in delivery.drain(parts):
+        for _ in delivery.drain(parts, lambda: deadline(settings.deadline)):
             continue
-        parts.spool.clean()
-        parts.archive.clean()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,6 +32,8 @@ def program(cli: click.Command) -> None:
         _end(str(error))
     except (ObjectMissing, ObjectDamaged) as error:
         _end(f"{type(error).__name__}: {error}")
+    except UnicodeEncodeError:
+        _end("an argument is not UTF-8")
     except PermissionError as error:
         _end(f"{error.filename}: permission denied; run this as the user that owns the state directory")
 
@@ -48,7 +51,19 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def opened(settings_file: str | None, create: bool = False) -> Parts:
     """Open the parts of the deployment that these settings describe."""
-    return open_parts(load(settings_file), create=create)
+    settings = load(settings_file)
+    _become_owner(settings.state_dir)
+    return open_parts(settings, create=create)
+
+
+def _become_owner(directory: Path) -> None:
+    """Be the user that the state belongs to: what root wrote, no delivery could touch."""
+    if os.geteuid() or not directory.is_dir():
+        return
+    owner = directory.stat()
+    os.setgroups([owner.st_gid])
+    os.setgid(owner.st_gid)
+    os.setuid(owner.st_uid)
 
 
 def print_rows(rows: Iterable[Row], as_json: bool) -> None:

@@ -20,6 +20,7 @@ class ListQueue:
         self.hand_overs: list[tuple[int, UUID]] = []
         self.waiting = 0
         self.is_away = False
+        self.calls = 0
 
     def extract(self, org_id: int, message_id: UUID) -> None:
         self._answer()
@@ -34,6 +35,7 @@ class ListQueue:
         return self.waiting
 
     def _answer(self) -> None:
+        self.calls += 1
         if self.is_away:
             raise QueueUnavailable("queue: away")
 

@@ -392,9 +392,11 @@ def test_a_put_is_tried_three_times(credentials):
         assert [command for command, _, _ in server.requests] == ["PUT"] * 3
 
 
-def test_a_put_sends_both_checksums_below_bucket_and_prefix(credentials):
+def test_a_put_sends_both_checksums_below_bucket_and_prefix_and_wants_an_answer(credentials):
     with Answers(200) as server:
-        open_archive("s3://orders/a/b", server.endpoint).put(KEY, RAW, DIGEST, {"org": "acme"})
+        # It says 200 to anything and confirms nothing, like a captive portal: that is no store.
+        with pytest.raises(ArchiveUnavailable, match="no store"):
+            open_archive("s3://orders/a/b", server.endpoint).put(KEY, RAW, DIGEST, {"org": "acme"})
         ((_, path, headers),) = server.requests
     assert path == f"/orders/a/b/{KEY}" and headers["x-amz-meta-org"] == "acme"
     assert b64decode(headers["Content-MD5"]) == hashlib.md5(RAW).digest()

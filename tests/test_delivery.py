@@ -9,6 +9,7 @@ import pytest
 from orderflow_ingest import delivery
 from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts
+from orderflow_ingest.attachments import read_parts
 from orderflow_ingest.delivery import Delivery, settle
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.outcomes import DeadlineReached, Outcome
@@ -111,6 +112,33 @@ def test_a_message_id_that_comes_with_other_content_is_held_archived_and_visible
     assert again.outcome is Outcome.DUPLICATE
     assert len(parts.archive.objects()) == 2
     assert parts.records.conflicts.count_open() == 1
+
+
+def test_a_mail_sent_again_with_its_mime_header_mended_is_not_taken_for_the_broken_one(parts):
+    """The body is the same to the letter; but the first one has no attachment in it."""
+    mended = order(1)
+    broken = mended.replace(b"Content-Type: multipart/mixed", b"X-Lost: multipart/mixed", 1)
+    assert post(parts, broken).outcome is Outcome.DELIVERED
+    assert post(parts, mended).outcome is Outcome.HELD
+
+
+@pytest.mark.parametrize(
+    "odd", [b"\xef\xbb\xbf", b"\n\n", b" \n", b"X-Mailer our great erp\n", "X-Größe: 1\n".encode()]
+)
+def test_a_header_that_postfix_took_for_body_is_read(parts, odd):
+    """Before a line that is no field Postfix ends the header, and puts its trace fields in front."""
+    ended = post(parts, b"Return-Path: <a@b>\nReceived: from a by b\n\n" + odd + order(1))
+    assert ended.outcome is Outcome.DELIVERED
+    (row,) = rows(parts)
+    assert (row.subject, row.source_message_id) == ("Order 1", "<order-1@shop.example>")
+    names = [part.filename for part in read_parts(parts.archive.read(row.raw_key, row.digest)) if part.taken]
+    assert names == ["order-1-0.pdf", "order-1-1.pdf"]
+
+
+def test_a_queue_that_is_away_is_asked_once_in_a_delivery(parts):
+    parts.queue.is_away = True
+    post(parts, mail())
+    assert parts.queue.calls == 1
 
 
 def test_the_same_mail_for_two_organisations_is_two_messages(parts):

@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
+from sqlalchemy import Table
 
-from orderflow_ingest import extraction
+from orderflow_ingest import attempts, extraction, handover
 from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts
-from orderflow_ingest.records import ATTEMPTS, InboundMessage
-from orderflow_ingest.records.tables import inbound_message
+from orderflow_ingest.records import ATTEMPTS, InboundMessage, RecordsUnavailable, tables
 from orderflow_ingest.status import HandOver, Status
 from tests.fakes import embedded
 from tests.mails import PDF, mail, order
@@ -19,12 +20,12 @@ from tests.test_delivery import post
 calls: list[tuple[str, bytes]] = []
 
 
-def keep(document: extraction.OrderDocument) -> None:
+def keep(document: handover.OrderDocument) -> None:
     """Take a document: the handler of these tests."""
     calls.append((document.document.filename, document.read()))
 
 
-def refuse(document: extraction.OrderDocument) -> None:
+def refuse(document: handover.OrderDocument) -> None:
     """Raise with message content in the text, as handlers do."""
     raise ValueError(f"cannot parse {document.read()!r}")
 
@@ -47,14 +48,14 @@ def work(parts: Parts, until: Callable[[], bool] = lambda: True) -> None:
     """Run what the queue was rung for and what the sweep finds, till there is nothing and `until` holds."""
     end = time.monotonic() + 20
     while True:
-        extraction.sweep(parts)
+        attempts.sweep(parts)
         messages, documents = parts.queue.extractions[:], parts.queue.hand_overs[:]
         parts.queue.extractions.clear()
         parts.queue.hand_overs.clear()
         for org_id, id in messages:
             extraction.extract(org_id, id, parts)
         for org_id, id in documents:
-            extraction.hand_over(org_id, id, parts)
+            handover.hand_over(org_id, id, parts)
         if not messages and not documents:
             if until():
                 return
@@ -135,7 +136,7 @@ def test_an_outage_of_any_length_fails_no_message(parts):
     parts.archive.fault = ArchiveUnavailable("archive: away")
     for _ in range(3 * ATTEMPTS):
         extraction.extract(1, message.id, parts)
-        _make_due(parts, message)
+        _make_due(parts, tables.inbound_message, message.id)
     assert again(parts, message).status is Status.RECEIVED
     parts.archive.fault = None
     work(parts)
@@ -146,7 +147,7 @@ def test_a_message_that_takes_every_worker_with_it_is_failed(parts):
     message = received(parts, order())
     for _ in range(ATTEMPTS):
         assert parts.records.messages.claim(1, message.id, "killed", datetime.now(UTC), _lease(parts))
-        _make_due(parts, message)
+        _make_due(parts, tables.inbound_message, message.id)
     extraction.extract(1, message.id, parts)
     row = again(parts, message)
     assert (row.status, row.error_json["error"]) == (Status.FAILED, "WorkersLost")
@@ -167,7 +168,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(parts):
 
     def read(key, digest):
         parts.archive.read = real
-        _make_due(parts, message)
+        _make_due(parts, tables.inbound_message, message.id)
         extraction.extract(1, message.id, parts)
         return real(key, digest)
 
@@ -187,47 +188,86 @@ def test_a_queue_that_is_away_leaves_documents_to_the_sweep(parts):
     work(parts, until=lambda: len(calls) == 2)
 
 
-def test_a_handler_that_raises_is_retried_then_the_document_is_failed_without_its_content(place):
+def test_a_handler_that_raises_is_retried_then_the_document_is_failed_with_its_place_and_not_its_text(place):
     parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER="tests.test_extraction:refuse")
     message = received(parts, order(1, attachments=1))
     documents = parts.records.documents
     work(parts, until=lambda: documents.of_message(1, message.id)[0].handover is HandOver.FAILED)
     (document,) = documents.of_message(1, message.id)
-    assert (document.handover, document.attempts) == (HandOver.FAILED, ATTEMPTS)
-    assert document.error_json["error"] == "ValueError"
+    assert document.attempts == ATTEMPTS
+    assert document.error_json["where"].startswith("ValueError at test_extraction.py:")
     assert "PDF" not in str(document.error_json)
     assert again(parts, message).status is Status.PARSED
 
 
-def test_a_handler_that_cannot_be_imported_is_tried_until_it_can(place):
-    parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER="no.such.module:handle")
+def test_a_handler_that_exits_is_a_failed_attempt(place):
+    parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER="sys:exit")
+    message = received(parts, order(1, attachments=1))
+    extraction.extract(1, message.id, parts)
+    (document,) = parts.records.documents.of_message(1, message.id)
+    handover.hand_over(1, document.id, parts)
+    (document,) = parts.records.documents.of_message(1, message.id)
+    assert (document.handover, document.error_json["error"], document.worker) == (HandOver.PENDING, "SystemExit", None)
+
+
+@pytest.mark.parametrize("target", ["no.such.module:handle", "tests.test_extraction:no_such_function"])
+def test_a_handler_that_cannot_be_loaded_is_tried_until_it_can(place, target):
+    parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER=target)
     message = received(parts, order(1, attachments=1))
     extraction.extract(1, message.id, parts)
     (document,) = parts.records.documents.of_message(1, message.id)
     for _ in range(2 * ATTEMPTS):
-        extraction.hand_over(1, document.id, parts)
-        time.sleep(0.02)
-    assert parts.records.documents.of_message(1, message.id)[0].handover is HandOver.PENDING
+        handover.hand_over(1, document.id, parts)
+        _make_due(parts, tables.document, document.id)
+    (document,) = parts.records.documents.of_message(1, message.id)
+    assert document.handover is HandOver.PENDING
+    assert document.error_json["error"] == "HandlerUnavailable"
+
+
+def test_a_document_that_takes_every_worker_with_it_is_failed(parts):
+    message = received(parts, order(1, attachments=1))
+    extraction.extract(1, message.id, parts)
+    (document,) = parts.records.documents.of_message(1, message.id)
+    for _ in range(ATTEMPTS):
+        assert parts.records.documents.claim(1, document.id, "killed", datetime.now(UTC), _lease(parts))
+        _make_due(parts, tables.document, document.id)
+    handover.hand_over(1, document.id, parts)
+    (document,) = parts.records.documents.of_message(1, message.id)
+    assert (document.handover, document.error_json["error"]) == (HandOver.FAILED, "WorkersLost")
+    assert calls == []
+
+
+def test_a_database_that_is_away_when_a_failure_is_to_be_noted_is_waited_for(parts, monkeypatch):
+    monkeypatch.setattr(attempts, "NOTE_DELAYS", (0, 0, 0))
+    message = received(parts, order())
+    parts.archive.fault = ArchiveUnavailable("archive: away")
+    real, failures = parts.records.messages.retry_later, [RecordsUnavailable("database: away")] * 3
+
+    def retry_later(*arguments):
+        if failures:
+            raise failures.pop()
+        return real(*arguments)
+
+    parts.records.messages.retry_later = retry_later
+    extraction.extract(1, message.id, parts)
+    assert again(parts, message).error_json["error"] == "ArchiveUnavailable"
 
 
 def test_the_sweep_leaves_a_long_queue_alone(parts):
     received(parts, order())
     time.sleep(0.15)
-    parts.queue.waiting = extraction.SWEEP_LIMIT
-    assert extraction.sweep(parts) == 0
+    parts.queue.waiting = attempts.SWEEP_LIMIT
+    assert attempts.sweep(parts) == 0
     parts.queue.waiting = 0
-    assert extraction.sweep(parts) == 1
+    assert attempts.sweep(parts) == 1
 
 
 def _lease(parts: Parts):
     return timedelta(seconds=parts.settings.lease)
 
 
-def _make_due(parts: Parts, message: InboundMessage) -> None:
+def _make_due(parts: Parts, table: Table, id: UUID) -> None:
     """Let the time pass that a lease or a backoff takes."""
     with parts.records.database.write() as connection:
-        connection.execute(
-            inbound_message.update()
-            .where(inbound_message.c.id == message.id)
-            .values(next_attempt_at=datetime(2020, 1, 1, tzinfo=UTC))
-        )
+        past = datetime(2020, 1, 1, tzinfo=UTC)
+        connection.execute(table.update().where(table.c.id == id).values(next_attempt_at=past))

@@ -11,12 +11,13 @@ FLOORS = (
     {"limits", "durable"},
     {"settings", "logs", "spool", "archive", "records", "queue"},
     {"assembly"},
-    {"delivery", "extraction", "replay"},
-    {"terminal"},
+    {"attempts", "delivery"},
+    {"extraction", "handover", "replay"},
+    {"terminal", "deadline"},
     {"deliver_cli", "replay_cli", "admin_cli", "tasks"},
 )
 # Rooms on a floor: message and attachments stand on the MIME reader, records on the statuses.
-MAY_SHARE_A_FLOOR = {("message", "mime"), ("attachments", "mime"), ("replay", "delivery")}
+MAY_SHARE_A_FLOOR = {("message", "mime"), ("attachments", "mime")}
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -17,11 +17,12 @@ from types import CodeType
 
 import pytest
 
-from orderflow_ingest import delivery, extraction
+from orderflow_ingest import attempts, delivery, extraction, handover
 from orderflow_ingest.archive import FileArchive
 from orderflow_ingest.assembly import Parts, open_parts
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.records import Filter
+from orderflow_ingest.records.conflicts import Conflicts
 from orderflow_ingest.records.documents import Documents
 from orderflow_ingest.records.messages import Messages
 from orderflow_ingest.settings import Settings
@@ -38,9 +39,11 @@ DELIVERY = (
     delivery._conclude, Spool.finish, FileArchive.put, FileArchive._write, Messages.insert,
 )  # fmt: skip
 AFTER_COMMIT = (delivery.settle, delivery.deliver, delivery._conclude)
+HELD = (delivery.deliver, delivery._hold, Conflicts.insert)
+LATE = (delivery._second, delivery._take_back, FileArchive.delete)
 EXTRACTION = (
     extraction.extract, extraction._store, extraction._archived, FileArchive.put, Documents.record,
-    Messages.claim, Messages._update, extraction._ring_for_documents, extraction.hand_over, Documents._end,
+    Messages.claim, Messages._update, extraction._ring_for_documents, handover.hand_over, Documents._end,
 )  # fmt: skip
 
 
@@ -118,15 +121,41 @@ def deliver(settings: Settings) -> None:
     assert delivery.settle(entry, parts).outcome.is_accepted
 
 
+def deliver_other_content(settings: Settings) -> None:
+    """Deliver the same Message-ID with other content: it is held."""
+    parts = open_parts(settings)
+    blocks = iter((RAW.replace(b"find", b"mind"), b""))
+    envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
+    entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), 1 << 20)
+    assert delivery.settle(entry, parts).outcome.is_accepted
+
+
+def deliver_late(settings: Settings) -> None:
+    """Deliver a redelivery that finds nobody there yet, and loses the race for its identity."""
+    parts = open_parts(settings)
+    real = parts.archive.put
+
+    def put(*arguments) -> None:
+        parts.archive.put = real
+        deliver(settings)
+        real(*arguments)
+
+    parts.archive.put = put
+    blocks = iter((b"Received: late\n" + RAW, b""))
+    envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
+    entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), 1 << 20)
+    assert delivery.settle(entry, parts).outcome.is_accepted
+
+
 def work(settings: Settings, until: Callable[[Parts], bool]) -> Parts:
     """Be a worker: sweep, and run what lies in the real queue."""
     parts = open_parts(
-        settings, lambda *ids: extraction.extract(*ids, parts), lambda *ids: extraction.hand_over(*ids, parts)
+        settings, lambda *ids: extraction.extract(*ids, parts), lambda *ids: handover.hand_over(*ids, parts)
     )
     end = time.monotonic() + 20
     while not until(parts):
         assert time.monotonic() < end, "it was never finished"
-        extraction.sweep(parts)
+        attempts.sweep(parts)
         while (task := parts.queue.huey.dequeue()) is not None:
             parts.queue.huey.execute(task)
         time.sleep(0.01)
@@ -153,6 +182,28 @@ def test_a_delivery_killed_at_any_line_and_run_again_is_one_message(settings, co
     parts.archive.clean(older_than=-1)
     assert os.listdir(settings.spool_dir / "tmp") == os.listdir(settings.state_dir / "archive" / "tmp") == []
     work(settings, finished)
+
+
+@pytest.mark.parametrize(("code", "line"), reached(HELD, deliver, deliver_other_content))
+def test_a_conflict_killed_at_any_line_and_run_again_is_held_once(settings, code, line):
+    deliver(settings)
+    kill_at(code, line, lambda: deliver_other_content(settings))
+    deliver_other_content(settings)
+    parts = open_parts(settings)
+    list(delivery.drain(parts))
+    assert len(parts.records.messages.select(Filter(), 10)) == len(parts.records.conflicts.open()) == 1
+    assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
+    assert parts.spool.entries() == []
+
+
+@pytest.mark.parametrize(("code", "line"), reached(LATE, deliver_late))
+def test_a_lost_race_killed_at_any_line_and_run_again_leaves_no_orphan(settings, code, line):
+    kill_at(code, line, lambda: deliver_late(settings))
+    parts = open_parts(settings)
+    assert all(ended.outcome.is_accepted for _, ended in delivery.drain(parts))
+    (row,) = parts.records.messages.select(Filter(), 10)
+    assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
+    assert parts.spool.entries() == []
 
 
 @pytest.mark.parametrize(("code", "line"), reached(AFTER_COMMIT, deliver))

@@ -119,6 +119,11 @@ def _open_spool(deployment: Deployment) -> None:
     (deployment.state / "spool").chmod(0o755)
 
 
+def _forget_recipients(deployment: Deployment) -> None:
+    with sqlite3.connect(deployment.state / "recipients.db") as published:
+        published.execute("DELETE FROM recipient")
+
+
 def _old_schema(deployment: Deployment) -> None:
     with sqlite3.connect(deployment.state / "orderflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '0000'")
@@ -133,6 +138,7 @@ def _old_schema(deployment: Deployment) -> None:
         (_remove("queue.db*"), "queue", "run orderflow-admin init"),
         (_old_schema, "schema", "version 0000, needed is 0001: run orderflow-admin init"),
         (lambda d: d.admin("org", "disable", "acme"), "organisations", "run orderflow-admin org add"),
+        (_forget_recipients, "organisations", "differs from the table: run orderflow-admin init"),
         (lambda d: d.write_settings({"ARCHIVE_URL": "file:///proc/none"}), "archive", "file:///proc/none"),
         (
             lambda d: d.write_settings({"ORDERFLOW_DOCUMENT_HANDLER": "no.such:thing"}),
@@ -140,7 +146,7 @@ def _old_schema(deployment: Deployment) -> None:
             "no.such:thing",
         ),
     ],
-    ids=["settings", "spool", "database", "queue", "schema", "organisations", "archive", "handler"],
+    ids=["settings", "spool", "database", "queue", "schema", "organisations", "recipients", "archive", "handler"],
 )
 def test_check_finds_what_is_wrong_and_says_what_to_do(quiet, fault, part, said):
     fault(quiet)
@@ -162,6 +168,7 @@ def test_check_finds_what_is_wrong_and_says_what_to_do(quiet, fault, part, said)
         ("virtual_mailbox_maps =", None, "virtual_mailbox_maps is empty"),
         ("virtual_mailbox_maps = static:yes", None, "knows an organisation that cannot be"),
         ("virtual_mailbox_maps = sqlite:/nonexistent", None, "the recipient map cannot be read"),
+        ("virtual_mailbox_maps = inline:{x=y}", None, f"does not know orders+acme@{DOMAIN}: its mail is refused"),
         ("", ("null_sender=", "null_sender=<>"), "null_sender= (empty) is missing"),
         ("", ("-- ${recipient}", "${recipient}"), "argv must end with: -- ${recipient}"),
         ("", ("user=nobody", "user=root"), "pipe(8) refuses user=root"),
@@ -187,6 +194,22 @@ def test_check_as_root_looks_with_the_eyes_of_who_delivers_and_leaves_nothing_of
     assert {path.owner() for path in quiet.state.rglob("*")} == {"nobody"}
     quiet.settings_file.chmod(0o600)
     assert "cannot be read: PermissionError by nobody, who delivers" in check(quiet, "--no-postfix")["settings"][1]
+
+
+def test_check_finds_what_a_worker_leaves_undone_and_what_was_set_aside(quiet):
+    quiet.write_settings({"ORDERFLOW_LEASE": "0.1", "ORDERFLOW_SWEEP_AFTER": "0.1"})
+    quiet.deliver(ACME, mail(1))
+    assert wait_until(lambda: "does orderflow-worker run?" in check(quiet, "--no-postfix")["worker"][1], 20)
+
+
+def test_what_root_runs_leaves_nothing_of_root_behind(quiet):
+    quiet.write_settings({"DATABASE_URL": "postgresql://127.0.0.1:1/x", "ORDERFLOW_SPOOL_MODE": "accept"})
+    quiet.deliver(ACME, mail(1))
+    quiet.write_settings({})
+    quiet.user = "root"
+    assert "DELIVERED" in quiet.replay("spool")
+    quiet.admin("org", "add", "beta")
+    assert {path.owner() for path in quiet.state.rglob("*")} == {"nobody"}
 
 
 def test_check_says_so_when_the_pipe_user_cannot_run_the_program(quiet):
@@ -314,19 +337,39 @@ def test_help_is_there_for_every_command(quiet):
                 assert "Usage:" in quiet.run(program, line.split()[0], "--help").stdout
 
 
+HANDLERS = """
+import os, time
+
+def once(order):
+    mark = os.environ["MARK"]
+    if not os.path.exists(mark):
+        open(mark, "w").close()
+        time.sleep(600)
+
+def by_name(order):
+    if "-666-" in order.document.filename:
+        open(os.environ["MARK"], "w").close()
+        time.sleep(600)
+"""
+
+
+def with_handler(place, handler: str, lease: str) -> Deployment:
+    """Set up a deployment whose worker has one of these handlers, and a file to tell that it hangs."""
+    (place / "handlers.py").write_text(HANDLERS)
+    settings = {"ORDERFLOW_DOCUMENT_HANDLER": f"handlers:{handler}", "ORDERFLOW_LEASE": lease}
+    deployment = Deployment(place / "deployment", settings)
+    deployment.set_up("acme", "beta")
+    surroundings = {"PYTHONPATH": str(place), "MARK": str(deployment.state / "mark")}
+    deployment.worker.env = {**deployment.worker.env, **surroundings}
+    return deployment
+
+
 def test_a_worker_killed_in_mid_task_loses_nothing(place):
     """A handler that hangs for its first document, and a SIGKILL while it does."""
-    (place / "handlers.py").write_text(HANDLER)
-    deployment = Deployment(
-        place / "deployment", {"ORDERFLOW_DOCUMENT_HANDLER": "handlers:slow", "ORDERFLOW_LEASE": "2"}
-    )
-    deployment.set_up("acme")
-    worker = deployment.worker
-    worker.env = {**worker.env, "PYTHONPATH": str(place), "MARK": str(deployment.state / "mark")}
-    with worker:
+    deployment = with_handler(place, "once", lease="2")
+    with deployment.worker as worker:
         deployment.deliver(ACME, order(1, attachments=3))
-        mark = deployment.state / "mark"
-        assert wait_until(mark.exists, 30)
+        assert wait_until((deployment.state / "mark").exists, 30)
         worker.kill()
         worker.start()
         deployment.wait_finished(1, timeout=150)
@@ -335,12 +378,18 @@ def test_a_worker_killed_in_mid_task_loses_nothing(place):
     assert {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}
 
 
-HANDLER = """
-import os, time
+def test_a_handler_that_hangs_is_ended_and_the_other_orders_go_on(place):
+    """Two workers, three documents that hang, and the order of another organisation behind them."""
+    deployment = with_handler(place, "by_name", lease="3")
+    with deployment.worker:
+        deployment.deliver(ACME, order(666, attachments=3))
+        assert wait_until((deployment.state / "mark").exists, 30)
+        deployment.deliver(f"orders+beta@{DOMAIN}", order(1, attachments=1))
 
-def slow(order):
-    mark = os.environ["MARK"]
-    if not os.path.exists(mark):
-        open(mark, "w").close()
-        time.sleep(600)
-"""
+        def is_handed_over() -> bool:
+            found = [row for row in deployment.messages() if row["subject"] == "Order 1" and row["status"] == "PARSED"]
+            return bool(found) and {d["state"] for d in deployment.documents(found[0]["id"])} == {"DONE"}
+
+        assert wait_until(is_handed_over, 60, interval=0.5)
+        ended = [r for r in deployment.log_records() if r.get("error") == "TaskTimeout"]
+        assert {r["where"].split(":")[0] for r in ended} == {"TaskTimeout at handlers.py"}

@@ -207,7 +207,7 @@ def test_a_main_thread_that_hangs_in_a_library_is_ended_from_outside_it(place, d
     deployment.write_settings({"ORDERFLOW_DEADLINE": "0.5"})
     try:
         command = [sys.executable, "-c", code, "--settings", deployment.settings_file, "--", ACME]
-        ended = subprocess.run(command, input=mail(301), capture_output=True, timeout=30, user=deployment.user)
+        ended = subprocess.run(command, input=mail(301), capture_output=True, timeout=30, **deployment.credentials())
     finally:
         deployment.write_settings({})
     assert verdict(ended) == means(Outcome.DEADLINE)
@@ -254,6 +254,29 @@ def test_what_python_cannot_catch_defers_too(place, script):
     assert verdict(ended) == (75, "4.3.0")
 
 
+def test_a_shell_that_cannot_start_a_process_defers(deployment):
+    """A limit of processes, as of a container or a unit, is reached in the middle of a burst."""
+    command = [
+        "prlimit",
+        "--nproc=1",
+        PROGRAMS / "orderflow-deliver",
+        "--settings",
+        deployment.settings_file,
+        "--",
+        ACME,
+    ]
+    ended = subprocess.run(command, input=mail(402), capture_output=True, **deployment.credentials())
+    assert verdict(ended) == (75, "4.3.0")
+
+
+def test_settings_on_a_disk_that_hangs_defer_before_postfix_bounces(place):
+    os.mkfifo(place / "ingest.env", 0o644)
+    code = "import orderflow_ingest.deliver_cli as program; program._STARTUP = 1; program.main()"
+    program = make_python(place / "bin", f"shift 3; exec {sys.executable} -c '{code}' \"$@\"")
+    ended = subprocess.run([program, "--settings", place / "ingest.env", "--", ACME], input=mail(), capture_output=True)
+    assert verdict(ended) == (75, "4.3.0")
+
+
 @pytest.mark.parametrize("broken", ["sqlalchemy", "orderflow_ingest/delivery", "orderflow_ingest/outcomes", "huey"])
 def test_a_deploy_that_does_not_import_defers(place, broken):
     """A copy of the environment's packages in which one does not import."""
@@ -276,7 +299,7 @@ def test_a_deploy_that_does_not_import_defers(place, broken):
 
 def test_a_closed_output_changes_nothing(deployment):
     command = f"'{PROGRAMS}/orderflow-deliver' --settings {deployment.settings_file} -- {ACME} >&-"
-    ended = subprocess.run(["sh", "-c", command], input=mail(400), user=deployment.user, capture_output=True)
+    ended = subprocess.run(["sh", "-c", command], input=mail(400), **deployment.credentials(), capture_output=True)
     assert ended.returncode == 0
 
 
@@ -293,7 +316,7 @@ def test_a_writer_that_is_killed_in_the_middle_leaves_nothing(deployment):
     """What came is a good message and ends with a line feed; only its writer is gone."""
     command = [PROGRAMS / "orderflow-deliver", "--settings", deployment.settings_file, "--", ACME]
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, *command], stdin=subprocess.PIPE, user=deployment.user, cwd="/"
+        [sys.executable, "-c", WRITER, *command], stdin=subprocess.PIPE, **deployment.credentials(), cwd="/"
     )
     writer.stdin.write(mail(401))
     writer.stdin.close()
@@ -311,7 +334,7 @@ def test_it_reads_standard_input_to_its_end_even_of_a_message_that_is_too_big(de
     """Otherwise the writer would see a broken pipe."""
     process = subprocess.Popen(
         [PROGRAMS / "orderflow-deliver", "--settings", deployment.settings_file, "--", ACME],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=deployment.user,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, **deployment.credentials(),
     )  # fmt: skip
     failed = []
 

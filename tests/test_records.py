@@ -473,7 +473,7 @@ def test_a_finished_message_is_neither_claimed_nor_retried_nor_recorded(records,
 def test_a_replay_begins_anew_and_takes_the_message_from_who_has_it(records, status):
     attempt = claimed(records, inserted(records))
     put_into(records, attempt, status)
-    assert records.messages.replay(row(records, attempt), NOW + MINUTE)
+    assert lead_back(records, row(records, attempt), NOW + MINUTE)
     found = row(records, attempt)
     assert (found.status, found.attempts, found.worker, found.error_json) == (Status.RECEIVED, 0, None, None)
     assert found.next_attempt_at == NOW + MINUTE and set(endings(records, attempt).values()) == {False}
@@ -484,10 +484,20 @@ def test_a_replay_of_what_moved_meanwhile_is_refused(records):
     message = inserted(records)
     seen = row(records, message)
     attempt = claimed(records, message)
-    assert not records.messages.replay(seen, NOW)
+    assert not lead_back(records, seen, NOW)
     seen = row(records, message)
     assert records.messages.give_up(attempt, {"error": "x"})
-    assert not records.messages.replay(seen, NOW) and row(records, message).status is Status.FAILED
+    assert not lead_back(records, seen, NOW) and row(records, message).status is Status.FAILED
+
+
+def test_a_replay_that_is_refused_leaves_the_documents_alone(records):
+    attempt = stored(records, [part("1")])
+    (found,) = records.documents.of_message(1, attempt.id)
+    records.documents.finish(records.documents.claim(1, found.id, "w", NOW, LEASE))
+    seen = row(records, attempt)
+    assert records.messages.move(attempt, Status.PARSED)
+    assert not records.documents.replay(seen, NOW, NOW)
+    assert records.documents.of_message(1, attempt.id)[0].handover is HandOver.DONE
 
 
 def test_what_is_due_is_listed_the_longest_due_first(records):
@@ -591,8 +601,13 @@ def test_a_message_without_documents_is_stored(records):
     assert records.documents.of_message(1, stored(records, []).id) == []
 
 
+def lead_back(records, message, moment):
+    with records.database.write() as connection:
+        return records.messages.replay_in(connection, message, moment)
+
+
 def again(records, attempt, parts, is_complete=True, skipped=()):
-    records.messages.replay(row(records, attempt), NOW)
+    lead_back(records, row(records, attempt), NOW)
     return records.documents.record(claimed(records, attempt), list(parts), list(skipped), NOW, is_complete)
 
 
@@ -603,8 +618,18 @@ def test_documents_recorded_again_keep_their_ids_and_hand_over(records):
     assert again(records, attempt, [part("1"), part("2", digest="c" * 64), part("3")])
     one, two, three = records.documents.of_message(1, attempt.id)
     assert (one.id, one.handover) == (first.id, HandOver.DONE)
-    assert (two.id, two.digest, two.handover) == (second.id, "c" * 64, HandOver.PENDING)
-    assert three.id not in (first.id, second.id)
+    assert (two.digest, two.handover) == ("c" * 64, HandOver.PENDING)
+    assert len({first.id, second.id, two.id, three.id}) == 4, "other bytes are another document"
+
+
+def test_documents_recorded_again_take_the_new_names_and_types(records):
+    attempt = stored(records, [part("1", filename="BROKEN")])
+    (before,) = records.documents.of_message(1, attempt.id)
+    records.documents.finish(records.documents.claim(1, before.id, "w", NOW, LEASE))
+    assert again(records, attempt, [part("1", filename="order.pdf", detected_type="application/pdf")])
+    (found,) = records.documents.of_message(1, attempt.id)
+    assert (found.id, found.handover) == (before.id, HandOver.DONE)
+    assert (found.filename, found.detected_type) == ("order.pdf", "application/pdf")
 
 
 def test_a_changed_document_is_taken_from_who_hands_over_the_old_one(records):
@@ -654,13 +679,13 @@ def test_a_hand_over_is_claimed_once_and_fenced(records):
     assert documents.claim(1, found.id, "w", NOW + 9 * LEASE, LEASE) is None and not documents.finish(third)
 
 
-def test_a_reset_hands_every_document_over_again(records):
+def test_a_replay_hands_every_document_over_again(records):
     attempt = stored(records, [part("1"), part("2")])
     one, two = records.documents.of_message(1, attempt.id)
     records.documents.finish(records.documents.claim(1, one.id, "w", NOW, LEASE))
     records.documents.give_up(records.documents.claim(1, two.id, "w", NOW, LEASE), {"error": "x"})
     assert records.documents.count_by_handover() == {"PENDING": 0, "DONE": 1, "FAILED": 1}
-    records.documents.reset(1, attempt.id, NOW + MINUTE)
+    assert records.documents.replay(row(records, attempt), NOW, NOW + MINUTE)
     assert records.documents.count_by_handover(1) == {"PENDING": 2, "DONE": 0, "FAILED": 0}
     assert len(records.documents.due(NOW + MINUTE, 9)) == 2 and records.documents.due(NOW, 9) == []
 
@@ -690,11 +715,11 @@ def test_no_method_shows_or_changes_another_tenants_rows(records):
     assert documents.of_message(2, mine.id) == [] and documents.skipped(2, mine.id) == []
     assert documents.claim(2, own.id, "w", NOW, LEASE) is None
     assert set(documents.count_by_handover(2).values()) == {0}
-    documents.reset(2, mine.id, NOW + LEASE)
+    assert not documents.replay(replace(row(records, mine), org_id=2), NOW, NOW + LEASE)
 
     foreign = replace(attempt, org_id=2)
     assert set(endings(records, foreign).values()) == {False}
-    assert not messages.replay(replace(row(records, mine), org_id=2), NOW)
+    assert not lead_back(records, replace(row(records, mine), org_id=2), NOW)
     assert not conflicts.resolve(replace(conflict, org_id=2), "DISCARDED", None, NOW)
     handing = documents.claim(1, own.id, "w", NOW, LEASE)
     foreign = replace(handing, org_id=2)
@@ -871,6 +896,17 @@ def refused(records):
         told.append(str(away.value))
     assert not any(SECRET in text or "SELECT" in text or str(message.id) in text for text in told)
     return told
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_subject_is_refused(postgres, encoding):
+    name = f"records_{uuid4().hex}"
+    with psycopg.connect(postgres.conninfo("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    database = Database(f"postgresql+psycopg://postgres@127.0.0.1:{postgres.port}/{name}")
+    with pytest.raises(RecordsUnavailable, match=f"its encoding is {encoding}"):
+        schema.upgrade(database)
+    database.close()
 
 
 def test_a_server_that_nobody_listens_for_is_unavailable():

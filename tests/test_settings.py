@@ -27,10 +27,10 @@ def test_without_any_settings_everything_lies_below_the_state_directory():
 def test_the_defaults_are_safe():
     found = loaded(ORDERFLOW_STATE_DIR="/srv/of")
     assert (found.domains, found.local_part) == (("orderflow.example.com",), "orders")
-    assert (found.max_message_size, found.deadline, found.lease) == (26214400, 60, 900)
+    assert (found.max_message_size, found.deadline, found.lease) == (26214400, 60, 600)
     assert (found.retry_delay, found.sweep_after, found.max_queue) == (60, 120, 100000)
     assert (found.require_tls, found.spool_accepts, found.log) == (False, False, "auto")
-    assert found.document_handler == "orderflow_ingest.extraction:log_document"
+    assert found.document_handler == "orderflow_ingest.handover:log_document"
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)

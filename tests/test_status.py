@@ -7,7 +7,7 @@ from orderflow_ingest.status import UNFINISHED, Status, sources
 R, S, P, F = Status.RECEIVED, Status.STORED, Status.PARSED, Status.FAILED
 
 
-@pytest.mark.parametrize(("target", "allowed"), [(S, {R}), (P, {S}), (F, {R, S}), (R, {S, P, F})])
+@pytest.mark.parametrize(("target", "allowed"), [(S, {R}), (P, {S}), (F, {R, S}), (R, {R, S, P, F})])
 def test_a_status_is_reached_from_these_alone(target, allowed):
     assert set(sources(target)) == allowed
 

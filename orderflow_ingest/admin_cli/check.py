@@ -7,15 +7,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 
 from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from ..assembly import Parts, open_parts
-from ..extraction import load_handler
+from ..attempts import HandlerUnavailable
+from ..handover import load_handler
 from ..logs import place
 from ..queue import QueueUnavailable
-from ..records import RecordsUnavailable, schema
+from ..records import RecordsUnavailable, recipients_path, schema
 from ..settings import BadSettings, Settings, read_file
 from ..spool import SpoolFull
 from .postfix_check import check_postfix
@@ -44,7 +46,7 @@ def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool
     with _as_owner(settings.spool_dir):
         yield from _check_parts(parts)
     if with_postfix:
-        yield from (Finding("postfix", Level[level], text) for level, text in check_postfix(settings, postfix_config))
+        yield from (Finding("postfix", Level[level], text) for level, text in check_postfix(parts, postfix_config))
 
 
 class Trouble(Exception):
@@ -61,6 +63,7 @@ def _check_parts(parts: Parts) -> Iterator[Finding]:
         ("queue", _queue),
         ("organisations", _organizations),
         ("document handler", _handler),
+        ("worker", _worker),
     ]
     for name, look in steps:
         try:
@@ -145,6 +148,8 @@ def _schema(parts: Parts) -> str:
         current = schema.current_version(parts.records.database)
     except RecordsUnavailable as error:
         raise Trouble(str(error)) from error
+    if schema.is_newer(current):
+        return f"version {current} is newer than this program: install the new one here too"
     if current != schema.needed_version():
         raise Trouble(f"version {current}, needed is {schema.needed_version()}: run orderflow-admin init")
     return f"version {current}"
@@ -159,19 +164,35 @@ def _queue(parts: Parts) -> str:
 
 
 def _organizations(parts: Parts) -> str:
-    active = sum(org.is_active for org in parts.records.organizations.all())
+    organizations = parts.records.organizations
+    active = {org.slug for org in organizations.all() if org.is_active}
     if not active:
         raise Trouble("none is active, so no mail is accepted: run orderflow-admin org add SLUG")
-    return f"{active} active"
+    published = recipients_path(parts.settings.database_url)
+    if published and organizations.published(published) != active:
+        raise Trouble(f"{published}, which Postfix reads, differs from the table: run orderflow-admin init")
+    return f"{len(active)} active"
 
 
 def _handler(parts: Parts) -> str:
     target = parts.settings.document_handler
     try:
         load_handler(target)
-    except (ImportError, AttributeError) as error:
-        raise Trouble(f"ORDERFLOW_DOCUMENT_HANDLER {target} cannot be imported: {type(error).__name__}") from error
+    except HandlerUnavailable as error:
+        raise Trouble(f"ORDERFLOW_DOCUMENT_HANDLER {error}") from error
     return target
+
+
+def _worker(parts: Parts) -> str:
+    """Judge the worker by what it has left undone."""
+    oldest = parts.records.messages.oldest_unfinished()
+    limit = parts.settings.lease + parts.settings.sweep_after
+    if oldest and (datetime.now(UTC) - oldest).total_seconds() > limit:
+        raise Trouble(f"a message of {oldest:%Y-%m-%d %H:%MZ} is unfinished: does orderflow-worker run? see its log")
+    dead = len(parts.spool.dead())
+    if dead:
+        raise Trouble(f"{dead} messages were set aside: see orderflow-replay dead")
+    return "nothing is left undone"
 
 
 def _user() -> str:

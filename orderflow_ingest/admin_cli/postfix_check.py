@@ -8,20 +8,23 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..assembly import Parts
+from ..records import RecordsUnavailable
 from ..settings import Settings
 
 Said = tuple[str, str]  # name of a level, and the text
 
 
-def check_postfix(settings: Settings, config: str | None) -> Iterator[Said]:
-    """Compare main.cf, master.cf and the recipient map with the settings."""
+def check_postfix(parts: Parts, config: str | None) -> Iterator[Said]:
+    """Compare main.cf, master.cf and the recipient map with the settings and the organisations."""
+    settings = parts.settings
     postconf = shutil.which("postconf", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if postconf is None:
         yield "WARNING", "postconf is not installed here; on a host without Postfix say --no-postfix"
         return
     try:
         asked = _Postconf(postconf, config)
-        findings = [*_main(settings, asked), *_transport(settings, asked), *_map(settings, asked)]
+        findings = [*_main(settings, asked), *_transport(settings, asked), *_map(parts, asked)]
     except subprocess.CalledProcessError as error:
         yield (
             "TROUBLE",
@@ -152,20 +155,29 @@ def _runs_as(account: pwd.struct_passwd, program: Path) -> bool:
     return ended.returncode == 0
 
 
-def _map(settings: Settings, asked: _Postconf) -> Iterator[Said]:
-    """Ask the recipient map itself: one that points nowhere would refuse or accept everything, unnoticed."""
+def _map(parts: Parts, asked: _Postconf) -> Iterator[Said]:
+    """Ask the recipient map itself: one that points elsewhere would refuse or accept everything, unnoticed."""
     table = asked.value("virtual_mailbox_maps").removeprefix("proxy:")
     if not table:
-        yield (
-            "TROUBLE",
-            "main.cf: virtual_mailbox_maps is empty: every recipient is accepted and bounces later",
-        )
+        yield "TROUBLE", "main.cf: virtual_mailbox_maps is empty: every recipient is accepted and bounces later"
         return
-    status, said = asked.lookup(f"{settings.local_part}+no-such-org--@{settings.domains[0]}", table)
-    if said:
-        yield "TROUBLE", f"the recipient map cannot be read: {said.rpartition(': ')[2]}"
-    elif status == 0:
-        yield "TROUBLE", "the recipient map knows an organisation that cannot be"
+    settings = parts.settings
+    try:
+        known = next((org.slug for org in parts.records.organizations.all() if org.is_active), None)
+    except RecordsUnavailable:
+        known = None  # the database's own finding tells
+    for domain in settings.domains:
+        status, said = asked.lookup(f"{settings.local_part}+no-such-org--@{domain}", table)
+        if said:
+            yield "TROUBLE", f"the recipient map cannot be read: {said.rpartition(': ')[2]}"
+            return
+        if status == 0:
+            yield "TROUBLE", "the recipient map knows an organisation that cannot be"
+        if known and asked.lookup(f"{settings.local_part}+{known}@{domain}", table)[0] != 0:
+            yield (
+                "TROUBLE",
+                f"the recipient map does not know {settings.local_part}+{known}@{domain}: its mail is refused",
+            )
 
 
 def _line(name: str, value: object, why: str) -> str:

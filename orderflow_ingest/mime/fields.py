@@ -12,7 +12,11 @@ Values stay raw bytes: decoding is `words`, parameters are `parameters`.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
+TRACE_FIELDS = frozenset(("received", "return-path", "delivered-to", "x-original-to"))
+_SENDER_FIELDS = frozenset(("from", "to", "subject", "date", "message-id", "content-type"))
+_NEAR = 65536
 _BOM = b"\xef\xbb\xbf"
 _NAME = re.compile(rb'([^\x00-\x20\x7f-\xff:"=<>(),;@]+)[ \t]*:')
 _BLANK_LINE = re.compile(rb"\n\r{0,2}\n|\r\r(?!\n)")
@@ -105,3 +109,19 @@ def skip_leading_blanks(raw: bytes | memoryview, start: int = 0, end: int | None
     stop = len(raw) if end is None else end
     found = _LEADING_BLANKS.match(raw, start, stop)
     return found.end() if found else start
+
+
+def find_sender_header(raw: bytes) -> int:
+    """Return where the header that the sender wrote begins: 0 but for a header of trace fields alone.
+
+    A server that finds no header, since the first line is no field, puts its own trace fields and an empty line in
+    front; then the sender's header is what follows, if it looks like one.
+    """
+    start = skip_leading_blanks(raw)
+    header_end, body_start = split_header(raw, start)
+    if any(field.name not in TRACE_FIELDS for field in iterate_fields(raw[start:header_end])):
+        return 0
+    start = skip_leading_blanks(raw, body_start)
+    header_end, _ = split_header(raw, start)
+    found = islice(iterate_fields(raw[start : min(header_end, start + _NEAR)]), 100)
+    return start if any(field.name in _SENDER_FIELDS for field in found) else 0

@@ -1,8 +1,9 @@
 """Documents: the attachments that were stored, the parts that were passed over, the way to the handler.
 
-Idempotent by UNIQUE (org_id, inbound_message_id, part_path): extracting a message again leaves a
-document that is the same alone, with its id; changes one whose content changed; and removes what is
-not found any more. A document's hand-over is tried, leased and fenced like a message's extraction.
+Idempotent by UNIQUE (org_id, inbound_message_id, part_path): extracting a message again keeps a
+document of the same bytes, with its id and the state of its hand-over, and brings names and types up to
+date; other bytes in the same part are a new document, with a new id; what is not found any more goes. A
+document's hand-over is tried, leased and fenced like a message's extraction.
 """
 
 from dataclasses import dataclass, fields
@@ -57,6 +58,7 @@ class SkippedPart:
     reason: str
 
 
+_CONTENT = ("filename", "claimed_filename", "declared_type", "detected_type", "size", "digest", "object_key")
 _COLUMNS = [document.c[field.name] for field in fields(Document)]
 
 
@@ -133,14 +135,16 @@ class Documents:
         """Note that a document is not handed over any more."""
         return self._end(attempt, handover=HandOver.FAILED.value, error_json=error)
 
-    def reset(self, org_id: int, message_id: UUID, now: datetime) -> None:
-        """Make a message's documents be handed over again."""
+    def replay(self, message: InboundMessage, now: datetime, due: datetime) -> bool:
+        """Lead a message back to RECEIVED and its documents to PENDING; False if the message moved meanwhile."""
         d = document.c
-        values = {"handover": HandOver.PENDING.value, "attempts": 0, "next_attempt_at": now, "worker": None}
+        mine = (d.org_id == message.org_id, d.inbound_message_id == message.id)
+        values = {"handover": HandOver.PENDING.value, "attempts": 0, "next_attempt_at": due, "worker": None}
         with self._database.write() as connection:
-            connection.execute(
-                document.update().where(d.org_id == org_id, d.inbound_message_id == message_id).values(values)
-            )
+            if not self._messages.replay_in(connection, message, now):
+                return False
+            connection.execute(document.update().where(*mine).values(**values, error_json=None))
+            return True
 
     def count_by_handover(self, org_id: int | None = None) -> dict[HandOver, int]:
         """Count documents by the state of their hand-over."""
@@ -170,18 +174,17 @@ class Documents:
             return [_document(row) for row in connection.execute(statement)]
 
     def _store(self, connection: sa.Connection, values: dict[str, Any]) -> None:
-        content = {
-            name: values[name] for name in values if name not in ("id", "org_id", "inbound_message_id", "part_path")
-        }
+        """Insert a document, or bring the one of this part up to date: other bytes are a new document."""
         insert = self._database.insert(document).values(values)
-        pending = {"handover": HandOver.PENDING.value, "attempts": 0, "worker": None, "error_json": None}
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=["org_id", "inbound_message_id", "part_path"],
-                set_={**content, **pending},
-                where=document.c.digest != values["digest"],
-            )
-        )
+        is_other = document.c.digest != insert.excluded.digest
+        fresh = {"handover": HandOver.PENDING.value, "attempts": 0, "worker": None, "error_json": None}
+        changes = {name: insert.excluded[name] for name in _CONTENT}
+        for name in ("id", "next_attempt_at", *fresh):
+            column = document.c[name]
+            new = sa.literal(fresh[name], column.type) if name in fresh else insert.excluded[name]
+            changes[name] = sa.case((is_other, new), else_=column)
+        key = ["org_id", "inbound_message_id", "part_path"]
+        connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changes))
 
     def _remove_others(self, connection: sa.Connection, owner: dict[str, Any], paths: list[str]) -> None:
         conditions = [document.c[name] == value for name, value in owner.items()]

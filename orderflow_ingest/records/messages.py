@@ -187,19 +187,18 @@ class Messages:
         """Move the message of an attempt to FAILED."""
         return self._update(attempt, Status.FAILED, {"worker": None, "error_json": error})
 
-    def replay(self, message: InboundMessage, now: datetime) -> bool:
+    def replay_in(self, connection: sa.Connection, message: InboundMessage, now: datetime) -> bool:
         """Lead a message back to RECEIVED, to be extracted anew; False if it moved meanwhile."""
         t = inbound_message.c
         values = {"status": Status.RECEIVED.value, "attempts": 0, "next_attempt_at": now, "worker": None}
-        with self._database.write() as connection:
-            statement = (
-                inbound_message.update()
-                .where(t.org_id == message.org_id, t.id == message.id)
-                .where(t.status == message.status.value, t.attempts == message.attempts)
-                .where(t.status.in_(_values((*sources(Status.RECEIVED), Status.RECEIVED))))
-                .values(**values, error_json=None)
-            )
-            return connection.execute(statement).rowcount == 1
+        statement = (
+            inbound_message.update()
+            .where(t.org_id == message.org_id, t.id == message.id)
+            .where(t.status == message.status.value, t.attempts == message.attempts)
+            .where(t.status.in_(_values(sources(Status.RECEIVED))))
+            .values(**values, error_json=None)
+        )
+        return connection.execute(statement).rowcount == 1
 
     def due(self, now: datetime, limit: int) -> list[tuple[int, UUID]]:
         """List unfinished messages whose next attempt is due: (org_id, id), the longest due first."""

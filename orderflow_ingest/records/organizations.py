@@ -11,6 +11,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -40,6 +41,7 @@ class Organizations:
 
     def __init__(self, database: Database):
         self._database = database
+        self._slugs: dict[int, str] = {}
 
     def find(self, slug: str) -> Organization | None:
         """Find an organisation by its slug."""
@@ -66,10 +68,11 @@ class Organizations:
 
     def publish(self, path: Path) -> None:
         """Write the active slugs where Postfix's sqlite: map reads them; see the module's header."""
-        slugs = [(org.slug,) for org in self.all() if org.is_active]
         try:
             with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
+                # Read behind the lock: of two that publish, the second one must not have the older list.
+                slugs = [(org.slug,) for org in self.all() if org.is_active]
                 connection.execute("CREATE TABLE IF NOT EXISTS recipient (slug TEXT PRIMARY KEY)")
                 connection.execute("DELETE FROM recipient")
                 connection.executemany("INSERT INTO recipient VALUES (?)", slugs)
@@ -77,6 +80,23 @@ class Organizations:
             os.chmod(path, 0o644)
         except (sqlite3.Error, OSError) as error:
             raise RecordsUnavailable(f"{path} cannot be written: {type(error).__name__}") from error
+
+    def published(self, path: Path) -> set[str]:
+        """Read what publish() wrote."""
+        try:
+            with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+                return {slug for (slug,) in connection.execute("SELECT slug FROM recipient")}
+        except sqlite3.Error as error:
+            raise RecordsUnavailable(f"{path} cannot be read: {type(error).__name__}") from error
+
+    def slug(self, org_id: int) -> str:
+        """Give the slug of an organisation, which never changes; "" if there is none of this id."""
+        if org_id not in self._slugs:
+            found = self._select(organization.c.id == org_id)
+            if not found:
+                return ""
+            self._slugs[org_id] = found[0].slug
+        return self._slugs[org_id]
 
     def _select(self, condition: sa.ColumnElement[bool]) -> list[Organization]:
         columns = (organization.c.id, organization.c.slug, organization.c.name, organization.c.is_active)

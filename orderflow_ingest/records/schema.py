@@ -12,8 +12,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
-from .database import Database
+from .database import Database, RecordsUnavailable
 
 _LOCK = 7_301_882_119  # any number: migrations of one PostgreSQL database wait for each other
 
@@ -36,12 +37,35 @@ def current_version(database: Database) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
+def _need_utf8(connection: sa.Connection) -> None:
+    """Refuse a database that cannot hold every subject and file name."""
+    encoding = connection.scalar(
+        sa.text("SELECT pg_encoding_to_char(encoding)::text FROM pg_database WHERE datname = current_database()")
+    )
+    name = encoding.decode() if isinstance(encoding, bytes) else encoding
+    if name != "UTF8":
+        raise RecordsUnavailable(f"database: its encoding is {name}; make it by createdb -E UTF8 -T template0")
+
+
+def is_newer(version: str | None) -> bool:
+    """Tell whether a version is one that this program does not know, and can run with all the same."""
+    known = {step.revision for step in ScriptDirectory(str(migrations_dir())).walk_revisions()}
+    return version is not None and version > max(known)
+
+
 def upgrade(database: Database) -> None:
     """Bring the database to the needed version; safe to repeat. Raises RecordsUnavailable."""
     config = Config()
     config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
     with database.write() as connection:
         if not database.is_sqlite:
+            # A step may take longer than a delivery, but must not make deliveries wait behind its locks.
+            _need_utf8(connection)
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            connection.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise RecordsUnavailable("database: its schema is newer than this program") from error

@@ -4,9 +4,9 @@ Every tenant table has org_id first in its keys, so that it can be partitioned b
 tenant data names it. Times are aware UTC on both databases. Rows are the truth about a message: how
 often it was tried, when it may be tried again, who is at it. A queue's task is only a bell.
 
-    attempts         how often a worker began; also the fence: only the attempt that is the last may write
+    attempts         how often a worker began
     next_attempt_at  no attempt begins before it: the lease of who is at it, then the backoff after a failure
-    worker           who is at it, for an operator's eyes
+    worker           who is at it, and the fence: who finds another mark there has lost the lease
 """
 
 from datetime import UTC, datetime

@@ -126,7 +126,7 @@ class Deployment(Server):
         env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(self.settings_file)}
         ended = subprocess.run(
             [self.programs / program, *arguments], cwd="/", env=env, text=True, timeout=120,
-            stdin=subprocess.DEVNULL, capture_output=True, **self._credentials(),
+            stdin=subprocess.DEVNULL, capture_output=True, **self.credentials(),
         )  # fmt: skip
         if check and ended.returncode:
             raise AssertionError(f"{program} {' '.join(arguments)}: {ended.returncode}\n{ended.stdout}{ended.stderr}")
@@ -146,7 +146,7 @@ class Deployment(Server):
         ]
         environment = {**ENVIRONMENT, **(env or {})}
         return subprocess.run(
-            command, cwd="/", env=environment, input=raw, timeout=120, capture_output=True, **self._credentials()
+            command, cwd="/", env=environment, input=raw, timeout=120, capture_output=True, **self.credentials()
         )
 
     def messages(self) -> list[dict[str, Any]]:
@@ -182,7 +182,8 @@ class Deployment(Server):
         lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def _credentials(self) -> dict[str, Any]:
+    def credentials(self) -> dict[str, Any]:
+        """Give the arguments of subprocess that make a program run as the deployment's user."""
         if os.geteuid():
             return {}
         return {

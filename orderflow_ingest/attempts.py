@@ -1,0 +1,99 @@
+"""Attempts: how a worker's failures are told, counted and tried again, for messages and documents alike.
+
+An attempt that fails is noted on its row with the time of the next one, which the sweep enqueues. After the
+last one the row is FAILED, with error_json: what, where, when, how often. An outage, a backend that is away
+or a deploy that does not import, does not use up the last attempt. A worker that is killed leaves its lease
+behind; when that is over the next attempt begins, and what took every worker with it is FAILED too.
+
+Where the database itself is away when a failure is to be noted, that is tried for a while; then the attempt
+counts as one that ended without a word.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .archive import ArchiveUnavailable
+from .assembly import Parts
+from .logs import event, place
+from .records import ATTEMPTS, RecordsUnavailable
+
+SWEEP_LIMIT = 1000
+NOTE_DELAYS = (0.5, 2, 5, 15)  # seconds
+_BACKOFF = 4
+
+
+class WorkersLost(Exception):
+    """Every attempt ended without a word: the worker was killed, or ran out of memory."""
+
+
+class LeaseLost(Exception):
+    """Another worker has taken the row over: this one writes nothing more."""
+
+
+class HandlerUnavailable(Exception):
+    """The document handler cannot be imported, or is not there: a deploy is half done."""
+
+
+OUTAGES = (ArchiveUnavailable, RecordsUnavailable, HandlerUnavailable)
+
+
+def now() -> datetime:
+    """Give the time, aware UTC."""
+    return datetime.now(UTC)
+
+
+def worker_name() -> str:
+    """Name this worker on the rows that it has in hand."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_last(attempts: int, is_outage: bool) -> bool:
+    """Tell whether a row is given up after so many attempts."""
+    return attempts >= ATTEMPTS and not is_outage
+
+
+def following(attempts: int, is_outage: bool, parts: Parts) -> tuple[int, datetime]:
+    """Give how many attempts count so far, and when the next one may begin."""
+    counted = min(attempts, ATTEMPTS - 1) if is_outage else attempts
+    return counted, now() + timedelta(seconds=parts.settings.retry_delay * _BACKOFF ** (counted - 1))
+
+
+def told(attempts: int, error: BaseException, is_ours: bool) -> dict[str, Any]:
+    """Tell a failure for error_json, without a text that could hold message content."""
+    detail = str(error) if type(error).__module__.startswith("orderflow_ingest.") else ""
+    at = now().isoformat(timespec="seconds")
+    where = place(error, is_ours)
+    return {"error": type(error).__name__, "detail": detail, "where": where, "at": at, "attempt": attempts}
+
+
+def note(write: Callable[[], object]) -> None:
+    """Write how an attempt ended; a database that is away is waited for. Raises RecordsUnavailable."""
+    for delay in NOTE_DELAYS:
+        try:
+            write()
+            return
+        except RecordsUnavailable:
+            time.sleep(delay)
+    write()
+
+
+def sweep(parts: Parts) -> int:
+    """Enqueue what is due and may have no task: give the number of tasks.
+
+    Where many tasks wait, these are enough; theirs come first.
+    """
+    if parts.queue.depth() >= SWEEP_LIMIT:
+        return 0
+    messages = parts.records.messages.due(now(), SWEEP_LIMIT)
+    documents = parts.records.documents.due(now(), SWEEP_LIMIT)
+    for org_id, message_id in messages:
+        parts.queue.extract(org_id, message_id)
+    for org_id, document_id in documents:
+        parts.queue.hand_over(org_id, document_id)
+    if messages or documents:
+        event("sweep", "Due work enqueued.", messages=len(messages), documents=len(documents))
+    return len(messages) + len(documents)

@@ -1,0 +1,119 @@
+"""Hand-over: each document to the deployment's handler, at least once.
+
+The handler is `package.module:function`, called with an OrderDocument. It must know a document that comes
+again by its id: a worker can be killed after the handler returned and before that is noted. What it raises,
+SystemExit included, is a failed attempt (see `attempts`); a handler that cannot be loaded is an outage.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import import_module
+from io import BytesIO
+from typing import Any, BinaryIO
+from uuid import UUID
+
+from .archive import Archive
+from .assembly import Parts
+from .attempts import (
+    OUTAGES,
+    HandlerUnavailable,
+    LeaseLost,
+    WorkersLost,
+    following,
+    is_last,
+    note,
+    now,
+    told,
+    worker_name,
+)
+from .logs import event
+from .records import ATTEMPTS, Document, InboundMessage
+
+
+@dataclass(frozen=True)
+class OrderDocument:
+    """What a document handler is called with: organisation, message, document, and a way to its bytes."""
+
+    org: str
+    message: InboundMessage
+    document: Document
+    _archive: Archive
+
+    def read(self) -> bytes:
+        """Read the document's bytes, verified. Raises what the archive raises."""
+        return self._archive.read(self.document.object_key, self.document.digest)
+
+    def open(self) -> BinaryIO:
+        """Open the document's bytes as a file."""
+        return BytesIO(self.read())
+
+
+Handler = Callable[[OrderDocument], object]
+
+
+def hand_over(org_id: int, document_id: UUID, parts: Parts) -> None:
+    """Take one attempt at handing a document to the handler."""
+    documents = parts.records.documents
+    org = parts.records.organizations.slug(org_id)
+    names: dict[str, Any] = {"org": org, "document_id": document_id}
+    attempt = documents.claim(org_id, document_id, worker_name(), now(), timedelta(seconds=parts.settings.lease))
+    if attempt is None:
+        event("hand_over", "Nothing to do for this document.", **names)
+        return
+    names["message_id"] = attempt.inbound_message_id
+    try:
+        if attempt.attempts > ATTEMPTS:
+            raise WorkersLost
+        _call_handler(attempt, org, parts)
+        if not documents.finish(attempt):
+            raise LeaseLost
+    except LeaseLost:
+        event("hand_over", "Lease was lost to another worker.", logging.WARNING, **names)
+    except (Exception, SystemExit) as error:
+        _note_failure(attempt, error, parts, names)
+    else:
+        event("hand_over", "Document handed over.", **names)
+
+
+def load_handler(target: str) -> Handler:
+    """Import the handler that ORDERFLOW_DOCUMENT_HANDLER names. Raises HandlerUnavailable."""
+    module, _, function = target.partition(":")
+    try:
+        handler: Handler = getattr(import_module(module), function)
+    except (Exception, SystemExit) as error:
+        raise HandlerUnavailable(f"{target} cannot be loaded: {type(error).__name__}") from error
+    return handler
+
+
+def log_document(order: OrderDocument) -> None:
+    """Log a document's coming: the handler of a deployment that has none yet."""
+    event(
+        "document",
+        "Document received; no handler is configured.",
+        org=order.org,
+        message_id=order.message.id,
+        document_id=order.document.id,
+        content_type=order.document.detected_type or order.document.declared_type,
+        size=order.document.size,
+    )
+
+
+def _call_handler(attempt: Document, org: str, parts: Parts) -> None:
+    message = parts.records.messages.get(attempt.org_id, attempt.inbound_message_id)
+    if message is None:
+        raise LookupError("the document's message is gone")
+    handler = load_handler(parts.settings.document_handler)
+    handler(OrderDocument(org, message, attempt, parts.archive))
+
+
+def _note_failure(attempt: Document, error: BaseException, parts: Parts, names: dict[str, Any]) -> None:
+    documents, why = parts.records.documents, told(attempt.attempts, error, is_ours=False)
+    is_outage = isinstance(error, OUTAGES)
+    if is_last(attempt.attempts, is_outage):
+        note(lambda: documents.give_up(attempt, why))
+        event("hand_over", "Hand-over failed for good.", logging.ERROR, **names, **why)
+    else:
+        note(lambda: documents.retry_later(attempt, why, *following(attempt.attempts, is_outage, parts)))
+        event("hand_over", "Hand-over failed; another attempt follows.", logging.WARNING, **names, **why)
