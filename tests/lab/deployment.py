@@ -172,7 +172,7 @@ class Deployment(Server):
             done = found["messages PARSED"] + found["messages FAILED"]
             return done == count and not found["documents PENDING"] and found["oldest unfinished message"] is None
 
-        if not wait_until(finished, timeout, interval=0.3):
+        if not wait_until(finished, timeout, interval=0.6):
             raise AssertionError(f"not finished: {found}\n{self.worker.tail()}")
         return self.messages()
 
