@@ -1048,3 +1048,20 @@ def test_sqlite_syncs_every_commit_and_checks_references(place):
 
 def test_the_row_of_a_message_is_typed(records):
     assert isinstance(row(records, inserted(records)), InboundMessage)
+
+
+def test_who_publishes_late_publishes_what_is_true_then(place):
+    """One that waited for the file must not write the list of before."""
+    records = Records(f"sqlite:///{place}/orderflow.db", create=True)
+    schema.upgrade(records.database)
+    file = place / "recipients.db"
+    records.organizations.publish(file)
+    with sqlite3.connect(file, isolation_level=None) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = pool.submit(records.organizations.publish, file)
+        time.sleep(0.3)
+        records.organizations.add("late", "Late")
+        other.execute("ROLLBACK")
+        waiting.result(30)
+    assert records.organizations.published(file) == {"late"}
+    records.database.close()
