@@ -17,8 +17,9 @@ The deadline is kept twice: a signal ends a delivery that waits; where that does
 library does not come back to Python, a thread ends the process. An alarm stands over what comes before,
 settings on a disk that hangs, say. All come long before Postfix's own time limit, which would bounce.
 
-Nothing but the standard library's core and `outcomes` is imported before the net is up. --help is answered only where
-standard input can hold no mail: Postfix takes exit 0 for a delivery, and a recipient may be so spelled.
+Nothing but the standard library's core and `outcomes` is imported before the net is up. --help is
+answered only where standard input can hold no mail: Postfix takes exit 0 for a delivery, and a recipient
+may be so spelled.
 """
 
 import os

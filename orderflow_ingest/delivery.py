@@ -209,22 +209,6 @@ def _take_back(known: Known, digest: str, org: Organization, parts: Parts) -> No
         parts.archive.delete(raw_key(org.id, digest))
 
 
-def _ring(new: NewMessage, org: Organization, parts: Parts) -> None:
-    try:
-        parts.queue.extract(new.org_id, new.id)
-    except QueueUnavailable as error:
-        event(
-            "enqueue",
-            "Task left to the sweep.",
-            logging.WARNING,
-            org=org.slug,
-            message_id=new.id,
-            reason=error,
-        )
-    else:
-        event("enqueue", "Task enqueued.", org=org.slug, message_id=new.id)
-
-
 def _count_failure(entry: Entry, key: str, why: str, parts: Parts) -> Delivery:
     try:
         count = parts.spool.note_failure(key, f"{_now().isoformat(timespec='seconds')} INTERNAL {why}")

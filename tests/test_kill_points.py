@@ -113,21 +113,21 @@ def settings(template, place) -> Settings:
     return replace(template, state_dir=place, **urls)
 
 
-def deliver(settings: Settings) -> None:
-    parts = open_parts(settings)
-    blocks = iter((RAW[:100], RAW[100:], b""))
+def put_through(parts: Parts, *blocks: bytes) -> None:
+    """Spool a message that comes in these blocks, and settle it."""
+    coming = iter((*blocks, b""))
     envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
-    entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), 1 << 20)
+    entry = parts.spool.write(envelope.encode(), lambda _: next(coming), 1 << 20)
     assert delivery.settle(entry, parts).outcome.is_accepted
+
+
+def deliver(settings: Settings) -> None:
+    put_through(open_parts(settings), RAW[:100], RAW[100:])
 
 
 def deliver_other_content(settings: Settings) -> None:
     """Deliver the same Message-ID with other content: it is held."""
-    parts = open_parts(settings)
-    blocks = iter((RAW.replace(b"find", b"mind"), b""))
-    envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
-    entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), 1 << 20)
-    assert delivery.settle(entry, parts).outcome.is_accepted
+    put_through(open_parts(settings), RAW.replace(b"find", b"mind"))
 
 
 def deliver_late(settings: Settings) -> None:
@@ -141,10 +141,7 @@ def deliver_late(settings: Settings) -> None:
         real(*arguments)
 
     parts.archive.put = put
-    blocks = iter((b"Received: late\n" + RAW, b""))
-    envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
-    entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), 1 << 20)
-    assert delivery.settle(entry, parts).outcome.is_accepted
+    put_through(parts, b"Received: late\n" + RAW)
 
 
 def work(settings: Settings, until: Callable[[Parts], bool]) -> Parts:
