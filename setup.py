@@ -27,6 +27,7 @@ setup(
         "alembic>=1.13,<2",  # schema steps; SQLAlchemy's own
         "boto3>=1.36,<2",  # S3; 1.36 is the first that sends checksums by itself
         "chardet>=7,<8",  # raw 8-bit file names and subjects: right about short ones, see mime/charsets.py
+        "aiosmtpd>=1.4.6,<2",  # the LMTP and SMTP doors of the service; 1.4.6 is the first that is safe from smuggling
         "click>=8.1,<9",  # the operator's programs
         "huey>=3.5,<4",  # the queue; 3.5 is the first with PostgreSQL
         "puremagic>=1.28,<3",  # content types by signature; pure Python, alive, no libmagic to install

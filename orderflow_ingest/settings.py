@@ -43,6 +43,10 @@ class Settings:
     lease: float
     sweep_after: float
     max_queue: int
+    socket_dir: Path
+    mail_user: str
+    concurrency: int
+    max_in_flight: int
     database_url: str = field(repr=False)
     queue_url: str = field(repr=False)
     archive_url: str
@@ -74,6 +78,11 @@ class Key:
 def _default_state_dir(_: dict[str, Any]) -> str:
     system = "/var/lib/orderflow"
     return system if os.access(system, os.W_OK) else os.path.expanduser("~/.local/state/orderflow")
+
+
+def _default_socket_dir(found: dict[str, Any]) -> str:
+    system = "/run/orderflow"
+    return system if os.path.isdir(system) else f"{found['state_dir']}/run"
 
 
 def _below_state(form: str) -> Callable[[dict[str, Any]], str]:
@@ -182,6 +191,15 @@ KEYS = (
         "seconds after which the sweep enqueues what no worker has begun"),
     Key("ORDERFLOW_MAX_QUEUE", "max_queue", "100000", _number(int, 0), "a number of tasks, 0 for no limit",
         "waiting tasks from which on mail is deferred; 0: no limit"),
+    Key("ORDERFLOW_SOCKET_DIR", "socket_dir", _default_socket_dir, _absolute, "an absolute path",
+        "where the service listens: deliver.sock, lmtp.sock and smtp.sock lie in it",
+        "/run/orderflow if it is there, else run/ in the state directory"),
+    Key("ORDERFLOW_MAIL_USER", "mail_user", "postfix", _matching(r"[a-z_][a-z0-9_-]*"), "a user's name",
+        "the user that Postfix's lmtp and smtpd run as, who may speak to lmtp.sock and smtp.sock"),
+    Key("ORDERFLOW_CONCURRENCY", "concurrency", "20", _number(int, 1, 1000), "a number of deliveries",
+        "how many deliveries the service works on at a time"),
+    Key("ORDERFLOW_MAX_IN_FLIGHT", "max_in_flight", "134217728", _number(int, 1), "a number of bytes",
+        "bytes of the messages that the service works on at a time; beyond them mail is deferred"),
     Key("DATABASE_URL", "database_url", _below_state("sqlite:///{}/orderflow.db"), _database_url,
         "a sqlite:////path or postgresql://user:password@host/name URL", "or postgresql://user:password@host/name",
         "SQLite in the state directory"),
