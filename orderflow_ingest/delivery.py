@@ -6,17 +6,19 @@ killed between any two lines and run again, it ends with one object and one row.
 up before the archive is written, so that a redelivery leaves no orphan object; of two deliveries at
 the same time the unique constraint chooses one, and the other takes its own object back.
 
-settle() wraps it: it makes every end an outcome and decides what becomes of the entry.
+receive() and settle() wrap it, for a message in memory that its sender still has, and for a spool entry:
+they make every end an outcome, and decide where the message stays.
 
-    outcome          Postfix waits, defer    Postfix waits, accept    drain
-    accepted         removed                 removed                  removed
-    bounces          removed                 removed                  set aside: nobody is left to tell
-    backend, deadline removed: Postfix's     kept: SPOOLED            kept for the next drain
-    other temporary  removed: Postfix's      removed: Postfix's       kept for the next drain
-    INTERNAL, 3rd    set aside: SET_ASIDE    set aside: SET_ASIDE     set aside: SET_ASIDE
+    outcome           receive, settle with Postfix waiting      settle by the drain
+    accepted          entry removed                             removed
+    bounces           removed                                   set aside: nobody is left to tell
+    backend, deadline removed: the sender's; accept: SPOOLED    kept for the next drain
+    other temporary   removed: the sender's                     kept for the next drain
+    INTERNAL, 3rd     set aside: SET_ASIDE                      set aside: SET_ASIDE
 """
 
 import hashlib
+import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -33,10 +35,11 @@ from .mime.words import storable
 from .outcomes import DeadlineReached, Outcome
 from .queue import QueueUnavailable
 from .records import Known, NewMessage, Organization, RecordsUnavailable
-from .spool import Entry
+from .spool import Entry, SpoolFull
 
 SET_ASIDE_AFTER = 3
 EMAIL = "EMAIL"
+_OUTAGES = (Outcome.BACKEND_DOWN, Outcome.DEADLINE)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Delivery:
 def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     """Deliver one message. Raises RecordsUnavailable, ArchiveUnavailable, ForeignDomain."""
     messages = parts.records.messages
-    org = _organization(envelope, parts)
+    org = _organization(envelope.recipient, parts)
     if isinstance(org, Outcome):
         return Delivery(org)
     message = read_message(raw)
@@ -77,6 +80,40 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     return Delivery(Outcome.DELIVERED, org.slug, new.id)
 
 
+def welcome(recipient: str, parts: Parts) -> Outcome | None:
+    """Tell what a delivery to this recipient would end with before its message is looked at; None: go on."""
+    try:
+        org = _organization(recipient, parts)
+    except RecordsUnavailable:
+        return Outcome.BACKEND_DOWN
+    except ForeignDomain:
+        return Outcome.MISCONFIGURED
+    return org if isinstance(org, Outcome) else None
+
+
+def receive(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
+    """Deliver a message that its sender still has, and make every end an outcome.
+
+    Nothing of it need outlive a crash before its row does, so it goes into the spool only where it is to stay
+    with us: in accept mode, or when it is set aside.
+    """
+    key = _key(envelope.encode(), raw)
+    delivery, why = _attempt(envelope, raw, parts, key, "")
+    outcome, entry = delivery.outcome, None
+    keeps = parts.settings.spool_accepts and outcome in _OUTAGES
+    try:
+        if outcome is Outcome.SET_ASIDE or keeps:
+            entry = parts.spool.write(envelope.encode(), io.BytesIO(raw).read, len(raw))
+            delivery = _conclude(entry, delivery, key, parts, postfix_waits=True)
+        elif outcome.is_accepted:
+            parts.spool.forget_failures(key)
+    except (SpoolFull, OSError) as error:
+        event("spool", "Message was not spooled.", logging.ERROR, outcome=outcome.name, reason=type(error).__name__)
+        delivery = Delivery(Outcome.INTERNAL if outcome is Outcome.SET_ASIDE else outcome, delivery.org)
+    _log(delivery, envelope, entry.name if entry else "", why)
+    return delivery
+
+
 def settle(
     entry: Entry,
     parts: Parts,
@@ -87,26 +124,49 @@ def settle(
 
     `within` bounds the time: it raises DeadlineReached inside deliver().
     """
-    envelope, why, key = None, "", entry.name
+    envelope, key = None, entry.name
     try:
         header, raw = entry.read()
-        key = hashlib.sha256(header.partition(b"\n")[0] + hashlib.sha256(raw).digest()).hexdigest()
+        key = _key(header, raw)
         envelope = decode(header)
-        with within or nullcontext():
-            delivery = deliver(envelope, raw, parts)
-    except DeadlineReached:
-        delivery = Delivery(Outcome.DEADLINE)
-    except (RecordsUnavailable, ArchiveUnavailable) as error:
-        delivery, why = Delivery(Outcome.BACKEND_DOWN), str(error)
-    except ForeignDomain as error:
-        delivery, why = Delivery(Outcome.MISCONFIGURED), str(error)
     except (Exception, SystemExit) as error:
-        delivery, why = Delivery(Outcome.INTERNAL), place(error)
-        if not isinstance(error, ImportError):  # a broken deploy says nothing of this content
-            delivery = _count_failure(entry, key, why, parts)
+        why = place(error)
+        delivery = _count_failure(entry.name, key, why, parts)
+    else:
+        delivery, why = _attempt(envelope, raw, parts, key, entry.name, within)
     delivery = _conclude(entry, delivery, key, parts, postfix_waits)
-    _log(delivery, envelope, entry, why)
+    _log(delivery, envelope, entry.name, why)
     return delivery
+
+
+def _attempt(
+    envelope: Envelope,
+    raw: bytes,
+    parts: Parts,
+    key: str,
+    entry: str,
+    within: AbstractContextManager[object] | None = None,
+) -> tuple[Delivery, str]:
+    """Deliver, and make every end an outcome, with the reason of one that is not plain."""
+    try:
+        with within or nullcontext():
+            return deliver(envelope, raw, parts), ""
+    except DeadlineReached:
+        return Delivery(Outcome.DEADLINE), ""
+    except (RecordsUnavailable, ArchiveUnavailable) as error:
+        return Delivery(Outcome.BACKEND_DOWN), str(error)
+    except ForeignDomain as error:
+        return Delivery(Outcome.MISCONFIGURED), str(error)
+    except ImportError as error:  # a broken deploy says nothing of this content
+        return Delivery(Outcome.INTERNAL), place(error)
+    except (Exception, SystemExit) as error:
+        why = place(error)
+        return _count_failure(entry, key, why, parts), why
+
+
+def _key(header: bytes, raw: bytes) -> str:
+    """Name a content for one recipient."""
+    return hashlib.sha256(header.partition(b"\n")[0] + hashlib.sha256(raw).digest()).hexdigest()
 
 
 def ring(message: NewMessage, parts: Parts) -> None:
@@ -135,12 +195,12 @@ def drain(
             continue
         delivery = settle(entry, parts, within(), postfix_waits=False)
         yield name, delivery
-        if delivery.outcome in (Outcome.BACKEND_DOWN, Outcome.DEADLINE):
+        if delivery.outcome in _OUTAGES:
             return
 
 
-def _organization(envelope: Envelope, parts: Parts) -> Organization | Outcome:
-    slug = organization_slug(envelope.recipient, parts.settings.local_part, parts.settings.domains)
+def _organization(recipient: str, parts: Parts) -> Organization | Outcome:
+    slug = organization_slug(recipient, parts.settings.local_part, parts.settings.domains)
     org = parts.records.organizations.find(slug) if slug else None
     if org is None:
         return Outcome.UNKNOWN_ORG
@@ -150,7 +210,7 @@ def _organization(envelope: Envelope, parts: Parts) -> Organization | Outcome:
 def _waiting(parts: Parts) -> int | None:
     """Count the tasks that wait; None if the queue is away: the sweep will find the row."""
     try:
-        return parts.queue.depth()
+        return parts.queue.recent_depth()
     except QueueUnavailable as error:
         event("enqueue", "Queue is away; the task is left to the sweep.", logging.WARNING, reason=error)
         return None
@@ -209,7 +269,7 @@ def _take_back(known: Known, digest: str, org: Organization, parts: Parts) -> No
         parts.archive.delete(raw_key(org.id, digest))
 
 
-def _count_failure(entry: Entry, key: str, why: str, parts: Parts) -> Delivery:
+def _count_failure(entry: str, key: str, why: str, parts: Parts) -> Delivery:
     try:
         count = parts.spool.note_failure(key, f"{_now().isoformat(timespec='seconds')} INTERNAL {why}")
     except OSError as error:
@@ -217,7 +277,7 @@ def _count_failure(entry: Entry, key: str, why: str, parts: Parts) -> Delivery:
             "note",
             "Failure could not be noted.",
             logging.ERROR,
-            entry=entry.name,
+            entry=entry,
             reason=type(error).__name__,
         )
         return Delivery(Outcome.INTERNAL)
@@ -235,7 +295,7 @@ def _conclude(entry: Entry, delivery: Delivery, key: str, parts: Parts, postfix_
             spool.forget_failures(key)
         elif not postfix_waits:
             entry.release()
-        elif parts.settings.spool_accepts and outcome in (Outcome.BACKEND_DOWN, Outcome.DEADLINE):
+        elif parts.settings.spool_accepts and outcome in _OUTAGES:
             entry.release()
             return Delivery(Outcome.SPOOLED, delivery.org)
         else:
@@ -253,7 +313,7 @@ def _conclude(entry: Entry, delivery: Delivery, key: str, parts: Parts, postfix_
     return delivery
 
 
-def _log(delivery: Delivery, envelope: Envelope | None, entry: Entry, why: str) -> None:
+def _log(delivery: Delivery, envelope: Envelope | None, entry: str, why: str) -> None:
     outcome = delivery.outcome
     level = logging.INFO if outcome.is_accepted and outcome is not Outcome.SET_ASIDE else logging.WARNING
     if outcome in (Outcome.INTERNAL, Outcome.SET_ASIDE):
@@ -267,7 +327,7 @@ def _log(delivery: Delivery, envelope: Envelope | None, entry: Entry, why: str) 
         message_id=delivery.message_id,
         queue_id=envelope and envelope.queue_id,
         extension=envelope and _extension(envelope.recipient),
-        entry=entry.name,
+        entry=entry,
         reason=why,
     )
 

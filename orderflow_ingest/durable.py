@@ -1,9 +1,14 @@
 """What it takes for a file to survive a crash of this machine: all of it written, synced, and its name synced.
 
 A file's content is durable after fsync of the file, its name only after fsync of the directory (fsync(2)).
+It is on the path of a program that is started per message, hence `posix`, see `entry`.
 """
 
-import os
+import posix as os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from os import PathLike
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -13,7 +18,7 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def sync_directory(path: str | os.PathLike[str]) -> None:
+def sync_directory(path: "str | PathLike[str]") -> None:
     """Make the names in a directory durable. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -2,16 +2,16 @@
 
 The organisation comes from the recipient's extension alone (`local_part+extension@domain`, RFC 5233),
 since a header can be forged and a recipient has passed Postfix's map. The envelope travels in front
-of the raw message in a spool entry, as `name: value` lines with %, CR and LF escaped, so that an
-entry is readable with less(1) and no value can end its line.
+of the raw message in a spool entry, as the lines of `header`.
 """
 
 import re
 from dataclasses import dataclass, fields
 from datetime import datetime
 
+from .header import decode_header, encode_header
+
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_ESCAPES = {"%": "%25", "\n": "%0A", "\r": "%0D"}
 
 
 class BadEnvelope(ValueError):
@@ -39,9 +39,7 @@ class Envelope:
 
     def encode(self) -> bytes:
         """Write the envelope as header lines, without the blank line that ends them."""
-        values = [(f.name, getattr(self, f.name)) for f in fields(self)]
-        lines = [f"{name}: {_escape(_text(value))}\n" for name, value in values]
-        return "".join(lines).encode("utf-8", "surrogateescape")
+        return encode_header({field.name: _text(getattr(self, field.name)) for field in fields(self)})
 
 
 def decode(header: bytes) -> Envelope:
@@ -49,8 +47,7 @@ def decode(header: bytes) -> Envelope:
 
     Raises BadEnvelope.
     """
-    pairs = (line.partition(": ") for line in header.decode("utf-8", "surrogateescape").split("\n"))
-    found = {name: _unescape(value) for name, _, value in pairs}
+    found = decode_header(header)
     try:
         return Envelope(
             recipient=found["recipient"],
@@ -86,11 +83,3 @@ def organization_slug(recipient: str, local_part: str, domains: tuple[str, ...])
 
 def _text(value: str | datetime) -> str:
     return value.isoformat() if isinstance(value, datetime) else value
-
-
-def _escape(text: str) -> str:
-    return "".join(_ESCAPES.get(character, character) for character in text)
-
-
-def _unescape(text: str) -> str:
-    return text.replace("%0A", "\n").replace("%0D", "\r").replace("%25", "%")

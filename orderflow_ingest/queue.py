@@ -31,6 +31,7 @@ except ImportError:  # an extra: needed where QUEUE_URL names Redis
 
 Body = Callable[[int, UUID], None]
 NAME = "orderflow"
+_COUNTED = 1.0  # seconds
 _CLIENT_ERRORS = (sqlite3.Error, psycopg.Error, *((redis.RedisError,) if redis else ()))
 
 
@@ -64,6 +65,7 @@ class Queue:
         time_limit: float | None = None,
     ):
         self.huey = _open(url, create)
+        self._counted: tuple[float, int | QueueUnavailable] = (-_COUNTED, 0)
         self._extract = _declare(self.huey, "extract", extract, time_limit)
         self._hand_over = _declare(self.huey, "hand_over", hand_over, time_limit)
 
@@ -78,6 +80,22 @@ class Queue:
     def depth(self) -> int:
         """Count the waiting tasks. Raises QueueUnavailable."""
         return int(_twice(self.huey.pending_count))
+
+    def recent_depth(self) -> int:
+        """Count the waiting tasks at most once a second; that the queue is away is remembered as long.
+
+        Raises QueueUnavailable.
+        """
+        at, found = self._counted
+        if time.monotonic() - at >= _COUNTED:
+            try:
+                found = self.depth()
+            except QueueUnavailable as error:
+                found = error
+            self._counted = (time.monotonic(), found)
+        if isinstance(found, QueueUnavailable):
+            raise found
+        return found
 
     def create_tables(self) -> None:
         """Create what the storage needs; safe to repeat. Raises QueueUnavailable."""

@@ -1,7 +1,6 @@
 """The file spool: where a message is safe before anything else is tried with it.
 
-An entry is one file: `orderflow-spool 1 LENGTH`, the envelope's header lines, a blank line, then the
-raw bytes as they came. LENGTH is the raw bytes' number in 12 digits, so that a short file is noticed.
+An entry is one file, see `entry`: the envelope's header lines, then the raw bytes as they came.
 
     tmp/NAME    arriving: not yet ours; leftovers older than a day are deleted by clean()
     new/NAME    spooled: ours, to be delivered by who wrote it, or by the drain if that died
@@ -13,34 +12,21 @@ on the message survives a crash at any line. All four directories lie on one fil
 rename moves an entry whole. Who works on an entry holds an flock on it, which the kernel takes back
 from a killed process; so a drain passes over what is being delivered and finds what was left.
 
-This module knows nothing of what is in an envelope or a message, and imports next to nothing: it is
-on the path of a program that is started per message.
+This module knows nothing of what is in an envelope or a message.
 """
 
-import errno
-import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 
-from .durable import sync_directory, write_all
+from .durable import sync_directory
+from .entry import BLOCK, DIGITS, MAGIC, InputTooBig, InputTruncated, SpoolFull, lock_entry, write_entry
 
-_MAGIC = b"orderflow-spool 1 "
-_DIGITS = 12
-_BLOCK = 65536
+__all__ = ["Entry", "EntryDamaged", "InputTooBig", "InputTruncated", "Spool", "SpoolFull"]
+
 _STATES = ("tmp", "new", "dead", "failures")
-
-
-class SpoolFull(Exception):
-    """The spool cannot be written: no space, no inodes, read-only, no permission, missing."""
-
-
-class InputTooBig(Exception):
-    """The message goes on past the limit; all of it was read and nothing of it was kept."""
-
-
-class InputTruncated(Exception):
-    """The message is not whole: its writer died in the middle of it."""
+_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 
 
 class EntryDamaged(Exception):
@@ -54,16 +40,22 @@ class Entry:
         self.name = name
         self._fd = fd
 
+    @property
+    def size(self) -> int:
+        """Give the number of bytes of the file."""
+        return os.fstat(self._fd).st_size
+
     def read(self) -> tuple[bytes, bytes]:
-        """Give the envelope's header and the raw message. Raises EntryDamaged."""
-        with open(os.dup(self._fd), "rb") as file:
-            file.seek(0)
-            first = file.readline(_BLOCK)
-            header = b""
-            while (line := file.readline()) not in (b"\n", b""):
-                header += line
-            raw = file.read()
-        if first != _MAGIC + _length(len(raw)) + b"\n":
+        """Give the envelope's header and the raw message, in memory once. Raises EntryDamaged."""
+        head, end = b"", -1
+        while end < 0 and (block := os.pread(self._fd, BLOCK, len(head))):
+            head += block
+            end = head.find(b"\n\n")
+        first, _, header = head[: end + 1].partition(b"\n")
+        length = first.removeprefix(MAGIC)
+        whole = first.startswith(MAGIC) and len(length) == DIGITS and length.isdigit()
+        raw = os.pread(self._fd, int(length), end + 2) if whole and end >= 0 else b""
+        if not whole or end < 0 or not len(raw) == int(length) == self.size - end - 2:
             raise EntryDamaged(f"spool entry {self.name} is not whole")
         return header, raw
 
@@ -93,46 +85,13 @@ class Spool:
         limit: int,
         is_whole: Callable[[bytes], bool] = lambda last: True,
     ) -> Entry:
-        """Store one message durably and give its locked entry.
-
-        `read(n)` gives up to n bytes, b"" at the end; it is called for blocks of 64 KiB, so memory does
-        not grow with the message. `limit` is in bytes. `is_whole` is asked when all is on disk, with the
-        last block. Raises SpoolFull, InputTooBig, InputTruncated, and what `read` raises; none leaves a file.
-        """
-        name = f"{time.time_ns():020d}.{os.getpid()}.{os.urandom(4).hex()}"
-        temporary, final = self._path("tmp", name), self._path("new", name)
-        try:
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise SpoolFull(_reason(error)) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            last = _copy(fd, header, read, limit)
-            if not is_whole(last):
-                raise InputTruncated("the message has no end")
-            _commit(temporary, final, self._path("new"))
-        except BaseException:
-            os.close(fd)
-            _discard(temporary)
-            _discard(final)
-            raise
-        return Entry(name, fd)
+        """Store one message durably and give its locked entry; see `entry.write_entry`."""
+        return Entry(*write_entry(self.directory, header, read, limit, is_whole))
 
     def claim(self, name: str) -> Entry | None:
         """Lock the entry `name` of new/; None if it is gone or another process is at it."""
-        try:
-            fd = os.open(self._path("new", name), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        if not _is_at(self._path("new", name), fd):  # finished or set aside before we had the lock
-            os.close(fd)
-            return None
-        return Entry(name, fd)
+        fd = lock_entry(self._path("new", name)) if _NAME.fullmatch(name) else None
+        return Entry(name, fd) if fd is not None else None
 
     def entries(self) -> list[str]:
         """List the names in new/, the oldest first; a host without a spool has none."""
@@ -225,64 +184,8 @@ class Spool:
         return os.path.join(self.directory, *parts)
 
 
-def _copy(fd: int, header: bytes, read: Callable[[int], bytes], limit: int) -> bytes:
-    """Write header and message, and sync; give the last block. Past the limit the rest is read and dropped."""
-    length, last = 0, b""
-    _write(fd, _MAGIC + _length(0) + b"\n" + header.rstrip(b"\n") + b"\n\n")
-    while block := read(_BLOCK):
-        length, last = length + len(block), block
-        if length <= limit:
-            _write(fd, block)
-    if length > limit:
-        raise InputTooBig(f"{length} bytes, {limit} are allowed")
-    try:
-        os.pwrite(fd, _length(length), len(_MAGIC))
-        os.fsync(fd)
-    except OSError as error:
-        raise SpoolFull(_reason(error)) from error
-    return last
-
-
-def _commit(temporary: str, final: str, directory: str) -> None:
-    try:
-        os.rename(temporary, final)
-        sync_directory(directory)  # the commit instant is its return
-    except OSError as error:
-        raise SpoolFull(_reason(error)) from error
-
-
-def _write(fd: int, data: bytes) -> None:
-    try:
-        write_all(fd, data)
-    except OSError as error:
-        raise SpoolFull(_reason(error)) from error
-
-
 def _unlink(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
         return  # removed before: the wish is fulfilled
-
-
-def _discard(path: str) -> None:
-    """Remove a file that is not wanted, where that can be done: why it is not wanted matters more."""
-    try:
-        os.unlink(path)
-    except OSError:
-        return  # clean() finds it in tmp/; in new/ it is delivered twice, and its identity is known
-
-
-def _is_at(path: str, fd: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(fd))
-    except FileNotFoundError:
-        return False
-
-
-def _length(number: int) -> bytes:
-    return b"%0*d" % (_DIGITS, number)
-
-
-def _reason(error: OSError) -> str:
-    return f"spool: {errno.errorcode.get(error.errno or 0, 'unknown error')}"

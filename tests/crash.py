@@ -1,4 +1,4 @@
-"""Crash points: the lines of one module that a piece of work reaches, and a child killed on reaching the n-th.
+"""Crash points: the lines of some modules that a piece of work reaches, and a child killed on reaching the n-th.
 
 The child is a fork that gets SIGKILL before the line runs, so nothing of the program's own cleans up after it.
 """
@@ -25,7 +25,7 @@ class Point:
         return f"{self.number}-{self.function}-{self.line}"
 
 
-def points(module: ModuleType, work: Callable[[], object]) -> list[Point]:
+def points(modules: tuple[ModuleType, ...], work: Callable[[], object]) -> list[Point]:
     """Do the work here, and list the lines it reaches."""
     found: list[Point] = []
 
@@ -33,11 +33,11 @@ def points(module: ModuleType, work: Callable[[], object]) -> list[Point]:
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
         found.append(Point(len(found), frame.f_code.co_name, line))
 
-    _traced(module, work, note)
+    _traced(modules, work, note)
     return found
 
 
-def kill_at(module: ModuleType, point: Point, work: Callable[[], object]) -> None:
+def kill_at(modules: tuple[ModuleType, ...], point: Point, work: Callable[[], object]) -> None:
     """Do the work in a child that is killed on reaching the point."""
     child = os.fork()
     if child == 0:
@@ -48,14 +48,14 @@ def kill_at(module: ModuleType, point: Point, work: Callable[[], object]) -> Non
                 os.kill(os.getpid(), signal.SIGKILL)
 
         try:
-            _traced(module, work, count)
+            _traced(modules, work, count)
         finally:
             os._exit(1)
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, f"{point} was not reached"
 
 
-def at_line(module: ModuleType, text: str, action: Callable[[], object], work: Callable[[], Any]) -> Any:
+def at_line(modules: tuple[ModuleType, ...], text: str, action: Callable[[], object], work: Callable[[], Any]) -> Any:
     """Do the work, and the action before the first line that begins with `text`: what another process would do."""
     actions = [action]
 
@@ -64,14 +64,16 @@ def at_line(module: ModuleType, text: str, action: Callable[[], object], work: C
         if actions and line.startswith(text):
             actions.pop()()
 
-    found = _traced(module, work, act)
+    found = _traced(modules, work, act)
     assert not actions, f"{text} was not reached"
     return found
 
 
-def _traced(module: ModuleType, work: Callable[[], Any], at: Callable[[FrameType], None]) -> Any:
+def _traced(modules: tuple[ModuleType, ...], work: Callable[[], Any], at: Callable[[FrameType], None]) -> Any:
+    files = {module.__file__ for module in modules}
+
     def trace(frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename != module.__file__:
+        if frame.f_code.co_filename not in files:
             return None
         if event == "line":
             at(frame)

@@ -30,6 +30,9 @@ class ListQueue:
         self._answer()
         self.hand_overs.append((org_id, document_id))
 
+    def recent_depth(self) -> int:
+        return self.depth()
+
     def depth(self) -> int:
         self._answer()
         return self.waiting

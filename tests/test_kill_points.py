@@ -20,13 +20,14 @@ import pytest
 from orderflow_ingest import attempts, delivery, extraction, handover
 from orderflow_ingest.archive import FileArchive
 from orderflow_ingest.assembly import Parts, open_parts
+from orderflow_ingest.entry import _commit, _copy, write_entry
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.records import Filter
 from orderflow_ingest.records.conflicts import Conflicts
 from orderflow_ingest.records.documents import Documents
 from orderflow_ingest.records.messages import Messages
 from orderflow_ingest.settings import Settings
-from orderflow_ingest.spool import Spool, _commit, _copy
+from orderflow_ingest.spool import Spool
 from orderflow_ingest.status import HandOver, Status
 from tests.fakes import FaultyArchive, embedded
 from tests.lab.process import scratch
@@ -35,10 +36,11 @@ from tests.mails import PDF, order
 URLS = ("database_url", "queue_url", "archive_url")
 RAW = order(1, attachments=2)
 DELIVERY = (
-    Spool.write, _copy, _commit, delivery.settle, delivery.deliver, delivery._new_message, delivery.ring,
-    delivery._conclude, Spool.finish, FileArchive.put, FileArchive._write, Messages.insert,
+    Spool.write, write_entry, _copy, _commit, delivery.settle, delivery._attempt, delivery.deliver,
+    delivery._new_message, delivery.ring, delivery._conclude, Spool.finish, FileArchive.put, FileArchive._write,
+    Messages.insert, Messages._insert_all,
 )  # fmt: skip
-AFTER_COMMIT = (delivery.settle, delivery.deliver, delivery._conclude)
+AFTER_COMMIT = (delivery.settle, delivery._attempt, delivery.deliver, delivery._conclude)
 HELD = (delivery.deliver, delivery._hold, Conflicts.insert)
 LATE = (delivery._second, delivery._take_back, FileArchive.delete)
 EXTRACTION = (

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest import spool as module
+from orderflow_ingest import entry as entry_module
+from orderflow_ingest import spool as spool_module
 from orderflow_ingest.outcomes import DeadlineReached
 from orderflow_ingest.spool import EntryDamaged, InputTooBig, InputTruncated, Spool, SpoolFull
 from tests.crash import at_line, kill_at, points
@@ -18,6 +19,7 @@ from tests.crash import at_line, kill_at, points
 HEADER = b"recipient: orders+acme@orderflow.example.com\nsender: buyer@shop.example\n"
 RAW = b"Subject: order 17\r\n\r\nten of them\r\n\0\xff\n\n"
 LIMIT = 1 << 26
+MODULES = (spool_module, entry_module)
 
 
 def new_spool(directory):
@@ -187,7 +189,7 @@ def test_a_deadline_inside_the_commit_leaves_nothing(spool, step):
         raise DeadlineReached
 
     with pytest.raises(DeadlineReached):
-        at_line(module, step, ring, lambda: write(spool))
+        at_line(MODULES, step, ring, lambda: write(spool))
     assert content(spool) == EMPTY
 
 
@@ -219,7 +221,7 @@ def points_of(*work):
         spool = new_spool(Path(directory))
         for step in work[:-1]:
             step(spool)
-        return points(module, lambda: work[-1](spool))
+        return points(MODULES, lambda: work[-1](spool))
 
 
 WRITE = points_of(write_blocks)
@@ -242,7 +244,7 @@ def test_every_step_of_a_write_is_a_crash_point():
 
 @pytest.mark.parametrize("point", WRITE[:RENAMED], ids=str)
 def test_killed_before_the_rename_nothing_is_spooled_and_the_rest_is_cleaned(spool, point):
-    kill_at(module, point, lambda: write_blocks(spool))
+    kill_at(MODULES, point, lambda: write_blocks(spool))
     left = content(spool)
     assert left["new"] == [] and len(left["tmp"]) <= 1
     assert spool.clean() == 0 and content(spool) == left, "what is arriving just now stays"
@@ -252,7 +254,7 @@ def test_killed_before_the_rename_nothing_is_spooled_and_the_rest_is_cleaned(spo
 
 @pytest.mark.parametrize("point", WRITE[RENAMED:], ids=str)
 def test_killed_after_the_rename_the_entry_is_whole_and_nobodys(spool, point):
-    kill_at(module, point, lambda: write_blocks(spool))
+    kill_at(MODULES, point, lambda: write_blocks(spool))
     (name,) = content(spool)["new"]
     assert content(spool)["tmp"] == []
     entry = spool.claim(name)
@@ -264,7 +266,7 @@ def test_killed_after_the_rename_the_entry_is_whole_and_nobodys(spool, point):
 @pytest.mark.parametrize("point", points_of(spooled, set_aside), ids=str)
 def test_killed_while_setting_aside_the_entry_is_in_one_place_and_whole(spool, point):
     name = spooled(spool)
-    kill_at(module, point, lambda: set_aside(spool))
+    kill_at(MODULES, point, lambda: set_aside(spool))
     left = content(spool)
     if left["new"]:
         assert spool.dead() == []
@@ -278,7 +280,7 @@ def test_killed_while_setting_aside_the_entry_is_in_one_place_and_whole(spool, p
 def test_killed_while_reviving_the_entry_is_in_one_place_and_whole(spool, point):
     name = spooled(spool)
     set_aside(spool)
-    kill_at(module, point, lambda: revive(spool))
+    kill_at(MODULES, point, lambda: revive(spool))
     if spool.dead():
         spool.revive(name)
     assert spool.claim(name).read() == (HEADER, RAW) and spool.dead() == []
@@ -287,7 +289,7 @@ def test_killed_while_reviving_the_entry_is_in_one_place_and_whole(spool, point)
 @pytest.mark.parametrize("point", points_of(spooled, finish), ids=str)
 def test_killed_while_finishing_the_entry_is_whole_or_gone(spool, point):
     name = spooled(spool)
-    kill_at(module, point, lambda: finish(spool))
+    kill_at(MODULES, point, lambda: finish(spool))
     entry = spool.claim(name)
     assert entry is None or entry.read() == (HEADER, RAW)
 
@@ -310,13 +312,13 @@ def test_an_entry_is_locked_before_anyone_can_see_it_in_new(spool):
         (name,) = spool.entries()
         seen.append(spool.claim(name))
 
-    at_line(module, "sync_directory(directory)", look, lambda: write(spool))
+    at_line(MODULES, "sync_directory(directory)", look, lambda: write(spool))
     assert seen == [None]
 
 
 def test_the_lock_of_a_killed_process_is_free_at_once(spool):
     last = WRITE[-1]
-    kill_at(module, last, lambda: write_blocks(spool))
+    kill_at(MODULES, last, lambda: write_blocks(spool))
     assert spool.claim(spool.entries()[0]) is not None
 
 
@@ -339,7 +341,7 @@ def test_a_finished_entry_is_gone_for_all(spool):
 def test_an_entry_that_is_finished_while_it_is_claimed_is_not_given(spool):
     entry = write(spool)
     found = at_line(
-        module, "fcntl.flock(fd, fcntl.LOCK_EX | ", lambda: spool.finish(entry), lambda: spool.claim(entry.name)
+        MODULES, "fcntl.flock(fd, fcntl.LOCK_EX | ", lambda: spool.finish(entry), lambda: spool.claim(entry.name)
     )
     assert found is None
 
@@ -347,7 +349,7 @@ def test_an_entry_that_is_finished_while_it_is_claimed_is_not_given(spool):
 def test_an_entry_that_is_set_aside_while_it_is_claimed_is_not_given(spool):
     entry = write(spool)
     found = at_line(
-        module, "fcntl.flock(fd, fcntl.LOCK_EX | ",
+        MODULES, "fcntl.flock(fd, fcntl.LOCK_EX | ",
         lambda: spool.set_aside(entry, "key", "third failure"), lambda: spool.claim(entry.name),
     )  # fmt: skip
     assert found is None and [name for name, _ in spool.dead()] == [entry.name]

@@ -16,8 +16,9 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from ..grouping import Grouped
 from ..status import UNFINISHED, Status, sources
-from .database import Database
+from .database import Database, RecordsUnavailable
 from .tables import UNFINISHED as UNFINISHED_ROWS
 from .tables import inbound_message, message_conflict, owned
 
@@ -93,6 +94,7 @@ class Messages:
 
     def __init__(self, database: Database):
         self._database = database
+        self._insert = Grouped(self._insert_all, shared=(RecordsUnavailable,))
 
     def find_identity(self, org_id: int, source: str, source_message_id: str) -> Known | None:
         """Look up an identity: the message of this id and its conflicts."""
@@ -107,14 +109,22 @@ class Messages:
 
     def insert(self, new: NewMessage, next_attempt_at: datetime) -> bool:
         """Record a message as RECEIVED; False if its identity is taken (unique constraint)."""
-        with self._database.write() as connection:
-            return self.insert_in(connection, new, next_attempt_at)
+        return self._insert((new, next_attempt_at))
 
     def insert_in(self, connection: sa.Connection, new: NewMessage, next_attempt_at: datetime) -> bool:
         """Record a message in a transaction that is there already."""
-        values = {**vars(new), "status": Status.RECEIVED.value, "next_attempt_at": next_attempt_at}
-        statement = self._database.insert(inbound_message).values(values).on_conflict_do_nothing()
-        return connection.scalar(statement.returning(inbound_message.c.id)) is not None
+        return self._insert_into(connection, [(new, next_attempt_at)])[0]
+
+    def _insert_all(self, rows: list[tuple[NewMessage, datetime]]) -> list[bool]:
+        with self._database.write() as connection:
+            return self._insert_into(connection, rows)
+
+    def _insert_into(self, connection: sa.Connection, rows: list[tuple[NewMessage, datetime]]) -> list[bool]:
+        received = Status.RECEIVED.value
+        values = [{**vars(new), "status": received, "next_attempt_at": due} for new, due in rows]
+        statement = self._database.insert(inbound_message).on_conflict_do_nothing()
+        found = set(connection.scalars(statement.returning(inbound_message.c.id), values))
+        return [new.id in found for new, _ in rows]
 
     def get(self, org_id: int, id: UUID) -> InboundMessage | None:
         """Get one message."""

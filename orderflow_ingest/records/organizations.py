@@ -8,6 +8,7 @@ that mail is recorded in. It is derived, and rewritten whole in one transaction 
 import os
 import re
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from .database import Database, RecordsUnavailable
 from .tables import organization
 
 RECIPIENTS_FILE = "recipients.db"
+_REMEMBERED = 1.0  # seconds
 
 
 class OrganizationExists(Exception):
@@ -42,11 +44,22 @@ class Organizations:
     def __init__(self, database: Database):
         self._database = database
         self._slugs: dict[int, str] = {}
+        self._found: dict[str, tuple[float, Organization]] = {}
 
     def find(self, slug: str) -> Organization | None:
-        """Find an organisation by its slug."""
+        """Find an organisation by its slug; what was found less than a second ago is not asked for again."""
+        known = self.remembered(slug)
+        if known is not None:
+            return known
         found = self._select(organization.c.slug == slug)
+        if found:
+            self._found[slug] = (time.monotonic(), found[0])
         return found[0] if found else None
+
+    def remembered(self, slug: str) -> Organization | None:
+        """Give what find() would answer without asking the database; None if it would ask."""
+        at, org = self._found.get(slug, (0.0, None))
+        return org if time.monotonic() - at < _REMEMBERED else None
 
     def all(self) -> list[Organization]:
         """List all organisations by slug."""
@@ -62,6 +75,7 @@ class Organizations:
 
     def set_active(self, slug: str, is_active: bool) -> bool:
         """Switch an organisation on or off; False if there is none of this slug."""
+        self._found.pop(slug, None)
         with self._database.write() as connection:
             statement = organization.update().where(organization.c.slug == slug).values(is_active=is_active)
             return connection.execute(statement).rowcount == 1
