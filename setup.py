@@ -45,6 +45,7 @@ setup(
         "console_scripts": [
             "orderflow-admin=orderflow_ingest.admin_cli:main",
             "orderflow-replay=orderflow_ingest.replay_cli:main",
+            "orderflow-service=orderflow_ingest.service:main",
         ]
     },
 )

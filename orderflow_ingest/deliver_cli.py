@@ -1,100 +1,89 @@
 """orderflow-deliver: deliver one message from standard input, for Postfix's pipe(8).
 
-    orderflow-deliver [--settings FILE] [--sender ADDRESS] [--queue-id ID] [--client-address ADDRESS]
+    orderflow-deliver [--settings FILE] [--socket PATH] [--sender ADDRESS] [--queue-id ID] [--client-address ADDRESS]
                       [--original-recipient ADDRESS] -- RECIPIENT
     orderflow-deliver --help | --version
 
+With --socket the message is written into the spool of the service that listens there, and the service
+delivers it; the greeting tells where and how much. Without it, or where nobody answers whom we trust (root or
+this user), the same delivery runs in this process, see `in_process`. If the service dies with our entry in
+hand, or does not answer, Postfix keeps the message: the entry is withdrawn, or left to who is at it.
+
 Exit status and output are a contract with pipe(8), see `outcomes`: 0, 65, 67 or 75, and one line that
-begins with a D.S.N. Whatever else happens here, an import that fails included, ends with 75, and the
-shell script that starts this program turns what Python itself cannot catch into 75 as well.
+begins with a D.S.N. What Python itself cannot catch is turned into 75 by who started it: Postfix's
+pipe_delivery_status_filter, or the shell script of this name.
 
 A pipe(8) that is killed while it writes leaves a message that just ends. What Postfix writes always ends
-with a line feed, and the shell script's parent is pipe(8): where either is not so any more when all is
-on disk, the message is TRUNCATED, and Postfix, which still has it, sends it again. (`${size}` cannot
+with a line feed, and our parent, or the shell script's, is pipe(8): where either is not so any more when all
+is on disk, the message is TRUNCATED, and Postfix, which still has it, sends it again. (`${size}` cannot
 tell: it counts the records of Postfix's queue file.)
 
-The deadline is kept twice: a signal ends a delivery that waits; where that does not help, since a
-library does not come back to Python, a thread ends the process. An alarm stands over what comes before,
-settings on a disk that hangs, say. All come long before Postfix's own time limit, which would bounce.
-
-Nothing but the standard library's core and `outcomes` is imported before the net is up. --help is
-answered only where standard input can hold no mail: Postfix takes exit 0 for a delivery, and a recipient
-may be so spelled.
+This runs once per message: up to a service's answer it imports built-in modules alone. --help is answered
+only where standard input can hold no mail: Postfix takes exit 0 for a delivery, and a recipient may be so
+spelled.
 """
 
-import os
-import signal
-import stat
+import _signal  # type: ignore[import-not-found]
+import _socket
+import posix as os
 import sys
-from collections.abc import Callable
+import time
 
-from .outcomes import Outcome
+from .entry import InputTooBig, InputTruncated, SpoolFull, withdraw_entry, write_entry
+from .header import encode_header
 
-OPTIONS = ("--settings", "--sender", "--queue-id", "--client-address", "--original-recipient")
-_GRACE = 10.0
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .outcomes import Outcome
+
+OPTIONS = ("--settings", "--socket", "--sender", "--queue-id", "--client-address", "--original-recipient")
+STATUSES = (b"0", b"65", b"67", b"75")
+GREETING = b"orderflow 1 "
 _STARTUP = 300  # seconds
+_PATIENCE = 5  # seconds, for a greeting; the service tells how long to wait for its answer
+_SO_PEERCRED = 17
 
 
 class BadArguments(Exception):
     """Arguments that make no delivery: master.cf is not as it should be."""
 
 
-def main() -> None:
-    """Deliver one message and end the process; never returns, never raises."""
-    status, output = Outcome.INTERNAL.exit_status, Outcome.INTERNAL.line
+def main(via_shell: bool = False) -> None:
+    """Deliver one message and end the process; never returns. pipe(8) is our parent, or the shell script's."""
     try:
-        signal.alarm(_STARTUP)
+        _signal.alarm(_STARTUP)
         os.umask(0o077)
-        if sys.argv[1:] in (["--help"], ["--version"]) and not _may_hold_mail(0):
-            status, output = 0, _about(sys.argv[1])
-        else:
-            outcome = run(sys.argv[1:])
-            status, output = outcome.exit_status, outcome.line
+        status, output = _asked(sys.argv[1:]) or run(sys.argv[1:], via_shell)
     except BaseException as error:
-        try:
-            _log(error)
-        except BaseException:
-            output = Outcome.INTERNAL.line  # not even the log's imports work; Postfix's log has to do
+        from .in_process import failed
+
+        status, output = _told(failed(error))
     try:
         os.write(1, output)
     finally:
         os._exit(status)
 
 
-def run(arguments: list[str]) -> Outcome:
-    """Deliver the message on standard input as the arguments say."""
-    from .settings import BadSettings, load
+def run(arguments: list[str], via_shell: bool) -> tuple[int, bytes]:
+    """Deliver the message on standard input as the arguments say; give the exit status and the line for it."""
+    options, recipient = read_arguments(arguments)
+    header = _header(options, recipient)
+    is_whole = _end_test(_grandparent if via_shell else os.getppid)
+    path, why = options.get("--socket"), ""
+    if path:
+        try:
+            service, greeting = _greeted(path)
+        except OSError as error:
+            why = f"{type(error).__name__} at {path}"
+        else:
+            if not greeting.startswith(GREETING):
+                return _verdict(greeting)
+            return _hand_over(service, greeting, header, is_whole, options.get("--queue-id", ""))
+    from .in_process import deliver
 
-    try:
-        options, recipient = read_arguments(arguments)
-        settings = load(options.get("--settings"))
-    except (BadArguments, BadSettings) as error:
-        _log(error)
-        return Outcome.MISCONFIGURED
-    _end_after(settings.deadline + _GRACE)
-
-    from . import logs
-    from .assembly import open_parts
-    from .deadline import deadline
-    from .delivery import settle
-    from .spool import InputTooBig, InputTruncated, SpoolFull
-
-    logs.configure(settings.log, "deliver", settings.state_dir, on_standard_error=False)
-    parts = open_parts(settings)
-    envelope = _envelope(options, recipient)
-    try:
-        entry = parts.spool.write(envelope.encode(), _read_block, settings.max_message_size, _is_whole(_grandparent()))
-    except (SpoolFull, InputTooBig, InputTruncated) as error:
-        outcome = {SpoolFull: Outcome.SPOOL_FULL, InputTooBig: Outcome.TOO_BIG}.get(type(error), Outcome.TRUNCATED)
-        logs.event(
-            "spool",
-            "Message was not spooled.",
-            outcome=outcome.name,
-            queue_id=envelope.queue_id,
-            reason=error,
-        )
-        return outcome
-    return settle(entry, parts, within=deadline(settings.deadline)).outcome
+    return _told(deliver(options, header, _read, is_whole, why))
 
 
 def read_arguments(arguments: list[str]) -> tuple[dict[str, str], str]:
@@ -110,71 +99,111 @@ def read_arguments(arguments: list[str]) -> tuple[dict[str, str], str]:
     return options, rest[1]
 
 
-def _envelope(options: dict[str, str], recipient: str):  # type: ignore[no-untyped-def]
-    from datetime import UTC, datetime
+def _asked(arguments: list[str]) -> tuple[int, bytes] | None:
+    """Answer --help and --version."""
+    if arguments not in (["--help"], ["--version"]):
+        return None
+    from .in_process import about
 
-    from .envelope import Envelope
-
-    return Envelope(
-        recipient=recipient,
-        received_at=datetime.now(UTC),
-        sender=options.get("--sender", ""),
-        original_recipient=options.get("--original-recipient", ""),
-        queue_id=options.get("--queue-id", ""),
-        client_address=options.get("--client-address", ""),
-    )
+    text = about(arguments[0], __doc__)
+    return (0, text) if text else None
 
 
-def _read_block(size: int) -> bytes:
+def _end_test(writer: "Callable[[], int]") -> "Callable[[bytes], bool]":
+    """Give the test whether a message is whole, by its last block; see this module's header."""
+    before = writer()
+    return lambda last: last[-1:] in (b"\n", b"") and writer() == before
+
+
+def _read(size: int) -> bytes:
     return os.read(0, size)
 
 
-def _is_whole(writer: str) -> Callable[[bytes], bool]:
-    return lambda last: last[-1:] in (b"\n", b"") and writer == _grandparent()
+def _greeted(path: str) -> "tuple[_socket.socket, bytes]":
+    """Connect to the service and read its greeting. Raises OSError where nobody is whom we would trust."""
+    service = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    service.settimeout(_PATIENCE)
+    service.connect(path)
+    owner = service.getsockopt(_socket.SOL_SOCKET, _SO_PEERCRED, 12)
+    if int.from_bytes(owner[4:8], sys.byteorder) not in (0, os.geteuid()):
+        raise PermissionError
+    greeting = _line(service)
+    if not greeting:
+        raise ConnectionResetError
+    return service, greeting
 
 
-def _grandparent() -> str:
-    """Give the process id of who started the shell script that started us."""
-    with open(f"/proc/{os.getppid()}/stat", "rb") as stat_file:
-        return stat_file.read().rpartition(b")")[2].split()[1].decode()
-
-
-def _end_after(seconds: float) -> None:
-    """End the process from a thread, for a main thread that hangs in a library."""
-    import threading
-
-    def end() -> None:
-        try:
-            os.write(1, Outcome.DEADLINE.line)
-        finally:
-            os._exit(Outcome.DEADLINE.exit_status)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-
-
-def _may_hold_mail(fd: int) -> bool:
+def _hand_over(
+    service: "_socket.socket", greeting: bytes, header: bytes, is_whole: "Callable[[bytes], bool]", queue_id: str
+) -> tuple[int, bytes]:
+    """Write the entry and have it delivered; the service, or Postfix, has the message in the end."""
+    limit, patience, directory = greeting[len(GREETING) :].rstrip(b"\n").split(b" ", 2)
+    spool = directory.decode("utf-8", "surrogateescape")
     try:
-        mode = os.fstat(fd).st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
+        name, fd = write_entry(spool, header, _read, int(limit), is_whole)
+    except (SpoolFull, InputTooBig, InputTruncated) as error:
+        from .in_process import refused
+
+        return _told(refused(error, queue_id))
+    os.close(fd)
+    _signal.alarm(int(float(patience)) + _STARTUP)
+    service.settimeout(float(patience))
+    try:
+        service.sendall(name.encode() + b"\n")
+        answer = _line(service)
+        if answer:
+            return _verdict(answer)
+        hangs = False
+    except OSError as error:
+        hangs = isinstance(error, TimeoutError)
+    withdraw_entry(spool, name)
+    from .outcomes import Outcome
+
+    return _told(Outcome.DEADLINE if hangs else Outcome.INTERNAL)
 
 
-def _about(option: str) -> bytes:
-    from . import __version__
+def _line(service: "_socket.socket") -> bytes:
+    """Read one line; b"" if the other end is gone before its end."""
+    line = b""
+    while not line.endswith(b"\n"):
+        block = service.recv(4096)
+        if not block:
+            return b""
+        line += block
+    return line
 
-    text = f"orderflow-deliver {__version__}" if option == "--version" else (__doc__ or "").strip()
-    return text.encode() + b"\n"
+
+def _verdict(answer: bytes) -> tuple[int, bytes]:
+    status, _, output = answer.partition(b" ")
+    if status not in STATUSES:
+        raise ValueError("an answer that is none")
+    return int(status), output
 
 
-def _log(error: BaseException) -> None:
-    """Log what kept a delivery from beginning, where that can be done; the outcome does not depend on it."""
-    from . import logs
-    from .settings import BadSettings
+def _told(outcome: "Outcome") -> tuple[int, bytes]:
+    return outcome.exit_status, outcome.line
 
-    if not logs.is_configured():
-        logs.configure("auto", "deliver", None, on_standard_error=False)
-    reason = str(error) if isinstance(error, BadArguments | BadSettings) else logs.place(error)
-    logs.event("deliver", "Delivery did not begin.", logs.ERROR, reason=reason)
+
+def _header(options: dict[str, str], recipient: str) -> bytes:
+    """Write the envelope; `envelope.decode` reads it."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return encode_header(
+        {
+            "recipient": recipient,
+            "received_at": f"{at}.{nanoseconds // 1000:06d}+00:00",
+            "sender": options.get("--sender", ""),
+            "original_recipient": options.get("--original-recipient", ""),
+            "queue_id": options.get("--queue-id", ""),
+            "client_address": options.get("--client-address", ""),
+        }
+    )
+
+
+def _grandparent() -> int:
+    """Give the process id of who started the shell script that started us."""
+    fd = os.open(f"/proc/{os.getppid()}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, 4096).rpartition(b")")[2].split()[1])
+    finally:
+        os.close(fd)

@@ -14,7 +14,8 @@ FLOORS = (
     {"attempts", "delivery"},
     {"extraction", "handover", "replay"},
     {"terminal", "deadline"},
-    {"deliver_cli", "replay_cli", "admin_cli", "tasks"},
+    {"in_process"},
+    {"deliver_cli", "service", "replay_cli", "admin_cli", "tasks"},
 )
 # Rooms on a floor: message and attachments stand on the MIME reader, records on the statuses.
 MAY_SHARE_A_FLOOR = {("envelope", "header"), ("entry", "durable"), ("message", "mime"), ("attachments", "mime")}

@@ -197,8 +197,8 @@ def test_a_backend_that_hangs_ends_at_the_deadline(deployment, silent_server, ba
 def test_a_main_thread_that_hangs_in_a_library_is_ended_from_outside_it(place, deployment):
     """The signal's handler does not run while a library does not come back to Python."""
     code = (
-        "import sys, ctypes, orderflow_ingest.deliver_cli as program;"
-        "program._GRACE = 0.5;"
+        "import sys, ctypes, orderflow_ingest.deliver_cli as program, orderflow_ingest.in_process as inside;"
+        "inside._GRACE = 0.5;"
         "import orderflow_ingest.delivery as delivery;"
         "delivery.read_message = lambda raw: [ctypes.CDLL(None).sleep(1) for _ in iter(int, 1)];"
         "import signal; signal.setitimer = lambda *_: None;"

@@ -1,0 +1,108 @@
+"""What orderflow-deliver does without a service, and where something does not go well: with all libraries.
+
+The deadline is kept twice: a signal ends a delivery that waits; where that does not help, since a library
+does not come back to Python, a thread ends the process. Both come long before Postfix's own time limit.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+
+from .outcomes import Outcome
+
+_GRACE = 10.0  # seconds
+
+
+def deliver(
+    options: Mapping[str, str],
+    header: bytes,
+    read: Callable[[int], bytes],
+    is_whole: Callable[[bytes], bool],
+    why: str,
+) -> Outcome:
+    """Deliver the message that `read` gives. `why` tells what kept a service from doing it. Raises BadSettings."""
+    from .settings import load
+
+    settings = load(options.get("--settings"))
+    _end_after(settings.deadline + _GRACE)
+
+    from . import logs
+    from .assembly import open_parts
+    from .deadline import deadline
+    from .delivery import settle
+    from .entry import InputTooBig, InputTruncated, SpoolFull
+
+    logs.configure(settings.log, "deliver", settings.state_dir, on_standard_error=False)
+    if why:
+        logs.event("deliver", "Service could not be asked.", logs.WARNING, reason=why)
+    parts = open_parts(settings)
+    try:
+        entry = parts.spool.write(header, read, settings.max_message_size, is_whole)
+    except (SpoolFull, InputTooBig, InputTruncated) as error:
+        return refused(error, options.get("--queue-id", ""))
+    return settle(entry, parts, within=deadline(settings.deadline)).outcome
+
+
+def refused(error: Exception, queue_id: str) -> Outcome:
+    """Tell and log the outcome of a message that was not spooled."""
+    from . import logs
+    from .entry import InputTooBig, SpoolFull
+
+    outcome = {SpoolFull: Outcome.SPOOL_FULL, InputTooBig: Outcome.TOO_BIG}.get(type(error), Outcome.TRUNCATED)
+    _log_somewhere()
+    logs.event("spool", "Message was not spooled.", outcome=outcome.name, queue_id=queue_id, reason=error)
+    return outcome
+
+
+def failed(error: BaseException) -> Outcome:
+    """Tell and log the outcome of what nobody has caught; that it cannot be logged changes nothing."""
+    try:
+        from . import logs
+
+        ours = type(error).__module__.partition(".")[0] == __package__
+        _log_somewhere()
+        reason = str(error) if ours else logs.place(error)
+        logs.event("deliver", "Delivery did not begin.", logs.ERROR, reason=reason)
+    except BaseException:
+        return Outcome.INTERNAL  # not even the log's imports work; Postfix's log has to do
+    return Outcome.MISCONFIGURED if type(error).__name__ in ("BadArguments", "BadSettings") else Outcome.INTERNAL
+
+
+def about(option: str, manual: str) -> bytes:
+    """Give the text of --help or --version; b"" where standard input may hold a mail."""
+    from . import __version__
+
+    if _may_hold_mail(0):
+        return b""
+    text = f"orderflow-deliver {__version__}" if option == "--version" else manual.strip()
+    return text.encode() + b"\n"
+
+
+def _log_somewhere() -> None:
+    from . import logs
+
+    if not logs.is_configured():
+        logs.configure("auto", "deliver", None, on_standard_error=False)
+
+
+def _end_after(seconds: float) -> None:
+    """End the process from a thread, for a main thread that hangs in a library."""
+    import threading
+
+    def end() -> None:
+        try:
+            os.write(1, Outcome.DEADLINE.line)
+        finally:
+            os._exit(Outcome.DEADLINE.exit_status)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _may_hold_mail(fd: int) -> bool:
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)

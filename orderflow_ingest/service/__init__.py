@@ -1,0 +1,125 @@
+"""orderflow-service: the warm delivery service.
+
+    orderflow-service [--settings FILE]
+
+It holds open what a delivery needs, and listens on unix sockets in ORDERFLOW_SOCKET_DIR:
+
+    deliver.sock   for orderflow-deliver, see `pipe_door`; for this user and root
+    lmtp.sock      for Postfix's lmtp(8), see `smtp_door`; for ORDERFLOW_MAIL_USER too
+    smtp.sock      for Postfix's smtpd_proxy_filter, the same
+
+systemd may open the sockets, so that a client that comes while the service restarts waits for it. Else they
+are made here, for this user and the mail user's group; what a killed service left is replaced, one that is
+served is not. On SIGTERM and SIGINT nothing new is taken (75, 421), what is in hand is finished and answered.
+"""
+
+import asyncio
+import os
+import pwd
+import signal
+import socket
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import click
+
+from .. import __version__, logs
+from ..assembly import Parts, open_parts
+from ..settings import Settings, load
+from ..terminal import program, settings_option
+from . import systemd
+from .desk import Desk
+from .peers import own_uids
+from .pipe_door import PipeDoor
+
+BACKLOG = 1024
+_LAST_ANSWERS = 0.5  # seconds
+
+
+class SocketTaken(Exception):
+    """Another service listens here already."""
+
+
+@click.command(help="Deliver messages that Postfix hands over, until SIGTERM; see the README on its three ways.")
+@settings_option
+@click.version_option(__version__)
+def cli(settings_file: str | None) -> None:
+    """See the module's header."""
+    settings = load(settings_file)
+    logs.configure(settings.log, "service", settings.state_dir)
+    try:
+        asyncio.run(serve(open_parts(settings)))
+        os._exit(0)  # else a thread that hangs past its deadline would be waited for
+    except SocketTaken as taken:
+        raise click.ClickException(str(taken)) from None
+
+
+async def serve(parts: Parts) -> None:
+    """Listen and deliver until a signal says that it is over."""
+    loop, over, desk = asyncio.get_running_loop(), asyncio.Event(), Desk(parts)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, over.set)
+    opened = systemd.activated_sockets() or _listen(parts.settings)
+    servers = [
+        await loop.create_unix_server(door, sock=opened[name], backlog=BACKLOG)
+        for name, door in _doors(desk).items()
+        if name in opened
+    ]
+    logs.event("service", "Service listens.", sockets=", ".join(sorted(opened)))
+    systemd.notify("READY=1")
+    watchdog = asyncio.create_task(_watch(desk))
+    await over.wait()
+    systemd.notify("STOPPING=1")
+    for server in servers:
+        server.close()
+    await desk.drain()
+    watchdog.cancel()
+    if answering := asyncio.all_tasks() - {asyncio.current_task(), watchdog}:
+        await asyncio.wait(answering, timeout=_LAST_ANSWERS)
+    logs.event("service", "Service ended.", deliveries=desk.health()["deliveries"])
+
+
+def main() -> None:
+    """Run the program."""
+    program(cli)
+
+
+def _doors(desk: Desk) -> dict[str, Callable[[], asyncio.BaseProtocol]]:
+    return {"deliver.sock": partial(PipeDoor, desk, own_uids())}
+
+
+async def _watch(desk: Desk) -> None:
+    """Tell systemd that the loop runs and a place is left; where not, it starts the service anew."""
+    interval = systemd.watchdog_interval()
+    while interval:
+        if not desk.is_stuck:
+            systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval)
+
+
+def _listen(settings: Settings) -> dict[str, socket.socket]:
+    directory = settings.socket_dir
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return {name: _bound(directory / name, settings.mail_user) for name in ("deliver.sock", "lmtp.sock", "smtp.sock")}
+
+
+def _bound(path: Path, mail_user: str) -> socket.socket:
+    """Listen at a path, for this user and the mail user's group. Raises SocketTaken."""
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(os.fspath(path)) == 0:
+                raise SocketTaken(f"{path}: another service listens here")
+        path.unlink()
+    server = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o117)
+    try:
+        server.bind(os.fspath(path))
+    finally:
+        os.umask(before)
+    with suppress(KeyError, PermissionError):  # not a member of that group: `orderflow-admin check` tells
+        os.chown(path, -1, pwd.getpwnam(mail_user).pw_gid)
+    server.listen(BACKLOG)
+    return server

@@ -1,0 +1,70 @@
+"""The door for orderflow-deliver, on deliver.sock: one connection, one line each way, one delivery.
+
+    service   orderflow 1 LIMIT PATIENCE DIRECTORY     bytes, seconds, the spool to write the entry into
+              75 D.S.N text                            instead, where nothing new is taken
+    client    NAME                                     an entry that is committed and not locked any more
+              health
+    service   STATUS D.S.N text                        the outcome, for the exit status and output
+              {...}                                    the health, as JSON
+
+What the client needs to know of the settings stands in the greeting, so that it reads no settings. PATIENCE
+is how long it waits for its answer: beyond the deadline, where the answer is the service's. A client that is
+gone in between changes nothing: its entry is delivered.
+"""
+
+import asyncio
+import json
+from typing import cast
+
+from ..logs import WARNING, event
+from ..outcomes import Outcome
+from .desk import Desk
+from .peers import peer_uid
+
+GREETING = "orderflow 1"
+_GRACE = 10
+_LINE_LIMIT = 200
+_IDLE = 900.0  # seconds; the longest that a pipe(8) may take to write a message
+
+
+class PipeDoor(asyncio.Protocol):
+    """One connection of a delivery program."""
+
+    def __init__(self, desk: Desk, uids: frozenset[int]):
+        self._desk, self._uids = desk, uids
+        self._line = b""
+        self._work: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        uid = peer_uid(transport)
+        if uid not in self._uids:
+            event("deliver", "A stranger knocked at deliver.sock.", WARNING, uid=uid)
+            self._transport.abort()
+        elif self._desk.is_draining or self._desk.is_stuck:
+            self._answer(Outcome.OVERLOADED)
+        else:
+            settings = self._desk.settings
+            limit, patience = settings.max_message_size, settings.deadline + _GRACE
+            self._transport.write(f"{GREETING} {limit} {patience:g} {settings.spool_dir}\n".encode())
+            self._idle = asyncio.get_running_loop().call_later(_IDLE, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        self._line += data
+        name, end, _ = self._line.partition(b"\n")
+        if self._work is None and end:
+            self._idle.cancel()
+            self._work = asyncio.get_running_loop().create_task(self._serve(name.decode("ascii", "replace")))
+        elif not end and len(self._line) > _LINE_LIMIT:
+            self._transport.abort()
+
+    async def _serve(self, name: str) -> None:
+        if name == "health":
+            self._transport.write(json.dumps(self._desk.health()).encode() + b"\n")
+            self._transport.close()
+        else:
+            self._answer(await self._desk.settle(name))
+
+    def _answer(self, outcome: Outcome) -> None:
+        self._transport.write(b"%d %s" % (outcome.exit_status, outcome.line))
+        self._transport.close()
