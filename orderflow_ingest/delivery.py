@@ -69,12 +69,10 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
         return Delivery(Outcome.OVERLOADED, org.slug)
     new = _new_message(envelope, message, org)
     parts.archive.put(new.raw_key, raw, new.digest, _metadata(envelope, org))
-    event("archive", "Raw message archived.", org=org.slug, queue_id=envelope.queue_id, size=new.size)
     if known:
         return _hold(known, new, org, parts)
     if not messages.insert(new, _now() + timedelta(seconds=parts.settings.sweep_after)):
         return _second(new, org, parts)
-    event("record", "Message recorded.", org=org.slug, message_id=new.id, queue_id=envelope.queue_id)
     if waiting is not None:  # a queue that was away a moment ago is not waited for again
         ring(new, parts)
     return Delivery(Outcome.DELIVERED, org.slug, new.id)
@@ -110,7 +108,7 @@ def receive(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     except (SpoolFull, OSError) as error:
         event("spool", "Message was not spooled.", logging.ERROR, outcome=outcome.name, reason=type(error).__name__)
         delivery = Delivery(Outcome.INTERNAL if outcome is Outcome.SET_ASIDE else outcome, delivery.org)
-    _log(delivery, envelope, entry.name if entry else "", why)
+    _log(delivery, envelope, len(raw), entry.name if entry else "", why)
     return delivery
 
 
@@ -124,7 +122,7 @@ def settle(
 
     `within` bounds the time: it raises DeadlineReached inside deliver().
     """
-    envelope, key = None, entry.name
+    envelope, raw, key = None, b"", entry.name
     try:
         header, raw = entry.read()
         key = _key(header, raw)
@@ -135,7 +133,7 @@ def settle(
     else:
         delivery, why = _attempt(envelope, raw, parts, key, entry.name, within)
     delivery = _conclude(entry, delivery, key, parts, postfix_waits)
-    _log(delivery, envelope, entry.name, why)
+    _log(delivery, envelope, len(raw), entry.name, why)
     return delivery
 
 
@@ -175,8 +173,6 @@ def ring(message: NewMessage, parts: Parts) -> None:
         parts.queue.extract(message.org_id, message.id)
     except QueueUnavailable as error:
         event("enqueue", "Task left to the sweep.", logging.WARNING, message_id=message.id, reason=error)
-    else:
-        event("enqueue", "Task enqueued.", message_id=message.id)
 
 
 def drain(
@@ -313,7 +309,8 @@ def _conclude(entry: Entry, delivery: Delivery, key: str, parts: Parts, postfix_
     return delivery
 
 
-def _log(delivery: Delivery, envelope: Envelope | None, entry: str, why: str) -> None:
+def _log(delivery: Delivery, envelope: Envelope | None, size: int, entry: str, why: str) -> None:
+    """Log a delivery in one record: a message costs what it costs to log it, too."""
     outcome = delivery.outcome
     level = logging.INFO if outcome.is_accepted and outcome is not Outcome.SET_ASIDE else logging.WARNING
     if outcome in (Outcome.INTERNAL, Outcome.SET_ASIDE):
@@ -327,6 +324,7 @@ def _log(delivery: Delivery, envelope: Envelope | None, entry: str, why: str) ->
         message_id=delivery.message_id,
         queue_id=envelope and envelope.queue_id,
         extension=envelope and _extension(envelope.recipient),
+        size=size,
         entry=entry,
         reason=why,
     )

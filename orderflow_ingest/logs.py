@@ -40,6 +40,9 @@ def configure(log: str, program: str, state_dir: Path | None, on_standard_error:
             rename_fields={"levelname": "level", "process": "pid"}, static_fields={"program": program},
         )
     )  # fmt: skip
+    # What no record of ours holds need not be found out for each, see "Optimization" in Python's logging HOWTO.
+    logging.logThreads = logging.logMultiprocessing = False
+    logging._srcfile = None
     logging.raiseExceptions = False  # what cannot be logged must not reach standard error
     _logger.handlers = [handler]
     _logger.setLevel(logging.INFO)

@@ -89,22 +89,33 @@ class Filter:
 _COLUMNS = [inbound_message.c[field.name] for field in fields(InboundMessage)]
 
 
+def _identity() -> sa.CompoundSelect[Any]:
+    """Make the query for an identity: the message of this id and its conflicts."""
+    t, c = inbound_message.c, message_conflict.c
+    names = (t.org_id, t.source, t.source_message_id)
+    mine = sa.and_(*(column == sa.bindparam(column.name) for column in names))
+    own = sa.select(t.id, t.fingerprint, t.digest).where(mine)
+    joined = message_conflict.join(inbound_message, sa.and_(c.org_id == t.org_id, c.inbound_message_id == t.id))
+    later = sa.select(t.id, c.fingerprint, c.digest).select_from(joined).where(mine)
+    return own.union_all(later)
+
+
+_IDENTITY = _identity()  # once: it is asked for every message, and making it costs more than asking
+
+
 class Messages:
     """The table inbound_message."""
 
     def __init__(self, database: Database):
         self._database = database
         self._insert = Grouped(self._insert_all, shared=(RecordsUnavailable,))
+        self._new_row = database.insert(inbound_message).on_conflict_do_nothing().returning(inbound_message.c.id)
 
     def find_identity(self, org_id: int, source: str, source_message_id: str) -> Known | None:
         """Look up an identity: the message of this id and its conflicts."""
-        t, c = inbound_message.c, message_conflict.c
-        mine = sa.and_(t.org_id == org_id, t.source == source, t.source_message_id == source_message_id)
-        own = sa.select(t.id, t.fingerprint, t.digest).where(mine)
-        joined = message_conflict.join(inbound_message, sa.and_(c.org_id == t.org_id, c.inbound_message_id == t.id))
-        later = sa.select(t.id, c.fingerprint, c.digest).select_from(joined).where(mine)
+        identity = {"org_id": org_id, "source": source, "source_message_id": source_message_id}
         with self._database.read() as connection:
-            rows = connection.execute(own.union_all(later)).all()
+            rows = connection.execute(_IDENTITY, identity).all()
         return Known(rows[0].id, {row.fingerprint: row.digest for row in rows}) if rows else None
 
     def insert(self, new: NewMessage, next_attempt_at: datetime) -> bool:
@@ -122,8 +133,7 @@ class Messages:
     def _insert_into(self, connection: sa.Connection, rows: list[tuple[NewMessage, datetime]]) -> list[bool]:
         received = Status.RECEIVED.value
         values = [{**vars(new), "status": received, "next_attempt_at": due} for new, due in rows]
-        statement = self._database.insert(inbound_message).on_conflict_do_nothing()
-        found = set(connection.scalars(statement.returning(inbound_message.c.id), values))
+        found = set(connection.scalars(self._new_row, values))
         return [new.id in found for new, _ in rows]
 
     def get(self, org_id: int, id: UUID) -> InboundMessage | None:

@@ -5,7 +5,7 @@
                always passes
     deadline   an answer comes within the delivery's deadline, DEADLINE if no other. A thread cannot be ended
                from outside: it goes on, keeps its place and its bytes, and what it records is recorded; its
-               backends' own time limits end it. While it has every place, nothing new is taken
+               backends' own time limits end it. While such have every place, nothing new is taken
 
 All methods belong to the event loop's thread. Nothing here raises: a door gets an outcome.
 """
@@ -15,17 +15,19 @@ import os
 import pwd
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TypeVar
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 
 from .. import __version__, delivery
 from ..assembly import Parts
 from ..envelope import Envelope, ForeignDomain, organization_slug
 from ..logs import ERROR, WARNING, event, place
 from ..outcomes import Outcome
+from ..spool import Entry
 
-Result = TypeVar("Result")
+Answer = Callable[[Outcome | None], None]
 
 
 class Desk:
@@ -35,12 +37,23 @@ class Desk:
         self.parts = parts
         self.settings = parts.settings
         self.is_draining = False
-        self._pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="delivery")
-        self._in_flight = 0
-        self._running: set[asyncio.Future[Outcome]] = set()
-        self._overdue: set[asyncio.Future[Outcome]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._in_flight = self._running = self._overdue = 0
         self._ended: Counter[str] = Counter()
         self._started_at = datetime.now(UTC)
+        for number in range(self.settings.concurrency):
+            Thread(target=self._take_place, name=f"place {number}", daemon=True).start()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Tell whether every place is held by a delivery that is past its deadline."""
+        return self._overdue >= self.settings.concurrency
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether everyone has been answered."""
+        return self._running == self._overdue
 
     def reserve(self, size: int) -> bool:
         """Take so many bytes of the bound; False if there are not as many."""
@@ -52,11 +65,6 @@ class Desk:
     def free(self, size: int) -> None:
         """Give bytes back."""
         self._in_flight -= size
-
-    @property
-    def is_stuck(self) -> bool:
-        """Tell whether every place is held by a delivery that is past its deadline."""
-        return len(self._overdue) >= self.settings.concurrency
 
     def organization(self, recipient: str) -> str | None:
         """Give the slug that a recipient names, whether there is such an organisation or not."""
@@ -70,29 +78,30 @@ class Desk:
         known = self.parts.records.organizations.remembered(self.organization(recipient) or "")
         if known is not None and known.is_active:
             return None
-        if self.is_stuck:
-            return Outcome.OVERLOADED
-        welcome = asyncio.get_running_loop().run_in_executor(None, delivery.welcome, recipient, self.parts)
-        ended, _ = await asyncio.wait({welcome}, timeout=self.settings.deadline)
-        if not ended:
-            return Outcome.DEADLINE
-        return _result(welcome)
+        answer: asyncio.Future[Outcome | None] = self._loop.create_future()
+        self._begin(partial(delivery.welcome, recipient, self.parts), 0, answer.set_result)
+        return await answer
 
     async def deliver(self, envelope: Envelope, raw: bytes) -> Outcome:
-        """Deliver a message that its sender still has."""
-        return await self._within_bounds(lambda: delivery.receive(envelope, raw, self.parts).outcome, len(raw), False)
+        """Deliver a message that its sender still has. Its bytes are reserved by the door that has read it."""
+        answer: asyncio.Future[Outcome | None] = self._loop.create_future()
+        work = partial(_received, envelope, raw, self.parts)
+        self._begin(work, 0, answer.set_result, if_late=len(raw))
+        return self._counted(await answer)
 
-    async def settle(self, name: str) -> Outcome:
-        """Deliver a spool entry; its bytes are reserved here."""
+    def settle(self, name: str, answer: Callable[[Outcome], None]) -> None:
+        """Deliver a spool entry by its name, and call `answer` with the outcome."""
         entry = self.parts.spool.claim(name)
         if entry is None:
             event("spool", "Spool entry is gone, or another process is at it.", WARNING, entry=name)
-            return Outcome.INTERNAL
+            answer(self._counted(Outcome.INTERNAL))
+            return
         size = entry.size
-        if self.is_stuck or not self.reserve(size):
+        if not self.reserve(size):
             self.parts.spool.finish(entry)
-            return self._ended_with(Outcome.OVERLOADED)
-        return await self._within_bounds(lambda: delivery.settle(entry, self.parts).outcome, size, True)
+            answer(self._counted(Outcome.OVERLOADED))
+            return
+        self._begin(partial(_settled, entry, self.parts), size, lambda outcome: answer(self._counted(outcome)))
 
     def health(self) -> dict[str, object]:
         """Tell how the service does."""
@@ -104,8 +113,8 @@ class Desk:
             "started_at": self._started_at.isoformat(timespec="seconds"),
             "draining": self.is_draining,
             "places": self.settings.concurrency,
-            "busy": len(self._running),
-            "overdue": len(self._overdue),
+            "busy": self._running,
+            "overdue": self._overdue,
             "in_flight": self._in_flight,
             "max_in_flight": self.settings.max_in_flight,
             "deliveries": self._ended.total(),
@@ -113,41 +122,68 @@ class Desk:
         }
 
     async def drain(self) -> None:
-        """Take nothing new, and wait until what is in hand has been answered."""
+        """Take nothing new, and wait until everyone has been answered."""
         self.is_draining = True
-        while self._running - self._overdue:
-            await asyncio.wait(self._running - self._overdue, timeout=0.2)
-        self._pool.shutdown(wait=False)
+        while not self.is_idle:
+            await asyncio.sleep(0.02)
 
-    async def _within_bounds(self, work: Callable[[], Outcome], size: int, is_reserved: bool) -> Outcome:
-        """Do the work in a place of the pool; bytes that are ours to free are freed when it has really ended."""
-        if self.is_stuck:
-            return self._ended_with(Outcome.OVERLOADED)
-        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        self._running.add(running)
-        running.add_done_callback(lambda ended: self._over(ended, size if is_reserved or ended in self._overdue else 0))
-        done, _ = await asyncio.wait({running}, timeout=self.settings.deadline)
-        if done:
-            return self._ended_with(_result(running))
-        self._overdue.add(running)
-        self._in_flight += 0 if is_reserved else size
+    def _begin(self, work: Callable[[], Outcome | None], size: int, answer: Answer, if_late: int = 0) -> None:
+        """Have the work done by a place, and answer once: with its outcome, or with DEADLINE when that is over."""
+        delivery = _Delivery(answer, size)
+        delivery.timer = self._loop.call_later(self.settings.deadline, self._late, delivery, if_late)
+        self._running += 1
+        self._work.put(partial(self._do, work, delivery))
+
+    def _take_place(self) -> None:
+        while True:
+            self._work.get()()
+
+    def _do(self, work: Callable[[], Outcome | None], delivery: "_Delivery") -> None:
+        """Do the work, in a thread."""
+        try:
+            outcome = work()
+        except BaseException as error:
+            event("deliver", "Delivery broke.", ERROR, outcome=Outcome.INTERNAL.name, reason=place(error))
+            outcome = Outcome.INTERNAL
+        self._loop.call_soon_threadsafe(self._over, delivery, outcome)
+
+    def _over(self, delivery: "_Delivery", outcome: Outcome | None) -> None:
+        self._running -= 1
+        self._in_flight -= delivery.size
+        if delivery.is_late:
+            self._overdue -= 1
+        else:
+            delivery.timer.cancel()
+            delivery.answer(outcome)
+
+    def _late(self, delivery: "_Delivery", size: int) -> None:
+        """Answer; the thread goes on, and so does its hold on its place and on its bytes."""
+        delivery.is_late = True
+        delivery.size += size
+        self._in_flight += size
+        self._overdue += 1
         event("deliver", "Delivery has not ended by its deadline.", ERROR, outcome=Outcome.DEADLINE.name)
-        return self._ended_with(Outcome.DEADLINE)
+        delivery.answer(Outcome.DEADLINE)
 
-    def _over(self, ended: "asyncio.Future[Outcome]", size: int) -> None:
-        self._running.discard(ended)
-        self._overdue.discard(ended)
-        self._in_flight -= size
-
-    def _ended_with(self, outcome: Outcome) -> Outcome:
+    def _counted(self, outcome: Outcome | None) -> Outcome:
+        outcome = outcome or Outcome.INTERNAL
         self._ended[outcome.name] += 1
         return outcome
 
 
-def _result(work: "asyncio.Future[Result]") -> Result | Outcome:
-    """Give what the work gave; INTERNAL for what nobody has foreseen."""
-    try:
-        return work.result()
-    except Exception as error:
-        event("deliver", "Delivery broke.", ERROR, outcome=Outcome.INTERNAL.name, reason=place(error))
-        return Outcome.INTERNAL
+class _Delivery:
+    """Work that a place has in hand: who is told its outcome, and the bytes that it holds."""
+
+    __slots__ = ("answer", "is_late", "size", "timer")
+    timer: asyncio.TimerHandle
+
+    def __init__(self, answer: Answer, size: int):
+        self.answer, self.size, self.is_late = answer, size, False
+
+
+def _received(envelope: Envelope, raw: bytes, parts: Parts) -> Outcome:
+    return delivery.receive(envelope, raw, parts).outcome
+
+
+def _settled(entry: Entry, parts: Parts) -> Outcome:
+    return delivery.settle(entry, parts).outcome

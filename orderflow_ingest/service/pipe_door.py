@@ -33,7 +33,7 @@ class PipeDoor(asyncio.Protocol):
     def __init__(self, desk: Desk, uids: frozenset[int]):
         self._desk, self._uids = desk, uids
         self._line = b""
-        self._work: asyncio.Task[None] | None = None
+        self._is_asked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -52,18 +52,15 @@ class PipeDoor(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._line += data
         name, end, _ = self._line.partition(b"\n")
-        if self._work is None and end:
-            self._idle.cancel()
-            self._work = asyncio.get_running_loop().create_task(self._serve(name.decode("ascii", "replace")))
-        elif not end and len(self._line) > _LINE_LIMIT:
-            self._transport.abort()
-
-    async def _serve(self, name: str) -> None:
-        if name == "health":
+        if self._is_asked or (not end and len(self._line) <= _LINE_LIMIT):
+            return
+        self._is_asked = True
+        self._idle.cancel()
+        if name == b"health":
             self._transport.write(json.dumps(self._desk.health()).encode() + b"\n")
             self._transport.close()
         else:
-            self._answer(await self._desk.settle(name))
+            self._desk.settle(name.decode("ascii", "replace"), self._answer)
 
     def _answer(self, outcome: Outcome) -> None:
         self._transport.write(b"%d %s" % (outcome.exit_status, outcome.line))
