@@ -47,6 +47,7 @@ class Settings:
     mail_user: str
     concurrency: int
     max_in_flight: int
+    relay: str | None
     database_url: str = field(repr=False)
     queue_url: str = field(repr=False)
     archive_url: str
@@ -157,6 +158,15 @@ def _endpoint(text: str) -> str | None:
     return text or None
 
 
+def _relay(text: str) -> str | None:
+    if text and not re.fullmatch(r"unix:/.+", text):
+        host, _, port = text.rpartition(":")
+        if not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]", host):
+            raise ValueError
+        _number(int, 1, 65535)(port)
+    return text or None
+
+
 _seconds = _number(float, 0.1, 1e6)
 _archive_url = _matching(r"file:///.+|s3://[a-z0-9][a-z0-9.-]{2,62}(?:/[A-Za-z0-9._/-]*)?")
 
@@ -200,6 +210,9 @@ KEYS = (
         "how many deliveries the service works on at a time"),
     Key("ORDERFLOW_MAX_IN_FLIGHT", "max_in_flight", "134217728", _number(int, 1), "a number of bytes",
         "bytes of the messages that the service works on at a time; beyond them mail is deferred"),
+    Key("ORDERFLOW_RELAY", "relay", "", _relay, "of the form host:port or unix:/path",
+        "where the service, before the queue, gives back what is no order: an smtpd of Postfix's without a filter",
+        "none"),
     Key("DATABASE_URL", "database_url", _below_state("sqlite:///{}/orderflow.db"), _database_url,
         "a sqlite:////path or postgresql://user:password@host/name URL", "or postgresql://user:password@host/name",
         "SQLite in the state directory"),

@@ -13,7 +13,7 @@ FLOORS = (
     {"assembly"},
     {"attempts", "delivery"},
     {"extraction", "handover", "replay"},
-    {"terminal", "deadline"},
+    {"terminal", "deadline", "service_health"},
     {"in_process"},
     {"deliver_cli", "service", "replay_cli", "admin_cli", "tasks"},
 )

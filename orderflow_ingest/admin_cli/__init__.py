@@ -125,12 +125,19 @@ def status(slug: str | None, as_json: bool, settings_file: str | None) -> None:
 
 @cli.command("postfix")
 @click.argument("part", type=click.Choice(["main", "master", "map"]))
-@click.option("--user", default="orderflow", show_default=True, help="The user that deliveries run as.")
-@click.option("--program", "program_path", help="Path of orderflow-deliver; default: beside this program.")
+@click.option(
+    "--way",
+    type=click.Choice(postfix_config.WAYS),
+    default=postfix_config.PIPE,
+    show_default=True,
+    help="How mail gets from Postfix to a delivery.",
+)
+@click.option("--user", default="orderflow", show_default=True, help="The user that the pipe's program runs as.")
+@click.option("--program", "program_path", help="What the pipe starts, say orderflow-deliver; default: Python itself.")
 @settings_option
-def print_postfix(part: str, user: str, program_path: str | None, settings_file: str | None) -> None:
-    """Print main.cf lines, the master.cf entry, or the recipient map, for these settings."""
-    click.echo(postfix_config.render(part, load(settings_file), user, program_path), nl=False)
+def print_postfix(part: str, way: str, user: str, program_path: str | None, settings_file: str | None) -> None:
+    """Print main.cf lines, master.cf entries, or the recipient map, for these settings."""
+    click.echo(postfix_config.render(part, load(settings_file), way, user, program_path), nl=False)
 
 
 def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:

@@ -1,7 +1,8 @@
 """OrderFlow ingest as an operator would set it up, in one directory: settings, programs, worker, Postfix.
 
 The programs are those installed beside the running interpreter. They run as `user`, who owns the state
-directory; Postfix gets the configuration that `orderflow-admin postfix` prints for these settings.
+directory; Postfix gets the configuration that `orderflow-admin postfix` prints for these settings and the
+`way`. With `service` the warm delivery service runs too, from start() to stop().
 """
 
 import json
@@ -15,13 +16,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orderflow_ingest.service_health import ServiceSilent, ask
 from tests.lab.postfix import Postfix
-from tests.lab.process import Process, Server, wait_until
+from tests.lab.process import Process, Server, free_port, wait_until
 
 PROGRAMS = Path(sys.executable).parent
 DOMAIN = "orderflow.example.com"
 # pipe(8) gives a program next to nothing, and so do we.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+MAIL_USER = "postfix"
 OWN_POSTFIX = "mydestination = localhost\nlocal_transport = outbound:$lab_directory/outbound\n"
 
 
@@ -33,27 +36,34 @@ class Deployment(Server):
         directory: Path,
         settings: Mapping[str, str] | None = None,
         *,
+        way: str = "pipe",
+        service: bool = False,
         user: str = "nobody",
         programs: Path = PROGRAMS,
         overrides: str = "",
     ) -> None:
-        self.directory, self.user, self.programs = Path(directory), user, programs
-        self.state = self.directory / "state"
+        self.directory, self.user, self.programs, self.way = Path(directory), user, programs, way
+        self.state, self.sockets = self.directory / "state", self.directory / "run"
         self.settings_file = self.directory / "ingest.env"
         self.postfix = Postfix(self.directory / "postfix")
         self.worker = self.new_worker("worker")
+        self.service = self._new_service()
+        self.has_service = service
         self._overrides = overrides
+        self._relay = f"127.0.0.1:{free_port()}" if way == "before-queue" else ""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o755)
-        if not self.state.exists():
-            self.state.mkdir()
-            shutil.chown(self.state, user, pwd.getpwnam(user).pw_gid)
+        for own in (self.state, self.sockets):
+            if not own.exists():
+                own.mkdir(mode=0o755)
+                shutil.chown(own, user, pwd.getpwnam(user).pw_gid)
         self.write_settings(settings or {})
 
     def write_settings(self, settings: Mapping[str, str]) -> None:
-        """Write the settings file; the state directory and quick retries are set already."""
+        """Write the settings file; the directories, the relay and quick retries are set already."""
         quick = {"ORDERFLOW_RETRY_DELAY": "0.2", "ORDERFLOW_SWEEP_AFTER": "2", "ORDERFLOW_LEASE": "5"}
-        values = {"ORDERFLOW_STATE_DIR": str(self.state), **quick, **settings}
+        places = {"ORDERFLOW_STATE_DIR": str(self.state), "ORDERFLOW_SOCKET_DIR": str(self.sockets)}
+        values = {**places, "ORDERFLOW_MAIL_USER": MAIL_USER, "ORDERFLOW_RELAY": self._relay, **quick, **settings}
         self.settings_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
         self.settings_file.chmod(0o640)
         shutil.chown(self.settings_file, "root", pwd.getpwnam(self.user).pw_gid)
@@ -67,7 +77,7 @@ class Deployment(Server):
 
     def configure_postfix(self, master: str = "", overrides: str = "") -> None:
         """Write Postfix's configuration for the settings as they are now."""
-        options = ("--user", self.user, "--program", str(self.programs / "orderflow-deliver"))
+        options = ("--way", self.way, "--user", self.user)
         main, service, table = (self.admin("postfix", part, *options) for part in ("main", "master", "map"))
         self.postfix.configure(
             main,
@@ -77,18 +87,22 @@ class Deployment(Server):
         )
 
     def start(self) -> None:
-        """Start the worker and Postfix."""
+        """Start the worker, the service if there is to be one, and Postfix."""
         self.worker.start()
+        if self.has_service:
+            self.service.start()
         self.postfix.start()
 
     def stop(self) -> None:
-        """Stop Postfix, then the worker."""
+        """Stop Postfix, then the service and the worker."""
         self.postfix.stop()
+        self.service.stop()
         self.worker.stop()
 
     def kill(self) -> None:
-        """Kill both."""
+        """Kill all of them."""
         self.postfix.kill()
+        self.service.kill()
         self.worker.kill()
 
     def new_worker(self, name: str) -> Process:
@@ -113,6 +127,23 @@ class Deployment(Server):
             stop_signal=signal.SIGINT,
         )
 
+    def _new_service(self) -> Process:
+        return Process(
+            [self.programs / "orderflow-service"],
+            self.directory / "service.log",
+            ready=self.is_serving,
+            user=self.user,
+            groups=[MAIL_USER],  # as the sockets' group; systemd's socket unit does it without
+            env={**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(self.settings_file)},
+        )
+
+    def is_serving(self) -> bool:
+        """Tell whether the service answers."""
+        try:
+            return ask(self.sockets) is not None
+        except ServiceSilent:
+            return False
+
     def admin(self, *arguments: str) -> str:
         """Run orderflow-admin and give what it prints; raise on an exit status other than 0."""
         return self.run("orderflow-admin", *arguments).stdout
@@ -133,13 +164,19 @@ class Deployment(Server):
         return ended
 
     def deliver(
-        self, recipient: str, raw: bytes, *options: str, env: Mapping[str, str] | None = None
+        self,
+        recipient: str,
+        raw: bytes,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        socket: bool = False,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run orderflow-deliver as pipe(8) would, without Postfix."""
+        """Run orderflow-deliver as pipe(8) would, without Postfix; with `socket`, by the service."""
         command = [
             self.programs / "orderflow-deliver",
             "--settings",
             self.settings_file,
+            *(("--socket", self.sockets / "deliver.sock") if socket else ()),
             *options,
             "--",
             recipient,

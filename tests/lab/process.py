@@ -86,10 +86,10 @@ def wait_until(condition: Callable[[], bool], timeout: float, interval: float = 
     return holds
 
 
-def _credentials(user: str | None) -> dict:
+def _credentials(user: str | None, groups: Sequence[str] = ()) -> dict:
     if user is None:
         return {}
-    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": list(groups)}
 
 
 class Server:
@@ -126,12 +126,13 @@ class Process(Server):
         *,
         ready: Callable[[], bool] = lambda: True,
         user: str | None = None,
+        groups: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         stop_signal: int = signal.SIGTERM,
         timeout: float = 60,
     ) -> None:
         self.command, self.log, self.ready, self.user, self.env = command, log, ready, user, env
-        self.stop_signal, self.timeout = stop_signal, timeout
+        self.groups, self.stop_signal, self.timeout = groups, stop_signal, timeout
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -154,7 +155,7 @@ class Process(Server):
             self._child = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *self.command], cwd="/", env=self.env,
                 start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                **_credentials(self.user),
+                **_credentials(self.user, self.groups),
             )  # fmt: skip
         if not wait_until(lambda: not self.running or self.ready(), self.timeout) or not self.running:
             state = "is not ready" if self.running else f"ended with status {self._child.returncode}"

@@ -1,0 +1,42 @@
+"""The warm delivery service's health, asked over its socket.
+
+The service sends a greeting line to who connects to deliver.sock and may do so: root and its own user. The
+answer to `health` is one JSON object in one line, then it closes. Nobody there is an answer too, since the
+pipe does without it; a service that is there and says nothing is not.
+"""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+SOCKET = "deliver.sock"
+_LINE = 65536
+
+
+class ServiceSilent(Exception):
+    """Something listens and does not answer as the service does."""
+
+
+def ask(socket_dir: Path, timeout: float = 5.0) -> dict[str, Any] | None:
+    """Give what the service says of itself; None if nobody listens. Raises ServiceSilent."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(timeout)
+        try:
+            client.connect(str(socket_dir / SOCKET))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except OSError as error:
+            raise ServiceSilent(f"{SOCKET} cannot be asked: {type(error).__name__}") from error
+        try:
+            with client.makefile("rwb") as lines:
+                if not lines.readline(_LINE):
+                    raise ServiceSilent("the service sends this user away: only root and its own user may ask")
+                lines.write(b"health\n")
+                lines.flush()
+                answer = json.loads(lines.readline(_LINE))
+        except (OSError, ValueError) as error:
+            raise ServiceSilent(f"the service does not answer: {type(error).__name__}") from error
+    if not isinstance(answer, dict):
+        raise ServiceSilent("the service does not answer with an object")
+    return answer
