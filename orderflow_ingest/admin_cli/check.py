@@ -20,7 +20,10 @@ from ..queue import QueueUnavailable
 from ..records import RecordsUnavailable, recipients_path, schema
 from ..settings import BadSettings, Settings, read_file
 from ..spool import SpoolFull
-from .postfix_check import check_postfix
+from .postconf import Postconf
+from .postfix_check import check_postfix, open_postfix
+from .postfix_ways import way_of
+from .service_check import check_service
 
 
 class Level(Enum):
@@ -43,10 +46,15 @@ class Finding:
 def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool = True) -> Iterator[Finding]:
     """Look at every part; one that fails does not hide the next."""
     parts = open_parts(settings)
+    postfix = open_postfix(postfix_config) if with_postfix else None
+    way = way_of(settings, postfix) if isinstance(postfix, Postconf) else None
     with _as_owner(settings.spool_dir):
         yield from _check_parts(parts)
-    if with_postfix:
-        yield from (Finding("postfix", Level[level], text) for level, text in check_postfix(parts, postfix_config))
+    yield from (Finding("service", Level[level], text) for level, text in check_service(settings, way))
+    if isinstance(postfix, Postconf):
+        yield from (Finding("postfix", Level[level], text) for level, text in check_postfix(parts, postfix))
+    elif postfix:
+        yield Finding("postfix", Level[postfix[0]], postfix[1])
 
 
 class Trouble(Exception):

@@ -1,0 +1,78 @@
+"""What a Postfix is set to, asked of its own postconf(1) and postmap(1), never read from its files.
+
+A service of master.cf may set a parameter for itself with -o; main.cf's value counts where it does not.
+"""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@dataclass(frozen=True)
+class Service:
+    """An entry of master.cf: its name and type, whether it is chrooted, how many processes, and its command."""
+
+    name: str
+    type: str
+    chroot: str
+    maxproc: str
+    command: str
+
+    @property
+    def daemon(self) -> str:
+        return self.command.partition(" ")[0]
+
+    def attribute(self, name: str) -> str | None:
+        """Give an attribute of pipe(8) or lmtp(8), such as user=; None if it is not there."""
+        found = re.search(rf"\s{name}=(\S*)", self.command)
+        return found[1] if found else None
+
+    @property
+    def argv(self) -> list[str]:
+        """Give pipe(8)'s command and arguments, macros as they stand, without the braces around one with blanks."""
+        text = self.command.partition(" argv=")[2]
+        words = re.findall(r"(?<!\S)\{(?!\S*\}\S)(.*?)\}(?!\S)|(\S+)", text)
+        return [braced.strip() or word for braced, word in words]
+
+
+class Postconf:
+    """One Postfix. Its methods raise subprocess.CalledProcessError."""
+
+    def __init__(self, program: str, config: str | None):
+        self.program = program
+        self.place = str(Path(config).resolve()) if config else "/etc/postfix"
+        self.services = [self._service(line) for line in self._run("-M").splitlines() if line.strip()]
+        options = (line.partition(" =")[::2] for line in self._run("-Px").splitlines())
+        self._options = {name: value.strip() for name, value in options}
+
+    def value(self, name: str, service: Service | None = None) -> str:
+        """Give what a parameter is set to, for a service or in main.cf."""
+        own = f"{service.name}/{service.type}/{name}" if service else ""
+        return self._options[own] if own in self._options else self._run("-xh", name).strip()
+
+    def seconds(self, name: str, service: Service | None = None) -> float:
+        """Give a time in seconds; 0.0 where there is none."""
+        found = re.fullmatch(r"(\d+)([smhdw]?)", self.value(name, service))
+        return float(found[1]) * _UNITS[found[2]] if found else 0.0
+
+    def service(self, name: str) -> Service | None:
+        """Give the service of type unix of that name."""
+        return next((s for s in self.services if (s.name, s.type) == (name, "unix")), None)
+
+    def lookup(self, key: str, table: str) -> tuple[str | None, str]:
+        """Look a key up as Postfix does; give what was found, if anything, and what postmap complained of."""
+        postmap = str(Path(self.program).with_name("postmap"))
+        ended = subprocess.run([postmap, "-c", self.place, "-q", key, table], capture_output=True, text=True)
+        return (ended.stdout.strip() if ended.returncode == 0 else None), ended.stderr.strip()
+
+    @staticmethod
+    def _service(line: str) -> Service:
+        name, type_, _, _, chroot, _, maxproc, command = line.split(None, 7)
+        return Service(name, type_, chroot, maxproc, command)
+
+    def _run(self, *arguments: str) -> str:
+        command = [self.program, "-c", self.place, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout

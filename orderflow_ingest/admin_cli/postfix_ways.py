@@ -1,0 +1,304 @@
+"""What each of the three ways from Postfix to a delivery needs of master.cf and main.cf.
+
+    pipe           virtual_transport = orderflow
+    lmtp           virtual_transport = orderflow-lmtp:unix:…/lmtp.sock
+    before-queue   an smtpd whose smtpd_proxy_filter is unix:…/smtp.sock; and lmtp for what comes otherwise
+
+Run by root, it starts the pipe's program as the pipe's user and opens the sockets as Postfix's, since root
+would find everything in order.
+"""
+
+import os
+import pwd
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+from ..outcomes import Outcome
+from ..service_health import SOCKET as DELIVER_SOCKET
+from ..settings import SYSTEM_FILE, Settings
+from .postconf import Postconf, Service
+from .postfix_config import BEFORE_QUEUE, LMTP, PIPE, time_limit
+
+Said = tuple[str, str]  # name of a level, and the text
+_TRANSPORTS = {"orderflow": PIPE, "orderflow-lmtp": LMTP}
+_LMTP_SOCKET, _SMTP_SOCKET = "lmtp.sock", "smtp.sock"
+_DSN_IS_SILENT = re.compile(r"(^|[\s,])dsn([\s,]|$)", re.IGNORECASE)
+_IMPORTS_WHAT_DELIVERS = "import orderflow_ingest.delivery, orderflow_ingest.assembly"
+
+
+def line(name: str, value: object, why: str, place: str = "main.cf") -> str:
+    """Give the line to set, and why."""
+    return f"{place}: set {name} = {value} ({why})"
+
+
+def way_of(settings: Settings, asked: Postconf) -> str | None:
+    """Tell which way Postfix is set to; None if mail goes elsewhere."""
+    if any(_filters(asked)):
+        return BEFORE_QUEUE
+    return _TRANSPORTS.get(asked.value("virtual_transport").partition(":")[0])
+
+
+def check_way(settings: Settings, asked: Postconf) -> Iterator[Said]:
+    """Look at what the way needs that Postfix is set to."""
+    way, transport = way_of(settings, asked), asked.value("virtual_transport").partition(":")[0]
+    if transport not in _TRANSPORTS:
+        yield "TROUBLE", line("virtual_transport", "orderflow", "mail goes elsewhere")
+        return
+    service = asked.service(transport)
+    if service is None:
+        yield "TROUBLE", f"master.cf: no service {transport}: add what orderflow-admin postfix master prints"
+        return
+    yield from (_pipe if transport == "orderflow" else _lmtp)(settings, asked, service)
+    if way == BEFORE_QUEUE:
+        yield from _before_queue(settings, asked)
+    if way != PIPE or transport != "orderflow":
+        yield from _mail_user(settings, asked)
+
+
+def _pipe(settings: Settings, asked: Postconf, service: Service) -> Iterator[Said]:
+    if asked.value("orderflow_destination_recipient_limit") != "1":
+        yield (
+            "TROUBLE",
+            line("orderflow_destination_recipient_limit", 1, "recipients after the first are lost or mixed"),
+        )
+    limit = asked.seconds("orderflow_time_limit") or asked.seconds("command_time_limit")
+    if limit < 2 * settings.deadline:
+        yield "TROUBLE", line("orderflow_time_limit", f"{time_limit(settings)}s", "at it Postfix kills the program")
+    if not re.search(r"\snull_sender=(\s|$)", service.command):
+        yield "TROUBLE", "master.cf: orderflow: null_sender= (empty) is missing: bounces come from MAILER-DAEMON"
+    argv = service.argv
+    if argv[-2:] != ["--", "${recipient}"]:
+        yield "TROUBLE", "master.cf: orderflow: argv must end with: -- ${recipient}"
+    if "-c" in argv:  # the shell script is a net of its own
+        yield from _status_filter(asked, service, "pipe_delivery_status_filter", "{}", "Command died with status 1")
+    wanted = "" if settings.file in (None, Path(SYSTEM_FILE)) else str(settings.file)
+    if _option(argv, "--settings") != wanted:
+        yield "TROUBLE", f"master.cf: orderflow: argv must have: --settings {wanted or '(none)'}, what this check reads"
+    yield from _user_and_program(settings, service, argv)
+
+
+def _user_and_program(settings: Settings, service: Service, argv: list[str]) -> Iterator[Said]:
+    user = (service.attribute("user") or "").partition(":")[0]
+    if not user or not argv:
+        yield "TROUBLE", "master.cf: orderflow: user= or argv= is missing"
+        return
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        yield "TROUBLE", f"master.cf: orderflow: there is no user {user}"
+        return
+    if account.pw_uid == 0:
+        yield "TROUBLE", "master.cf: orderflow: pipe(8) refuses user=root"
+    if settings.spool_dir.is_dir() and settings.spool_dir.stat().st_uid != account.pw_uid:
+        yield "TROUBLE", f"{settings.spool_dir} is not {user}'s, who delivers: chown -R {user}: {settings.state_dir}"
+    yield from _program(account, argv)
+    wanted = str(settings.socket_dir / DELIVER_SOCKET)
+    if _option(argv, "--socket") != wanted:
+        yield "WARNING", f"master.cf: orderflow: argv must have: --socket {wanted}, or deliveries pass the service by"
+    else:
+        yield from _reaches(account, Path(wanted), b"")
+
+
+def _program(account: pwd.struct_passwd, argv: list[str]) -> Iterator[Said]:
+    program, code = Path(argv[0]), _option(argv, "-c")
+    if not program.is_file():
+        yield "TROUBLE", f"master.cf: orderflow: {program} is not there"
+    elif os.geteuid():
+        return
+    elif not code:
+        if not _runs_as(account, [*argv[:1], "--version"]):
+            yield "TROUBLE", _closed(program, account)
+    elif not _runs_as(account, [str(program), "-I", "-S", "-c", ""]):
+        yield "TROUBLE", _closed(program, account)
+    elif not _runs_as(account, [*argv[: argv.index("-c")], "-c", code, "--version"]):
+        yield "TROUBLE", f"master.cf: orderflow: argv's -c does not import the package as {account.pw_name}: {code}"
+    elif not _runs_as(account, [*argv[: argv.index("-c")], "-c", code.replace("main()", _IMPORTS_WHAT_DELIVERS)]):
+        yield "TROUBLE", f"{program}: without the service, {account.pw_name} cannot import what a delivery needs"
+
+
+def _closed(program: Path, account: pwd.struct_passwd) -> str:
+    return (
+        f"{program} cannot be run as {account.pw_name}: open every directory above it, and above its Python, "
+        "to that user"
+    )
+
+
+def _runs_as(account: pwd.struct_passwd, command: list[str]) -> bool:
+    """Run a command as pipe(8) would: as its user, with next to no environment."""
+    try:
+        ended = subprocess.run(
+            command,
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+        )
+    except OSError:
+        return False
+    return ended.returncode == 0
+
+
+def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Said]:
+    wanted = f"unix:{settings.socket_dir / _LMTP_SOCKET}"
+    if asked.value("virtual_transport").partition(":")[2] != wanted:
+        yield "TROUBLE", line("virtual_transport", f"orderflow-lmtp:{wanted}", "the service listens there")
+    place = f"master.cf: {service.name}"
+    if service.daemon != "lmtp":
+        yield "TROUBLE", f"{place}: the command must be lmtp, not {service.daemon}"
+    yield from _is_not_chrooted(service)
+    if asked.value("lmtp_line_length_limit", service) != "0":
+        yield "TROUBLE", line("-o lmtp_line_length_limit", 0, "longer lines are broken", place)
+    if asked.value("disable_mime_output_conversion", service) != "yes":
+        yield "WARNING", line("-o disable_mime_output_conversion", "yes", "8-bit text may be rewritten", place)
+    if asked.seconds("lmtp_data_done_timeout", service) < 2 * settings.deadline:
+        limit = f"{time_limit(settings)}s"
+        yield "TROUBLE", line("-o lmtp_data_done_timeout", limit, "Postfix gives up before our deadline", place)
+    if asked.value("lmtp_send_xforward_command", service) != "yes":
+        yield "WARNING", line("-o lmtp_send_xforward_command", "yes", "no client address is recorded", place)
+    if asked.value(f"{service.name}_destination_recipient_limit") != "1":
+        yield "WARNING", line(f"{service.name}_destination_recipient_limit", 1, "one organisation can take every place")
+    if service.maxproc == "-" or int(service.maxproc) > settings.concurrency:
+        yield "WARNING", f"{place}: maxproc must be {settings.concurrency} at most, ORDERFLOW_CONCURRENCY"
+    said = "host x[y] said: 550 {} (in reply to end of DATA command)"
+    yield from _status_filter(asked, service, "lmtp_delivery_status_filter", said, "host x[y] said: 550 what?")
+    yield from _mail_user_reaches(settings, asked, _LMTP_SOCKET)
+
+
+def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
+    wanted = f"unix:{settings.socket_dir / _SMTP_SOCKET}"
+    for service in _filters(asked):
+        place = f"master.cf: {service.name}"
+        if asked.value("smtpd_proxy_filter", service) != wanted:
+            yield "TROUBLE", line("-o smtpd_proxy_filter", wanted, "the service listens there", place)
+        yield from _is_not_chrooted(service)
+        if asked.value("smtpd_recipient_limit", service) != "1":
+            why = "mail for two recipients is put off for ever"
+            yield "TROUBLE", line("-o smtpd_recipient_limit", 1, why, place)
+        if not _DSN_IS_SILENT.search(asked.value("smtpd_discard_ehlo_keywords", service)):
+            why = "mail that asks for a delivery status notification is refused"
+            yield "TROUBLE", line("-o smtpd_discard_ehlo_keywords", "dsn,etrn,silent-discard", why, place)
+        if "speed_adjust" not in asked.value("smtpd_proxy_options", service):
+            yield "WARNING", line("-o smtpd_proxy_options", "speed_adjust", "slow senders take places", place)
+        if asked.seconds("smtpd_proxy_timeout", service) <= settings.deadline:
+            limit = f"{max(100, int(2 * settings.deadline))}s"
+            yield "TROUBLE", line("-o smtpd_proxy_timeout", limit, "Postfix gives up before our deadline", place)
+    yield from _mail_user_reaches(settings, asked, _SMTP_SOCKET)
+    yield from _relay(settings, asked)
+
+
+def _relay(settings: Settings, asked: Postconf) -> Iterator[Said]:
+    """Look at the listener that the service gives mail for postmaster back to."""
+    if settings.relay is None:
+        yield "TROUBLE", "ORDERFLOW_RELAY is not set: mail for postmaster and abuse cannot be given back"
+        return
+    found = next((s for s in asked.services if s.type == "inet" and s.name == settings.relay), None)
+    if found is None:
+        yield (
+            "TROUBLE",
+            f"master.cf: no service {settings.relay} inet (ORDERFLOW_RELAY): mail for postmaster is put off",
+        )
+    elif asked.value("smtpd_proxy_filter", found):
+        yield "TROUBLE", line("-o smtpd_proxy_filter", "", "mail given back comes back", f"master.cf: {found.name}")
+    elif not asked.value("smtpd_client_restrictions", found).replace(" ", "").endswith(",reject"):
+        why = "others may connect"
+        place = f"master.cf: {found.name}"
+        yield "TROUBLE", line("-o smtpd_client_restrictions", "permit_mynetworks,reject", why, place)
+
+
+def _filters(asked: Postconf) -> Iterator[Service]:
+    """Find the smtpds that ask our service before they answer."""
+    for service in asked.services:
+        if service.daemon == "smtpd" and asked.value("smtpd_proxy_filter", service).endswith("/" + _SMTP_SOCKET):
+            yield service
+
+
+def _status_filter(asked: Postconf, service: Service, name: str, form: str, fault: str) -> Iterator[Said]:
+    """Ask the filter itself what it makes of our verdicts, and of a fault."""
+    place, table = f"master.cf: {service.name}", asked.value(name, service)
+    if not table:
+        yield "TROUBLE", line(f"-o {name}", "$orderflow_status_filter", "a fault of ours bounces mail", place)
+        return
+    if not (asked.lookup(f"5.3.0 {fault}", table)[0] or "").startswith("4."):
+        yield "TROUBLE", f"main.cf: orderflow_status_filter: a fault of ours bounces mail: {_PRINT_AGAIN}"
+    for outcome in Outcome:
+        verdict = outcome.line.decode().strip()
+        if outcome.is_accepted or outcome.is_temporary:
+            continue
+        # pipe(8) leaves the line's end as a blank
+        text = f"{verdict} " if form == "{}" else f"{outcome.dsn_code} {form.format(verdict)}"
+        if (asked.lookup(text, table)[0] or verdict) != verdict:
+            yield "TROUBLE", f"main.cf: orderflow_status_filter does not know {verdict!r}: {_PRINT_AGAIN}"
+
+
+_PRINT_AGAIN = "print orderflow-admin postfix main again"
+
+
+def _is_not_chrooted(service: Service) -> Iterator[Said]:
+    if service.chroot != "n":
+        yield "TROUBLE", f"master.cf: {service.name}: chroot must be n: the socket lies outside"
+
+
+def _mail_user(settings: Settings, asked: Postconf) -> Iterator[Said]:
+    owner = asked.value("mail_owner")
+    if owner != settings.mail_user:
+        yield "TROUBLE", f"ORDERFLOW_MAIL_USER must be {owner}, as whom Postfix connects: the service sends it away"
+
+
+def _mail_user_reaches(settings: Settings, asked: Postconf, name: str) -> Iterator[Said]:
+    try:
+        account = pwd.getpwnam(asked.value("mail_owner"))
+    except KeyError:
+        yield "TROUBLE", "main.cf: mail_owner is no user"
+        return
+    yield from _reaches(account, settings.socket_dir / name, b"220 ")
+
+
+def _reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator[Said]:
+    """Open a socket as a user; where nobody listens, the service's own finding tells."""
+    if os.geteuid():
+        return
+    try:
+        with _as(account), socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            client.connect(str(path))
+            said = client.recv(100)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return
+    except PermissionError:
+        yield (
+            "TROUBLE",
+            f"{path} cannot be opened by {account.pw_name}: see SocketGroup=, SocketMode= in orderflow-service.socket",
+        )
+    except OSError as error:
+        yield "TROUBLE", f"{path} does not greet {account.pw_name}: {type(error).__name__}"
+    else:
+        if not said or not said.startswith(greeting):
+            yield "TROUBLE", f"{path}: the service sends {account.pw_name} away: look at ORDERFLOW_MAIL_USER, user="
+
+
+@contextmanager
+def _as(account: pwd.struct_passwd) -> Iterator[None]:
+    """Be a user with its groups."""
+    groups = os.getgroups()
+    os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))
+    os.setegid(account.pw_gid)
+    os.seteuid(account.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def _option(argv: list[str], name: str) -> str:
+    """Give an option's value; empty if it is not there."""
+    return next((value for option, value in pairwise(argv) if option == name), "")

@@ -1,0 +1,71 @@
+"""Whether the warm delivery service answers, and is the one that these settings mean.
+
+Without it the pipe delivers all the same, at more cost; the other two ways put mail off.
+"""
+
+import pwd
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+from .. import __version__
+from ..service_health import SOCKET, ServiceSilent, ask
+from ..settings import Settings
+from .postfix_config import PIPE
+from .postfix_ways import Said
+
+_START = "systemctl enable --now orderflow-service.socket"
+_RESTART = "systemctl restart orderflow-service"
+
+
+def check_service(settings: Settings, way: str | None) -> Iterator[Said]:
+    """Look at the sockets and ask the service; `way` is the one that Postfix is set to, None if not known."""
+    try:
+        health = ask(settings.socket_dir)
+    except ServiceSilent as error:
+        yield "TROUBLE", f"{settings.socket_dir}: {error}"
+        return
+    if health is None:
+        yield _nobody(settings, way)
+        return
+    findings = [*_owners(settings, health), *_is_ours(settings, health)]
+    yield from findings or [("OK", _figures(health))]
+
+
+def _nobody(settings: Settings, way: str | None) -> Said:
+    if way is None:
+        return "OK", f"none listens in {settings.socket_dir}; a host that takes no mail needs none"
+    if way == PIPE:
+        return "WARNING", f"none listens in {settings.socket_dir}: each delivery costs 0.3 s of CPU: {_START}"
+    return "TROUBLE", f"none listens in {settings.socket_dir}, so no mail is delivered: {_START}"
+
+
+def _owners(settings: Settings, health: dict[str, Any]) -> Iterator[Said]:
+    directory = settings.socket_dir.stat()
+    if stat.S_IMODE(directory.st_mode) & 0o022:
+        yield "TROUBLE", f"others may put sockets into {settings.socket_dir}: chmod 755 {settings.socket_dir}"
+    if not settings.spool_dir.is_dir():
+        return
+    owner = pwd.getpwuid(settings.spool_dir.stat().st_uid).pw_name
+    if health.get("user") != owner:
+        yield "TROUBLE", f"runs as {health.get('user')}, and the spool is {owner}'s: set User= in orderflow-service"
+    if (settings.socket_dir / SOCKET).owner() != owner:
+        yield "TROUBLE", f"{settings.socket_dir / SOCKET} is not {owner}'s: set SocketUser= in orderflow-service.socket"
+
+
+def _is_ours(settings: Settings, health: dict[str, Any]) -> Iterator[Said]:
+    if health.get("spool") != str(settings.spool_dir):
+        yield "TROUBLE", f"has other settings, its spool is {health.get('spool')}: {_RESTART}"
+    if health.get("version") != __version__:
+        yield "WARNING", f"is version {health.get('version')}, and this program {__version__}: {_RESTART}"
+    if health.get("draining"):
+        yield "WARNING", "is ending and takes no more mail"
+
+
+def _figures(health: dict[str, Any]) -> str:
+    busy, places = health.get("busy"), health.get("places")
+    megabytes = int(health.get("in_flight", 0)) >> 20
+    return (
+        f"version {health.get('version')} answers: {busy} of {places} places busy, {megabytes} MiB in flight, "
+        f"{health.get('deliveries')} deliveries since {str(health.get('started_at'))[:16]}"
+    )
