@@ -1,8 +1,9 @@
 """The warm delivery service's health, asked over its socket.
 
-The service sends a greeting line to who connects to deliver.sock and may do so: root and its own user. The
-answer to `health` is one JSON object in one line, then it closes. Nobody there is an answer too, since the
-pipe does without it; a service that is there and says nothing is not.
+The service greets who connects to deliver.sock and may do so: root and its own user. Where it takes nothing new,
+since it is ending or every place is held, an outcome's line stands in the greeting's place. The answer to
+`health` is one JSON object in one line, then it closes. Nobody there is an answer too, since the pipe does
+without; a service that is there and says nothing is not.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SOCKET = "deliver.sock"
+_GREETING = b"orderflow "
 _LINE = 65536
 
 
@@ -30,8 +32,11 @@ def ask(socket_dir: Path, timeout: float = 5.0) -> dict[str, Any] | None:
             raise ServiceSilent(f"{SOCKET} cannot be asked: {type(error).__name__}") from error
         try:
             with client.makefile("rwb") as lines:
-                if not lines.readline(_LINE):
+                greeting = lines.readline(_LINE)
+                if not greeting:
                     raise ServiceSilent("the service sends this user away: only root and its own user may ask")
+                if not greeting.startswith(_GREETING):
+                    raise ServiceSilent("the service takes nothing new: it is ending, or every place is held")
                 lines.write(b"health\n")
                 lines.flush()
                 answer = json.loads(lines.readline(_LINE))
