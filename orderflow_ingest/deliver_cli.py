@@ -78,9 +78,12 @@ def run(arguments: list[str], via_shell: bool) -> tuple[int, bytes]:
         except OSError as error:
             why = f"{type(error).__name__} at {path}"
         else:
-            if not greeting.startswith(GREETING):
-                return _verdict(greeting)
-            return _hand_over(service, greeting, header, is_whole, options.get("--queue-id", ""))
+            if greeting.startswith(GREETING):
+                return _hand_over(service, greeting, header, is_whole, options.get("--queue-id", ""))
+            refusal = _verdict(greeting)
+            if refusal:
+                return refusal
+            why = f"no greeting at {path}"
     from .in_process import deliver
 
     return _told(deliver(options, header, _read, is_whole, why))
@@ -150,9 +153,9 @@ def _hand_over(
     service.settimeout(float(patience))
     try:
         service.sendall(name.encode() + b"\n")
-        answer = _line(service)
+        answer = _verdict(_line(service))
         if answer:
-            return _verdict(answer)
+            return answer
         hangs = False
     except OSError as error:
         hangs = isinstance(error, TimeoutError)
@@ -173,11 +176,10 @@ def _line(service: "_socket.socket") -> bytes:
     return line
 
 
-def _verdict(answer: bytes) -> tuple[int, bytes]:
+def _verdict(answer: bytes) -> tuple[int, bytes] | None:
+    """Read `STATUS D.S.N text`; None where it is none that may leave this program."""
     status, _, output = answer.partition(b" ")
-    if status not in STATUSES:
-        raise ValueError("an answer that is none")
-    return int(status), output
+    return (int(status), output) if status in STATUSES and output else None
 
 
 def _told(outcome: "Outcome") -> tuple[int, bytes]:

@@ -78,12 +78,16 @@ class Desk:
         known = self.parts.records.organizations.remembered(self.organization(recipient) or "")
         if known is not None and known.is_active:
             return None
+        if self.is_stuck:
+            return Outcome.OVERLOADED
         answer: asyncio.Future[Outcome | None] = self._loop.create_future()
         self._begin(partial(delivery.welcome, recipient, self.parts), 0, answer.set_result)
         return await answer
 
     async def deliver(self, envelope: Envelope, raw: bytes) -> Outcome:
         """Deliver a message that its sender still has. Its bytes are reserved by the door that has read it."""
+        if self.is_stuck:
+            return self._counted(Outcome.OVERLOADED)
         answer: asyncio.Future[Outcome | None] = self._loop.create_future()
         work = partial(_received, envelope, raw, self.parts)
         self._begin(work, 0, answer.set_result, if_late=len(raw))
@@ -91,13 +95,18 @@ class Desk:
 
     def settle(self, name: str, answer: Callable[[Outcome], None]) -> None:
         """Deliver a spool entry by its name, and call `answer` with the outcome."""
-        entry = self.parts.spool.claim(name)
+        try:
+            entry = self.parts.spool.claim(name)
+        except OSError as error:
+            entry, why = None, type(error).__name__
+        else:
+            why = "gone, or another process is at it"
         if entry is None:
-            event("spool", "Spool entry is gone, or another process is at it.", WARNING, entry=name)
+            event("spool", "Spool entry could not be claimed.", WARNING, entry=name, reason=why)
             answer(self._counted(Outcome.INTERNAL))
             return
         size = entry.size
-        if not self.reserve(size):
+        if self.is_stuck or not self.reserve(size):
             self.parts.spool.finish(entry)
             answer(self._counted(Outcome.OVERLOADED))
             return

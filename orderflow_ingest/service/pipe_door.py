@@ -3,7 +3,7 @@
     service   orderflow 1 LIMIT PATIENCE DIRECTORY     bytes, seconds, the spool to write the entry into
               75 D.S.N text                            instead, where nothing new is taken
     client    NAME                                     an entry that is committed and not locked any more
-              health
+              health                                   after either greeting
     service   STATUS D.S.N text                        the outcome, for the exit status and output
               {...}                                    the health, as JSON
 
@@ -34,6 +34,7 @@ class PipeDoor(asyncio.Protocol):
         self._desk, self._uids = desk, uids
         self._line = b""
         self._is_asked = False
+        self._idle: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -41,13 +42,13 @@ class PipeDoor(asyncio.Protocol):
         if uid not in self._uids:
             event("deliver", "A stranger knocked at deliver.sock.", WARNING, uid=uid)
             self._transport.abort()
-        elif self._desk.is_draining or self._desk.is_stuck:
-            self._answer(Outcome.OVERLOADED)
-        else:
-            settings = self._desk.settings
-            limit, patience = settings.max_message_size, settings.deadline + _GRACE
-            self._transport.write(f"{GREETING} {limit} {patience:g} {settings.spool_dir}\n".encode())
-            self._idle = asyncio.get_running_loop().call_later(_IDLE, self._transport.abort)
+            return
+        self._transport.write(self._greeting())
+        self._idle = asyncio.get_running_loop().call_later(_IDLE, self._transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
 
     def data_received(self, data: bytes) -> None:
         self._line += data
@@ -55,13 +56,23 @@ class PipeDoor(asyncio.Protocol):
         if self._is_asked or (not end and len(self._line) <= _LINE_LIMIT):
             return
         self._is_asked = True
-        self._idle.cancel()
         if name == b"health":
             self._transport.write(json.dumps(self._desk.health()).encode() + b"\n")
             self._transport.close()
         else:
             self._desk.settle(name.decode("ascii", "replace"), self._answer)
 
+    def _greeting(self) -> bytes:
+        if self._desk.is_draining or self._desk.is_stuck:
+            return _said(Outcome.OVERLOADED)
+        settings = self._desk.settings
+        limit, patience = settings.max_message_size, settings.deadline + _GRACE
+        return f"{GREETING} {limit} {patience:g} {settings.spool_dir}\n".encode("utf-8", "surrogateescape")
+
     def _answer(self, outcome: Outcome) -> None:
-        self._transport.write(b"%d %s" % (outcome.exit_status, outcome.line))
+        self._transport.write(_said(outcome))
         self._transport.close()
+
+
+def _said(outcome: Outcome) -> bytes:
+    return b"%d %s" % (outcome.exit_status, outcome.line)

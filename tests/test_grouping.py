@@ -1,0 +1,80 @@
+"""What threads want done at the same time is done once for all, and each gets what is his."""
+
+import threading
+import time
+
+import pytest
+
+from orderflow_ingest.grouping import Grouped
+
+
+class Away(Exception):
+    pass
+
+
+class Work:
+    """Doubles numbers, slowly; notes its groups. 13 breaks it, and so does everything while `is_away`."""
+
+    def __init__(self):
+        self.groups, self.is_away = [], False
+        self.double = Grouped(self, shared=(Away,), most=8)
+
+    def __call__(self, numbers):
+        self.groups.append(numbers)
+        time.sleep(0.02)
+        if self.is_away:
+            raise Away
+        if 13 in numbers:
+            raise ValueError(f"{len(numbers)} with a 13")
+        return [2 * number for number in numbers]
+
+    def by_threads(self, numbers):
+        found = {}
+
+        def one(number):
+            try:
+                found[number] = self.double(number)
+            except (Away, ValueError) as error:
+                found[number] = error
+
+        threads = [threading.Thread(target=one, args=(number,)) for number in numbers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+
+def test_who_is_alone_is_a_group():
+    work = Work()
+    assert [work.double(number) for number in (1, 2)] == [2, 4]
+    assert work.groups == [[1], [2]]
+
+
+def test_who_waits_at_the_same_time_is_done_together_and_in_bounds():
+    work = Work()
+    assert work.by_threads(range(100, 140)) == {n: 2 * n for n in range(100, 140)}
+    assert sorted(sum(work.groups, [])) == list(range(100, 140)), "each once"
+    assert len(work.groups) < 20 and max(map(len, work.groups)) <= 8
+
+
+def test_one_that_breaks_the_group_spoils_nobody_else():
+    work = Work()
+    found = work.by_threads(range(20))
+    assert {n: v for n, v in found.items() if n != 13} == {n: 2 * n for n in range(20) if n != 13}
+    assert isinstance(found[13], ValueError) and str(found[13]) == "1 with a 13"
+
+
+def test_what_is_shared_is_everyones_at_once():
+    work = Work()
+    work.is_away = True
+    found = work.by_threads(range(10))
+    assert all(isinstance(value, Away) for value in found.values())
+    assert len(work.groups) < 10
+
+
+@pytest.mark.parametrize("numbers", [[13], [1]])
+def test_after_an_error_it_goes_on(numbers):
+    work = Work()
+    work.by_threads(numbers)
+    assert work.double(7) == 14
