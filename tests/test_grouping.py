@@ -54,7 +54,7 @@ def test_who_is_alone_is_a_group():
 def test_who_waits_at_the_same_time_is_done_together_and_in_bounds():
     work = Work()
     assert work.by_threads(range(100, 140)) == {n: 2 * n for n in range(100, 140)}
-    assert sorted(sum(work.groups, [])) == list(range(100, 140)), "each once"
+    assert sorted(n for group in work.groups for n in group) == list(range(100, 140)), "each once"
     assert len(work.groups) < 20 and max(map(len, work.groups)) <= 8
 
 
