@@ -1,0 +1,87 @@
+"""The arguments of MAIL, RCPT and XFORWARD: columns of what is read, and of what is not."""
+
+import pytest
+
+from orderflow_ingest.service.smtp_words import (
+    BadSyntax,
+    client_address,
+    read_attributes,
+    read_recipient,
+    read_sender,
+)
+
+LATIN = b"b\xfcro@example.com".decode("utf-8", "surrogateescape")
+
+
+@pytest.mark.parametrize(
+    ("argument", "address", "parameters"),
+    [
+        ("FROM:<>", "", {}),
+        ("FROM:<> SIZE=12", "", {"SIZE": "12"}),
+        ("from:<a@example.com> size=12 body=8BITMIME smtputf8", "a@example.com",
+         {"SIZE": "12", "BODY": "8BITMIME", "SMTPUTF8": ""}),
+        ("FROM: <a@example.com>", "a@example.com", {}),
+        ("FROM:a@example.com SIZE=1", "a@example.com", {"SIZE": "1"}),
+        ("FROM:<@one.example,@two.example:a@example.com>", "a@example.com", {}),
+        ('FROM:<"a b"@example.com>', "a b@example.com", {}),
+        (r'FROM:<"a\"<>b"@example.com>', 'a"<>b@example.com', {}),
+        ("FROM:<MAILER-DAEMON>", "MAILER-DAEMON", {}),
+        ("FROM:<büro@example.com> SMTPUTF8", "büro@example.com", {"SMTPUTF8": ""}),
+        (f"FROM:<{LATIN}>", LATIN, {}),
+        ("FROM:<a=b+c@example.com> AUTH=<> RET=HDRS ENVID=x+3D", "a=b+c@example.com",
+         {"AUTH": "<>", "RET": "HDRS", "ENVID": "x+3D"}),
+    ],
+)  # fmt: skip
+def test_a_sender_is_read(argument, address, parameters):
+    assert read_sender(argument) == (address, parameters)
+    if address:
+        assert read_recipient("TO" + argument[4:]) == (address, parameters)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        None, "", "FROM", "FROM:", "FROM: ", "TO:<a@example.com>", "FROM:<a@example.com", "FROM:a@example.com>",
+        "FROM:<a@example.com>SIZE=1", "FROM:<a@example.com> =1", "FROM:<a@example.com> SIZE=", "FROM:<<a@example.com>>",
+        'FROM:<"a@example.com>', "FROM:<a@example.com> A=B=C", "X FROM:<a@example.com>",
+    ],
+)  # fmt: skip
+def test_what_is_no_sender_is_refused(argument):
+    with pytest.raises(BadSyntax):
+        read_sender(argument)
+
+
+@pytest.mark.parametrize("argument", [None, "TO:<>", "TO:", "FROM:<a@example.com>"])
+def test_what_is_no_recipient_is_refused(argument):
+    with pytest.raises(BadSyntax):
+        read_recipient(argument)
+
+
+@pytest.mark.parametrize(
+    ("argument", "attributes"),
+    [
+        ("ADDR=192.0.2.1 NAME=mail.example", {"ADDR": "192.0.2.1", "NAME": "mail.example"}),
+        ("addr=192.0.2.1", {"ADDR": "192.0.2.1"}),
+        ("NAME=[UNAVAILABLE] ADDR=[tempunavail]", {"NAME": "", "ADDR": ""}),
+        ("HELO=a+2Bb+3Dc", {"HELO": "a+b=c"}),
+        ("HELO=a+0Ab", {"HELO": ""}),
+        ("IDENT=4XyZ123", {"IDENT": "4XyZ123"}),
+        ("NAME=a=b", {"NAME": "a=b"}),
+    ],
+)
+def test_attributes_are_read(argument, attributes):
+    assert read_attributes(argument) == attributes
+
+
+@pytest.mark.parametrize("argument", [None, "", "ADDR", "ADDR=1 NAME"])
+def test_what_are_no_attributes_is_refused(argument):
+    with pytest.raises(BadSyntax):
+        read_attributes(argument)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "address"),
+    [("192.0.2.1", "192.0.2.1"), ("IPV6:2001:db8::1", "2001:db8::1"), ("ipv6:::1", "::1"), ("", "")],
+)
+def test_an_address_loses_the_mark_of_its_family(attribute, address):
+    assert client_address(attribute) == address
