@@ -6,7 +6,17 @@ import pytest
 
 from orderflow_ingest.service.dot_stuffing import DotStuffing
 
-NEAR_MISSES = [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\r\n..\r\n", b"\r\n.\r\r\n", b"\0.\r\n"]
+NEAR_MISSES = [
+    b"\n.\n",
+    b"\n.\r\n",
+    b"\r\n.\n",
+    b"\r.\r",
+    b"\r.\r\n",
+    b"\r\n.\r",
+    b"\r\n..\r\n",
+    b"\r\n.\r\r\n",
+    b"\0.\r\n",
+]
 SAMPLES = [
     b".\r\n",
     b"\r\n.\r\n",

@@ -32,11 +32,13 @@ from ..settings import Settings, load
 from ..terminal import program, settings_option
 from . import systemd
 from .desk import Desk
-from .peers import own_uids
+from .peers import mail_uids, own_uids
 from .pipe_door import PipeDoor
+from .smtp_door import MailDoor, lmtp_door, smtp_door
 
+SOCKETS = ("deliver.sock", "lmtp.sock", "smtp.sock")
 BACKLOG = 1024
-_LAST_ANSWERS = 0.5  # seconds
+_GRACE = 5  # seconds
 
 
 class SocketTaken(Exception):
@@ -63,11 +65,8 @@ async def serve(parts: Parts) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)
     opened = systemd.activated_sockets() or _listen(parts.settings)
-    servers = [
-        await loop.create_unix_server(door, sock=opened[name], backlog=BACKLOG)
-        for name, door in _doors(desk).items()
-        if name in opened
-    ]
+    doors = _doors(desk)
+    servers = [await loop.create_unix_server(doors[name], sock=one, backlog=BACKLOG) for name, one in opened.items()]
     logs.event("service", "Service listens.", sockets=", ".join(sorted(opened)))
     systemd.notify("READY=1")
     watchdog = asyncio.create_task(_watch(desk))
@@ -75,10 +74,11 @@ async def serve(parts: Parts) -> None:
     systemd.notify("STOPPING=1")
     for server in servers:
         server.close()
-    await desk.drain()
+    desk.is_draining = True
+    mail = [door.finish() for door in doors.values() if isinstance(door, MailDoor)]
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.gather(desk.drain(), *mail), parts.settings.deadline + _GRACE)
     watchdog.cancel()
-    if answering := asyncio.all_tasks() - {asyncio.current_task(), watchdog}:
-        await asyncio.wait(answering, timeout=_LAST_ANSWERS)
     logs.event("service", "Service ended.", deliveries=desk.health()["deliveries"])
 
 
@@ -88,7 +88,14 @@ def main() -> None:
 
 
 def _doors(desk: Desk) -> dict[str, Callable[[], asyncio.BaseProtocol]]:
-    return {"deliver.sock": partial(PipeDoor, desk, own_uids())}
+    settings = desk.settings
+    mail = mail_uids(settings.mail_user)
+    relay = settings.relay and settings.relay.removeprefix("unix:")
+    return {
+        "deliver.sock": partial(PipeDoor, desk, own_uids()),
+        "lmtp.sock": lmtp_door(desk, mail),
+        "smtp.sock": smtp_door(desk, mail, relay=relay),
+    }
 
 
 async def _watch(desk: Desk) -> None:
@@ -103,7 +110,7 @@ async def _watch(desk: Desk) -> None:
 def _listen(settings: Settings) -> dict[str, socket.socket]:
     directory = settings.socket_dir
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    return {name: _bound(directory / name, settings.mail_user) for name in ("deliver.sock", "lmtp.sock", "smtp.sock")}
+    return {name: _bound(directory / name, settings.mail_user) for name in SOCKETS}
 
 
 def _bound(path: Path, mail_user: str) -> socket.socket:

@@ -131,8 +131,7 @@ class Desk:
         }
 
     async def drain(self) -> None:
-        """Take nothing new, and wait until everyone has been answered."""
-        self.is_draining = True
+        """Wait until everyone has been answered."""
         while not self.is_idle:
             await asyncio.sleep(0.02)
 
