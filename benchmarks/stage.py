@@ -1,0 +1,214 @@
+"""What is measured: a stack of backends, a deployment on it whose mail goes one way, and what has to be there after.
+
+    stack            database                     archive                       queue
+    embedded         SQLite, synced               files, synced                 SQLite
+    postgresql+s3    PostgreSQL with fsync on     Ceph's S3 on bluestore        the same PostgreSQL
+
+    way              what Postfix does with a message
+    ceiling          pipe(8) to dd(1), which reads the message and does nothing: no delivery by pipe(8) can be
+                     faster. Not to cat(1): pipe(8) reads 4096 bytes of what it prints, and the rest kills it, which
+                     bounces some messages of 50 KB and all of 1 MB
+    in-process       pipe(8) to our program, with no service to ask: it delivers itself
+    pipe             pipe(8) to our program, which hands the message to the service
+    lmtp             lmtp(8) to the service
+    before-queue     smtpd(8) to the service while the sender waits (smtpd_proxy_filter)
+
+All ways have the same Postfix configuration but for that, without limits on clients. The worker does not run
+while a load does: it would take part of the CPU, and the tasks that wait can be counted. Two limits are
+raised, since a message that is put off would be measured twice: the bytes in flight, for 20 messages of
+10 MB at a time, and the sweep, for messages that wait longer for the worker than it allows.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from benchmarks.sender import ORGANIZATIONS
+from orderflow_ingest.queue import Queue
+from orderflow_ingest.records.database import Database
+from orderflow_ingest.records.tables import document, inbound_message
+from orderflow_ingest.settings import load
+from tests.lab.deployment import Deployment
+from tests.lab.postgres import Postgres
+from tests.lab.s3 import CephS3
+
+STACKS = ("embedded", "postgresql+s3")
+WAYS = ("pipe", "lmtp", "before-queue", "in-process")
+SETTINGS = {
+    "ORDERFLOW_SWEEP_AFTER": "3600",
+    "ORDERFLOW_RETRY_DELAY": "60",
+    "ORDERFLOW_LEASE": "600",
+    "ORDERFLOW_MAX_IN_FLIGHT": str(2**30),
+}
+POSTFIX = """
+enable_long_queue_ids = yes
+smtpd_client_connection_count_limit = 0
+smtpd_client_connection_rate_limit = 0
+smtpd_client_message_rate_limit = 0
+smtpd_client_recipient_rate_limit = 0
+in_flow_delay = 0
+minimal_backoff_time = 1s
+maximal_backoff_time = 2s
+"""
+_CEILING_SERVICE = """
+ceiling unix - n n - 20 pipe
+    flags=RO user=nobody null_sender= argv=/bin/dd bs=64k of=/dev/null status=none
+"""
+_CEILING = """
+virtual_transport = ceiling
+ceiling_destination_recipient_limit = 1
+ceiling_destination_concurrency_limit = 10
+"""
+_BUCKET = "orders"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A message's row: what it claims to be in the archive."""
+
+    message_id: str
+    raw_key: str
+    size: int
+
+
+class Stack:
+    """Backends that run; each deployment has a database and a part of the archive of its own."""
+
+    def __init__(self, name: str, postgres: Postgres | None = None, s3: CephS3 | None = None) -> None:
+        self.name, self._postgres, self._s3 = name, postgres, s3
+
+    def settings(self, site: str) -> dict[str, str]:
+        """Give the settings of a new deployment."""
+        if self._postgres is None or self._s3 is None:
+            return SETTINGS
+        return SETTINGS | {
+            "DATABASE_URL": self._postgres.create_database(site),
+            "ARCHIVE_URL": f"s3://{_BUCKET}/{site}",
+            "S3_ENDPOINT_URL": self._s3.endpoint,
+            "AWS_ACCESS_KEY_ID": self._s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": self._s3.secret_key,
+            "AWS_DEFAULT_REGION": self._s3.region,
+        }
+
+    def raw_objects(self, site: "Site") -> dict[str, int]:
+        """List the raw mails in a deployment's archive: key and size."""
+        if self._s3 is None:
+            root = site.deployment.state / "archive"
+            return {str(path.relative_to(root)): path.stat().st_size for path in root.glob("org/*/raw/*.eml")}
+        pages = self._s3.client().get_paginator("list_objects_v2").paginate(Bucket=_BUCKET, Prefix=f"{site.name}/org/")
+        found = {o["Key"].partition("/")[2]: o["Size"] for page in pages for o in page.get("Contents", ())}
+        return {key: size for key, size in found.items() if "/raw/" in key}
+
+
+@contextmanager
+def open_stack(name: str, place: Path) -> Iterator[Stack]:
+    """Start the backends of a stack."""
+    if name == "embedded":
+        yield Stack(name)
+        return
+    with Postgres(place / "postgres") as postgres, CephS3(place / "s3", store="bluestore") as s3:
+        s3.create_bucket(_BUCKET)
+        yield Stack(name, postgres, s3)
+
+
+class Site:
+    """A deployment whose mail goes one way; its worker runs only inside work()."""
+
+    def __init__(self, stack: Stack, way: str, place: Path, **settings: str) -> None:
+        self.stack, self.way, self.name = stack, way, way
+        is_served = way in ("pipe", "lmtp", "before-queue")
+        self.deployment = Deployment(
+            place / way,
+            stack.settings(self.name) | settings,
+            way=way if is_served else "pipe",
+            service=is_served,
+            overrides=POSTFIX,
+        )
+        self.postfix = self.deployment.postfix
+        self.service = self.deployment.service if is_served else None
+        self.deployment.set_up(*ORGANIZATIONS)
+        if way == "ceiling":
+            self.deployment.configure_postfix(_CEILING_SERVICE, _CEILING)
+
+    @cached_property
+    def _settings(self):
+        return load(str(self.deployment.settings_file), {})
+
+    @cached_property
+    def _database(self) -> Database:
+        return Database(self._settings.database_url)
+
+    @cached_property
+    def _queue(self) -> Queue:
+        return Queue(self._settings.queue_url)
+
+    @contextmanager
+    def running(self) -> Iterator["Site"]:
+        """Run the service, if this way has one, and Postfix."""
+        with ExitStack() as stack:
+            if self.service is not None:
+                stack.enter_context(self.service)
+            yield stack.enter_context(self.postfix) and self
+
+    def rows(self, run: str) -> list[Row]:
+        """List the rows of one run of the sender."""
+        t = inbound_message.c
+        statement = sa.select(t.source_message_id, t.raw_key, t.size)
+        with self._database.read() as connection:
+            found = connection.execute(statement.where(t.source_message_id.startswith(f"<{run}.")))
+            return [Row(*row) for row in found]
+
+    def unfinished(self) -> int:
+        """Count the messages that are not PARSED and the documents that are not handed over."""
+        counts = (
+            sa.select(sa.func.count()).select_from(inbound_message).where(inbound_message.c.status != "PARSED"),
+            sa.select(sa.func.count()).select_from(document).where(document.c.handover != "DONE"),
+        )
+        with self._database.read() as connection:
+            return sum(connection.scalar(count) for count in counts)
+
+    def tasks(self) -> int:
+        """Count the tasks that wait."""
+        return self._queue.depth()
+
+    def spooled(self) -> int:
+        """Count the files in the spool, whatever their state."""
+        return sum(len(files) for _, _, files in os.walk(self.deployment.state / "spool"))
+
+
+def complaints(
+    expected: Collection[str],
+    rows: Sequence[Row],
+    objects: Mapping[str, int],
+    *,
+    least_size: int,
+    tasks: int,
+    spooled: int,
+    log: str,
+    may_wait: bool = False,
+) -> list[str]:
+    """Tell all that is not as it should be after a load; nothing, if every message is there once and whole.
+
+    `may_wait` accepts that Postfix had to try some of them again.
+    """
+    found = Counter(row.message_id for row in rows)
+    sizes = [(row.size, objects.get(row.raw_key)) for row in rows]
+    bad = r"status=bounced", r"status=expired", "fatal:", "panic:", *(() if may_wait else ("status=deferred",))
+    checks = {
+        "messages have no row": len(set(expected) - set(found)),
+        "rows are of no message that was sent": len(set(found) - set(expected)),
+        "messages have more than one row": sum(count > 1 for count in found.values()),
+        "raw mails are not in the archive": sum(stored is None for _, stored in sizes),
+        "raw mails are not as long as their row says": sum(stored not in (None, size) for size, stored in sizes),
+        "raw mails are shorter than what was sent": sum(size < least_size for size, _ in sizes),
+        "tasks wait more or less than messages": abs(tasks - len(expected)),
+        "files are left in the spool": spooled,
+        **{f"lines of Postfix's log say {word}": log.count(word) for word in bad},
+    }
+    return [f"{count} {what}" for what, count in checks.items() if count]
