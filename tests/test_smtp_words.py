@@ -5,11 +5,14 @@ import pytest
 from orderflow_ingest.service.smtp_words import (
     BadSyntax,
     client_address,
+    declared_size,
+    path,
     read_attributes,
     read_recipient,
     read_sender,
 )
 
+NAMES = ("NAME", "ADDR", "HELO", "IDENT")
 LATIN = b"b\xfcro@example.com".decode("utf-8", "surrogateescape")
 
 
@@ -70,13 +73,13 @@ def test_what_is_no_recipient_is_refused(argument):
     ],
 )
 def test_attributes_are_read(argument, attributes):
-    assert read_attributes(argument) == attributes
+    assert read_attributes(argument, NAMES) == attributes
 
 
-@pytest.mark.parametrize("argument", [None, "", "ADDR", "ADDR=1 NAME"])
+@pytest.mark.parametrize("argument", [None, "", "ADDR", "ADDR=1 NAME", "COLOUR=red"])
 def test_what_are_no_attributes_is_refused(argument):
     with pytest.raises(BadSyntax):
-        read_attributes(argument)
+        read_attributes(argument, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +88,28 @@ def test_what_are_no_attributes_is_refused(argument):
 )
 def test_an_address_loses_the_mark_of_its_family(attribute, address):
     assert client_address(attribute) == address
+
+
+@pytest.mark.parametrize(
+    ("address", "written"),
+    [
+        ("", "<>"),
+        ("a.b+c=d@example.com", "<a.b+c=d@example.com>"),
+        ("postmaster", "<postmaster>"),
+        ("a b@example.com", '<"a b"@example.com>'),
+        ('a"<>\\b@example.com', r'<"a\"<>\\b"@example.com>'),
+        ("@example.com", '<""@example.com>'),
+        (LATIN, f"<{LATIN}>"),
+    ],
+)
+def test_a_path_is_written_so_that_it_is_read_as_the_address(address, written):
+    assert path(address) == written
+    assert read_sender(f"FROM:{written}")[0] == address
+
+
+def test_a_size_is_digits():
+    assert declared_size({"SIZE": "0012"}) == 12
+    assert declared_size({}) == 0
+    for size in ("", "-1", "+1", "1_0", "\u0661", "1" * 21):
+        with pytest.raises(BadSyntax):
+            declared_size({"SIZE": size})

@@ -4,15 +4,19 @@ A before-queue filter gets all mail of its smtpd(8), theirs too. It is passed on
 no such filter, while the sender waits: what that listener answers, the sender hears, so nothing can be lost here.
 """
 
+import asyncio
 import logging
 import smtplib
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from ..logs import event
+from .smtp_words import path
 
-_TIME_LIMIT = 60.0  # seconds for each step; Postfix waits smtpd_proxy_timeout, 100 s, for the whole
+_TIME_LIMIT = 30.0  # seconds for each step; Postfix waits smtpd_proxy_timeout, 100 s, for all of them
 _LOCAL_PARTS = ("postmaster", "abuse")
-_NO_DOMAIN = ""
+_AT_A_TIME = 4
 
 NOBODY = "550 5.1.1 no such mailbox"
 _PASSED_ON = "250 2.0.0 message passed on"
@@ -21,33 +25,46 @@ _AWAY = "451 4.4.1 the postmaster's mail system does not answer, try again later
 
 def is_postmaster(recipient: str, domains: tuple[str, ...]) -> bool:
     """Tell whether `recipient` is postmaster or abuse of one of our domains, or plain postmaster."""
-    local, _, domain = recipient.rpartition("@") if "@" in recipient else (recipient, "", _NO_DOMAIN)
-    return local.lower() in _LOCAL_PARTS and domain.lower() in (*domains, _NO_DOMAIN)
+    local, _, domain = recipient.partition("@")
+    return local.lower() in _LOCAL_PARTS and domain.lower() in (*domains, "")
+
+
+class Relay:
+    """The way to a listener of Postfix, host:port or the path of a unix socket; in threads of its own."""
+
+    def __init__(self, listener: str):
+        self._listener = listener
+        self._pool = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="relay")
+
+    async def pass_on(self, sender: str, recipients: list[str], raw: bytes) -> str:
+        """Pass a message on, and give the reply for who sent it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, pass_on, self._listener, sender, recipients, raw)
 
 
 def pass_on(listener: str, sender: str, recipients: list[str], raw: bytes) -> str:
-    """Send a message to `listener`, host:port or the path of a unix socket; give the reply for who sent it.
-
-    All recipients get it or none does. This waits for the network: not for the event loop.
-    """
+    """Send a message to `listener`, and give the reply for who sent it: all recipients get it or none does."""
     try:
-        with _Client(listener) as client:
+        client = _Client(listener)
+        try:
             client.ehlo_or_helo_if_needed()
-            _expect(client.mail(sender, _options(client, [sender, *recipients], raw)))
+            client.say(f"MAIL FROM:{path(sender)}{_options(client, [sender, *recipients], raw)}")
             for recipient in recipients:
-                _expect(client.rcpt(recipient))
-            _expect(client.data(raw.replace(b"\n", b"\r\n")))
+                client.say(f"RCPT TO:{path(recipient)}")
+            client.say_message(raw)
+        finally:
+            _leave(client)
     except _Refused as refused:
-        event("relay", "Postmaster's mail was refused.", logging.WARNING, reason=refused.args[0][:9])
-        return str(refused)
-    except (OSError, smtplib.SMTPException) as error:
+        event("relay", "Postmaster's mail was refused.", logging.WARNING, code=refused.smtp_code)
+        return _as_line(refused)
+    except OSError as error:  # smtplib's own are of this class
         event("relay", "Postmaster's mail system did not answer.", logging.WARNING, reason=type(error).__name__)
         return _AWAY
     return _PASSED_ON
 
 
-class _Refused(Exception):
-    """A reply that is not the one for success, as one line."""
+class _Refused(smtplib.SMTPResponseException):
+    """A reply that is not the one for success."""
 
 
 class _Client(smtplib.SMTP):
@@ -69,17 +86,39 @@ class _Client(smtplib.SMTP):
     def send(self, text: bytes | str) -> None:  # type: ignore[override]
         super().send(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text)
 
+    def say(self, command: str) -> None:
+        """Say a command. Raises _Refused."""
+        _expect(*self.docmd(command))
 
-def _options(client: smtplib.SMTP, addresses: list[str], raw: bytes) -> list[str]:
-    wanted = {"8bitmime": not raw.isascii(), "smtputf8": not all(address.isascii() for address in addresses)}
-    words = {"8bitmime": "BODY=8BITMIME", "smtputf8": "SMTPUTF8"}
-    return [words[name] for name, is_wanted in wanted.items() if is_wanted and client.has_extn(name)]
+    def say_message(self, raw: bytes) -> None:
+        """Say DATA and the message. Raises _Refused."""
+        try:
+            _expect(*self.data(raw.replace(b"\n", b"\r\n")))
+        except smtplib.SMTPDataError as error:
+            _expect(error.smtp_code, error.smtp_error)
 
 
-def _expect(reply: tuple[int, bytes]) -> None:
-    """Raise _Refused for anything but success: 451 or what the listener said for good."""
-    code, text = reply
-    if code // 100 == 2:
-        return
-    words = " ".join(text.decode("ascii", "replace").split()).removeprefix(f"{code} ")
-    raise _Refused(f"{code if code // 100 == 5 else 451} {words}")
+def _leave(client: smtplib.SMTP) -> None:
+    """Say QUIT; what becomes of that changes nothing of what was answered before."""
+    with suppress(OSError, smtplib.SMTPException):
+        client.quit()
+    client.close()
+
+
+def _options(client: smtplib.SMTP, addresses: list[str], raw: bytes) -> str:
+    body = "" if raw.isascii() or not client.has_extn("8bitmime") else " BODY=8BITMIME"
+    is_plain = "".join(addresses).isascii() or not client.has_extn("smtputf8")
+    return body + ("" if is_plain else " SMTPUTF8")
+
+
+def _expect(code: int, text: bytes | str) -> None:
+    """Raise _Refused for anything but success."""
+    if code // 100 != 2:
+        raise _Refused(code, text)
+
+
+def _as_line(refused: _Refused) -> str:
+    """Give the reply as one line: what is for good as it is, anything else as a 451."""
+    code, text = refused.smtp_code, refused.smtp_error
+    text = text.decode("ascii", "replace") if isinstance(text, bytes) else text
+    return f"{code if code // 100 == 5 else 451} {' '.join(text.split())}"

@@ -6,11 +6,13 @@ angle brackets, is read too: smtpd(8) passes its client's line on to a before-qu
 """
 
 import re
+from collections.abc import Collection
 
 _PATH = r'{}: *(?:<((?:"(?:\\.|[^"\\])*"|[^"<>])*)>|([^<> ]+))(?: +(.*))?'
 _SENDER, _RECIPIENT = (re.compile(_PATH.format(word), re.IGNORECASE | re.DOTALL) for word in ("FROM", "TO"))
 _PARAMETER = re.compile(r"([A-Z0-9][A-Z0-9-]*)(?:=([^=\s]+))?", re.IGNORECASE)
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
+_NEEDS_NO_QUOTES = re.compile(r'[^\s"(),:;<>@\[\]\\]+')
 _UNAVAILABLE = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 
 
@@ -31,18 +33,34 @@ def read_recipient(argument: str | None) -> tuple[str, dict[str, str]]:
     return address, parameters
 
 
-def read_attributes(argument: str | None) -> dict[str, str]:
-    """Read the attributes of XFORWARD, by their names in capitals; what is not available is empty. Raises BadSyntax."""
+def declared_size(parameters: dict[str, str]) -> int:
+    """Give the SIZE of MAIL's parameters, 0 where there is none (RFC 1870). Raises BadSyntax."""
+    size = parameters.get("SIZE", "0")
+    if not re.fullmatch("[0-9]{1,20}", size):
+        raise BadSyntax
+    return int(size)
+
+
+def read_attributes(argument: str | None, names: Collection[str]) -> dict[str, str]:
+    """Read the attributes of XFORWARD; what is not available is empty. Raises BadSyntax."""
     found = {}
     for word in (argument or "").split():
         name, equals, value = word.partition("=")
-        if not equals:
+        if not equals or name.upper() not in names:
             raise BadSyntax
         value = "" if value.upper() in _UNAVAILABLE else _decode_xtext(value)
         found[name.upper()] = value if value.isprintable() else ""
     if not found:
         raise BadSyntax
     return found
+
+
+def path(address: str) -> str:
+    """Write an address as the path that is read as it: in angle brackets, quotes where it needs them."""
+    local, at, domain = address.rpartition("@")
+    if at and not _NEEDS_NO_QUOTES.fullmatch(local):
+        local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
+    return f"<{local}{at}{domain}>"
 
 
 def client_address(attribute: str) -> str:
