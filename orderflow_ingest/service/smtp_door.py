@@ -4,8 +4,8 @@ LMTP answers for each recipient (RFC 2033, section 4.2). SMTP answers once: so t
 one organisation, or for the postmaster, and a recipient of another gets 452 and is sent again. Each answer is true
 for each recipient. If one of them failed for a while, all are sent again, and who has it already has a duplicate.
 
-A selective 452 does not go together with Postfix's speed_adjust, see smtpd_proxy_options in postconf(5). Where that is
-wanted, smtpd_recipient_limit = 1 makes Postfix itself keep to one recipient for each transaction.
+A 452 for some recipients does not go together with Postfix's speed_adjust (smtpd_proxy_options in postconf(5)): there
+the whole message gets it, each time. smtpd_recipient_limit = 1 then makes Postfix itself take one recipient at a time.
 
 A door is made for asyncio's create_unix_server(), which calls it for each connection. See `smtp_session` for what
 both have in common.
@@ -20,6 +20,8 @@ from .smtp_session import IDLE, MailDoor, Session, Transaction, reply_of
 
 if TYPE_CHECKING:
     from .desk import Desk
+
+__all__ = ("MailDoor", "lmtp_door", "smtp_door")
 
 _POSTMASTER = "@"  # no organisation has this name
 _ONE_AT_A_TIME = "452 4.5.3 one organisation at a time, send this recipient again"
