@@ -12,6 +12,7 @@ An attempt at S3 has the time that `limits` gives it; there are three.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -85,6 +86,7 @@ class FileArchive:
 
     def __init__(self, root: Path):
         self._root = root
+        self._number = itertools.count(time.time_ns())  # a process id comes again
 
     def prepare(self) -> None:
         (self._root / "tmp").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -131,7 +133,7 @@ class FileArchive:
             raise _unavailable(error) from error
 
     def _write(self, path: Path, data: bytes) -> None:
-        temporary = self._root / "tmp" / f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
+        temporary = self._root / "tmp" / f"{path.name}.{os.getpid()}.{next(self._number)}"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(fd, "wb", buffering=0) as file:
@@ -214,6 +216,7 @@ def _s3_client(endpoint_url: str | None) -> Any:
         signature_version="s3v4",
         connect_timeout=limits.CONNECT,
         read_timeout=limits.READ,
+        max_pool_connections=limits.S3_CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": limits.S3_ATTEMPTS},
         s3={"addressing_style": "path"} if endpoint_url else None,
     )

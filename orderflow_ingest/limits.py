@@ -11,6 +11,7 @@ CONNECT = 5
 STATEMENT = 20
 READ = 15
 S3_ATTEMPTS = 3
+S3_CONNECTIONS = 50  # that stay open; with fewer than there are threads each put would open its own
 QUEUE = 3  # a task is only a bell, and no delivery waits for it long
 
 

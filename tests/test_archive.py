@@ -453,13 +453,13 @@ def put(root):
 def points_of_put():
     with tempfile.TemporaryDirectory() as directory:
         store = Files(Path(directory))
-        return points(module, lambda: put(store.root))
+        return points((module,), lambda: put(store.root))
 
 
 @pytest.mark.parametrize("point", points_of_put(), ids=str)
 def test_killed_at_any_line_of_a_put_the_object_is_whole_or_not_there(place, point):
     store = Files(place)
-    kill_at(module, point, lambda: put(store.root))
+    kill_at((module,), point, lambda: put(store.root))
     try:
         assert store.archive.read(KEY, DIGEST) == RAW
     except ObjectMissing:

@@ -72,9 +72,10 @@ def _sqlite_url(url: str, create: bool) -> sa.URL:
 
 
 def _arguments(is_sqlite: bool) -> dict[str, Any]:
+    pool = {"pool_use_lifo": True, "pool_timeout": limits.CONNECT}
     if is_sqlite:
-        return {"connect_args": {"timeout": limits.STATEMENT}}
-    return {"connect_args": limits.postgresql(), "pool_timeout": limits.CONNECT, "pool_pre_ping": True}
+        return {"connect_args": {"timeout": limits.STATEMENT}, **pool}
+    return {"connect_args": limits.postgresql(), "pool_pre_ping": True, **pool}
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
