@@ -58,6 +58,8 @@ def _is_ours(settings: Settings, health: dict[str, Any]) -> Iterator[Said]:
         yield "TROUBLE", f"has other settings, its spool is {health.get('spool')}: {_RESTART}"
     if health.get("version") != __version__:
         yield "WARNING", f"is version {health.get('version')}, and this program {__version__}: {_RESTART}"
+    if health.get("overdue", 0) >= health.get("places", 0) > 0:
+        yield "TROUBLE", f"every place is held by a delivery that hangs past its deadline; see its log, then {_RESTART}"
     if health.get("draining"):
         yield "WARNING", "is ending and takes no more mail"
 

@@ -144,6 +144,12 @@ class Deployment(Server):
         except ServiceSilent:
             return False
 
+    def health(self) -> dict[str, Any]:
+        """Give what the service says of itself."""
+        health = ask(self.sockets)
+        assert health is not None, "nobody listens"
+        return health
+
     def admin(self, *arguments: str) -> str:
         """Run orderflow-admin and give what it prints; raise on an exit status other than 0."""
         return self.run("orderflow-admin", *arguments).stdout
