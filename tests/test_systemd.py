@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from orderflow_ingest.settings import load
 from tests.lab.deployment import PROGRAMS
 
 UNITS = sorted(
-    path for path in (Path(__file__).parents[1] / "systemd").iterdir() if path.suffix in (".service", ".timer")
+    path for path in (Path(__file__).parents[1] / "systemd").iterdir() if path.suffix in (".service", ".socket", ".timer")
 )
 SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 
@@ -43,6 +44,23 @@ def test_the_worker_is_stopped_the_way_that_lets_it_finish(installed):
     assert "\nRestart=always\n" in text
 
 
+def test_the_service_sees_who_connects_and_has_the_time_to_finish(installed):
+    """In a user namespace, PrivateUsers=yes, every peer would be 65534."""
+    text = (installed / "orderflow-service.service").read_text()
+    assert "\nPrivateUsers=no\n" in text
+    deadline = load(None, {}).deadline
+    assert int(re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[1]) > deadline
+    assert int(re.search(r"^WatchdogSec=(\d+)$", text, re.MULTILINE)[1]) < deadline
+
+
+def test_the_sockets_are_those_of_the_service_and_postfix_may_open_them(installed):
+    text = (installed / "orderflow-service.socket").read_text()
+    names = {"deliver.sock", "lmtp.sock", "smtp.sock"}
+    assert set(re.findall(r"^ListenStream=/run/orderflow/(\S+)$", text, re.MULTILINE)) == names
+    assert "\nSocketGroup=postfix\n" in text
+    assert "\nSocketMode=0660\n" in text
+
+
 def test_sysusers_makes_the_user_and_tmpfiles_its_directories(place):
     folder = UNITS[0].parent
     root = place / "root"
@@ -57,4 +75,5 @@ def test_sysusers_makes_the_user_and_tmpfiles_its_directories(place):
         assert ended.returncode == 0, ended.stderr
     assert re.search(r"^orderflow:", (root / "etc" / "passwd").read_text(), re.MULTILINE)
     assert oct((root / "var" / "lib" / "orderflow").stat().st_mode)[-4:] == "0711"
+    assert oct((root / "run" / "orderflow").stat().st_mode)[-4:] == "0755"
     assert oct((root / "etc" / "orderflow").stat().st_mode)[-4:] == "0750"
