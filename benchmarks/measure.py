@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.sender import SENDER, Load, Mail, Report, message_id, recipient, send
-from benchmarks.stage import Site, complaints
+from benchmarks.stage import CEILING, Way, complaints
 from tests.lab.deployment import ENVIRONMENT, Deployment
 from tests.lab.family import family
 from tests.lab.postfix import Postfix
@@ -104,24 +104,24 @@ def course(postfix: Postfix, load: Load, sender: Executor, queued: bool) -> Cour
     return Course(load, report, durable, b"".join(data for _, data in seen).decode(errors="replace"))
 
 
-def checked(site: Site, load: Load, sender: Executor, may_wait: bool = False) -> Course:
-    """Put a load through a site and hold that nothing was lost, doubled, refused or put off. Raises BenchmarkFailed."""
-    before = 0 if site.way == "ceiling" else site.tasks()
-    done = course(site.postfix, load, sender, queued=site.way != "before-queue")
+def checked(way: Way, load: Load, sender: Executor, may_wait: bool = False) -> Course:
+    """Put a load through, and hold that nothing was lost, doubled, refused or put off. Raises BenchmarkFailed."""
+    stack, before = way.stack, way.stack.tasks()
+    done = course(way.postfix, load, sender, queued=way.name != "before-queue")
     found = done.refusals()
-    if site.way != "ceiling":
+    if way.name != CEILING:
         found += complaints(
             [message_id(load.run, number) for number in range(load.count)],
-            site.rows(load.run),
-            site.stack.raw_objects(site),
+            stack.rows(load.run),
+            stack.raw_objects(),
             least_size=int(0.97 * load.size),
-            tasks=site.tasks() - before,
-            spooled=site.spooled(),
+            tasks=stack.tasks() - before,
+            spooled=stack.spooled(),
             log=done.log,
             may_wait=may_wait,
         )
     if found:
-        raise BenchmarkFailed([f"{site.stack.name}, {site.way}, {load.size} bytes: {text}" for text in found])
+        raise BenchmarkFailed([f"{stack.name}, {way.name}, {load.size} bytes: {text}" for text in found])
     return done
 
 

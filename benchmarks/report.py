@@ -53,7 +53,7 @@ MEMORY: Columns = (
     ("service idle MB", lambda c: _megabytes(c["service idle bytes"])),
     ("service peak MB", lambda c: _megabytes(c["service peak bytes"])),
     ("grown MB", lambda c: _megabytes(c["service peak bytes"] - c["service idle bytes"])),
-    ("at most", lambda c: _megabytes(c["limit bytes"])),
+    ("at most", lambda c: _megabytes(c["service limit bytes"])),
     ("client MB", lambda c: _megabytes(c["client peak bytes"])),
 )
 FACTS: Columns = (("machine", lambda c: c["what"]), ("", lambda c: str(c["value"])))

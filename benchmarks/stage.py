@@ -1,4 +1,4 @@
-"""What is measured: a stack of backends, a deployment on it whose mail goes one way, and what has to be there after.
+"""What is measured: a deployment on a stack of backends, a Postfix for each way into it, what has to be there after.
 
     stack            database                     archive                       queue
     embedded         SQLite, synced               files, synced                 SQLite
@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -35,18 +34,21 @@ from orderflow_ingest.records.database import Database
 from orderflow_ingest.records.tables import document, inbound_message
 from orderflow_ingest.settings import load
 from tests.lab.deployment import Deployment
+from tests.lab.postfix import Postfix
 from tests.lab.postgres import Postgres
+from tests.lab.process import Process, free_port
 from tests.lab.s3 import CephS3
 
 STACKS = ("embedded", "postgresql+s3")
-WAYS = ("pipe", "lmtp", "before-queue", "in-process")
-SETTINGS = {
+CEILING, SERVED = "ceiling", ("pipe", "lmtp", "before-queue")
+WAYS = (*SERVED, "in-process")
+_SETTINGS = {
     "ORDERFLOW_SWEEP_AFTER": "3600",
     "ORDERFLOW_RETRY_DELAY": "60",
     "ORDERFLOW_LEASE": "600",
     "ORDERFLOW_MAX_IN_FLIGHT": str(2**30),
 }
-POSTFIX = """
+_POSTFIX = """
 enable_long_queue_ids = yes
 smtpd_client_connection_count_limit = 0
 smtpd_client_connection_rate_limit = 0
@@ -60,7 +62,7 @@ _CEILING_SERVICE = """
 ceiling unix - n n - 20 pipe
     flags=RO user=nobody null_sender= argv=/bin/dd bs=64k of=/dev/null status=none
 """
-_CEILING = """
+_CEILING_MAIN = """
 virtual_transport = ceiling
 ceiling_destination_recipient_limit = 1
 ceiling_destination_concurrency_limit = 10
@@ -78,91 +80,38 @@ class Row:
 
 
 class Stack:
-    """Backends that run; each deployment has a database and a part of the archive of its own."""
+    """Backends that run, and one deployment on them, which is set up and not started."""
 
-    def __init__(self, name: str, postgres: Postgres | None = None, s3: CephS3 | None = None) -> None:
-        self.name, self._postgres, self._s3 = name, postgres, s3
-
-    def settings(self, site: str) -> dict[str, str]:
-        """Give the settings of a new deployment."""
-        if self._postgres is None or self._s3 is None:
-            return SETTINGS
-        return SETTINGS | {
-            "DATABASE_URL": self._postgres.create_database(site),
-            "ARCHIVE_URL": f"s3://{_BUCKET}/{site}",
-            "S3_ENDPOINT_URL": self._s3.endpoint,
-            "AWS_ACCESS_KEY_ID": self._s3.access_key,
-            "AWS_SECRET_ACCESS_KEY": self._s3.secret_key,
-            "AWS_DEFAULT_REGION": self._s3.region,
-        }
-
-    def raw_objects(self, site: "Site") -> dict[str, int]:
-        """List the raw mails in a deployment's archive: key and size."""
-        if self._s3 is None:
-            root = site.deployment.state / "archive"
-            return {str(path.relative_to(root)): path.stat().st_size for path in root.glob("org/*/raw/*.eml")}
-        pages = self._s3.client().get_paginator("list_objects_v2").paginate(Bucket=_BUCKET, Prefix=f"{site.name}/org/")
-        found = {o["Key"].partition("/")[2]: o["Size"] for page in pages for o in page.get("Contents", ())}
-        return {key: size for key, size in found.items() if "/raw/" in key}
-
-
-@contextmanager
-def open_stack(name: str, place: Path) -> Iterator[Stack]:
-    """Start the backends of a stack."""
-    if name == "embedded":
-        yield Stack(name)
-        return
-    with Postgres(place / "postgres") as postgres, CephS3(place / "s3", store="bluestore") as s3:
-        s3.create_bucket(_BUCKET)
-        yield Stack(name, postgres, s3)
-
-
-class Site:
-    """A deployment whose mail goes one way; its worker runs only inside work()."""
-
-    def __init__(self, stack: Stack, way: str, place: Path, **settings: str) -> None:
-        self.stack, self.way, self.name = stack, way, way
-        is_served = way in ("pipe", "lmtp", "before-queue")
-        self.deployment = Deployment(
-            place / way,
-            stack.settings(self.name) | settings,
-            way=way if is_served else "pipe",
-            service=is_served,
-            overrides=POSTFIX,
-        )
-        self.postfix = self.deployment.postfix
-        self.service = self.deployment.service if is_served else None
-        self.deployment.set_up(*ORGANIZATIONS)
-        if way == "ceiling":
-            self.deployment.configure_postfix(_CEILING_SERVICE, _CEILING)
-
-    @cached_property
-    def _settings(self):
-        return load(str(self.deployment.settings_file), {})
-
-    @cached_property
-    def _database(self) -> Database:
-        return Database(self._settings.database_url)
-
-    @cached_property
-    def _queue(self) -> Queue:
-        return Queue(self._settings.queue_url)
+    def __init__(self, name: str, deployment: Deployment, s3: CephS3 | None) -> None:
+        self.name, self.deployment, self._s3 = name, deployment, s3
+        settings = load(str(deployment.settings_file), {})
+        self._database, self._queue = Database(settings.database_url), Queue(settings.queue_url)
 
     @contextmanager
-    def running(self) -> Iterator["Site"]:
-        """Run the service, if this way has one, and Postfix."""
-        with ExitStack() as stack:
-            if self.service is not None:
-                stack.enter_context(self.service)
-            yield stack.enter_context(self.postfix) and self
+    def way(self, name: str) -> Iterator["Way"]:
+        """Run a Postfix whose mail goes this way, and a fresh service if that needs one; not the worker."""
+        deployment, postfix = self.deployment, Postfix(self.deployment.directory / name)
+        deployment.way, deployment.postfix = name if name in SERVED else "pipe", postfix
+        deployment.configure_postfix(*(_CEILING_SERVICE, _CEILING_MAIN) if name == CEILING else ())
+        with ExitStack() as running:
+            service = running.enter_context(deployment.service) if name in SERVED else None
+            running.enter_context(postfix)
+            yield Way(self, name, postfix, service)
 
     def rows(self, run: str) -> list[Row]:
         """List the rows of one run of the sender."""
         t = inbound_message.c
-        statement = sa.select(t.source_message_id, t.raw_key, t.size)
+        statement = sa.select(t.source_message_id, t.raw_key, t.size).where(t.source_message_id.startswith(f"<{run}."))
         with self._database.read() as connection:
-            found = connection.execute(statement.where(t.source_message_id.startswith(f"<{run}.")))
-            return [Row(*row) for row in found]
+            return [Row(*row) for row in connection.execute(statement)]
+
+    def raw_objects(self) -> dict[str, int]:
+        """List the raw mails in the archive: key and size."""
+        if self._s3 is None:
+            root = self.deployment.state / "archive"
+            return {str(path.relative_to(root)): path.stat().st_size for path in root.glob("org/*/raw/*.eml")}
+        pages = self._s3.client().get_paginator("list_objects_v2").paginate(Bucket=_BUCKET)
+        return {found["Key"]: found["Size"] for page in pages for found in page.get("Contents", ())}
 
     def unfinished(self) -> int:
         """Count the messages that are not PARSED and the documents that are not handed over."""
@@ -180,6 +129,38 @@ class Site:
     def spooled(self) -> int:
         """Count the files in the spool, whatever their state."""
         return sum(len(files) for _, _, files in os.walk(self.deployment.state / "spool"))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A Postfix that runs, and the service that it speaks to, if any."""
+
+    stack: Stack
+    name: str
+    postfix: Postfix
+    service: Process | None
+
+
+@contextmanager
+def open_stack(name: str, place: Path, **settings: str) -> Iterator[Stack]:
+    """Start the backends of a stack, and set up a deployment with these settings besides."""
+    chosen = {**_SETTINGS, "ORDERFLOW_RELAY": f"127.0.0.1:{free_port()}", **settings}
+    with ExitStack() as running:
+        s3 = None
+        if name != "embedded":
+            postgres = running.enter_context(Postgres(place / "postgres"))
+            s3 = running.enter_context(CephS3(place / "s3", store="bluestore"))
+            chosen |= {
+                "DATABASE_URL": postgres.create_database("orders"),
+                "ARCHIVE_URL": f"s3://{s3.create_bucket(_BUCKET)}",
+                "S3_ENDPOINT_URL": s3.endpoint,
+                "AWS_ACCESS_KEY_ID": s3.access_key,
+                "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+                "AWS_DEFAULT_REGION": s3.region,
+            }
+        deployment = Deployment(place / "deployment", chosen, overrides=_POSTFIX)
+        deployment.set_up(*ORGANIZATIONS)
+        yield Stack(name, deployment, s3)
 
 
 def complaints(

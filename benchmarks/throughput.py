@@ -27,35 +27,18 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, memory, report
 from benchmarks.measure import BenchmarkFailed, Course, checked, client_cost, cpu, forget_peak, percentile, rss
 from benchmarks.sender import Load
-from benchmarks.stage import STACKS, WAYS, Site, open_stack
+from benchmarks.stage import CEILING, STACKS, WAYS, Stack, Way, open_stack
 from tests.lab.process import scratch, wait_until
 
 SIZES = (5_000, 50_000, 1_000_000, 10_000_000)
+_IN_PROCESS = 12  # messages at the most: each takes a third of a second of CPU
 _DOCS = Path(__file__).parents[1] / "docs"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command was asked for."""
-
-    stacks: tuple[str, ...]
-    ways: tuple[str, ...]
-    sizes: tuple[int, ...]
-    messages: int
-    sessions: int
-    rounds: int
-
-    def count(self, way: str, size: int) -> int:
-        """Give how many messages a load has."""
-        count = self.messages // (1 if size <= 100_000 else 10 if size <= 1_000_000 else 50)
-        return max(2, min(count, 20) if way == "in-process" else count)
 
 
 def tell(text: str) -> None:
@@ -63,58 +46,63 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def count(way: str, size: int, messages: int) -> int:
+    """Give how many messages a load has."""
+    fewer = messages // (1 if size <= 100_000 else 10 if size <= 1_000_000 else 50)
+    return max(2, min(fewer, _IN_PROCESS) if way == "in-process" else fewer)
+
+
 @dataclass
 class Case:
     """One size on one way into one stack."""
 
-    site: Site
-    ceiling: Site
+    way: Way
+    ceiling: Way
     size: int
-    options: Options
+    options: argparse.Namespace
     sender: Executor
-    idle: int = 0
+    idle: int
 
     def measure(self) -> dict[str, Any]:
         """Take all figures of the case but the worker's."""
-        site, count, sessions = self.site, self.options.count(self.site.way, self.size), self.options.sessions
-        pid = site.service.pid if site.service else None
-        self._send("warm", min(20, count))
-        if pid:
-            forget_peak(pid)
-        used = cpu(pid) if pid else 0.0
-        ceilings, rounds = [], []
+        way, service, sessions = self.way, self.way.service, self.options.sessions
+        messages = count(way.name, self.size, self.options.messages)
+        self._send(way, "warm", min(20, messages))
+        if service:
+            forget_peak(service.pid)
+        used, ceilings, rounds = cpu(service.pid) if service else 0.0, [], []
         for number in range(self.options.rounds):
-            ceilings.append(self._ceiling(f"before{number}"))
-            rounds.append(self._send(f"full{number}", count, sessions))
-        used = (cpu(pid) if pid else 0.0) - used
-        ceilings.append(self._ceiling("after"))
+            ceilings.append(self._ceiling(f"ceiling{number}"))
+            rounds.append(self._send(way, f"full{number}", messages, sessions))
+        used = cpu(service.pid) - used if service else 0.0
+        ceilings.append(self._ceiling("ceiling"))
         rate, ceiling = (statistics.fmean(course.rate for course in courses) for courses in (rounds, ceilings))
-        paced = self._send("paced", count, rate=rate / 2)
+        paced = self._send(way, "paced", messages, rate=rate / 2)
         figures = {
-            "stack": site.stack.name, "way": site.way, "size": self.size, "messages": count, "sessions": sessions,
+            "stack": way.stack.name, "way": way.name, "size": self.size, "messages": messages, "sessions": sessions,
             "rates": [course.rate for course in rounds], "rate": rate,
             "ceilings": [course.rate for course in ceilings], "ceiling": ceiling, "ratio": rate / ceiling,
             "delay ms": delays(paced), "delay ms at full load": delays(rounds[-1]),
-            "sender CPU ms": 1000 * rounds[-1].report.cpu / count,
+            "sender CPU ms": 1000 * rounds[-1].report.cpu / messages,
         }  # fmt: skip
-        if pid:
-            figures["service CPU ms"] = 1000 * used / (count * self.options.rounds)
-            figures |= {"service idle bytes": self.idle, "service peak bytes": rss(pid, peak=True)}
-        if site.way in ("pipe", "in-process"):
-            cost = client_cost(site.deployment, self._load("client", min(count, 50), sessions=1))
+        if service:
+            figures["service CPU ms"] = 1000 * used / (messages * self.options.rounds)
+            figures |= {"service idle bytes": self.idle, "service peak bytes": rss(service.pid, peak=True)}
+        if way.name in ("pipe", "in-process"):
+            alone = self._load(way, "client", min(messages, 50), sessions=1)
+            cost = client_cost(way.stack.deployment, alone)
             figures |= {"client CPU ms": 1000 * cost.cpu, "client peak bytes": cost.memory}
         return figures
 
-    def _load(self, run: str, count: int, sessions: int = 20, rate: float = 0.0, site: Site | None = None) -> Load:
-        port = (site or self.site).postfix.smtp_port
-        return Load(port, f"{self.site.way}-{self.size}-{run}", self.size, count, sessions, rate)
+    def _load(self, way: Way, run: str, messages: int, sessions: int = 20, rate: float = 0.0) -> Load:
+        return Load(way.postfix.smtp_port, f"{self.way.name}-{self.size}-{run}", self.size, messages, sessions, rate)
 
-    def _send(self, run: str, count: int, sessions: int = 20, rate: float = 0.0) -> Course:
-        return checked(self.site, self._load(run, count, sessions, rate), self.sender)
+    def _send(self, way: Way, run: str, messages: int, sessions: int = 20, rate: float = 0.0) -> Course:
+        return checked(way, self._load(way, run, messages, sessions, rate), self.sender)
 
     def _ceiling(self, run: str) -> Course:
-        count, sessions = self.options.count("ceiling", self.size), self.options.sessions
-        return checked(self.ceiling, self._load(run, count, sessions, site=self.ceiling), self.sender)
+        messages = count(CEILING, self.size, self.options.messages)
+        return self._send(self.ceiling, run, messages, self.options.sessions)
 
 
 def delays(course: Course) -> dict[str, float]:
@@ -122,58 +110,54 @@ def delays(course: Course) -> dict[str, float]:
     return {f"p{percent}": 1000 * percentile(course.delays, percent) for percent in (50, 95, 99)}
 
 
-def worker_cost(site: Site) -> float:
+def worker_cost(stack: Stack) -> float:
     """Let the worker do all that waits, and give its CPU milliseconds per message, without those of its start."""
-    count, worker = site.tasks(), site.deployment.worker
+    waiting, worker = stack.tasks(), stack.deployment.worker
     with worker:
         used = cpu(worker.pid)
-        if not wait_until(lambda: site.unfinished() == 0, 300, interval=0.5):
-            raise BenchmarkFailed([f"{site.stack.name}: {site.unfinished()} messages or documents are not finished"])
-        return 1000 * (cpu(worker.pid) - used) / count
+        if not wait_until(lambda: stack.unfinished() == 0, 600, interval=0.5):
+            raise BenchmarkFailed([f"{stack.name}: {stack.unfinished()} messages or documents are not finished"])
+        return 1000 * (cpu(worker.pid) - used) / waiting
 
 
-def cases(options: Options, place: Path) -> Iterator[dict[str, Any]]:
-    """Measure each case."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as sender:
-        for name in options.stacks:
-            tell(f"{name}: starting")
-            with open_stack(name, place / name) as stack, Site(stack, "ceiling", place / name).running() as ceiling:
-                worker: dict[int, float] = {}
-                for way in options.ways:
-                    with Site(stack, way, place / name).running() as site:
-                        idle = rss(site.service.pid) if site.service else 0
-                        for size in options.sizes:
-                            figures = Case(site, ceiling, size, options, sender, idle).measure()
-                            if size not in worker:
-                                worker[size] = worker_cost(site)
-                            tell(
-                                f"{name}, {way}, {size} bytes: {figures['rate']:.1f}/s, "
-                                f"{100 * figures['ratio']:.0f} % of the ceiling"
-                            )
-                            yield figures | {"worker CPU ms": worker[size]}
+def cases(name: str, place: Path, sender: Executor, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure each way into a stack, each with each size."""
+    worker: dict[int, float] = {}
+    with open_stack(name, place) as stack, stack.way(CEILING) as ceiling:
+        for way_name in options.ways:
+            with stack.way(way_name) as way:
+                idle = rss(way.service.pid) if way.service else 0
+                for size in options.sizes:
+                    figures = Case(way, ceiling, size, options, sender, idle).measure()
+                    if size not in worker:
+                        worker[size] = worker_cost(stack)
+                    share = f"{100 * figures['ratio']:.0f} % of the ceiling"
+                    tell(f"{name}, {way_name}, {size} bytes: {figures['rate']:.1f}/s, {share}")
+                    yield figures | {"worker CPU ms": worker[size]}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmarks as the command line says."""
-    chosen = _parser().parse_args(arguments)
-    options = Options(chosen.stacks, chosen.ways, chosen.sizes, chosen.messages, chosen.sessions, chosen.rounds)
-    every = not (chosen.throughput or chosen.memory or chosen.imports)
+    options = _parser().parse_args(arguments)
+    every = not (options.throughput or options.memory or options.imports)
     found: dict[str, Any] = {"machine": machine.facts()}
     try:
-        with scratch() as place:
-            if every or chosen.throughput:
-                found["cases"] = list(cases(options, place / "cases"))
-            if every or chosen.memory:
-                found["memory"] = memory.check(options.stacks, place / "memory", tell)
-            if every or chosen.imports:
+        with scratch() as place, ProcessPoolExecutor(1) as sender:
+            if every or options.throughput:
+                found["cases"] = [c for s in options.stacks for c in cases(s, place / s, sender, options)]
+            if every or options.memory:
+                found["memory"] = [m for s in options.stacks for m in memory.measure(s, place / f"{s}-m", sender, tell)]
+            if every or options.imports:
                 found["imports"] = machine.import_cost()
     except BenchmarkFailed as failed:
         sys.exit(f"FAILED: {failed}")
     print(report.text(found))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
-    if chosen.docs:
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    if options.docs:
         report.write(found, _DOCS)
+    if passed := memory.complaints(found.get("memory", [])):
+        sys.exit(f"FAILED: {'; '.join(passed)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -184,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stacks", type=_names(STACKS), default=STACKS, help="comma separated, of " + ", ".join(STACKS))
     add("--ways", type=_names(WAYS), default=WAYS, help="comma separated, of " + ", ".join(WAYS))
     add("--sizes", type=lambda text: tuple(map(int, text.split(","))), default=SIZES, help="bytes, comma separated")
-    add("--messages", type=int, default=600, help="how many messages of up to 100 KB a load has")
+    add("--messages", type=int, default=400, help="how many messages of up to 100 KB a load has")
     add("--sessions", type=int, default=20, help="SMTP sessions at a time")
     add("--rounds", type=int, default=1, help="how often each way is measured at full load")
     add("--throughput", action="store_true", help="measure the cases")
