@@ -20,13 +20,15 @@ from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
 from . import limits
 from .durable import sync_directory, write_all
+from .grouping import Grouped
 
 _METADATA_LIMIT = 400
+_SMALL = 1 << 20
 
 
 class ArchiveUnavailable(Exception):
@@ -86,6 +88,7 @@ class FileArchive:
 
     def __init__(self, root: Path):
         self._root = root
+        self._put_grouped = Grouped(self._put_all, shared=())
         self._number = itertools.count(time.time_ns())  # a process id comes again
 
     def prepare(self) -> None:
@@ -102,16 +105,26 @@ class FileArchive:
             raise _unavailable(error) from error
 
     def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
-        path = self._root / key
+        """Store an object durably; small ones of several threads together, with one sync for their directory."""
+        one = _Object(self._root / key, data, metadata)
+        if len(data) <= _SMALL:
+            self._put_grouped(one)
+        else:
+            self._put_all([one])
+
+    def _put_all(self, objects: "list[_Object]") -> list[bool]:
         try:
-            self._make_directory(path.parent)
-            if metadata:
-                self._write(path.with_name(path.name + ".meta"), json.dumps(dict(metadata)).encode())
-            if not _holds(path, data):
-                self._write(path, data)
-            sync_directory(path.parent)
+            for path, data, metadata in objects:
+                self._make_directory(path.parent)
+                if metadata:
+                    self._write(path.with_name(path.name + ".meta"), json.dumps(dict(metadata)).encode())
+                if not _holds(path, data):
+                    self._write(path, data)
+            for directory in {path.parent for path, _, _ in objects}:
+                sync_directory(directory)
         except OSError as error:
             raise _unavailable(error) from error
+        return [True] * len(objects)
 
     def read(self, key: str, digest: str) -> bytes:
         try:
@@ -152,6 +165,12 @@ class FileArchive:
         self._make_directory(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
         sync_directory(path.parent)
+
+
+class _Object(NamedTuple):
+    path: Path
+    data: bytes
+    metadata: Mapping[str, str] | None
 
 
 class S3Archive:

@@ -37,14 +37,16 @@ URLS = ("database_url", "queue_url", "archive_url")
 RAW = order(1, attachments=2)
 DELIVERY = (
     Spool.write, write_entry, _copy, _commit, delivery.settle, delivery._attempt, delivery.deliver,
-    delivery._new_message, delivery.ring, delivery._conclude, Spool.finish, FileArchive.put, FileArchive._write,
+    delivery._new_message, delivery.ring, delivery._conclude, Spool.finish, FileArchive.put, FileArchive._put_all,
+    FileArchive._write,
     Messages.insert, Messages._insert_all,
 )  # fmt: skip
 AFTER_COMMIT = (delivery.settle, delivery._attempt, delivery.deliver, delivery._conclude)
 HELD = (delivery.deliver, delivery._hold, Conflicts.insert)
 LATE = (delivery._second, delivery._take_back, FileArchive.delete)
 EXTRACTION = (
-    extraction.extract, extraction._store, extraction._archived, FileArchive.put, Documents.record,
+    extraction.extract, extraction._store, extraction._archived, FileArchive.put, FileArchive._put_all,
+    Documents.record,
     Messages.claim, Messages._update, extraction._ring_for_documents, handover.hand_over, Documents._end,
 )  # fmt: skip
 

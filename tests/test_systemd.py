@@ -10,7 +10,9 @@ from orderflow_ingest.settings import load
 from tests.lab.deployment import PROGRAMS
 
 UNITS = sorted(
-    path for path in (Path(__file__).parents[1] / "systemd").iterdir() if path.suffix in (".service", ".socket", ".timer")
+    path
+    for path in (Path(__file__).parents[1] / "systemd").iterdir()
+    if path.suffix in (".service", ".socket", ".timer")
 )
 SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 
