@@ -42,6 +42,7 @@ COLUMNS: Columns = (
     *((f"p{percent} ms", lambda c, p=f"p{percent}": _number(c["delay ms"][p])) for percent in (50, 95, 99)),
     ("client ms", lambda c: _number(c["client CPU ms"])),
     ("service ms", lambda c: _number(c["service CPU ms"])),
+    ("all ms", lambda c: _number(c["machine CPU ms"])),
     ("worker ms", lambda c: _number(c["worker CPU ms"])),
     ("client MB", lambda c: _megabytes(c["client peak bytes"])),
     ("service MB", lambda c: _megabytes(c["service peak bytes"])),
@@ -65,8 +66,9 @@ IMPORTS: Columns = (
 LEGEND = """\
 Messages per second: from the first SMTP connection to the last message durable, with all sessions busy; beside it the
 ceiling, Postfix's pipe(8) to a program that only reads, measured right before and after. p50 to p99: milliseconds from
-the end of DATA to durable, at half that rate. CPU in ms per message: the program that pipe(8) starts, the service, the
-worker (extraction and hand-over, later). Memory: the most that either held; what the service grew over idle."""
+the end of DATA to durable, at half that rate. CPU in ms per message: the program that pipe(8) starts; the service; all
+processes of the machine, Postfix, backends and the sender too; the worker, later. Memory: the most that the program and
+the service held; what the service grew over idle."""
 
 
 def tables(found: Figures) -> list[tuple[str, list[list[str]]]]:

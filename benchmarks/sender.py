@@ -26,7 +26,7 @@ from tests.lab.deployment import DOMAIN
 ORGANIZATIONS = ("acme", "beta", "gamma", "delta")
 SENDER = "purchasing@buyer.example"
 _GIVEN_UP = 300.0  # seconds without any answer
-_LINE = 57  # bytes that make one line of base64
+_LINE, _WIDTH = 57, 76  # so many bytes make one line of base64
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ class Mail:
 
     def __init__(self, run: str, size: int) -> None:
         self._run = run
-        payload = random.Random(4711).randbytes(max(0, size - 900) * _LINE // 78 // _LINE * _LINE)
-        lines = base64.encodebytes(payload).replace(b"\n", b"\r\n")
-        self.tail = lines + b"--=_part--\r\n"
+        end = b"--=_part--\r\n"
+        lines = (size - len(self.head(0)) - len(end)) // (_WIDTH + 2)
+        payload = random.Random(4711).randbytes(max(0, lines) * _LINE)
+        self.tail = base64.encodebytes(payload).replace(b"\n", b"\r\n") + end
 
     def head(self, number: int) -> bytes:
         """Give all that is a message's own, up to the first line of its attachment."""

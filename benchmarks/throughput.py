@@ -84,6 +84,7 @@ class Case:
             "ceilings": [course.rate for course in ceilings], "ceiling": ceiling, "ratio": rate / ceiling,
             "delay ms": delays(paced), "delay ms at full load": delays(rounds[-1]),
             "sender CPU ms": 1000 * rounds[-1].report.cpu / messages,
+            "machine CPU ms": 1000 * rounds[-1].busy / messages,
         }  # fmt: skip
         if service:
             figures["service CPU ms"] = 1000 * used / (messages * self.options.rounds)

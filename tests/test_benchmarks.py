@@ -1,0 +1,100 @@
+"""The benchmarks: what they find wrong is no figure, and one small run gives every figure. No test of a time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks import memory, report
+from benchmarks.measure import Course, percentile
+from benchmarks.sender import Load, Mail, Report, Sent, message_id
+from benchmarks.stage import Row, complaints
+from orderflow_ingest.message import read_message
+
+EXPECTED = ["<a@b>", "<c@d>"]
+ROWS = [Row("<a@b>", "org/1/raw/a.eml", 1000), Row("<c@d>", "org/2/raw/c.eml", 1100)]
+OBJECTS = {"org/1/raw/a.eml": 1000, "org/2/raw/c.eml": 1100}
+LOG = "A1: to=<orders+acme@x>, status=sent (250)\n"
+
+
+def told(rows=ROWS, objects=OBJECTS, tasks=2, spooled=0, log=LOG, may_wait=False):
+    return complaints(EXPECTED, rows, objects, least_size=990, tasks=tasks, spooled=spooled, log=log, may_wait=may_wait)
+
+
+def test_nothing_is_told_of_a_load_that_is_there_once_and_whole():
+    assert told() == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"rows": ROWS[:1]}, "1 messages have no row"),
+        ({"rows": [*ROWS, ROWS[0]]}, "1 messages have more than one row"),
+        ({"rows": [*ROWS, Row("<e@f>", "org/1/raw/a.eml", 1000)]}, "1 rows are of no message that was sent"),
+        ({"objects": {"org/1/raw/a.eml": 1000}}, "1 raw mails are not in the archive"),
+        ({"objects": OBJECTS | {"org/1/raw/a.eml": 999}}, "1 raw mails are not as long as their row says"),
+        ({"rows": [Row("<a@b>", "k", 10), ROWS[1]], "objects": OBJECTS | {"k": 10}}, "1 raw mails are shorter"),
+        ({"tasks": 1}, "1 tasks wait more or less than messages"),
+        ({"spooled": 1}, "1 files are left in the spool"),
+        ({"log": LOG + "A2: status=deferred (again)\n"}, "1 lines of Postfix's log say status=deferred"),
+        ({"log": LOG + "A2: status=bounced (no)\n", "may_wait": True}, "1 lines of Postfix's log say status=bounced"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_was_lost_doubled_cut_or_put_off_is_told(wrong, says):
+    assert [text[: len(says)] for text in told(**wrong)] == [says]
+
+
+def test_a_load_that_may_wait_may_be_put_off():
+    assert told(log=LOG + "A2: status=deferred (again)\n", may_wait=True) == []
+
+
+def test_a_refused_and_a_lost_message_are_told():
+    sent = [Sent(0, 1.0, 1.1, "250 ok"), Sent(1, 1.0, 1.1, "250 ok"), Sent(2, 1.0, text="451 4.3.0 later")]
+    course = Course(Load(25, "run", 5000, 3, 1), Report(0.5, 0.0, sent), {0: 1.5}, "", 0.0)
+    assert course.refusals() == [
+        "1 messages were refused, the first with: 451 4.3.0 later",
+        "1 messages were accepted and not delivered",
+    ]
+    assert (course.rate, course.delays) == (1.0, [0.5])
+
+
+def test_percentiles_are_values_that_were_measured():
+    assert [percentile(range(1, 101), percent) for percent in (50, 95, 99)] == [50, 95, 99]
+    assert percentile([7.0], 99) == 7.0
+
+
+def test_messages_are_distinct_and_of_the_size_asked_for():
+    for size in (5_000, 50_000, 1_000_000):
+        mail = Mail("run", size)
+        first, second = (read_message(mail.raw(number)) for number in (1, 2))
+        assert 0.95 * size < first.size <= size
+        assert first.source_message_id == message_id("run", 1)
+        assert first.fingerprint != second.fingerprint
+
+
+def test_memory_over_its_limit_is_told():
+    figures = {"stack": "s", "way": "pipe", "service limit bytes": 100, "service idle bytes": 50}
+    assert memory.complaints([figures | {"service peak bytes": 150}]) == []
+    assert len(memory.complaints([figures | {"service peak bytes": 151, "client peak bytes": 16_000_001}])) == 2
+
+
+def test_one_run_gives_every_figure(place):
+    command = [sys.executable, "-m", "benchmarks.throughput", "--throughput", "--imports", "--stacks", "embedded"]
+    options = ["--ways", "pipe", "--sizes", "5000", "--messages", "6", "--json", place / "found.json"]
+    ended = subprocess.run([*command, *options], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = json.loads((place / "found.json").read_text())
+    (case,) = found["cases"]
+    assert (case["stack"], case["way"], case["size"], case["messages"]) == ("embedded", "pipe", 5000, 6)
+    numbers = [case["rate"], case["ratio"], len(case["ceilings"]) - 1, *case["delay ms"].values()]
+    costs = [case[f"{who} CPU ms"] for who in ("client", "machine", "worker", "sender")]
+    assert all(number > 0 for number in [*numbers, *costs, found["imports"]["ms"]])
+    assert case["service peak bytes"] >= case["service idle bytes"] > case["client peak bytes"] > 2**20
+    report.write(found, place)
+    page = (place / "benchmarks.md").read_text()
+    assert found["machine"]["commit"] in page and "| embedded | pipe | 5 KB |" in page
+    assert "pipe" in "".join(ElementTree.parse(place / "benchmarks.svg").getroot().itertext())
