@@ -16,6 +16,7 @@ from typing import Any
 Figures = Mapping[str, Any]
 Columns = Sequence[tuple[str, Callable[[Figures], str]]]
 _PLOTTED = 50_000
+_SVG = "benchmarks.svg"
 _COLOURS = {"pipe": "#2b6cb0", "lmtp": "#2f855a", "before-queue": "#b7791f", "in-process": "#718096"}
 
 
@@ -63,6 +64,9 @@ IMPORTS: Columns = (
     ("modules", lambda c: str(c["modules"])),
     ("beyond the interpreter's own", lambda c: ", ".join(c["beyond the interpreter's own"])),
 )
+HOW = """\
+Made by `sudo script/benchmark --docs`, all in one run; how each figure is taken stands in the headers of `benchmarks/`.
+No figure is of a load of which a message was lost, doubled, refused or put off; the memory's may be put off."""
 LEGEND = """\
 Messages per second: from the first SMTP connection to the last message durable, with all sessions busy; beside it the
 ceiling, Postfix's pipe(8) to a program that only reads, measured right before and after. p50 to p99: milliseconds from
@@ -95,30 +99,22 @@ def _cells(columns: Columns, rows: Sequence[Figures]) -> list[list[str]]:
     return [[head for head, _ in columns], *([cell(value, row) for _, value in columns] for row in rows)]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    rule = "|".join("-" * (width + 2) for width in widths)
+    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
 
 
 def text(found: Figures) -> str:
-    """Write the figures as aligned tables."""
-    return "\n\n".join("\n".join([title, "", *_aligned(rows)]) for title, rows in tables(found))
+    """Write the figures as tables that a terminal shows and Markdown reads."""
+    return "\n\n".join(f"{title}\n\n{_table(rows)}" for title, rows in tables(found))
 
 
-def markdown(found: Figures) -> str:
-    """Write the figures as a page."""
-
-    def table(rows: Sequence[Sequence[str]]) -> str:
-        lines = [f"| {' | '.join(row)} |" for row in rows]
-        return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-    plot = [f"![messages per second by way and stack]({_SVG})"] if plotted(found) else []
-    how = (
-        "Made by `sudo script/benchmark --docs`, all in one run; how each figure is taken stands in the headers of "
-        "`benchmarks/`. No figure was taken of a load of which a message was lost, doubled, refused or put off."
-    )
-    sections = [f"{title}\n\n{table(rows)}" for title, rows in tables(found)]
-    return "\n\n".join(["# Benchmarks", how, *plot, *sections]) + "\n"
+def page(found: Figures) -> str:
+    """Write docs/benchmarks.md."""
+    plot = f"![messages per second by stack and way]({_SVG})\n\n" if plotted(found) else ""
+    return f"# Benchmarks\n\n{HOW}\n\n{plot}{text(found)}\n"
 
 
 def plotted(found: Figures) -> list[Figures]:
@@ -157,13 +153,10 @@ def svg(cases: Sequence[Figures]) -> str:
     ])  # fmt: skip
 
 
-_SVG = "benchmarks.svg"
-
-
 def write(found: Figures, directory: Path) -> None:
     """Write the page, the plot and the figures themselves."""
     directory.mkdir(exist_ok=True)
-    (directory / "benchmarks.md").write_text(markdown(found))
+    (directory / "benchmarks.md").write_text(page(found))
     (directory / "benchmarks.json").write_text(json.dumps(found, indent=1) + "\n")
     if cases := plotted(found):
         (directory / _SVG).write_text(svg(cases))

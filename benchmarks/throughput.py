@@ -37,7 +37,7 @@ from benchmarks.stage import CEILING, STACKS, WAYS, Stack, Way, open_stack
 from tests.lab.process import scratch, wait_until
 
 SIZES = (5_000, 50_000, 1_000_000, 10_000_000)
-_IN_PROCESS = 12  # messages at the most: each takes a third of a second of CPU
+_IN_PROCESS = 8  # messages at the most: each takes a third of a second of CPU
 _DOCS = Path(__file__).parents[1] / "docs"
 
 

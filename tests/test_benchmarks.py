@@ -1,6 +1,7 @@
 """The benchmarks: what they find wrong is no figure, and one small run gives every figure. No test of a time."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,5 +97,5 @@ def test_one_run_gives_every_figure(place):
     assert case["service peak bytes"] >= case["service idle bytes"] > case["client peak bytes"] > 2**20
     report.write(found, place)
     page = (place / "benchmarks.md").read_text()
-    assert found["machine"]["commit"] in page and "| embedded | pipe | 5 KB |" in page
+    assert found["machine"]["commit"] in page and re.search(r"\| embedded +\| pipe +\| 5 KB ", page)
     assert "pipe" in "".join(ElementTree.parse(place / "benchmarks.svg").getroot().itertext())
