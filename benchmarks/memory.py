@@ -6,7 +6,6 @@ count here; that each message is there once and whole does.
 """
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ SIZE, COUNT = 25_000_000, 8
 IN_FLIGHT, CLIENT_LIMIT = 64_000_000, 16_000_000
 
 
-def measure(name: str, place: Path, sender: Executor, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def measure(name: str, place: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure both ways into a stack."""
     found = []
     with open_stack(name, place, ORDERFLOW_MAX_IN_FLIGHT=str(IN_FLIGHT)) as stack:
@@ -27,7 +26,7 @@ def measure(name: str, place: Path, sender: Executor, tell: Callable[[str], None
             with stack.way(way_name) as way:
                 idle = rss(way.service.pid)
                 forget_peak(way.service.pid)
-                checked(way, Load(way.postfix.smtp_port, way_name, SIZE, COUNT, COUNT), sender, may_wait=True)
+                checked(way, Load(way.postfix.smtp_port, way_name, SIZE, COUNT, COUNT), may_wait=True)
                 figures = {"stack": name, "way": way_name, "service limit bytes": 2 * IN_FLIGHT}
                 figures |= {"service idle bytes": idle, "service peak bytes": rss(way.service.pid, peak=True)}
                 if way_name == "pipe":

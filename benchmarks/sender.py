@@ -11,15 +11,17 @@ Times are of CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 import base64
+import json
 import math
 import random
 import re
 import resource
 import select
 import socket
+import sys
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tests.lab.deployment import DOMAIN
 
@@ -61,7 +63,19 @@ class Report:
 
     began: float
     cpu: float
-    messages: list[Sent] = field(default_factory=list)
+    messages: list[Sent]
+
+
+def sender_command(load: Load) -> list[str]:
+    """Give the command that sends a load and prints its report; PYTHONPATH has to lead here."""
+    code = f"import dataclasses, json; from benchmarks.sender import *; print(json.dumps(dataclasses.asdict(send({load!r}))))"
+    return [sys.executable, "-c", code]
+
+
+def read_report(text: str) -> Report:
+    """Read what that command has printed. Raises ValueError."""
+    found = json.loads(text)
+    return Report(**found | {"messages": [Sent(**sent) for sent in found["messages"]]})
 
 
 def recipient(number: int) -> str:

@@ -25,7 +25,6 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,6 @@ class Case:
     ceiling: Way
     size: int
     options: argparse.Namespace
-    sender: Executor
     idle: int
 
     def measure(self) -> dict[str, Any]:
@@ -99,7 +97,7 @@ class Case:
         return Load(way.postfix.smtp_port, f"{self.way.name}-{self.size}-{run}", self.size, messages, sessions, rate)
 
     def _send(self, way: Way, run: str, messages: int, sessions: int = 20, rate: float = 0.0) -> Course:
-        return checked(way, self._load(way, run, messages, sessions, rate), self.sender)
+        return checked(way, self._load(way, run, messages, sessions, rate))
 
     def _ceiling(self, run: str) -> Course:
         messages = count(CEILING, self.size, self.options.messages)
@@ -121,7 +119,7 @@ def worker_cost(stack: Stack) -> float:
         return 1000 * (cpu(worker.pid) - used) / waiting
 
 
-def cases(name: str, place: Path, sender: Executor, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def cases(name: str, place: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure each way into a stack, each with each size."""
     worker: dict[int, float] = {}
     with open_stack(name, place) as stack, stack.way(CEILING) as ceiling:
@@ -129,7 +127,7 @@ def cases(name: str, place: Path, sender: Executor, options: argparse.Namespace)
             with stack.way(way_name) as way:
                 idle = rss(way.service.pid) if way.service else 0
                 for size in options.sizes:
-                    figures = Case(way, ceiling, size, options, sender, idle).measure()
+                    figures = Case(way, ceiling, size, options, idle).measure()
                     if size not in worker:
                         worker[size] = worker_cost(stack)
                     share = f"{100 * figures['ratio']:.0f} % of the ceiling"
@@ -143,11 +141,11 @@ def main(arguments: list[str] | None = None) -> None:
     every = not (options.throughput or options.memory or options.imports)
     found: dict[str, Any] = {"machine": machine.facts()}
     try:
-        with scratch() as place, ProcessPoolExecutor(1) as sender:
+        with scratch() as place:
             if every or options.throughput:
-                found["cases"] = [c for s in options.stacks for c in cases(s, place / s, sender, options)]
+                found["cases"] = [c for s in options.stacks for c in cases(s, place / s, options)]
             if every or options.memory:
-                found["memory"] = [m for s in options.stacks for m in memory.measure(s, place / f"{s}-m", sender, tell)]
+                found["memory"] = [m for s in options.stacks for m in memory.measure(s, place / f"{s}-m", tell)]
             if every or options.imports:
                 found["imports"] = machine.import_cost()
     except BenchmarkFailed as failed:
