@@ -47,7 +47,7 @@ def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool
     """Look at every part; one that fails does not hide the next."""
     parts = open_parts(settings)
     postfix = open_postfix(postfix_config) if with_postfix else None
-    way = way_of(settings, postfix) if isinstance(postfix, Postconf) else None
+    way = way_of(postfix) if isinstance(postfix, Postconf) else None
     with _as_owner(settings.spool_dir):
         yield from _check_parts(parts)
     yield from (Finding("service", Level[level], text) for level, text in check_service(settings, way))

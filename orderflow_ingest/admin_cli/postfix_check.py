@@ -15,7 +15,8 @@ from ..assembly import Parts
 from ..records import RecordsUnavailable
 from ..settings import Settings
 from .postconf import Postconf
-from .postfix_ways import Said, check_way, line, way_of
+from .postfix_probes import Said, line
+from .postfix_ways import check_way, way_of
 
 
 def open_postfix(config: str | None) -> Postconf | Said:
@@ -37,7 +38,7 @@ def check_postfix(parts: Parts, asked: Postconf) -> Iterator[Said]:
     except subprocess.CalledProcessError as error:
         yield _failed(error, asked.place)
         return
-    way = way_of(settings, asked)
+    way = way_of(asked)
     yield from findings or [
         ("OK", f"settings agree, the way is {way}, RCPT TO is answered from the organisation table ({asked.place})")
     ]

@@ -4,39 +4,29 @@
     lmtp           virtual_transport = orderflow-lmtp:unix:…/lmtp.sock
     before-queue   an smtpd whose smtpd_proxy_filter is unix:…/smtp.sock; and lmtp for what comes otherwise
 
-Run by root, it starts the pipe's program as the pipe's user and opens the sockets as Postfix's, since root
-would find everything in order.
+Programs are started and sockets opened as the users that will do so, see `postfix_probes`.
 """
 
 import os
 import pwd
 import re
-import socket
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-from ..outcomes import Outcome
 from ..service_health import SOCKET as DELIVER_SOCKET
 from ..settings import SYSTEM_FILE, Settings
 from .postconf import Postconf, Service
 from .postfix_config import BEFORE_QUEUE, LMTP, PIPE, time_limit
+from .postfix_probes import Said, line, reaches, runs_as, status_filter
 
-Said = tuple[str, str]  # name of a level, and the text
 _TRANSPORTS = {"orderflow": PIPE, "orderflow-lmtp": LMTP}
 _LMTP_SOCKET, _SMTP_SOCKET = "lmtp.sock", "smtp.sock"
 _DSN_IS_SILENT = re.compile(r"(^|[\s,])dsn([\s,]|$)", re.IGNORECASE)
 _IMPORTS_WHAT_DELIVERS = "import orderflow_ingest.delivery, orderflow_ingest.assembly"
 
 
-def line(name: str, value: object, why: str, place: str = "main.cf") -> str:
-    """Give the line to set, and why."""
-    return f"{place}: set {name} = {value} ({why})"
-
-
-def way_of(settings: Settings, asked: Postconf) -> str | None:
+def way_of(asked: Postconf) -> str | None:
     """Tell which way Postfix is set to; None if mail goes elsewhere."""
     if any(_filters(asked)):
         return BEFORE_QUEUE
@@ -45,7 +35,7 @@ def way_of(settings: Settings, asked: Postconf) -> str | None:
 
 def check_way(settings: Settings, asked: Postconf) -> Iterator[Said]:
     """Look at what the way needs that Postfix is set to."""
-    way, transport = way_of(settings, asked), asked.value("virtual_transport").partition(":")[0]
+    way, transport = way_of(asked), asked.value("virtual_transport").partition(":")[0]
     if transport not in _TRANSPORTS:
         yield "TROUBLE", line("virtual_transport", "orderflow", "mail goes elsewhere")
         return
@@ -75,7 +65,7 @@ def _pipe(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
     if argv[-2:] != ["--", "${recipient}"]:
         yield "TROUBLE", "master.cf: orderflow: argv must end with: -- ${recipient}"
     if "-c" in argv:  # the shell script is a net of its own
-        yield from _status_filter(asked, service, "pipe_delivery_status_filter", "{}", "Command died with status 1")
+        yield from status_filter(asked, service, "pipe_delivery_status_filter", "{}", "Command died with status 1")
     wanted = "" if settings.file in (None, Path(SYSTEM_FILE)) else str(settings.file)
     if _option(argv, "--settings") != wanted:
         yield "TROUBLE", f"master.cf: orderflow: argv must have: --settings {wanted or '(none)'}, what this check reads"
@@ -101,7 +91,7 @@ def _user_and_program(settings: Settings, service: Service, argv: list[str]) -> 
     if _option(argv, "--socket") != wanted:
         yield "WARNING", f"master.cf: orderflow: argv must have: --socket {wanted}, or deliveries pass the service by"
     else:
-        yield from _reaches(account, Path(wanted), b"")
+        yield from reaches(account, Path(wanted), b"")
 
 
 def _program(account: pwd.struct_passwd, argv: list[str]) -> Iterator[Said]:
@@ -111,13 +101,13 @@ def _program(account: pwd.struct_passwd, argv: list[str]) -> Iterator[Said]:
     elif os.geteuid():
         return
     elif not code:
-        if not _runs_as(account, [*argv[:1], "--version"]):
+        if not runs_as(account, [*argv[:1], "--version"]):
             yield "TROUBLE", _closed(program, account)
-    elif not _runs_as(account, [str(program), "-I", "-S", "-c", ""]):
+    elif not runs_as(account, [str(program), "-I", "-S", "-c", ""]):
         yield "TROUBLE", _closed(program, account)
-    elif not _runs_as(account, [*argv[: argv.index("-c")], "-c", code, "--version"]):
+    elif not runs_as(account, [*argv[: argv.index("-c")], "-c", code, "--version"]):
         yield "TROUBLE", f"master.cf: orderflow: argv's -c does not import the package as {account.pw_name}: {code}"
-    elif not _runs_as(account, [*argv[: argv.index("-c")], "-c", code.replace("main()", _IMPORTS_WHAT_DELIVERS)]):
+    elif not runs_as(account, [*argv[: argv.index("-c")], "-c", code.replace("main()", _IMPORTS_WHAT_DELIVERS)]):
         yield "TROUBLE", f"{program}: without the service, {account.pw_name} cannot import what a delivery needs"
 
 
@@ -126,24 +116,6 @@ def _closed(program: Path, account: pwd.struct_passwd) -> str:
         f"{program} cannot be run as {account.pw_name}: open every directory above it, and above its Python, "
         "to that user"
     )
-
-
-def _runs_as(account: pwd.struct_passwd, command: list[str]) -> bool:
-    """Run a command as pipe(8) would: as its user, with next to no environment."""
-    try:
-        ended = subprocess.run(
-            command,
-            cwd="/",
-            env={"PATH": "/usr/bin:/bin"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            user=account.pw_uid,
-            group=account.pw_gid,
-            extra_groups=[],
-        )
-    except OSError:
-        return False
-    return ended.returncode == 0
 
 
 def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Said]:
@@ -168,8 +140,8 @@ def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
     if service.maxproc == "-" or int(service.maxproc) > settings.concurrency:
         yield "WARNING", f"{place}: maxproc must be {settings.concurrency} at most, ORDERFLOW_CONCURRENCY"
     said = "host x[y] said: 550 {} (in reply to end of DATA command)"
-    yield from _status_filter(asked, service, "lmtp_delivery_status_filter", said, "host x[y] said: 550 what?")
-    yield from _mail_user_reaches(settings, asked, _LMTP_SOCKET)
+    yield from status_filter(asked, service, "lmtp_delivery_status_filter", said, "host x[y] said: 550 what?")
+    yield from _mail_userreaches(settings, asked, _LMTP_SOCKET)
 
 
 def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
@@ -190,7 +162,7 @@ def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
         if asked.seconds("smtpd_proxy_timeout", service) <= settings.deadline:
             limit = f"{max(100, int(2 * settings.deadline))}s"
             yield "TROUBLE", line("-o smtpd_proxy_timeout", limit, "Postfix gives up before our deadline", place)
-    yield from _mail_user_reaches(settings, asked, _SMTP_SOCKET)
+    yield from _mail_userreaches(settings, asked, _SMTP_SOCKET)
     yield from _relay(settings, asked)
 
 
@@ -220,27 +192,6 @@ def _filters(asked: Postconf) -> Iterator[Service]:
             yield service
 
 
-def _status_filter(asked: Postconf, service: Service, name: str, form: str, fault: str) -> Iterator[Said]:
-    """Ask the filter itself what it makes of our verdicts, and of a fault."""
-    place, table = f"master.cf: {service.name}", asked.value(name, service)
-    if not table:
-        yield "TROUBLE", line(f"-o {name}", "$orderflow_status_filter", "a fault of ours bounces mail", place)
-        return
-    if not (asked.lookup(f"5.3.0 {fault}", table)[0] or "").startswith("4."):
-        yield "TROUBLE", f"main.cf: orderflow_status_filter: a fault of ours bounces mail: {_PRINT_AGAIN}"
-    for outcome in Outcome:
-        verdict = outcome.line.decode().strip()
-        if outcome.is_accepted or outcome.is_temporary:
-            continue
-        # pipe(8) leaves the line's end as a blank
-        text = f"{verdict} " if form == "{}" else f"{outcome.dsn_code} {form.format(verdict)}"
-        if (asked.lookup(text, table)[0] or verdict) != verdict:
-            yield "TROUBLE", f"main.cf: orderflow_status_filter does not know {verdict!r}: {_PRINT_AGAIN}"
-
-
-_PRINT_AGAIN = "print orderflow-admin postfix main again"
-
-
 def _is_not_chrooted(service: Service) -> Iterator[Said]:
     if service.chroot != "n":
         yield "TROUBLE", f"master.cf: {service.name}: chroot must be n: the socket lies outside"
@@ -252,51 +203,13 @@ def _mail_user(settings: Settings, asked: Postconf) -> Iterator[Said]:
         yield "TROUBLE", f"ORDERFLOW_MAIL_USER must be {owner}, as whom Postfix connects: the service sends it away"
 
 
-def _mail_user_reaches(settings: Settings, asked: Postconf, name: str) -> Iterator[Said]:
+def _mail_userreaches(settings: Settings, asked: Postconf, name: str) -> Iterator[Said]:
     try:
         account = pwd.getpwnam(asked.value("mail_owner"))
     except KeyError:
         yield "TROUBLE", "main.cf: mail_owner is no user"
         return
-    yield from _reaches(account, settings.socket_dir / name, b"220 ")
-
-
-def _reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator[Said]:
-    """Open a socket as a user; where nobody listens, the service's own finding tells."""
-    if os.geteuid():
-        return
-    try:
-        with _as(account), socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
-            client.connect(str(path))
-            said = client.recv(100)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return
-    except PermissionError:
-        yield (
-            "TROUBLE",
-            f"{path} cannot be opened by {account.pw_name}: see SocketGroup=, SocketMode= in orderflow-service.socket",
-        )
-    except OSError as error:
-        yield "TROUBLE", f"{path} does not greet {account.pw_name}: {type(error).__name__}"
-    else:
-        if not said or not said.startswith(greeting):
-            yield "TROUBLE", f"{path}: the service sends {account.pw_name} away: look at ORDERFLOW_MAIL_USER, user="
-
-
-@contextmanager
-def _as(account: pwd.struct_passwd) -> Iterator[None]:
-    """Be a user with its groups."""
-    groups = os.getgroups()
-    os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))
-    os.setegid(account.pw_gid)
-    os.seteuid(account.pw_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
+    yield from reaches(account, settings.socket_dir / name, b"220 ")
 
 
 def _option(argv: list[str], name: str) -> str:

@@ -12,7 +12,7 @@ from .. import __version__
 from ..service_health import SOCKET, ServiceSilent, ask
 from ..settings import Settings
 from .postfix_config import PIPE
-from .postfix_ways import Said
+from .postfix_probes import Said
 
 _START = "systemctl enable --now orderflow-service.socket"
 _RESTART = "systemctl restart orderflow-service"
