@@ -176,7 +176,7 @@ def test_a_recipient_may_be_written_in_other_ways(deployment, written):
     wait_parsed(deployment, f"Order {number}")
 
 
-def test_a_mail_without_end_of_line_options_or_with_a_notification_wish_is_delivered(deployment):
+def test_a_client_that_asks_for_notifications_where_they_are_offered_is_served(deployment):
     """A client that asks for delivery status notifications where they are offered, as Postfix itself does."""
     with smtplib.SMTP("127.0.0.1", deployment.postfix.smtp_port, local_hostname="client.lab.example") as client:
         client.ehlo()
