@@ -138,14 +138,24 @@ def cpu(pid: int) -> float:
 
 
 def rss(pid: int, peak: bool = False) -> int:
-    """Give the bytes of memory that a process holds, or the most it held since forget_peak()."""
+    """Give the bytes of memory that a process's descendants hold, or the most each held since forget_peak()."""
     name = "VmHWM" if peak else "VmRSS"
-    return int(re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1]) * 1024
+    held = (re.search(rf"^{name}:\s+(\d+) kB", _status(member), re.MULTILINE)[1] for member in _instances(pid))
+    return 1024 * sum(map(int, held))
 
 
 def forget_peak(pid: int) -> None:
-    """Begin a new measurement of a process's peak."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    """Begin a new measurement of the descendants' peaks."""
+    for member in _instances(pid):
+        Path(f"/proc/{member}/clear_refs").write_text("5")
+
+
+def _instances(pid: int) -> list[int]:
+    return [member for member in family(pid) if member != pid]
+
+
+def _status(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ IN_FLIGHT, CLIENT_LIMIT = 64_000_000, 16_000_000
 def measure(name: str, place: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure both ways into a stack."""
     found = []
-    with open_stack(name, place, ORDERFLOW_MAX_IN_FLIGHT=str(IN_FLIGHT)) as stack:
+    with open_stack(name, place, 1, ORDERFLOW_MAX_IN_FLIGHT=str(IN_FLIGHT)) as stack:
         for way_name in WAYS:
             with stack.way(way_name) as way:
                 idle = rss(way.service.pid)

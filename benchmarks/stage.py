@@ -142,8 +142,8 @@ class Way:
 
 
 @contextmanager
-def open_stack(name: str, place: Path, **settings: str) -> Iterator[Stack]:
-    """Start the backends of a stack, and set up a deployment with these settings besides."""
+def open_stack(name: str, place: Path, instances: int, **settings: str) -> Iterator[Stack]:
+    """Start the backends of a stack, and set up a deployment with so many services and these settings besides."""
     chosen = {**_SETTINGS, "ORDERFLOW_RELAY": f"127.0.0.1:{free_port()}", **settings}
     with ExitStack() as running:
         s3 = None
@@ -158,7 +158,7 @@ def open_stack(name: str, place: Path, **settings: str) -> Iterator[Stack]:
                 "AWS_SECRET_ACCESS_KEY": s3.secret_key,
                 "AWS_DEFAULT_REGION": s3.region,
             }
-        deployment = Deployment(place / "deployment", chosen, overrides=_POSTFIX)
+        deployment = Deployment(place / "deployment", chosen, instances=instances, overrides=_POSTFIX)
         deployment.set_up(*ORGANIZATIONS)
         yield Stack(name, deployment, s3)
 

@@ -22,6 +22,7 @@ docs/benchmarks.{json,md,svg}. TMPDIR says on which disk all of it lies.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from tests.lab.process import scratch, wait_until
 
 SIZES = (5_000, 50_000, 1_000_000, 10_000_000)
 _IN_PROCESS = 8  # messages at the most: each takes a third of a second of CPU
+INSTANCES = os.cpu_count() or 1  # of the service: as many as there are cores, see systemd/
 _DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -122,7 +124,7 @@ def worker_cost(stack: Stack) -> float:
 def cases(name: str, place: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure each way into a stack, each with each size."""
     worker: dict[int, float] = {}
-    with open_stack(name, place) as stack, stack.way(CEILING) as ceiling:
+    with open_stack(name, place, INSTANCES) as stack, stack.way(CEILING) as ceiling:
         for way_name in options.ways:
             with stack.way(way_name) as way:
                 idle = rss(way.service.pid) if way.service else 0

@@ -14,6 +14,7 @@ served is not. On SIGTERM and SIGINT nothing new is taken (75, 421), what is in 
 """
 
 import asyncio
+import ctypes
 import os
 import pwd
 import signal
@@ -40,6 +41,7 @@ from .smtp_door import MailDoor, lmtp_door, smtp_door
 SOCKETS = ("deliver.sock", "lmtp.sock", "smtp.sock")
 BACKLOG = 1024
 _GRACE = 5  # seconds
+_M_MMAP_THRESHOLD = -3
 # Our threads let go of the GIL at each system call; to be asked for it every 5 ms by all who wait costs more.
 _SWITCH_INTERVAL = 0.05  # seconds
 
@@ -56,6 +58,7 @@ def cli(settings_file: str | None) -> None:
     settings = load(settings_file)
     logs.configure(settings.log, "service", settings.state_dir)
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    _give_memory_back()
     try:
         asyncio.run(serve(open_parts(settings)))
         os._exit(0)  # else a thread that hangs past its deadline would be waited for
@@ -103,6 +106,16 @@ def _doors(desk: Desk) -> dict[str, Callable[[], asyncio.BaseProtocol]]:
         "lmtp.sock": lmtp_door(desk, mail),
         "smtp.sock": smtp_door(desk, mail, relay=relay),
     }
+
+
+def _give_memory_back() -> None:
+    """Have the memory of each large message mapped by itself, and unmapped after it.
+
+    glibc raises its threshold for that to the largest that was ever freed, and then keeps them in each thread's
+    arena: 8 mails of 25 MB at a time left three times as much behind (mallopt(3), M_MMAP_THRESHOLD).
+    """
+    with suppress(AttributeError):  # another libc
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 async def _watch(desk: Desk) -> None:

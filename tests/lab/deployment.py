@@ -2,7 +2,8 @@
 
 The programs are those installed beside the running interpreter. They run as `user`, who owns the state
 directory; Postfix gets the configuration that `orderflow-admin postfix` prints for these settings and the
-`way`. With `service` the warm delivery service runs too, from start() to stop().
+`way`. With `service` the warm delivery service runs too, from start() to stop(); with `instances` on sockets
+that are opened for it, see `activation`.
 """
 
 import json
@@ -21,6 +22,7 @@ from tests.lab.postfix import Postfix
 from tests.lab.process import Process, Server, free_port, wait_until
 
 PROGRAMS = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
 DOMAIN = "orderflow.example.com"
 # pipe(8) gives a program next to nothing, and so do we.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -38,6 +40,7 @@ class Deployment(Server):
         *,
         way: str = "pipe",
         service: bool = False,
+        instances: int = 0,
         user: str = "nobody",
         programs: Path = PROGRAMS,
         overrides: str = "",
@@ -47,7 +50,7 @@ class Deployment(Server):
         self.settings_file = self.directory / "ingest.env"
         self.postfix = Postfix(self.directory / "postfix")
         self.worker = self.new_worker("worker")
-        self.service = self._new_service()
+        self.service = self._new_service() if not instances else self._new_instances(instances)
         self.has_service = service
         self._overrides = overrides
         self._relay = f"127.0.0.1:{free_port()}" if way == "before-queue" else ""
@@ -135,6 +138,16 @@ class Deployment(Server):
             user=self.user,
             groups=[MAIL_USER],  # as the sockets' group; systemd's socket unit does it without
             env={**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(self.settings_file)},
+        )
+
+    def _new_instances(self, count: int) -> Process:
+        """Give several instances of the service on sockets that are there before them, as systemd runs them."""
+        program = [sys.executable, "-m", "tests.lab.activation", self.sockets, self.user, MAIL_USER, str(count)]
+        return Process(
+            [*program, self.programs / "orderflow-service"],
+            self.directory / "service.log",
+            ready=self.is_serving,
+            env={**ENVIRONMENT, "PYTHONPATH": str(ROOT), "ORDERFLOW_SETTINGS": str(self.settings_file)},
         )
 
     def is_serving(self) -> bool:
