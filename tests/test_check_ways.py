@@ -199,7 +199,7 @@ def test_a_service_with_other_settings_is_found(served, place):
     served.write_settings({"ORDERFLOW_STATE_DIR": str(other)})
     finding, text = findings(served)["service"]
     assert finding == "TROUBLE"
-    assert "systemctl restart orderflow-service" in text
+    assert "systemctl restart 'orderflow-service@*'" in text
 
 
 def test_something_else_that_listens_there_is_found(template, place):

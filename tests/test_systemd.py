@@ -48,7 +48,7 @@ def test_the_worker_is_stopped_the_way_that_lets_it_finish(installed):
 
 def test_the_service_sees_who_connects_and_has_the_time_to_finish(installed):
     """In a user namespace, PrivateUsers=yes, every peer would be 65534."""
-    text = (installed / "orderflow-service.service").read_text()
+    text = (installed / "orderflow-service@.service").read_text()
     assert "\nPrivateUsers=no\n" in text
     deadline = load(None, {}).deadline
     assert int(re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[1]) > deadline

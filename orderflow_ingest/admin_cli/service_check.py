@@ -14,8 +14,8 @@ from ..settings import Settings
 from .postfix_config import PIPE
 from .postfix_probes import Said
 
-_START = "systemctl enable --now orderflow-service.socket"
-_RESTART = "systemctl restart orderflow-service"
+_START = "systemctl enable --now orderflow-service.socket orderflow-service@1"
+_RESTART = "systemctl restart 'orderflow-service@*'"
 
 
 def check_service(settings: Settings, way: str | None) -> Iterator[Said]:

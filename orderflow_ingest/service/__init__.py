@@ -14,7 +14,6 @@ served is not. On SIGTERM and SIGINT nothing new is taken (75, 421), what is in 
 """
 
 import asyncio
-import ctypes
 import os
 import pwd
 import signal
@@ -114,7 +113,9 @@ def _give_memory_back() -> None:
     glibc raises its threshold for that to the largest that was ever freed, and then keeps them in each thread's
     arena: 8 mails of 25 MB at a time left three times as much behind (mallopt(3), M_MMAP_THRESHOLD).
     """
-    with suppress(AttributeError):  # another libc
+    with suppress(ImportError, AttributeError, OSError, MemoryError):  # another libc, or one that is locked down
+        import ctypes
+
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
