@@ -269,3 +269,22 @@ def test_mail_of_about_the_size_limit_is_refused_in_the_dialogue_or_delivered(pl
         accepted = codes[250]
         assert wait_until(lambda: len(deployment.messages()) + len(bounced(deployment)) == accepted, 60, interval=0.5)
         assert bounced(deployment) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_five_hundred_sessions_at_once_lose_and_double_nothing(place, way):
+    """On two instances of the service that share their sockets; the worker stays off, so all tasks wait."""
+    deployment = Deployment(place, way=way, instances=2, overrides=QUICK + "default_process_limit = 600\n")
+    deployment.set_up("acme", "beta")
+    numbers = range(500)
+    recipients = {number: (ACME, BETA)[number % 2] for number in numbers}
+    messages = [smtp.Message("buyer@shop.example", [recipients[n]], mail(n)) for n in numbers]
+    with deployment.service, deployment.postfix:
+        replies = smtp.send_many(deployment.postfix.smtp_port, messages, sessions=500)
+        assert [reply for reply in replies if not reply.accepted] == []
+        assert wait_until(lambda: len(deployment.messages()) >= 500, 120, interval=1), deployment.status()
+        assert bounced(deployment) == []
+    found = Counter((row["subject"], row["recipient"]) for row in deployment.messages())
+    assert found == {(f"Order {number}", recipient): 1 for number, recipient in recipients.items()}
+    status = deployment.status()
+    assert (status["tasks waiting"], status["spool entries"], status["dead letters"]) == (500, 0, 0)
