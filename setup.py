@@ -37,7 +37,7 @@ setup(
     ],
     extras_require={
         "redis": ["redis>=5,<9"],  # QUEUE_URL=redis://
-        "test": ["pytest>=8", "redis>=5,<9", "openpyxl>=3.1", "ruff", "mypy"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "redis>=5,<9", "openpyxl>=3.1", "ruff", "mypy"],
     },
     # Not a console script: those begin with imports that can fail with exit 1, which bounces mail.
     scripts=["postfix/orderflow-deliver"],
