@@ -29,7 +29,7 @@ import posix as os
 import sys
 import time
 
-from .entry import InputTooBig, InputTruncated, SpoolFull, withdraw_entry, write_entry
+from .entry import GREETING, InputTooBig, InputTruncated, SpoolFull, withdraw_entry, write_entry
 from .header import encode_header
 
 TYPE_CHECKING = False
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 OPTIONS = ("--settings", "--socket", "--sender", "--queue-id", "--client-address", "--original-recipient")
 STATUSES = (b"0", b"65", b"67", b"75")
-GREETING = b"orderflow 1 "
 _STARTUP = 300  # seconds
 _PATIENCE = 5  # seconds, for a greeting; the service tells how long to wait for its answer
 _SO_PEERCRED = 17
@@ -159,10 +158,10 @@ def _hand_over(
         hangs = False
     except OSError as error:
         hangs = isinstance(error, TimeoutError)
-    withdraw_entry(spool, name)
-    from .outcomes import Outcome
+    is_withdrawn = withdraw_entry(spool, name)
+    from .in_process import unanswered
 
-    return _told(Outcome.DEADLINE if hangs else Outcome.INTERNAL)
+    return _told(unanswered(hangs, name, is_withdrawn, queue_id))
 
 
 def _line(service: "_socket.socket") -> bytes:

@@ -102,7 +102,7 @@ def receive(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     try:
         if outcome is Outcome.SET_ASIDE or keeps:
             entry = parts.spool.write(envelope.encode(), io.BytesIO(raw).read, len(raw))
-            delivery = _conclude(entry, delivery, key, parts, postfix_waits=True)
+            delivery = _conclude(entry, delivery, key, parts, sender_waits=True)
         elif outcome.is_accepted:
             parts.spool.forget_failures(key)
     except (SpoolFull, OSError) as error:
@@ -116,7 +116,7 @@ def settle(
     entry: Entry,
     parts: Parts,
     within: AbstractContextManager[object] | None = None,
-    postfix_waits: bool = True,
+    sender_waits: bool = True,
 ) -> Delivery:
     """Deliver a spool entry, make every end an outcome, and keep, remove or set aside the entry.
 
@@ -132,7 +132,7 @@ def settle(
         delivery = _count_failure(entry.name, key, why, parts)
     else:
         delivery, why = _attempt(envelope, raw, parts, key, entry.name, within)
-    delivery = _conclude(entry, delivery, key, parts, postfix_waits)
+    delivery = _conclude(entry, delivery, key, parts, sender_waits)
     _log(delivery, envelope, len(raw), entry.name, why)
     return delivery
 
@@ -189,7 +189,7 @@ def drain(
         entry = parts.spool.claim(name)
         if entry is None:
             continue
-        delivery = settle(entry, parts, within(), postfix_waits=False)
+        delivery = settle(entry, parts, within(), sender_waits=False)
         yield name, delivery
         if delivery.outcome in _OUTAGES:
             return
@@ -280,16 +280,16 @@ def _count_failure(entry: str, key: str, why: str, parts: Parts) -> Delivery:
     return Delivery(Outcome.SET_ASIDE if count >= SET_ASIDE_AFTER else Outcome.INTERNAL)
 
 
-def _conclude(entry: Entry, delivery: Delivery, key: str, parts: Parts, postfix_waits: bool) -> Delivery:
+def _conclude(entry: Entry, delivery: Delivery, key: str, parts: Parts, sender_waits: bool) -> Delivery:
     """Do with the entry what the table in this module's header says."""
     outcome, spool = delivery.outcome, parts.spool
     try:
-        if outcome is Outcome.SET_ASIDE or not (postfix_waits or outcome.is_accepted or outcome.is_temporary):
+        if outcome is Outcome.SET_ASIDE or not (sender_waits or outcome.is_accepted or outcome.is_temporary):
             spool.set_aside(entry, key, f"{_now().isoformat(timespec='seconds')} {outcome.name}")
         elif outcome.is_accepted:
             spool.finish(entry)
             spool.forget_failures(key)
-        elif not postfix_waits:
+        elif not sender_waits:
             entry.release()
         elif parts.settings.spool_accepts and outcome in _OUTAGES:
             entry.release()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAGIC = b"orderflow-spool 1 "
+GREETING = b"orderflow 1 "  # of a service that takes entries by their names, see `service.pipe_door`
 DIGITS = 12
 BLOCK = 65536
 
@@ -81,6 +82,9 @@ def lock_entry(path: str) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
+    except OSError:
+        os.close(fd)
+        raise
     if not _is_at(path, fd):  # finished or set aside before we had the lock
         os.close(fd)
         return None

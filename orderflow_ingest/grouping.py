@@ -7,6 +7,7 @@ nobody, and nobody is answered before his own part is done.
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -29,28 +30,43 @@ class Grouped(Generic[Item, Result]):
         """Do the work for one item, in a group with who else waits; raises what the work raises for it."""
         ticket = _Ticket[Item, Result](item)
         self._waiting.append(ticket)
+        try:
+            self._wait(ticket)
+        except BaseException:  # a signal's: what nobody waits for any more is not to be done
+            with suppress(ValueError):
+                self._waiting.remove(ticket)
+            raise
+        # The error leaves with its frame only: kept beside it, it would keep the caller's message until a collection.
+        error, ticket.error = ticket.error, None
+        try:
+            if error is not None:
+                raise error
+            return ticket.results[0]
+        finally:
+            del error
+
+    def _wait(self, ticket: "_Ticket[Item, Result]") -> None:
         while not ticket.is_done:
             with self._turn:
                 if not ticket.is_done:
-                    group, self._waiting[: self._most] = self._waiting[: self._most], []
+                    group = self._waiting[: self._most]
+                    del self._waiting[: len(group)]
                     self._do(group)
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.results[0]
 
     def _do(self, group: "list[_Ticket[Item, Result]]") -> None:
         try:
             results = self._work([ticket.item for ticket in group])
+            for ticket, result in zip(group, results, strict=True):
+                ticket.results.append(result)
         except BaseException as error:
-            if len(group) == 1 or isinstance(error, self._shared):
+            if len(group) == 1:
+                group[0].error = error
+            elif isinstance(error, self._shared):
                 for ticket in group:
-                    ticket.error = error
+                    ticket.error = type(error)(*error.args)  # each his own: one has one traceback
             else:
                 for ticket in group:
                     self._do([ticket])
-            return
-        for ticket, result in zip(group, results, strict=True):
-            ticket.results.append(result)
 
 
 class _Ticket(Generic[Item, Result]):

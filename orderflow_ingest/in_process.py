@@ -54,6 +54,17 @@ def refused(error: Exception, queue_id: str) -> Outcome:
     return outcome
 
 
+def unanswered(hangs: bool, entry: str, is_withdrawn: bool, queue_id: str) -> Outcome:
+    """Tell and log the outcome of a message that a service has taken and not answered for."""
+    from . import logs
+
+    outcome = Outcome.DEADLINE if hangs else Outcome.INTERNAL
+    names = {"outcome": outcome.name, "queue_id": queue_id, "entry": entry, "withdrawn": is_withdrawn}
+    _log_somewhere()
+    logs.event("deliver", "Service did not answer.", logs.ERROR, **names)
+    return outcome
+
+
 def failed(error: BaseException) -> Outcome:
     """Tell and log the outcome of what nobody has caught; that it cannot be logged changes nothing."""
     try:

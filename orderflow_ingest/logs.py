@@ -1,4 +1,4 @@
-"""Logs: one JSON record per step, to standard error, to syslog (so to the journal), or to a file.
+"""Logs: JSON records, to standard error, to syslog (so to the journal), or to a file.
 
 Never to pipe(8)'s output: standard output and error of `orderflow-deliver` go into Postfix's log and
 into the bounce that a sender reads. So that program logs to syslog where there is one, else to

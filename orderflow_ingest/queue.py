@@ -2,7 +2,8 @@
 
 Huey's own storages, chosen by URL: sqlite, postgresql (LISTEN/NOTIFY, any number of consumers), redis.
 Huey deletes a task when a worker takes it, so tasks are lost with a killed worker; nothing depends on
-them. A task holds an organisation's and a row's id and nothing else. Tasks travel as JSON: who can
+them; so its commit does not wait for the disk.
+A task holds an organisation's and a row's id and nothing else. Tasks travel as JSON: who can
 write the queue can ring, but not make a worker run code, as with Huey's default, pickle.
 
 A task's name is part of what lies in the queue: renaming one makes old tasks unknown, and the sweep
@@ -11,6 +12,7 @@ has to find their rows. Only tables() creates Huey's tables; a program started p
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -106,7 +108,8 @@ class Queue:
         time_limit: float | None = None,
     ):
         self.huey = _open(url, create)
-        self._counted: tuple[float, int | QueueUnavailable] = (-_COUNTED, 0)
+        self._counting = threading.Lock()
+        self._counted: tuple[float, int | str] = (-_COUNTED, 0)
         self._extract = _declare(self.huey, "extract", extract, time_limit)
         self._hand_over = _declare(self.huey, "hand_over", hand_over, time_limit)
 
@@ -128,15 +131,23 @@ class Queue:
         Raises QueueUnavailable.
         """
         at, found = self._counted
-        if time.monotonic() - at >= _COUNTED:
+        # One counts; who comes meanwhile takes the count before: a queue that hangs is not waited for in a row.
+        if time.monotonic() - at >= _COUNTED and self._counting.acquire(blocking=False):
             try:
-                found = self.depth()
-            except QueueUnavailable as error:
-                found = error
-            self._counted = (time.monotonic(), found)
-        if isinstance(found, QueueUnavailable):
-            raise found
+                found = self._count()
+                self._counted = (time.monotonic(), found)
+            finally:
+                self._counting.release()
+        if isinstance(found, str):
+            raise QueueUnavailable(found)
         return found
+
+    def _count(self) -> int | str:
+        """Count the waiting tasks, or tell why that cannot be done."""
+        try:
+            return self.depth()
+        except QueueUnavailable as error:
+            return str(error)
 
     def create_tables(self) -> None:
         """Create what the storage needs; safe to repeat. Raises QueueUnavailable."""

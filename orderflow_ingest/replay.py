@@ -28,7 +28,7 @@ def revive(name: str, parts: Parts) -> Delivery | None:
     """Deliver a dead letter; None if another process is at it. Raises FileNotFoundError."""
     parts.spool.revive(name)
     entry = parts.spool.claim(name)
-    return settle(entry, parts, postfix_waits=False) if entry else None
+    return settle(entry, parts, sender_waits=False) if entry else None
 
 
 def accept_conflict(conflict: Conflict, parts: Parts) -> bool:

@@ -192,7 +192,8 @@ KEYS = (
         "called by the worker once per document", "logs the document"),
     Key("ORDERFLOW_LOG", "log", "auto", _matching(r"auto|stderr|syslog|/.+"),
         "auto, stderr, syslog or an absolute path",
-        "where log records go; auto: stderr for the worker, else syslog, else `STATE_DIR/log/deliver.log`"),
+        "where log records go; auto: stderr for the service and the worker, else syslog, else "
+        "`STATE_DIR/log/deliver.log`"),
     Key("ORDERFLOW_RETRY_DELAY", "retry_delay", "60", _seconds, "a number of seconds",
         "seconds before the first retry of an extraction or hand-over; four times as long before each next one"),
     Key("ORDERFLOW_LEASE", "lease", "600", _seconds, "a number of seconds",

@@ -1,7 +1,9 @@
 """delivery.py: the steps, the outcomes, and what becomes of a spool entry."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +12,7 @@ from orderflow_ingest import delivery
 from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts
 from orderflow_ingest.attachments import read_parts
-from orderflow_ingest.delivery import Delivery, settle
+from orderflow_ingest.delivery import Delivery, receive, settle
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.outcomes import DeadlineReached, Outcome
 from orderflow_ingest.records import Filter
@@ -25,12 +27,17 @@ def parts(place) -> Parts:
     return embedded(place)
 
 
-def post(parts: Parts, raw: bytes, recipient: str = ACME, postfix_waits: bool = True, within=None) -> Delivery:
+def post(parts: Parts, raw: bytes, recipient: str = ACME, sender_waits: bool = True, within=None) -> Delivery:
     """Spool a message and settle it."""
     blocks = iter((raw, b""))
     envelope = Envelope(recipient=recipient, received_at=datetime.now(UTC), sender="buyer@shop.example", queue_id="Q1")
     entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), limit=1 << 30)
-    return settle(entry, parts, within=within, postfix_waits=postfix_waits)
+    return settle(entry, parts, within=within, sender_waits=sender_waits)
+
+
+def hand(parts: Parts, raw: bytes, recipient: str = ACME) -> Delivery:
+    """Deliver a message from memory, as the mail doors do."""
+    return receive(Envelope(recipient=recipient, received_at=datetime.now(UTC), queue_id="Q2"), raw, parts)
 
 
 def rows(parts: Parts):
@@ -214,7 +221,7 @@ def _nothing(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "postfix_waits", "fault", "recipient", "outcome", "entries", "dead"),
+    ("mode", "sender_waits", "fault", "recipient", "outcome", "entries", "dead"),
     [
         ("defer", True, _nothing, ACME, Outcome.DELIVERED, 0, 0),
         ("defer", True, _nothing, "orders+nope@orderflow.example.com", Outcome.UNKNOWN_ORG, 0, 0),
@@ -231,10 +238,10 @@ def _nothing(parts: Parts) -> None:
         ("accept", False, _broken, ACME, Outcome.INTERNAL, 1, 0),
     ],
 )
-def test_what_becomes_of_an_entry(place, mode, postfix_waits, fault, recipient, outcome, entries, dead):
+def test_what_becomes_of_an_entry(place, mode, sender_waits, fault, recipient, outcome, entries, dead):
     parts = embedded(place, ORDERFLOW_SPOOL_MODE=mode)
     fault(parts)
-    assert post(parts, mail(), recipient, postfix_waits).outcome is outcome
+    assert post(parts, mail(), recipient, sender_waits).outcome is outcome
     assert (len(parts.spool.entries()), len(parts.spool.dead())) == (entries, dead)
 
 
@@ -300,3 +307,70 @@ def test_a_damaged_entry_is_set_aside_after_the_third_drain(parts):
     for _ in range(3):
         list(delivery.drain(parts))
     assert [name for name, _ in parts.spool.dead()] == ["short"]
+
+
+# From memory
+
+
+@pytest.mark.parametrize(
+    ("mode", "fault", "recipient", "outcome", "entries"),
+    [
+        ("defer", _nothing, ACME, Outcome.DELIVERED, 0),
+        ("defer", _nothing, "orders+nope@orderflow.example.com", Outcome.UNKNOWN_ORG, 0),
+        ("defer", _away, ACME, Outcome.BACKEND_DOWN, 0),
+        ("defer", _broken, ACME, Outcome.INTERNAL, 0),
+        ("accept", _nothing, ACME, Outcome.DELIVERED, 0),
+        ("accept", _away, ACME, Outcome.SPOOLED, 1),
+        ("accept", _broken, ACME, Outcome.INTERNAL, 0),
+        ("accept", _nothing, "orders+acme@elsewhere.example", Outcome.MISCONFIGURED, 0),
+    ],
+)
+def test_a_message_from_memory_is_spooled_only_where_it_is_to_stay(place, mode, fault, recipient, outcome, entries):
+    parts = embedded(place, ORDERFLOW_SPOOL_MODE=mode)
+    fault(parts)
+    assert hand(parts, mail(), recipient).outcome is outcome
+    assert len(parts.spool.entries()) == entries
+    assert parts.spool.dead() == []
+    parts.archive.fault = None
+    assert [ended.outcome for _, ended in delivery.drain(parts)] == [Outcome.DELIVERED] * entries
+
+
+def test_a_message_from_memory_is_set_aside_too_whichever_door_it_came_through(parts):
+    _broken(parts)
+    ends = [hand(parts, mail()).outcome, post(parts, mail()).outcome, hand(parts, mail()).outcome]
+    assert ends == [Outcome.INTERNAL, Outcome.INTERNAL, Outcome.SET_ASIDE]
+    ((name, _),) = parts.spool.dead()
+    assert parts.spool.read_dead(name)[1] == mail()
+    assert parts.spool.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "times", "outcome"), [(_away, 1, Outcome.BACKEND_DOWN), (_broken, 3, Outcome.INTERNAL)]
+)
+def test_where_the_spool_is_gone_the_message_stays_with_its_sender(place, fault, times, outcome):
+    parts = embedded(place, ORDERFLOW_SPOOL_MODE="accept")
+    for _ in range(times - 1):
+        fault(parts)
+        hand(parts, mail())
+    fault(parts)
+    (parts.settings.spool_dir / "tmp").rmdir()
+    assert hand(parts, mail()).outcome is outcome
+
+
+def test_deliveries_at_the_same_time_share_their_work_and_each_gets_its_own_end(parts):
+    """Duplicates, conflicts and another organisation in one group."""
+    other = order(1).replace(b"Order", b"Odour")
+    beta = "orders+beta@orderflow.example.com"
+    posts = [(order(1), ACME)] * 4 + [(other, ACME)] * 2 + [(order(1), beta)] * 2
+    posts += [(order(number), ACME) for number in range(2, 14)]
+    with ThreadPoolExecutor(len(posts)) as pool:
+        ends = list(pool.map(lambda post: hand(parts, *post).outcome, posts))
+    first = Counter(ends[:6])
+    assert first[Outcome.DELIVERED] == 1
+    assert first[Outcome.DUPLICATE] + first[Outcome.HELD] == 5 and first[Outcome.HELD] in (2, 4)
+    assert sorted(end.name for end in ends[6:8]) == ["DELIVERED", "DUPLICATE"]
+    assert set(ends[8:]) == {Outcome.DELIVERED}
+    assert len(rows(parts)) == 14
+    assert len(parts.records.conflicts.open()) == 1
+    assert len(parts.queue.extractions) == 14
+    assert len(parts.archive.objects()) == 15

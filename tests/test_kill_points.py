@@ -42,6 +42,7 @@ DELIVERY = (
     Messages.insert, Messages._insert_all,
 )  # fmt: skip
 AFTER_COMMIT = (delivery.settle, delivery._attempt, delivery.deliver, delivery._conclude)
+FROM_MEMORY = (delivery.receive, delivery._attempt, delivery.deliver, FileArchive._put_all, Messages._insert_all)
 HELD = (delivery.deliver, delivery._hold, Conflicts.insert)
 LATE = (delivery._second, delivery._take_back, FileArchive.delete)
 EXTRACTION = (
@@ -202,6 +203,21 @@ def test_a_lost_race_killed_at_any_line_and_run_again_leaves_no_orphan(settings,
     kill_at(code, line, lambda: deliver_late(settings))
     parts = open_parts(settings)
     assert all(ended.outcome.is_accepted for _, ended in delivery.drain(parts))
+    (row,) = parts.records.messages.select(Filter(), 10)
+    assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
+    assert parts.spool.entries() == []
+
+
+def receive(settings: Settings) -> None:
+    envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
+    delivery.receive(envelope, RAW, open_parts(settings))
+
+
+@pytest.mark.parametrize(("code", "line"), reached(FROM_MEMORY, receive))
+def test_a_delivery_from_memory_killed_at_any_line_and_sent_again_is_one_message(settings, code, line):
+    kill_at(code, line, lambda: receive(settings))
+    receive(settings)
+    parts = open_parts(settings)
     (row,) = parts.records.messages.select(Filter(), 10)
     assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
     assert parts.spool.entries() == []

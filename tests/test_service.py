@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -171,7 +171,7 @@ def test_health_tells_who_serves_and_what_ended_how(served):
     assert found["outcomes"]["DELIVERED"] >= 1 and found["deliveries"] == sum(found["outcomes"].values())
 
 
-def test_bytes_that_are_no_utf8_in_an_address_are_recorded(served):
+def test_bytes_that_are_no_utf8_in_an_address_do_no_harm(served):
     odd = b"b\xfcyer@shop.example"
     command = client(served.sockets / "deliver.sock", ACME)
     command[command.index("buyer@shop.example")] = odd
@@ -413,7 +413,8 @@ def test_on_sigterm_what_is_in_hand_is_finished_and_nothing_new_is_taken(deploym
     path, ended = deployment.sockets / "deliver.sock", []
     with socket.socket(socket.AF_UNIX) as early:
         early.connect(str(path))
-        assert early.makefile("rb").readline().startswith(b"orderflow 1 ")
+        answers = early.makefile("rb")
+        assert answers.readline().startswith(b"orderflow 1 ")
         database = sqlite3.connect(deployment.state / "orderflow.db", isolation_level=None)
         database.execute("BEGIN IMMEDIATE")
         asking = threading.Thread(target=lambda: ended.append(run(deployment, order(45))))
@@ -427,6 +428,8 @@ def test_on_sigterm_what_is_in_hand_is_finished_and_nothing_new_is_taken(deploym
 
         assert wait_until(is_closed, 10)
         assert deployment.service.running
+        early.sendall(b"00000000000000000001.1.aaaaaaaa\n")
+        assert answers.readline().startswith(b"75 4."), "who was greeted before is answered"
         database.execute("ROLLBACK")
         asking.join()
     assert ended == [means(Outcome.DELIVERED)]
@@ -491,6 +494,90 @@ def test_a_service_that_is_killed_and_started_under_load_loses_and_doubles_nothi
     deployment.replay("spool")
     assert Counter(row["subject"] for row in deployment.messages()) == {f"Order {n}": 1 for n in range(1000, 1120)}
     assert spooled(deployment) == []
+
+
+@pytest.mark.parametrize("way", ["pipe", "lmtp"])
+def test_a_delivery_that_ends_after_its_deadline_and_comes_again_is_one_message(deployment, way):
+    deployment.write_settings({"ORDERFLOW_DEADLINE": "1"})
+    with deployment.service, closing(sqlite3.connect(deployment.state / "orderflow.db", isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        if way == "pipe":
+            assert run(deployment, order(60)) == means(Outcome.DEADLINE)
+        else:
+            assert lmtp(deployment, *dialogue(order(60)))[-1].startswith("451 4.4.7 ")
+        lock.execute("ROLLBACK")
+        assert wait_until(lambda: deployment.health()["busy"] == 0, 20, interval=0.1)
+        assert deployment.health()["in_flight"] == deployment.health()["overdue"] == 0
+        assert run(deployment, order(60)) == means(Outcome.DUPLICATE)
+    assert len(deployment.messages()) == 1
+    assert spooled(deployment) == []
+
+
+# LMTP, to the real service
+
+
+def lmtp(deployment: Deployment, *blocks: bytes) -> list[str]:
+    """Say these blocks to lmtp.sock, each when the last one was answered, and give the answers' last lines."""
+    with socket.socket(socket.AF_UNIX) as talk:
+        talk.settimeout(30)
+        talk.connect(str(deployment.sockets / "lmtp.sock"))
+        file, answers = talk.makefile("rb"), []
+        for block in (b"", *blocks):
+            talk.sendall(block)
+            while (line := file.readline())[3:4] == b"-":
+                continue
+            answers.append(line.decode().strip())
+        return answers
+
+
+def dialogue(raw: bytes, *recipients: str) -> list[bytes]:
+    to = [b"RCPT TO:<%s>\r\n" % recipient.encode() for recipient in recipients or (ACME,)]
+    stuffed = b"".join(b"." * line.startswith(b".") + line for line in raw.replace(b"\n", b"\r\n").splitlines(True))
+    return [b"LHLO here\r\n", b"MAIL FROM:<buyer@shop.example>\r\n", *to, b"DATA\r\n", stuffed + b".\r\n"]
+
+
+def test_lmtp_answers_with_the_outcome(served):
+    assert lmtp(served, *dialogue(order(70)))[-1] == "250 2.0.0 message recorded"
+    assert lmtp(served, *dialogue(order(70)))[-1] == "250 2.0.0 message known already"
+    assert lmtp(served, *dialogue(order(70).replace(b"Order", b"Odour")))[-1].startswith("250 2.0.0 message held")
+    assert lmtp(served, *dialogue(b"no header\n"))[-1] == "550 5.6.0 message has no header"
+    assert lmtp(served, *dialogue(order(71), f"orders+nobody@{DOMAIN}")[:3])[-1] == "550 5.1.1 no such organisation"
+
+
+def test_an_lmtp_client_that_leaves_in_the_middle_of_a_message_has_sent_none(served):
+    before = len(served.messages())
+    for cut in (1, 100, len(order(72)) - 1):
+        with socket.socket(socket.AF_UNIX) as talk, talk.makefile("rb") as file:
+            talk.connect(str(served.sockets / "lmtp.sock"))
+            *commands, message = dialogue(order(72))
+            for command in (b"", *commands):
+                talk.sendall(command)
+                while file.readline()[3:4] == b"-":
+                    continue
+            talk.sendall(message[:cut])
+    assert wait_until(lambda: served.health()["in_flight"] == 0, 10)
+    assert len(served.messages()) == before
+    assert spooled(served) == []
+    assert lmtp(served, *dialogue(order(72)))[-1] == "250 2.0.0 message recorded"
+
+
+@pytest.mark.parametrize("end", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r"], ids=repr)
+def test_nothing_but_the_right_end_ends_a_message(served, end):
+    """What stands behind a wrong end is content and no second message (SMTP smuggling)."""
+    number = 7300 + int.from_bytes(end, "big") % 997
+    smuggled = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<%s>\r\nDATA\r\nSubject: smuggled\r\n\r\nx" % ACME.encode()
+    *commands, message = dialogue(mail(number))
+    answers = lmtp(served, *commands, message[:-3] + end + smuggled + b"\r\n.\r\n", b"NOOP\r\n")
+    assert answers[-2:] == ["250 2.0.0 message recorded", "250 2.0.0 OK"]
+    assert not [row for row in served.messages() if row["subject"] == "smuggled"]
+
+
+def test_a_line_of_megabytes_is_taken_as_it_is(served):
+    raw = mail(74, b"x" * (3 << 20) + b"\n")
+    assert lmtp(served, *dialogue(raw))[-1] == "250 2.0.0 message recorded"
+    assert [r["size"] for r in served.log_records() if r.get("size", 0) > 3 << 20 and r["outcome"] == "DELIVERED"][
+        -1:
+    ] == [len(raw)]
 
 
 # The client is killed
@@ -586,3 +673,24 @@ def test_systemd_gives_the_socket_and_hears_how_it_goes(deployment, place):
                 assert service.wait(30) == 0
             assert wait_until(lambda: notices.recv(100) == b"STOPPING=1", 10)
             assert path.exists()
+
+
+def test_systemd_hears_nothing_more_where_every_place_hangs(hanging, place):
+    hanging.write_settings({**settings_of(hanging), "ORDERFLOW_DEADLINE": "1", "ORDERFLOW_CONCURRENCY": "1"})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+        notices.bind(str(place / "notify"))
+        (place / "notify").chmod(0o777)
+        notices.settimeout(2)
+        hanging.service.env |= {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "200000"}
+        with hanging.service:
+            assert run(hanging, order(80)) == means(Outcome.DEADLINE)
+
+            def is_silent() -> bool:
+                try:
+                    notices.recv(100)
+                except TimeoutError:
+                    return True
+                return False
+
+            assert wait_until(is_silent, 10)
+            assert hanging.health()["overdue"] == 1

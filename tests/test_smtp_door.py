@@ -16,6 +16,7 @@ import pytest
 
 from orderflow_ingest.envelope import Envelope, organization_slug
 from orderflow_ingest.outcomes import Outcome
+from orderflow_ingest.service import postmaster
 from orderflow_ingest.service.smtp_door import lmtp_door, smtp_door
 
 DOMAIN = "orderflow.example.com"
@@ -1029,7 +1030,7 @@ async def test_the_postmaster_is_a_destination_of_its_own(place):
         ("MAIL", "452 4.3.1 no space", "451 4.3.1 no space"),
         ("RCPT", "550 5.1.1 user unknown", "550 5.1.1 user unknown"),
         ("RCPT", "450 4.2.0 greylisted", "451 4.2.0 greylisted"),
-        ("DATA", "554 5.5.1 no", "554 5.5.1 no"),
+        ("DATA", "554 5.5.1 no", postmaster._REFUSED),
         ("DOT", "451 4.3.0 queue file write error", "451 4.3.0 queue file write error"),
         ("DOT", "552 5.3.4 too big", "552 5.3.4 too big"),
     ],

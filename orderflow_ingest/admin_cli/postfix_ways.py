@@ -141,7 +141,7 @@ def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
         yield "WARNING", f"{place}: maxproc must be {settings.concurrency} at most, ORDERFLOW_CONCURRENCY"
     said = "host x[y] said: 550 {} (in reply to end of DATA command)"
     yield from status_filter(asked, service, "lmtp_delivery_status_filter", said, "host x[y] said: 550 what?")
-    yield from _mail_userreaches(settings, asked, _LMTP_SOCKET)
+    yield from _mail_user_reaches(settings, asked, _LMTP_SOCKET)
 
 
 def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
@@ -162,7 +162,7 @@ def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
         if asked.seconds("smtpd_proxy_timeout", service) <= settings.deadline:
             limit = f"{max(100, int(2 * settings.deadline))}s"
             yield "TROUBLE", line("-o smtpd_proxy_timeout", limit, "Postfix gives up before our deadline", place)
-    yield from _mail_userreaches(settings, asked, _SMTP_SOCKET)
+    yield from _mail_user_reaches(settings, asked, _SMTP_SOCKET)
     yield from _relay(settings, asked)
 
 
@@ -203,7 +203,7 @@ def _mail_user(settings: Settings, asked: Postconf) -> Iterator[Said]:
         yield "TROUBLE", f"ORDERFLOW_MAIL_USER must be {owner}, as whom Postfix connects: the service sends it away"
 
 
-def _mail_userreaches(settings: Settings, asked: Postconf, name: str) -> Iterator[Said]:
+def _mail_user_reaches(settings: Settings, asked: Postconf, name: str) -> Iterator[Said]:
     try:
         account = pwd.getpwnam(asked.value("mail_owner"))
     except KeyError:

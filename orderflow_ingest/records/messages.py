@@ -147,6 +147,8 @@ class Messages:
     def _insert_into(self, connection: sa.Connection, rows: list[tuple[NewMessage, datetime]]) -> list[bool]:
         received = Status.RECEIVED.value
         values = [{**vars(new), "status": received, "next_attempt_at": due} for new, due in rows]
+        # In one order: two processes that insert the same identities in different ones would wait for each other.
+        values.sort(key=lambda row: (row["org_id"], row["source"], row["source_message_id"]))
         found = set(connection.scalars(self._new_row, values))
         return [new.id in found for new, _ in rows]
 

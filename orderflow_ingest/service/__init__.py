@@ -10,7 +10,8 @@ It holds open what a delivery needs, and listens on unix sockets in ORDERFLOW_SO
 
 systemd may open the sockets, so that a client that comes while the service restarts waits for it. Else they
 are made here, for this user and the mail user's group; what a killed service left is replaced, one that is
-served is not. On SIGTERM and SIGINT nothing new is taken (75, 421), what is in hand is finished and answered.
+served is not. On SIGTERM and SIGINT nobody new is listened to, who is connected already gets 75 or 421 for what
+is new, and what is in hand is finished and answered.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,7 +39,8 @@ from .peers import mail_uids, own_uids
 from .pipe_door import PipeDoor
 from .smtp_door import MailDoor, lmtp_door, smtp_door
 
-SOCKETS = ("deliver.sock", "lmtp.sock", "smtp.sock")
+PIPE_SOCKET = "deliver.sock"
+SOCKETS = (PIPE_SOCKET, "lmtp.sock", "smtp.sock")
 BACKLOG = 1024
 _GRACE = 5  # seconds
 _M_MMAP_THRESHOLD = -3
@@ -68,11 +71,12 @@ def cli(settings_file: str | None) -> None:
 async def serve(parts: Parts) -> None:
     """Listen and deliver until a signal says that it is over."""
     loop, over, desk = asyncio.get_running_loop(), asyncio.Event(), Desk(parts)
+    loop.set_exception_handler(_log_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)
     opened = systemd.activated_sockets() or _listen(parts.settings)
     doors = _doors(desk)
-    servers = [await loop.create_unix_server(doors[name], sock=one, backlog=BACKLOG) for name, one in opened.items()]
+    servers = [await loop.create_server(doors[name], sock=one, backlog=BACKLOG) for name, one in opened.items()]
     logs.event("service", "Service listens.", sockets=", ".join(sorted(opened)))
     systemd.notify("READY=1")
     watchdog = asyncio.create_task(_watch(desk))
@@ -101,7 +105,7 @@ def _doors(desk: Desk) -> dict[str, Callable[[], asyncio.BaseProtocol]]:
     mail = mail_uids(settings.mail_user)
     relay = settings.relay and settings.relay.removeprefix("unix:")
     return {
-        "deliver.sock": partial(PipeDoor, desk, own_uids()),
+        PIPE_SOCKET: partial(PipeDoor, desk, own_uids()),
         "lmtp.sock": lmtp_door(desk, mail),
         "smtp.sock": smtp_door(desk, mail, relay=relay),
     }
@@ -117,6 +121,12 @@ def _give_memory_back() -> None:
         import ctypes
 
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+def _log_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody has caught, without its text."""
+    error = context.get("exception")
+    logs.event("service", "Unexpected error.", logs.ERROR, reason=logs.place(error) if error else context["message"])
 
 
 async def _watch(desk: Desk) -> None:
@@ -135,19 +145,21 @@ def _listen(settings: Settings) -> dict[str, socket.socket]:
 
 
 def _bound(path: Path, mail_user: str) -> socket.socket:
-    """Listen at a path, for this user and the mail user's group. Raises SocketTaken."""
+    """Listen at a path, for this user alone or the mail user's group too. Raises SocketTaken."""
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(os.fspath(path)) == 0:
                 raise SocketTaken(f"{path}: another service listens here")
         path.unlink()
     server = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o117)
+    before = os.umask(0o177)
     try:
         server.bind(os.fspath(path))
     finally:
         os.umask(before)
-    with suppress(KeyError, PermissionError):  # not a member of that group: `orderflow-admin check` tells
-        os.chown(path, -1, pwd.getpwnam(mail_user).pw_gid)
+    if path.name != PIPE_SOCKET:
+        with suppress(KeyError, PermissionError):  # not a member of that group: `orderflow-admin check` tells
+            os.chown(path, -1, pwd.getpwnam(mail_user).pw_gid)
+        path.chmod(0o660)
     server.listen(BACKLOG)
     return server

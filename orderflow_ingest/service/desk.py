@@ -81,7 +81,7 @@ class Desk:
         if self.is_stuck:
             return Outcome.OVERLOADED
         answer: asyncio.Future[Outcome | None] = self._loop.create_future()
-        self._begin(partial(delivery.welcome, recipient, self.parts), 0, answer.set_result)
+        self._begin(partial(delivery.welcome, recipient, self.parts), 0, partial(_tell, answer))
         return await answer
 
     async def deliver(self, envelope: Envelope, raw: bytes) -> Outcome:
@@ -90,7 +90,7 @@ class Desk:
             return self._counted(Outcome.OVERLOADED)
         answer: asyncio.Future[Outcome | None] = self._loop.create_future()
         work = partial(_received, envelope, raw, self.parts)
-        self._begin(work, 0, answer.set_result, if_late=len(raw))
+        self._begin(work, 0, partial(_tell, answer), if_late=len(raw), name=envelope.queue_id)
         return self._counted(await answer)
 
     def settle(self, name: str, answer: Callable[[Outcome], None]) -> None:
@@ -107,10 +107,12 @@ class Desk:
             return
         size = entry.size
         if self.is_stuck or not self.reserve(size):
-            self.parts.spool.finish(entry)
+            self._discard(entry)
+            event("deliver", "No room for a message.", WARNING, outcome=Outcome.OVERLOADED.name, entry=name, size=size)
             answer(self._counted(Outcome.OVERLOADED))
             return
-        self._begin(partial(_settled, entry, self.parts), size, lambda outcome: answer(self._counted(outcome)))
+        told = partial(self._tell_counted, answer)
+        self._begin(partial(_settled, entry, self.parts), size, told, name=name)
 
     def health(self) -> dict[str, object]:
         """Tell how the service does."""
@@ -135,10 +137,23 @@ class Desk:
         while not self.is_idle:
             await asyncio.sleep(0.02)
 
-    def _begin(self, work: Callable[[], Outcome | None], size: int, answer: Answer, if_late: int = 0) -> None:
+    def _discard(self, entry: Entry) -> None:
+        """Remove an entry whose message Postfix keeps."""
+        try:
+            self.parts.spool.finish(entry)
+        except OSError as error:
+            event("spool", "Spool entry could not be removed.", ERROR, entry=entry.name, reason=type(error).__name__)
+            entry.release()  # to the drain
+
+    def _tell_counted(self, answer: Callable[[Outcome], None], outcome: Outcome | None) -> None:
+        answer(self._counted(outcome))
+
+    def _begin(
+        self, work: Callable[[], Outcome | None], size: int, answer: Answer, if_late: int = 0, name: str = ""
+    ) -> None:
         """Have the work done by a place, and answer once: with its outcome, or with DEADLINE when that is over."""
         delivery = _Delivery(answer, size)
-        delivery.timer = self._loop.call_later(self.settings.deadline, self._late, delivery, if_late)
+        delivery.timer = self._loop.call_later(self.settings.deadline, self._late, delivery, if_late, name)
         self._running += 1
         self._work.put(partial(self._do, work, delivery))
 
@@ -164,13 +179,13 @@ class Desk:
             delivery.timer.cancel()
             delivery.answer(outcome)
 
-    def _late(self, delivery: "_Delivery", size: int) -> None:
+    def _late(self, delivery: "_Delivery", size: int, name: str) -> None:
         """Answer; the thread goes on, and so does its hold on its place and on its bytes."""
         delivery.is_late = True
         delivery.size += size
         self._in_flight += size
         self._overdue += 1
-        event("deliver", "Delivery has not ended by its deadline.", ERROR, outcome=Outcome.DEADLINE.name)
+        event("deliver", "Delivery has not ended by its deadline.", ERROR, outcome=Outcome.DEADLINE.name, of=name)
         delivery.answer(Outcome.DEADLINE)
 
     def _counted(self, outcome: Outcome | None) -> Outcome:
@@ -187,6 +202,12 @@ class _Delivery:
 
     def __init__(self, answer: Answer, size: int):
         self.answer, self.size, self.is_late = answer, size, False
+
+
+def _tell(answer: "asyncio.Future[Outcome | None]", outcome: Outcome | None) -> None:
+    """Give an answer to who may be gone: a client that dropped."""
+    if not answer.done():
+        answer.set_result(outcome)
 
 
 def _received(envelope: Envelope, raw: bytes, parts: Parts) -> Outcome:

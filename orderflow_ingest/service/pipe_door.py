@@ -14,14 +14,15 @@ gone in between changes nothing: its entry is delivered.
 
 import asyncio
 import json
+import os
 from typing import cast
 
+from ..entry import GREETING
 from ..logs import WARNING, event
 from ..outcomes import Outcome
 from .desk import Desk
 from .peers import peer_uid
 
-GREETING = "orderflow 1"
 _GRACE = 10
 _LINE_LIMIT = 200
 _IDLE = 900.0  # seconds; the longest that a pipe(8) may take to write a message
@@ -51,11 +52,15 @@ class PipeDoor(asyncio.Protocol):
             self._idle.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_asked:
+            return
         self._line += data
         name, end, _ = self._line.partition(b"\n")
-        if self._is_asked or (not end and len(self._line) <= _LINE_LIMIT):
+        if not end and len(self._line) <= _LINE_LIMIT:
             return
         self._is_asked = True
+        if self._idle is not None:
+            self._idle.cancel()
         if name == b"health":
             self._transport.write(json.dumps(self._desk.health()).encode() + b"\n")
             self._transport.close()
@@ -67,7 +72,7 @@ class PipeDoor(asyncio.Protocol):
             return _said(Outcome.OVERLOADED)
         settings = self._desk.settings
         limit, patience = settings.max_message_size, settings.deadline + _GRACE
-        return f"{GREETING} {limit} {patience:g} {settings.spool_dir}\n".encode("utf-8", "surrogateescape")
+        return b"%b%d %g %b\n" % (GREETING, limit, patience, os.fsencode(settings.spool_dir))
 
     def _answer(self, outcome: Outcome) -> None:
         self._transport.write(_said(outcome))

@@ -14,12 +14,14 @@ from contextlib import suppress
 from ..logs import event
 from .smtp_words import path
 
-_TIME_LIMIT = 30.0  # seconds for each step; Postfix waits smtpd_proxy_timeout, 100 s, for all of them
+_TIME_LIMIT = 15.0  # seconds for each of six steps; Postfix waits smtpd_proxy_timeout, 100 s, for all of them
 _LOCAL_PARTS = ("postmaster", "abuse")
 _AT_A_TIME = 4
 
 NOBODY = "550 5.1.1 no such mailbox"
+_VERDICTS = (550, 552)
 _PASSED_ON = "250 2.0.0 message passed on"
+_REFUSED = "451 4.3.5 the postmaster's mail system is not configured correctly, try again later"
 _AWAY = "451 4.4.1 the postmaster's mail system does not answer, try again later"
 
 
@@ -73,7 +75,7 @@ class _Client(smtplib.SMTP):
     def __init__(self, listener: str):
         host, _, port = ("unix", "", "0") if listener.startswith("/") else listener.rpartition(":")
         self._path = listener
-        super().__init__(host, int(port), timeout=_TIME_LIMIT)
+        super().__init__(host.strip("[]"), int(port), timeout=_TIME_LIMIT)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         if not self._path.startswith("/"):
@@ -118,7 +120,9 @@ def _expect(code: int, text: bytes | str) -> None:
 
 
 def _as_line(refused: _Refused) -> str:
-    """Give the reply as one line: what is for good as it is, anything else as a 451."""
+    """Give the reply as one line: a verdict on the mail as it is, anything else, a 554 for us say, as a 451."""
     code, text = refused.smtp_code, refused.smtp_error
     text = text.decode("ascii", "replace") if isinstance(text, bytes) else text
-    return f"{code if code // 100 == 5 else 451} {' '.join(text.split())}"
+    if code not in _VERDICTS and code // 100 == 5:
+        return _REFUSED
+    return f"{code if code in _VERDICTS else 451} {' '.join(text.split())}"

@@ -240,7 +240,7 @@ class Session(aiosmtpd.smtp.SMTP):
         if code in _DSN_CODES and text[1:2] != ".":
             reply = f"{code} {_DSN_CODES[code]} {text}"
         await self._say(reply)
-        if code in ("500", "501", "502", "503", "555"):
+        if code in _ERRORS:
             self._errors += 1
             if self._errors >= _MOST_ERRORS:
                 self._end("421 4.7.0 too many errors")
