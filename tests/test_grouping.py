@@ -1,7 +1,9 @@
 """What threads want done at the same time is done once for all, and each gets what is his."""
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -78,3 +80,26 @@ def test_after_an_error_it_goes_on(numbers):
     work = Work()
     work.by_threads(numbers)
     assert work.double(7) == 14
+
+
+class Message:
+    """What a caller holds while it waits."""
+
+
+@pytest.mark.parametrize("number", [13, 1])
+def test_an_error_does_not_keep_what_its_caller_held(number):
+    """A message of 25 MB would stay until the garbage collector comes by."""
+    work = Work()
+    work.is_away = number != 13
+
+    def deliver():
+        message = Message()
+        with pytest.raises((Away, ValueError)):
+            work.double(number)
+        return weakref.ref(message)
+
+    gc.disable()
+    try:
+        assert deliver()() is None
+    finally:
+        gc.enable()

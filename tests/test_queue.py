@@ -1,11 +1,13 @@
 """The queue is a bell: it carries two ids as JSON, and says when it is away."""
 
+import gc
 import json
 import pickle
 import socket
 import sqlite3
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -298,3 +300,44 @@ def test_a_redis_that_ended_our_session_is_used_again(redis):
         except QueueUnavailable:
             continue
     assert [task[1] for task in queue.work()] == [7, 8]
+
+
+def test_a_queue_that_is_away_is_asked_once_a_second_and_keeps_nothing_of_who_asked(place):
+    """The error that is remembered must not hold the frames, and so the message, of the delivery that met it."""
+    queue = Queue(f"sqlite:///{place}/none.db")
+
+    class Message:
+        pass
+
+    def deliver():
+        message = Message()
+        with pytest.raises(QueueUnavailable):
+            queue.recent_depth()
+        return weakref.ref(message)
+
+    gc.disable()
+    try:
+        assert [deliver()() for _ in range(3)] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_a_queue_that_hangs_is_waited_for_by_one(place):
+    """The others take the count before; in a row each would wait as long again."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(100)
+        queue = Queue(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/none")
+
+        def ask(_):
+            began = time.monotonic()
+            try:
+                queue.recent_depth()
+            except QueueUnavailable:
+                return time.monotonic() - began
+            return time.monotonic() - began
+
+        with ThreadPoolExecutor(6) as pool:
+            waits = sorted(pool.map(ask, range(6)))
+    assert waits[-2] < 1, "all but one"
+    assert waits[-1] < 3 * limits.CONNECT
