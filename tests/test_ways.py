@@ -247,7 +247,7 @@ def test_after_all_this_the_deployment_is_clean(deployment):
     deployment.wait_finished(len(deployment.messages()), timeout=60)
     status = deployment.status()
     assert (status["spool entries"], status["dead letters"], status["messages FAILED"]) == (0, 0, 0)
-    assert wait_until(lambda: deployment.postfix.queue() == [], 20)
+    assert wait_until(lambda: deployment.postfix.queue() == [], 60, interval=0.5), deployment.postfix.queue()
     told = re.findall(r"(?:warning|error|fatal): .*", deployment.postfix.log())
     assert {line for line in told if "proxy" not in line and "TLS" not in line} == set()
 
