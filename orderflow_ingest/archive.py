@@ -9,8 +9,7 @@ sender wrote becomes part of a key. put() returns when the object is durable. re
 A raw object carries its envelope as metadata, so that the rows can be rebuilt from the archive alone.
 
 Small objects that several threads put at the same time go into files together, with one sync for a directory:
-at 20 SMTP sessions that takes a seventh off a message's CPU time, and half of the context switches. An attempt at
-S3 has the time that `limits` gives it; there are three.
+see `grouping`. An attempt at S3 has the time that `limits` gives it; there are three.
 """
 
 import hashlib
