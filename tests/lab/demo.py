@@ -1,7 +1,7 @@
 """The main job, shown: a purchase order by SMTP into a private Postfix, and what became of it.
 
-Everything is real and embedded: Postfix on a loopback port, `orderflow-deliver` behind its pipe, a Huey
-consumer, SQLite, files. What is printed is read back from the programs. Ends with 1 if anything is not
+Everything is real and embedded: Postfix on a loopback port, `orderflow-deliver` behind its pipe, the warm service,
+a Huey consumer, SQLite, files. What is printed is read back from the programs. Ends with 1 if anything is not
 as it should be.
 """
 
@@ -57,7 +57,7 @@ def main() -> None:
     arguments.add_argument("--keep", action="store_true", help="leave it running, to be tried by hand")
     keep = arguments.parse_args().keep
     with scratch() as place:
-        deployment = Deployment(place)
+        deployment = Deployment(place, service=True)
         deployment.set_up("acme")
         with deployment:
             ok = show(deployment)
