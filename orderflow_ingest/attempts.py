@@ -51,12 +51,23 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def is_last(attempts: int, is_outage: bool) -> bool:
-    """Tell whether a row is given up after so many attempts."""
-    return attempts >= ATTEMPTS and not is_outage
+def note_failure(
+    attempts: int,
+    error: dict[str, Any],
+    is_outage: bool,
+    parts: Parts,
+    give_up: Callable[[dict[str, Any]], object],
+    retry_later: Callable[[dict[str, Any], int, datetime], object],
+) -> bool:
+    """Note on a row how its attempt failed, and tell whether that was the last one."""
+    if attempts >= ATTEMPTS and not is_outage:
+        _note(lambda: give_up(error))
+        return True
+    _note(lambda: retry_later(error, *_following(attempts, is_outage, parts)))
+    return False
 
 
-def following(attempts: int, is_outage: bool, parts: Parts) -> tuple[int, datetime]:
+def _following(attempts: int, is_outage: bool, parts: Parts) -> tuple[int, datetime]:
     """Give how many attempts count so far, and when the next one may begin."""
     counted = min(attempts, ATTEMPTS - 1) if is_outage else attempts
     return counted, now() + timedelta(seconds=parts.settings.retry_delay * _BACKOFF ** (counted - 1))
@@ -70,7 +81,7 @@ def told(attempts: int, error: BaseException, is_ours: bool) -> dict[str, Any]:
     return {"error": type(error).__name__, "detail": detail, "where": where, "at": at, "attempt": attempts}
 
 
-def note(write: Callable[[], object]) -> None:
+def _note(write: Callable[[], object]) -> None:
     """Write how an attempt ended; a database that is away is waited for. Raises RecordsUnavailable."""
     for delay in NOTE_DELAYS:
         try:

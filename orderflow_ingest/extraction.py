@@ -9,13 +9,14 @@ stored does not keep the others from the handler: they are recorded, and handed 
 import hashlib
 import logging
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 from .archive import Archive, document_key
 from .assembly import Parts
 from .attachments import Part, read_parts
-from .attempts import OUTAGES, LeaseLost, WorkersLost, following, is_last, note, now, told, worker_name
+from .attempts import OUTAGES, LeaseLost, WorkersLost, note_failure, now, told, worker_name
 from .logs import event, place
 from .queue import QueueUnavailable
 from .records import ATTEMPTS, InboundMessage, NewDocument, SkippedPart
@@ -112,9 +113,8 @@ def _ring_for_documents(attempt: InboundMessage, parts: Parts) -> None:
 def _note_failure(attempt: InboundMessage, error: BaseException, parts: Parts, names: dict[str, Any]) -> None:
     messages, why = parts.records.messages, told(attempt.attempts, error, is_ours=True)
     is_outage = isinstance(error, (*OUTAGES, ImportError))
-    if is_last(attempt.attempts, is_outage):
-        note(lambda: messages.give_up(attempt, why))
+    writes = (partial(messages.give_up, attempt), partial(messages.retry_later, attempt))
+    if note_failure(attempt.attempts, why, is_outage, parts, *writes):
         event("extract", "Message failed for good.", logging.ERROR, **names, **why)
     else:
-        note(lambda: messages.retry_later(attempt, why, *following(attempt.attempts, is_outage, parts)))
         event("extract", "Attempt failed; another follows.", logging.WARNING, **names, **why)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -21,9 +22,7 @@ from .attempts import (
     HandlerUnavailable,
     LeaseLost,
     WorkersLost,
-    following,
-    is_last,
-    note,
+    note_failure,
     now,
     told,
     worker_name,
@@ -110,10 +109,8 @@ def _call_handler(attempt: Document, org: str, parts: Parts) -> None:
 
 def _note_failure(attempt: Document, error: BaseException, parts: Parts, names: dict[str, Any]) -> None:
     documents, why = parts.records.documents, told(attempt.attempts, error, is_ours=False)
-    is_outage = isinstance(error, OUTAGES)
-    if is_last(attempt.attempts, is_outage):
-        note(lambda: documents.give_up(attempt, why))
+    writes = (partial(documents.give_up, attempt), partial(documents.retry_later, attempt))
+    if note_failure(attempt.attempts, why, isinstance(error, OUTAGES), parts, *writes):
         event("hand_over", "Hand-over failed for good.", logging.ERROR, **names, **why)
     else:
-        note(lambda: documents.retry_later(attempt, why, *following(attempt.attempts, is_outage, parts)))
         event("hand_over", "Hand-over failed; another attempt follows.", logging.WARNING, **names, **why)

@@ -2,12 +2,12 @@
 
 Huey's own storages, chosen by URL: sqlite, postgresql (LISTEN/NOTIFY, any number of consumers), redis.
 Huey deletes a task when a worker takes it, so tasks are lost with a killed worker; nothing depends on
-them; so its commit does not wait for the disk.
-A task holds an organisation's and a row's id and nothing else. Tasks travel as JSON: who can
-write the queue can ring, but not make a worker run code, as with Huey's default, pickle.
+them; so its commit does not wait for the disk. A task holds an organisation's and a row's id and
+nothing else. Tasks travel as JSON: who can write the queue can ring, but not make a worker run code,
+as with Huey's default, pickle.
 
 A task's name is part of what lies in the queue: renaming one makes old tasks unknown, and the sweep
-has to find their rows. Only tables() creates Huey's tables; a program started per message must not.
+has to find their rows. Only create_tables() creates Huey's tables; a program started per message must not.
 """
 
 import json

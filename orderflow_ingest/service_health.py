@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-SOCKET = "deliver.sock"
+SOCKETS = PIPE_SOCKET, LMTP_SOCKET, SMTP_SOCKET = "deliver.sock", "lmtp.sock", "smtp.sock"
 _LINE = 65536
 
 
@@ -23,11 +23,11 @@ def ask(socket_dir: Path, timeout: float = 5.0) -> dict[str, Any] | None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout)
         try:
-            client.connect(str(socket_dir / SOCKET))
+            client.connect(str(socket_dir / PIPE_SOCKET))
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except OSError as error:
-            raise ServiceSilent(f"{SOCKET} cannot be asked: {type(error).__name__}") from error
+            raise ServiceSilent(f"{PIPE_SOCKET} cannot be asked: {type(error).__name__}") from error
         try:
             with client.makefile("rwb") as lines:
                 if not lines.readline(_LINE):

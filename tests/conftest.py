@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.lab.deployment import Deployment
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch
 from tests.lab.redis import Redis
@@ -34,3 +35,13 @@ def redis():
 def place():
     with scratch() as directory:
         yield directory
+
+
+@pytest.fixture(scope="module")
+def template():
+    """The state directory of a deployment with one organisation."""
+    with scratch() as place:
+        deployment = Deployment(place)
+        deployment.admin("init")
+        deployment.admin("org", "add", "acme")
+        yield deployment.state

@@ -8,20 +8,9 @@ import subprocess
 import pytest
 
 from tests.lab.deployment import DOMAIN, Deployment
-from tests.lab.process import scratch
 from tests.test_operator import check
 
 PIPE, LMTP, BEFORE_QUEUE = "pipe", "lmtp", "before-queue"
-
-
-@pytest.fixture(scope="module")
-def template():
-    """The state directory of a deployment with one organisation."""
-    with scratch() as place:
-        deployment = Deployment(place)
-        deployment.admin("init")
-        deployment.admin("org", "add", "acme")
-        yield deployment.state
 
 
 def deployed(template, place, way: str) -> Deployment:

@@ -43,27 +43,9 @@ def send(deployment: Deployment, raw: bytes, *recipients: str, sender: str = "bu
     return smtp.send(deployment.postfix.smtp_port, sender, recipients or (ACME,), raw)
 
 
-def rows_of(deployment: Deployment, subject: str) -> list[dict]:
-    return [row for row in deployment.messages() if row["subject"] == subject]
-
-
-def wait_parsed(deployment: Deployment, subject: str, count: int = 1) -> list[dict]:
-    """Wait until the messages of a subject are there and PARSED."""
-    found: list[dict] = []
-
-    def parsed() -> bool:
-        found[:] = rows_of(deployment, subject)
-        return len(found) == count and all(row["status"] == "PARSED" for row in found)
-
-    assert wait_until(parsed, 60, interval=0.6), (
-        f"{found}\n{deployment.worker.tail()}\n{deployment.postfix.log()[-3000:]}"
-    )
-    return found
-
-
 def test_an_order_becomes_documents(deployment):
     assert send(deployment, demo.purchase_order()).accepted
-    (row,) = wait_parsed(deployment, "Purchase order 4711: 12 widgets")
+    (row,) = deployment.wait_parsed("Purchase order 4711: 12 widgets")
     assert wait_until(lambda: {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}, 30, interval=0.6)
     documents = {d["filename"]: (d["type"], d["size"]) for d in deployment.documents(row["id"])}
     excel = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
@@ -86,20 +68,20 @@ def test_an_unknown_organisation_is_refused_at_rcpt_to(deployment):
 
 def test_letter_case_of_a_recipient_does_not_matter(deployment):
     assert send(deployment, mail(2), "Orders+ACME@OrderFlow.example.com").accepted
-    wait_parsed(deployment, "Order 2")
+    deployment.wait_parsed("Order 2")
 
 
 def test_a_duplicate_is_accepted_and_makes_no_second_row(deployment):
     assert send(deployment, mail(3)).accepted
-    wait_parsed(deployment, "Order 3")
+    deployment.wait_parsed("Order 3")
     assert send(deployment, mail(3)).accepted
     deployment.postfix.wait_log(r"status=sent \(.*message known already")
-    assert len(rows_of(deployment, "Order 3")) == 1
+    assert len(deployment.rows_of("Order 3")) == 1
 
 
 def test_one_mail_to_two_organisations_is_two_messages(deployment):
     assert send(deployment, order(4), ACME, BETA).accepted
-    rows = wait_parsed(deployment, "Order 4", count=2)
+    rows = deployment.wait_parsed("Order 4", count=2)
     assert {row["recipient"] for row in rows} == {ACME, BETA}
     assert all(len(deployment.documents(row["id"])) == 2 for row in rows)
 
@@ -107,9 +89,7 @@ def test_one_mail_to_two_organisations_is_two_messages(deployment):
 def test_senders_are_recorded_as_smtp_said_them_an_empty_one_too(deployment):
     assert send(deployment, mail(5), sender="").accepted
     assert send(deployment, mail(50), sender="someone@else.example").accepted
-    senders = {
-        row["subject"]: row["sender"] for number in (5, 50) for row in wait_parsed(deployment, f"Order {number}")
-    }
+    senders = {row["subject"]: row["sender"] for number in (5, 50) for row in deployment.wait_parsed(f"Order {number}")}
     assert senders == {"Order 5": "", "Order 50": "someone@else.example"}
 
 

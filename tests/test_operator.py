@@ -24,16 +24,6 @@ def deployment():
             yield deployment
 
 
-@pytest.fixture(scope="module")
-def template():
-    """The state directory of a deployment with one organisation."""
-    with scratch() as place:
-        deployment = Deployment(place)
-        deployment.admin("init")
-        deployment.admin("org", "add", "acme")
-        yield deployment.state
-
-
 @pytest.fixture
 def quiet(template, place):
     """A deployment whose worker does not run: a copy of the template."""

@@ -181,6 +181,11 @@ def test_bytes_that_are_no_utf8_in_an_address_do_no_harm(served):
     assert (ended.returncode, ended.stdout) == means(Outcome.DELIVERED)
 
 
+def test_the_client_lets_out_the_statuses_of_the_outcomes_and_no_other():
+    """It cannot import them: that would cost as much as all else that it imports."""
+    assert {int(status) for status in deliver_cli.STATUSES} == {outcome.exit_status for outcome in Outcome}
+
+
 # What it costs
 
 

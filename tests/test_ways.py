@@ -50,22 +50,6 @@ def send_again(deployment: Deployment, raw: bytes, *recipients: str) -> None:
     assert wait_until(sent, 60, interval=0.2), left
 
 
-def rows_of(deployment: Deployment, subject: str) -> list[dict]:
-    return [row for row in deployment.messages() if row["subject"] == subject]
-
-
-def wait_parsed(deployment: Deployment, subject: str, count: int = 1) -> list[dict]:
-    """Wait until the messages of a subject are there and PARSED."""
-    found: list[dict] = []
-
-    def parsed() -> bool:
-        found[:] = rows_of(deployment, subject)
-        return len(found) == count and all(row["status"] == "PARSED" for row in found)
-
-    assert wait_until(parsed, 60, interval=0.6), f"{found}\n{deployment.postfix.log()[-3000:]}"
-    return found
-
-
 def recorded(deployment: Deployment, subject: str) -> tuple[str, str, bytes]:
     """Give the queue id and the client's address of a message's row, and its raw bytes from the archive."""
     with closing(sqlite3.connect(f"file:{deployment.state}/orderflow.db?mode=ro", uri=True)) as database:
@@ -81,7 +65,7 @@ def bounced(deployment: Deployment) -> list:
 
 def test_an_order_becomes_documents(deployment):
     assert send(deployment, demo.purchase_order()).accepted
-    (row,) = wait_parsed(deployment, "Purchase order 4711: 12 widgets")
+    (row,) = deployment.wait_parsed("Purchase order 4711: 12 widgets")
     assert wait_until(lambda: {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}, 30, interval=0.6)
     assert {d["filename"] for d in deployment.documents(row["id"])} == {
         "order-4711.pdf",
@@ -93,7 +77,7 @@ def test_an_order_becomes_documents(deployment):
 def test_the_service_delivers_it(deployment):
     before = deployment.health()["deliveries"]
     assert send(deployment, mail(1)).accepted
-    wait_parsed(deployment, "Order 1")
+    deployment.wait_parsed("Order 1")
     assert wait_until(lambda: deployment.health()["deliveries"] == before + 1, 10)
 
 
@@ -105,12 +89,12 @@ def test_an_unknown_organisation_is_refused_at_rcpt_to(deployment):
 
 def test_a_duplicate_is_accepted_and_makes_no_second_row(deployment):
     assert send(deployment, mail(3)).accepted
-    wait_parsed(deployment, "Order 3")
+    deployment.wait_parsed("Order 3")
     before = deployment.health()["outcomes"].get("DUPLICATE", 0)
     replies = send(deployment, mail(3))
     assert replies.accepted
     assert wait_until(lambda: deployment.health()["outcomes"].get("DUPLICATE", 0) == before + 1, 20)
-    assert len(rows_of(deployment, "Order 3")) == 1
+    assert len(deployment.rows_of("Order 3")) == 1
     if deployment.way == BEFORE_QUEUE:
         assert replies.data.text == "2.0.0 message known already"
 
@@ -120,7 +104,7 @@ def test_one_mail_to_two_organisations_is_two_messages(deployment):
         first, second = send(deployment, order(4), ACME, BETA).rcpt
         assert (first.code, second.code) == (250, 452)
     send_again(deployment, order(4), ACME, BETA)
-    rows = wait_parsed(deployment, "Order 4", count=2)
+    rows = deployment.wait_parsed("Order 4", count=2)
     assert {row["recipient"] for row in rows} == {ACME, BETA}
     assert all(len(deployment.documents(row["id"])) == 2 for row in rows)
 
@@ -128,7 +112,7 @@ def test_one_mail_to_two_organisations_is_two_messages(deployment):
 def test_who_sent_it_is_recorded_as_smtp_said_it(deployment):
     for number, sender in ((5, "buyer+5@shop.example"), (6, "")):
         assert send(deployment, mail(number), sender=sender).accepted
-        (row,) = wait_parsed(deployment, f"Order {number}")
+        (row,) = deployment.wait_parsed(f"Order {number}")
         queue_id, address, _ = recorded(deployment, f"Order {number}")
         assert (row["sender"], address) == (sender, "127.0.0.1")
         assert re.fullmatch("" if deployment.way == BEFORE_QUEUE else "[0-9A-F]{6,}", queue_id)
@@ -141,27 +125,27 @@ def test_postmaster_and_abuse_are_deliverable(deployment):
         assert send(deployment, raw, f"{name}@{DOMAIN}").accepted
         assert wait_until(lambda before=before: len(deployment.postfix.outbound()) > before, 30)
         assert f"Subject: for {name}".encode() in deployment.postfix.outbound()[-1]
-        assert rows_of(deployment, f"for {name}") == []
+        assert deployment.rows_of(f"for {name}") == []
 
 
 def test_eight_bit_text_arrives_as_it_was(deployment):
     raw = mail(8, "zwölf Stück\n".encode("latin-1"), Content_Type="text/plain; charset=iso-8859-1")
     assert send(deployment, raw, mail_options=["BODY=8BITMIME"]).accepted
-    wait_parsed(deployment, "Order 8")
+    deployment.wait_parsed("Order 8")
     assert recorded(deployment, "Order 8")[2].endswith(raw)
 
 
 def test_an_smtputf8_mail_is_delivered(deployment):
     raw = mail(9, Subject="Bestellung für Müller", From="köpfe@büro.example")
     assert send(deployment, raw, sender="köpfe@büro.example", mail_options=["SMTPUTF8", "BODY=8BITMIME"]).accepted
-    (row,) = wait_parsed(deployment, "Bestellung für Müller")
+    (row,) = deployment.wait_parsed("Bestellung für Müller")
     assert row["sender"] == "köpfe@büro.example"
 
 
 def test_three_megabytes_in_one_line_arrive_byte_for_byte(deployment):
     raw = mail(10, b"x" * (3 << 20) + b"\n.\n..\n.dots\n")
     assert send(deployment, raw).accepted
-    wait_parsed(deployment, "Order 10")
+    deployment.wait_parsed("Order 10")
     assert recorded(deployment, "Order 10")[2].endswith(raw)
 
 
@@ -173,7 +157,7 @@ def test_three_megabytes_in_one_line_arrive_byte_for_byte(deployment):
 def test_a_recipient_may_be_written_in_other_ways(deployment, written):
     number = 20 + len(written)
     assert send(deployment, mail(number), f"<{written}>").accepted
-    wait_parsed(deployment, f"Order {number}")
+    deployment.wait_parsed(f"Order {number}")
 
 
 def test_a_client_that_asks_for_notifications_where_they_are_offered_is_served(deployment):
@@ -183,7 +167,7 @@ def test_a_client_that_asks_for_notifications_where_they_are_offered_is_served(d
         wish = ["NOTIFY=FAILURE,DELAY", f"ORCPT=rfc822;{ACME}"] if client.has_extn("dsn") else []
         assert wish or deployment.way == BEFORE_QUEUE
         client.sendmail("buyer@shop.example", [ACME], mail(11), rcpt_options=wish)
-    wait_parsed(deployment, "Order 11")
+    deployment.wait_parsed("Order 11")
 
 
 def test_check_finds_nothing_wrong(deployment):
@@ -208,14 +192,14 @@ def test_while_the_service_is_stopped_nothing_is_lost_and_nothing_bounces(deploy
     else:
         assert replies.accepted
     if deployment.way == PIPE:
-        wait_parsed(deployment, "Order 30")
+        deployment.wait_parsed("Order 30")
     if deployment.way == LMTP:
         assert deployment.postfix.wait_delivery(ACME, "deferred").dsn == "4.4.1"
-        assert rows_of(deployment, "Order 30") == []
+        assert deployment.rows_of("Order 30") == []
     deployment.service.start()
     if deployment.way == BEFORE_QUEUE:
         assert send(deployment, mail(30)).accepted
-    wait_parsed(deployment, "Order 30")
+    deployment.wait_parsed("Order 30")
     assert bounced(deployment) == []
 
 

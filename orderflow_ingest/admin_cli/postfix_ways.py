@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from ..service_health import SOCKET as DELIVER_SOCKET
+from ..service_health import LMTP_SOCKET, PIPE_SOCKET, SMTP_SOCKET
 from ..settings import SYSTEM_FILE, Settings
 from .postconf import Postconf, Service
 from .postfix_config import BEFORE_QUEUE, LMTP, PIPE, time_limit
 from .postfix_probes import Said, line, reaches, runs_as, status_filter
 
 _TRANSPORTS = {"orderflow": PIPE, "orderflow-lmtp": LMTP}
-_LMTP_SOCKET, _SMTP_SOCKET = "lmtp.sock", "smtp.sock"
 _DSN_IS_SILENT = re.compile(r"(^|[\s,])dsn([\s,]|$)", re.IGNORECASE)
 _IMPORTS_WHAT_DELIVERS = "import orderflow_ingest.delivery, orderflow_ingest.assembly"
 
@@ -87,7 +86,7 @@ def _user_and_program(settings: Settings, service: Service, argv: list[str]) -> 
     if settings.spool_dir.is_dir() and settings.spool_dir.stat().st_uid != account.pw_uid:
         yield "TROUBLE", f"{settings.spool_dir} is not {user}'s, who delivers: chown -R {user}: {settings.state_dir}"
     yield from _program(account, argv)
-    wanted = str(settings.socket_dir / DELIVER_SOCKET)
+    wanted = str(settings.socket_dir / PIPE_SOCKET)
     if _option(argv, "--socket") != wanted:
         yield "WARNING", f"master.cf: orderflow: argv must have: --socket {wanted}, or deliveries pass the service by"
     else:
@@ -119,7 +118,7 @@ def _closed(program: Path, account: pwd.struct_passwd) -> str:
 
 
 def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Said]:
-    wanted = f"unix:{settings.socket_dir / _LMTP_SOCKET}"
+    wanted = f"unix:{settings.socket_dir / LMTP_SOCKET}"
     if asked.value("virtual_transport").partition(":")[2] != wanted:
         yield "TROUBLE", line("virtual_transport", f"orderflow-lmtp:{wanted}", "the service listens there")
     place = f"master.cf: {service.name}"
@@ -141,11 +140,11 @@ def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
         yield "WARNING", f"{place}: maxproc must be {settings.concurrency} at most, ORDERFLOW_CONCURRENCY"
     said = "host x[y] said: 550 {} (in reply to end of DATA command)"
     yield from status_filter(asked, service, "lmtp_delivery_status_filter", said, "host x[y] said: 550 what?")
-    yield from _mail_user_reaches(settings, asked, _LMTP_SOCKET)
+    yield from _mail_user_reaches(settings, asked, LMTP_SOCKET)
 
 
 def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
-    wanted = f"unix:{settings.socket_dir / _SMTP_SOCKET}"
+    wanted = f"unix:{settings.socket_dir / SMTP_SOCKET}"
     for service in _filters(asked):
         place = f"master.cf: {service.name}"
         if asked.value("smtpd_proxy_filter", service) != wanted:
@@ -162,7 +161,7 @@ def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
         if asked.seconds("smtpd_proxy_timeout", service) <= settings.deadline:
             limit = f"{max(100, int(2 * settings.deadline))}s"
             yield "TROUBLE", line("-o smtpd_proxy_timeout", limit, "Postfix gives up before our deadline", place)
-    yield from _mail_user_reaches(settings, asked, _SMTP_SOCKET)
+    yield from _mail_user_reaches(settings, asked, SMTP_SOCKET)
     yield from _relay(settings, asked)
 
 
@@ -188,7 +187,7 @@ def _relay(settings: Settings, asked: Postconf) -> Iterator[Said]:
 def _filters(asked: Postconf) -> Iterator[Service]:
     """Find the smtpds that ask our service before they answer."""
     for service in asked.services:
-        if service.daemon == "smtpd" and asked.value("smtpd_proxy_filter", service).endswith("/" + _SMTP_SOCKET):
+        if service.daemon == "smtpd" and asked.value("smtpd_proxy_filter", service).endswith("/" + SMTP_SOCKET):
             yield service
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import __version__
-from ..service_health import SOCKET, ServiceSilent, ask
+from ..service_health import PIPE_SOCKET, ServiceSilent, ask
 from ..settings import Settings
 from .postfix_config import PIPE
 from .postfix_probes import Said
@@ -49,8 +49,11 @@ def _owners(settings: Settings, health: dict[str, Any]) -> Iterator[Said]:
     owner = pwd.getpwuid(settings.spool_dir.stat().st_uid).pw_name
     if health.get("user") != owner:
         yield "TROUBLE", f"runs as {health.get('user')}, and the spool is {owner}'s: set User= in orderflow-service"
-    if (settings.socket_dir / SOCKET).owner() != owner:
-        yield "TROUBLE", f"{settings.socket_dir / SOCKET} is not {owner}'s: set SocketUser= in orderflow-service.socket"
+    if (settings.socket_dir / PIPE_SOCKET).owner() != owner:
+        yield (
+            "TROUBLE",
+            f"{settings.socket_dir / PIPE_SOCKET} is not {owner}'s: set SocketUser= in orderflow-service.socket",
+        )
 
 
 def _is_ours(settings: Settings, health: dict[str, Any]) -> Iterator[Said]:

@@ -31,6 +31,7 @@ import click
 
 from .. import __version__, logs
 from ..assembly import Parts, open_parts
+from ..service_health import LMTP_SOCKET, PIPE_SOCKET, SMTP_SOCKET, SOCKETS
 from ..settings import Settings, load
 from ..terminal import program, settings_option
 from . import systemd
@@ -39,8 +40,6 @@ from .peers import mail_uids, own_uids
 from .pipe_door import PipeDoor
 from .smtp_door import MailDoor, lmtp_door, smtp_door
 
-PIPE_SOCKET = "deliver.sock"
-SOCKETS = (PIPE_SOCKET, "lmtp.sock", "smtp.sock")
 BACKLOG = 1024
 _GRACE = 5  # seconds
 _M_MMAP_THRESHOLD = -3
@@ -106,8 +105,8 @@ def _doors(desk: Desk) -> dict[str, Callable[[], asyncio.BaseProtocol]]:
     relay = settings.relay and settings.relay.removeprefix("unix:")
     return {
         PIPE_SOCKET: partial(PipeDoor, desk, own_uids()),
-        "lmtp.sock": lmtp_door(desk, mail),
-        "smtp.sock": smtp_door(desk, mail, relay=relay),
+        LMTP_SOCKET: lmtp_door(desk, mail),
+        SMTP_SOCKET: smtp_door(desk, mail, relay=relay),
     }
 
 

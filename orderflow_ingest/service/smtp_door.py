@@ -7,7 +7,7 @@ for each recipient. If one of them failed for a while, all are sent again, and w
 A 452 for some recipients does not go together with Postfix's speed_adjust (smtpd_proxy_options in postconf(5)): there
 the whole message gets it, each time. smtpd_recipient_limit = 1 then makes Postfix itself take one recipient at a time.
 
-A door is made for asyncio's create_unix_server(), which calls it for each connection. See `smtp_session` for what
+A door is made for asyncio's create_server(), which calls it for each connection. See `smtp_session` for what
 both have in common.
 """
 

@@ -93,7 +93,7 @@ class Transaction:
 
 
 class MailDoor:
-    """One listener: calling it makes the protocol of one connection, for asyncio's create_unix_server()."""
+    """One listener: calling it makes the protocol of one connection, for asyncio's create_server()."""
 
     def __init__(
         self,

@@ -14,17 +14,17 @@ import socket
 import sys
 from pathlib import Path
 
-NAMES = ("deliver.sock", "lmtp.sock", "smtp.sock")
+from orderflow_ingest.service_health import SOCKETS
 
 
 def main(directory: Path, user: str, group: str, count: int, command: list[str]) -> None:
     """Listen, start the instances, and wait for their end."""
-    sockets = [listen(directory / name, user, group) for name in NAMES]
+    sockets = [listen(directory / name, user, group) for name in SOCKETS]
     pids = [start(sockets, user, group, command) for _ in range(count)]
     signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in pids])
     for pid in pids:
         os.waitpid(pid, 0)
-    for name in NAMES:
+    for name in SOCKETS:
         (directory / name).unlink()
 
 

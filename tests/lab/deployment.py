@@ -232,6 +232,22 @@ class Deployment(Server):
             raise AssertionError(f"not finished: {found}\n{self.worker.tail()}")
         return self.messages()
 
+    def rows_of(self, subject: str) -> list[dict[str, Any]]:
+        """List the messages' rows of a subject."""
+        return [row for row in self.messages() if row["subject"] == subject]
+
+    def wait_parsed(self, subject: str, count: int = 1) -> list[dict[str, Any]]:
+        """Wait until the messages of a subject are there and PARSED."""
+        found: list[dict[str, Any]] = []
+
+        def parsed() -> bool:
+            found[:] = self.rows_of(subject)
+            return len(found) == count and all(row["status"] == "PARSED" for row in found)
+
+        if not wait_until(parsed, 60, interval=0.6):
+            raise AssertionError(f"{found}\n{self.worker.tail()}\n{self.postfix.log()[-3000:]}")
+        return found
+
     def log_records(self) -> list[dict[str, Any]]:
         """Read the log records of deliveries and workers."""
         logs = [self.state / "log" / "deliver.log", *self.directory.glob("*.log")]
