@@ -1,0 +1,58 @@
+"""Open what mail programs and senders wrap files in: TNEF, Outlook messages, S/MIME, ZIP, gzip.
+
+Guarantees: nothing but NotOpened leaves an opener, whatever the bytes; what is unpacked is bounded by one Budget for
+the whole mail, counted while it is unpacked and not as the container claims. No I/O, no clock, no settings.
+
+A container is opened member by member, so that the files of an archive need not lie in memory together. Who opens it
+learns of a failure where it occurs: the members before it were good, and the container itself is then kept whole.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """What a member is to its container."""
+
+    FILE = "file"
+    BODY = "body"  # the text of a message, as text/plain or text/html
+    MESSAGE = "message"  # a message: its MIME bytes in `data`, or taken apart already, in `members`
+
+
+@dataclass(frozen=True)
+class Member:
+    """One thing out of a container; `name` as it was written, `declared_type` in lower case, "" if none was given."""
+
+    name: str | None
+    data: bytes
+    declared_type: str = ""
+    kind: Kind = Kind.FILE
+    content_id: str = ""
+    charset: str = ""
+    members: "Iterable[Member]" = ()
+    defects: tuple[str, ...] = ()
+
+
+class NotOpened(Exception):
+    """A container that stays whole; the text is short fixed words that say why, never a sender's."""
+
+
+class Budget:
+    """What may still be unpacked out of one mail: bytes, and members."""
+
+    def __init__(self, size: int, members: int) -> None:
+        self.size = size
+        self.members = members
+
+    def take_member(self) -> None:
+        """Count one member. Raises NotOpened."""
+        if self.members < 1:
+            raise NotOpened("too many members")
+        self.members -= 1
+
+    def take(self, size: int) -> None:
+        """Count bytes that are about to be unpacked, or just were. Raises NotOpened."""
+        if size > self.size:
+            raise NotOpened("too large when unpacked")
+        self.size -= size
