@@ -1,7 +1,7 @@
 """Extraction: from a recorded message to its documents.
 
-extract() takes one attempt at a message (see `attempts`): raw mail from the archive, verified; attachments
-out of it; each into the archive under its content's key; rows; a task per document. It can be done twice at
+extract() takes one attempt at a message (see `attempts`): raw mail from the archive, verified; attachments and
+text bodies out of it; each into the archive under its content's key; rows; a task per document. It can be done twice at
 every step, and a message that is finished, leased or not due yet is left alone. An attachment that cannot be
 stored does not keep the others from the handler: they are recorded, and handed over, all the same.
 """
@@ -20,7 +20,7 @@ from .attempts import OUTAGES, LeaseLost, WorkersLost, note_failure, now, told, 
 from .logs import event, place
 from .queue import QueueUnavailable
 from .records import ATTEMPTS, InboundMessage, NewDocument, SkippedPart
-from .status import HandOver, Status
+from .status import HandOver, PartKind, Status
 
 
 class PartsFailed(Exception):
@@ -60,7 +60,7 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
     errors: list[tuple[str, Exception]] = []
     for part in read_parts(raw):
         if not part.taken:
-            skipped.append(SkippedPart(part.path, part.filename, part.declared_type, part.size, part.reason))
+            skipped.append(_passed_over(part))
             continue
         try:
             found.append(_archived(attempt.org_id, part, parts.archive))
@@ -73,14 +73,27 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
         raise LeaseLost
     event(
         "store",
-        "Attachments stored." if found else "Message has no attachment.",
+        "Documents stored." if found else "Message has no document.",
         **names,
         documents=len(found),
+        bodies=sum(new.kind is PartKind.BODY for new in found),
         skipped=len(skipped),
         failed=len(errors),
     )
     if errors:
         raise PartsFailed("; ".join(f"part {path}: {place(error)}" for path, error in errors[:10])) from errors[0][1]
+
+
+def _passed_over(part: Part) -> SkippedPart:
+    return SkippedPart(
+        part.path,
+        part.filename,
+        part.declared_type,
+        part.detected_type,
+        part.size,
+        part.reason.value,
+        list(part.defects),
+    )
 
 
 def _archived(org_id: int, part: Part, archive: Archive) -> NewDocument:
@@ -90,10 +103,14 @@ def _archived(org_id: int, part: Part, archive: Archive) -> NewDocument:
     return NewDocument(
         id=uuid4(),
         part_path=part.path,
+        kind=part.kind,
         filename=part.filename,
         claimed_filename=part.claimed_filename,
         declared_type=part.declared_type,
         detected_type=part.detected_type,
+        content_type=part.content_type,
+        reason=part.reason.value,
+        defects=list(part.defects),
         size=part.size,
         digest=digest,
         object_key=key,

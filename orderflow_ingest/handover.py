@@ -94,7 +94,8 @@ def log_document(order: OrderDocument) -> None:
         org=order.org,
         message_id=order.message.id,
         document_id=order.document.id,
-        content_type=order.document.detected_type or order.document.declared_type,
+        kind=order.document.kind.value,
+        content_type=order.document.content_type,
         size=order.document.size,
     )
 

@@ -22,7 +22,7 @@ from . import __version__, delivery, logs, replay
 from .assembly import Parts
 from .deadline import deadline
 from .envelope import decode
-from .records import Filter, InboundMessage
+from .records import Document, Filter, InboundMessage, SkippedPart
 from .status import Status
 from .terminal import json_option, opened, print_rows, program, progress, settings_option
 
@@ -85,12 +85,9 @@ def list_documents(id: UUID, as_json: bool, settings_file: str | None) -> None:
         raise click.ClickException("no message has this id")
     documents = parts.records.documents.of_message(found[0].org_id, id)
     skipped = parts.records.documents.skipped(found[0].org_id, id)
-    rows = [
-        _part_row(d.part_path, d.filename, d.detected_type or d.declared_type, d.size, d.handover.value)
-        for d in documents
-    ]
-    rows += [_part_row(s.part_path, s.filename, s.declared_type, s.size, f"passed over: {s.reason}") for s in skipped]
-    print_rows(rows, as_json)
+    rows = [_part_row(d, d.content_type, d.handover.value) for d in documents]
+    rows += [_part_row(s, s.detected_type or s.declared_type, "passed over") for s in skipped]
+    print_rows(sorted(rows, key=lambda row: [int(number) for number in row["part"].split(".") if number]), as_json)
 
 
 @cli.command("message")
@@ -278,8 +275,9 @@ def _row(message: InboundMessage, parts: Parts) -> dict[str, Any]:
     }
 
 
-def _part_row(path: str, filename: str | None, content_type: str, size: int, state: str) -> dict[str, Any]:
-    return {"part": path, "filename": filename, "type": content_type, "size": size, "state": state}
+def _part_row(part: Document | SkippedPart, content_type: str, state: str) -> dict[str, Any]:
+    told = {"part": part.part_path, "filename": part.filename, "type": content_type, "size": part.size}
+    return {**told, "state": state, "why": part.reason, "defects": "; ".join(part.defects)}
 
 
 def _dead_row(name: str, why: str, parts: Parts) -> dict[str, Any]:

@@ -32,6 +32,13 @@ class HandOver(StrEnum):
     FAILED = "FAILED"
 
 
+class PartKind(StrEnum):
+    """What a document is to its message: a file that came with it, or the text that was typed into it."""
+
+    ATTACHMENT = "ATTACHMENT"
+    BODY = "BODY"
+
+
 UNFINISHED = (Status.RECEIVED, Status.STORED)
 
 _ALLOWED = {

@@ -20,8 +20,8 @@ def mail(number: int = 1, body: bytes = b"12 widgets\n", **fields: str) -> bytes
 
 
 def order(number: int = 1, attachments: int = 2) -> bytes:
-    """Write a mail with PDF attachments, each with a content of its own."""
-    parts = [b"--b\nContent-Type: text/plain\n\nplease find attached\n"]
+    """Write a mail with PDF attachments, each with a content of its own, and an empty text body."""
+    parts = [b"--b\nContent-Type: text/plain\n\n"]
     for index in range(attachments):
         content = base64.encodebytes(PDF + b"%% order %d part %d\n" % (number, index))
         parts.append(

@@ -52,7 +52,7 @@ def test_an_order_becomes_documents(deployment):
     assert documents["order-4711.pdf"] == ("application/pdf", len(demo.PDF))
     assert documents["positions.csv"] == ("text/csv", 24)
     assert documents["order-4711.xlsx"][0] == excel
-    assert len(documents) == 3
+    assert len(documents) == 4 and documents[None] == ("text/plain", 32)
 
 
 def test_an_unknown_organisation_is_refused_at_rcpt_to(deployment):

@@ -12,7 +12,7 @@ from orderflow_ingest import attempts, extraction, handover
 from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts
 from orderflow_ingest.records import ATTEMPTS, InboundMessage, RecordsUnavailable, tables
-from orderflow_ingest.status import HandOver, Status
+from orderflow_ingest.status import HandOver, PartKind, Status
 from tests.fakes import embedded
 from tests.mails import PDF, mail, order
 from tests.test_delivery import post
@@ -71,14 +71,25 @@ def test_attachments_become_documents_and_each_is_handed_over(parts):
     assert [d.filename for d in documents] == ["order-1-0.pdf", "order-1-1.pdf", "order-1-2.pdf"]
     assert {d.handover for d in documents} == {HandOver.DONE}
     assert sorted(calls) == [(d.filename, PDF + b"%% order 1 part %d\n" % n) for n, d in enumerate(documents)]
-    assert [s.reason for s in parts.records.documents.skipped(1, message.id) if s.part_path == "1"] == ["text body"]
+    assert [s.reason for s in parts.records.documents.skipped(1, message.id) if s.part_path == "1"] == ["empty"]
 
 
-def test_a_message_without_attachment_is_parsed(parts):
+def test_an_order_typed_into_the_mail_is_a_document_of_its_own_kind(parts):
     message = received(parts, mail())
     work(parts)
     assert again(parts, message).status is Status.PARSED
+    (document,) = parts.records.documents.of_message(1, message.id)
+    assert (document.kind, document.content_type, document.reason) == (PartKind.BODY, "text/plain", "text body")
+    assert calls == [(None, b"12 widgets\n")]
+
+
+def test_a_message_without_any_document_is_parsed(parts):
+    message = received(parts, mail(body=b" \n"))
+    work(parts)
+    assert again(parts, message).status is Status.PARSED
     assert parts.records.documents.of_message(1, message.id) == []
+    (skipped,) = parts.records.documents.skipped(1, message.id)
+    assert (skipped.part_path, skipped.reason) == ("1", "empty")
 
 
 def test_extracting_twice_changes_nothing(parts):

@@ -25,6 +25,7 @@ MAY_SHARE_A_FLOOR = {
     ("containers", "mime"),
     ("attachments", "mime"),
     ("attachments", "containers"),
+    ("attachments", "status"),
 }
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))

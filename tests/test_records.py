@@ -1,6 +1,7 @@
 """The rows hold on both databases: one schema, one row per identity, one worker per attempt, each tenant its own."""
 
 import random
+import re
 import shutil
 import socket
 import sqlite3
@@ -38,7 +39,7 @@ from orderflow_ingest.records import (
     schema,
 )
 from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, organization
-from orderflow_ingest.status import HandOver, Status
+from orderflow_ingest.status import HandOver, PartKind, Status
 from tests.lab.process import free_port
 
 NOW = datetime(2026, 11, 20, 8, 30, 15, 123456, tzinfo=UTC)
@@ -123,9 +124,9 @@ def claimed(records, message, now=NOW, worker="w"):
 
 def part(path="2", **changes):
     made = NewDocument(
-        id=uuid4(), part_path=path, filename="order.pdf", claimed_filename="../order.pdf",
-        declared_type="application/pdf", detected_type="application/pdf", size=9, digest="a" * 64,
-        object_key="org/1/documents/a",
+        id=uuid4(), part_path=path, kind=PartKind.ATTACHMENT, filename="order.pdf", claimed_filename="../order.pdf",
+        declared_type="application/octet-stream", detected_type="application/pdf", content_type="application/pdf",
+        reason="named", defects=["noise in base64"], size=9, digest="a" * 64, object_key="org/1/documents/a",
     )  # fmt: skip
     return replace(made, **changes)
 
@@ -147,12 +148,12 @@ def row(records, message):
 def definitions(connection):
     """List every index, constraint and trigger as the database itself writes it."""
     if connection.dialect.name == "sqlite":
-        # The lines of a definition come in an order of their own.
+        # What a definition consists of comes in an order of its own; what was added later stands on one line.
         rows = connection.exec_driver_sql(
             "SELECT type, name, sql FROM sqlite_master WHERE tbl_name <> 'alembic_version'"
         )
         return sorted(
-            (kind, name, tuple(sorted(part.strip().rstrip(",") for part in (sql or "").split("\n"))))
+            (kind, name, tuple(sorted(part.strip() for part in re.split(r"[,()]", sql or "") if part.strip())))
             for kind, name, sql in rows
             if kind != "trigger"
         )
@@ -586,8 +587,8 @@ def test_every_status_is_counted_and_the_oldest_unfinished_told(records):
 
 
 def test_documents_and_passed_over_parts_are_recorded_with_the_status(records):
-    skipped = SkippedPart("3", None, "text/html", 5, "inline")
-    first, second = part("1.2", filename=None, claimed_filename=None, detected_type=None), part("2")
+    skipped = SkippedPart("3", None, "image/gif", "image/png", 5, "inline image", ["noise in base64"])
+    first, second = part("1.2", kind=PartKind.BODY, filename=None, claimed_filename=None, detected_type=None), part("2")
     attempt = stored(records, [second, first], [skipped])
     found = records.documents.of_message(1, attempt.id)
     assert [NewDocument(**{n: getattr(d, n) for n in vars(first)}) for d in found] == [first, second]
@@ -643,7 +644,11 @@ def test_a_changed_document_is_taken_from_who_hands_over_the_old_one(records):
 
 
 def test_what_is_not_found_any_more_is_removed_when_all_was_stored(records):
-    attempt = stored(records, [part("1"), part("2")], [SkippedPart("3", None, "text/html", 5, "inline")])
+    attempt = stored(
+        records,
+        [part("1"), part("2")],
+        [SkippedPart("3", None, "image/gif", "image/png", 5, "inline image", ["noise in base64"])],
+    )
     again(records, attempt, [part("1")], is_complete=False)
     assert len(records.documents.of_message(1, attempt.id)) == 2 and row(records, attempt).status is Status.RECEIVED
     assert records.documents.skipped(1, attempt.id) == []
@@ -700,7 +705,13 @@ def test_no_method_shows_or_changes_another_tenants_rows(records):
     (conflict,) = conflicts.open()
     mine = messages.get(1, known.id)
     attempt = claimed(records, mine)
-    documents.record(attempt, [part()], [SkippedPart("3", None, "text/html", 5, "inline")], NOW, is_complete=True)
+    documents.record(
+        attempt,
+        [part()],
+        [SkippedPart("3", None, "image/gif", "image/png", 5, "inline image", ["noise in base64"])],
+        NOW,
+        is_complete=True,
+    )
     (own,) = documents.of_message(1, mine.id)
     before = (row(records, mine), own, conflicts.open(), documents.skipped(1, mine.id))
 
@@ -777,8 +788,8 @@ def test_any_text_that_was_made_storable_is_stored(records, text):
     text = storable(text)
     message = inserted(records, subject=text, envelope_sender=text, from_email=text, queue_id=text)
     attempt = claimed(records, message)
-    made = part(filename=text, claimed_filename=text, declared_type=text, detected_type=text)
-    skipped = SkippedPart("9", text, text, 1, text)
+    made = part(filename=text, claimed_filename=text, declared_type=text, detected_type=text, defects=[text])
+    skipped = SkippedPart("9", text, text, text, 1, text, [text])
     assert records.documents.record(attempt, [made], [skipped], NOW, is_complete=True)
     assert records.messages.give_up(attempt, {"detail": text})
     found = row(records, message)

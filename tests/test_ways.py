@@ -71,6 +71,7 @@ def test_an_order_becomes_documents(deployment):
         "order-4711.pdf",
         "positions.csv",
         "order-4711.xlsx",
+        None,
     }
 
 

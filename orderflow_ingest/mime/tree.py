@@ -40,9 +40,9 @@ class _Frame:
     guess: bool = False
 
 
-def walk(raw: bytes) -> Iterator[Entity]:
-    """Yield every container and leaf of a mail, in the order in which they stand."""
-    stack = [_Walker(raw, "", 0).entities()]
+def walk(raw: bytes, path: str = "") -> Iterator[Entity]:
+    """Yield every container and leaf of a mail, in the order in which they stand; paths are below the one given."""
+    stack = [_Walker(raw, path, 0).entities()]
     count = 0
     room = 4 * len(raw)
     while stack:

@@ -1,4 +1,4 @@
-"""Documents: the attachments that were stored, the parts that were passed over, the way to the handler.
+"""Documents: the parts that were stored, the parts that were passed over, the way to the handler.
 
 Idempotent by UNIQUE (org_id, inbound_message_id, part_path): extracting a message again keeps a
 document of the same bytes, with its id and the state of its hand-over, and brings names and types up to
@@ -13,7 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from ..status import HandOver, Status
+from ..status import HandOver, PartKind, Status
 from .database import Database
 from .messages import InboundMessage, Messages, token
 from .tables import PENDING, document, owned, skipped_part
@@ -21,14 +21,18 @@ from .tables import PENDING, document, owned, skipped_part
 
 @dataclass(frozen=True)
 class NewDocument:
-    """What extraction records of an attachment."""
+    """What extraction records of a part that is a document; `attachments.Part` says what the fields are."""
 
     id: UUID
     part_path: str
+    kind: PartKind
     filename: str | None
     claimed_filename: str | None
     declared_type: str
     detected_type: str | None
+    content_type: str
+    reason: str
+    defects: list[str]
     size: int
     digest: str
     object_key: str
@@ -54,11 +58,14 @@ class SkippedPart:
     part_path: str
     filename: str | None
     declared_type: str
+    detected_type: str | None
     size: int
     reason: str
+    defects: list[str]
 
 
-_CONTENT = ("filename", "claimed_filename", "declared_type", "detected_type", "size", "digest", "object_key")
+_KEPT = ("id", "part_path")
+_CONTENT = [field.name for field in fields(NewDocument) if field.name not in _KEPT]
 _COLUMNS = [document.c[field.name] for field in fields(Document)]
 
 
@@ -89,7 +96,9 @@ class Documents:
                 self._messages.move(attempt, Status.STORED, connection)
                 self._remove_others(connection, owner, [new.part_path for new in found])
             for new in found:
-                self._store(connection, {**owner, **vars(new), "next_attempt_at": next_attempt_at})
+                self._store(
+                    connection, {**owner, **vars(new), "kind": new.kind.value, "next_attempt_at": next_attempt_at}
+                )
             of_message = [skipped_part.c[name] == value for name, value in owner.items()]
             connection.execute(skipped_part.delete().where(*of_message))
             if skipped:
@@ -192,4 +201,4 @@ class Documents:
 
 
 def _document(row: Any) -> Document:
-    return Document(**{**row._mapping, "handover": HandOver(row.handover)})
+    return Document(**{**row._mapping, "handover": HandOver(row.handover), "kind": PartKind(row.kind)})

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from ..status import HandOver, Status
+from ..status import HandOver, PartKind, Status
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -53,6 +53,10 @@ Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=Tru
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+def _defects() -> sa.Column[Any]:
+    return sa.Column("defects", Json, nullable=False, server_default=sa.text("'[]'"))
 
 
 def _times() -> tuple[sa.Column[Any], sa.Column[Any]]:
@@ -137,6 +141,10 @@ document = sa.Table(
     sa.Column("claimed_filename", sa.Text),
     sa.Column("declared_type", sa.Text, nullable=False),
     sa.Column("detected_type", sa.Text),
+    sa.Column("kind", sa.String(10), nullable=False, server_default=PartKind.ATTACHMENT.value),
+    sa.Column("content_type", sa.Text, nullable=False, server_default=""),
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    _defects(),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
     sa.Column("object_key", sa.Text, nullable=False),
@@ -162,8 +170,10 @@ skipped_part = sa.Table(
     sa.Column("part_path", sa.Text, primary_key=True),
     sa.Column("filename", sa.Text),
     sa.Column("declared_type", sa.Text, nullable=False),
+    sa.Column("detected_type", sa.Text),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+    _defects(),
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
 )
 

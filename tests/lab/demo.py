@@ -88,7 +88,7 @@ def show(deployment: Deployment) -> bool:
     return (
         (first.data.code, again.data.code, unknown.code) == (250, 250, 550)
         and [row["status"] for row in rows] == ["PARSED"]
-        and names == {"order-4711.pdf", "order-4711.xlsx", "positions.csv"}
+        and names == {None, "order-4711.pdf", "order-4711.xlsx", "positions.csv"}
     )
 
 

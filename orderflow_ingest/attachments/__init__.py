@@ -1,0 +1,18 @@
+"""Every part of a mail, and which of them are documents: the policy on top of the MIME reader and the openers.
+
+parts     the nouns: a part, its kind, the reasons
+reading   the walk through a mail and the containers in it
+policy    what counts as a document
+types     what a part claims to be and what it is
+text      text bodies, HTML made text
+
+Guarantees: every part is told with the reason why it was taken or passed over; nothing in a mail raises; a part whose
+decoding or opening fails is given out whole with a defect, and never costs the others. Content is decoded part by
+part, as the caller asks for the next; a multipart's data is empty, since its parts come after it. ImportError and
+MemoryError do pass: they tell of this machine and not of the mail, and must not make a document of it.
+"""
+
+from .parts import Part, PartKind, Reason
+from .reading import read_parts
+
+__all__ = ["Part", "PartKind", "Reason", "read_parts"]
