@@ -33,6 +33,7 @@ setup(
         "puremagic>=1.28,<3",  # content types by signature; pure Python, alive, no libmagic to install
         "psycopg[binary]>=3.2,<4",  # PostgreSQL; the binary brings its own libpq
         "python-json-logger>=3.2,<5",  # log records
+        "resiliparse>=2,<3",  # text out of HTML bodies: browser-like, linear on hostile pages, loaded in 3 ms
         "SQLAlchemy>=2.0.30,<3",  # one code path for PostgreSQL and SQLite
     ],
     extras_require={

@@ -8,9 +8,10 @@ import click
 import pytest
 
 from orderflow_ingest import admin_cli, deliver_cli, replay_cli
+from orderflow_ingest.attachments import Reason
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.settings import KEYS
-from orderflow_ingest.status import HandOver, Status
+from orderflow_ingest.status import HandOver, PartKind, Status
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -29,9 +30,14 @@ def test_every_setting_stands_in_the_manual_with_its_default_and_meaning(key):
     assert f"| `{key.name}` | {f'`{default}`' if not key.default_meaning else default} | {key.meaning} |" in README
 
 
-@pytest.mark.parametrize("status", [*Status, *HandOver], ids=lambda status: status.value)
+@pytest.mark.parametrize("status", [*Status, *HandOver, *PartKind], ids=lambda status: status.value)
 def test_every_status_stands_in_the_manual(status):
     assert re.search(rf"\b{status.value}\b", README)
+
+
+@pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
+def test_every_reason_for_a_part_stands_in_the_manual(reason):
+    assert re.search(rf"^\|.*`{reason}`.*\| (?:yes|no) \|", README, re.MULTILINE)
 
 
 def commands(group: click.Group, name: str):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import boto3
 from botocore.config import Config
 
-from tests.lab.process import Process, Server, free_port, listening, run
+from tests.lab.process import LabError, Process, Server, free_port, listening, run, wait_until
 
 _CONF = """\
 [global]
@@ -145,6 +145,21 @@ class CephS3(Server):
     def _run(self, program: str, *arguments: str | Path) -> None:
         run([program, "-c", self.directory / "ceph.conf", *arguments], env=self._env)
 
+    def _ask_monitor(self, *arguments: str) -> None:
+        """Run a command that can be run twice, again if need be: a new monitor refuses some for a moment (EPERM)."""
+        errors: list[LabError] = []
+
+        def done() -> bool:
+            try:
+                self._run("ceph", *arguments)
+            except LabError as error:
+                errors.append(error)
+                return False
+            return True
+
+        if not wait_until(done, 60, interval=1):
+            raise errors[-1]
+
     def _create_monitor(self) -> None:
         (self.directory / "mon").mkdir(parents=True)
         (self.directory / "ceph.conf").write_text(
@@ -175,8 +190,8 @@ class CephS3(Server):
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", keyring)
 
     def _create_store(self) -> None:
-        self._run("ceph", "osd", "new", self._osd_id)
-        self._run("ceph", "osd", "crush", "add", "osd.0", "1.0", "host=lab", "root=default")
+        self._ask_monitor("osd", "new", self._osd_id)
+        self._ask_monitor("osd", "crush", "add", "osd.0", "1.0", "host=lab", "root=default")
         (self.directory / "osd").mkdir()
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", self._osd_id)
 
