@@ -12,56 +12,62 @@ on the first undeclared 8-bit text only.
 
 import re
 
-_SINGLE = re.compile(r"(?:windows|win|cp|ibm|xcp|dos|oem|microsoftcp)(\d{3,4})")
-_ISO = re.compile(r"(?:iso|xiso)?8859(?:p|part)?(\d{1,2})[ie]?(?:\d{4})?")
+_SINGLE = re.compile(r"(?:windows|win|cp|ibm|dos|oem|ansi|ms|mscp|microsoftcp)?0{0,2}(\d{3,4})")
+_ISO = re.compile(r"(?:iso)?8859(?:p|part)?(\d{1,2})[ie]?(?:\d{4})?")
+_WINDOWS_ISO = re.compile(r"(?:windows|cp)?28(?:59([1-9])|60([356]))")
+_X_OR_CS = re.compile(r"^(?:x{1,2}+|cs)(?=[a-z0-9]{2})")
 _WIDER = {1: "cp1252", 9: "cp1254", 11: "cp874"}
 _ISO_PARTS = frozenset(range(1, 17)) - {12}
 _CODE_PAGES = """
-437 720 737 775 850 852 855 857 858 860 861 862 863 864 865 866 869 874 932 949 950
+437 720 737 775 850 852 855 856 857 858 860 861 862 863 864 865 866 869 874 932 949 950 1006 1125 1140
 1250 1251 1252 1253 1254 1255 1256 1257 1258
 """
 _SAME = {
-    "ascii": "ascii us usascii ansix341968 iso646us iso646 646",
-    "utf-8": "utf8 utf utf81 unicode11utf8 xunicode20utf8 utf8mb4 utf8bom cp65001 65001",
-    "utf-7": "utf7 unicode11utf7 csunicode11utf7",
-    "utf-16": "utf16 ucs2 iso10646ucs2 unicode csunicode",
-    "utf-16-le": "utf16le unicodelittle ucs2le",
-    "utf-16-be": "utf16be unicodebig unicodefffe ucs2be",
+    "ascii": "ascii us usascii ansix341968 isoir6 cp20127 iso646us iso646 646",
+    "utf-8": "utf8 utf utf81 utf8utf8 unicode11utf8 unicode20utf8 utf8mb4 utf8mac utf8sig utf8bom cp65001 65001",
+    "utf-7": "utf7 unicode11utf7 unicode20utf7",
+    "utf-16": "utf16 ucs2 iso10646ucs2 unicode unicodefeff",
+    "utf-16-le": "utf16le unicodelittle ucs2le cp1200",
+    "utf-16-be": "utf16be unicodebig unicodefffe ucs2be cp1201",
     "utf-32": "utf32 ucs4 iso10646ucs4",
-    "utf-32-le": "utf32le",
+    "utf-32-le": "utf32le cp12000",
     "utf-32-be": "utf32be",
-    "cp1252": "latin1 l1 ansi isolatin1 xansi",
-    "iso8859-2": "latin2 l2 isolatin2",
-    "iso8859-3": "latin3 l3",
-    "iso8859-4": "latin4 l4",
-    "iso8859-5": "cyrillic isocyrillic",
-    "iso8859-6": "arabic asmo708 ecma114",
-    "iso8859-7": "greek greek8 ecma118 elot928",
-    "iso8859-8": "hebrew logical visual",
-    "cp1254": "latin5 l5 turkish",
-    "iso8859-10": "latin6 l6",
-    "iso8859-15": "latin9 l9 latin0",
-    "iso8859-16": "latin10 l10",
-    "cp874": "tis620 tis62025291 thai",
-    "koi8-r": "koi8r koi8 koi cskoi8r koi8rru",
-    "koi8-u": "koi8u koi8ru",
+    "cp1252": "latin1 l1 ansi isolatin1 isoir100 cp819 ibm819 windows31latin1",
+    "iso8859-2": "latin2 l2 isolatin2 isoir101",
+    "iso8859-3": "latin3 l3 isolatin3 isoir109",
+    "iso8859-4": "latin4 l4 isolatin4 isoir110",
+    "iso8859-5": "cyrillic isocyrillic isolatincyrillic isoir144",
+    "iso8859-6": "arabic isolatinarabic asmo708 ecma114 isoir127",
+    "iso8859-7": "greek greek8 isolatingreek suneugreek ecma118 elot928 isoir126",
+    "iso8859-8": "hebrew isolatinhebrew isoir138 logical visual",
+    "cp1254": "latin5 l5 isolatin5 isoir148 turkish",
+    "iso8859-10": "latin6 l6 isolatin6 isoir157",
+    "iso8859-15": "latin9 l9 isolatin9 latin0 isoir203",
+    "iso8859-16": "latin10 l10 isoir226",
+    "cp874": "tis620 tis62025291 isoir166 thai",
+    "koi8-r": "koi8r koi8 koi koi8rru cp20866",
+    "koi8-u": "koi8u koi8ru cp21866",
     "koi8-t": "koi8t",
-    "mac-roman": "macintosh mac macroman xmacroman csmacintosh xmac",
-    "mac-cyrillic": "maccyrillic xmaccyrillic xmacukrainian",
-    "mac-latin2": "maclatin2 xmacce macce maccentraleurope",
-    "mac-greek": "macgreek xmacgreek",
-    "mac-turkish": "macturkish xmacturkish",
-    "cp932": "shiftjis xshiftjis sjis xsjis shiftjisx0213 mskanji csshiftjis windows31j cswindows31j ms932 win31j",
-    "euc_jp": "eucjp xeucjp xeuc ujis eucjpms cseucpkdfmtjapanese",
-    "iso2022_jp_ext": "iso2022jp csiso2022jp jis xjis cp50220 cp50221 cp50222 iso2022jpms iso2022jp1",
-    "iso2022_jp_2": "iso2022jp2 csiso2022jp2",
+    "mac-roman": "macintosh mac macroman cp10000",
+    "mac-cyrillic": "maccyrillic macukrainian",
+    "mac-latin2": "maclatin2 macce maccentraleurope maccentraleurroman",
+    "mac-greek": "macgreek",
+    "mac-turkish": "macturkish",
+    "mac-romanian": "macromanian",
+    "mac-iceland": "maciceland macicelandic",
+    "mac-croatian": "maccroatian",
+    "cp932": "shiftjis sjis shiftjisx0213 mskanji windows31j win31j mscp932 cp943 cp943c macjapanese",
+    "euc_jp": "eucjp euc ujis eucjpms eucpkdfmtjapanese cp51932 cp20932",
+    "iso2022_jp_ext": "iso2022jp jis cp50220 cp50221 cp50222 iso2022jpms iso2022jp1",
+    "iso2022_jp_2": "iso2022jp2",
     "iso2022_jp_2004": "iso2022jp3 iso2022jp2004",
-    "iso2022_kr": "iso2022kr csiso2022kr",
-    "cp949": "euckr xeuckr ksc56011987 ksc56011989 ksc5601 ksx1001 uhc windows949 cseuckr xwindows949",
-    "johab": "johab cp1361",
-    "gb18030": "gb18030 gbk xgbk gb2312 gb23121980 csgb2312 xgb euccn xeuccn cp936 windows936 ms936",
-    "hz": "hz hzgb hzgb2312",
-    "cp950": "big5 xbig5 xxbig5 cnbig5 csbig5 big5eten",
+    "iso2022_kr": "iso2022kr cp50225",
+    "cp949": "euckr ksc56011987 ksc56011989 ksc5601 ksx1001 isoir149 korean uhc cp51949 cp20949",
+    "johab": "johab cp1361 ms1361",
+    "gb18030": "gb18030 gbk gb2312 gb231280 gb23121980 gb gb13000 chinese"
+    " iso58gb231280 isoir58 euccn cp936 windows936 ms936 cp51936 cp54936 cp20936",
+    "hz": "hz hzgb hzgb2312 cp52936",
+    "cp950": "big5 cnbig5 twbig5 zhbig5 big5tw big5eten eten",
     "big5hkscs": "big5hkscs",
     "ptcp154": "ptcp154 cp154 cyrillicasian",
     "kz1048": "kz1048 rk1048",
@@ -79,13 +85,17 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 def codec_name(label: str) -> str | None:
     """Return Python's name of the codec that a charset label stands for, None if it is not a known charset."""
     squeezed = re.sub(r"[^a-z0-9]", "", label[:60].split("*")[0].lower()).removeprefix("charset")
+    # "x-" and IANA's "cs" stand before any label.
+    squeezed = _X_OR_CS.sub("", squeezed)
     if squeezed in _CODECS:
         return _CODECS[squeezed]
     if (page := _SINGLE.fullmatch(squeezed)) and page[1] in _CODE_PAGES.split():
         return "cp" + page[1]
-    if (part := _ISO.fullmatch(squeezed)) and int(part[1]) in _ISO_PARTS:
-        return _WIDER.get(int(part[1]), f"iso8859-{int(part[1])}")
-    return None
+    part = _ISO.fullmatch(squeezed)
+    number = int(part[1]) if part else 0
+    if windows := _WINDOWS_ISO.fullmatch(squeezed):
+        number = int(windows[1] or f"1{windows[2]}")
+    return _WIDER.get(number, f"iso8859-{number}") if number in _ISO_PARTS else None
 
 
 def decode_bytes(data: bytes, label: str = "", hint: str = "") -> str:
@@ -123,9 +133,9 @@ def _strictly(data: bytes, codec: str) -> str | None:
 
 def _mostly_utf8(data: bytes) -> bool:
     """Tell whether data is UTF-8 that was cut or damaged, rather than another charset."""
-    text = data.decode("utf-8", "replace")
-    damaged = text.count("\ufffd")
-    return sum(char > "\x7f" for char in text[:_DETECT_FROM]) > 2 * damaged
+    # A character cut in two at the end is no damage; GBK reads as UTF-8 with two characters of five damaged.
+    text = data.decode("utf-8", "replace").removesuffix("\ufffd")[:_DETECT_FROM]
+    return sum(char > "\x7f" for char in text) > 3 * text.count("\ufffd")
 
 
 def _detect(data: bytes) -> str:
