@@ -3,12 +3,13 @@
 Guarantees: never raises, takes linear time. Values stay bytes until they are asked for as text.
 
 Accepted beyond the grammar: values without quotes that hold blanks, brackets or encoded words; quotes inside quotes;
-a quote never closed; a parameter after a blank instead of ";"; comments; a bare name without "=" is skipped.
+a quote never closed; a parameter after a blank or comma instead of ";"; comments; quotes around a name; a bare name
+without "=" is skipped. In text that is not UTF-8 a backslash may be half a character of Shift_JIS, GBK or Big5.
 
 RFC 2231: sections are joined in the order of their numbers whatever order they came in, past gaps; of two sections
-with one number the first counts; an extended value (charset'language'text) wins over sections, and sections over a
-plain value. Encoded words are decoded although RFC 2047 section 5 forbids them here, after the sections are joined,
-since mailers split them over sections.
+with one number the extended one counts, then the first; an extended value (charset'language'text) wins over sections,
+sections over a plain value, and anything over an empty one. Encoded words are decoded although RFC 2047 section 5
+forbids them here, after the sections are joined, since mailers split them over sections.
 """
 
 import re
@@ -17,11 +18,15 @@ from dataclasses import dataclass
 
 from .words import decode_bytes, decode_text
 
-_MAIN = re.compile(rb"[ \t]*([^;\s\"=]+)(?=[;\s(\"]|$)")
-_NAME = re.compile(rb"[;\s]*+(?:\([^)]{0,200}\)\s*+)?([^\s;=\"]++)\s*=\s*")
+_MAIN = re.compile(rb"[ \t]*+(?:\([^)]{0,200}\)\s*+)?\"?([^;\s\"=(]++)(?:\"(?=[;\s(]|$)|(?=[;\s(\"]|$))")
+_NAME = re.compile(
+    rb"[;,\s]*+(?:\([^)]{0,200}\)\s*+)?[\"']?([^\s;,=\"'(]++)[\"']?\s*+(?:\([^)]{0,200}\)\s*+)?="
+    rb"\s*+(?:\([^)]{0,200}\)\s*+(?=\"))?"
+)
 _BARE = re.compile(rb"[;\s]*+(?:\"[^\"]*+\"?|[^;\s\"]++)")
 _QUOTE = re.compile(rb"\\.|\"", re.DOTALL)
-_AFTER_QUOTE = re.compile(rb"\s*+(?:;|$|\(|[\w-]{1,40}\*?\d{0,4}\*?\s?=)")
+_QUOTE_IN_DOUBLE_BYTES = re.compile(rb"(?:[\x81-\xfe][\x40-\x7e\x80-\xfe])++|\\.|\"", re.DOTALL)
+_AFTER_QUOTE = re.compile(rb"\s*+(?:;|$|\(|,?\s*+[\w-]{1,40}\*?\d{0,4}\*?\s?=)")
 _TOKEN_END = re.compile(
     rb"=\?[^?\s]{0,80}\?[BbQq]\?[^?]*+\?="
     rb"|;|(?<!\s)\s++(?:file)?(?:name|charset|boundary|type|format|delsp|size|start)\*?\d{0,4}\*?=",
@@ -62,14 +67,16 @@ class Parametrised:
                 continue
             if mark[2] is not None:
                 sections.append((int(mark[2]), mark[3] is not None, parameter.value))
-            elif mark[3] is not None:
-                return _decode_sections([(True, parameter.value)], hint)
-            elif not plain:
-                plain = parameter.value
-        if sections:
-            numbered = {number: (extended, value) for number, extended, value in reversed(sections)}
-            return _decode_sections([numbered[number] for number in sorted(numbered)], hint)
-        return None if plain is None else _decode_plain(plain, hint)
+            elif mark[3] is None:
+                plain = plain or parameter.value
+            elif text := _decode_sections([(True, parameter.value)], hint):
+                return text
+        numbered: dict[int, tuple[bool, bytes]] = {}
+        for number, extended, value in sections:
+            if number not in numbered or (extended and not numbered[number][0]):
+                numbered[number] = (extended, value)
+        text = _decode_sections([numbered[number] for number in sorted(numbered)], hint) if numbered else ""
+        return text or (None if plain is None else _decode_plain(plain, hint))
 
     def get_bytes(self, name: str) -> bytes | None:
         """Return a plain parameter's first value as it came, or its RFC 2231 form encoded again."""
@@ -86,12 +93,20 @@ def parse_parameters(value: bytes) -> Parametrised:
     main = _MAIN.match(value)
     position = main.end() if main else 0
     return Parametrised(
-        main[1].decode("ascii", "replace").lower() if main else "",
-        tuple(_read_parameters(value, position)),
+        main[1].rstrip(b",:").decode("ascii", "replace").lower() if main else "",
+        tuple(_read_parameters(value, position, _QUOTE if _is_utf8(value) else _QUOTE_IN_DOUBLE_BYTES)),
     )
 
 
-def _read_parameters(value: bytes, position: int) -> Iterator[Parameter]:
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read_parameters(value: bytes, position: int, quote: re.Pattern[bytes]) -> Iterator[Parameter]:
     closes = True
     while position < len(value):
         name = _NAME.match(value, position)
@@ -101,7 +116,7 @@ def _read_parameters(value: bytes, position: int) -> Iterator[Parameter]:
             continue
         if value[name.end() : name.end() + 1] == b'"':
             # No quote closes further on: looking again for every parameter would take quadratic time.
-            text, position, closes = _read_quoted(value, name.end() + 1, closes)
+            text, position, closes = _read_quoted(value, name.end() + 1, quote, closes)
         else:
             text, position = _read_token(value, name.end())
         label = name[1].decode("ascii", "replace").lower()
@@ -110,14 +125,14 @@ def _read_parameters(value: bytes, position: int) -> Iterator[Parameter]:
         yield Parameter(label, text)
 
 
-def _read_quoted(value: bytes, start: int, closes: bool) -> tuple[bytes, int, bool]:
+def _read_quoted(value: bytes, start: int, quote: re.Pattern[bytes], closes: bool) -> tuple[bytes, int, bool]:
     """Read up to the quote that ends the parameter, if any closes; quotes before it are part of the value."""
-    for mark in _QUOTE.finditer(value, start) if closes else ():
+    for mark in quote.finditer(value, start) if closes else ():
         if mark[0] == b'"' and _AFTER_QUOTE.match(value, mark.end()):
-            return _unescape(value[start : mark.start()]), mark.end(), True
+            return _unescape(value[start : mark.start()], quote), mark.end(), True
     following = _NEXT_PARAMETER.search(value, start)
     stop = following.start() if following else len(value)
-    return _unescape(value[start:stop].rstrip()).removesuffix(b'"'), stop, False
+    return _unescape(value[start:stop].rstrip(), quote).removesuffix(b'"'), stop, False
 
 
 def _read_token(value: bytes, start: int) -> tuple[bytes, int]:
@@ -130,9 +145,11 @@ def _read_token(value: bytes, start: int) -> tuple[bytes, int]:
     return text, stop
 
 
-def _unescape(quoted: bytes) -> bytes:
+def _unescape(quoted: bytes, quote: re.Pattern[bytes]) -> bytes:
     # Only these two: a Windows path keeps its backslashes.
-    return quoted.replace(b'\\"', b'"').replace(b"\\\\", b"\\") if b"\\" in quoted else quoted
+    if b'\\"' not in quoted and b"\\\\" not in quoted:
+        return quoted
+    return quote.sub(lambda mark: mark[0][1:] if mark[0] in (b'\\"', b"\\\\") else mark[0], quoted)
 
 
 def _decode_plain(value: bytes, hint: str) -> str:
