@@ -4,8 +4,9 @@ Guarantees: reading never raises. Only what describes the content is kept of a h
 cheap.
 
 A header without the empty line after it ends at the first line that is neither field nor continuation. A block that
-holds no field at all is content. An empty line too early, before the Content- fields, is read past. Of several fields
-of one name the first usable one counts. A type that is none means text/plain, as RFC 2045 section 5.2 asks.
+holds no field at all is content. An empty line too early, before the Content- fields or their parameters, is read
+past. Of several fields of one name the first usable one counts. A type that is none means text/plain, as RFC 2045
+section 5.2 asks. Names of transfer encodings are taken in the spellings that mailers use.
 """
 
 import re
@@ -17,8 +18,26 @@ from .scanner import Scanner
 
 _WORD = re.compile(rb"[\w.-]+", re.ASCII)
 _TYPE = re.compile(r"[^\s/]+/[^\s/]+")
-_LATE_FIELD = re.compile(rb"(?:Content-(?:Type|Transfer-Encoding|Disposition)|MIME-Version)[ \t]*:", re.IGNORECASE)
+_LATE_CONTENT = re.compile(rb"[\r\n]*+Content-(Type|Transfer-Encoding|Disposition)[ \t]*+:", re.IGNORECASE)
+# Atomic groups, since Python 3.11 is wrong about possessive ones with a look-ahead inside.
+_LATE_FIELDS = re.compile(
+    rb"(?>(?:(?!--|Content-|MIME-Version)[!-9;-~]{1,60}[ \t]*+:[^\r\n]*+[\r\n]{1,2}"
+    rb"(?>(?:[ \t][^\r\n]*+[\r\n]{1,2})*)){0,30})(?:Content-Type|MIME-Version)[ \t]*+:",
+    re.IGNORECASE,
+)
+_LATE_PARAMETER = re.compile(rb"[\r\n]*+[ \t]++(?:boundary|(?:file)?name|charset)[*\d]{0,6}=", re.IGNORECASE)
+_ENCODINGS = {
+    spelling: encoding
+    for encoding, spellings in {
+        b"base64": b"base64 b64 xbase64 base64encoding",
+        b"quoted-printable": b"quotedprintable quotedprint quotedprintible qp xquotedprintable",
+        b"7bit": b"7bit 7bits",
+        b"8bit": b"8bit 8bits",
+    }.items()
+    for spelling in spellings.split()
+}
 _MOST_FIELDS = 1000
+_LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
 _COMMENT = re.compile(rb"\([^()]*\)")
 _NO_PARAMETERS = Parametrised("", ())
 
@@ -78,27 +97,52 @@ class Entity:
 
 def read_header(scanner: Scanner, source: bytes, position: int, in_digest: bool) -> tuple[Header, int]:
     """Read the header at position and return it with the offset of its body."""
-    fields, body = _read_block(scanner, source, position)
-    defects: tuple[str, ...] = ()
-    if first_value(fields, "content-type") is None and _LATE_FIELD.match(source, body):
-        late, body = _read_block(scanner, source, body)
-        fields, defects = (*fields, *late), ("empty line inside the header",)
+    end, body = scanner.header(position)
+    fields, defects, any_field = _read_block(source[position:end])
+    if end == body and (offset := find_content_line(source[position:end])) is not None:
+        end = body = position + offset
+        fields, defects, any_field = _read_block(source[position:end])
+    if not any_field and end > position:
+        return describe((), in_digest), position
+    if any_field and end == body < len(source):
+        defects = (*defects, "empty line after the header missing")
+    if not (in_digest and end == position) and _goes_on(fields, any_field, source, body):
+        # One block to the end of the second: the empty line between them counts for nothing.
+        _, body = scanner.header(_skip_line_ends(source, body))
+        fields, defects, _ = _read_block(source[position:body])
+        defects = (*defects, "empty line inside the header")
     return describe(fields, in_digest, defects), body
 
 
-def _read_block(scanner: Scanner, source: bytes, position: int) -> tuple[tuple[Field, ...], int]:
-    """Return the fields of a header block that describe the content, and where the content starts."""
-    end, body = scanner.header(position)
-    block = source[position:end]
-    if end == body and (offset := find_content_line(block)) is not None:
-        block, body = block[:offset], position + offset
-    any_field = end == position
+def _goes_on(fields: tuple[Field, ...], any_field: bool, source: bytes, body: int) -> bool:
+    """Tell whether what follows the empty line is still header: fields that are missing, or parameters of the last."""
+    if fields and fields[-1].value.endswith(b";") and _LATE_PARAMETER.match(source, body):
+        return True
+    kind = first_value(fields, "content-type")
+    if kind is None and any_field and _LATE_FIELDS.match(source, body):
+        return True
+    late = _LATE_CONTENT.match(source, body)
+    if late is None or (kind or b"").lower().startswith((b"message/", b"text/rfc822-headers")):
+        return False
+    return first_value(fields, "content-" + late[1].decode("ascii").lower()) is None
+
+
+def _skip_line_ends(source: bytes, position: int) -> int:
+    while source[position : position + 1] in (b"\r", b"\n"):
+        position += 1
+    return position
+
+
+def _read_block(block: bytes) -> tuple[tuple[Field, ...], tuple[str, ...], bool]:
+    """Return the fields of a header block that describe the content, its defects, and whether it has any field."""
+    any_field = False
+    odd: list[bytes] = []
     kept: list[Field] = []
-    for field in iterate_fields(block):
+    for field in iterate_fields(block, odd):
         any_field = True
         if field.name.startswith("content-") and len(kept) < _MOST_FIELDS:
             kept.append(field)
-    return tuple(kept), body if any_field else position
+    return tuple(kept), ("odd line in the header",) if odd else (), any_field
 
 
 def describe(fields: tuple[Field, ...], in_digest: bool, defects: tuple[str, ...] = ()) -> Header:
@@ -112,8 +156,7 @@ def describe(fields: tuple[Field, ...], in_digest: bool, defects: tuple[str, ...
         elif field.name == "content-disposition" and not disposition.value:
             disposition = parse_parameters(field.value)
         elif field.name == "content-transfer-encoding" and not encoding:
-            word = _WORD.search(_COMMENT.sub(b"", field.value))
-            encoding = word[0].lower() if word else b""
+            encoding = _read_encoding(field.value)
         elif field.name == "content-id" and not content_id:
             content_id = field.value.strip(b"<> \t")
         elif field.name == "content-location" and not location:
@@ -132,3 +175,13 @@ def describe(fields: tuple[Field, ...], in_digest: bool, defects: tuple[str, ...
         location.decode("latin-1"),
         defects,
     )
+
+
+def _read_encoding(value: bytes) -> bytes:
+    """Return the word of a transfer encoding in lower case, past comments and odd spellings."""
+    value = value[:1000].lower()
+    while (bare := _COMMENT.sub(b" ", value)) != value:
+        value = bare
+    word = _WORD.search(value)
+    spelling = bytes(byte for byte in value.partition(b";")[0] if byte in _LETTERS)
+    return _ENCODINGS.get(spelling) or (word[0] if word else b"")

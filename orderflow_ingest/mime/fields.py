@@ -5,7 +5,8 @@ CRLF, LF, CR or the CR CR LF of a twice converted mail. A header block ends at t
 is a continuation.
 
 A line that is no field (no colon, a blank inside the name, mbox's "From ") is dropped together with its
-continuations, unless the field before it ends with ";": then a mailer forgot to indent, and it continues that field.
+continuations, unless the field before it ends with ";" or the line is a parameter of a Content- field: then a mailer
+forgot to indent, and it continues that field.
 Values stay raw bytes: decoding is `words`, parameters are `parameters`.
 """
 
@@ -21,6 +22,7 @@ _BOM = b"\xef\xbb\xbf"
 _NAME = re.compile(rb'([^\x00-\x20\x7f-\xff:"=<>(),;@]+)[ \t]*:')
 _BLANK_LINE = re.compile(rb"\n\r{0,2}\n|\r\r(?!\n)")
 _LINE = re.compile(rb"[^\r\n]+")
+_PARAMETER = re.compile(rb"(?:file)?(?:name|boundary|charset)[*\d]{0,6}[ \t]*=", re.IGNORECASE)
 _LEADING_BLANKS = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n\0]*(?=>?From |[!-9;-~]{1,100}[ \t]*:)")
 
 
@@ -37,8 +39,11 @@ def read_fields(block: bytes) -> tuple[Field, ...]:
     return tuple(iterate_fields(block))
 
 
-def iterate_fields(block: bytes) -> Iterator[Field]:
-    """Yield the fields of a header block one by one, since millions of them may stand in one."""
+def iterate_fields(block: bytes, odd: list[bytes] | None = None) -> Iterator[Field]:
+    """Yield the fields of a header block one by one, since millions of them may stand in one.
+
+    The first line that was dropped is put into odd; mbox's "From " at the beginning is none.
+    """
     block = block.removeprefix(_BOM)
     if b"\r" in block:
         block = block.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -55,11 +60,13 @@ def iterate_fields(block: bytes) -> Iterator[Field]:
         if found is None and b"\0" in line:
             line = line.replace(b"\0", b"")
             found = _NAME.match(line)
-        started = True
-        if found is None and name is not None and is_open:
+        if found is None and name is not None and (is_open or (name[:8] == "content-" and _PARAMETER.match(line))):
             value += b" " + line
             is_open = line.rstrip().endswith(b";")
             continue
+        if found is None and odd == [] and (started or not line.startswith((b"From ", b">From "))):
+            odd.append(line)
+        started = True
         if name is not None:
             yield Field(name, bytes(value.strip()))
         name = found[1].decode("ascii").lower() if found else None
@@ -93,7 +100,7 @@ def find_content_line(block: bytes) -> int | None:
     for line in _LINE.finditer(block):
         if _NAME.match(line[0]) or not line[0].strip():
             started = True
-        elif started and not is_open and line[0][:1] not in (b" ", b"\t"):
+        elif started and not is_open and line[0][:1] not in (b" ", b"\t") and not _PARAMETER.match(line[0]):
             return line.start()
         is_open = line[0].rstrip().endswith(b";")
     return None

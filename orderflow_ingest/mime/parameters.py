@@ -18,14 +18,16 @@ from dataclasses import dataclass
 
 from .words import decode_bytes, decode_text
 
-_MAIN = re.compile(rb"[ \t]*+(?:\([^)]{0,200}\)\s*+)?\"?([^;\s\"=(]++)(?:\"(?=[;\s(]|$)|(?=[;\s(\"]|$))")
+_MAIN = re.compile(
+    rb"[ \t]*+(?:\([^)]{0,200}\)\s*+)?\"?([^;\s\"=(]++(?:\s*+/\s*+[^;\s\"=(]++)?)(?:\"(?=[;\s(]|$)|(?=[;\s(\"]|$))"
+)
 _NAME = re.compile(
     rb"[;,\s]*+(?:\([^)]{0,200}\)\s*+)?[\"']?([^\s;,=\"'(]++)[\"']?\s*+(?:\([^)]{0,200}\)\s*+)?="
     rb"\s*+(?:\([^)]{0,200}\)\s*+(?=\"))?"
 )
 _BARE = re.compile(rb"[;\s]*+(?:\"[^\"]*+\"?|[^;\s\"]++)")
 _QUOTE = re.compile(rb"\\.|\"", re.DOTALL)
-_QUOTE_IN_DOUBLE_BYTES = re.compile(rb"(?:[\x81-\xfe][\x40-\x7e\x80-\xfe])++|\\.|\"", re.DOTALL)
+_QUOTE_IN_DOUBLE_BYTES = re.compile(rb"(?>(?:[\x81-\xfe][\x40-\x7e\x80-\xfe])+)|\\.|\"", re.DOTALL)
 _AFTER_QUOTE = re.compile(rb"\s*+(?:;|$|\(|,?\s*+[\w-]{1,40}\*?\d{0,4}\*?\s?=)")
 _TOKEN_END = re.compile(
     rb"=\?[^?\s]{0,80}\?[BbQq]\?[^?]*+\?="
@@ -93,7 +95,7 @@ def parse_parameters(value: bytes) -> Parametrised:
     main = _MAIN.match(value)
     position = main.end() if main else 0
     return Parametrised(
-        main[1].rstrip(b",:").decode("ascii", "replace").lower() if main else "",
+        b"".join(main[1].split()).rstrip(b",:").decode("ascii", "replace").lower() if main else "",
         tuple(_read_parameters(value, position, _QUOTE if _is_utf8(value) else _QUOTE_IN_DOUBLE_BYTES)),
     )
 
