@@ -20,8 +20,11 @@ _NOISE = bytes(byte for byte in range(256) if byte not in _DIGITS + b"=")
 _BLANKS = b" \t\r\n\v\f"
 _BLOCK = re.compile(rb"([A-Za-z0-9+/]+)(=*)")
 _TEXT_AFTER = re.compile(rb"[=\n]\n(?=[A-Za-z0-9+/=]*+[^A-Za-z0-9+/=\n])")
-_UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} ([^\r\n]{1,255}?)[ \t]*\r?$", re.MULTILINE)
-_UU_LINE = re.compile(rb"[\x20-\x60]*")
+_UU_BEGIN = re.compile(rb"begin [0-7]{3,4} [ \t]*+([^\s][^\r\n]*+)")
+_UU_LINE = re.compile(rb"([\x20-\x60]*+)[ \t]*+(?:\r\n|\n|\r|\Z)")
+_LINE_ENDS = re.compile(rb"[\r\n]++")
+_UU_END = re.compile(rb"[ \t]*+end[ \t]*+(?=[\r\n]|\Z)")
+_LONGEST_UU_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -133,27 +136,30 @@ def _without(pattern: re.Pattern[bytes], text: bytes) -> bytes:
 def find_uuencoded(text: bytes) -> Iterator[UuFile]:
     """Yield the uuencoded files that stand in a text body, in their order."""
     position = 0
-    while (begin := _UU_BEGIN.search(text, position)) is not None:
-        position = begin.end()
-        data, stop, complete = _read_uuencoded(text, begin.end() + 1)
-        if complete or data:
-            yield UuFile(begin[1], data, complete)
-            position = max(stop, position)
+    while (start := text.find(b"begin ", position)) >= 0:
+        position = start + 1
+        begin = _UU_BEGIN.match(text, start)
+        if begin is None or text[max(start - 1, 0) : start] not in (b"", b"\n", b"\r"):
+            continue
+        name = begin[1].rstrip()
+        data, stop, complete = _read_uuencoded(text, begin.end())
+        if (complete or data) and len(name) <= _LONGEST_UU_NAME:
+            yield UuFile(name, data, complete)
+        position = max(stop, begin.end())
 
 
 def _read_uuencoded(text: bytes, position: int) -> tuple[bytes, int, bool]:
     """Decode lines up to "end" and return the data, where they stop, and whether they stopped at an end."""
     chunks: list[bytes] = []
-    while position < len(text):
-        stop = text.find(b"\n", position)
-        stop = len(text) if stop < 0 else stop
-        line = text[position:stop].rstrip(b"\r")
-        if line.strip() == b"end":
-            return b"".join(chunks), stop, True
-        if line.strip() and not (_UU_LINE.fullmatch(line) and _decode_uu_line(line, chunks)):
-            break
-        position = stop + 1
-    return b"".join(chunks), min(position, len(text)), False
+    while True:
+        if line_ends := _LINE_ENDS.match(text, position):
+            position = line_ends.end()
+        if end := _UU_END.match(text, position):
+            return b"".join(chunks), end.end(), True
+        line = _UU_LINE.match(text, position)
+        if line is None or position == len(text) or not (line[1].strip() == b"" or _decode_uu_line(line[1], chunks)):
+            return b"".join(chunks), position, False
+        position = line.end()
 
 
 def _decode_uu_line(line: bytes, chunks: list[bytes]) -> bool:
