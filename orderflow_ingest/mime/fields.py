@@ -16,6 +16,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 TRACE_FIELDS = frozenset(("received", "return-path", "delivered-to", "x-original-to"))
+_TRACE = re.compile(
+    rb"(?>(?:(?:received|return-path|delivered-to|x-original-to)[ \t]*+:[^\r\n]*+(?:\r{0,2}\n|\r)"
+    rb"(?>(?:[ \t][^\r\n]*+(?:\r{0,2}\n|\r))*))*)",
+    re.IGNORECASE,
+)
 _SENDER_FIELDS = frozenset(("from", "to", "subject", "date", "message-id", "content-type"))
 _NEAR = 65536
 _BOM = b"\xef\xbb\xbf"
@@ -125,6 +130,10 @@ def find_sender_header(raw: bytes) -> int:
     front; then the sender's header is what follows, if it looks like one.
     """
     start = skip_leading_blanks(raw)
+    # Nearly every mail ends here, with its header read once by the walk.
+    trace = _TRACE.match(raw, start)
+    if trace and _NAME.match(raw, trace.end()):
+        return 0
     header_end, body_start = split_header(raw, start)
     if any(field.name not in TRACE_FIELDS for field in iterate_fields(raw[start:header_end])):
         return 0
