@@ -98,10 +98,9 @@ class Entity:
 def read_header(scanner: Scanner, source: bytes, position: int, in_digest: bool) -> tuple[Header, int]:
     """Read the header at position and return it with the offset of its body."""
     end, body = scanner.header(position)
-    fields, defects, any_field = _read_block(source[position:end])
     if end == body and (offset := find_content_line(source[position:end])) is not None:
         end = body = position + offset
-        fields, defects, any_field = _read_block(source[position:end])
+    fields, defects, any_field = _read_block(source[position:end])
     if not any_field and end > position:
         return describe((), in_digest), position
     if any_field and end == body < len(source):

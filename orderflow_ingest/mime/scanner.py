@@ -59,6 +59,10 @@ class Scanner:
         self.close()
         self.open(boundary)
 
+    def knows(self, boundary: bytes | None) -> bool:
+        """Tell whether an open level has this boundary."""
+        return boundary in self._exact
+
     def mark_closed(self, level: int, closed: bool) -> None:
         """Note whether a level's last delimiter was its closing one."""
         self._levels[level].closed = closed

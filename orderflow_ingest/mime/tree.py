@@ -9,8 +9,8 @@ multipart that is the whole message is ".0" below it, which IMAP does not number
 
 Lenient: a delimiter may differ in case or have trailing blanks; a multipart may never be closed, share its boundary
 with the one around it, or go on after its end; a boundary that is missing or never occurs is taken from the first
-line that looks like one; a multipart without any part becomes one leaf; message/rfc822 may be encoded, and a file
-named .eml is a message if it begins like one.
+line that looks like one; a mail that says no type but begins with a boundary line is a multipart; a multipart without
+any part becomes one leaf; message/rfc822 may be encoded, and a file named .eml is a message if it begins like one.
 """
 
 import re
@@ -24,8 +24,13 @@ from .scanner import Scanner
 
 MAX_PARTS = 10_000
 MAX_DEPTH = 500
+# Levels of quoted-printable that a small mail may have anyway, in bytes of their copies.
+_ROOM = 16_000_000
 _ENCODED = ("base64", "quoted-printable")
 _MESSAGES = ("message/rfc822", "message/global", "message/news")
+_UNTYPED_PARTS = re.compile(
+    rb"[\r\n]*+(?:This is a [^\r\n]*+[\r\n]++)?--[^\r\n]{1,200}(?:\r?\n|\r)Content-[A-Za-z-]{2,40}:", re.IGNORECASE
+)
 _EML = re.compile(r".*\.eml\s*", re.IGNORECASE | re.DOTALL)
 
 
@@ -38,13 +43,14 @@ class _Frame:
     start: int
     count: int = 0
     guess: bool = False
+    ended: bool = False
 
 
 def walk(raw: bytes, path: str = "") -> Iterator[Entity]:
     """Yield every container and leaf of a mail, in the order in which they stand; paths are below the one given."""
     stack = [_Walker(raw, path, 0).entities()]
     count = 0
-    room = 4 * len(raw)
+    room = 4 * len(raw) + _ROOM
     while stack:
         entity = next(stack[-1], None)
         if entity is None:
@@ -56,7 +62,7 @@ def walk(raw: bytes, path: str = "") -> Iterator[Entity]:
             return
         inner = _open_encoded(entity) if entity.kind == "leaf" else None
         if inner is not None:
-            # Quoted-printable does not shrink: without a bound each level would keep a copy of the mail.
+            # Quoted-printable does not shrink: without a bound each level of a large mail would keep a copy of it.
             room -= len(inner.source)
             if room < 0 or entity.depth >= MAX_DEPTH:
                 inner, entity = None, replace(entity, defects=(*entity.defects, "nested too deep"))
@@ -111,7 +117,11 @@ class _Walker:
             entity = self._enter(header, body)
             if entity.kind == "leaf":
                 delimiter = self.scanner.next_match(body)
-                entity = replace(entity, end=max(delimiter.end, body) if delimiter else len(self.source))
+                level = delimiter.level if delimiter else -1
+                unclosed = any(frame.header is not None for frame in self.frames[level + 1 :])
+                defects = (*entity.defects, "multipart never closed") if unclosed else entity.defects
+                end = max(delimiter.end, body) if delimiter else len(self.source)
+                entity = replace(entity, end=end, defects=defects)
             yield entity
             position = skip_leading_blanks(self.source, body)
             if entity.kind != "message":
@@ -125,6 +135,12 @@ class _Walker:
         path = f"{frame.prefix}{frame.count}"
         kind = "leaf"
         defects = header.defects
+        if frame.header is not None and frame.guess and frame.count == 1:
+            defects = (*defects, "boundary guessed")
+        if frame.ended:
+            defects = (*defects, "part after the end of its multipart")
+        if frame.header is None and not header.content.value and _UNTYPED_PARTS.match(self.source, body):
+            header = replace(header, type="multipart/mixed")
         if header.type.startswith("multipart/"):
             kind = "multipart"
         elif header.encoding not in _ENCODED and _is_message(header) and looks_like_header(self.source, body):
@@ -137,6 +153,8 @@ class _Walker:
         if kind == "multipart":
             boundary = header.boundary()
             defects = defects if boundary else (*defects, "boundary missing")
+            defects = (*defects, "boundary used twice") if self.scanner.knows(boundary) else defects
+            defects = (*defects, "encoded container") if header.encoding in _ENCODED else defects
             self.frames.append(_Frame(header, prefix, body, guess=not boundary))
             self.scanner.open(boundary)
         if kind == "message":
@@ -163,6 +181,7 @@ class _Walker:
                     yield self._as_leaf(frame, frame.header, max(stop, frame.start))
                 self.frames.pop()
                 self.scanner.close()
+            top = self.frames[-1] if self.frames else top
             if len(self.frames) > level + 1:
                 position = self.frames[-1].start
                 continue
@@ -171,15 +190,16 @@ class _Walker:
             position = delimiter.after
             self.scanner.mark_closed(level, delimiter.closing)
             if not delimiter.closing:
-                self.frames[-1].count += 1
+                top.count += 1
                 return position
+            top.ended = True
 
     def _may_guess(self, frame: _Frame, stop: int) -> bool:
         """Make a multipart in which no part was found ready to be read again, once and within bounds."""
         self.rescans -= max(stop - frame.start, 0)
         if frame.guess or self.rescans < 0:
             return False
-        frame.guess = True
+        frame.guess, frame.ended = True, False
         self.scanner.replace_top(None)
         return True
 
