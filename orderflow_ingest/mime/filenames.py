@@ -3,10 +3,15 @@
 Guarantees: never raises. A safe name is storable and one path component on every file system: no path, drive,
 control, bidi or invisible characters, none that Windows forbids, no reserved device name, no dot or blank at its
 ends, at most 200 bytes in UTF-8 with its extension kept. It need not be unique, and is never a key.
+
+Web mailers write a name as in a URL ("Order%20No%201.pdf"), and browsers undo that. It is undone here, so that the
+claimed name stays what the sender wrote, and only for a name that is throughout what a URL encoder writes: "100%25
+sure.pdf" and "%41.pdf" are not. It is undone before the path is cut off.
 """
 
 import re
 import unicodedata
+from urllib.parse import unquote_to_bytes
 
 from .words import storable
 
@@ -14,6 +19,8 @@ _SAFE_BYTES = 200
 _INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
 )
+_URL_ENCODED = re.compile(r"(?=[^%]*+%)(?:[A-Za-z0-9_.!~*'()+-]|%(?:[2-9A-F][0-9A-F]))++", re.IGNORECASE)
+_NEEDLESS_ESCAPE = re.compile(r"%(?:3[0-9]|4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A]|2[DE]|5F|7[EF])", re.IGNORECASE)
 _FORBIDDEN = re.compile('[<>:"|?*]')
 _DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³])(?=\.|$)", re.IGNORECASE)
 
@@ -21,11 +28,20 @@ _DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³])(?=\.|$)
 def safe_filename(claimed: str) -> str | None:
     """Return a name that is safe to store and to show, None if nothing of the claimed one is left."""
     # Line breaks of a folded name are blanks, not garbage.
-    text = _INVISIBLE.sub("", re.sub(r"[\t\r\n]+", " ", storable(claimed)))
+    text = _INVISIBLE.sub("", re.sub(r"[\t\r\n]+", " ", _undo_url_encoding(storable(claimed))))
     components = [part.strip(" .") for part in re.split(r"[/\\]", unicodedata.normalize("NFC", text))]
     name = next((part for part in reversed(components) if part), "")
     name = _DEVICE.sub(r"_\g<0>", _FORBIDDEN.sub("_", name), count=1) if name else ""
     return _shorten(" ".join(name.split())) or None
+
+
+def _undo_url_encoding(name: str) -> str:
+    if not _URL_ENCODED.fullmatch(name) or _NEEDLESS_ESCAPE.search(name):
+        return name
+    try:
+        return unquote_to_bytes(name).decode()
+    except UnicodeDecodeError:
+        return name
 
 
 def _shorten(name: str) -> str:
