@@ -160,6 +160,7 @@ def describe(fields: tuple[Field, ...], in_digest: bool, defects: tuple[str, ...
             content_id = field.value.strip(b"<> \t")
         elif field.name == "content-location" and not location:
             location = field.value.strip(b'<> \t"')
+    defects = (*defects, *dict.fromkeys((*content.defects, *disposition.defects)))
     kind = content.value
     if not _TYPE.fullmatch(kind):
         defects = (*defects, "content type unusable") if kind else defects

@@ -131,8 +131,9 @@ def find_sender_header(raw: bytes) -> int:
     """
     start = skip_leading_blanks(raw)
     # Nearly every mail ends here, with its header read once by the walk.
-    trace = _TRACE.match(raw, start)
-    if trace and _NAME.match(raw, trace.end()):
+    trace = _TRACE.match(raw, start, start + _NEAR)
+    name = _NAME.match(raw, trace.end()) if trace else None
+    if name and name[1].decode("ascii").lower() not in TRACE_FIELDS:
         return 0
     header_end, body_start = split_header(raw, start)
     if any(field.name not in TRACE_FIELDS for field in iterate_fields(raw[start:header_end])):

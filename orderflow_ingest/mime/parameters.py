@@ -1,6 +1,7 @@
 """Parse Content-Type and Content-Disposition, leniently (RFC 2045 section 5.1, RFC 2183, RFC 2231, RFC 2047).
 
-Guarantees: never raises, takes linear time. Values stay bytes until they are asked for as text.
+Guarantees: never raises, takes linear time. Values stay bytes until they are asked for as text. Parameters over
+10,000 are dropped, and of a name what is over 64 kB.
 
 Accepted beyond the grammar: values without quotes that hold blanks, brackets or encoded words; quotes inside quotes;
 a quote never closed; a parameter after a blank or comma instead of ";"; comments; quotes around a name; a bare name
@@ -27,7 +28,7 @@ _NAME = re.compile(
 )
 _BARE = re.compile(rb"[;\s]*+(?:\"[^\"]*+\"?|[^;\s\"]++)")
 _QUOTE = re.compile(rb"\\.|\"", re.DOTALL)
-_QUOTE_IN_DOUBLE_BYTES = re.compile(rb"(?>(?:[\x81-\xfe][\x40-\x7e\x80-\xfe])+)|\\.|\"", re.DOTALL)
+_QUOTE_IN_DOUBLE_BYTES = re.compile(rb"(?:[\x81-\xfe][\x40-\x7e\x80-\xfe]){1,500}|\\.|\"", re.DOTALL)
 _AFTER_QUOTE = re.compile(rb"\s*+(?:;|$|\(|,?\s*+[\w-]{1,40}\*?\d{0,4}\*?\s?=)")
 _TOKEN_END = re.compile(
     rb"=\?[^?\s]{0,80}\?[BbQq]\?[^?]*+\?="
@@ -39,6 +40,8 @@ _COMMENT = re.compile(rb"(?<!\s)\s*+\([^()]*+\)\s*+$")
 _SECTION = re.compile(r"([^*]+)(?:\*(\d{1,6}))?(\*)?")
 _CHARSET = re.compile(rb"([\w.:+-]{0,60})'([\w-]{0,40})'", re.ASCII)
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+_MOST_PARAMETERS = 10_000
+_LONGEST_VALUE = 65536
 _FREE_TEXT = ("filename", "name")
 
 
@@ -52,10 +55,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Parametrised:
-    """A field's value in lower case and its parameters."""
+    """A field's value in lower case, its parameters, and what had to be tolerated in them."""
 
     value: str
     parameters: tuple[Parameter, ...]
+    defects: tuple[str, ...] = ()
 
     def get(self, name: str, hint: str = "") -> str | None:
         """Return a parameter as text; hint names a charset for raw 8-bit that is not UTF-8."""
@@ -91,13 +95,28 @@ class Parametrised:
 
 def parse_parameters(value: bytes) -> Parametrised:
     """Split the value of Content-Type, Content-Disposition or a field like them."""
+    defects = [] if value.isascii() else ["raw 8-bit in a parameter"]
     value = value.replace(b"\0", b"")
     main = _MAIN.match(value)
     position = main.end() if main else 0
+    quote = _QUOTE if _is_utf8(value) else _QUOTE_IN_DOUBLE_BYTES
+    parameters = tuple(_read_parameters(value, position, quote, defects))
+    if b"*" in value and not _sections_are_whole(parameters):
+        defects.append("sections of a parameter missing or doubled")
     return Parametrised(
         b"".join(main[1].split()).rstrip(b",:").decode("ascii", "replace").lower() if main else "",
-        tuple(_read_parameters(value, position, _QUOTE if _is_utf8(value) else _QUOTE_IN_DOUBLE_BYTES)),
+        parameters,
+        tuple(defects),
     )
+
+
+def _sections_are_whole(parameters: tuple[Parameter, ...]) -> bool:
+    """Tell whether the sections of every parameter are numbered from nought without gap or repetition."""
+    numbers: dict[str, list[int]] = {}
+    for parameter in parameters:
+        if (mark := _SECTION.fullmatch(parameter.name)) and mark[2] is not None:
+            numbers.setdefault(mark[1], []).append(int(mark[2]))
+    return all(sorted(found) == list(range(len(found))) for found in numbers.values())
 
 
 def _is_utf8(value: bytes) -> bool:
@@ -108,23 +127,30 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _read_parameters(value: bytes, position: int, quote: re.Pattern[bytes]) -> Iterator[Parameter]:
+def _read_parameters(value: bytes, position: int, quote: re.Pattern[bytes], defects: list[str]) -> Iterator[Parameter]:
     closes = True
+    count = 0
     while position < len(value):
         name = _NAME.match(value, position)
         if name is None:
             bare = _BARE.match(value, position)
             position = bare.end() if bare else len(value)
             continue
+        count += 1
+        if count > _MOST_PARAMETERS:
+            defects.append("too many parameters")
+            return
         if value[name.end() : name.end() + 1] == b'"':
             # No quote closes further on: looking again for every parameter would take quadratic time.
             text, position, closes = _read_quoted(value, name.end() + 1, quote, closes)
+            if not closes and "quote never closed" not in defects:
+                defects.append("quote never closed")
         else:
             text, position = _read_token(value, name.end())
         label = name[1].decode("ascii", "replace").lower()
         if not label.startswith(_FREE_TEXT):
             text = _COMMENT.sub(b"", text[:1000])
-        yield Parameter(label, text)
+        yield Parameter(label, text[:_LONGEST_VALUE])
 
 
 def _read_quoted(value: bytes, start: int, quote: re.Pattern[bytes], closes: bool) -> tuple[bytes, int, bool]:

@@ -21,11 +21,13 @@ _START = re.compile(rb"=\?([^?=\s\x00]{0,80})\?([BbQq])\?")
 _ESCAPE = re.compile(rb"=([0-9A-Fa-f]{2})")
 # Detection takes a tenth of a millisecond, and one field may hold a hundred thousand words.
 _DETECTED = 100
+# Words of one charset that are joined: more of them at once would take a hundred times their length in memory.
+_LONGEST_RUN = 1000
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Piece:
     charset: str | None
     encoding: bytes
@@ -46,7 +48,7 @@ def decode_text(value: bytes, hint: str = "") -> str:
     texts: list[str] = []
     run: list[_Piece] = []
     for piece in _pieces(value):
-        if run and (run[0].charset is None or run[0].charset != piece.charset):
+        if run and (run[0].charset is None or run[0].charset != piece.charset or len(run) == _LONGEST_RUN):
             texts.append(_decode_run(run, hint if len(texts) < _DETECTED else "latin1"))
             run = []
         run.append(piece)
