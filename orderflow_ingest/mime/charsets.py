@@ -44,7 +44,7 @@ _SAME = {
     "iso8859-10": "latin6 l6 isolatin6 isoir157",
     "iso8859-15": "latin9 l9 isolatin9 latin0 isoir203",
     "iso8859-16": "latin10 l10 isoir226",
-    "cp874": "tis620 tis62025291 isoir166 thai",
+    "cp874": "tis620 tis62025291 isoir166 tis6202533 thai",
     "koi8-r": "koi8r koi8 koi koi8rru cp20866",
     "koi8-u": "koi8u koi8ru cp21866",
     "koi8-t": "koi8t",
@@ -101,7 +101,9 @@ def codec_name(label: str) -> str | None:
 def decode_bytes(data: bytes, label: str = "", hint: str = "") -> str:
     """Decode data as its label says; where that cannot be, as UTF-8, as the hint says, or as detected."""
     codec = codec_name(label)
-    for name in (codec, "utf-8"):
+    # ASCII in UTF-16 is UTF-8, too, with a NUL for every other byte.
+    wide = codec is not None and codec.startswith(("utf-16", "utf-32")) and b"\0" in data
+    for name in (codec, None if wide else "utf-8"):
         if name and (text := _strictly(data, name)) is not None:
             return text
     if codec in ("utf-8", "utf-7", "ascii", None) and not _mostly_utf8(data):
