@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _TRAILING_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\r?\Z)")
-_LONE_CR = re.compile(rb"=\r(?!\n)")
+_LONE_CR = re.compile(rb"=\r(?!\n)(?:\r\n)?")
 _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NOISE = bytes(byte for byte in range(256) if byte not in _DIGITS + b"=")
 _BLANKS = b" \t\r\n\v\f"
+_URL_SAFE = _DIGITS.replace(b"+/", b"-_=") + _BLANKS
 _BLOCK = re.compile(rb"([A-Za-z0-9+/]+)(=*)")
 _TEXT_AFTER = re.compile(rb"[=\n]\n(?=[A-Za-z0-9+/=]*+[^A-Za-z0-9+/=\n])")
 _UU_BEGIN = re.compile(rb"begin [0-7]{3,4} [ \t]*+([^\s][^\r\n]*+)")
@@ -76,13 +77,13 @@ def _decode_odd_base64(raw: bytes) -> Body:
     text = raw.replace(b"\r\n", b"\n").strip()
     cut = _TEXT_AFTER.search(text)
     text = text[: cut.start() + 1].rstrip(b"\n") if cut else text
+    if (b"-" in text or b"_" in text) and not text.translate(None, _URL_SAFE):
+        text = text.translate(bytes.maketrans(b"-_", b"+/"))
     # A line of prose before an empty line has no padding either, but seldom a length that fits.
     greeting = cut is not None and cut[0] == b"\n\n" and len(text) % 4 and b"\n" not in text
     if greeting or not _looks_like_base64(text):
         return Body(raw, ("not base64",))
     defects = ["text after base64"] if cut else []
-    if (b"-" in text or b"_" in text) and not (b"+" in text or b"/" in text):
-        text = text.translate(bytes.maketrans(b"-_", b"+/"))
     digits = text.translate(None, _NOISE)
     if len(digits) < len(text.translate(None, _BLANKS)):
         defects.append("noise in base64")
@@ -118,6 +119,9 @@ def _decode_quoted_printable(text: bytes) -> bytes:
     # a2b_qp keeps the blanks after a soft break, and loses a line after a lone CR.
     if any(mark in text for mark in (b" \r", b" \n", b"\t\r", b"\t\n")) or text[-1:] in (b" ", b"\t"):
         text = _without(_TRAILING_BLANKS, text)
+    # It takes two for one; the second time for those that the first left side by side.
+    if b"==" in text:
+        text = text.replace(b"==", b"=3D=").replace(b"==", b"=3D=")
     if b"=\r" in text:
         text = _without(_LONE_CR, text)
     return binascii.a2b_qp(text)
