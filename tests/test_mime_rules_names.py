@@ -153,6 +153,12 @@ PREFERENCES: dict[str, tuple[bytes, str | None]] = {
     "a parameter that was not indented": (b"Content-Type: a/b;\nname=n.pdf", "n.pdf"),
     "a parameter that was neither indented nor announced": (b"Content-Type: a/b\nname=n.pdf", "n.pdf"),
     "a parameter after an empty line": (b"Content-Type: a/b;\n\n name=n.pdf", "n.pdf"),
+    "a name of the second content type": (b"Content-Type: a/b\nContent-Type: a/b; name=n.pdf", "n.pdf"),
+    "a name of the second disposition": (
+        b"Content-Disposition: attachment\nContent-Disposition: attachment; filename=n.pdf",
+        "n.pdf",
+    ),
+    "an indented body is no parameter": (b"Content-Type: a/b; name=n.pdf;\n\n name=m.pdf is text", "n.pdf"),
     "none": (b"Content-Type: a/b\nContent-Disposition: attachment", None),
 }
 
@@ -160,7 +166,8 @@ PREFERENCES: dict[str, tuple[bytes, str | None]] = {
 @pytest.mark.parametrize(("header", "name"), PREFERENCES.values(), ids=PREFERENCES)
 def test_of_several_names_is_taken(header: bytes, name: str | None) -> None:
     (part,) = read_parts(header + b"\n\ncontent")
-    assert (part.claimed_filename, part.data) == (name, b"content")
+    assert part.claimed_filename == name
+    assert part.data.endswith(b"content")
 
 
 SAFE: dict[str, tuple[str, str | None]] = {

@@ -234,6 +234,12 @@ def test_messages_in_quoted_printable_are_read_however_deep(levels: int) -> None
     assert [part.defects for part in found] == [()]
 
 
+def test_a_message_that_is_only_called_quoted_printable_is_read_as_it_is() -> None:
+    inner = bounded(b'"=AA"; charset=utf-8', b"=AA")
+    raw = b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n" + inner
+    assert order(raw).path == "1.2"
+
+
 @pytest.mark.parametrize(
     ("raw", "reasons"),
     [

@@ -5,12 +5,12 @@ cheap.
 
 A header without the empty line after it ends at the first line that is neither field nor continuation. A block that
 holds no field at all is content. An empty line too early, before the Content- fields or their parameters, is read
-past. Of several fields of one name the first usable one counts. A type that is none means text/plain, as RFC 2045
-section 5.2 asks. Names of transfer encodings are taken in the spellings that mailers use.
+past. Of several fields of one name the first usable one counts, later ones only add parameters. A type that is none
+means text/plain, as RFC 2045 section 5.2 asks. Names of transfer encodings are taken in the spellings that mailers use.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .fields import Field, find_content_line, first_value, iterate_fields
 from .parameters import Parametrised, parse_parameters
@@ -25,7 +25,10 @@ _LATE_FIELDS = re.compile(
     rb"(?>(?:[ \t][^\r\n]*+[\r\n]{1,2})*)){0,30})(?:Content-Type|MIME-Version)[ \t]*+:",
     re.IGNORECASE,
 )
-_LATE_PARAMETER = re.compile(rb"[\r\n]*+[ \t]++(?:boundary|(?:file)?name|charset)[*\d]{0,6}=", re.IGNORECASE)
+_LATE_PARAMETER = re.compile(
+    rb"[\r\n]*+(?:[ \t]++[A-Za-z-]{1,20}[*\d]{0,6}=(?:\"[^\"\r\n]{0,300}\"|[^\s;\"]{1,300})[ \t]*+;?){1,9}"
+    rb"[ \t]*+(?=[\r\n]|\Z)"
+)
 _ENCODINGS = {
     spelling: encoding
     for encoding, spellings in {
@@ -37,6 +40,7 @@ _ENCODINGS = {
     for spelling in spellings.split()
 }
 _MOST_FIELDS = 1000
+_MOST_ADDED = 100
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
 _COMMENT = re.compile(rb"\([^()]*\)")
 _NO_PARAMETERS = Parametrised("", ())
@@ -97,9 +101,7 @@ class Entity:
 
 def read_header(scanner: Scanner, source: bytes, position: int, in_digest: bool) -> tuple[Header, int]:
     """Read the header at position and return it with the offset of its body."""
-    end, body = scanner.header(position)
-    if end == body and (offset := find_content_line(source[position:end])) is not None:
-        end = body = position + offset
+    end, body = _find_end(scanner, source, position)
     fields, defects, any_field = _read_block(source[position:end])
     if not any_field and end > position:
         return describe((), in_digest), position
@@ -107,10 +109,18 @@ def read_header(scanner: Scanner, source: bytes, position: int, in_digest: bool)
         defects = (*defects, "empty line after the header missing")
     if not (in_digest and end == position) and _goes_on(fields, any_field, source, body):
         # One block to the end of the second: the empty line between them counts for nothing.
-        _, body = scanner.header(_skip_line_ends(source, body))
+        _, body = _find_end(scanner, source, _skip_line_ends(source, body))
         fields, defects, _ = _read_block(source[position:body])
         defects = (*defects, "empty line inside the header")
     return describe(fields, in_digest, defects), body
+
+
+def _find_end(scanner: Scanner, source: bytes, position: int) -> tuple[int, int]:
+    """Return where the header block at position ends and the content starts."""
+    end, body = scanner.header(position)
+    if end == body and (offset := find_content_line(source[position:end])) is not None:
+        end = body = position + offset
+    return end, body
 
 
 def _goes_on(fields: tuple[Field, ...], any_field: bool, source: bytes, body: int) -> bool:
@@ -152,8 +162,10 @@ def describe(fields: tuple[Field, ...], in_digest: bool, defects: tuple[str, ...
         if field.name == "content-type" and not _TYPE.fullmatch(content.value):
             found = parse_parameters(field.value)
             content = found if _TYPE.fullmatch(found.value) or not content.parameters else content
-        elif field.name == "content-disposition" and not disposition.value:
-            disposition = parse_parameters(field.value)
+        elif field.name == "content-type":
+            content = _add_parameters(content, field)
+        elif field.name == "content-disposition":
+            disposition = _add_parameters(disposition, field) if disposition.value else parse_parameters(field.value)
         elif field.name == "content-transfer-encoding" and not encoding:
             encoding = _read_encoding(field.value)
         elif field.name == "content-id" and not content_id:
@@ -175,6 +187,13 @@ def describe(fields: tuple[Field, ...], in_digest: bool, defects: tuple[str, ...
         location.decode("latin-1"),
         defects,
     )
+
+
+def _add_parameters(known: Parametrised, field: Field) -> Parametrised:
+    """Return a field with the parameters of another of its name, which count where it has none of the kind."""
+    if len(known.parameters) > _MOST_ADDED or b"=" not in field.value:
+        return known
+    return replace(known, parameters=(*known.parameters, *parse_parameters(field.value).parameters))
 
 
 def _read_encoding(value: bytes) -> bytes:

@@ -31,6 +31,8 @@ _MESSAGES = ("message/rfc822", "message/global", "message/news")
 _UNTYPED_PARTS = re.compile(
     rb"[\r\n]*+(?:This is a [^\r\n]*+[\r\n]++)?--[^\r\n]{1,200}(?:\r?\n|\r)Content-[A-Za-z-]{2,40}:", re.IGNORECASE
 )
+# "charset=utf-8" stands in every message; where it is not "=3D" the message only is called encoded.
+_NOT_QUOTED = re.compile(rb"=(?![0-9A-F]{2}|[ \t\r\n])")
 _EML = re.compile(r".*\.eml\s*", re.IGNORECASE | re.DOTALL)
 
 
@@ -80,7 +82,10 @@ def _open_encoded(entity: Entity) -> "_Walker | None":
     boundary = header.boundary() if header.type.startswith("multipart/") else None
     if header.encoding not in _ENCODED or not (boundary or _is_message(header)):
         return None
-    data = decode_body(entity.source, entity.start, entity.end, header.encoding).data
+    if header.encoding == "quoted-printable" and _NOT_QUOTED.search(entity.source, entity.start, entity.end):
+        data = entity.source[entity.start : entity.end]
+    else:
+        data = decode_body(entity.source, entity.start, entity.end, header.encoding).data
     if boundary:
         path = entity.path.rpartition(".")[0]
         return _Walker(data, path, entity.depth, header) if b"--" + boundary in data else None
