@@ -56,12 +56,3 @@ class Budget:
         if size > self.size:
             raise NotOpened("too large when unpacked")
         self.size -= size
-
-
-def container_kind(declared_type: str, detected_type: str | None, filename: str, data: bytes) -> str | None:
-    return None
-
-
-def open_container(kind, data, budget, filename="", hint=""):
-    raise NotOpened("x")
-    yield
