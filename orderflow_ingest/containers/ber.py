@@ -1,0 +1,84 @@
+"""Walk ASN.1 in BER (X.690): the little of it that leads to the content of a CMS structure.
+
+Guarantees: raises ValueError only, for what is no BER or ends early; takes linear time; nests to a fixed depth, and
+copies nothing but octet strings. DER is a part of BER. Tags above 30 do not stand in CMS and are errors.
+
+Own, since the libraries were measured with a signed message of 25 MB: asn1crypto takes 5.5 s and six times the memory
+for the chunked form that mail programs stream, and `cryptography` gives no content without verifying it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+INTEGER, OCTETS, OBJECT, SEQUENCE, SET, CONTEXT_0 = 0x02, 0x04, 0x06, 0x30, 0x31, 0xA0
+_CONSTRUCTED = 0x20
+_DEEPEST = 40
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element: where its content begins and ends; the end is None where an end-of-contents mark will tell it."""
+
+    tag: int
+    start: int
+    end: int | None
+
+
+def read_element(data: bytes, position: int) -> Element:
+    """Return the element at a position. Raises ValueError."""
+    if position + 2 > len(data):
+        raise ValueError("ends early")
+    tag, length, start = data[position], data[position + 1], position + 2
+    if tag & 0x1F == 0x1F:
+        raise ValueError("long tag")
+    if length == 0x80:
+        if not tag & _CONSTRUCTED:
+            raise ValueError("primitive without length")
+        return Element(tag, start, None)
+    if length > 0x80:
+        size = length & 0x7F
+        if size > 8:
+            raise ValueError("length too long")
+        start += size
+        length = int.from_bytes(data[start - size : start], "big")
+    if start + length > len(data):
+        raise ValueError("ends early")
+    return Element(tag, start, start + length)
+
+
+def children(data: bytes, parent: Element) -> Iterator[Element]:
+    """Yield the elements within one. Raises ValueError."""
+    position = parent.start
+    while parent.end is None or position < parent.end:
+        child = read_element(data, position)
+        if parent.end is None and child.tag == 0:
+            return
+        if parent.end is not None and (child.end or 0) > parent.end:
+            raise ValueError("reaches beyond its parent")
+        yield child
+        position = after(data, child)
+
+
+def after(data: bytes, element: Element) -> int:
+    """Return where the next element begins. Raises ValueError."""
+    if element.end is not None:
+        return element.end
+    position, unended = element.start, 1
+    while unended:
+        child = read_element(data, position)
+        position = child.start if child.end is None else child.end
+        unended += (child.end is None) - (child.tag == 0)
+    return position
+
+
+def chunks(data: bytes, string: Element, depth: int = 0) -> Iterator[memoryview]:
+    """Yield the bytes of an octet string, which may be one of many. Raises ValueError."""
+    if depth > _DEEPEST:
+        raise ValueError("nested too deep")
+    if not string.tag & _CONSTRUCTED:
+        yield memoryview(data)[string.start : string.end]
+        return
+    for child in children(data, string):
+        if child.tag & ~_CONSTRUCTED != OCTETS:
+            raise ValueError("no octet string")
+        yield from chunks(data, child, depth + 1)
