@@ -30,6 +30,7 @@ setup(
         "aiosmtpd>=1.4.6,<2",  # the LMTP and SMTP doors of the service; 1.4.6 is the first that is safe from smuggling
         "click>=8.1,<9",  # the operator's programs
         "huey>=3.5,<4",  # the queue; 3.5 is the first with PostgreSQL
+        "olefile>=0.47,<1",  # the compound files that Outlook messages are; pure Python
         "puremagic>=1.28,<3",  # content types by signature; pure Python, alive, no libmagic to install
         "psycopg[binary]>=3.2,<4",  # PostgreSQL; the binary brings its own libpq
         "python-json-logger>=3.2,<5",  # log records
