@@ -17,7 +17,20 @@ _ZIP_MEMBERS = (
     (b"xl/", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
     (b"word/", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
     (b"ppt/", "application/vnd.openxmlformats-officedocument.presentationml.presentation"),
+    (b"visio/", "application/vnd.ms-visio.drawing"),
+    (b"3D/", "model/3mf"),
+    (b"FixedDocumentSequence.fdseq", "application/vnd.ms-xpsdocument"),
+    (b"FixedDocSeq.fdseq", "application/vnd.ms-xpsdocument"),
 )
+# A member of this name makes an archive a file of one program, whatever else is in it.
+_ZIP_MARKS = (
+    (b"AndroidManifest.xml", "application/vnd.android.package-archive"),
+    (b"META-INF/MANIFEST.MF", "application/java-archive"),
+    (b"doc.kml", "application/vnd.google-earth.kmz"),
+    (b"Index/Document.iwa", "application/vnd.apple.iwork"),
+    (b"Index.zip", "application/vnd.apple.iwork"),
+)
+_ZIP_END, _ZIP_ENTRY = b"PK\x05\x06", b"PK\x01\x02"
 _MIMETYPE_MEMBER = re.compile(rb"PK\x03\x04.{26}mimetype(application/[a-z0-9.+-]{1,80}?)PK", re.DOTALL)
 _OLE_STREAMS = (
     ("__properties_version1.0", "application/vnd.ms-outlook"),
@@ -54,9 +67,33 @@ def detect_type(data: bytes) -> str | None:
 def _detect_zip(head: bytes, tail: bytes) -> str:
     if member := _MIMETYPE_MEMBER.match(head):
         return member[1].decode("ascii")
-    if b"[Content_Types].xml" in head or b"[Content_Types].xml" in tail:
-        return next((kind for name, kind in _ZIP_MEMBERS if name in head or name in tail), "application/zip")
-    return "application/zip"
+    names = _read_zip_names(tail)
+    if names is None:
+        # A long directory: what is found may lie in an archive within, but an office document is then likelier.
+        if b"[Content_Types].xml" in head or b"[Content_Types].xml" in tail:
+            return next((kind for name, kind in _ZIP_MEMBERS if name in head or name in tail), "application/zip")
+        return "application/zip"
+    if b"[Content_Types].xml" in names:
+        for prefix, kind in _ZIP_MEMBERS:
+            if any(name.lstrip(b"/").startswith(prefix) for name in names):
+                return kind
+    return next((kind for name, kind in _ZIP_MARKS if name in names), "application/zip")
+
+
+def _read_zip_names(tail: bytes) -> list[bytes] | None:
+    """Return the names in an archive's directory, None if not all of it is here."""
+    end = tail.rfind(_ZIP_END)
+    entry = end - int.from_bytes(tail[end + 12 : end + 16], "little")
+    if end < 0 or entry < 0:
+        return None
+    names: list[bytes] = []
+    while entry < end:
+        if not tail.startswith(_ZIP_ENTRY, entry):
+            return None
+        lengths = [int.from_bytes(tail[entry + at : entry + at + 2], "little") for at in (28, 30, 32)]
+        names.append(tail[entry + 46 : entry + 46 + lengths[0]])
+        entry += 46 + sum(lengths)
+    return names
 
 
 def _detect_by_signature(head: bytes) -> str | None:
