@@ -3,8 +3,9 @@
 Reasons: damaged · not Outlook · no members · nested too deep · too large when unpacked · too many members
 
 Guarantees: nothing but NotOpened leaves; time and memory stay in proportion to the file, whatever its tables claim;
-a stream is never longer than the file. An attached message is a member MESSAGE and is read as its `members` are asked
-for. An attached OLE object is given as its Package or CONTENTS stream; one that has neither is told, without data.
+all streams together are no longer than four times the file. An attached message is a member MESSAGE and is read as its
+`members` are asked for. An attached OLE object is given as its Package or CONTENTS stream; one that has neither is
+told, without data.
 
 olefile (BSD, pure Python) reads the compound file; extract-msg, which reads all of a message, is GPL and brings six
 more packages. olefile trusts the header, and was measured: a FAT that claims to go on costs unbounded memory, a
@@ -74,7 +75,8 @@ class _File:
         import olefile
 
         _check_header(data)
-        self._length = len(data)
+        # The properties of a message are read twice, first for its code page, of an attached one thrice.
+        self._room = 4 * len(data)
         self._ole: Any = olefile.OleFileIO()
         self._ole._check_duplicate_stream = lambda *_: None
         self._ole.open(data)
@@ -92,7 +94,8 @@ class _File:
 
     def read(self, entry: _Entry) -> bytes:
         """Return a stream's bytes, as far as they go. Raises NotOpened."""
-        if entry.size > self._length:
+        self._room -= entry.size
+        if self._room < 0:
             raise NotOpened("damaged")
         data: bytes = self._ole._open(entry.isectStart, entry.size).getvalue()
         return data
@@ -115,12 +118,10 @@ def _check_header(data: bytes) -> None:
         raise NotOpened("damaged")
     (version, _, shift, mini_shift) = struct.unpack_from("<HHHH", data, 26)
     (fat_sectors,) = struct.unpack_from("<I", data, 44)
-    (difat_sectors,) = struct.unpack_from("<I", data, 72)
     if version not in (3, 4) or shift not in (9, 12) or mini_shift != 6:
         raise NotOpened("damaged")
-    # A sector of the FAT tells of as many sectors as it holds numbers.
-    needed = (len(data) >> shift) // (1 << shift - 2) + 2
-    if fat_sectors > needed + 109 or difat_sectors > needed:
+    # A sector of the FAT tells of as many sectors as it holds numbers; olefile lets the count bound all the rest.
+    if fat_sectors > (len(data) >> shift) // (1 << shift - 2) + 109:
         raise NotOpened("damaged")
 
 
