@@ -86,13 +86,15 @@ def test_a_file_that_was_signed_as_a_file_keeps_its_name(
         (b"\x30\x80" * 5000, "not CMS"),
         (b"\x30\x80" + oid("signed") + b"\xa0\x80\x30\x80\x02\x01\x01" + b"\x31\x80" * 300_000, "not CMS"),
         (b"\x30\x80" + oid("data") + b"\xa0\x80" + b"\x24\x80" * 300_000, "not CMS"),
+        (signed(MAIL).replace(der(4, MAIL), b"\x24\x80" + b"\x04\x00" * 300_000), "not CMS"),
+        (b"\x30\x80" + oid("data") + b"\xa0\x80\x24\x80" + b"\x04\x00" * 300_000, "not CMS"),
         (b"\x30\x88\xff\xff\xff\xff\xff\xff\xff\xff" + oid("signed"), "not CMS"),
         (compressed(zlib.compress(MAIL)[:-9]), "not CMS"),
     ],
     ids=[
         "enveloped", "auth enveloped", "enveloped in signed", "enveloped type", "certificates", "detached", "empty",
-        "nothing", "mail", "cut", "cut ber", "other type", "open sequences", "open sets", "open strings", "huge length",
-        "cut zlib",
+        "nothing", "mail", "cut", "cut ber", "other type", "open sequences", "open sets", "open strings",
+        "wrong lengths", "tiny strings", "huge length", "cut zlib",
     ],
 )  # fmt: skip
 def test_what_cannot_be_opened_says_why(data: bytes, reason: str) -> None:

@@ -169,7 +169,7 @@ def _properties(data: memoryview) -> tuple[dict[int, tuple[int, bytes]], memoryv
     attached: memoryview | None = None
     position = 4
     try:
-        for _ in range(min(_number(data, 0), len(data) // 4)):
+        for _ in range(_number(data, 0)):
             kind, key = struct.unpack_from("<HH", data, position)
             position += 4
             if key & _NAMED:
@@ -211,7 +211,7 @@ def _value(data: memoryview, kind: int, position: int) -> tuple[memoryview | Non
     if kind not in _VARIABLE:
         raise ValueError("unknown type")
     first: memoryview | None = None
-    for number in range(min(count, len(data) // 4)):
+    for number in range(count):
         size = _number(data, position)
         if number == 0 and not several:
             first = data[position + 4 : position + 4 + size]
