@@ -8,7 +8,7 @@ told before any member is given; a bad checksum only when its member is reached.
 trusted: its entries are counted before zipfile makes objects of them, and bytes are counted as they are unpacked.
 Directories and the litter of file managers are not given; two members of one name both are.
 
-zipfile of the standard library does it. bzip2 and LZMA it would unpack without bound, 80 MB out of 4 kB, and no
+zipfile of the standard library does it. bzip2 and LZMA it would unpack without bound, a GB out of 4 kB, and no
 program that people use writes them, so that only stored and deflated members are opened. A program that carries an
 archive at its end (a self-extracting one) would open too: whoever calls this decides by the first bytes.
 
