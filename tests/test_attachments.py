@@ -44,8 +44,8 @@ def only(raw: bytes) -> Part:
         (b"Content-Type: application/edifact", b"UNB+UNOC:3+", "document type"),
         (b"Content-Type: text/plain", PDF, "document type"),
         (b"Content-Type: image/png\r\nContent-Disposition: inline\r\nContent-ID: <scan@x>", PNG, "document type"),
-        (b'Content-Type: application/ms-tnef; name="winmail.dat"', b"\x78\x9f\x3e\x22", "named"),
-        (b"Content-Type: application/zip", b"PK\x03\x04", "document type"),
+        (b'Content-Type: application/ms-tnef; name="winmail.dat"', b"order", "not opened"),
+        (b"Content-Type: application/zip", b"PK\x03\x04", "not opened"),
         (b"Content-Type: message/partial; id=x; number=1", b"Subject: x\n\nhalf", "partial message"),
     ],
 )

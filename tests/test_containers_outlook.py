@@ -59,11 +59,11 @@ def test_a_name_is_the_longest_in_the_code_page_of_the_message(values: tuple[Val
     assert next(open_outlook(data, budget())).name == expected
 
 
-def test_attachments_come_before_the_body_in_their_order() -> None:
+def test_the_body_comes_first_and_the_attachments_in_their_order() -> None:
     stores = tuple(storage((LONG, UNICODE, utf16(f"{n}.pdf")), (DATA, BINARY, PDF)) for n in range(40))
     found = list(open_outlook(message((0x1000, UNICODE, utf16("hi")), attached=stores), budget()))
-    assert [m.name for m in found] == [*(f"{n}.pdf" for n in range(40)), None]
-    assert (found[-1].kind, found[-1].data, found[-1].charset) == (Kind.BODY, b"hi", "utf-8")
+    assert [m.name for m in found] == [None, *(f"{n}.pdf" for n in range(40))]
+    assert (found[0].kind, found[0].data, found[0].charset) == (Kind.BODY, b"hi", "utf-8")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_an_attached_message_gives_its_own_members() -> None:
     data = message(attached=(attached_message((0x37, UNICODE, utf16("Order 5")), body, attached=(inner,)),))
     (member,) = open_outlook(data, budget())
     assert (member.kind, member.name, member.data) == (Kind.MESSAGE, "Order 5", b"")
-    assert [(m.name, m.data) for m in member.members] == [("inner.pdf", PDF), (None, b"hello")]
+    assert [(m.name, m.data) for m in member.members] == [(None, b"hello"), ("inner.pdf", PDF)]
 
 
 def test_messages_within_messages_end_at_a_depth() -> None:

@@ -97,8 +97,8 @@ def test_an_attached_message_gives_its_own_members() -> None:
     member = only(outer)
     assert (member.kind, member.name, member.data) == (Kind.MESSAGE, "Forwarded", b"")
     assert [(m.kind, m.name, m.data) for m in member.members] == [
-        (Kind.FILE, "inner.pdf", PDF),
         (Kind.BODY, None, b"hello"),
+        (Kind.FILE, "inner.pdf", PDF),
     ]
 
 
@@ -258,6 +258,6 @@ def test_no_mutation_of_a_stream_raises_anything_else_or_logs(caplog: pytest.Log
     assert not caplog.records
 
 
-def test_all_members_of_a_stream_are_found_in_order() -> None:
+def test_the_body_of_a_stream_comes_first_wherever_it_stands() -> None:
     data = tnef(attachment(title=b"a", data=b"1"), message((0x1000, STRING, b"t\0")), attachment(title=b"b", data=b"2"))
-    assert [(m.name, m.data) for m in read_all(open_tnef(data, budget()))] == [("a", b"1"), ("b", b"2"), (None, b"t")]
+    assert [(m.name, m.data) for m in read_all(open_tnef(data, budget()))] == [(None, b"t"), ("a", b"1"), ("b", b"2")]

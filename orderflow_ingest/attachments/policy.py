@@ -34,6 +34,8 @@ _BODIES = ("text/plain", "text/html", "text/enriched", "text/richtext", "text/x-
 _REFERENCE = re.compile(r"""(?:cid:|(?:src|background)\s*=\s*["']?)([^"'\s<>()]{1,500})""", re.IGNORECASE)
 # No scan of a page is as small; tracking pixels and rules in a signature are.
 _SMALL_IMAGE = 2048
+# Blanks, and the boundary lines of a multipart that has no parts.
+_NOTHING = re.compile(rb"(?>\s*--[^\r\n]*)*\s*")
 _BY_EXTENSION = {"p7s": Reason.SIGNATURE, "ics": Reason.CALENDAR, "vcf": Reason.BUSINESS_CARD}
 
 
@@ -57,7 +59,7 @@ def judge(part: Part, parent: str, names: tuple[str, ...], shown: frozenset[str]
         return True, Reason.NAMED
     if part.declared_type == "message/partial":
         return True, Reason.PARTIAL_MESSAGE
-    if not part.data or part.data.isspace():
+    if _NOTHING.fullmatch(part.data):
         return False, Reason.EMPTY
     body = part.declared_type in _BODIES or part.declared_type.startswith("multipart/")
     if body and (part.detected_type or "text/").startswith("text/"):

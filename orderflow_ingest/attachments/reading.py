@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
 
-from ..containers import Budget, Kind, Member, NotOpened, container_kind, open_container
+from ..containers import Budget, Kind, Member, NotOpened
+from ..containers.kinds import container_kind, open_container
 from ..mime.bodies import decode_body, find_uuencoded
 from ..mime.charsets import codec_name
 from ..mime.entities import Entity
@@ -131,8 +132,7 @@ class _Reader:
             if entity.kind != "leaf":
                 yield _part(claim, b"", False, Reason.CONTAINER)
                 return
-            too_deep = "nested too deep" in entity.defects
-            yield from self._read_leaf(claim, data, mail, CONTAINER_DEPTH if too_deep else depth)
+            yield from self._read_leaf(claim, data, mail, depth)
         except (ImportError, MemoryError, NotOpened):
             raise
         except Exception as error:
@@ -148,7 +148,7 @@ class _Reader:
             yield from self._read_uuencoded(part, mail, depth)
             return
         part = replace(part, taken=taken, reason=reason)
-        kind = _container_kind(part) if taken else None
+        kind = _container_kind(part) if taken and "nested too deep" not in part.defects else None
         if kind is None:
             yield part
         else:

@@ -4,7 +4,8 @@ Guarantees: nothing but NotOpened leaves an opener, whatever the bytes; what is 
 the whole mail, counted while it is unpacked and not as the container claims. No I/O, no clock, no settings.
 
 A container is opened member by member, so that the files of an archive need not lie in memory together. Who opens it
-learns of a failure where it occurs: the members before it were good, and the container itself is then kept whole.
+learns of a failure where it occurs: the members before it were good, and the container itself is then kept whole. A
+message's body comes before its attachments, since it tells which pictures it shows.
 """
 
 from collections.abc import Iterable

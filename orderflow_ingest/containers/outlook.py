@@ -102,7 +102,7 @@ class _File:
 
 
 def open_outlook(data: bytes, budget: Budget) -> Iterator[Member]:
-    """Yield the attachments of an Outlook message, and then its body. Raises NotOpened."""
+    """Yield the body of an Outlook message, and then its attachments. Raises NotOpened."""
     if not data.startswith(SIGNATURE):
         raise NotOpened("not Outlook")
     with reading("damaged"):
@@ -132,13 +132,13 @@ def _read_message(file: _File, storage: _Entry, header: int, budget: Budget, dep
     with reading("damaged"):
         values = _read_properties(file, storage, header, None)
         codepage = values.number(MESSAGE_CODEPAGE) or values.number(INTERNET_CODEPAGE)
+        for body in body_members(_read_properties(file, storage, header, codepage), budget):
+            given += 1
+            yield body
         for entry in storage.kids:
             if entry.name.lower().startswith(_ATTACHMENT) and not file.is_stream(entry):
                 given += 1
                 yield _read_attachment(file, entry, codepage, budget, depth)
-        for body in body_members(_read_properties(file, storage, header, codepage), budget):
-            given += 1
-            yield body
     if not given:
         raise NotOpened("no members")
 

@@ -17,6 +17,7 @@ The format is a list of attributes, of which seven matter here.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from . import Budget, Kind, Member, NotOpened
 from .guards import reading
@@ -69,7 +70,7 @@ class _Attachment:
 
 
 def open_tnef(data: bytes, budget: Budget) -> Iterator[Member]:
-    """Yield the attachments of a TNEF stream, and then its body. Raises NotOpened."""
+    """Yield the body of a TNEF stream, and then its attachments. Raises NotOpened."""
     if not data.startswith(SIGNATURE):
         raise NotOpened("not TNEF")
     yield from _read(memoryview(data), budget, 0)
@@ -78,33 +79,45 @@ def open_tnef(data: bytes, budget: Budget) -> Iterator[Member]:
 def _read(data: memoryview, budget: Budget, depth: int) -> Iterator[Member]:
     if depth > _MOST_NESTED:
         raise NotOpened("nested too deep")
-    values: dict[int, tuple[int, bytes]] = {}
-    codepage: int | None = None
-    attachment: _Attachment | None = None
     given = 0
     with reading("not TNEF"):
-        for attribute in _attributes(data):
-            if attribute.name == _OEM_CODEPAGE:
-                codepage = int.from_bytes(attribute.data[:4], "little")
-            elif attribute.name == _MESSAGE_PROPERTIES:
-                values.update(_properties(attribute.data)[0])
-            elif attribute.name == _BODY:
-                values.setdefault(BODY, (STRING, bytes(attribute.data)))
-            elif attribute.level == _ON_ATTACHMENT:
-                if attachment and _begins_another(attribute, attachment):
-                    yield from _give(attachment, codepage, budget, depth)
-                    given, attachment = given + 1, None
-                attachment = attachment or _Attachment()
-                _add(attachment, attribute)
-        if attachment:
-            given += 1
-            yield from _give(attachment, codepage, budget, depth)
+        values, codepage = _read_message(data)
         own = Properties(values).number(MESSAGE_CODEPAGE)
-        for body in body_members(Properties(values, codepage or own), budget):
+        for member in chain(
+            body_members(Properties(values, codepage or own), budget), _read_attachments(data, codepage, budget, depth)
+        ):
             given += 1
-            yield body
+            yield member
     if not given:
         raise NotOpened("no members")
+
+
+def _read_message(data: memoryview) -> tuple[dict[int, tuple[int, bytes]], int | None]:
+    """Return the properties of the message itself and the code page of the stream."""
+    values: dict[int, tuple[int, bytes]] = {}
+    codepage: int | None = None
+    for attribute in _attributes(data):
+        if attribute.name == _OEM_CODEPAGE:
+            codepage = int.from_bytes(attribute.data[:4], "little")
+        elif attribute.name == _MESSAGE_PROPERTIES:
+            values.update(_properties(attribute.data)[0])
+        elif attribute.name == _BODY:
+            values.setdefault(BODY, (STRING, bytes(attribute.data)))
+    return values, codepage
+
+
+def _read_attachments(data: memoryview, codepage: int | None, budget: Budget, depth: int) -> Iterator[Member]:
+    attachment: _Attachment | None = None
+    for attribute in _attributes(data):
+        if attribute.level != _ON_ATTACHMENT:
+            continue
+        if attachment and _begins_another(attribute, attachment):
+            yield from _give(attachment, codepage, budget, depth)
+            attachment = None
+        attachment = attachment or _Attachment()
+        _add(attachment, attribute)
+    if attachment:
+        yield from _give(attachment, codepage, budget, depth)
 
 
 def _attributes(data: memoryview) -> Iterator[_Attribute]:
