@@ -39,6 +39,10 @@ setup(
     ],
     extras_require={
         "redis": ["redis>=5,<9"],  # QUEUE_URL=redis://
+        "benchmark": [  # only measured beside our own reader, by benchmarks/extraction.py
+            "mail-parser>=4,<5",  # what many programs take: the standard library made convenient
+            "fast-mail-parser>=0.10,<1",  # in Rust: what compiled code makes of the same mail
+        ],
         "test": ["pytest>=8", "pytest-xdist>=3.5", "redis>=5,<9", "openpyxl>=3.1", "ruff", "mypy"],
     },
     # Not a console script: those begin with imports that can fail with exit 1, which bounces mail.

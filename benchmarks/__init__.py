@@ -1,1 +1,1 @@
-"""How fast, how soon and at what cost: measured on one machine, in one run, against Postfix's own ceiling."""
+"""How fast, how soon and at what cost: in one run on one machine, beside Postfix's ceiling and other readers."""

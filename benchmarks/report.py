@@ -20,7 +20,7 @@ _SVG = "benchmarks.svg"
 _COLOURS = {"pipe": "#2b6cb0", "lmtp": "#2f855a", "before-queue": "#b7791f", "in-process": "#718096"}
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
@@ -37,14 +37,14 @@ COLUMNS: Columns = (
     ("way", lambda c: c["way"]),
     ("size", lambda c: _size(c["size"])),
     ("messages", lambda c: str(c["messages"])),
-    ("per s", lambda c: _number(c["rate"])),
-    ("ceiling", lambda c: _number(c["ceiling"])),
+    ("per s", lambda c: number(c["rate"])),
+    ("ceiling", lambda c: number(c["ceiling"])),
     ("of it", lambda c: f"{100 * c['ratio']:.0f} %"),
-    *((f"p{percent} ms", lambda c, p=f"p{percent}": _number(c["delay ms"][p])) for percent in (50, 95, 99)),
-    ("client ms", lambda c: _number(c["client CPU ms"])),
-    ("service ms", lambda c: _number(c["service CPU ms"])),
-    ("all ms", lambda c: _number(c["machine CPU ms"])),
-    ("worker ms", lambda c: _number(c["worker CPU ms"])),
+    *((f"p{percent} ms", lambda c, p=f"p{percent}": number(c["delay ms"][p])) for percent in (50, 95, 99)),
+    ("client ms", lambda c: number(c["client CPU ms"])),
+    ("service ms", lambda c: number(c["service CPU ms"])),
+    ("all ms", lambda c: number(c["machine CPU ms"])),
+    ("worker ms", lambda c: number(c["worker CPU ms"])),
     ("client MB", lambda c: _megabytes(c["client peak bytes"])),
     ("service MB", lambda c: _megabytes(c["service peak bytes"])),
     ("grown MB", lambda c: _megabytes(c["service peak bytes"] - c["service idle bytes"])),
@@ -60,7 +60,7 @@ MEMORY: Columns = (
 )
 FACTS: Columns = (("machine", lambda c: c["what"]), ("", lambda c: str(c["value"])))
 IMPORTS: Columns = (
-    ("import ms", lambda c: _number(c["ms"])),
+    ("import ms", lambda c: number(c["ms"])),
     ("modules", lambda c: str(c["modules"])),
     ("beyond the interpreter's own", lambda c: ", ".join(c["beyond the interpreter's own"])),
 )
@@ -86,10 +86,10 @@ def tables(found: Figures) -> list[tuple[str, list[list[str]]]]:
         ("What the pipe's program imports before it asks the service.", IMPORTS,
          [found["imports"]] if "imports" in found else ()),
     ]  # fmt: skip
-    return [(title, _cells(columns, rows)) for title, columns, rows in known if rows]
+    return [(title, cells(columns, rows)) for title, columns, rows in known if rows]
 
 
-def _cells(columns: Columns, rows: Sequence[Figures]) -> list[list[str]]:
+def cells(columns: Columns, rows: Sequence[Figures]) -> list[list[str]]:
     def cell(value: Callable[[Figures], str], row: Figures) -> str:
         try:
             return value(row)
@@ -99,7 +99,7 @@ def _cells(columns: Columns, rows: Sequence[Figures]) -> list[list[str]]:
     return [[head for head, _ in columns], *([cell(value, row) for _, value in columns] for row in rows)]
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     rule = "|".join("-" * (width + 2) for width in widths)
@@ -108,7 +108,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def text(found: Figures) -> str:
     """Write the figures as tables that a terminal shows and Markdown reads."""
-    return "\n\n".join(f"{title}\n\n{_table(rows)}" for title, rows in tables(found))
+    return "\n\n".join(f"{title}\n\n{table(rows)}" for title, rows in tables(found))
 
 
 def page(found: Figures) -> str:
@@ -139,7 +139,7 @@ def svg(cases: Sequence[Figures]) -> str:
                 f'fill="{_COLOURS[case["way"]]}"/>',
                 f'<line x1="{ceiling:.1f}" x2="{ceiling:.1f}" y1="{y - 3}" y2="{y + bar - 3}" stroke="#c53030" '
                 'stroke-width="2"/>',
-                f'<text x="{max(end, ceiling) + 8:.1f}" y="{y + 15}">{_number(case["rate"])}</text>',
+                f'<text x="{max(end, ceiling) + 8:.1f}" y="{y + 15}">{number(case["rate"])}</text>',
             ]
             y += bar
         y += 10

@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import memory, report
+from benchmarks import extraction, memory, parsers, report
 from benchmarks.measure import Course, percentile
+from benchmarks.orders import MAILS
 from benchmarks.sender import Load, Mail, Report, Sent, message_id
 from benchmarks.stage import Row, complaints
 from orderflow_ingest.message import read_message
@@ -99,3 +100,37 @@ def test_one_run_gives_every_figure(place):
     page = (place / "benchmarks.md").read_text()
     assert found["machine"]["commit"] in page and re.search(r"\| embedded +\| pipe +\| 5 KB ", page)
     assert "pipe" in "".join(ElementTree.parse(place / "benchmarks.svg").getroot().itertext())
+
+
+def test_a_reader_slower_or_hungrier_than_it_has_to_be_is_told():
+    case = {"mail": "m", "mails": 1, "bytes": 1_000_000, "reader": "email", "read_parts is": 3.0}
+    ours = case | {"reader": "read_parts", "read_parts is": 1.0, "memory": 3.0}
+    assert extraction.complaints([case, ours]) == []
+    assert len(extraction.complaints([case | {"read_parts is": 2.9}, ours | {"memory": 3.1}])) == 2
+    assert (
+        extraction.complaints([case | {"bytes": 5000, "read_parts is": 1.0}, ours | {"bytes": 5000, "memory": 9}]) == []
+    )
+    assert len(extraction.complaints([case | {"bytes": 5000, "read_parts is": 0.9}])) == 1
+
+
+@pytest.mark.parametrize("name", ["small", "pdf 50 KB", "1000 parts"])
+def test_every_reader_gets_the_same_contents_of_a_mail(name):
+    raw = MAILS[name]()
+    contents = {reader: sorted(data for _, data in parsers.PARSERS[reader]()(raw)) for reader in parsers.installed()}
+    ours = [data for data in contents.pop("read_parts") if data]
+    assert contents["email"] == ours
+    assert all(len(found) == len(ours) for found in contents.values())
+
+
+def test_one_run_gives_every_figure_of_the_readers(place):
+    (place / "mails").mkdir()
+    (place / "mails" / "broken.eml").write_bytes(b"\xff\0no mail")
+    command = [sys.executable, "-m", "benchmarks.extraction", "--mails", "small", "--corpus", place / "mails"]
+    options = ["--turns", "1", "--seconds", "0.01", "--json", place / "found.json"]
+    ended = subprocess.run([*command, *options], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert ended.returncode == 0 or "times as fast as email" in ended.stderr, ended.stdout + ended.stderr
+    found = json.loads((place / "found.json").read_text())
+    assert [case["reader"] for case in found["cases"]] == 2 * list(parsers.installed())
+    assert all(case["MB per s"] > 0 and case["mails per s"] > 0 for case in found["cases"])
+    extraction.write(found, place)
+    assert re.search(r"\| small +\| 0\.00\d +\| read_parts ", (place / "extraction.md").read_text())
