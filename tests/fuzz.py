@@ -215,7 +215,7 @@ def _run_atheris(campaign: Campaign, mails: Sequence[bytes], seed: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         for number, raw in enumerate(mails):
             Path(place, f"{number:06}").write_bytes(raw[:LARGEST])
-        options = [f"-seed={seed}", f"-max_len={LARGEST}", "-timeout=0", "-rss_limit_mb=0", "-verbosity=0"]
+        options = [f"-seed={seed}", f"-max_len={LARGEST}", "-timeout=60", "-rss_limit_mb=0", "-verbosity=0"]
         options += [f"-artifact_prefix={campaign.place}/", place]
         atheris.Setup([sys.argv[0], *options], execute, custom_mutator=change)
         limit()
