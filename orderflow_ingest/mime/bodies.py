@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 _TRAILING_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\r?\Z)")
 _LONE_CR = re.compile(rb"=\r(?!\n)(?:\r\n)?")
+_TRAILING = (b" \n", b" \r", b"\t\n", b"\t\r")
 _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NOISE = bytes(byte for byte in range(256) if byte not in _DIGITS + b"=")
 _BLANKS = b" \t\r\n\v\f"
@@ -50,7 +51,7 @@ def decode_body(raw: bytes, start: int, end: int, encoding: str) -> Body:
     if encoding == "base64":
         return _decode_base64(raw, start, end)
     if encoding == "quoted-printable":
-        return Body(_decode_quoted_printable(raw[start:end]))
+        return Body(_decode_quoted_printable(raw, start, end))
     if encoding in ("x-uuencode", "uuencode", "x-uue", "uue"):
         found = next(find_uuencoded(raw[start:end]), None)
         if found is None:
@@ -65,7 +66,9 @@ def _decode_base64(raw: bytes, start: int, end: int) -> Body:
         data = binascii.a2b_base64(memoryview(raw)[start:end])
     except binascii.Error:
         return _decode_odd_base64(raw[start:end])
-    breaks = raw.count(b"\n", start, end) + raw.count(b"\r", start, end)
+    breaks = raw.count(b"\n", start, end)
+    # Looking for one that is not there takes a tenth of the time of counting.
+    breaks += raw.count(b"\r", start, end) if raw.find(b"\r", start, end) >= 0 else 0
     padding = (-len(data)) % 3
     if end - start - breaks == (len(data) + padding) // 3 * 4:
         return Body(data)
@@ -115,26 +118,31 @@ def _looks_like_base64(text: bytes) -> bool:
     return noise * 4 <= len(head) and not (len(words) > 2 and len(head) < 12 * len(words) and b" " in head)
 
 
-def _decode_quoted_printable(text: bytes) -> bytes:
+def _decode_quoted_printable(raw: bytes, start: int, end: int) -> bytes:
     # a2b_qp keeps the blanks after a soft break, and loses a line after a lone CR.
-    if any(mark in text for mark in (b" \r", b" \n", b"\t\r", b"\t\n")) or text[-1:] in (b" ", b"\t"):
+    text: memoryview | bytearray = memoryview(raw)[start:end]
+    # A byte that is not there at all is found out much faster than a pair.
+    absent = [byte for byte in (b"\r", b"\t") if raw.find(byte, start, end) < 0]
+    pairs = [pair for pair in _TRAILING if pair[:1] not in absent and pair[1:] not in absent]
+    if raw[max(start, end - 1) : end] in (b" ", b"\t") or any(raw.find(pair, start, end) >= 0 for pair in pairs):
         text = _without(_TRAILING_BLANKS, text)
     # It takes two for one; the second time for those that the first left side by side.
-    if b"==" in text:
-        text = text.replace(b"==", b"=3D=").replace(b"==", b"=3D=")
-    if b"=\r" in text:
+    if raw.find(b"==", start, end) >= 0:
+        text = bytearray(text).replace(b"==", b"=3D=").replace(b"==", b"=3D=")
+    if b"\r" not in absent and _LONE_CR.search(text):
         text = _without(_LONE_CR, text)
     return binascii.a2b_qp(text)
 
 
-def _without(pattern: re.Pattern[bytes], text: bytes) -> bytes:
+def _without(pattern: re.Pattern[bytes], text: memoryview | bytearray) -> bytearray:
     """Remove every match; re.sub would hold millions of small pieces at once."""
     kept = bytearray()
     position = 0
     for found in pattern.finditer(text):
         kept += text[position : found.start()]
         position = found.end()
-    return bytes(kept + text[position:])
+    kept += text[position:]
+    return kept
 
 
 def find_uuencoded(text: bytes) -> Iterator[UuFile]:

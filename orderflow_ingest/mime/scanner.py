@@ -43,7 +43,7 @@ class Scanner:
         self._folded: dict[bytes, list[int]] = {}
         self._blank = (0, -1, -1)
         # Where each mark was looked for last, and where it was found: len(source) if nowhere.
-        self._marks = {mark: (1, 0) for mark in (b"\n--", b"\r--") if mark in source}
+        self._marks = {end + b"--": (1, 0) for end in (b"\n", b"\r") if end in source and end + b"--" in source}
 
     def open(self, boundary: bytes | None) -> None:
         """Add a level for a container, with None for one that has no boundary."""
@@ -128,7 +128,10 @@ class Scanner:
     def _innermost(self, levels: list[int] | None) -> int | None:
         if not levels:
             return None
-        return next((level for level in reversed(levels) if not self._levels[level].closed), levels[-1])
+        for level in reversed(levels):
+            if not self._levels[level].closed:
+                return level
+        return levels[-1]
 
     def _candidate(self, position: int) -> tuple[int, int, bytes] | None:
         """Return start, end and text of the next line that begins with "--", boundary or not."""
