@@ -230,6 +230,10 @@ def zipped(*names: str) -> bytes:
         (b"\x78\x9f\x3e\x22\0\0", "application/vnd.ms-tnef"),
         (b"item;quantity\nscrews;100\n", None),
         (b"MZ stands for Mark Zbikowski", None),
+        (b"GIF89a\x01\0\x01\0", "image/gif"),
+        ("BEGIN:VCARD\nN:Gr\u00f6\u00dfe\n".encode(), None),
+        (b"a" * 511 + "\u00df\u00df\u00df".encode(), None),
+        (b"\x28\xb5\x2f\xfd\x24\0", "application/zstd"),
         (b"", None),
     ],
 )

@@ -5,10 +5,12 @@ have no signature.
 
 puremagic does the work: it is kept up, is pure Python, and needs no system library as libmagic does (filetype has
 had no release since 2022). It is imported on the first call. It matches signatures at the beginning, so what it cannot
-tell apart is told here: the ZIP and OLE families by the names of their members, EDI and TNEF by their first bytes.
+tell apart is told here: the ZIP and OLE families by the names of their members, EDI and TNEF by their first bytes. So
+are the commonest types, PDF and images, since it takes a third of a millisecond to go through all its signatures.
 Signatures of one or two bytes are too easily met by chance and do not count, but for an executable's.
 """
 
+import codecs
 import re
 
 _REACH = 65536
@@ -39,10 +41,14 @@ _OLE_STREAMS = (
     ("PowerPoint Document", "application/vnd.ms-powerpoint"),
     ("Book", "application/vnd.ms-excel"),
 )
-# Most parts are plain text: a tenth of a millisecond each to learn nothing, and false finds by chance.
-_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\xff]")
+# Most parts are plain text: a third of a millisecond each to learn nothing, and false finds by chance.
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _TEXTUAL = re.compile(rb"\s*+(?:%PDF|%!PS|\{\\rtf|<)")
 _FIRST_BYTES = (
+    (re.compile(rb"%PDF-"), "application/pdf"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
+    (re.compile(rb"\xff\xd8\xff[\xc0-\xef\xfe]"), "image/jpeg"),
+    (re.compile(rb"GIF8[79]a"), "image/gif"),
     (re.compile(rb"\x78\x9f\x3e\x22"), "application/vnd.ms-tnef"),
     (re.compile(rb"\s*(?:UNA.{6}\s*)?UNB\+", re.DOTALL), "application/edifact"),
     (re.compile(rb"ISA([^A-Za-z0-9\s]).{2}\1", re.DOTALL), "application/edi-x12"),
@@ -97,7 +103,7 @@ def _read_zip_names(tail: bytes) -> list[bytes] | None:
 
 
 def _detect_by_signature(head: bytes) -> str | None:
-    if not head or not (_BINARY.search(head, 0, 512) or _TEXTUAL.match(head)):
+    if not (_TEXTUAL.match(head) or _is_binary(head[:512])):
         return None
     import puremagic
 
@@ -107,3 +113,12 @@ def _detect_by_signature(head: bytes) -> str | None:
         return None
     best = next((match for match in matches if match.mime_type), None)
     return best.mime_type.lower() if best and best.confidence >= _LEAST_CONFIDENCE else None
+
+
+def _is_binary(head: bytes) -> bool:
+    """Tell what is neither ASCII nor UTF-8 text; the head may end inside a character."""
+    try:
+        codecs.utf_8_decode(head)
+    except UnicodeDecodeError:
+        return True
+    return _BINARY.search(head) is not None
