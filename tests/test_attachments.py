@@ -231,6 +231,8 @@ def zipped(*names: str) -> bytes:
         (b"item;quantity\nscrews;100\n", None),
         (b"MZ stands for Mark Zbikowski", None),
         (b"GIF89a\x01\0\x01\0", "image/gif"),
+        (b"\r\n<HTML><body>", "text/html"),
+        (b"<ar> is how this text begins", None),
         ("BEGIN:VCARD\nN:Gr\u00f6\u00dfe\n".encode(), None),
         (b"a" * 511 + "\u00df\u00df\u00df".encode(), None),
         (b"\x28\xb5\x2f\xfd\x24\0", "application/zstd"),

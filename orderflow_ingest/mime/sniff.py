@@ -43,7 +43,7 @@ _OLE_STREAMS = (
 )
 # Most parts are plain text: a third of a millisecond each to learn nothing, and false finds by chance.
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_TEXTUAL = re.compile(rb"\s*+(?:%PDF|%!PS|\{\\rtf|<)")
+_TEXTUAL = re.compile(rb"\s*+(?:%PDF|%!PS|\{\\rtf)")
 _FIRST_BYTES = (
     (re.compile(rb"%PDF-"), "application/pdf"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
@@ -53,6 +53,8 @@ _FIRST_BYTES = (
     (re.compile(rb"\s*(?:UNA.{6}\s*)?UNB\+", re.DOTALL), "application/edifact"),
     (re.compile(rb"ISA([^A-Za-z0-9\s]).{2}\1", re.DOTALL), "application/edi-x12"),
     (re.compile(rb"(?:\xef\xbb\xbf)?\s*+<\?xml\s", re.IGNORECASE), "application/xml"),
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*+<(?:!doctype\s+html\b|!--|html\b|body\b|h1\b)", re.IGNORECASE), "text/html"),
+    (re.compile(rb"<svg\s"), "image/svg+xml"),
     (re.compile(rb"\x1f\x8b\x08"), "application/gzip"),
     (re.compile(rb"MZ[\s\S]{0,1000}\x00\x00"), "application/vnd.microsoft.portable-executable"),
 )
