@@ -42,6 +42,7 @@ REASONS = frozenset((
     "named", "partial message", "signature", "small image", "text body", "uuencoded",
 ))  # fmt: skip
 _TIMES_THE_MAIL = 6  # the mail itself, four times as much nested in encoded messages, files uuencoded in text
+_TEXT, _PATH = 1000, 2000  # characters; a path is in an index, whose rows PostgreSQL limits to 2704 bytes
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f/\\\\\u202a-\u202e\u2066-\u2069]")
 _CAUGHT = re.compile("reading failed|decoding failed|opening failed")
@@ -71,16 +72,9 @@ def _check(raw: bytes, read: Callable[[bytes], Iterable[object]] | None) -> Iter
         count += 1
         paths.add(part.path)
         taken += len(part.data) if part.taken else 0
-        texts = (
-            part.path,
-            part.filename,
-            part.claimed_filename,
-            part.declared_type,
-            part.detected_type,
-            part.disposition,
-        )
-        for text in (*texts, part.reason, *part.defects):
-            if text is not None and (_UNSTORABLE.search(text) or len(text) > 1000):
+        names = (part.filename, part.claimed_filename, part.declared_type, part.detected_type, part.disposition)
+        for text in (part.path, *names, part.reason, *part.defects):
+            if text is not None and (_UNSTORABLE.search(text) or len(text) > (_PATH if text == part.path else _TEXT)):
                 yield f"text cannot be stored: {text[:100]!r}"
         if part.size != len(part.data):
             yield f"size is not that of the data: {part.size}, not {len(part.data)}"
