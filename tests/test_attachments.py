@@ -265,6 +265,10 @@ def test_a_type_is_detected_by_content(data: bytes, kind: str | None) -> None:
         ("ü" * 300 + ".pdf", "ü" * 98 + ".pdf"),
         ("a." + "b" * 300, "a." + "b" * 198),
         ("", None),
+        ("falcon.pdf", "falcon.pdf"),
+        ("_nul.txt", "_nul.txt"),
+        ("con .txt", "_con .txt"),
+        ("\u3000.txt", "txt"),
     ],
 )
 def test_a_claimed_name_becomes_a_safe_one(claimed: str, safe: str | None) -> None:

@@ -22,17 +22,18 @@ _INVISIBLE = re.compile(
 _URL_ENCODED = re.compile(r"(?=[^%]*+%)(?:[A-Za-z0-9_.!~*'()+-]|%(?:[2-9A-F][0-9A-F]))++", re.IGNORECASE)
 _NEEDLESS_ESCAPE = re.compile(r"%(?:3[0-9]|4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A]|2[DE]|5F|7[EF])", re.IGNORECASE)
 _FORBIDDEN = re.compile('[<>:"|?*]')
-_DEVICE = re.compile(r"\A(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³])(?=\.|$)", re.IGNORECASE)
+_DEVICE = re.compile(r"\A(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³])(?= *(?:\.|\Z))", re.IGNORECASE)
 
 
 def safe_filename(claimed: str) -> str | None:
     """Return a name that is safe to store and to show, None if nothing of the claimed one is left."""
     # Line breaks of a folded name are blanks, not garbage.
     text = _INVISIBLE.sub("", re.sub(r"[\t\r\n]+", " ", _undo_url_encoding(storable(claimed))))
-    components = [part.strip(" .") for part in re.split(r"[/\\]", unicodedata.normalize("NFC", text))]
+    # Blanks beyond ASCII are made plain first: a dot behind one would else come to stand at the beginning.
+    components = [" ".join(part.split()).strip(" .") for part in re.split(r"[/\\]", unicodedata.normalize("NFC", text))]
     name = next((part for part in reversed(components) if part), "")
     name = _DEVICE.sub(r"_\g<0>", _FORBIDDEN.sub("_", name), count=1) if name else ""
-    return _shorten(" ".join(name.split())) or None
+    return _shorten(name) or None
 
 
 def _undo_url_encoding(name: str) -> str:
