@@ -53,7 +53,8 @@ _COLUMNS: report.Columns = (
 _LEGEND = """\
 MB and mails a second are of CPU time and the median of {turns} turns. "read_parts is" tells how many times as fast
 read_parts is as this reader. Parts: contents given, containers of ours without one too. Failed: mails at which the
-reader raised an error. Memory: the most held while reading, the mail included, in sizes of the mail."""
+reader raised an error. Memory: the most held while reading, the mail included, in sizes of the mail. A corpus is a
+directory of mails given with `--corpus`."""
 
 
 def tell(text: str) -> None:
