@@ -9,12 +9,14 @@ from random import Random
 
 import pytest
 
-from orderflow_ingest.attachments import Part
+from orderflow_ingest.attachments import Part, Reason
+from orderflow_ingest.attachments.reading import UNPACKED_LIMIT
 from tests import fuzz
 from tests.mutations import mutate, seeds
 
 ROOT = Path(__file__).parents[1]
-GOOD = Part("1", "a.pdf", "a.pdf", "application/pdf", None, "", 3, b"abc", True, "named", ())
+PDF = "application/pdf"
+GOOD = Part("1", "a.pdf", "a.pdf", PDF, None, PDF, "", b"abc", True, Reason.NAMED)
 
 
 def raising(_):
@@ -26,14 +28,13 @@ def raising(_):
     [
         ([replace(GOOD, claimed_filename="a\0")], "text cannot be stored"),
         ([replace(GOOD, defects=("\ud800",))], "text cannot be stored"),
-        ([replace(GOOD, size=4)], "size is not that of the data"),
-        ([replace(GOOD, reason="unreadable")], "unknown reason unreadable"),
+        ([replace(GOOD, reason=Reason.UNREADABLE)], "unknown reason unreadable"),
         ([replace(GOOD, defects=("decoding failed: KeyError",))], "caught inside, decoding failed"),
         ([replace(GOOD, filename="../a")], "file name is not safe"),
         ([replace(GOOD, filename="a" * 201)], "file name is not safe"),
         ([replace(GOOD, filename="a:b")], "file name is not the same when made safe again"),
         ([GOOD, GOOD], "a path comes twice"),
-        ([replace(GOOD, data=b"a" * 60, size=60)], "too much is taken"),
+        ([replace(GOOD, data=b"a" * (UNPACKED_LIMIT + 60))], "too much is taken"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
