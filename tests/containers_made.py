@@ -1,9 +1,11 @@
-"""Containers made byte by byte for the tests: TNEF streams, Outlook messages in OLE compound files, CMS structures."""
+"""Containers made byte by byte for the tests: TNEF streams, Outlook messages in OLE compound files, CMS, ZIP."""
 
 import math
 import random
 import struct
+import zipfile
 from collections.abc import Callable, Iterable
+from io import BytesIO
 
 from orderflow_ingest.containers import Budget, Member, NotOpened
 
@@ -224,3 +226,26 @@ def streamed(content: bytes, size: int = 1000) -> bytes:
 def compressed(packed: bytes) -> bytes:
     capsule = oid("data") + der(0xA0, der(4, packed))
     return info("compressed", der(0x30, der(2, b"\0") + der(0x30, b"") + der(0x30, capsule)))
+
+
+def attachments(*stores: dict) -> dict:
+    return {f"__attach_version1.0_#{number:08X}": store for number, store in enumerate(stores)}
+
+
+def outlook_message(*values: Value, attached: tuple[dict, ...] = ()) -> bytes:
+    return compound(storage(*values, header=32, **attachments(*attached)))
+
+
+def zipped(*files: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in files:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = method
+            archive.writestr(info, data)
+    return buffer.getvalue()
+
+
+def flagged(data: bytes, flags: int) -> bytes:
+    at = data.index(b"PK\x01\x02") + 8
+    return data[:at] + struct.pack("<H", flags) + data[at + 2 :]

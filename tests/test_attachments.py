@@ -2,14 +2,13 @@
 
 import base64
 import random
-import zipfile
-from io import BytesIO
 
 import pytest
 
 from orderflow_ingest.attachments import Part, PartKind, read_parts
 from orderflow_ingest.mime.filenames import safe_filename, storable
 from orderflow_ingest.mime.sniff import detect_type
+from tests.containers_made import zipped
 
 PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 3000
@@ -195,14 +194,6 @@ def test_declared_and_detected_type_are_both_told() -> None:
     assert found.detected_type == "application/vnd.microsoft.portable-executable"
 
 
-def zipped(*names: str) -> bytes:
-    buffer = BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in names:
-            archive.writestr(name, "x")
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
@@ -210,13 +201,13 @@ def zipped(*names: str) -> bytes:
         (PNG, "image/png"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "image/jpeg"),
         (b"II*\0\x08\0\0\0" + b"\0" * 60, "image/tiff"),
-        (zipped("a.csv"), "application/zip"),
+        (zipped(("a.csv", b"x")), "application/zip"),
         (
-            zipped("[Content_Types].xml", "xl/workbook.xml"),
+            zipped(("[Content_Types].xml", b"x"), ("xl/workbook.xml", b"x")),
             "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
         ),
         (
-            zipped("[Content_Types].xml", "word/document.xml"),
+            zipped(("[Content_Types].xml", b"x"), ("word/document.xml", b"x")),
             "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
         ),
         (

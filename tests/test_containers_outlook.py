@@ -10,20 +10,13 @@ import pytest
 from orderflow_ingest.containers import Kind, NotOpened
 from orderflow_ingest.containers.outlook import open_outlook
 
-from .containers_made import Value, budget, compound, read_all, refusal, storage, survives, utf16
+from .containers_made import Value, attachments, budget, compound, read_all, refusal, storage, survives, utf16
+from .containers_made import outlook_message as message
 
 PDF = b"%PDF-1.4\n" + bytes(range(256)) * 30
 STRING, UNICODE, BINARY = 0x1E, 0x1F, 0x102
 LONG, SHORT, SHOWN, TAG, CID, DATA = 0x3707, 0x3704, 0x3001, 0x370E, 0x3712, 0x3701
 CYRILLIC = (0x3FFD, 3, struct.pack("<I", 1251))
-
-
-def attachments(*stores: dict) -> dict:
-    return {f"__attach_version1.0_#{number:08X}": store for number, store in enumerate(stores)}
-
-
-def message(*values: Value, attached: tuple[dict, ...] = ()) -> bytes:
-    return compound(storage(*values, header=32, **attachments(*attached)))
 
 
 def attached_message(*values: Value, attached: tuple[dict, ...] = ()) -> dict:

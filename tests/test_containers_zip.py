@@ -5,26 +5,15 @@ import time
 import tracemalloc
 import zipfile
 import zlib
-from io import BytesIO
 
 import pytest
 
 from orderflow_ingest.containers import NotOpened
 from orderflow_ingest.containers.zip_archive import decode_name, open_zip
 
-from .containers_made import budget, mutants, read_all, refusal, survives
+from .containers_made import budget, flagged, mutants, read_all, refusal, survives, zipped
 
 PDF = b"%PDF-1.4\n" + bytes(range(256)) * 20
-
-
-def zipped(*files: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, data in files:
-            info = zipfile.ZipInfo(name)
-            info.compress_type = method
-            archive.writestr(info, data)
-    return buffer.getvalue()
 
 
 def named(raw: bytes, extra: bytes = b"") -> bytes:
@@ -35,11 +24,6 @@ def named(raw: bytes, extra: bytes = b"") -> bytes:
     )
     entry += raw + extra
     return local + entry + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(entry), len(local), 0)
-
-
-def flagged(data: bytes, flags: int) -> bytes:
-    at = data.index(b"PK\x01\x02") + 8
-    return data[:at] + struct.pack("<H", flags) + data[at + 2 :]
 
 
 def patched(data: bytes, offset: int, value: bytes) -> bytes:

@@ -35,6 +35,8 @@ from .types import content_type, contradictions, extension
 
 UNPACKED_LIMIT = 128 << 20
 CONTAINER_DEPTH = 8
+# Paths stand in an index, whose rows PostgreSQL limits to 2704 bytes; a message adds up to 1500.
+_LONGEST_PATH = 500
 _MESSAGES = ("message/rfc822", "message/global", "message/news")
 
 
@@ -156,7 +158,7 @@ class _Reader:
 
     def _open(self, part: Part, kind: str, mail: _Mail, depth: int) -> Iterator[Part]:
         """Yield what a container holds, then the container itself."""
-        if depth == CONTAINER_DEPTH:
+        if depth == CONTAINER_DEPTH or len(part.path) > _LONGEST_PATH:
             yield _kept_whole(part, "nested too deep")
             return
         # The text in a TNEF file is that of the mail around it; an Outlook message has one of its own.
@@ -190,7 +192,7 @@ class _Reader:
                 yield _read_body(_part(claim, member.data, True, Reason.TEXT_BODY), member.charset, mail)
             elif member.kind is Kind.FILE:
                 yield from self._read_leaf(claim, member.data, mail, depth)
-            elif depth > CONTAINER_DEPTH:
+            elif depth > CONTAINER_DEPTH or len(path) > _LONGEST_PATH:
                 raise NotOpened("nested too deep")
             elif member.data:
                 yield _part(claim, b"", False, Reason.CONTAINER)

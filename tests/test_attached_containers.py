@@ -1,0 +1,173 @@
+"""What a mail's attachments hold is found, whatever it was wrapped in; what cannot be opened stays whole."""
+
+import gzip
+import zipfile
+
+import pytest
+
+from orderflow_ingest.attachments import Part, PartKind, Reason, read_parts, reading
+from orderflow_ingest.containers.mapi import BINARY, STRING, UNICODE
+
+from .containers_made import attachment, attribute, flagged, outlook_message, signed, storage, tnef, utf16, zipped
+from .mails import PDF
+from .test_attachments import PNG, mail, part
+
+BODY, HTML, DATA, LONG, CONTENT_ID = 0x1000, 0x1013, 0x3701, 0x3707, 0x3712
+ORDER = ("order.pdf", PDF)
+
+
+def attached(name: str, data: bytes, kind: str = "application/octet-stream") -> bytes:
+    return part(f'Content-Type: {kind}; name="{name}"'.encode(), data)
+
+
+def told(raw: bytes) -> list[tuple[str, str | None, str]]:
+    """List path, name and reason of each part, multiparts left out."""
+    return [(p.path, p.filename, p.reason) for p in read_parts(raw) if not p.path.endswith("0")]
+
+
+def taken(raw: bytes) -> list[Part]:
+    return [p for p in read_parts(raw) if p.taken]
+
+
+def test_orders_in_a_zip_are_documents_and_the_zip_is_not() -> None:
+    raw = mail(attached("orders.zip", zipped(ORDER, ("a/positions.csv", b"a;b\n"))))
+    assert told(raw) == [
+        ("1.1", "order.pdf", "named"),
+        ("1.2", "positions.csv", "named"),
+        ("1", "orders.zip", "opened"),
+    ]
+    first, second = taken(raw)
+    assert (first.data, first.content_type, second.claimed_filename) == (PDF, "application/pdf", "a/positions.csv")
+
+
+def test_an_office_document_is_a_document_and_no_archive() -> None:
+    excel = zipped(("[Content_Types].xml", b"<x/>"), ("xl/workbook.xml", b"<x/>"))
+    assert told(mail(attached("order.xlsx", excel))) == [("1", "order.xlsx", "named")]
+
+
+def test_a_gzipped_file_is_given_under_its_name() -> None:
+    raw = mail(attached("order.csv.gz", gzip.compress(b"a;b\n")))
+    assert [(p.filename, p.data, p.content_type) for p in taken(raw)] == [("order.csv", b"a;b\n", "text/csv")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("orders.zip", flagged(zipped(ORDER), 1), "encrypted"),
+        ("orders.zip", zipped(ORDER)[:-30], "damaged"),
+        ("orders.zip", zipped(), "no members"),
+        ("order.csv.gz", gzip.compress(b"a;b\n" * 50)[:-20], "damaged"),
+        ("winmail.dat", b"this is no TNEF", "not TNEF"),
+        ("order.msg", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, "damaged"),
+        ("smime.p7m", b"this is no CMS", "not CMS"),
+    ],
+)
+def test_what_cannot_be_opened_is_a_document_with_the_reason(name: str, data: bytes, why: str) -> None:
+    (found,) = taken(mail(attached(name, data)))
+    assert (found.reason, found.data, found.filename) == (Reason.NOT_OPENED, data, name)
+    assert found.defects[-1] == f"not opened: {why}"
+
+
+def test_of_an_archive_that_breaks_in_the_middle_the_good_files_and_the_whole_are_documents() -> None:
+    archive = zipped(ORDER, ("second.pdf", PDF * 20), method=zipfile.ZIP_STORED)
+    damaged = archive.replace(PDF * 20, PDF * 19 + b"x" * len(PDF))
+    assert told(mail(attached("orders.zip", damaged))) == [
+        ("1.1", "order.pdf", "named"),
+        ("1", "orders.zip", "not opened"),
+    ]
+
+
+def test_a_message_in_an_archive_is_read_as_a_mail() -> None:
+    archive = zipped(("order.eml", mail(b"\r\n12 widgets", attached(*ORDER))))
+    assert told(mail(attached("orders.zip", archive))) == [
+        ("1.1.1", None, "text body"),
+        ("1.1.2", "order.pdf", "named"),
+        ("1.1", "order.eml", "opened"),
+        ("1", "orders.zip", "opened"),
+    ]
+
+
+def test_winmail_dat_in_an_attached_message_gives_its_files() -> None:
+    inner = mail(b"\r\nsee attached", attached("winmail.dat", tnef(attachment(title=b"order.pdf", data=PDF))))
+    raw = mail(b"Content-Type: message/rfc822\r\n\r\n" + inner)
+    assert [(p.path, p.filename) for p in taken(raw)] == [("1.1", None), ("1.2.1", "order.pdf")]
+
+
+def test_the_text_in_winmail_dat_is_taken_only_if_the_mail_does_not_say_it() -> None:
+    wrapped = attached(
+        "winmail.dat", tnef(attachment(title=b"order.pdf", data=PDF), attribute(1, 0x800C, b"12 widgets"))
+    )
+    assert [p.reason for p in read_parts(mail(b"\r\n12 widgets", wrapped))][2] == Reason.ALTERNATIVE_TEXT
+    assert [p.reason for p in read_parts(mail(b"\r\n", wrapped))][2] == Reason.TEXT_BODY
+
+
+def test_an_outlook_message_gives_its_text_and_its_files_but_not_the_pictures_of_its_page() -> None:
+    page = b"<p>12 widgets <img src='cid:logo@x'>" + b"and more " * 60
+    files = (
+        storage((LONG, UNICODE, utf16("logo.png")), (CONTENT_ID, STRING, b"logo@x"), (DATA, BINARY, PNG)),
+        storage((LONG, UNICODE, utf16("order.pdf")), (DATA, BINARY, PDF)),
+    )
+    data = outlook_message((BODY, UNICODE, utf16("12 widgets")), (HTML, BINARY, page), attached=files)
+    assert told(mail(attached("Order.msg", data))) == [
+        ("1.1", None, "text body"),
+        ("1.2", None, "text body"),
+        ("1.3", "logo.png", "inline image"),
+        ("1.4", "order.pdf", "named"),
+        ("1", "Order.msg", "opened"),
+    ]
+
+
+def test_a_mail_that_is_signed_as_a_whole_is_read() -> None:
+    inner = mail(b"\r\n12 widgets", attached(*ORDER)).split(b"\r\n", 1)[1]
+    raw = part(
+        b'Subject: x\r\nContent-Type: application/pkcs7-mime; smime-type=signed-data; name="smime.p7m"', signed(inner)
+    )
+    assert [(p.path, p.filename, p.kind) for p in taken(raw)] == [
+        ("1.1.1", None, PartKind.BODY),
+        ("1.1.2", "order.pdf", PartKind.ATTACHMENT),
+    ]
+    assert any("signature not verified" in p.defects for p in read_parts(raw))
+
+
+def test_a_program_in_an_archive_that_pretends_to_be_an_order_is_marked() -> None:
+    (found,) = taken(mail(attached("orders.zip", zipped(("order.pdf", b"MZ\x90" + b"\0" * 100)))))
+    assert found.defects == ("content is not what its name says",)
+    assert found.content_type == "application/vnd.microsoft.portable-executable"
+
+
+def test_containers_in_each_other_end_at_a_depth() -> None:
+    data = zipped(ORDER)
+    for _ in range(reading.CONTAINER_DEPTH):
+        data = zipped(("orders.zip", data))
+    (found,) = taken(mail(attached("orders.zip", data)))
+    assert (found.reason, found.defects[-1]) == (Reason.NOT_OPENED, "not opened: nested too deep")
+    assert found.path.count(".") == reading.CONTAINER_DEPTH
+
+
+def test_what_all_containers_of_a_mail_unpack_to_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "UNPACKED_LIMIT", 3 * len(PDF))
+    raw = mail(*(attached(f"{number}.zip", zipped(ORDER)) for number in range(5)))
+    assert [p.reason for p in taken(raw)] == [Reason.NAMED] * 3 + [Reason.NOT_OPENED] * 2
+
+
+def test_what_messages_in_containers_hold_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_PARTS", 10)
+    raw = mail(attached("orders.zip", zipped(("order.eml", mail(*[attached(*ORDER)] * 20)))))
+    *found, message = taken(raw)
+    assert 5 < len(found) < 10 and {p.filename for p in found} == {"order.pdf"}
+    assert (message.filename, message.defects) == ("order.eml", ("not opened: too many members",))
+
+
+def test_paths_stay_short_enough_for_an_index() -> None:
+    raw = mail(attached(*ORDER))
+    for _ in range(4):
+        for _ in range(120):
+            raw = b"Content-Type: message/rfc822\r\n\r\n" + raw
+        raw = mail(attached("deep.zip", zipped(("deep.eml", raw))))
+    assert max(len(p.path) for p in read_parts(raw)) < 2000
+
+
+def test_of_ten_thousand_orders_in_an_archive_each_is_found_and_one_more_keeps_it_whole() -> None:
+    files = [(f"{number}.csv", b"a;b\n") for number in range(10_001)]
+    assert len(taken(mail(attached("orders.zip", zipped(*files[:-1]))))) == 10_000
+    assert taken(mail(attached("orders.zip", zipped(*files))))[-1].reason == Reason.NOT_OPENED
