@@ -107,6 +107,13 @@ def test_a_page_of_which_no_text_can_be_had_is_kept_as_it_is() -> None:
     assert found.defects == ("no text out of the html",)
 
 
+def test_a_page_too_large_for_making_text_of_it_is_kept_as_it_is_but_for_the_pictures_in_it() -> None:
+    row, picture = b"<p>12 widgets", b"<img src='data:image/png;base64," + b"A" * (3 << 20) + b"'>"
+    found = only(mail(part(b"Content-Type: text/html", row * (3 << 17))))
+    assert (found.size, found.content_type, found.taken) == (len(row) * (3 << 17), "text/html", True)
+    assert only(mail(part(b"Content-Type: text/html", picture + row))).data == b"12 widgets\n"
+
+
 @pytest.mark.parametrize(
     ("plain", "html", "reasons"),
     [

@@ -8,7 +8,7 @@ too small for a scan. The word inline alone decides nothing.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 
 from .parts import Part, Reason
@@ -39,18 +39,20 @@ _NOTHING = re.compile(rb"(?>\s*--[^\r\n]*)*\s*")
 _BY_EXTENSION = {"p7s": Reason.SIGNATURE, "ics": Reason.CALENDAR, "vcf": Reason.BUSINESS_CARD}
 
 
-def judge(part: Part, parent: str, names: tuple[str, ...], shown: frozenset[str]) -> tuple[bool, Reason]:
+def judge(
+    part: Part, parent: str, names: tuple[str, ...], is_shown: Callable[[Iterable[str]], bool]
+) -> tuple[bool, Reason]:
     """Return whether a leaf is a document, or a text body, and why.
 
-    parent is the type of the multipart it stands in, names are its Content-ID and Content-Location, shown is what
-    find_references() gave for the HTML bodies of the mail.
+    parent is the type of the multipart it stands in, names are its Content-ID and Content-Location; is_shown tells
+    whether an HTML body of the mail shows what has one of the names, and is asked for images only.
     """
     if set_aside := _recognise(part):
         return False, set_aside
     if part.disposition == "attachment":
         return True, Reason.ATTACHMENT
     if _is_image(part):
-        if _is_shown((*names, part.claimed_filename or ""), shown):
+        if is_shown((*names, part.claimed_filename or "")):
             return False, Reason.INLINE_IMAGE
         addressed = part.disposition == "inline" or any(names)
         if part.size < _SMALL_IMAGE and addressed and parent == "multipart/related":
@@ -76,6 +78,11 @@ def find_references(pages: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def is_referenced(names: Iterable[str], references: frozenset[str]) -> bool:
+    """Tell whether one of a part's names is among what pages show."""
+    return any(unquote(name).strip().lower() in references for name in names if name)
+
+
 def _recognise(part: Part) -> Reason | None:
     """Return the reason for a part that is no document by its type, or by its name if the type says nothing."""
     for types, reason in (
@@ -96,7 +103,3 @@ def _is_image(part: Part) -> bool:
     if part.declared_type == "application/octet-stream":
         return (part.detected_type or "").startswith("image/")
     return part.declared_type.startswith("image/") and part.detected_type != "application/pdf"
-
-
-def _is_shown(names: tuple[str, ...], shown: frozenset[str]) -> bool:
-    return any(unquote(name).strip().lower() in shown for name in names if name)

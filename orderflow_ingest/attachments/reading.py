@@ -13,8 +13,9 @@ taken, and a later one if it says much more: "your program shows no HTML" is no 
 Outlook keeps beside the mail's own in a TNEF or .msg file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from ..mime.sniff import detect_type
 from ..mime.tree import MAX_PARTS, walk
 from ..mime.words import decode_text, storable
 from .parts import Part, PartKind, Reason
-from .policy import find_references, judge
+from .policy import find_references, is_referenced, judge
 from .text import decode_html, html_text, plain_text, text_size, visible_size
 from .types import content_type, contradictions, extension
 
@@ -58,10 +59,19 @@ class _Mail:
     """What the parts of one message have to know of each other."""
 
     hint: str = ""
-    shown: frozenset[str] = frozenset()
+    pages: list[tuple[bytes | Entity, str]] = field(default_factory=list)
     alternatives: frozenset[str] = frozenset()
     said: dict[str, dict[str, int]] = field(default_factory=dict)
     said_in_all: int = 0
+
+    def shows(self, names: Iterable[str]) -> bool:
+        """Tell whether an HTML body shows what has one of these names."""
+        return is_referenced(names, self._references)
+
+    @cached_property
+    def _references(self) -> frozenset[str]:
+        contents = ((_decode(page)[0] if isinstance(page, Entity) else page, charset) for page, charset in self.pages)
+        return find_references(decode_html(content, charset, self.hint)[0] for content, charset in contents)
 
     def alternative_of(self, path: str) -> tuple[str, str] | None:
         """Return the prefix of the innermost multipart/alternative that a part stands in, and which one it is there."""
@@ -144,7 +154,7 @@ class _Reader:
     def _read_leaf(self, claim: _Claim, data: bytes, mail: _Mail, depth: int) -> Iterator[Part]:
         """Judge a leaf of a message or a member of a container, and open it if it is a container itself."""
         part = _part(claim, data, False, Reason.EMPTY)
-        taken, reason = judge(part, claim.parent, claim.names, mail.shown)
+        taken, reason = judge(part, claim.parent, claim.names, mail.shows)
         if reason is Reason.TEXT_BODY:
             yield _read_body(part, claim.charset, mail)
             yield from self._read_uuencoded(part, mail, depth)
@@ -187,8 +197,7 @@ class _Reader:
             )
             if member.kind is Kind.BODY:
                 if member.declared_type == "text/html":
-                    page, _ = decode_html(member.data, member.charset, mail.hint)
-                    mail.shown |= find_references([page])
+                    mail.pages.append((member.data, member.charset))
                 yield _read_body(_part(claim, member.data, True, Reason.TEXT_BODY), member.charset, mail)
             elif member.kind is Kind.FILE:
                 yield from self._read_leaf(claim, member.data, mail, depth)
@@ -227,17 +236,17 @@ def _survey(entities: list[Entity]) -> _Mail:
     # The first charset declared in the mail that says something about raw 8-bit file names.
     useful = (label for label in labels if label and codec_name(label) not in (None, "ascii", "utf-8", "utf-7"))
     hint = next(useful, "")
-    pages = (
-        decode_html(_decode(entity)[0], entity.header.charset(), hint)[0]
+    pages: list[tuple[bytes | Entity, str]] = [
+        (entity, entity.header.charset())
         for entity in entities
         if entity.kind == "leaf" and entity.header.type == "text/html"
-    )
+    ]
     prefixes = (
         entity.path[:-1] if f".{entity.path}".endswith(".0") else f"{entity.path}."
         for entity in entities
         if entity.header.type == "multipart/alternative" and entity.kind == "multipart"
     )
-    return _Mail(hint, find_references(pages), frozenset(prefixes))
+    return _Mail(hint, pages, frozenset(prefixes))
 
 
 def _decode(entity: Entity) -> tuple[bytes, tuple[str, ...]]:
@@ -297,12 +306,15 @@ def _read_body(part: Part, charset: str, mail: _Mail) -> Part:
     enough = said * 3 // 2 + 200 if said else 0
     kept_type, defects = "text/plain", part.defects
     if "html" in part.declared_type:
-        page, cut = decode_html(part.data, charset, mail.hint)
-        if said and visible_size(page) <= enough:
+        page, is_whole = decode_html(part.data, charset, mail.hint)
+        if is_whole and said and visible_size(page) <= enough:
             return replace(part, taken=False, reason=Reason.ALTERNATIVE_TEXT)
-        text, failed = html_text(page)
-        size, data, defects = text_size(text), text.encode("utf-8", "replace"), (*defects, *cut, *failed)
-        kept_type = part.declared_type if failed else kept_type
+        text = html_text(page) if is_whole else None
+        if text is None:
+            data, size, kept_type = part.data, visible_size(page), part.declared_type
+            defects = (*defects, "no text out of the html")
+        else:
+            data, size = text.encode("utf-8", "replace"), text_size(text)
     else:
         data = plain_text(part.data, charset, mail.hint)
         size = len(data) - sum(data.count(blank) for blank in (b" ", b"\n", b"\t"))

@@ -5,17 +5,18 @@ ones and is loaded in milliseconds. Of the others inscriptis pads table cells to
 gigabytes of one long cell, html2text takes minutes for nested lists, and Beautiful Soup does not keep rows together.
 A row of a table becomes a line, its cells parted by tabs.
 
-Guarantees: never raises but for this machine's faults, takes bounded time: what is over HTML_LIMIT of a page is cut
-off and told as a defect. An HTML page of which no text can be had is kept as it is, and that is told too.
+Guarantees: never raises but for this machine's faults, and takes bounded time. A page over HTML_LIMIT, or one of which
+no text can be had, is to be kept as it is.
 """
 
 import re
 
 from ..mime.charsets import decode_bytes
 
-HTML_LIMIT = 1 << 20
+HTML_LIMIT = 2 << 20
+_NOT_ASCII = ("utf-7", "utf-16", "utf-32", "hz")  # whose bytes are those of ASCII and mean something else
 _TAG = re.compile(r"<[^<>]*+>")
-_INLINE_DATA = re.compile(r"\bdata:[\w/+.;=-]{0,100},[A-Za-z0-9+/=%\s]{100,}+")
+_INLINE_DATA = re.compile(rb"\bdata:[\w/+.;=-]{0,100},[A-Za-z0-9+/=%\s]{100,}+")
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 _HIDDEN = ['[style*="display:none"]', '[style*="display: none"]']
 # Outlook makes a paragraph of every cell; each would become a line.
@@ -29,17 +30,20 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 
 def plain_text(data: bytes, charset: str, hint: str) -> bytes:
     """Return a text/plain body as UTF-8."""
-    if not data.isascii() or b"\x1b" in data or charset.lower().startswith(("utf-7", "utf-16", "utf-32", "hz")):
+    if not data.isascii() or b"\x1b" in data or charset.lower().startswith(_NOT_ASCII):
         data = decode_bytes(data, charset, hint).encode("utf-8", "replace")
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
 
 
-def decode_html(data: bytes, charset: str, hint: str) -> tuple[str, tuple[str, ...]]:
-    """Return a page as text, without the pictures it holds, and its defects; the page's own charset is the last."""
+def decode_html(data: bytes, charset: str, hint: str) -> tuple[str, bool]:
+    """Return a page as text without the pictures in it, and whether that is all and not cut at HTML_LIMIT.
+
+    The charset that the page itself names is the last.
+    """
     if not charset and (found := _META_CHARSET.search(data, 0, 4096)):
         charset = found[1].decode("ascii", "replace")
-    page = _INLINE_DATA.sub("data:,", decode_bytes(data, charset or "utf-8", hint))
-    return page[:HTML_LIMIT], ("text cut off",) if len(page) > HTML_LIMIT else ()
+    page = _INLINE_DATA.sub(b"data:,", data)
+    return decode_bytes(page[:HTML_LIMIT], charset or "utf-8", hint), len(page) <= HTML_LIMIT
 
 
 def visible_size(page: str) -> int:
@@ -52,8 +56,8 @@ def text_size(text: str) -> int:
     return len("".join(text.split()))
 
 
-def html_text(page: str) -> tuple[str, tuple[str, ...]]:
-    """Return the text of a page and its defects."""
+def html_text(page: str) -> str | None:
+    """Return the text of a page, None if none can be had of it although it has some, or too much of it."""
     from resiliparse.extract.html2text import extract_plain_text
 
     source = _CELL_END.sub(lambda found: found[1] or found[0], _CELL_START.sub(r"\1", page))
@@ -64,13 +68,12 @@ def html_text(page: str) -> tuple[str, tuple[str, ...]]:
     except MemoryError:
         raise
     except Exception:
-        laid_out = ""
+        return None
     # It parts cells by two tabs.
-    text = _TRAILING_BLANKS.sub("", laid_out[: 2 * HTML_LIMIT].replace("\t\t", "\t"))
+    text = _TRAILING_BLANKS.sub("", laid_out.replace("\t\t", "\t"))
     text = _BLANK_LINES.sub("\n\n", text).strip("\n") + "\n"
-    if text.isspace() and text_size(_without_code(page)):
-        return page, ("no text out of the html",)
-    return text, ("text cut off",) if len(laid_out) > 2 * HTML_LIMIT else ()
+    lost = len(text) > 2 * HTML_LIMIT or (text.isspace() and text_size(_without_code(page)))
+    return None if lost else text
 
 
 def _list_depth(page: str) -> int:
