@@ -30,3 +30,14 @@ def order(number: int = 1, attachments: int = 2) -> bytes:
         )
     body = b"\n".join(parts) + b"\n--b--\n"
     return mail(number, body, MIME_Version="1.0", Content_Type='multipart/mixed; boundary="b"')
+
+
+def part(header: bytes, content: bytes = b"content") -> bytes:
+    """Write a part of a multipart: its header, its content in base64."""
+    return header + b"\r\nContent-Transfer-Encoding: base64\r\n\r\n" + base64.encodebytes(content)
+
+
+def multipart(*parts: bytes, kind: bytes = b"mixed") -> bytes:
+    """Write a mail of these parts."""
+    head = b"From: a@example.com\r\nMIME-Version: 1.0\r\nContent-Type: multipart/" + kind + b"; boundary=bb\r\n\r\n"
+    return head + b"".join(b"--bb\r\n" + one + b"\r\n" for one in parts) + b"--bb--\r\n"

@@ -9,8 +9,9 @@ from orderflow_ingest.attachments import Part, PartKind, Reason, read_parts, rea
 from orderflow_ingest.containers.mapi import BINARY, STRING, UNICODE
 
 from .containers_made import attachment, attribute, flagged, outlook_message, signed, storage, tnef, utf16, zipped
-from .mails import PDF
-from .test_attachments import PNG, mail, part
+from .mails import PDF, part
+from .mails import multipart as mail
+from .test_attachments import PNG
 
 BODY, HTML, DATA, LONG, CONTENT_ID = 0x1000, 0x1013, 0x3701, 0x3707, 0x3712
 ORDER = ("order.pdf", PDF)

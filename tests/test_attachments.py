@@ -1,6 +1,5 @@
 """Every document in a mail is taken, everything else is told with a reason, and nothing raises."""
 
-import base64
 import random
 
 import pytest
@@ -9,19 +8,12 @@ from orderflow_ingest.attachments import Part, PartKind, read_parts
 from orderflow_ingest.mime.filenames import safe_filename, storable
 from orderflow_ingest.mime.sniff import detect_type
 from tests.containers_made import zipped
+from tests.mails import multipart as mail
+from tests.mails import part
 
 PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 3000
 HTML = b'Content-Type: text/html\r\n\r\n<p><img src="cid:logo@x"></p>'
-
-
-def part(header: bytes, content: bytes = b"content") -> bytes:
-    return header + b"\r\nContent-Transfer-Encoding: base64\r\n\r\n" + base64.encodebytes(content)
-
-
-def mail(*parts: bytes, kind: bytes = b"mixed") -> bytes:
-    head = b"From: a@example.com\r\nMIME-Version: 1.0\r\nContent-Type: multipart/" + kind + b"; boundary=bb\r\n\r\n"
-    return head + b"".join(b"--bb\r\n" + one + b"\r\n" for one in parts) + b"--bb--\r\n"
 
 
 def only(raw: bytes) -> Part:

@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 
+from tests.containers_made import attachment, flagged, tnef, zipped
 from tests.lab import demo, smtp
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch, wait_until
-from tests.mails import mail, order
+from tests.mails import mail, multipart, order, part
 
 ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"
 STACKS = ("embedded", "postgresql+s3", "postgresql+s3+redis")
@@ -53,6 +54,28 @@ def test_an_order_becomes_documents(deployment):
     assert documents["positions.csv"] == ("text/csv", 24)
     assert documents["order-4711.xlsx"][0] == excel
     assert len(documents) == 4 and documents[None] == ("text/plain", 32)
+
+
+def test_what_attachments_hold_becomes_documents_and_every_part_is_told(deployment):
+    raw = multipart(
+        part(b'Content-Type: application/zip; name="orders.zip"', zipped(("order-1.pdf", demo.PDF))),
+        part(b'Content-Type: application/ms-tnef; name="winmail.dat"', tnef(attachment(title=b"2.pdf", data=demo.PDF))),
+        part(b'Content-Type: application/zip; name="secret.zip"', flagged(zipped(("3.pdf", demo.PDF)), 1)),
+        part(b'Content-Type: application/pgp-signature; name="signature.asc"'),
+    )
+    assert send(deployment, b"Subject: Wrapped\r\n" + raw).accepted
+    (row,) = deployment.wait_parsed("Wrapped")
+    assert wait_until(lambda: {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}, 30, interval=0.6)
+    shown = [json.loads(line) for line in deployment.replay("documents", row["id"], "--json").splitlines()]
+    assert [(p["part"], p["filename"], p["state"], p["why"], p["defects"]) for p in shown] == [
+        ("0", None, "passed over", "container", ""),
+        ("1", "orders.zip", "passed over", "opened", ""),
+        ("1.1", "order-1.pdf", "DONE", "named", ""),
+        ("2", "winmail.dat", "passed over", "opened", ""),
+        ("2.1", "2.pdf", "DONE", "named", ""),
+        ("3", "secret.zip", "DONE", "not opened", "not opened: encrypted"),
+        ("4", "signature.asc", "passed over", "signature", ""),
+    ]
 
 
 def test_an_unknown_organisation_is_refused_at_rcpt_to(deployment):

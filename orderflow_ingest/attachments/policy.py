@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 
+from ..mime.filenames import extension
 from .parts import Part, Reason
-from .types import extension
 
 _SIGNATURES = (
     "application/pgp-signature",

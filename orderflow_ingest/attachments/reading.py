@@ -25,14 +25,14 @@ from ..mime.bodies import decode_body, find_uuencoded
 from ..mime.charsets import codec_name
 from ..mime.entities import Entity
 from ..mime.fields import find_sender_header, looks_like_header
-from ..mime.filenames import safe_filename
+from ..mime.filenames import extension, safe_filename
 from ..mime.sniff import detect_type
 from ..mime.tree import MAX_PARTS, walk
 from ..mime.words import decode_text, storable
 from .parts import Part, PartKind, Reason
 from .policy import find_references, is_referenced, judge
 from .text import decode_html, html_text, plain_text, text_size, visible_size
-from .types import content_type, contradictions, extension
+from .types import content_type, contradictions
 
 UNPACKED_LIMIT = 128 << 20
 CONTAINER_DEPTH = 8

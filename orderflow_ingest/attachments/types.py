@@ -8,6 +8,8 @@ named order.pdf is either a mistake or an attack.
 
 import re
 
+from ..mime.filenames import extension
+
 _OFFICE = "application/vnd.openxmlformats-officedocument."
 _ODF = "application/vnd.oasis.opendocument."
 _BY_EXTENSION = {
@@ -92,13 +94,6 @@ _HAS_SIGNATURE = frozenset(
     for kind in _BY_EXTENSION.values()
     if not kind.startswith(("text/", "message/")) and kind not in ("application/json", "image/svg+xml")
 ) - {"application/edifact", "application/edi-x12", "application/xml"}
-_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,8})\Z")
-
-
-def extension(filename: str | None) -> str:
-    """Return the ending of a safe file name in lower case, without its dot; "" if there is none."""
-    found = _EXTENSION.search(filename or "")
-    return found[1].lower() if found else ""
 
 
 def plain_type(kind: str) -> str:

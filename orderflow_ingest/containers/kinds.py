@@ -9,9 +9,9 @@ names of its members, see `mime.sniff`, and where these say nothing by its own n
 carries an archive at its end does not begin as one, and stays whole.
 """
 
-import re
 from collections.abc import Iterator
 
+from ..mime.filenames import extension
 from . import Budget, Member, NotOpened
 
 _TNEF = b"\x78\x9f\x3e\x22"
@@ -33,7 +33,6 @@ _ZIP_TYPES = (
     "application/x-compress",
     "multipart/x-zip",
 )
-_EXTENSION = re.compile(r"\.([a-z0-9]{1,12})\s*$", re.IGNORECASE)
 # Files in ZIP and gzip that are opened by their own programs only.
 _WHOLE_ZIPS = """
 docx docm dotx dotm xlsx xlsm xlsb xltx xltm xlam pptx pptm potx potm ppsx ppsm ppam vsdx vsdm vstx sldx thmx
@@ -46,20 +45,19 @@ _WHOLE_GZIPS = "svgz emz wmz dia gnucash rds rdata blend vgz xcfgz mml kra adz a
 
 def container_kind(declared_type: str, detected_type: str | None, filename: str, data: bytes) -> str | None:
     """Return the kind of container that an attachment is to be opened as, None if it stays whole."""
-    match = _EXTENSION.search(filename)
-    extension = match[1].lower() if match else ""
+    ending = extension(filename)
     if data.startswith(_TNEF):
         return "tnef"
     if data.startswith(_ZIP):
-        plain = detected_type in ("application/zip", None) and extension not in _WHOLE_ZIPS.split()
-        return "zip" if plain and (declared_type in _ZIP_TYPES or extension == "zip") else None
+        plain = detected_type in ("application/zip", None) and ending not in _WHOLE_ZIPS.split()
+        return "zip" if plain and (declared_type in _ZIP_TYPES or ending == "zip") else None
     if data.startswith(_GZIP):
-        return None if extension in _WHOLE_GZIPS.split() or declared_type.startswith("image/") else "gzip"
+        return None if ending in _WHOLE_GZIPS.split() or declared_type.startswith("image/") else "gzip"
     if data.startswith(_OLE):
-        told = extension == "msg" or declared_type == _OUTLOOK_TYPE or detected_type == _OUTLOOK_TYPE
+        told = ending == "msg" or declared_type == _OUTLOOK_TYPE or detected_type == _OUTLOOK_TYPE
         unknown = detected_type in ("application/x-ole-storage", None)
         return "outlook" if told or (unknown and _MESSAGE_STREAM in data) else None
-    if declared_type in _SMIME_TYPES or (extension == "p7m" and declared_type in _UNTOLD_TYPES):
+    if declared_type in _SMIME_TYPES or (ending == "p7m" and declared_type in _UNTOLD_TYPES):
         return "smime"
     if declared_type in _TNEF_TYPES or filename.lower() == "winmail.dat":
         return "tnef"

@@ -22,6 +22,7 @@ _INVISIBLE = re.compile(
 _URL_ENCODED = re.compile(r"(?=[^%]*+%)(?:[A-Za-z0-9_.!~*'()+-]|%(?:[2-9A-F][0-9A-F]))++", re.IGNORECASE)
 _NEEDLESS_ESCAPE = re.compile(r"%(?:3[0-9]|4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A]|2[DE]|5F|7[EF])", re.IGNORECASE)
 _FORBIDDEN = re.compile('[<>:"|?*]')
+_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,12})\Z")
 _DEVICE = re.compile(r"\A(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³])(?= *(?:\.|\Z))", re.IGNORECASE)
 
 
@@ -34,6 +35,12 @@ def safe_filename(claimed: str) -> str | None:
     name = next((part for part in reversed(components) if part), "")
     name = _DEVICE.sub(r"_\g<0>", _FORBIDDEN.sub("_", name), count=1) if name else ""
     return _shorten(name) or None
+
+
+def extension(filename: str | None) -> str:
+    """Return the ending of a safe name in lower case, without its dot; "" if there is none."""
+    found = _EXTENSION.search(filename or "")
+    return found[1].lower() if found else ""
 
 
 def _undo_url_encoding(name: str) -> str:
