@@ -77,7 +77,7 @@ def _check(raw: bytes, read: Callable[[bytes], Iterable[object]] | None) -> Iter
                 yield f"text cannot be stored: {text[:100]!r}"
         if part.reason not in REASONS:
             yield f"unknown reason {part.reason}: {part.defects}"
-        for defect in filter(_CAUGHT.match, part.defects):
+        for defect in filter(_CAUGHT.search, part.defects):
             yield f"caught inside, {defect}: at {part.path}"
         if (name := part.filename) is not None:
             if not name or _UNSAFE.search(name) or len(name.encode()) > 200 or name.strip(" .") != name:

@@ -161,6 +161,18 @@ def test_a_pdf_that_the_html_refers_to_is_still_an_order() -> None:
     assert found.taken
 
 
+@pytest.mark.parametrize(
+    ("text", "size", "taken"),
+    [(b"Sent from my phone", 60_000, True), (b"Sent from my phone", 20_000, False), (b"word " * 30, 60_000, False)],
+    ids=["photo", "logo", "banner"],
+)
+def test_a_large_image_that_is_all_a_page_shows_is_an_order(text: bytes, size: int, taken: bool) -> None:
+    page = part(b"Content-Type: text/html", b"<style>p{x:y}</style><img src=cid:logo@x><p>" + text)
+    image = part(b"Content-Type: image/png\r\nContent-ID: <logo@x>", PNG[:20] + b"x" * size)
+    *_, found = read_parts(mail(page, image, kind=b"related"))
+    assert found.taken is taken
+
+
 def test_an_image_before_its_html_and_one_of_a_few_bytes_are_passed_over() -> None:
     raw = mail(part(b"Content-Type: image/png\r\nContent-ID: <logo@x>", PNG), HTML, kind=b"related")
     assert [found.reason for found in read_parts(raw)] == ["container", "inline image", "empty"]

@@ -4,7 +4,7 @@ Taken are: what the sender calls an attachment, every leaf with a name, every le
 (PDF, spreadsheets, CSV, XML, EDI, Word) however they are marked: a PDF marked inline is an order. Text bodies are
 taken as documents of their own kind (see `reading`). Passed over are calendars, business cards, signatures, delivery
 reports, and images that an HTML body shows by their Content-ID or Content-Location (RFC 2392, RFC 2557) or that are
-too small for a scan. The word inline alone decides nothing.
+too small for a scan; a large one that is all a page shows is the order itself. The word inline alone decides nothing.
 """
 
 import re
@@ -40,19 +40,19 @@ _BY_EXTENSION = {"p7s": Reason.SIGNATURE, "ics": Reason.CALENDAR, "vcf": Reason.
 
 
 def judge(
-    part: Part, parent: str, names: tuple[str, ...], is_shown: Callable[[Iterable[str]], bool]
+    part: Part, parent: str, names: tuple[str, ...], is_shown: Callable[[Part, Iterable[str]], bool]
 ) -> tuple[bool, Reason]:
     """Return whether a leaf is a document, or a text body, and why.
 
     parent is the type of the multipart it stands in, names are its Content-ID and Content-Location; is_shown tells
-    whether an HTML body of the mail shows what has one of the names, and is asked for images only.
+    whether an HTML body of the mail shows a part that has one of the names, and is asked for images only.
     """
     if set_aside := _recognise(part):
         return False, set_aside
     if part.disposition == "attachment":
         return True, Reason.ATTACHMENT
     if _is_image(part):
-        if is_shown((*names, part.claimed_filename or "")):
+        if is_shown(part, (*names, part.claimed_filename or "")):
             return False, Reason.INLINE_IMAGE
         addressed = part.disposition == "inline" or any(names)
         if part.size < _SMALL_IMAGE and addressed and parent == "multipart/related":

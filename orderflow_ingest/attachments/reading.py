@@ -38,6 +38,8 @@ UNPACKED_LIMIT = 128 << 20
 CONTAINER_DEPTH = 8
 # Paths stand in an index, whose rows PostgreSQL limits to 2704 bytes; a message adds up to 1500.
 _LONGEST_PATH = 500
+_PHOTO = 50_000
+_NO_TEXT = 60  # characters: "sent from my telephone"
 _MESSAGES = ("message/rfc822", "message/global", "message/news")
 
 
@@ -64,14 +66,26 @@ class _Mail:
     said: dict[str, dict[str, int]] = field(default_factory=dict)
     said_in_all: int = 0
 
-    def shows(self, names: Iterable[str]) -> bool:
-        """Tell whether an HTML body shows what has one of these names."""
-        return is_referenced(names, self._references)
+    def shows(self, part: Part, names: Iterable[str]) -> bool:
+        """Tell whether an image that has one of these names is an ornament of an HTML body.
+
+        A large one on pages without text is the message: a photo of an order, sent from a telephone.
+        """
+        is_all = part.size >= _PHOTO and self._text_size < _NO_TEXT
+        return is_referenced(names, self._references) and not is_all
+
+    @property
+    def _pages(self) -> Iterator[str]:
+        contents = ((_decode(page)[0] if isinstance(page, Entity) else page, charset) for page, charset in self.pages)
+        return (decode_html(content, charset, self.hint)[0] for content, charset in contents)
 
     @cached_property
     def _references(self) -> frozenset[str]:
-        contents = ((_decode(page)[0] if isinstance(page, Entity) else page, charset) for page, charset in self.pages)
-        return find_references(decode_html(content, charset, self.hint)[0] for content, charset in contents)
+        return find_references(self._pages)
+
+    @cached_property
+    def _text_size(self) -> int:
+        return sum(text_size(html_text(page) or page) for page in self._pages)
 
     def alternative_of(self, path: str) -> tuple[str, str] | None:
         """Return the prefix of the innermost multipart/alternative that a part stands in, and which one it is there."""
@@ -124,6 +138,8 @@ class _Reader:
             if depth:
                 self.budget.take_member()
             yield from self._read_entity(entity, mail, depth)
+        if broken and depth:
+            raise NotOpened(broken)
         if broken:
             yield _unreadable(path, "message/rfc822", raw, (broken,))
 
@@ -182,6 +198,10 @@ class _Reader:
                 yield from self._read_members(members, part.path, inner, depth + 1)
         except NotOpened as why:
             yield _kept_whole(part, str(why))
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:
+            yield _kept_whole(part, f"reading failed: {type(error).__name__}")
         else:
             yield replace(part, taken=False, reason=Reason.OPENED)
 
