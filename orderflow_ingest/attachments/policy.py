@@ -33,7 +33,7 @@ _REPORTS = (
 _BODIES = ("text/plain", "text/html", "text/enriched", "text/richtext", "text/x-amp-html", "text/watch-html")
 _REFERENCE = re.compile(r"""(?:cid:|(?:src|background)\s*=\s*["']?)([^"'\s<>()]{1,500})""", re.IGNORECASE)
 # No scan of a page is as small; tracking pixels and rules in a signature are.
-_SMALL_IMAGE = 2048
+_SMALL_IMAGE = 1024
 # Blanks, and the boundary lines of a multipart that has no parts.
 _NOTHING = re.compile(rb"(?>\s*--[^\r\n]*)*\s*")
 _BY_EXTENSION = {"p7s": Reason.SIGNATURE, "ics": Reason.CALENDAR, "vcf": Reason.BUSINESS_CARD}
@@ -55,7 +55,7 @@ def judge(
         if is_shown(part, (*names, part.claimed_filename or "")):
             return False, Reason.INLINE_IMAGE
         addressed = part.disposition == "inline" or any(names)
-        if part.size < _SMALL_IMAGE and addressed and parent == "multipart/related":
+        if part.size < _SMALL_IMAGE and addressed and (parent == "multipart/related" or not part.filename):
             return False, Reason.SMALL_IMAGE
     if part.filename:
         return True, Reason.NAMED
