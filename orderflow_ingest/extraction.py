@@ -17,6 +17,7 @@ from .archive import Archive, document_key
 from .assembly import Parts
 from .attachments import Part, read_parts
 from .attempts import OUTAGES, LeaseLost, WorkersLost, note_failure, now, told, worker_name
+from .limits import TimeUp
 from .logs import event, place
 from .queue import QueueUnavailable
 from .records import ATTEMPTS, InboundMessage, NewDocument, SkippedPart
@@ -46,7 +47,7 @@ def extract(org_id: int, message_id: UUID, parts: Parts) -> None:
             raise LeaseLost
     except LeaseLost:
         event("extract", "Lease was lost to another worker.", logging.WARNING, **names)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, TimeUp) as error:
         _note_failure(attempt, error, parts, names)
     else:
         event("extract", "Message parsed.", attempt=attempt.attempts, **names)
@@ -109,6 +110,7 @@ def _archived(org_id: int, part: Part, archive: Archive) -> NewDocument:
         declared_type=part.declared_type,
         detected_type=part.detected_type,
         content_type=part.content_type,
+        charset=part.charset,
         reason=part.reason.value,
         defects=list(part.defects),
         size=part.size,

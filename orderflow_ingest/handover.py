@@ -27,6 +27,7 @@ from .attempts import (
     told,
     worker_name,
 )
+from .limits import TimeUp
 from .logs import event
 from .records import ATTEMPTS, Document, InboundMessage
 
@@ -70,7 +71,7 @@ def hand_over(org_id: int, document_id: UUID, parts: Parts) -> None:
             raise LeaseLost
     except LeaseLost:
         event("hand_over", "Lease was lost to another worker.", logging.WARNING, **names)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, TimeUp) as error:
         _note_failure(attempt, error, parts, names)
     else:
         event("hand_over", "Document handed over.", **names)
@@ -95,7 +96,7 @@ def log_document(order: OrderDocument) -> None:
         message_id=order.message.id,
         document_id=order.document.id,
         kind=order.document.kind.value,
-        content_type=order.document.content_type,
+        content_type=order.document.detected_type,
         size=order.document.size,
     )
 

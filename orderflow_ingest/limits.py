@@ -32,3 +32,7 @@ def postgresql(statement: float | None = None) -> dict[str, Any]:
         "client_encoding": "utf8",
         "prepare_threshold": None,
     }
+
+
+class TimeUp(BaseException):
+    """The time of a task is over. No Exception: nobody on the way may take it for a failure of what he tries."""

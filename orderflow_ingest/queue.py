@@ -11,16 +11,19 @@ has to find their rows. Only create_tables() creates Huey's tables; a program st
 """
 
 import json
+import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
 import psycopg
 from huey import Huey, PriorityRedisHuey
+from huey.exceptions import TaskTimeout
 from huey.registry import Message
 from huey.serializer import Serializer
 from huey.storage import PostgresStorage, SqliteStorage
@@ -191,10 +194,26 @@ def _open(url: str, create: bool) -> Huey:
     return PriorityRedisHuey(NAME, connection_pool=redis.ConnectionPool.from_url(url, **times), **common)
 
 
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """Let the time limit that Huey tells a worker process by SIGALRM raise TimeUp inside."""
+
+    def ring(*_: object) -> None:
+        raise limits.TimeUp
+
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        signal.signal(signal.SIGALRM, ring)  # Huey puts the one before its own back
+    try:
+        yield
+    except limits.TimeUp:
+        raise TaskTimeout("time limit") from None
+
+
 def _declare(huey: Huey, name: str, body: Body | None, time_limit: float | None) -> Any:
     def run(org_id: int, id: str) -> None:
         if body is None:
             raise RuntimeError("this process rings for tasks and runs none")
-        body(org_id, UUID(id))
+        with _time_limit():
+            body(org_id, UUID(id))
 
     return huey.task(name=name, timeout=time_limit)(run)

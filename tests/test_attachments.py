@@ -7,7 +7,7 @@ import pytest
 from orderflow_ingest.attachments import Part, PartKind, read_parts
 from orderflow_ingest.mime.filenames import safe_filename, storable
 from orderflow_ingest.mime.sniff import detect_type
-from tests.containers_made import zipped
+from tests.containers_made import signed, zipped
 from tests.mails import multipart as mail
 from tests.mails import part
 
@@ -45,20 +45,65 @@ def test_a_document_is_taken(header: bytes, content: bytes, reason: str) -> None
     assert (found.taken, found.reason, found.data, found.size) == (True, reason, content, len(content))
 
 
+ICS, CARD = b"BEGIN:VCALENDAR\r\n", b"BEGIN:VCARD\r\n"
+PGP = b"-----BEGIN PGP SIGNATURE-----\r\n"
+
+
 @pytest.mark.parametrize(
-    ("header", "reason"),
+    ("header", "content", "reason"),
     [
-        (b'Content-Type: text/calendar; name="invite.ics"', "calendar"),
-        (b'Content-Type: application/octet-stream; name="invite.ics"', "calendar"),
-        (b'Content-Type: text/vcard; name="card.vcf"', "business card"),
-        (b"Content-Type: application/pgp-signature; name=signature.asc", "signature"),
-        (b"Content-Type: application/pkcs7-signature; name=smime.p7s\r\nContent-Disposition: attachment", "signature"),
-        (b"Content-Type: message/delivery-status", "delivery report"),
+        (b'Content-Type: text/calendar; name="invite.ics"', ICS, "calendar"),
+        (b'Content-Type: application/octet-stream; name="invite.ics"', ICS, "calendar"),
+        (b'Content-Type: text/vcard; name="card.vcf"', CARD, "business card"),
+        (b"Content-Type: application/pgp-signature; name=signature.asc", PGP, "signature"),
+        (b"Content-Type: application/pgp-encrypted", b"Version: 1\r\n", "signature"),
+        (b"Content-Type: application/pkcs7-signature; name=smime.p7s", signed(None), "signature"),
+        (b"Content-Type: application/octet-stream; name=smime.p7s", b"cut off", "signature"),
+        (b"Content-Type: message/delivery-status", b"Action: failed\r\n", "delivery report"),
     ],
+    ids=["calendar", "by name", "card", "pgp", "pgp version", "cms", "broken cms", "report"],
 )
-def test_what_is_no_document_is_passed_over_with_its_reason(header: bytes, reason: str) -> None:
-    found = only(mail(part(header)))
-    assert (found.taken, found.reason, found.data) == (False, reason, b"content")
+def test_what_is_no_document_is_passed_over_with_its_reason(header: bytes, content: bytes, reason: str) -> None:
+    for addition in (b"", b"\r\nContent-Disposition: attachment"):
+        found = only(mail(part(header + addition, content)))
+        assert (found.taken, found.reason, found.data) == (False, reason, content)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/calendar", "text/directory", "application/pkcs7-signature", "application/pgp-signature",
+        "application/pgp-keys", "application/pgp-encrypted", "message/delivery-status", "text/x-vcard",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("order.pdf", PDF), ("order.csv", b"a;b\n"), ("order", PDF)],
+    ids=["pdf", "csv", "pdf without ending"],
+)
+def test_an_order_is_taken_under_whatever_type_it_goes(kind: str, name: str, content: bytes) -> None:
+    header = f'Content-Type: {kind}; name="{name}"\r\nContent-Disposition: attachment'
+    found = only(mail(part(header.encode(), content)))
+    assert found.taken and found.data == content
+
+
+def test_what_was_encrypted_or_signed_with_pgp_is_no_signature() -> None:
+    message = b"-----BEGIN PGP MESSAGE-----\r\n\r\nhQEMA\r\n"
+    for kind in (b"application/pgp-encrypted", b"application/pgp-signature", b"application/pgp-keys"):
+        assert only(mail(part(b"Content-Type: " + kind + b'; name="order.pdf.asc"', message))).taken
+
+
+def test_signed_content_is_found_under_the_type_of_a_signature_too() -> None:
+    inner = b'Content-Type: application/pdf; name="order.pdf"\r\n\r\n' + PDF
+    raw = mail(part(b'Content-Type: application/pkcs7-signature; name="smime.p7s"', signed(inner)))
+    assert [found.filename for found in read_parts(raw) if found.taken] == ["order.pdf"]
+
+
+@pytest.mark.parametrize(
+    "text", [b"-- 10 x Widget\r\n-- 5 x Bolt", b"--- ORDER: 10 x Widget ---", b"--10 x Widget", b"OTTO \xfc 10 x A"]
+)
+def test_a_body_may_begin_with_anything(text: bytes) -> None:
+    assert only(b"Subject: x\r\n\r\n" + text).reason == "text body"
 
 
 @pytest.mark.parametrize(
@@ -101,8 +146,8 @@ def test_a_page_of_which_no_text_can_be_had_is_kept_as_it_is() -> None:
 
 def test_a_page_too_large_for_making_text_of_it_is_kept_as_it_is_but_for_the_pictures_in_it() -> None:
     row, picture = b"<p>12 widgets", b"<img src='data:image/png;base64," + b"A" * (3 << 20) + b"'>"
-    found = only(mail(part(b"Content-Type: text/html", row * (3 << 17))))
-    assert (found.size, found.content_type, found.taken) == (len(row) * (3 << 17), "text/html", True)
+    found = only(mail(part(b"Content-Type: text/html", row * (1 << 16))))
+    assert (found.size, found.content_type, found.taken) == (len(row) * (1 << 16), "text/html", True)
     assert only(mail(part(b"Content-Type: text/html", picture + row))).data == b"12 widgets\n"
 
 
@@ -112,11 +157,19 @@ def test_a_page_too_large_for_making_text_of_it_is_kept_as_it_is_but_for_the_pic
         (b"12 widgets", b"<p>12 widgets</p>", ["text body", "alternative text"]),
         (b"12 widgets", b"<style>" + b"p{x:y}" * 500 + b"</style><p>12 widgets</p>", ["text body", "alternative text"]),
         (b" \r\n", b"<p>12 widgets</p>", ["empty", "text body"]),
-        (b"Your program shows no HTML.", b"<p>" + b"12 widgets, " * 100, ["text body", "text body"]),
-        (b"12 widgets, " * 100, b"<p>See the plain text.</p>", ["text body", "alternative text"]),
+        (b"Your program shows no HTML.", b"<p>12 widgets", ["text body", "text body"]),
+        (b"12 widgets to Leeds, by Friday please", b"<p>12 widgets to Leeds", ["text body", "alternative text"]),
+        (b".", b"<p>500 bolts", ["text body", "text body"]),
+        ("\xa0".encode(), b"<p>500 bolts", ["empty", "text body"]),
+        (b"Hello", b"<p>Send bolts", ["text body", "text body"]),
+        (b"Part one: 10 A", b"<p>Part one: 20 A", ["text body", "text body"]),
+        (b"https://click.example/" + b"q" * 400, b"<p>500 bolts", ["text body", "text body"]),
     ],
-    ids=["same", "same with styles", "plain empty", "html says more", "html says less"],
-)
+    ids=[
+        "same", "same with styles", "plain empty", "html says more", "html says less", "dot", "blank beyond ascii",
+        "greeting", "another number", "link",
+    ],
+)  # fmt: skip
 def test_of_alternatives_those_are_taken_that_say_something_of_their_own(
     plain: bytes, html: bytes, reasons: list[str]
 ) -> None:

@@ -86,8 +86,6 @@ def test_a_container_is_told(data: bytes, filename: str, declared: str, expected
         (GZIP, "", "image/svg+xml"),
         (WORKBOOK, "o.xls", "application/vnd.ms-excel"),
         (WORKBOOK, "", OCTETS),
-        (signed(None), "smime.p7s", "application/pkcs7-signature"),
-        (signed(b"x"), "order.p7m", "application/pdf"),
         (b"%PDF-1.4\n", "o.pdf", "application/pdf"),
         (b"", "", ""),
     ],

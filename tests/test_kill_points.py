@@ -132,7 +132,7 @@ def deliver(settings: Settings) -> None:
 
 def deliver_other_content(settings: Settings) -> None:
     """Deliver the same Message-ID with other content: it is held."""
-    put_through(open_parts(settings), RAW.replace(b"find", b"mind"))
+    put_through(open_parts(settings), RAW + b"and more\n")
 
 
 def deliver_late(settings: Settings) -> None:

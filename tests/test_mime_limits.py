@@ -6,11 +6,11 @@ time, or a copy of the mail for each level, passes them by far.
 
 import base64
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -92,10 +92,17 @@ OTHERS: dict[str, Callable[[], object]] = {
 }
 
 
+def _most_held() -> float:
+    """Give the peak of this process since the reset, in MB; ru_maxrss counts what the parent had when it forked."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
 def measure(name: str) -> None:
     """Read a case in this process and print what was found, the seconds and the peak of megabytes it took."""
     found: list[object] = []
     raw = MAILS[name][0]() if name in MAILS else b""
+    Path("/proc/self/clear_refs").write_text("5")
     start = time.process_time()
     if name in MAILS:
         count = 0
@@ -105,7 +112,7 @@ def measure(name: str) -> None:
     else:
         OTHERS[name]()
     seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - 2 * len(raw) / 1e6
+    peak = _most_held() - 2 * len(raw) / 1e6
     print(json.dumps([found, seconds, peak]))
 
 

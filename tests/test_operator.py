@@ -379,5 +379,5 @@ def test_a_handler_that_hangs_is_ended_and_the_other_orders_go_on(place):
             return bool(found) and {d["state"] for d in deployment.documents(found[0]["id"])} == {"DONE"}
 
         assert wait_until(is_handed_over, 60, interval=0.5)
-        ended = [r for r in deployment.log_records() if r.get("error") == "TaskTimeout"]
-        assert {r["where"].split(":")[0] for r in ended} == {"TaskTimeout at handlers.py"}
+        ended = [r for r in deployment.log_records() if r.get("error") == "TimeUp"]
+        assert {r["where"].split(":")[0] for r in ended} == {"TimeUp at handlers.py"}

@@ -19,7 +19,9 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from orderflow_ingest import limits
@@ -126,7 +128,7 @@ def part(path="2", **changes):
     made = NewDocument(
         id=uuid4(), part_path=path, kind=PartKind.ATTACHMENT, filename="order.pdf", claimed_filename="../order.pdf",
         declared_type="application/octet-stream", detected_type="application/pdf", content_type="application/pdf",
-        reason="named", defects=["noise in base64"], size=9, digest="a" * 64, object_key="org/1/documents/a",
+        charset="cp1252", reason="named", defects=["noise in base64"], size=9, digest="a" * 64, object_key="org/1/documents/a",
     )  # fmt: skip
     return replace(made, **changes)
 
@@ -181,6 +183,46 @@ def test_models_and_migrations_agree_in_partial_indexes_checks_and_defaults(serv
     with by_models.read() as expected, records.database.read() as found:
         assert definitions(found) == definitions(expected)
     by_models.close()
+
+
+def test_documents_of_the_version_before_are_read_and_replaced(server):
+    """Rows of schema 0001, and one that its program writes when 0002 is in place already."""
+    url = server.new()
+    database = Database(url, create=True)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    records = Records(url)
+    records.organizations.add("acme", "Acme")
+    attempt = claimed(records, inserted(records))
+    owner = {"org_id": 1, "inbound_message_id": attempt.id, "next_attempt_at": NOW}
+    content = {"declared_type": "a/b", "size": 1, "digest": "d", "object_key": "k"}
+
+    def write(path, detected):
+        with database.write() as connection:
+            row = {**owner, **content, "id": uuid4(), "part_path": path, "detected_type": detected}
+            connection.execute(document.insert().values(row))
+
+    def touched():
+        with database.read() as connection:
+            return dict(connection.execute(sa.select(document.c.part_path, document.c.updated_at)).all())
+
+    write("2", "application/pdf")
+    before = touched()
+    schema.upgrade(database)
+    write("3", None)
+    assert before.items() <= touched().items()
+    found = records.documents.of_message(1, attempt.id)
+    assert [(d.part_path, d.kind, d.content_type, d.reason, d.defects) for d in found] == [
+        ("2", PartKind.ATTACHMENT, "application/pdf", "", []),
+        ("3", PartKind.ATTACHMENT, "a/b", "", []),
+    ]
+    assert records.documents.record(attempt, [part("2.1")], [], NOW, is_complete=True)
+    assert [d.part_path for d in records.documents.of_message(1, attempt.id)] == ["2.1"]
+    records.database.close()
+    database.close()
 
 
 def test_upgrading_again_changes_nothing(records):

@@ -15,11 +15,12 @@ def defects() -> sa.Column:
 
 
 def upgrade() -> None:
-    # Each has a default, so that a program of the version before can still write while this one is installed.
+    # Each has a default, so that a program of the version before can still write while this one is installed, and no
+    # row is written here, so that nothing waits; what has no content_type yet gets it where it is read.
     op.add_column("document", sa.Column("kind", sa.String(10), nullable=False, server_default="ATTACHMENT"))
     op.add_column("document", sa.Column("content_type", sa.Text(), nullable=False, server_default=""))
+    op.add_column("document", sa.Column("charset", sa.Text()))
     op.add_column("document", sa.Column("reason", sa.Text(), nullable=False, server_default=""))
     op.add_column("document", defects())
-    op.execute("UPDATE document SET content_type = coalesce(detected_type, declared_type)")
     op.add_column("skipped_part", sa.Column("detected_type", sa.Text()))
     op.add_column("skipped_part", defects())

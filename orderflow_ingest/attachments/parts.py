@@ -40,6 +40,7 @@ class Part:
     filename       safe to store and to show; claimed_filename is what the sender wrote
     declared_type  what the sender says it is, detected_type what its bytes show (None: nothing), content_type the
                    better founded of both and of the name's ending
+    charset        of a text, by the name that Python knows; None if none is declared or it is not known
     size           of `data`, in bytes
     defects        what had to be tolerated, in short fixed words
     """
@@ -55,6 +56,7 @@ class Part:
     taken: bool
     reason: Reason
     kind: PartKind = PartKind.ATTACHMENT
+    charset: str | None = None
     defects: tuple[str, ...] = ()
 
     @property

@@ -13,16 +13,26 @@ from urllib.parse import unquote
 
 from ..mime.filenames import extension
 from .parts import Part, Reason
+from .types import DOCUMENT_TYPES
 
-_SIGNATURES = (
-    "application/pgp-signature",
-    "application/pkcs7-signature",
-    "application/x-pkcs7-signature",
-    "application/pgp-encrypted",
-    "application/pgp-keys",
-)
-_CALENDARS = ("text/calendar", "application/ics", "text/x-vcalendar")
-_CARDS = ("text/vcard", "text/x-vcard", "text/directory", "application/vcard")
+# What is passed over by its type, and what has to stand in it.
+_CALENDAR = re.compile(rb"BEGIN:VCALENDAR", re.IGNORECASE)
+_CARD = re.compile(rb"BEGIN:VCARD", re.IGNORECASE)
+_PGP = re.compile(rb"-----BEGIN PGP (?:SIGNATURE|PUBLIC KEY BLOCK)|\s*Version:\s*1\s*\Z")
+_BY_TYPE = {
+    "text/calendar": (Reason.CALENDAR, _CALENDAR),
+    "application/ics": (Reason.CALENDAR, _CALENDAR),
+    "text/x-vcalendar": (Reason.CALENDAR, _CALENDAR),
+    "text/vcard": (Reason.BUSINESS_CARD, _CARD),
+    "text/x-vcard": (Reason.BUSINESS_CARD, _CARD),
+    "text/directory": (Reason.BUSINESS_CARD, _CARD),
+    "application/vcard": (Reason.BUSINESS_CARD, _CARD),
+    "application/pgp-signature": (Reason.SIGNATURE, _PGP),
+    "application/pgp-encrypted": (Reason.SIGNATURE, _PGP),
+    "application/pgp-keys": (Reason.SIGNATURE, _PGP),
+}
+_BY_EXTENSION = {"ics": (Reason.CALENDAR, _CALENDAR), "vcf": (Reason.BUSINESS_CARD, _CARD)}
+_CMS_SIGNATURES = ("application/pkcs7-signature", "application/x-pkcs7-signature")
 _REPORTS = (
     "message/delivery-status",
     "message/disposition-notification",
@@ -34,9 +44,9 @@ _BODIES = ("text/plain", "text/html", "text/enriched", "text/richtext", "text/x-
 _REFERENCE = re.compile(r"""(?:cid:|(?:src|background)\s*=\s*["']?)([^"'\s<>()]{1,500})""", re.IGNORECASE)
 # No scan of a page is as small; tracking pixels and rules in a signature are.
 _SMALL_IMAGE = 1024
-# Blanks, and the boundary lines of a multipart that has no parts.
-_NOTHING = re.compile(rb"(?>\s*--[^\r\n]*)*\s*")
-_BY_EXTENSION = {"p7s": Reason.SIGNATURE, "ics": Reason.CALENDAR, "vcf": Reason.BUSINESS_CARD}
+# In a multipart that has no parts: a line that is neither blank nor a boundary.
+_CONTENT_LINE = re.compile(rb"^(?!--)[ \t]*[^\s]", re.MULTILINE)
+_HEAD = 4096
 
 
 def judge(
@@ -61,10 +71,10 @@ def judge(
         return True, Reason.NAMED
     if part.declared_type == "message/partial":
         return True, Reason.PARTIAL_MESSAGE
-    if _NOTHING.fullmatch(part.data):
+    is_multipart = part.declared_type.startswith("multipart/")
+    if not part.data or part.data.isspace() or (is_multipart and not _CONTENT_LINE.search(part.data)):
         return False, Reason.EMPTY
-    body = part.declared_type in _BODIES or part.declared_type.startswith("multipart/")
-    if body and (part.detected_type or "text/").startswith("text/"):
+    if (part.declared_type in _BODIES or is_multipart) and _is_text(part):
         return True, Reason.TEXT_BODY
     return True, Reason.DOCUMENT_TYPE
 
@@ -83,23 +93,40 @@ def is_referenced(names: Iterable[str], references: frozenset[str]) -> bool:
     return any(unquote(name).strip().lower() in references for name in names if name)
 
 
+def names_signature(part: Part) -> bool:
+    """Tell whether a part says that it is an S/MIME signature."""
+    if part.content_type in DOCUMENT_TYPES:
+        return False
+    generic = part.declared_type in ("application/octet-stream", "text/plain")
+    return part.declared_type in _CMS_SIGNATURES or (generic and extension(part.filename) == "p7s")
+
+
 def _recognise(part: Part) -> Reason | None:
-    """Return the reason for a part that is no document by its type, or by its name if the type says nothing."""
-    for types, reason in (
-        (_SIGNATURES, Reason.SIGNATURE),
-        (_CALENDARS, Reason.CALENDAR),
-        (_CARDS, Reason.BUSINESS_CARD),
-        (_REPORTS, Reason.DELIVERY_REPORT),
-    ):
-        if part.declared_type in types:
-            return reason
+    """Return the reason for a part that is no document by its type, or by its name if the type says nothing.
+
+    A document that only goes under such a type is one all the same.
+    """
+    if part.content_type in DOCUMENT_TYPES:
+        return None
+    if part.declared_type in _REPORTS:
+        return Reason.DELIVERY_REPORT
+    reason, sign = _BY_TYPE.get(part.declared_type, (None, None))
     if part.declared_type in ("application/octet-stream", "text/plain"):
-        return _BY_EXTENSION.get(extension(part.filename))
-    return None
+        reason, sign = _BY_EXTENSION.get(extension(part.filename), (None, None))
+    return reason if sign is not None and sign.search(part.data, 0, _HEAD) else None
+
+
+def _is_text(part: Part) -> bool:
+    """Tell whether a text body is one: chance puts the signature of some odd format at the beginning of many a text."""
+    detected = part.detected_type or "text/"
+    if "html" in part.declared_type and detected == "application/xml":
+        return True
+    return detected.startswith("text/") or (detected not in DOCUMENT_TYPES and b"\0" not in part.data[:_HEAD])
 
 
 def _is_image(part: Part) -> bool:
     """Tell an image from a document that is only declared as one, and the other way round."""
     if part.declared_type == "application/octet-stream":
         return (part.detected_type or "").startswith("image/")
-    return part.declared_type.startswith("image/") and part.detected_type != "application/pdf"
+    # No mail program shows TIFF: it is a scan.
+    return part.declared_type.startswith("image/") and part.detected_type not in ("application/pdf", "image/tiff")

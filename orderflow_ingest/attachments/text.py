@@ -1,19 +1,21 @@
 """Text bodies: what was typed into a mail, as UTF-8 text with LF line ends.
 
-resiliparse makes HTML text: it is made for pages of any quality, parses like a browser, takes linear time on hostile
-ones and is loaded in milliseconds. Of the others inscriptis pads table cells to the width of their column, which makes
-gigabytes of one long cell, html2text takes minutes for nested lists, and Beautiful Soup does not keep rows together.
-A row of a table becomes a line, its cells parted by tabs.
+resiliparse makes HTML text: it is made for pages of any quality, parses like a browser and is loaded in milliseconds.
+Of the others inscriptis pads table cells to the width of their column, which makes gigabytes of one long cell,
+html2text takes minutes for nested lists, and Beautiful Soup does not keep rows together. A row of a table becomes a
+line, its cells parted by tabs; what was filled into a form is text.
 
-Guarantees: never raises but for this machine's faults, and takes bounded time. A page over HTML_LIMIT, or one of which
-no text can be had, is to be kept as it is.
+Guarantees: never raises but for this machine's faults. A page over HTML_LIMIT, or one of which no text can be had, is
+to be kept as it is: the parser takes up to two hundred times a page's size, the square of a tag's attributes in time,
+and cannot be interrupted.
 """
 
 import re
 
 from ..mime.charsets import decode_bytes
 
-HTML_LIMIT = 2 << 20
+HTML_LIMIT = 512 << 10
+COMPARED = 2 << 20  # larger texts are not compared with each other
 _NOT_ASCII = ("utf-7", "utf-16", "utf-32", "hz")  # whose bytes are those of ASCII and mean something else
 _TAG = re.compile(r"<[^<>]*+>")
 _INLINE_DATA = re.compile(rb"\bdata:[\w/+.;=-]{0,100},[A-Za-z0-9+/=%\s]{100,}+")
@@ -24,15 +26,22 @@ _CELL_START = re.compile(r"(<t[dh]\b[^<>]*+>)(?:\s*+<(?:p|div)\b[^<>]*+>)+", re.
 _CELL_END = re.compile(r"(?:</(?:p|div)\s*>\s*)+(</t[dh]\b)?", re.IGNORECASE)
 _LIST_TAG = re.compile(r"<(/?)(?:ul|ol|menu|dir)\b[^<>]*+>", re.IGNORECASE)
 _LIST_DEPTH = 20
+_LONG_TAG = re.compile(r"<[A-Za-z][^<>]{16384}")
 _TRAILING_BLANKS = re.compile(r"[ \t]++(?=\n|\Z)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def plain_text(data: bytes, charset: str, hint: str) -> bytes:
     """Return a text/plain body as UTF-8."""
-    if not data.isascii() or b"\x1b" in data or charset.lower().startswith(_NOT_ASCII):
-        data = decode_bytes(data, charset, hint).encode("utf-8", "replace")
+    data = as_utf8(data, charset, hint)
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+
+
+def as_utf8(data: bytes, charset: str, hint: str) -> bytes:
+    """Return text as UTF-8."""
+    if data.isascii() and b"\x1b" not in data and not charset.lower().startswith(_NOT_ASCII):
+        return data
+    return decode_bytes(data, charset, hint).encode("utf-8", "replace")
 
 
 def decode_html(data: bytes, charset: str, hint: str) -> tuple[str, bool]:
@@ -46,25 +55,17 @@ def decode_html(data: bytes, charset: str, hint: str) -> tuple[str, bool]:
     return decode_bytes(page[:HTML_LIMIT], charset or "utf-8", hint), len(page) <= HTML_LIMIT
 
 
-def visible_size(page: str) -> int:
-    """Return an upper bound of the characters that a page shows, cheaply."""
-    return text_size(_TAG.sub("", page))
-
-
-def text_size(text: str) -> int:
-    """Return the number of characters that are not blank."""
-    return len("".join(text.split()))
-
-
 def html_text(page: str) -> str | None:
     """Return the text of a page, None if none can be had of it although it has some, or too much of it."""
     from resiliparse.extract.html2text import extract_plain_text
 
+    if _LONG_TAG.search(page):
+        return None
     source = _CELL_END.sub(lambda found: found[1] or found[0], _CELL_START.sub(r"\1", page))
     if _list_depth(source) > _LIST_DEPTH:
         source = _LIST_TAG.sub("<br>", source)  # each line would be indented by its depth
     try:
-        laid_out = extract_plain_text(source, alt_texts=False, skip_elements=_HIDDEN)
+        laid_out = extract_plain_text(source, alt_texts=False, form_fields=True, noscript=True, skip_elements=_HIDDEN)
     except MemoryError:
         raise
     except Exception:
@@ -72,7 +73,7 @@ def html_text(page: str) -> str | None:
     # It parts cells by two tabs.
     text = _TRAILING_BLANKS.sub("", laid_out.replace("\t\t", "\t"))
     text = _BLANK_LINES.sub("\n\n", text).strip("\n") + "\n"
-    lost = len(text) > 2 * HTML_LIMIT or (text.isspace() and text_size(_without_code(page)))
+    lost = len(text) > 2 * HTML_LIMIT or (text.isspace() and not _without_code(page).isspace())
     return None if lost else text
 
 
@@ -85,5 +86,5 @@ def _list_depth(page: str) -> int:
 
 
 def _without_code(page: str) -> str:
-    """Return what of a page may be text: neither tags nor styles and scripts."""
-    return _TAG.sub("", re.sub(r"(?is)<(style|script|title|head)\b.*?(?:</\1\s*>|\Z)", "", page))
+    """Return what of a page may be text: neither tags nor styles and scripts, and at least a blank."""
+    return " " + _TAG.sub("", re.sub(r"(?is)<(style|script|title|head)\b.*?(?:</\1\s*>|\Z)", "", page))

@@ -51,6 +51,8 @@ _BY_EXTENSION = {
     "eml": "message/rfc822",
     "exe": "application/vnd.microsoft.portable-executable",
 }
+# What an order comes as.
+DOCUMENT_TYPES = frozenset(_BY_EXTENSION.values()) - {"text/plain", "text/html", "message/rfc822"}
 _SAME = {
     "image/jpg": "image/jpeg",
     "image/pjpeg": "image/jpeg",

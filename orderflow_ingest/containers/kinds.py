@@ -21,7 +21,13 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK00PK\x03\x04", b"PK\x07\x08PK\x03\x04"
 _MESSAGE_STREAM = "__properties_version1.0".encode("utf-16-le")
 _OUTLOOK_TYPE = "application/vnd.ms-outlook"
 _TNEF_TYPES = ("application/ms-tnef", "application/vnd.ms-tnef")
-_SMIME_TYPES = ("application/pkcs7-mime", "application/x-pkcs7-mime")
+_SMIME_TYPES = (
+    "application/pkcs7-mime",
+    "application/x-pkcs7-mime",
+    "application/pkcs7-signature",
+    "application/x-pkcs7-signature",
+    "application/cms",
+)
 _UNTOLD_TYPES = ("", "application/octet-stream", "application/binary", "application/x-download", "text/plain")
 _ZIP_TYPES = (
     *_UNTOLD_TYPES,
@@ -57,8 +63,10 @@ def container_kind(declared_type: str, detected_type: str | None, filename: str,
         told = ending == "msg" or declared_type == _OUTLOOK_TYPE or detected_type == _OUTLOOK_TYPE
         unknown = detected_type in ("application/x-ole-storage", None)
         return "outlook" if told or (unknown and _MESSAGE_STREAM in data) else None
-    if declared_type in _SMIME_TYPES or (ending == "p7m" and declared_type in _UNTOLD_TYPES):
+    if declared_type in _SMIME_TYPES or ending == "p7m" or (ending == "p7s" and declared_type in _UNTOLD_TYPES):
         return "smime"
+    if detected_type is None and (ending == "zip" or declared_type in _ZIP_TYPES[-6:]):
+        return "zip"
     if declared_type in _TNEF_TYPES or filename.lower() == "winmail.dat":
         return "tnef"
     return None

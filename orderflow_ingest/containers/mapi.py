@@ -9,7 +9,7 @@ The table of ids is ours and short: extract-msg, which knows them all, is GPL an
 from collections.abc import Iterator, Mapping
 
 from ..mime.charsets import decode_bytes
-from . import Budget, Kind, Member
+from . import Budget, Kind, Member, NotOpened
 from .rtf import TooLong, rtf_to_text
 
 SUBJECT = 0x0037
@@ -87,8 +87,7 @@ def content_id(values: Properties) -> str:
 
 
 def body_members(values: Properties, budget: Budget) -> Iterator[Member]:
-    """Yield the text of a message as plain text and as HTML, else the text of its RTF. Raises NotOpened."""
-    found = False
+    """Yield the text of a message as plain text and as HTML. Raises NotOpened."""
     internet = charset_of(values.number(INTERNET_CODEPAGE)) or values.charset
     for key, kind in ((BODY, "text/plain"), (BODY_HTML, "text/html")):
         data = (values.data(key) or b"").rstrip(b"\0")
@@ -96,19 +95,25 @@ def body_members(values: Properties, budget: Budget) -> Iterator[Member]:
             data = values.text(key).encode("utf-8", "replace")
         if not data.strip():
             continue
-        found = True
         # An HTML body is bytes in the charset of the mail, a plain one a string in that of the message.
         charset = "utf-8" if values.is_unicode(key) else internet if key == BODY_HTML else values.charset
         yield _body(data, kind, charset, budget)
+
+
+def rtf_member(values: Properties, budget: Budget) -> Iterator[Member]:
+    """Yield the text of a message's RTF where it has no other body. Raises NotOpened.
+
+    It comes last: where it is too long the attachments were given before the container is kept whole for it.
+    """
     packed = values.data(BODY_RTF)
-    if found or not packed:
+    if not packed or any((values.data(key) or b"").strip(b"\0 \t\r\n") for key in (BODY, BODY_HTML)):
         return
     try:
-        text = rtf_to_text(packed, values.charset)
+        kind, text = rtf_to_text(packed, values.charset)
     except TooLong:
-        return
+        raise NotOpened("text too large") from None
     if text.strip():
-        yield _body(text.encode("utf-8", "replace"), "text/plain", "utf-8", budget, "text of RTF")
+        yield _body(text.encode("utf-8", "replace"), kind, "utf-8", budget, "text of RTF")
 
 
 def _body(data: bytes, kind: str, charset: str, budget: Budget, *defects: str) -> Member:

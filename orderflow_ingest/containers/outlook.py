@@ -17,6 +17,7 @@ finds nothing that matters here, is left out. olefile's logger is off unless som
 import re
 import struct
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Protocol
 
 from . import Budget, Kind, Member, NotOpened
@@ -42,6 +43,7 @@ from .mapi import (
     attachment_name,
     body_members,
     content_id,
+    rtf_member,
 )
 
 SIGNATURE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -132,13 +134,15 @@ def _read_message(file: _File, storage: _Entry, header: int, budget: Budget, dep
     with reading("damaged"):
         values = _read_properties(file, storage, header, None)
         codepage = values.number(MESSAGE_CODEPAGE) or values.number(INTERNET_CODEPAGE)
-        for body in body_members(_read_properties(file, storage, header, codepage), budget):
+        message = _read_properties(file, storage, header, codepage)
+        attachments = (
+            _read_attachment(file, entry, codepage, budget, depth)
+            for entry in storage.kids
+            if entry.name.lower().startswith(_ATTACHMENT) and not file.is_stream(entry)
+        )
+        for member in chain(body_members(message, budget), attachments, rtf_member(message, budget)):
             given += 1
-            yield body
-        for entry in storage.kids:
-            if entry.name.lower().startswith(_ATTACHMENT) and not file.is_stream(entry):
-                given += 1
-                yield _read_attachment(file, entry, codepage, budget, depth)
+            yield member
     if not given:
         raise NotOpened("no members")
 

@@ -3,6 +3,9 @@
 Guarantees: never raises but TooLong, takes linear time, gives text without lone surrogates. A wrong checksum and a
 damaged end are tolerated: what could be read is given.
 
+Outlook wraps an HTML body in RTF ([MS-OXRTFEX]): its tags stand in groups of their own, and what RTF needs in their
+place is marked and left out. Of such RTF the page is given.
+
 Own, since the libraries were measured against hostile input. striprtf takes the square of the length for fields that
 are opened only (200 kB: 4 s; 4 MB: half an hour), and leaves surrogates apart; compressed-rtf raises on a wrong
 checksum, and unpacks without bound. What is asked of either is small.
@@ -49,9 +52,13 @@ class TooLong(Exception):
     """More RTF than the body of a message is worth."""
 
 
-def rtf_to_text(packed: bytes, charset: str = "") -> str:
-    """Return the text of a compressed RTF body; charset is for bytes of which the RTF does not say. Raises TooLong."""
-    return strip_rtf(decompress_rtf(packed), charset)
+def rtf_to_text(packed: bytes, charset: str = "") -> tuple[str, str]:
+    """Return the type and the text of a compressed RTF body: text/plain, or the text/html that is wrapped in it.
+
+    charset is for bytes of which the RTF does not say. Raises TooLong.
+    """
+    rtf = decompress_rtf(packed)
+    return "text/html" if _wraps_html(rtf) else "text/plain", strip_rtf(rtf, charset)
 
 
 def decompress_rtf(packed: bytes) -> bytes:
@@ -88,9 +95,10 @@ def decompress_rtf(packed: bytes) -> bytes:
 
 
 def strip_rtf(rtf: bytes, charset: str = "") -> str:
-    """Return the text of RTF. Raises TooLong."""
+    """Return the text of RTF, with the tags of a page that is wrapped in it. Raises TooLong."""
     if len(rtf) > _LONGEST:
         raise TooLong
+    wraps_html = _wraps_html(rtf)
     fonts = {font[1]: _FONT_CHARSETS.get(int(font[2]), "") for font in _FONT.finditer(rtf)}
     page = re.search(rb"\\ansicpg(\d{1,5})", rtf[:1000])
     base = (f"cp{int(page[1])}" if page else charset) or "cp1252"
@@ -110,6 +118,8 @@ def strip_rtf(rtf: bytes, charset: str = "") -> str:
                 break
             aside, after_unicode, font = stack.pop()
             skip = 0
+        elif word == b"htmltag" and wraps_html:
+            aside = False
         elif sign == b"*" or word in _ASIDE:
             aside = True
         elif word == b"htmlrtf":
@@ -136,6 +146,10 @@ def strip_rtf(rtf: bytes, charset: str = "") -> str:
             skip = max(0, skip - len(run))
     text = "".join(texts).rstrip("\0")
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _wraps_html(rtf: bytes) -> bool:
+    return b"\\fromhtml1" in rtf[:1000]
 
 
 def _unicode(number: int) -> str:

@@ -35,6 +35,7 @@ from .mapi import (
     body_members,
     content_id,
     decode_string,
+    rtf_member,
 )
 
 SIGNATURE = b"\x78\x9f\x3e\x22"
@@ -83,9 +84,9 @@ def _read(data: memoryview, budget: Budget, depth: int) -> Iterator[Member]:
     with reading("not TNEF"):
         values, codepage = _read_message(data)
         own = Properties(values).number(MESSAGE_CODEPAGE)
-        for member in chain(
-            body_members(Properties(values, codepage or own), budget), _read_attachments(data, codepage, budget, depth)
-        ):
+        message = Properties(values, codepage or own)
+        attachments = _read_attachments(data, codepage, budget, depth)
+        for member in chain(body_members(message, budget), attachments, rtf_member(message, budget)):
             given += 1
             yield member
     if not given:

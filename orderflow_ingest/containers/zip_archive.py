@@ -60,7 +60,8 @@ def open_zip(data: bytes, budget: Budget, hint: str = "") -> Iterator[Member]:
 
 def _check_directory(data: bytes) -> None:
     """Count the directory's entries, and look for the other disks. Raises NotOpened."""
-    end = data.rfind(_END)
+    # zipfile looks at the very end first, where a comment would stand otherwise.
+    end = len(data) - 22 if data[-22:].startswith(_END) and data.endswith(b"\0\0") else data.rfind(_END)
     if end < 0:
         raise NotOpened("damaged")
     if data[end + 4 : end + 8] not in (bytes(4), b"\xff\xff\xff\xff"):
@@ -80,7 +81,12 @@ def _check_directory(data: bytes) -> None:
 
 def _is_passed_over(entry: ZipInfo) -> bool:
     name = entry.filename
-    return name.endswith(("/", "\\")) or name.startswith("__MACOSX/") or name.rsplit("/", 1)[-1] in _LITTER
+    return (
+        name.endswith(("/", "\\"))
+        or name.startswith("__MACOSX/")
+        or name.rsplit("/", 1)[-1].startswith("._")
+        or name.rsplit("/", 1)[-1] in _LITTER
+    )
 
 
 def _check_entries(entries: list[ZipInfo], end: int) -> None:

@@ -103,6 +103,8 @@ class Scanner:
 
     def next_match(self, position: int, adopt: bool = False) -> Delimiter | None:
         """Return the next delimiter of an open level; with adopt, a line that looks like one counts for the top."""
+        if not self._exact and not adopt:
+            return None
         line = self._candidate(position)
         while line is not None:
             if matched := self._match(*line):

@@ -27,7 +27,7 @@ MAX_DEPTH = 500
 # Levels of quoted-printable that a small mail may have anyway, in bytes of their copies.
 _ROOM = 16_000_000
 _ENCODED = ("base64", "quoted-printable")
-_MESSAGES = ("message/rfc822", "message/global", "message/news")
+MESSAGE_TYPES = ("message/rfc822", "message/global", "message/news")
 _UNTYPED_PARTS = re.compile(
     rb"[\r\n]*+(?:This is a [^\r\n]*+[\r\n]++)?--[^\r\n]{1,200}(?:\r?\n|\r)Content-[A-Za-z-]{2,40}:", re.IGNORECASE
 )
@@ -48,7 +48,7 @@ class _Frame:
     ended: bool = False
 
 
-def walk(raw: bytes, path: str = "") -> Iterator[Entity]:
+def walk(raw: bytes, path: str = "", most: int = MAX_PARTS) -> Iterator[Entity]:
     """Yield every container and leaf of a mail, in the order in which they stand; paths are below the one given."""
     stack = [_Walker(raw, path, 0).entities()]
     count = 0
@@ -59,7 +59,7 @@ def walk(raw: bytes, path: str = "") -> Iterator[Entity]:
             stack.pop()
             continue
         count += 1
-        if count > MAX_PARTS:
+        if count > most:
             yield replace(entity, defects=(*entity.defects, "too many parts"))
             return
         inner = _open_encoded(entity) if entity.kind == "leaf" else None
@@ -93,7 +93,7 @@ def _open_encoded(entity: Entity) -> "_Walker | None":
 
 
 def _is_message(header: Header) -> bool:
-    if header.type in _MESSAGES:
+    if header.type in MESSAGE_TYPES:
         return True
     return header.may_name(b".eml") and _EML.fullmatch(header.filename() or "") is not None
 

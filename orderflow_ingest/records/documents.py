@@ -31,6 +31,7 @@ class NewDocument:
     declared_type: str
     detected_type: str | None
     content_type: str
+    charset: str | None
     reason: str
     defects: list[str]
     size: int
@@ -201,4 +202,7 @@ class Documents:
 
 
 def _document(row: Any) -> Document:
-    return Document(**{**row._mapping, "handover": HandOver(row.handover), "kind": PartKind(row.kind)})
+    # What the version before wrote has no content type of its own.
+    content_type = row.content_type or row.detected_type or row.declared_type
+    enums = {"handover": HandOver(row.handover), "kind": PartKind(row.kind)}
+    return Document(**{**row._mapping, **enums, "content_type": content_type})

@@ -143,6 +143,7 @@ document = sa.Table(
     sa.Column("detected_type", sa.Text),
     sa.Column("kind", sa.String(10), nullable=False, server_default=PartKind.ATTACHMENT.value),
     sa.Column("content_type", sa.Text, nullable=False, server_default=""),
+    sa.Column("charset", sa.Text),
     sa.Column("reason", sa.Text, nullable=False, server_default=""),
     _defects(),
     sa.Column("size", sa.BigInteger, nullable=False),
