@@ -1,6 +1,9 @@
 """What a mail's attachments hold is found, whatever it was wrapped in; what cannot be opened stays whole."""
 
+import binascii
 import gzip
+import struct
+import time
 import zipfile
 
 import pytest
@@ -8,7 +11,18 @@ import pytest
 from orderflow_ingest.attachments import Part, PartKind, Reason, read_parts, reading
 from orderflow_ingest.containers.mapi import BINARY, STRING, UNICODE
 
-from .containers_made import attachment, attribute, flagged, outlook_message, signed, storage, tnef, utf16, zipped
+from .containers_made import (
+    attachment,
+    attribute,
+    flagged,
+    outlook_message,
+    properties,
+    signed,
+    storage,
+    tnef,
+    utf16,
+    zipped,
+)
 from .mails import PDF, part
 from .mails import multipart as mail
 from .test_attachments import PNG
@@ -157,6 +171,26 @@ def test_what_messages_in_containers_hold_is_counted(monkeypatch: pytest.MonkeyP
     *found, message = taken(raw)
     assert 5 < len(found) < 10 and {p.filename for p in found} == {"order.pdf"}
     assert (message.filename, message.defects) == ("order.eml", ("not opened: too many members",))
+
+
+def test_messages_in_the_text_are_counted_before_they_are_read() -> None:
+    """Each of 40 has 10,000 parts: what is over the bound must not be walked through."""
+    message = mail(*[b""] * 10_000)
+    body = b"".join(b"begin 644 %d.eml\n%s`\nend\n" % (number, uuencoded(message)) for number in range(40))
+    began = time.process_time()
+    kept = [p for p in read_parts(b"Subject: x\n\n" + body) if p.reason == Reason.NOT_OPENED]
+    assert len(kept) == 40 and time.process_time() - began < 5
+
+
+def uuencoded(data: bytes) -> bytes:
+    return b"".join(binascii.b2a_uu(data[start : start + 45]) for start in range(0, len(data), 45))
+
+
+def test_text_that_is_too_long_keeps_the_container_and_gives_its_files() -> None:
+    rtf = struct.pack("<II", 12 + (5 << 20), 5 << 20) + b"MELA" + bytes(4) + b"{\\rtf1 " + b"x" * (5 << 20)
+    stream = tnef(attachment(title=b"order.pdf", data=PDF), attribute(1, 0x9003, properties((0x1009, BINARY, rtf))))
+    order, whole = taken(mail(attached("winmail.dat", stream)))
+    assert (order.filename, whole.defects) == ("order.pdf", ("not opened: text too large",))
 
 
 def test_paths_stay_short_enough_for_an_index() -> None:

@@ -128,7 +128,8 @@ def part(path="2", **changes):
     made = NewDocument(
         id=uuid4(), part_path=path, kind=PartKind.ATTACHMENT, filename="order.pdf", claimed_filename="../order.pdf",
         declared_type="application/octet-stream", detected_type="application/pdf", content_type="application/pdf",
-        charset="cp1252", reason="named", defects=["noise in base64"], size=9, digest="a" * 64, object_key="org/1/documents/a",
+        charset="cp1252", reason="named", defects=["noise in base64"], size=9, digest="a" * 64,
+        object_key="org/1/documents/a",
     )  # fmt: skip
     return replace(made, **changes)
 
