@@ -1,5 +1,6 @@
 """Every document in a mail is taken, everything else is told with a reason, and nothing raises."""
 
+import base64
 import time
 
 import pytest
@@ -372,6 +373,15 @@ def test_a_charset_declared_in_the_mail_decides_about_raw_names() -> None:
     name = "採購訂單.pdf".encode("big5")
     raw = mail(b"Content-Type: text/plain; charset=big5\r\n\r\nx", part(b'Content-Type: a/b; name="' + name + b'"'))
     assert [found.filename for found in read_parts(raw)] == [None, None, "採購訂單.pdf"]
+
+
+def test_base64_that_the_sender_did_not_declare_is_decoded_if_the_name_then_is_right() -> None:
+    header = b'Content-Type: application/pdf; name="%s"\r\n\r\n'
+    found = only(mail(header % b"order.pdf" + base64.encodebytes(PDF)))
+    assert (found.data, found.content_type, found.defects) == (PDF, "application/pdf", ("base64 not declared",))
+    text = base64.encodebytes(b"no PDF at all")
+    assert only(mail(header % b"order.pdf" + text)).data.strip() == text.strip()
+    assert only(mail(header % b"order.csv" + base64.encodebytes(PDF))).data.startswith(b"JVBER")
 
 
 SAMPLES = (

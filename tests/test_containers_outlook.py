@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from orderflow_ingest.containers import Kind, NotOpened
+from orderflow_ingest.containers import NotOpened, Role
 from orderflow_ingest.containers.outlook import open_outlook
 
 from .containers_made import Value, attachments, budget, compound, read_all, refusal, storage, survives, utf16
@@ -32,7 +32,7 @@ def test_an_attachment_is_given_to_its_last_byte_with_its_type_and_content_id(da
         (CID, UNICODE, utf16("a@b")),
     )
     (member,) = open_outlook(message(attached=(storage(*values, (DATA, BINARY, data)),)), budget())
-    assert (member.name, member.data, member.kind) == ("Größe.pdf", data, Kind.FILE)
+    assert (member.name, member.data, member.role) == ("Größe.pdf", data, Role.FILE)
     assert (member.declared_type, member.content_id, member.defects) == ("application/pdf", "a@b", ())
 
 
@@ -56,7 +56,7 @@ def test_the_body_comes_first_and_the_attachments_in_their_order() -> None:
     stores = tuple(storage((LONG, UNICODE, utf16(f"{n}.pdf")), (DATA, BINARY, PDF)) for n in range(40))
     found = list(open_outlook(message((0x1000, UNICODE, utf16("hi")), attached=stores), budget()))
     assert [m.name for m in found] == [None, *(f"{n}.pdf" for n in range(40))]
-    assert (found[0].kind, found[0].data, found[0].charset) == (Kind.BODY, b"hi", "utf-8")
+    assert (found[0].role, found[0].data, found[0].charset) == (Role.BODY, b"hi", "utf-8")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_an_attached_message_gives_its_own_members() -> None:
     body = (0x1000, UNICODE, utf16("hello"))
     data = message(attached=(attached_message((0x37, UNICODE, utf16("Order 5")), body, attached=(inner,)),))
     (member,) = open_outlook(data, budget())
-    assert (member.kind, member.name, member.data) == (Kind.MESSAGE, "Order 5", b"")
+    assert (member.role, member.name, member.data) == (Role.MESSAGE, "Order 5", b"")
     assert [(m.name, m.data) for m in member.members] == [(None, b"hello"), ("inner.pdf", PDF)]
 
 

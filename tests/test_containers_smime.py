@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest.containers import Kind
+from orderflow_ingest.containers import Role
 from orderflow_ingest.containers.smime import open_smime
 
 from .containers_made import budget, compressed, der, info, oid, refusal, signed, streamed, survives
@@ -39,7 +39,7 @@ DEFECTS = ("signature not verified",)
 )
 def test_the_content_of_a_message_comes_out_as_a_message_never_as_trusted(data: bytes) -> None:
     (member,) = open_smime(data, budget(), "smime.p7m")
-    assert (member.kind, member.data, member.name, member.defects) == (Kind.MESSAGE, MAIL, None, DEFECTS)
+    assert (member.role, member.data, member.name, member.defects) == (Role.MESSAGE, MAIL, None, DEFECTS)
 
 
 def test_a_structure_without_wrapping_inside_another_is_read_by_the_type_it_is_given() -> None:
@@ -52,20 +52,20 @@ def test_a_structure_without_wrapping_inside_another_is_read_by_the_type_it_is_g
 @pytest.mark.parametrize(
     ("filename", "content", "expected"),
     [
-        ("order.pdf.p7m", b"%PDF-1.4\n", (Kind.FILE, "order.pdf")),
-        ("invoice.xml.P7M", b"<?xml version='1.0'?>", (Kind.FILE, "invoice.xml")),
-        ("order.pdf.p7m.p7m", b"%PDF-1.4\n", (Kind.FILE, "order.pdf")),
-        ("order.eml.p7m", b"Content-Type: text/plain\r\n\r\nx", (Kind.MESSAGE, None)),
-        ("order.eml.p7m", b"MIME-Version: 1.0\r\nContent-Type: a/b\r\n\r\nx", (Kind.MESSAGE, None)),
-        ("smime.p7m", b"%PDF-1.4\n", (Kind.MESSAGE, None)),
-        ("", b"Subject: x\r\n\r\nx", (Kind.MESSAGE, None)),
+        ("order.pdf.p7m", b"%PDF-1.4\n", (Role.FILE, "order.pdf")),
+        ("invoice.xml.P7M", b"<?xml version='1.0'?>", (Role.FILE, "invoice.xml")),
+        ("order.pdf.p7m.p7m", b"%PDF-1.4\n", (Role.FILE, "order.pdf")),
+        ("order.eml.p7m", b"Content-Type: text/plain\r\n\r\nx", (Role.MESSAGE, None)),
+        ("order.eml.p7m", b"MIME-Version: 1.0\r\nContent-Type: a/b\r\n\r\nx", (Role.MESSAGE, None)),
+        ("smime.p7m", b"%PDF-1.4\n", (Role.MESSAGE, None)),
+        ("", b"Subject: x\r\n\r\nx", (Role.MESSAGE, None)),
     ],
 )
 def test_a_file_that_was_signed_as_a_file_keeps_its_name(
-    filename: str, content: bytes, expected: tuple[Kind, str | None]
+    filename: str, content: bytes, expected: tuple[Role, str | None]
 ) -> None:
     (member,) = open_smime(signed(content), budget(), filename)
-    assert (member.kind, member.name, member.data) == (*expected, content)
+    assert (member.role, member.name, member.data) == (*expected, content)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from orderflow_ingest.containers import Kind, Member, NotOpened
+from orderflow_ingest.containers import Member, NotOpened, Role
 from orderflow_ingest.containers.rtf import rtf_to_text, strip_rtf
 from orderflow_ingest.containers.tnef import open_tnef
 
@@ -57,7 +57,7 @@ def test_an_attachment_has_its_longest_name_in_the_code_page_of_the_stream(
     values: tuple[tuple[int, int, bytes], ...], title: bytes, expected: str | None
 ) -> None:
     member = only(tnef(CYRILLIC, attachment(*values, title=title, data=PDF)))
-    assert (member.name, member.data, member.kind, member.defects) == (expected, PDF, Kind.FILE, ())
+    assert (member.name, member.data, member.role, member.defects) == (expected, PDF, Role.FILE, ())
 
 
 def test_a_name_before_or_after_the_data_and_without_rendering_belongs_to_it() -> None:
@@ -95,10 +95,10 @@ def test_an_attached_message_gives_its_own_members() -> None:
     inner = tnef(attachment(title=b"inner.pdf", data=PDF), message((0x1000, UNICODE, utf16("hello"))))
     outer = tnef(attachment((0x3701, OBJECT, GUID_MESSAGE + inner), (SHOWN, STRING, b"Forwarded\0")))
     member = only(outer)
-    assert (member.kind, member.name, member.data) == (Kind.MESSAGE, "Forwarded", b"")
-    assert [(m.kind, m.name, m.data) for m in member.members] == [
-        (Kind.BODY, None, b"hello"),
-        (Kind.FILE, "inner.pdf", PDF),
+    assert (member.role, member.name, member.data) == (Role.MESSAGE, "Forwarded", b"")
+    assert [(m.role, m.name, m.data) for m in member.members] == [
+        (Role.BODY, None, b"hello"),
+        (Role.FILE, "inner.pdf", PDF),
     ]
 
 
@@ -132,7 +132,7 @@ def test_the_body_is_told_with_its_charset(
 ) -> None:
     found = list(open_tnef(tnef(CYRILLIC, message(*values)), budget()))
     assert [(m.declared_type, m.charset, m.data) for m in found] == expected
-    assert {m.kind for m in found} == {Kind.BODY}
+    assert {m.role for m in found} == {Role.BODY}
 
 
 def packed_rtf(literal: bytes) -> bytes:

@@ -9,13 +9,14 @@ Bounds, for the whole mail: UNPACKED_LIMIT bytes and MAX_PARTS members out of co
 in each other.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-from ..containers import Budget, Kind, Member, NotOpened
+from ..containers import Budget, Member, NotOpened, Role
 from ..containers.kinds import container_kind, open_container
 from ..mime.bodies import decode_body, find_uuencoded
 from ..mime.charsets import codec_name
@@ -28,7 +29,7 @@ from ..mime.words import decode_text, storable
 from .bodies import Bodies, Room
 from .parts import Part, Reason
 from .policy import judge, names_signature
-from .types import content_type, contradictions
+from .types import NAME_DIFFERS, TYPE_DIFFERS, content_type, contradictions
 
 UNPACKED_LIMIT = 128 << 20
 CONTAINER_DEPTH = 8
@@ -36,6 +37,7 @@ CONTAINER_DEPTH = 8
 _LONGEST_PATH = 500
 
 
+_BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]+")
 # What the opener of S/MIME says of a signature that stands beside what it signs, or is no signature at all.
 _WITHOUT_CONTENT = ("no content", "certificates only", "not CMS")
 
@@ -119,7 +121,7 @@ class _Reader:
             yield bodies.add(part, claim.charset)
             yield from self._read_uuencoded(part, bodies, depth)
             return
-        part = replace(part, taken=taken, reason=reason)
+        part = _without_undeclared_base64(replace(part, taken=taken, reason=reason))
         kind = _container_kind(part) if taken and "nested too deep" not in part.defects else None
         if kind is None:
             yield part
@@ -160,11 +162,11 @@ class _Reader:
                 charset=member.charset,
                 defects=member.defects,
             )
-            if member.kind is Kind.BODY:
+            if member.role is Role.BODY:
                 if member.declared_type == "text/html":
                     bodies.pages.append((partial(bytes, member.data), member.charset))
                 yield bodies.add(_part(claim, member.data, True, Reason.TEXT_BODY), member.charset)
-            elif member.kind is Kind.FILE:
+            elif member.role is Role.FILE:
                 yield from self._read_leaf(claim, member.data, bodies, depth)
             elif depth > CONTAINER_DEPTH or len(path) > _LONGEST_PATH:
                 raise NotOpened("nested too deep")
@@ -249,6 +251,22 @@ def _part(claim: _Claim, data: bytes, taken: bool, reason: Reason) -> Part:
         reason=reason,
         defects=(*claim.defects, *(contradictions(declared, detected, filename) if data else ())),
     )
+
+
+def _without_undeclared_base64(part: Part) -> Part:
+    """Return a document decoded whose sender encoded it and did not say so, if it then is what its name says."""
+    if NAME_DIFFERS not in part.defects or part.detected_type is not None or not _BASE64.fullmatch(part.data):
+        return part
+    data = decode_body(part.data, 0, len(part.data), "base64").data
+    detected = detect_type(data)
+    if NAME_DIFFERS in contradictions(part.declared_type, detected, part.filename):
+        return part
+    kind = content_type(part.declared_type, detected, part.filename)
+    defects = (
+        *(defect for defect in part.defects if defect not in (NAME_DIFFERS, TYPE_DIFFERS)),
+        "base64 not declared",
+    )
+    return replace(part, data=data, detected_type=detected, content_type=kind, defects=defects)
 
 
 def _unreadable(path: str, declared_type: str, data: bytes, defects: tuple[str, ...]) -> Part:

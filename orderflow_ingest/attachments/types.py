@@ -10,6 +10,8 @@ import re
 
 from ..mime.filenames import extension
 
+NAME_DIFFERS = "content is not what its name says"
+TYPE_DIFFERS = "content is not of the declared type"
 _OFFICE = "application/vnd.openxmlformats-officedocument."
 _ODF = "application/vnd.oasis.opendocument."
 _BY_EXTENSION = {
@@ -118,8 +120,8 @@ def contradictions(declared: str, detected: str | None, filename: str | None) ->
     shown = plain_type(detected or "")
     by_name = _BY_EXTENSION.get(extension(filename), "")
     return (
-        *(("content is not what its name says",) if _differ(by_name, shown) else ()),
-        *(("content is not of the declared type",) if _differ(plain_type(declared), shown) else ()),
+        *((NAME_DIFFERS,) if _differ(by_name, shown) else ()),
+        *((TYPE_DIFFERS,) if _differ(plain_type(declared), shown) else ()),
     )
 
 

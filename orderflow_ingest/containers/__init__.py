@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Kind(Enum):
+class Role(Enum):
     """What a member is to its container."""
 
     FILE = "file"
@@ -28,7 +28,7 @@ class Member:
     name: str | None
     data: bytes
     declared_type: str = ""
-    kind: Kind = Kind.FILE
+    role: Role = Role.FILE
     content_id: str = ""
     charset: str = ""
     members: "Iterable[Member]" = ()

@@ -9,7 +9,7 @@ The table of ids is ours and short: extract-msg, which knows them all, is GPL an
 from collections.abc import Iterator, Mapping
 
 from ..mime.charsets import decode_bytes
-from . import Budget, Kind, Member, NotOpened
+from . import Budget, Member, NotOpened, Role
 from .rtf import TooLong, rtf_to_text
 
 SUBJECT = 0x0037
@@ -119,4 +119,4 @@ def rtf_member(values: Properties, budget: Budget) -> Iterator[Member]:
 def _body(data: bytes, kind: str, charset: str, budget: Budget, *defects: str) -> Member:
     budget.take_member()
     budget.take(len(data))
-    return Member(name=None, data=data, declared_type=kind, kind=Kind.BODY, charset=charset, defects=defects)
+    return Member(name=None, data=data, declared_type=kind, role=Role.BODY, charset=charset, defects=defects)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Protocol
 
-from . import Budget, Kind, Member, NotOpened
+from . import Budget, Member, NotOpened, Role
 from .guards import reading
 from .mapi import (
     ATTACH_CONTENT_ID,
@@ -162,7 +162,7 @@ def _read_attachment(file: _File, storage: _Entry, codepage: int | None, budget:
         elif kind == (ATTACH_DATA, OBJECT) and _is_message(entry):
             subject = _read_properties(file, entry, _OF_EMBEDDED, codepage).text(SUBJECT)
             members = _read_message(file, entry, _OF_EMBEDDED, budget, depth + 1)
-            return Member(name or subject or None, b"", "message/rfc822", Kind.MESSAGE, members=members)
+            return Member(name or subject or None, b"", "message/rfc822", Role.MESSAGE, members=members)
         elif kind == (ATTACH_DATA, OBJECT):
             data, defects = _read_object(file, entry, budget)
     return Member(

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import Budget, Kind, Member, NotOpened
+from . import Budget, Member, NotOpened, Role
 from .ber import CONTEXT_0, OBJECT, SEQUENCE, SET, Element, children, chunks, read_element
 from .guards import BLOCK, Outflow, reading
 
@@ -56,7 +56,7 @@ def open_smime(data: bytes, budget: Budget, filename: str = "") -> Iterator[Memb
     if stem != filename and _FILE_NAME.search(stem) and not _MIME_HEADER.match(content[:BLOCK]):
         yield Member(name=stem, data=content, defects=defects)
         return
-    yield Member(name=None, data=content, declared_type="message/rfc822", kind=Kind.MESSAGE, defects=defects)
+    yield Member(name=None, data=content, declared_type="message/rfc822", role=Role.MESSAGE, defects=defects)
 
 
 def _as_binary(data: bytes) -> bytes:

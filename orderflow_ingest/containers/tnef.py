@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from . import Budget, Kind, Member, NotOpened
+from . import Budget, Member, NotOpened, Role
 from .guards import reading
 from .mapi import (
     ATTACH_DATA,
@@ -162,7 +162,7 @@ def _give(attachment: _Attachment, codepage: int | None, budget: Budget, depth: 
     budget.take_member()
     if data[:16] == _IID_MESSAGE and data[16:20] == SIGNATURE:
         members = _read(data[16:], budget, depth + 1)
-        yield Member(name, b"", "message/rfc822", Kind.MESSAGE, members=members, defects=tuple(defects))
+        yield Member(name, b"", "message/rfc822", Role.MESSAGE, members=members, defects=tuple(defects))
         return
     if attachment.object is not None and data[6:16] == _IID_SUFFIX:
         data = data[16:]
