@@ -13,8 +13,9 @@ from functools import cached_property
 
 from .parts import Part, PartKind, Reason
 from .policy import find_references, is_referenced
-from .text import COMPARED, HTML_LIMIT, as_utf8, decode_html, html_text, plain_text
+from .text import HTML_LIMIT, as_utf8, decode_html, html_text, plain_text
 
+_COMPARED = 2 << 20  # larger texts are not compared with each other
 _PHOTO = 50_000
 _NO_TEXT = 60  # characters: "sent from my telephone"
 _WORD = re.compile(r"\w+")
@@ -65,7 +66,7 @@ class Bodies:
             data = plain_text(part.data, charset, self.hint)
         if data.isspace() or (len(data) < 100 and data.decode("utf-8", "replace").isspace()):
             return replace(part, taken=False, reason=Reason.EMPTY)
-        words = set(_WORD.findall(data.decode("utf-8", "replace").casefold())) if len(data) <= COMPARED else None
+        words = set(_WORD.findall(data.decode("utf-8", "replace").casefold())) if len(data) <= _COMPARED else None
         if words is not None and self._is_said(part.path, words):
             return replace(part, taken=False, reason=Reason.ALTERNATIVE_TEXT)
         self._say(part.path, words or set())

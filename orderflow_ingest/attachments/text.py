@@ -15,7 +15,6 @@ import re
 from ..mime.charsets import decode_bytes
 
 HTML_LIMIT = 512 << 10
-COMPARED = 2 << 20  # larger texts are not compared with each other
 _NOT_ASCII = ("utf-7", "utf-16", "utf-32", "hz")  # whose bytes are those of ASCII and mean something else
 _TAG = re.compile(r"<[^<>]*+>")
 _INLINE_DATA = re.compile(rb"\bdata:[\w/+.;=-]{0,100},[A-Za-z0-9+/=%\s]{100,}+")

@@ -39,11 +39,6 @@ class Field:
     value: bytes
 
 
-def read_fields(block: bytes) -> tuple[Field, ...]:
-    """Return the fields of a header block in their order, past every line that is none."""
-    return tuple(iterate_fields(block))
-
-
 def iterate_fields(block: bytes, odd: list[bytes] | None = None) -> Iterator[Field]:
     """Yield the fields of a header block one by one, since millions of them may stand in one.
 
