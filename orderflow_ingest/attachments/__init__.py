@@ -4,7 +4,8 @@ parts     the nouns: a part, its kind, the reasons
 reading   the walk through a mail and the containers in it
 policy    what counts as a document
 types     what a part claims to be and what it is
-text      text bodies, HTML made text
+bodies    text bodies: which of alternatives are documents, which pictures they show
+text      HTML made text
 
 Guarantees: every part is told with the reason why it was taken or passed over; nothing in a mail raises; a part whose
 decoding or opening fails is given out whole with a defect, and never costs the others. Content is decoded part by

@@ -1,5 +1,11 @@
 """Open what mail programs and senders wrap files in: TNEF, Outlook messages, S/MIME, ZIP, gzip.
 
+kinds        which attachments are opened, and by whom: a further format begins here
+zip_archive  ZIP             gzip_file  gzip
+tnef         winmail.dat     outlook    .msg            mapi, rtf  what both share
+smime        S/MIME          ber        its encoding
+guards       how failures are told, and how far anything may unpack
+
 Guarantees: nothing but NotOpened leaves an opener, whatever the bytes; what is unpacked is bounded by one Budget for
 the whole mail, counted while it is unpacked and not as the container claims. No I/O, no clock, no settings.
 
