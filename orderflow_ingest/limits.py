@@ -36,3 +36,8 @@ def postgresql(statement: float | None = None) -> dict[str, Any]:
 
 class TimeUp(BaseException):
     """The time of a task is over. No Exception: nobody on the way may take it for a failure of what he tries."""
+
+
+def time_up(*_: object) -> None:
+    """Raise TimeUp: a handler of signals."""
+    raise TimeUp

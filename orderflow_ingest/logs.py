@@ -68,7 +68,9 @@ def place(error: BaseException, is_ours: bool = True) -> str:
     """
     frames = extract_tb(error.__traceback__)
     wanted = "orderflow_ingest" if is_ours else ""
-    ours = [frame for frame in frames if wanted in frame.filename and "/huey/" not in frame.filename]
+    # A time limit is raised by a signal's handler, on top of the line that it interrupts.
+    below = [frame for frame in frames if "/huey/" not in frame.filename and frame.name != "time_up"]
+    ours = [frame for frame in below if wanted in frame.filename]
     chosen = (ours or frames)[-1:]
     return type(error).__name__ + "".join(f" at {os.path.basename(f.filename)}:{f.lineno}" for f in chosen)
 

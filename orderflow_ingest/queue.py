@@ -197,12 +197,8 @@ def _open(url: str, create: bool) -> Huey:
 @contextmanager
 def _time_limit() -> Iterator[None]:
     """Let the time limit that Huey tells a worker process by SIGALRM raise TimeUp inside."""
-
-    def ring(*_: object) -> None:
-        raise limits.TimeUp
-
     if signal.getitimer(signal.ITIMER_REAL)[0]:
-        signal.signal(signal.SIGALRM, ring)  # Huey puts the one before its own back
+        signal.signal(signal.SIGALRM, limits.time_up)  # Huey puts the one before its own back
     try:
         yield
     except limits.TimeUp:

@@ -61,7 +61,7 @@ def test_what_attachments_hold_becomes_documents_and_every_part_is_told(deployme
         part(b'Content-Type: application/zip; name="orders.zip"', zipped(("order-1.pdf", demo.PDF))),
         part(b'Content-Type: application/ms-tnef; name="winmail.dat"', tnef(attachment(title=b"2.pdf", data=demo.PDF))),
         part(b'Content-Type: application/zip; name="secret.zip"', flagged(zipped(("3.pdf", demo.PDF)), 1)),
-        part(b'Content-Type: application/pgp-signature; name="signature.asc"'),
+        part(b'Content-Type: application/pgp-signature; name="signature.asc"', b"-----BEGIN PGP SIGNATURE-----"),
     )
     assert send(deployment, b"Subject: Wrapped\r\n" + raw).accepted
     (row,) = deployment.wait_parsed("Wrapped")
