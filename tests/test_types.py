@@ -55,6 +55,8 @@ NAME, TYPE = "content is not what its name says", "content is not of the declare
         (STREAM, None, "order.csv", ()),
         (XLSX, ZIP, "order.xlsx", ()),
         ("application/vnd.ms-excel", OLE, "order.xls", ()),
+        ("application/vnd.ms-excel", XLSX, "order.xlsx", ()),
+        (XLSX, OLE, "locked.xlsx", ()),
         ("application/vnd.ms-excel", None, "order.csv", (TYPE,)),
         ("application/vnd.ms-excel", "text/html", "order.xls", (NAME, TYPE)),
         ("application/x-zip-compressed", ZIP, "orders.zip", ()),

@@ -89,8 +89,11 @@ _SAYS_LITTLE = ("", "application/octet-stream", "text/plain", "application/unkno
 # What is inside them is told by the name or the sender only.
 _SHARED = ("application/zip", "application/x-ole-storage", "application/xml")
 _FAMILIES = (
-    re.compile(r"application/(?:zip|java-archive|epub\+zip|vnd\.(?:openxml|oasis\.opendoc|ms-.*macroenabled).*)"),
-    re.compile(r"application/(?:x-ole-storage|msword|vnd\.ms-(?:excel|powerpoint|outlook|word|works|project))"),
+    # Mail programs call a .xlsx by the type of a .xls, and Office keeps a locked .xlsx in a file like a .xls.
+    re.compile(
+        r"application/(?:zip|java-archive|epub\+zip|vnd\.(?:openxml|oasis\.opendoc|ms-.*macroenabled).*"
+        r"|x-ole-storage|msword|vnd\.ms-(?:excel|powerpoint|outlook|word|works|project))"
+    ),
     re.compile(r"(?:application|text)/(?:xml|html|.*\+xml)|image/svg\+xml"),
 )
 _HAS_SIGNATURE = frozenset(
