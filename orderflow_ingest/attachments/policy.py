@@ -2,7 +2,7 @@
 
 Taken are: what the sender calls an attachment, every leaf with a name, every leaf that is not text, and documents
 (PDF, spreadsheets, CSV, XML, EDI, Word) however they are marked: a PDF marked inline is an order. Text bodies are
-taken as documents of their own kind (see `reading`). Passed over are calendars, business cards, signatures, delivery
+taken as documents of their own kind (see `bodies`). Passed over are calendars, business cards, signatures, delivery
 reports, and images that an HTML body shows by their Content-ID or Content-Location (RFC 2392, RFC 2557) or that are
 too small for a scan; a large one that is all a page shows is the order itself. The word inline alone decides nothing.
 """
