@@ -76,6 +76,7 @@ def test_a_gzipped_file_is_given_under_its_name() -> None:
         ("order.msg", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, "damaged"),
         ("smime.p7m", b"this is no CMS", "not CMS"),
     ],
+    ids=["encrypted", "damaged zip", "empty zip", "damaged gzip", "not tnef", "damaged msg", "not cms"],
 )
 def test_what_cannot_be_opened_is_a_document_with_the_reason(name: str, data: bytes, why: str) -> None:
     (found,) = taken(mail(attached(name, data)))

@@ -350,3 +350,10 @@ def test_a_uuencoded_file_is_found(text: bytes) -> None:
 @pytest.mark.parametrize("text", [b"begin 644 \n#86)C\nend", b"xbegin 644 o\n#86)C\nend", b"begin 9 o\n#86)C\nend"])
 def test_what_only_looks_like_uuencode_is_none(text: bytes) -> None:
     assert not list(find_uuencoded(text))
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+def test_a_multipart_that_is_called_encoded_and_is_not_is_opened_once(encoding: str) -> None:
+    head = f"Content-Type: multipart/mixed; boundary=aa\nContent-Transfer-Encoding: {encoding}\n\n".encode()
+    *_, leaf = read_parts(head + b"!!! (see --aa, which is no line of its own) !!!\n" * 3)
+    assert leaf.path == "1" and not {"too many parts", "nested too deep"} & set(leaf.defects)

@@ -88,7 +88,9 @@ def _open_encoded(entity: Entity) -> "_Walker | None":
         data = decode_body(entity.source, entity.start, entity.end, header.encoding).data
     if boundary:
         path = entity.path.rpartition(".")[0]
-        return _Walker(data, path, entity.depth, header) if b"--" + boundary in data else None
+        # What decodes to itself would be opened again and again.
+        is_new = data != entity.source[entity.start : entity.end]
+        return _Walker(data, path, entity.depth, header) if is_new and b"--" + boundary in data else None
     return _Walker(data, entity.path, entity.depth + 1) if looks_like_header(data) else None
 
 
