@@ -367,7 +367,8 @@ def test_deliveries_at_the_same_time_share_their_work_and_each_gets_its_own_end(
         ends = list(pool.map(lambda post: hand(parts, *post).outcome, posts))
     first = Counter(ends[:6])
     assert first[Outcome.DELIVERED] == 1
-    assert first[Outcome.DUPLICATE] + first[Outcome.HELD] == 5 and first[Outcome.HELD] in (2, 4)
+    # Which content came first is open, and so is whether the conflict was noted before it came once more.
+    assert first[Outcome.DUPLICATE] + first[Outcome.HELD] == 5 and 1 <= first[Outcome.HELD] <= 4
     assert sorted(end.name for end in ends[6:8]) == ["DELIVERED", "DUPLICATE"]
     assert set(ends[8:]) == {Outcome.DELIVERED}
     assert len(rows(parts)) == 14
