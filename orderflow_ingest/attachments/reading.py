@@ -35,8 +35,6 @@ UNPACKED_LIMIT = 128 << 20
 CONTAINER_DEPTH = 8
 # Paths stand in an index, whose rows PostgreSQL limits to 2704 bytes; a message adds up to 1500.
 _LONGEST_PATH = 500
-
-
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]+")
 # What the opener of S/MIME says of a signature that stands beside what it signs, or is no signature at all.
 _WITHOUT_CONTENT = ("no content", "certificates only", "not CMS")
@@ -121,25 +119,25 @@ class _Reader:
             yield bodies.add(part, claim.charset)
             yield from self._read_uuencoded(part, bodies, depth)
             return
-        part = _without_undeclared_base64(replace(part, taken=taken, reason=reason))
-        kind = _container_kind(part) if taken and "nested too deep" not in part.defects else None
+        yield from self._open(_without_undeclared_base64(replace(part, taken=taken, reason=reason)), bodies, depth)
+
+    def _open(self, part: Part, bodies: Bodies, depth: int) -> Iterator[Part]:
+        """Yield what a document holds if it is a container, then the document itself."""
+        kind = _container_kind(part) if part.taken and "nested too deep" not in part.defects else None
         if kind is None:
             yield part
-        else:
-            yield from self._open(part, kind, bodies, depth)
-
-    def _open(self, part: Part, kind: str, bodies: Bodies, depth: int) -> Iterator[Part]:
-        """Yield what a container holds, then the container itself."""
+            return
         if depth == CONTAINER_DEPTH or len(part.path) > _LONGEST_PATH:
             yield _kept_whole(part, "nested too deep")
             return
-        # The text in a TNEF file is that of the mail around it; an Outlook message has one of its own.
-        inner = Bodies(self.room, bodies.hint, {f"{part.path}."}, said=bodies.words if kind == "tnef" else frozenset())
         try:
             if kind == "message":
                 self.budget.take_member()
                 yield from self.read_mail(part.data, part.path, depth + 1)
             else:
+                # The text in a TNEF file is that of the mail around it; an Outlook message has one of its own.
+                said = bodies.words if kind == "tnef" else frozenset()
+                inner = Bodies(self.room, bodies.hint, {f"{part.path}."}, said)
                 members = open_container(kind, part.data, self.budget, part.filename or "", bodies.hint)
                 yield from self._read_members(members, part.path, inner, depth + 1)
         except NotOpened as why:
@@ -189,12 +187,7 @@ class _Reader:
                 "application/octet-stream",
                 defects=() if file.complete else ("uuencode never ended",),
             )
-            found = _part(claim, file.data, True, Reason.UUENCODED)
-            kind = _container_kind(found)
-            if kind is None:
-                yield found
-            else:
-                yield from self._open(found, kind, bodies, depth)
+            yield from self._open(_part(claim, file.data, True, Reason.UUENCODED), bodies, depth)
 
 
 def _survey(entities: list[Entity], room: Room) -> Bodies:

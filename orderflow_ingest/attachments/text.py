@@ -67,7 +67,7 @@ def html_text(page: str) -> str | None:
         laid_out = extract_plain_text(source, alt_texts=False, form_fields=True, noscript=True, skip_elements=_HIDDEN)
     except MemoryError:
         raise
-    except Exception:
+    except Exception:  # of a foreign parser; the caller keeps the page and tells it as a defect
         return None
     # It parts cells by two tabs.
     text = _TRAILING_BLANKS.sub("", laid_out.replace("\t\t", "\t"))

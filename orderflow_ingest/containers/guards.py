@@ -1,4 +1,4 @@
-"""What all openers share: how failures are told, and how far a compressed container may unpack.
+"""What all openers share: first bytes, how failures are told, and how far a compressed container may unpack.
 
 Guarantees: within reading(), whatever is raised leaves as NotOpened with the words given, but for MemoryError and
 ImportError, which tell of this machine and not of the mail. Recursion that goes too deep is a RuntimeError of Python's
@@ -14,6 +14,10 @@ from . import Budget, NotOpened
 _RATIO = 100
 _ALWAYS = 10 * 1024 * 1024
 BLOCK = 65536
+
+TNEF = b"\x78\x9f\x3e\x22"
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+GZIP = b"\x1f\x8b\x08"
 
 
 @contextmanager

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 
 from ..mime.charsets import decode_bytes
 from . import Budget, Member, NotOpened
-from .guards import BLOCK, Outflow, reading
+from .guards import BLOCK, GZIP, Outflow, reading
 
-_MAGIC = b"\x1f\x8b\x08"
 _HAS_EXTRA, _HAS_NAME = 4, 8
 # bgzip writes a stream for every 64 kB.
 _MOST_STREAMS = 100_000
@@ -45,7 +44,7 @@ def _inflate(data: bytes, budget: Budget) -> tuple[bytes, int]:
     outflow = Outflow(len(data), budget)
     blocks: list[bytes] = []
     position = streams = 0
-    while data.startswith(_MAGIC, position):
+    while data.startswith(GZIP, position):
         if (streams := streams + 1) > _MOST_STREAMS:
             raise NotOpened("too many members")
         inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)

@@ -13,10 +13,8 @@ from collections.abc import Iterator
 
 from ..mime.filenames import extension
 from . import Budget, Member, NotOpened
+from .guards import GZIP, OLE, TNEF
 
-_TNEF = b"\x78\x9f\x3e\x22"
-_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-_GZIP = b"\x1f\x8b\x08"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK00PK\x03\x04", b"PK\x07\x08PK\x03\x04")
 _MESSAGE_STREAM = "__properties_version1.0".encode("utf-16-le")
 _OUTLOOK_TYPE = "application/vnd.ms-outlook"
@@ -52,14 +50,14 @@ _WHOLE_GZIPS = "svgz emz wmz dia gnucash rds rdata blend vgz xcfgz mml kra adz a
 def container_kind(declared_type: str, detected_type: str | None, filename: str, data: bytes) -> str | None:
     """Return the kind of container that an attachment is to be opened as, None if it stays whole."""
     ending = extension(filename)
-    if data.startswith(_TNEF):
+    if data.startswith(TNEF):
         return "tnef"
     if data.startswith(_ZIP):
         plain = detected_type in ("application/zip", None) and ending not in _WHOLE_ZIPS.split()
         return "zip" if plain and (declared_type in _ZIP_TYPES or ending == "zip") else None
-    if data.startswith(_GZIP):
+    if data.startswith(GZIP):
         return None if ending in _WHOLE_GZIPS.split() or declared_type.startswith("image/") else "gzip"
-    if data.startswith(_OLE):
+    if data.startswith(OLE):
         told = ending == "msg" or declared_type == _OUTLOOK_TYPE or detected_type == _OUTLOOK_TYPE
         unknown = detected_type in ("application/x-ole-storage", None)
         return "outlook" if told or (unknown and _MESSAGE_STREAM in data) else None

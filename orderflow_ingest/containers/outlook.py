@@ -21,7 +21,7 @@ from itertools import chain
 from typing import Any, Protocol
 
 from . import Budget, Member, NotOpened, Role
-from .guards import reading
+from .guards import OLE, reading
 from .mapi import (
     ATTACH_CONTENT_ID,
     ATTACH_DATA,
@@ -46,7 +46,6 @@ from .mapi import (
     rtf_member,
 )
 
-SIGNATURE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _FIXED_STREAM = "__properties_version1.0"
 _VALUE_STREAM = re.compile(r"__substg1\.0_([0-9A-F]{4})([0-9A-F]{4})", re.IGNORECASE)
 _ATTACHMENT = "__attach_version1.0_"
@@ -105,7 +104,7 @@ class _File:
 
 def open_outlook(data: bytes, budget: Budget) -> Iterator[Member]:
     """Yield the body of an Outlook message, and then its attachments. Raises NotOpened."""
-    if not data.startswith(SIGNATURE):
+    if not data.startswith(OLE):
         raise NotOpened("not Outlook")
     with reading("damaged"):
         file = _File(data)

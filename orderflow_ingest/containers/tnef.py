@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from . import Budget, Member, NotOpened, Role
-from .guards import reading
+from .guards import TNEF, reading
 from .mapi import (
     ATTACH_DATA,
     ATTACH_MIME_TAG,
@@ -38,7 +38,6 @@ from .mapi import (
     rtf_member,
 )
 
-SIGNATURE = b"\x78\x9f\x3e\x22"
 _ON_ATTACHMENT = 2
 _BODY, _DATA, _TITLE, _RENDERING = 0x800C, 0x800F, 0x8010, 0x9002
 _MESSAGE_PROPERTIES, _ATTACHMENT_PROPERTIES, _OEM_CODEPAGE = 0x9003, 0x9005, 0x9007
@@ -72,7 +71,7 @@ class _Attachment:
 
 def open_tnef(data: bytes, budget: Budget) -> Iterator[Member]:
     """Yield the body of a TNEF stream, and then its attachments. Raises NotOpened."""
-    if not data.startswith(SIGNATURE):
+    if not data.startswith(TNEF):
         raise NotOpened("not TNEF")
     yield from _read(memoryview(data), budget, 0)
 
@@ -160,7 +159,7 @@ def _give(attachment: _Attachment, codepage: int | None, budget: Budget, depth: 
     defects = [] if data is not None and attachment.whole else ["attachment ends early"]
     data = data if data is not None else memoryview(b"")
     budget.take_member()
-    if data[:16] == _IID_MESSAGE and data[16:20] == SIGNATURE:
+    if data[:16] == _IID_MESSAGE and data[16:20] == TNEF:
         members = _read(data[16:], budget, depth + 1)
         yield Member(name, b"", "message/rfc822", Role.MESSAGE, members=members, defects=tuple(defects))
         return

@@ -28,7 +28,7 @@ from . import Budget, Member, NotOpened
 from .guards import BLOCK, Outflow, reading
 
 _END, _END_SIZE = b"PK\x05\x06", 22
-_END_ZIP64, _LOCATOR_ZIP64 = b"PK\x06\x06", b"PK\x06\x07"
+_LOCATOR_ZIP64 = b"PK\x06\x07"
 _ENTRY_SIZE, _LOCAL_SIZE = 46, 30
 _MOST_ENTRIES = 20_000
 _ENCRYPTED, _IS_UTF8 = 0x0001, 0x0800
@@ -61,7 +61,7 @@ def open_zip(data: bytes, budget: Budget, hint: str = "") -> Iterator[Member]:
 def _check_directory(data: bytes) -> None:
     """Count the directory's entries, and look for the other disks. Raises NotOpened."""
     # zipfile looks at the very end first, where a comment would stand otherwise.
-    end = len(data) - 22 if data[-22:].startswith(_END) and data.endswith(b"\0\0") else data.rfind(_END)
+    end = len(data) - _END_SIZE if data[-_END_SIZE:].startswith(_END) and data.endswith(b"\0\0") else data.rfind(_END)
     if end < 0:
         raise NotOpened("damaged")
     if data[end + 4 : end + 8] not in (bytes(4), b"\xff\xff\xff\xff"):
