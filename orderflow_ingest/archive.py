@@ -9,7 +9,7 @@ sender wrote becomes part of a key. put() returns when the object is durable. re
 A raw object carries its envelope as metadata, so that the rows can be rebuilt from the archive alone.
 
 Small objects that several threads put at the same time go into files together, with one sync for a directory:
-see `grouping`. An attempt at S3 has the time that `limits` gives it; there are three.
+see `grouping`. An attempt at S3 has the time that `limits` gives it; there are two.
 """
 
 import hashlib
@@ -18,13 +18,14 @@ import json
 import os
 import time
 from base64 import b64encode
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
 from . import limits
+from .breaker import Guard
 from .durable import sync_directory, write_all
 from .grouping import Grouped
 
@@ -73,12 +74,14 @@ class Archive(Protocol):
         """Delete what killed processes left half written, if it is older than so many seconds."""
 
 
-def open_archive(url: str, endpoint_url: str | None = None) -> Archive:
-    """Open the archive at `url`; boto3 is imported only for s3:."""
+def open_archive(
+    url: str, endpoint_url: str | None = None, times: limits.Times | None = None, guard: Guard = nullcontext
+) -> Archive:
+    """Open the archive at `url`; boto3 is imported only for s3:, and `guard` stands around each use of it."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return FileArchive(Path(url.removeprefix("file://")))
-    return S3Archive(_s3_client(endpoint_url), parts.netloc, parts.path.strip("/"))
+    return S3Archive(_s3_client(endpoint_url, times or limits.within()), parts.netloc, parts.path.strip("/"), guard)
 
 
 class FileArchive:
@@ -177,8 +180,9 @@ class _Object(NamedTuple):
 class S3Archive:
     """Objects in one bucket, below a prefix."""
 
-    def __init__(self, client: Any, bucket: str, prefix: str):
+    def __init__(self, client: Any, bucket: str, prefix: str, guard: Guard = nullcontext):
         self._client = client
+        self._guard = guard
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
 
@@ -203,39 +207,43 @@ class S3Archive:
             raise ArchiveUnavailable("S3: put_object was answered by something that is no store")
 
     def read(self, key: str, digest: str) -> bytes:
-        from botocore.exceptions import BotoCoreError
-
-        try:
-            return _verified(self._call("get_object", key)["Body"].read(), key, digest)
-        except BotoCoreError as error:
-            raise ArchiveUnavailable(f"S3: {type(error).__name__}") from error
+        body = self._call("get_object", key)["Body"]
+        with self._translated("get_object", key):
+            data = body.read()
+        return _verified(data, key, digest)
 
     def delete(self, key: str) -> None:
         self._call("delete_object", key)
 
     def _call(self, operation: str, key: str, **arguments: Any) -> Any:
+        with self._translated(operation, key):
+            return getattr(self._client, operation)(Bucket=self._bucket, Key=self._prefix + key, **arguments)
+
+    @contextmanager
+    def _translated(self, operation: str, key: str) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        try:
-            return getattr(self._client, operation)(Bucket=self._bucket, Key=self._prefix + key, **arguments)
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code == "NoSuchKey":
-                raise ObjectMissing(key) from error
-            raise ArchiveUnavailable(f"S3: {operation} was answered with {code}") from error
-        except BotoCoreError as error:
-            raise ArchiveUnavailable(f"S3: {type(error).__name__}") from error
+        with self._guard():
+            try:
+                yield
+            except ClientError as error:
+                code = error.response.get("Error", {}).get("Code", "")
+                if code == "NoSuchKey":
+                    raise ObjectMissing(key) from error
+                raise ArchiveUnavailable(f"S3: {operation} was answered with {code}") from error
+            except BotoCoreError as error:
+                raise ArchiveUnavailable(f"S3: {type(error).__name__}") from error
 
 
-def _s3_client(endpoint_url: str | None) -> Any:
+def _s3_client(endpoint_url: str | None, times: limits.Times) -> Any:
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
     config = Config(
         signature_version="s3v4",
-        connect_timeout=limits.CONNECT,
-        read_timeout=limits.READ,
+        connect_timeout=times.connect,
+        read_timeout=times.read,
         max_pool_connections=limits.S3_CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": limits.S3_ATTEMPTS},
         s3={"addressing_style": "path"} if endpoint_url else None,

@@ -1,10 +1,13 @@
 """The parts of a deployment, opened as its settings name them; every door takes them from here."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-from .archive import Archive, open_archive
+from . import limits
+from .archive import Archive, ArchiveUnavailable, open_archive
+from .breaker import Breaker
 from .queue import Body, Queue
-from .records import Records
+from .records import Records, RecordsUnavailable
 from .settings import Settings
 from .spool import Spool
 
@@ -21,13 +24,24 @@ class Parts:
 
 
 def open_parts(
-    settings: Settings, extract: Body | None = None, hand_over: Body | None = None, create: bool = False
+    settings: Settings,
+    extract: Body | None = None,
+    hand_over: Body | None = None,
+    create: bool = False,
+    guarded: bool = True,
 ) -> Parts:
-    """Open the parts; nothing is connected before it is used. `create` makes a missing SQLite file."""
+    """Open the parts; nothing is connected before it is used. `create` makes a missing SQLite file.
+
+    What delivers and works is `guarded`: it does not wait for a backend that is known to be away.
+    """
+    times = limits.within(settings.deadline)
+    away = settings.state_dir / "away"
+    archive = Breaker(away / "archive", "archive", ArchiveUnavailable) if guarded else nullcontext
+    records = Breaker(away / "database", "database", RecordsUnavailable) if guarded else nullcontext
     return Parts(
         settings=settings,
         spool=Spool(settings.spool_dir),
-        archive=open_archive(settings.archive_url, settings.s3_endpoint_url),
-        records=Records(settings.database_url, create),
+        archive=open_archive(settings.archive_url, settings.s3_endpoint_url, times, archive),
+        records=Records(settings.database_url, create, times, records),
         queue=Queue(settings.queue_url, extract, hand_over, create, settings.task_time_limit),
     )

@@ -3,26 +3,47 @@
 A server can refuse, hang, or be cut off while a connection is open. Each of the three ends here: by the
 connect timeout, by the server's own statement timeout, and, where no server is left to keep that, by
 the kernel, which gives up a connection whose other end acknowledges nothing.
+
+What one backend may take, all its attempts together, is less than half of a delivery's deadline, from 15 seconds on:
+so a backend that hangs is told as such, and no delivery is at work when its deadline has passed.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-CONNECT = 5
-STATEMENT = 20
-READ = 15
-S3_ATTEMPTS = 3
+DEADLINE = 60  # of a delivery, where nothing else is set
+CONNECT = 3
+STATEMENT = 15
+READ = 10
+S3_ATTEMPTS = 2
 S3_CONNECTIONS = 50  # that stay open; with fewer than there are threads each put would open its own
+CONNECTIONS = 15  # to the database, at the most, of one process; work is grouped, and few are in use
 QUEUE = 3  # a task is only a bell, and no delivery waits for it long
 
 
-def postgresql(statement: float | None = None) -> dict[str, Any]:
-    """Give libpq's connection parameters, with the time for one statement.
+@dataclass(frozen=True)
+class Times:
+    """How long to wait for a connection, for a statement, for an answer of S3."""
+
+    connect: float
+    statement: float
+    read: float
+
+
+def within(deadline: float = DEADLINE) -> Times:
+    """Give the times that fit into a deadline; not less than a quarter: who is slow is not away."""
+    share = min(1.0, max(0.25, deadline / DEADLINE))
+    return Times(CONNECT * share, STATEMENT * share, READ * share)
+
+
+def postgresql(connect: float, statement: float) -> dict[str, Any]:
+    """Give libpq's connection parameters; it waits for a connection for whole seconds, and at least for two.
 
     No prepared statements: a transaction pooler such as pgbouncer loses them.
     """
-    milliseconds = int(1000 * (statement or STATEMENT))
+    milliseconds = int(1000 * statement)
     return {
-        "connect_timeout": CONNECT,
+        "connect_timeout": max(2, round(connect)),
         "options": f"-c statement_timeout={milliseconds} -c timezone=UTC",
         "tcp_user_timeout": milliseconds,
         "keepalives_idle": 10,

@@ -182,7 +182,7 @@ def _open(url: str, create: bool) -> Huey:
         return Huey(NAME, storage_class=_Sqlite, create_tables=False, **sqlite, **common)
     if url.startswith("postgresql"):
         dsn = "postgresql://" + url.partition("://")[2]
-        postgresql = limits.postgresql(limits.QUEUE)
+        postgresql = limits.postgresql(limits.CONNECT, limits.QUEUE)
         postgresql |= {"dsn": dsn, "options": f"{postgresql['options']} -c synchronous_commit=off"}
         return Huey(NAME, storage_class=_Postgres, create_tables=False, **postgresql, **common)
     if redis is None:

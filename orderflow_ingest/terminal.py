@@ -53,7 +53,7 @@ def opened(settings_file: str | None, create: bool = False) -> Parts:
     """Open the parts of the deployment that these settings describe."""
     settings = load(settings_file)
     _become_owner(settings.state_dir)
-    return open_parts(settings, create=create)
+    return open_parts(settings, create=create, guarded=False)
 
 
 def _become_owner(directory: Path) -> None:

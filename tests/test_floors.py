@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 FLOORS = (
     {"mime", "outcomes", "status", "header", "envelope", "message", "containers", "attachments"},
-    {"limits", "grouping", "durable", "entry"},
+    {"limits", "grouping", "durable", "entry", "breaker"},
     {"settings", "logs", "spool", "archive", "records", "queue"},
     {"assembly"},
     {"attempts", "delivery"},

@@ -680,13 +680,28 @@ def test_systemd_gives_the_socket_and_hears_how_it_goes(deployment, place):
             assert path.exists()
 
 
+def test_a_backend_that_is_known_to_be_away_keeps_nobody_waiting(hanging):
+    """The first delivery finds out; the next ones, of the service and of the program, are told at once."""
+    hanging.write_settings({**settings_of(hanging), "ORDERFLOW_DEADLINE": "20"})
+    with hanging.service:
+        assert run(hanging, order(81)) == means(Outcome.BACKEND_DOWN)
+        began = time.monotonic()
+        assert [run(hanging, order(82 + n)) for n in range(3)] == [means(Outcome.BACKEND_DOWN)] * 3
+        assert time.monotonic() - began < 3, "each would wait for seven seconds"
+    assert run(hanging, order(90)) == means(Outcome.BACKEND_DOWN)
+    assert time.monotonic() - began < 5
+    reasons = [record.get("reason", "") for record in hanging.log_records() if record.get("action") == "deliver"]
+    assert sum("known to be away" in reason for reason in reasons) == 4
+    assert spooled(hanging) == []
+
+
 def test_systemd_hears_nothing_more_where_every_place_hangs(hanging, place):
     hanging.write_settings({**settings_of(hanging), "ORDERFLOW_DEADLINE": "1", "ORDERFLOW_CONCURRENCY": "1"})
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
         notices.bind(str(place / "notify"))
         (place / "notify").chmod(0o777)
-        notices.settimeout(2)
-        hanging.service.env |= {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "200000"}
+        notices.settimeout(1)
+        hanging.service.env |= {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "600000"}
         with hanging.service:
             assert run(hanging, order(80)) == means(Outcome.DEADLINE)
 

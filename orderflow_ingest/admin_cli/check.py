@@ -45,7 +45,7 @@ class Finding:
 
 def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool = True) -> Iterator[Finding]:
     """Look at every part; one that fails does not hide the next."""
-    parts = open_parts(settings)
+    parts = open_parts(settings, guarded=False)
     postfix = open_postfix(postfix_config) if with_postfix else None
     way = way_of(postfix) if isinstance(postfix, Postconf) else None
     with _as_owner(settings.spool_dir):

@@ -1,5 +1,9 @@
 """The rows: the truth about every organisation, message and document. See `tables`."""
 
+from contextlib import nullcontext
+
+from ..breaker import Guard
+from ..limits import Times
 from .conflicts import Conflict, Conflicts
 from .database import Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
@@ -31,10 +35,10 @@ __all__ = [
 
 
 class Records:
-    """The tables behind one database URL."""
+    """The tables behind one database URL; `Database` says what the arguments are."""
 
-    def __init__(self, url: str, create: bool = False):
-        self.database = Database(url, create)
+    def __init__(self, url: str, create: bool = False, times: Times | None = None, guard: Guard = nullcontext):
+        self.database = Database(url, create, times, guard)
         self.organizations = Organizations(self.database)
         self.messages = Messages(self.database)
         self.conflicts = Conflicts(self.database, self.messages)

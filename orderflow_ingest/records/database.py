@@ -10,7 +10,7 @@ holds neither a statement nor a parameter, since parameters are message content.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from .. import limits
+from ..breaker import Guard
 
 _READS = "orderflow_reads"
 
@@ -27,12 +28,23 @@ class RecordsUnavailable(Exception):
 
 
 class Database:
-    """A pool of connections to one database; an SQLite file must be there unless `create` is set."""
+    """A pool of connections to one database; an SQLite file must be there unless `create` is set.
 
-    def __init__(self, url: str, create: bool = False):
+    `guard` stands around each use, see `breaker`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        create: bool = False,
+        times: limits.Times | None = None,
+        guard: Guard = nullcontext,
+    ):
         self.is_sqlite = url.startswith("sqlite")
+        self._guard = guard
         target = _sqlite_url(url, create) if self.is_sqlite else url
-        self.engine = sa.create_engine(target, hide_parameters=True, **_arguments(self.is_sqlite))
+        arguments = _arguments(self.is_sqlite, times or limits.within())
+        self.engine = sa.create_engine(target, hide_parameters=True, **arguments)
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
@@ -42,13 +54,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Give a connection outside any transaction. Raises RecordsUnavailable."""
-        with _translated(), self._reader.connect() as connection:
+        with self._guard(), _translated(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Give a connection in a transaction that commits at the end. Raises RecordsUnavailable."""
-        with _translated(), self.engine.begin() as connection:
+        with self._guard(), _translated(), self.engine.begin() as connection:
             yield connection
 
     def insert(self, table: sa.Table) -> Any:
@@ -71,11 +83,13 @@ def _sqlite_url(url: str, create: bool) -> sa.URL:
     return sa.URL.create("sqlite", database=f"file:{path}", query={"mode": "rwc" if create else "rw", "uri": "true"})
 
 
-def _arguments(is_sqlite: bool) -> dict[str, Any]:
-    pool = {"pool_use_lifo": True, "pool_timeout": limits.CONNECT}
+def _arguments(is_sqlite: bool, times: limits.Times) -> dict[str, Any]:
+    stay = limits.CONNECTIONS // 3
+    pool: dict[str, Any] = {"pool_size": stay, "max_overflow": limits.CONNECTIONS - stay}
+    pool |= {"pool_use_lifo": True, "pool_timeout": times.connect}
     if is_sqlite:
-        return {"connect_args": {"timeout": limits.STATEMENT}, **pool}
-    return {"connect_args": limits.postgresql(), "pool_pre_ping": True, **pool}
+        return {"connect_args": {"timeout": times.statement}, **pool}
+    return {"connect_args": limits.postgresql(times.connect, times.statement), "pool_pre_ping": True, **pool}
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -63,7 +63,11 @@ class Deployment(Server):
         self.write_settings(settings or {})
 
     def write_settings(self, settings: Mapping[str, str]) -> None:
-        """Write the settings file; the directories, the relay and quick retries are set already."""
+        """Write the settings file; the directories, the relay and quick retries are set already.
+
+        What was away under the settings before is asked anew.
+        """
+        shutil.rmtree(self.state / "away", ignore_errors=True)
         quick = {"ORDERFLOW_RETRY_DELAY": "0.2", "ORDERFLOW_SWEEP_AFTER": "2", "ORDERFLOW_LEASE": "5"}
         places = {"ORDERFLOW_STATE_DIR": str(self.state), "ORDERFLOW_SOCKET_DIR": str(self.sockets)}
         values = {**places, "ORDERFLOW_MAIL_USER": MAIL_USER, "ORDERFLOW_RELAY": self._relay, **quick, **settings}

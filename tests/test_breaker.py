@@ -1,0 +1,158 @@
+"""The circuit breaker: what is known to be away is not waited for, and is found again."""
+
+import fcntl
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
+from orderflow_ingest import breaker as module
+from orderflow_ingest.breaker import Breaker
+from orderflow_ingest.limits import CONNECT, DEADLINE, READ, S3_ATTEMPTS, STATEMENT, within
+from orderflow_ingest.outcomes import DeadlineReached
+
+
+class Away(Exception):
+    """What the backend of these tests raises."""
+
+
+@pytest.fixture
+def path(place, monkeypatch):
+    monkeypatch.setattr(module, "SLOW", 0.05)
+    return place / "away" / "backend"
+
+
+@pytest.fixture
+def breaker(path):
+    return Breaker(path, "backend", Away)
+
+
+def call(breaker, fault=None, seconds=0.0):
+    with breaker():
+        time.sleep(seconds)
+        if fault:
+            raise fault
+
+
+def opened(breaker, fault=None):
+    with pytest.raises(type(fault or Away())):
+        call(breaker, fault or Away("hangs"), seconds=0.1)
+
+
+def is_through(breaker) -> bool:
+    try:
+        call(breaker)
+    except Away as away:
+        assert str(away) == "backend: known to be away, tried again within 5 s"
+        return False
+    return True
+
+
+def age(path, seconds):
+    os.utime(path, (time.time() - seconds, time.time() - seconds))
+
+
+def test_a_failure_that_took_long_opens_it_for_every_program_of_the_host(breaker, path):
+    opened(breaker)
+    assert not is_through(breaker)
+    assert not is_through(Breaker(path, "backend", Away)), "another program"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_failure_at_once_does_not(breaker, path):
+    with pytest.raises(Away):
+        call(breaker, Away("refused"))
+    assert is_through(breaker) and not path.exists()
+
+
+def test_a_deadline_that_runs_out_in_a_call_opens_it(breaker):
+    opened(breaker, DeadlineReached())
+    assert not is_through(breaker)
+
+
+def test_an_error_that_is_none_of_the_backend_does_not(breaker):
+    opened(breaker, ValueError())
+    assert is_through(breaker)
+
+
+def test_after_a_while_one_call_probes_and_closes_it(breaker, path):
+    opened(breaker)
+    age(path, module.PROBE + 1)
+    assert is_through(breaker)
+    assert not path.exists()
+
+
+def test_a_backend_that_answers_with_something_else_is_there(breaker, path):
+    opened(breaker)
+    age(path, module.PROBE + 1)
+    with pytest.raises(KeyError):
+        call(breaker, KeyError("no such object"))
+    assert not path.exists()
+
+
+def test_a_probe_that_fails_keeps_it_open_however_soon_it_failed(breaker, path):
+    opened(breaker)
+    age(path, module.PROBE + 1)
+    with pytest.raises(Away, match="refused"):
+        call(breaker, Away("refused"))
+    assert not is_through(breaker)
+
+
+def test_while_one_probes_the_others_are_not_let_through(breaker, path):
+    opened(breaker)
+    age(path, module.PROBE + 1)
+    probing, over = Event(), Event()
+
+    def probe():
+        with breaker():
+            probing.set()
+            assert over.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(probe)
+        assert probing.wait(10)
+        assert not is_through(breaker)
+        over.set()
+        done.result()
+    assert is_through(breaker)
+
+
+def test_a_probe_that_was_killed_is_followed_by_another(breaker, path):
+    opened(breaker)
+    age(path, module.PROBE + 1)
+    child = os.fork()
+    if child == 0:
+        with breaker():
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert is_through(breaker)
+
+
+def test_a_clock_that_was_set_back_does_not_keep_it_open(breaker, path):
+    opened(breaker)
+    age(path, -3600)
+    assert is_through(breaker)
+
+
+def test_where_it_cannot_be_noted_every_call_goes_through(place):
+    (place / "file").write_text("no directory")
+    opened(Breaker(place / "file" / "backend", "backend", Away))
+    assert is_through(Breaker(place / "file" / "backend", "backend", Away))
+
+
+@pytest.mark.parametrize("deadline", [60, 600, 15])
+def test_what_one_backend_may_take_fits_twice_into_a_deadline(deadline):
+    times = within(deadline)
+    backoff = 1  # second, of boto3 before its second attempt, at the most
+    assert S3_ATTEMPTS * (times.connect + times.read) + backoff < deadline / 2 + 1
+    assert times.connect + times.statement < deadline / 2
+
+
+def test_a_longer_deadline_is_no_reason_to_wait_longer():
+    assert within(600) == within(DEADLINE)
+    assert (within().connect, within().statement, within().read) == (CONNECT, STATEMENT, READ)
