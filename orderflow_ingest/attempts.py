@@ -1,9 +1,16 @@
 """Attempts: how a worker's failures are told, counted and tried again, for messages and documents alike.
 
 An attempt that fails is noted on its row with the time of the next one, which the sweep enqueues. After the
-last one the row is FAILED, with error_json: what, where, when, how often. An outage, a backend that is away
-or a deploy that does not import, does not use up the last attempt. A worker that is killed leaves its lease
-behind; when that is over the next attempt begins, and what took every worker with it is FAILED too.
+last one the row is FAILED, with error_json: what, where, when, how often.
+
+    fails of                                         attempts
+    any other error                                  4
+    poison: it took all time or all memory, or the   3
+      worker with it, so that nothing was noted
+    an outage: a backend that is away, a deploy      no end: it uses up none of the last two
+      that does not import
+
+A worker that is killed leaves its lease behind; when that is over the next attempt begins.
 
 Where the database itself is away when a failure is to be noted, that is tried for a while; then the attempt
 counts as one that ended without a word.
@@ -18,16 +25,19 @@ from typing import Any
 
 from .archive import ArchiveUnavailable
 from .assembly import Parts
+from .limits import TimeUp
 from .logs import event, place
-from .records import ATTEMPTS, RecordsUnavailable
+from .records import RecordsUnavailable
 
+ATTEMPTS = 4
+POISON_ATTEMPTS = 3
 SWEEP_LIMIT = 1000
 NOTE_DELAYS = (0.5, 2, 5, 15)  # seconds
 _BACKOFF = 4
 
 
 class WorkersLost(Exception):
-    """Every attempt ended without a word: the worker was killed, or ran out of memory."""
+    """The last attempts ended without a word: the worker was killed, or ran out of memory."""
 
 
 class LeaseLost(Exception):
@@ -39,6 +49,7 @@ class HandlerUnavailable(Exception):
 
 
 OUTAGES = (ArchiveUnavailable, RecordsUnavailable, HandlerUnavailable)
+_POISON = (TimeUp, MemoryError, WorkersLost)
 
 
 def now() -> datetime:
@@ -51,26 +62,30 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def need_no_loss(attempts: int, error_json: Any) -> None:
+    """Refuse an attempt after the last one that may be lost without a word. Raises WorkersLost."""
+    if attempts > (POISON_ATTEMPTS if error_json is None else ATTEMPTS):
+        raise WorkersLost
+
+
 def note_failure(
     attempts: int,
-    error: dict[str, Any],
+    error: BaseException,
     is_outage: bool,
+    why: dict[str, Any],
     parts: Parts,
     give_up: Callable[[dict[str, Any]], object],
     retry_later: Callable[[dict[str, Any], int, datetime], object],
 ) -> bool:
     """Note on a row how its attempt failed, and tell whether that was the last one."""
-    if attempts >= ATTEMPTS and not is_outage:
-        _note(lambda: give_up(error))
+    allowed = POISON_ATTEMPTS if isinstance(error, _POISON) else ATTEMPTS
+    if attempts >= allowed and not is_outage:
+        _note(lambda: give_up(why))
         return True
-    _note(lambda: retry_later(error, *_following(attempts, is_outage, parts)))
+    counted = min(attempts, POISON_ATTEMPTS - 1) if is_outage else attempts
+    delay = parts.settings.retry_delay * _BACKOFF ** (counted - 1)
+    _note(lambda: retry_later(why, counted, now() + timedelta(seconds=delay)))
     return False
-
-
-def _following(attempts: int, is_outage: bool, parts: Parts) -> tuple[int, datetime]:
-    """Give how many attempts count so far, and when the next one may begin."""
-    counted = min(attempts, ATTEMPTS - 1) if is_outage else attempts
-    return counted, now() + timedelta(seconds=parts.settings.retry_delay * _BACKOFF ** (counted - 1))
 
 
 def told(attempts: int, error: BaseException, is_ours: bool) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from uuid import UUID, uuid4
 from .archive import Archive, document_key
 from .assembly import Parts
 from .attachments import Part, read_parts
-from .attempts import OUTAGES, LeaseLost, WorkersLost, note_failure, now, told, worker_name
+from .attempts import OUTAGES, LeaseLost, need_no_loss, note_failure, now, told, worker_name
 from .limits import TimeUp
 from .logs import event, place
 from .queue import QueueUnavailable
-from .records import ATTEMPTS, InboundMessage, NewDocument, SkippedPart
+from .records import InboundMessage, NewDocument, SkippedPart
 from .status import HandOver, PartKind, Status
 
 
@@ -38,8 +38,7 @@ def extract(org_id: int, message_id: UUID, parts: Parts) -> None:
         return
     names["queue_id"] = attempt.queue_id
     try:
-        if attempt.attempts > ATTEMPTS:
-            raise WorkersLost
+        need_no_loss(attempt.attempts, attempt.error_json)
         if attempt.status is Status.RECEIVED:
             _store(attempt, parts, names)
         _ring_for_documents(attempt, parts)
@@ -65,7 +64,7 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
             continue
         try:
             found.append(_archived(attempt.org_id, part, parts.archive))
-        except OUTAGES:
+        except (*OUTAGES, MemoryError):
             raise
         except Exception as error:
             errors.append((part.path, error))
@@ -133,7 +132,7 @@ def _note_failure(attempt: InboundMessage, error: BaseException, parts: Parts, n
     messages, why = parts.records.messages, told(attempt.attempts, error, is_ours=True)
     is_outage = isinstance(error, (*OUTAGES, ImportError))
     writes = (partial(messages.give_up, attempt), partial(messages.retry_later, attempt))
-    if note_failure(attempt.attempts, why, is_outage, parts, *writes):
+    if note_failure(attempt.attempts, error, is_outage, why, parts, *writes):
         event("extract", "Message failed for good.", logging.ERROR, **names, **why)
     else:
         event("extract", "Attempt failed; another follows.", logging.WARNING, **names, **why)

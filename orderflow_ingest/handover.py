@@ -21,7 +21,7 @@ from .attempts import (
     OUTAGES,
     HandlerUnavailable,
     LeaseLost,
-    WorkersLost,
+    need_no_loss,
     note_failure,
     now,
     told,
@@ -29,7 +29,7 @@ from .attempts import (
 )
 from .limits import TimeUp
 from .logs import event
-from .records import ATTEMPTS, Document, InboundMessage
+from .records import Document, InboundMessage
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def hand_over(org_id: int, document_id: UUID, parts: Parts) -> None:
         return
     names["message_id"] = attempt.inbound_message_id
     try:
-        if attempt.attempts > ATTEMPTS:
-            raise WorkersLost
+        need_no_loss(attempt.attempts, attempt.error_json)
         _call_handler(attempt, org, parts)
         if not documents.finish(attempt):
             raise LeaseLost
@@ -112,7 +111,7 @@ def _call_handler(attempt: Document, org: str, parts: Parts) -> None:
 def _note_failure(attempt: Document, error: BaseException, parts: Parts, names: dict[str, Any]) -> None:
     documents, why = parts.records.documents, told(attempt.attempts, error, is_ours=False)
     writes = (partial(documents.give_up, attempt), partial(documents.retry_later, attempt))
-    if note_failure(attempt.attempts, why, isinstance(error, OUTAGES), parts, *writes):
+    if note_failure(attempt.attempts, error, isinstance(error, OUTAGES), why, parts, *writes):
         event("hand_over", "Hand-over failed for good.", logging.ERROR, **names, **why)
     else:
         event("hand_over", "Hand-over failed; another attempt follows.", logging.WARNING, **names, **why)

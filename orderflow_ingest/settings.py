@@ -41,6 +41,7 @@ class Settings:
     log: str
     retry_delay: float
     lease: float
+    task_memory: int
     sweep_after: float
     max_queue: int
     socket_dir: Path
@@ -198,6 +199,8 @@ KEYS = (
         "seconds before the first retry of an extraction or hand-over; four times as long before each next one"),
     Key("ORDERFLOW_LEASE", "lease", "600", _seconds, "a number of seconds",
         "seconds after which another worker takes over what a lost one had in hand; a task is ended after 0.8 of it"),
+    Key("ORDERFLOW_TASK_MEMORY", "task_memory", "2147483648", _number(int, 0), "a number of bytes, 0 for no limit",
+        "bytes of memory (address space) that a worker process may have; beyond them a task fails; 0: no limit"),
     Key("ORDERFLOW_SWEEP_AFTER", "sweep_after", "120", _seconds, "a number of seconds",
         "seconds after which the sweep enqueues what no worker has begun"),
     Key("ORDERFLOW_MAX_QUEUE", "max_queue", "100000", _number(int, 0), "a number of tasks, 0 for no limit",

@@ -10,7 +10,9 @@ Nothing is connected before it is used, hence after a worker process was forked:
 """
 
 import logging
+import multiprocessing
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,12 +31,14 @@ from .settings import load
 
 def extract(org_id: int, message_id: UUID) -> None:
     """Take out a message's attachments."""
+    _bound_memory()
     with _outages_logged("extract", org_id=org_id, message_id=message_id):
         extraction.extract(org_id, message_id, parts)
 
 
 def hand_over(org_id: int, document_id: UUID) -> None:
     """Call the document handler with one document."""
+    _bound_memory()
     with _outages_logged("hand_over", org_id=org_id, document_id=document_id):
         handover.hand_over(org_id, document_id, parts)
 
@@ -59,6 +63,14 @@ def drain() -> None:
     with _outages_logged("drain"):
         for _ in delivery.drain(parts, lambda: deadline(settings.deadline)):
             continue
+
+
+def _bound_memory() -> None:
+    """Let this worker process have so much memory and no more: beyond it is a MemoryError, a failed attempt."""
+    if settings.task_memory and multiprocessing.parent_process():  # never the consumer, which starts the others
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        most = settings.task_memory if hard == resource.RLIM_INFINITY else min(settings.task_memory, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from sqlalchemy import Table
 from orderflow_ingest import attempts, extraction, handover
 from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts
-from orderflow_ingest.records import ATTEMPTS, InboundMessage, RecordsUnavailable, tables
+from orderflow_ingest.attempts import ATTEMPTS, POISON_ATTEMPTS
+from orderflow_ingest.limits import TimeUp
+from orderflow_ingest.records import InboundMessage, RecordsUnavailable, tables
 from orderflow_ingest.status import HandOver, PartKind, Status
 from tests.fakes import embedded
 from tests.mails import PDF, mail, order
@@ -142,6 +144,28 @@ def test_a_part_that_cannot_be_stored_does_not_keep_the_others_from_the_handler(
     assert sorted(name for name, _ in calls) == ["order-1-0.pdf", "order-1-2.pdf"]
 
 
+@pytest.mark.parametrize("fault", [TimeUp, MemoryError])
+def test_a_message_that_takes_all_time_or_memory_is_given_up_after_the_third_time(parts, fault):
+    message = received(parts, order())
+    parts.archive.fault, parts.archive.only = fault(), "/documents/"
+    work(parts, until=lambda: again(parts, message).status is Status.FAILED)
+    row = again(parts, message)
+    assert (row.attempts, row.error_json["error"], row.error_json["attempt"]) == (3, fault.__name__, 3)
+
+
+def test_after_an_outage_a_message_may_still_be_lost_once(parts):
+    """An outage, however long, leaves two attempts to a message that a worker is then killed at."""
+    message = received(parts, order())
+    parts.archive.fault = ArchiveUnavailable("archive: away")
+    for _ in range(2 * ATTEMPTS):
+        extraction.extract(1, message.id, parts)
+        _make_due(parts, tables.inbound_message, message.id)
+    assert parts.records.messages.claim(1, message.id, "killed", datetime.now(UTC), _lease(parts))
+    _make_due(parts, tables.inbound_message, message.id)
+    parts.archive.fault = None
+    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
+
+
 def test_an_outage_of_any_length_fails_no_message(parts):
     message = received(parts, order())
     parts.archive.fault = ArchiveUnavailable("archive: away")
@@ -154,9 +178,9 @@ def test_an_outage_of_any_length_fails_no_message(parts):
     assert again(parts, message).status is Status.PARSED
 
 
-def test_a_message_that_takes_every_worker_with_it_is_failed(parts):
+def test_a_message_that_takes_three_workers_with_it_is_failed(parts):
     message = received(parts, order())
-    for _ in range(ATTEMPTS):
+    for _ in range(POISON_ATTEMPTS):
         assert parts.records.messages.claim(1, message.id, "killed", datetime.now(UTC), _lease(parts))
         _make_due(parts, tables.inbound_message, message.id)
     extraction.extract(1, message.id, parts)
@@ -235,11 +259,11 @@ def test_a_handler_that_cannot_be_loaded_is_tried_until_it_can(place, target):
     assert document.error_json["error"] == "HandlerUnavailable"
 
 
-def test_a_document_that_takes_every_worker_with_it_is_failed(parts):
+def test_a_document_that_takes_three_workers_with_it_is_failed(parts):
     message = received(parts, order(1, attachments=1))
     extraction.extract(1, message.id, parts)
     (document,) = parts.records.documents.of_message(1, message.id)
-    for _ in range(ATTEMPTS):
+    for _ in range(POISON_ATTEMPTS):
         assert parts.records.documents.claim(1, document.id, "killed", datetime.now(UTC), _lease(parts))
         _make_due(parts, tables.document, document.id)
     handover.hand_over(1, document.id, parts)

@@ -338,14 +338,22 @@ def by_name(order):
     if "-666-" in order.document.filename:
         open(os.environ["MARK"], "w").close()
         time.sleep(600)
+
+def poisoned(order):
+    if "-667-" in order.document.filename:
+        os.kill(os.getpid(), 9)
+    if "-668-" in order.document.filename:
+        bytearray(1 << 30)
+    if "-669-" in order.document.filename:
+        time.sleep(600)
 """
 
 
-def with_handler(place, handler: str, lease: str) -> Deployment:
+def with_handler(place, handler: str, lease: str, **settings: str) -> Deployment:
     """Set up a deployment whose worker has one of these handlers, and a file to tell that it hangs."""
     (place / "handlers.py").write_text(HANDLERS)
-    settings = {"ORDERFLOW_DOCUMENT_HANDLER": f"handlers:{handler}", "ORDERFLOW_LEASE": lease}
-    deployment = Deployment(place / "deployment", settings)
+    own = {"ORDERFLOW_DOCUMENT_HANDLER": f"handlers:{handler}", "ORDERFLOW_LEASE": lease}
+    deployment = Deployment(place / "deployment", own | settings)
     deployment.set_up("acme", "beta")
     surroundings = {"PYTHONPATH": str(place), "MARK": str(deployment.state / "mark")}
     deployment.worker.env = {**deployment.worker.env, **surroundings}
@@ -381,3 +389,26 @@ def test_a_handler_that_hangs_is_ended_and_the_other_orders_go_on(place):
         assert wait_until(is_handed_over, 60, interval=0.5)
         ended = [r for r in deployment.log_records() if r.get("error") == "TimeUp"]
         assert {r["where"].split(":")[0] for r in ended} == {"TimeUp at handlers.py"}
+
+
+def test_documents_that_kill_hang_or_swell_their_worker_are_given_up_after_the_third_time(place):
+    """Two workers, and an order of each kind; what came behind them is handed over all the same."""
+    deployment = with_handler(place, "poisoned", lease="3", ORDERFLOW_TASK_MEMORY=str(700 << 20))
+    with deployment.worker, deployment.new_sweeper():
+        for number in (667, 668, 669, 1, 2):
+            deployment.deliver(ACME, order(number, attachments=1))
+        deployment.wait_finished(5, timeout=240)
+        given_up = {
+            record["error"]: record["attempt"]
+            for record in deployment.log_records()
+            if record.get("action") == "hand_over" and record["message"] == "Hand-over failed for good."
+        }
+    assert given_up == {"WorkersLost": 4, "MemoryError": 3, "TimeUp": 3}, "the fourth only tells of the third"
+    states = {
+        row["subject"]: {d["state"] for d in deployment.documents(row["id"]) if d["filename"]}
+        for row in deployment.messages()
+    }
+    failed, done = {"FAILED"}, {"DONE"}
+    assert states == {
+        "Order 667": failed, "Order 668": failed, "Order 669": failed, "Order 1": done, "Order 2": done,
+    }  # fmt: skip

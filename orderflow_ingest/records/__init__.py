@@ -7,11 +7,10 @@ from ..limits import Times
 from .conflicts import Conflict, Conflicts
 from .database import Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
-from .messages import ATTEMPTS, Filter, InboundMessage, Known, Mail, Messages, NewMessage
+from .messages import Filter, InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
 
 __all__ = [
-    "ATTEMPTS",
     "Conflict",
     "Conflicts",
     "Database",

@@ -23,8 +23,6 @@ from .database import Database, RecordsUnavailable
 from .tables import UNFINISHED as UNFINISHED_ROWS
 from .tables import inbound_message, message_conflict, owned
 
-ATTEMPTS = 4  # one and three retries
-
 
 @dataclass(frozen=True)
 class Mail:

@@ -27,6 +27,13 @@ DOMAIN = "orderflow.example.com"
 # pipe(8) gives a program next to nothing, and so do we.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 MAIL_USER = "postfix"
+_SWEEPER = """
+import time
+from orderflow_ingest import attempts, tasks
+while True:
+    attempts.sweep(tasks.parts)
+    time.sleep(1)
+"""
 OWN_POSTFIX = "mydestination = localhost\nlocal_transport = outbound:$lab_directory/outbound\n"
 
 
@@ -132,6 +139,15 @@ class Deployment(Server):
             user=self.user,
             env={**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(self.settings_file)},
             stop_signal=signal.SIGINT,
+        )
+
+    def new_sweeper(self) -> Process:
+        """Give a process that sweeps every second, where a test has no time for the worker's own minute."""
+        return Process(
+            [self.programs / "python3", "-c", _SWEEPER],
+            self.directory / "sweeper.log",
+            user=self.user,
+            env={**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(self.settings_file)},
         )
 
     def _new_service(self) -> Process:
