@@ -36,6 +36,7 @@ from .outcomes import DeadlineReached, Outcome
 from .queue import QueueUnavailable
 from .records import Known, NewMessage, Organization, RecordsUnavailable
 from .spool import Entry, SpoolFull
+from .traits import Trait, read_traits
 
 SET_ASIDE_AFTER = 3
 EMAIL = "EMAIL"
@@ -67,7 +68,7 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     waiting = _waiting(parts)
     if 0 < parts.settings.max_queue <= (waiting or 0):
         return Delivery(Outcome.OVERLOADED, org.slug)
-    new = _new_message(envelope, message, org)
+    new = _new_message(envelope, message, org, known_traits(raw, envelope.sender, parts))
     parts.archive.put(new.raw_key, raw, new.digest, _metadata(envelope, org))
     if known:
         return _hold(known, new, org, parts)
@@ -212,7 +213,19 @@ def _waiting(parts: Parts) -> int | None:
         return None
 
 
-def _new_message(envelope: Envelope, message: Message, org: Organization) -> NewMessage:
+def known_traits(raw: bytes, sender: str, parts: Parts) -> list[Trait]:
+    """Tell the traits of a mail; one that was delivered to an organisation of ours before comes in a loop."""
+
+    def is_own(recipient: str) -> bool:
+        try:
+            return organization_slug(recipient, parts.settings.local_part, parts.settings.domains) is not None
+        except ForeignDomain:
+            return False
+
+    return read_traits(raw, sender, is_own)
+
+
+def _new_message(envelope: Envelope, message: Message, org: Organization, traits: list[Trait]) -> NewMessage:
     return NewMessage(
         org_id=org.id,
         id=uuid4(),
@@ -223,6 +236,7 @@ def _new_message(envelope: Envelope, message: Message, org: Organization) -> New
         client_address=storable(envelope.client_address),
         received_at=envelope.received_at,
         raw_key=raw_key(org.id, message.digest),
+        traits=traits,
         **vars(message),
     )
 

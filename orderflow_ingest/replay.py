@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from .assembly import Parts
-from .delivery import EMAIL, Delivery, ring, settle
+from .delivery import EMAIL, Delivery, known_traits, ring, settle
 from .message import Message, read_message
 from .records import Conflict, InboundMessage, NewMessage
+from .traits import Trait
 
 
 def replay_message(message: InboundMessage, parts: Parts) -> bool:
@@ -37,7 +38,7 @@ def accept_conflict(conflict: Conflict, parts: Parts) -> bool:
     message = read_message(raw)
     if message is None:
         raise ValueError("a held message has no header")
-    new = _of_conflict(conflict, message)
+    new = _of_conflict(conflict, message, known_traits(raw, conflict.envelope_sender, parts))
     if not parts.records.conflicts.resolve(conflict, "ACCEPTED", new, datetime.now(UTC)):
         return False
     ring(new, parts)
@@ -49,7 +50,7 @@ def discard_conflict(conflict: Conflict, parts: Parts) -> bool:
     return parts.records.conflicts.resolve(conflict, "DISCARDED", None, datetime.now(UTC))
 
 
-def _of_conflict(conflict: Conflict, message: Message) -> NewMessage:
+def _of_conflict(conflict: Conflict, message: Message, traits: list[Trait]) -> NewMessage:
     own = replace(message, source_message_id=f"{message.source_message_id}#{message.fingerprint[:16]}")
     return NewMessage(
         org_id=conflict.org_id,
@@ -61,5 +62,6 @@ def _of_conflict(conflict: Conflict, message: Message) -> NewMessage:
         client_address=conflict.client_address,
         received_at=conflict.received_at,
         raw_key=conflict.raw_key,
+        traits=traits,
         **vars(own),
     )

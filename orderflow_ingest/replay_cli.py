@@ -271,6 +271,7 @@ def _row(message: InboundMessage, parts: Parts) -> dict[str, Any]:
         "sender": message.envelope_sender,
         "from": message.from_email,
         "subject": message.subject,
+        "traits": ", ".join(message.traits),
         "error": (message.error_json or {}).get("error"),
     }
 

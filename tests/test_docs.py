@@ -12,6 +12,7 @@ from orderflow_ingest.attachments import Reason
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.settings import KEYS
 from orderflow_ingest.status import HandOver, PartKind, Status
+from orderflow_ingest.traits import Trait
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -33,6 +34,11 @@ def test_every_setting_stands_in_the_manual_with_its_default_and_meaning(key):
 @pytest.mark.parametrize("status", [*Status, *HandOver, *PartKind], ids=lambda status: status.value)
 def test_every_status_stands_in_the_manual(status):
     assert re.search(rf"\b{status.value}\b", README)
+
+
+@pytest.mark.parametrize("trait", Trait, ids=lambda trait: trait.name)
+def test_every_trait_stands_in_the_manual(trait):
+    assert f"`{trait}`" in README
 
 
 @pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)

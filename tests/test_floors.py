@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 FLOORS = (
-    {"mime", "outcomes", "status", "header", "envelope", "message", "containers", "attachments"},
+    {"mime", "outcomes", "status", "header", "envelope", "message", "traits", "containers", "attachments"},
     {"limits", "grouping", "durable", "entry", "breaker"},
     {"settings", "logs", "spool", "archive", "records", "queue"},
     {"assembly"},
@@ -22,6 +22,7 @@ MAY_SHARE_A_FLOOR = {
     ("envelope", "header"),
     ("entry", "durable"),
     ("message", "mime"),
+    ("traits", "mime"),
     ("containers", "mime"),
     ("attachments", "mime"),
     ("attachments", "containers"),

@@ -42,6 +42,7 @@ from orderflow_ingest.records import (
 )
 from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, organization
 from orderflow_ingest.status import HandOver, PartKind, Status
+from orderflow_ingest.traits import Trait
 from tests.lab.process import free_port
 
 NOW = datetime(2026, 11, 20, 8, 30, 15, 123456, tzinfo=UTC)
@@ -108,7 +109,7 @@ def new(**changes):
         org_id=1, id=id, source="EMAIL", source_message_id=f"<{id}@shop.example>", message_id_is_synthetic=False,
         envelope_sender="buyer@shop.example", envelope_recipient="orders+acme@orderflow.example.com",
         queue_id="4XYZ", client_address="192.0.2.1", from_email="buyer@shop.example", subject="Order 17",
-        sent_at=NOW - MINUTE, received_at=NOW, raw_key="org/1/raw/d.eml", size=17,
+        sent_at=NOW - MINUTE, received_at=NOW, raw_key="org/1/raw/d.eml", size=17, traits=[Trait.BULK],
         digest="d" * 64, fingerprint="f" * 64,
     )  # fmt: skip
     return replace(message, **changes)
@@ -197,8 +198,8 @@ def test_documents_of_the_version_before_are_read_and_replaced(server):
         command.upgrade(config, "0001")
     records = Records(url)
     records.organizations.add("acme", "Acme")
-    attempt = claimed(records, inserted(records))
-    owner = {"org_id": 1, "inbound_message_id": attempt.id, "next_attempt_at": NOW}
+    message = new()
+    owner = {"org_id": 1, "inbound_message_id": message.id, "next_attempt_at": NOW}
     content = {"declared_type": "a/b", "size": 1, "digest": "d", "object_key": "k"}
 
     def write(path, detected):
@@ -210,10 +211,15 @@ def test_documents_of_the_version_before_are_read_and_replaced(server):
         with database.read() as connection:
             return dict(connection.execute(sa.select(document.c.part_path, document.c.updated_at)).all())
 
+    known = {name: value for name, value in vars(message).items() if name != "traits"}
+    with database.write() as connection:
+        connection.execute(inbound_message.insert().values(**known, status=Status.RECEIVED.value, next_attempt_at=NOW))
     write("2", "application/pdf")
     before = touched()
     schema.upgrade(database)
     write("3", None)
+    attempt = claimed(records, message)
+    assert attempt.traits == []
     assert before.items() <= touched().items()
     found = records.documents.of_message(1, attempt.id)
     assert [(d.part_path, d.kind, d.content_type, d.reason, d.defects) for d in found] == [

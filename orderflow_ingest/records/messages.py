@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from ..grouping import Grouped
 from ..status import UNFINISHED, Status, sources
+from ..traits import Trait
 from .database import Database, RecordsUnavailable
 from .tables import UNFINISHED as UNFINISHED_ROWS
 from .tables import inbound_message, message_conflict, owned
@@ -51,6 +52,7 @@ class NewMessage(Mail):
     message_id_is_synthetic: bool
     sent_at: datetime | None
     size: int
+    traits: list[Trait]
 
 
 @dataclass(frozen=True)
@@ -291,4 +293,5 @@ def _values(statuses: Iterable[Status]) -> list[str]:
 
 
 def _message(row: Any) -> InboundMessage:
-    return InboundMessage(**{**row._mapping, "status": Status(row.status)})
+    enums = {"status": Status(row.status), "traits": [Trait(name) for name in row.traits]}
+    return InboundMessage(**{**row._mapping, **enums})

@@ -55,8 +55,8 @@ def _one_of(column: str, values: tuple[str, ...]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
-def _defects() -> sa.Column[Any]:
-    return sa.Column("defects", Json, nullable=False, server_default=sa.text("'[]'"))
+def _list(name: str) -> sa.Column[Any]:
+    return sa.Column(name, Json, nullable=False, server_default=sa.text("'[]'"))
 
 
 def _times() -> tuple[sa.Column[Any], sa.Column[Any]]:
@@ -115,6 +115,7 @@ inbound_message = sa.Table(
     *_mail(),
     sa.Column("sent_at", UtcDateTime),
     sa.Column("size", sa.BigInteger, nullable=False),
+    _list("traits"),
     *_tried(),
     *_times(),
     sa.UniqueConstraint("org_id", "source", "source_message_id"),
@@ -145,7 +146,7 @@ document = sa.Table(
     sa.Column("content_type", sa.Text, nullable=False, server_default=""),
     sa.Column("charset", sa.Text),
     sa.Column("reason", sa.Text, nullable=False, server_default=""),
-    _defects(),
+    _list("defects"),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
     sa.Column("object_key", sa.Text, nullable=False),
@@ -174,7 +175,7 @@ skipped_part = sa.Table(
     sa.Column("detected_type", sa.Text),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
-    _defects(),
+    _list("defects"),
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
 )
 

@@ -1,0 +1,53 @@
+"""Traits: what speaks of a loop or of a program that wrote a mail, by its header and its envelope."""
+
+import pytest
+
+from orderflow_ingest.traits import Trait, read_traits
+from tests.mails import mail
+
+OWN = "orders+acme@orderflow.example.com"
+
+
+def traits(*lines: str, sender: str = "buyer@shop.example", raw: bytes = mail(1)) -> list[Trait]:
+    return read_traits("".join(f"{line}\r\n" for line in lines).encode() + raw, sender, lambda text: text == OWN)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("Auto-Submitted: auto-replied", [Trait.AUTO_SUBMITTED]),
+        ("auto-submitted: Auto-Generated; owner-email=x@y.example", [Trait.AUTO_SUBMITTED]),
+        ("Auto-Submitted: no", []),
+        ("Auto-Submitted: No ; because=not", []),
+        ("Auto-Submitted:", []),
+        ("Precedence: bulk", [Trait.BULK]),
+        ("Precedence: LIST", [Trait.BULK]),
+        ("Precedence: junk", [Trait.BULK]),
+        ("Precedence: first-class", []),
+        ("Delivered-To: " + OWN, [Trait.OWN_DELIVERED_TO]),
+        (f"Delivered-To: <{OWN.upper()}>", [Trait.OWN_DELIVERED_TO]),
+        ("Delivered-To: buyer@shop.example", []),
+        ("X-Auto-Submitted: auto-replied", []),
+    ],
+)
+def test_a_field_is_a_trait_or_not(line, found):
+    assert traits(line) == found
+
+
+def test_the_null_sender_is_one_and_all_are_told_in_one_order():
+    lines = ("Precedence: bulk", "Auto-Submitted: auto-generated", f"Delivered-To: {OWN}")
+    assert traits(*lines, sender="") == ["auto-submitted", "bulk", "null sender", "own delivered-to"]
+    assert traits(*reversed(lines), sender="") == traits(*lines, sender="")
+
+
+def test_an_ordinary_mail_has_none():
+    assert traits() == []
+
+
+def test_what_stands_in_the_body_is_none():
+    assert traits(raw=mail(1) + b"\r\n\r\nPrecedence: bulk\r\n") == []
+
+
+@pytest.mark.parametrize("raw", [b"", b"\0" * 100, b"\xff\xfe", b"Auto-Submitted", b"Precedence:" + b"x" * 5_000_000])
+def test_nothing_raises(raw):
+    assert traits(raw=raw) in ([], [Trait.AUTO_SUBMITTED])
