@@ -43,7 +43,7 @@ from orderflow_ingest.records import (
 from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, organization
 from orderflow_ingest.status import HandOver, PartKind, Status
 from orderflow_ingest.traits import Trait
-from tests.lab.process import free_port
+from tests.lab.process import free_port, wait_until
 
 NOW = datetime(2026, 11, 20, 8, 30, 15, 123456, tzinfo=UTC)
 LEASE, MINUTE = timedelta(minutes=15), timedelta(minutes=1)
@@ -236,6 +236,67 @@ def test_upgrading_again_changes_nothing(records):
     schema.upgrade(records.database)
     assert [org.slug for org in records.organizations.all()] == ["acme", "bolt"]
     assert schema.current_version(records.database) == schema.needed_version()
+
+
+def test_a_schema_that_is_newer_than_the_program_is_left_alone(server):
+    database = Database(server.new(), create=True)
+    schema.upgrade(database)
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(RecordsUnavailable, match="newer than this program"):
+        schema.upgrade(database)
+    assert schema.current_version(database) == "9999"
+    database.close()
+
+
+def of_version(postgres, version):
+    """Give a PostgreSQL database with the tables of an earlier version, and a connection of its own to it."""
+    database = Database(postgres.create_database(f"records_{uuid4().hex}"))
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, version)
+    return database, psycopg.connect(postgres.conninfo(database.engine.url.database))
+
+
+def test_messages_are_written_while_an_index_is_built(postgres):
+    """A build waits for the transactions there are; those that come meanwhile do not wait for it."""
+    database, writer = of_version(postgres, "0002")
+    with writer, ThreadPoolExecutor(1) as pool:
+        writer.execute("LOCK TABLE inbound_message IN ROW EXCLUSIVE MODE")
+        upgrade = pool.submit(schema.upgrade, database)
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONC%%' AND wait_event_type = 'Lock'"
+        with database.read() as connection:
+            assert wait_until(lambda: connection.exec_driver_sql(waiting).one_or_none() or upgrade.done(), 30)
+        assert not upgrade.done()
+        records = Records(str(database.engine.url))
+        records.organizations.add("acme", "Acme")
+        inserted(records)
+        assert not upgrade.done()
+        writer.commit()
+        upgrade.result(60)
+    assert schema.current_version(database) == schema.needed_version()
+    records.database.close()
+    database.close()
+
+
+def test_an_index_whose_build_was_broken_off_is_built_again(postgres):
+    database, writer = of_version(postgres, "0002")
+    name = "ix_inbound_message_received_at"
+    is_valid = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+    with writer:
+        writer.execute("LOCK TABLE inbound_message IN ROW EXCLUSIVE MODE")
+        with pytest.raises(RecordsUnavailable, match="QueryCanceled"), database.read() as connection:
+            connection.detach()
+            connection.exec_driver_sql("SET statement_timeout = 300")
+            connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY {name} ON inbound_message (received_at)")
+    with database.read() as connection:
+        assert connection.scalar(is_valid, {"name": name}) is False
+    schema.upgrade(database)
+    with database.read() as connection:
+        assert connection.scalar(is_valid, {"name": name}) is True
+    database.close()
 
 
 def test_a_new_database_has_no_version_until_it_is_upgraded(server):
@@ -604,7 +665,10 @@ def test_messages_are_paged_the_newest_first_and_each_once(records):
         ({"org_id": 2}, "c"),
         ({"org_id": 3}, ""),
         ({"statuses": (Status.RECEIVED,)}, "bc"),
+        ({"statuses": (Status.STORED,)}, ""),
         ({"statuses": (Status.FAILED, Status.PARSED)}, "a"),
+        ({"statuses": (Status.FAILED, Status.RECEIVED), "org_id": 1}, "ab"),
+        ({"statuses": tuple(Status), "since": NOW}, "bc"),
         ({"since": NOW}, "bc"),
         ({"until": NOW}, "a"),
         ({"since": NOW, "until": NOW + MINUTE}, "b"),
@@ -629,7 +693,32 @@ def test_every_status_is_counted_and_the_oldest_unfinished_told(records):
     assert records.messages.oldest_unfinished() == old.received_at
     records.messages.give_up(claimed(records, old), {})
     assert records.messages.oldest_unfinished(1) == younger.received_at
-    assert records.messages.count_by_status() == {"RECEIVED": 1, "STORED": 0, "PARSED": 0, "FAILED": 1}
+    assert records.messages.count_by_status(NOW) == {"RECEIVED": 1, "STORED": 0, "PARSED": 0, "FAILED": 1}
+
+
+def test_of_what_is_parsed_the_latest_is_counted(records):
+    for org_id, minutes in ((1, 0), (1, 1), (2, 1), (1, 2)):
+        message = inserted(records, org_id=org_id, received_at=NOW - minutes * MINUTE)
+        put_into(records, message, Status.PARSED)
+    nothing = {"RECEIVED": 0, "STORED": 0, "FAILED": 0}
+    assert records.messages.count_by_status(NOW - MINUTE) == {**nothing, "PARSED": 3}
+    assert records.messages.count_by_status(NOW - MINUTE, 1) == {**nothing, "PARSED": 2}
+
+
+def test_the_lag_is_that_of_the_longest_due_unfinished_message(records):
+    assert records.messages.lag(NOW) == 0
+    failed, claimed_one, due = (inserted(records) for _ in range(3))
+    assert records.messages.lag(NOW - MINUTE) == 0 and records.messages.lag(NOW + MINUTE) == 60
+    records.messages.give_up(claimed(records, failed), {})
+    records.messages.retry_later(claimed(records, due), {}, 1, NOW + MINUTE)
+    attempt = claimed(records, claimed_one)
+    assert records.messages.lag(NOW + MINUTE) == 0
+    assert records.messages.lag(NOW + 2 * MINUTE) == 60
+    assert records.messages.lag(NOW + LEASE + MINUTE) == (LEASE).total_seconds()
+    records.messages.move(attempt, Status.STORED)
+    records.messages.move(attempt, Status.PARSED)
+    put_into(records, due, Status.STORED)
+    assert records.messages.lag(NOW + 3 * MINUTE) == 120
 
 
 # Documents
@@ -738,9 +827,9 @@ def test_a_replay_hands_every_document_over_again(records):
     one, two = records.documents.of_message(1, attempt.id)
     records.documents.finish(records.documents.claim(1, one.id, "w", NOW, LEASE))
     records.documents.give_up(records.documents.claim(1, two.id, "w", NOW, LEASE), {"error": "x"})
-    assert records.documents.count_by_handover() == {"PENDING": 0, "DONE": 1, "FAILED": 1}
+    assert records.documents.count_undone() == {"PENDING": 0, "FAILED": 1}
     assert records.documents.replay(row(records, attempt), NOW, NOW + MINUTE)
-    assert records.documents.count_by_handover(1) == {"PENDING": 2, "DONE": 0, "FAILED": 0}
+    assert records.documents.count_undone(1) == {"PENDING": 2, "FAILED": 0}
     assert len(records.documents.due(NOW + MINUTE, 9)) == 2 and records.documents.due(NOW, 9) == []
 
 
@@ -768,13 +857,13 @@ def test_no_method_shows_or_changes_another_tenants_rows(records):
     assert messages.find_identity(2, "EMAIL", mine.source_message_id) is None
     assert messages.select(Filter(org_id=2), 9) == [] and messages.count(Filter(org_id=2)) == 0
     assert messages.select(Filter(org_id=2, ids=(mine.id,)), 9) == []
-    assert set(messages.count_by_status(2).values()) == {0} and messages.oldest_unfinished(2) is None
+    assert set(messages.count_by_status(NOW - LEASE, 2).values()) == {0} and messages.oldest_unfinished(2) is None
     assert conflicts.open(2) == [] and conflicts.open(2, (conflict.id,)) == []
     assert conflicts.count_open(2) == 0
     assert messages.claim(2, mine.id, "w", NOW + LEASE, LEASE) is None
     assert documents.of_message(2, mine.id) == [] and documents.skipped(2, mine.id) == []
     assert documents.claim(2, own.id, "w", NOW, LEASE) is None
-    assert set(documents.count_by_handover(2).values()) == {0}
+    assert set(documents.count_undone(2).values()) == {0}
     assert not documents.replay(replace(row(records, mine), org_id=2), NOW, NOW + LEASE)
 
     foreign = replace(attempt, org_id=2)

@@ -7,6 +7,7 @@ orderflow-admin status     show what is where
 orderflow-admin postfix    print the Postfix configuration for these settings
 """
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -16,10 +17,13 @@ from ..assembly import Parts
 from ..envelope import is_slug
 from ..records import OrganizationExists, recipients_path, schema
 from ..settings import load
+from ..status import Status
 from ..terminal import json_option, opened, print_rows, program, settings_option
 from . import postfix_config
 from .check import Level, check_all
 
+PARSED_SINCE = timedelta(hours=24)
+WINDOW = {Status.PARSED: ", last 24 h"}
 MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.TROUBLE: "TROUBLE"}
 
 
@@ -118,7 +122,7 @@ def check(postfix_config: str | None, no_postfix: bool, as_json: bool, settings_
 @json_option
 @settings_option
 def status(slug: str | None, as_json: bool, settings_file: str | None) -> None:
-    """Show messages and documents by status, conflicts, spool, dead letters and queue."""
+    """Show what is unfinished, failed or held, the messages of the last 24 hours, spool, dead letters and queue."""
     parts = opened(settings_file)
     print_rows([{"what": what, "value": value} for what, value in _status(parts, slug)], as_json)
 
@@ -160,8 +164,9 @@ def _status(parts: Parts, slug: str | None) -> list[tuple[str, Any]]:
         raise click.ClickException(f"no organisation is named {slug}")
     org_id = org.id if org else None
     messages, documents = parts.records.messages, parts.records.documents
-    rows: list[tuple[str, Any]] = [(f"messages {s.value}", n) for s, n in messages.count_by_status(org_id).items()]
-    rows += [(f"documents {s.value}", n) for s, n in documents.count_by_handover(org_id).items()]
+    counts = messages.count_by_status(datetime.now(UTC) - PARSED_SINCE, org_id)
+    rows: list[tuple[str, Any]] = [(f"messages {s.value}{WINDOW.get(s, '')}", n) for s, n in counts.items()]
+    rows += [(f"documents {s.value}", n) for s, n in documents.count_undone(org_id).items()]
     rows.append(("oldest unfinished message", messages.oldest_unfinished(org_id)))
     rows.append(("conflicts held", parts.records.conflicts.count_open(org_id)))
     if org is None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from .database import Database
 from .messages import Known, Mail, Messages, NewMessage
-from .tables import message_conflict, owned
+from .tables import OPEN, message_conflict, owned
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Conflict(Mail):
 
 
 _MAIL = [field.name for field in fields(Mail)]
-_OPEN = message_conflict.c.resolution.is_(None)
+_OPEN = sa.text(OPEN)
 
 
 class Conflicts:

@@ -21,8 +21,8 @@ from ..grouping import Grouped
 from ..status import UNFINISHED, Status, sources
 from ..traits import Trait
 from .database import Database, RecordsUnavailable
+from .tables import FAILED, inbound_message, message_conflict, of_any, owned
 from .tables import UNFINISHED as UNFINISHED_ROWS
-from .tables import inbound_message, message_conflict, owned
 
 
 @dataclass(frozen=True)
@@ -173,23 +173,34 @@ class Messages:
             statement = sa.select(sa.func.count()).select_from(inbound_message).where(_condition(chosen))
             return connection.scalar(statement) or 0
 
-    def count_by_status(self, org_id: int | None = None) -> dict[Status, int]:
-        """Count messages by status."""
-        status = inbound_message.c.status
-        statement = sa.select(status, sa.func.count()).where(_condition(Filter(org_id=org_id))).group_by(status)
+    def count_by_status(self, since: datetime, org_id: int | None = None) -> dict[Status, int]:
+        """Count messages by status; of those PARSED, which are the whole history, the ones received since a time."""
+        t, mine = inbound_message.c, owned(inbound_message, org_id)
+        parsed = (t.status == Status.PARSED.value) & (t.received_at >= since)
+        # One SELECT for each index: over all at once, the whole table would be read.
+        of_index = [
+            sa.select(t.status, sa.func.count()).where(rows, mine).group_by(t.status)
+            for rows in (sa.text(UNFINISHED_ROWS), sa.text(FAILED), parsed)
+        ]
         with self._database.read() as connection:
-            found = {Status(name): int(number) for name, number in connection.execute(statement)}
+            found = {Status(name): int(number) for name, number in connection.execute(sa.union_all(*of_index))}
         return {status: found.get(status, 0) for status in Status}
 
     def oldest_unfinished(self, org_id: int | None = None) -> datetime | None:
         """Tell when the oldest message came that is neither PARSED nor FAILED."""
         t = inbound_message.c
-        chosen = _condition(Filter(org_id=org_id))
+        # Grouped, or PostgreSQL takes the minimum from an index on received_at: through all history from its far end.
+        statement = sa.select(sa.func.min(t.received_at)).group_by(t.status)
         with self._database.read() as connection:
-            oldest: datetime | None = connection.scalar(
-                sa.select(sa.func.min(t.received_at)).where(sa.text(UNFINISHED_ROWS), chosen)
-            )
-        return oldest
+            chosen = statement.where(sa.text(UNFINISHED_ROWS), owned(inbound_message, org_id))
+            return min(connection.scalars(chosen), default=None)
+
+    def lag(self, now: datetime) -> float:
+        """Tell for how many seconds the longest-due unfinished message has been overdue; 0 if none is."""
+        statement = sa.select(sa.func.min(inbound_message.c.next_attempt_at)).where(sa.text(UNFINISHED_ROWS))
+        with self._database.read() as connection:
+            due: datetime | None = connection.scalar(statement)
+        return max(0.0, (now - due).total_seconds()) if due else 0.0
 
     def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> InboundMessage | None:
         """Begin an attempt; None if the message is finished, in other hands, or not due yet."""
@@ -274,13 +285,29 @@ def _condition(chosen: Filter) -> sa.ColumnElement[bool]:
     conditions = [owned(inbound_message, chosen.org_id)]
     if chosen.ids:
         conditions.append(t.id.in_(chosen.ids))
+        if chosen.org_id is None:
+            conditions.append(of_any(inbound_message))
     if chosen.statuses:
-        conditions.append(t.status.in_(_values(chosen.statuses)))
+        conditions.append(_of_statuses(chosen.statuses))
     if chosen.since:
         conditions.append(t.received_at >= chosen.since)
     if chosen.until:
         conditions.append(t.received_at < chosen.until)
     return sa.and_(*conditions)
+
+
+def _of_statuses(statuses: tuple[Status, ...]) -> sa.ColumnElement[bool]:
+    """Choose by status, in the words of the partial indexes as far as they reach."""
+    unfinished = [status for status in statuses if status in UNFINISHED]
+    of_status = inbound_message.c.status
+    either: list[sa.ColumnElement[bool] | sa.TextClause] = []
+    if unfinished:
+        either.append(sa.and_(sa.text(UNFINISHED_ROWS), of_status.in_(_values(unfinished))))
+    if Status.FAILED in statuses:
+        either.append(sa.text(FAILED))
+    if Status.PARSED in statuses:
+        either.append(of_status == Status.PARSED.value)
+    return sa.or_(*either)
 
 
 def token(worker: str) -> str:

@@ -1,10 +1,14 @@
 """The schema's version: which one the database has, which one this program needs, and the way there.
 
-The steps are Alembic's, in `migrations/`; the same ones build SQLite and PostgreSQL. A step only adds
+The steps are Alembic's, in `migrations/`; the same ones build SQLite and PostgreSQL. A step does only
 what old code can live with, so that old code runs against the new schema while a deploy is on its way.
+Each is one transaction, and leaves nothing behind when it fails. What must not lock a big table for as
+long as it takes is done before it, on PostgreSQL and outside any transaction, by the step's `prepare`:
+it finds what is left of a run that failed, and can be repeated.
 Alembic is imported here alone, which no program does on the way of a message.
 """
 
+import time
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -12,10 +16,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 
 from .database import Database, RecordsUnavailable
 
+_POLL = 0.2
 _LOCK = 7_301_882_119  # any number: migrations of one PostgreSQL database wait for each other
 
 
@@ -55,17 +61,38 @@ def is_newer(version: str | None) -> bool:
 
 def upgrade(database: Database) -> None:
     """Bring the database to the needed version; safe to repeat. Raises RecordsUnavailable."""
+    try:
+        if database.is_sqlite:
+            with database.write() as connection:
+                _run(connection, "head")
+        else:
+            _upgrade_postgresql(database)
+    except (CommandError, RevisionError) as error:
+        raise RecordsUnavailable("database: its schema is newer than this program") from error
+
+
+def _upgrade_postgresql(database: Database) -> None:
+    with database.read() as outside:
+        outside.detach()  # it ends with this block, and so do its lock and its settings
+        outside.exec_driver_sql("SET statement_timeout = 0")
+        _need_utf8(outside)
+        # Asked for again and again: who waits inside a statement holds a snapshot, which a concurrent build waits for.
+        while not outside.scalar(sa.text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}):
+            time.sleep(_POLL)
+        done = MigrationContext.configure(outside).get_current_revision()
+        for step in reversed(list(ScriptDirectory(str(migrations_dir())).iterate_revisions("head", done or "base"))):
+            if prepare := getattr(step.module, "prepare", None):
+                prepare(outside)
+            with database.write() as connection:
+                # A step may take longer than a delivery, but must not make deliveries wait behind its locks.
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+                _run(connection, step.revision)
+
+
+def _run(connection: sa.Connection, target: str) -> None:
+    """Take the steps to a version, in the transaction of a connection."""
     config = Config()
     config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
-    with database.write() as connection:
-        if not database.is_sqlite:
-            # A step may take longer than a delivery, but must not make deliveries wait behind its locks.
-            _need_utf8(connection)
-            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-            connection.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except CommandError as error:
-            raise RecordsUnavailable("database: its schema is newer than this program") from error
+    config.attributes["connection"] = connection
+    command.upgrade(config, target)

@@ -245,7 +245,7 @@ class Deployment(Server):
 
         def finished() -> bool:
             found.update(self.status())
-            done = found["messages PARSED"] + found["messages FAILED"]
+            done = found["messages PARSED, last 24 h"] + found["messages FAILED"]
             return done == count and not found["documents PENDING"] and found["oldest unfinished message"] is None
 
         if not wait_until(finished, timeout, interval=0.6):
