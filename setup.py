@@ -22,7 +22,7 @@ setup(
         "orderflow_ingest.postfix",
     ],
     package_dir={"orderflow_ingest.migrations": "migrations", "orderflow_ingest.postfix": "postfix"},
-    package_data={"orderflow_ingest.migrations": ["script.py.mako"], "orderflow_ingest.postfix": ["*.cf"]},
+    package_data={"orderflow_ingest.migrations": ["script.py.mako", "*.sql"], "orderflow_ingest.postfix": ["*.cf"]},
     install_requires=[
         "alembic>=1.13,<2",  # schema steps; SQLAlchemy's own
         "boto3>=1.36,<2",  # S3; 1.36 is the first that sends checksums by itself

@@ -51,6 +51,7 @@ class Settings:
     relay: str | None
     database_url: str = field(repr=False)
     queue_url: str = field(repr=False)
+    map_database_url: str = field(repr=False)
     archive_url: str
     s3_endpoint_url: str | None
 
@@ -222,6 +223,9 @@ KEYS = (
         "SQLite in the state directory"),
     Key("QUEUE_URL", "queue_url", _default_queue, _queue_url, "a sqlite:, postgresql: or redis: URL",
         "or redis://host:port/0", "SQLite beside a SQLite database; the same database if that is PostgreSQL"),
+    Key("MAP_DATABASE_URL", "map_database_url", lambda found: str(found["database_url"]), _database_url,
+        "a sqlite:////path or postgresql://user:password@host/name URL",
+        "the same database by the role that Postfix's recipient map logs in as", "DATABASE_URL"),
     Key("ARCHIVE_URL", "archive_url", _below_state("file://{}/archive"), _archive_url,
         "file:///directory or s3://bucket/prefix", "or s3://bucket/prefix", "files in the state directory"),
     Key("S3_ENDPOINT_URL", "s3_endpoint_url", "", _endpoint, "an http: or https: URL",

@@ -13,7 +13,7 @@ from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts
 from orderflow_ingest.attempts import ATTEMPTS, POISON_ATTEMPTS
 from orderflow_ingest.limits import TimeUp
-from orderflow_ingest.records import InboundMessage, RecordsUnavailable, tables
+from orderflow_ingest.records import EVERY, InboundMessage, RecordsUnavailable, tables
 from orderflow_ingest.status import HandOver, PartKind, Status
 from tests.fakes import embedded
 from tests.mails import PDF, mail, order
@@ -303,6 +303,6 @@ def _lease(parts: Parts):
 
 def _make_due(parts: Parts, table: Table, id: UUID) -> None:
     """Let the time pass that a lease or a backoff takes."""
-    with parts.records.database.write() as connection:
+    with parts.records.database.write(EVERY) as connection:
         past = datetime(2020, 1, 1, tzinfo=UTC)
         connection.execute(table.update().where(table.c.id == id).values(next_attempt_at=past))

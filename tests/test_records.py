@@ -27,6 +27,8 @@ from alembic.runtime.migration import MigrationContext
 from orderflow_ingest import limits
 from orderflow_ingest.mime.words import storable
 from orderflow_ingest.records import (
+    EVERY,
+    NO_TENANT,
     Database,
     Filter,
     InboundMessage,
@@ -165,13 +167,14 @@ def definitions(connection):
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace "
         "UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' "
         "UNION ALL SELECT table_name || '.' || column_name, concat_ws(' ', data_type, is_nullable, column_default, "
-        "character_maximum_length) FROM information_schema.columns WHERE table_schema = 'public'"
+        "character_maximum_length) FROM information_schema.columns JOIN information_schema.tables USING "
+        "(table_schema, table_name) WHERE table_schema = 'public' AND table_type = 'BASE TABLE'"
     )
     return sorted(tuple(r) for r in connection.exec_driver_sql(statement) if not r[0].startswith("alembic_version"))
 
 
 def test_models_and_migrations_agree(records):
-    with records.database.read() as connection:
+    with records.database.read(EVERY) as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": not records.database.is_sqlite}
         )
@@ -180,11 +183,18 @@ def test_models_and_migrations_agree(records):
 
 def test_models_and_migrations_agree_in_partial_indexes_checks_and_defaults(server, records):
     by_models = Database(server.new(), create=True)
-    with by_models.write() as connection:
+    with by_models.write(NO_TENANT) as connection:
         metadata.create_all(connection)
-    with by_models.read() as expected, records.database.read() as found:
+    with by_models.read(NO_TENANT) as expected, records.database.read(EVERY) as found:
         assert definitions(found) == definitions(expected)
     by_models.close()
+
+
+def written_before(database, message):
+    """Record a message as a program does that knows of no traits."""
+    known = {name: value for name, value in vars(message).items() if name != "traits"}
+    with database.write(message.org_id) as connection:
+        connection.execute(inbound_message.insert().values(**known, status=Status.RECEIVED.value, next_attempt_at=NOW))
 
 
 def test_documents_of_the_version_before_are_read_and_replaced(server):
@@ -193,7 +203,7 @@ def test_documents_of_the_version_before_are_read_and_replaced(server):
     database = Database(url, create=True)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
-    with database.write() as connection:
+    with database.write(NO_TENANT) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
     records = Records(url)
@@ -203,17 +213,15 @@ def test_documents_of_the_version_before_are_read_and_replaced(server):
     content = {"declared_type": "a/b", "size": 1, "digest": "d", "object_key": "k"}
 
     def write(path, detected):
-        with database.write() as connection:
+        with database.write(NO_TENANT) as connection:
             row = {**owner, **content, "id": uuid4(), "part_path": path, "detected_type": detected}
             connection.execute(document.insert().values(row))
 
     def touched():
-        with database.read() as connection:
+        with database.read(NO_TENANT) as connection:
             return dict(connection.execute(sa.select(document.c.part_path, document.c.updated_at)).all())
 
-    known = {name: value for name, value in vars(message).items() if name != "traits"}
-    with database.write() as connection:
-        connection.execute(inbound_message.insert().values(**known, status=Status.RECEIVED.value, next_attempt_at=NOW))
+    written_before(database, message)
     write("2", "application/pdf")
     before = touched()
     schema.upgrade(database)
@@ -241,7 +249,7 @@ def test_upgrading_again_changes_nothing(records):
 def test_a_schema_that_is_newer_than_the_program_is_left_alone(server):
     database = Database(server.new(), create=True)
     schema.upgrade(database)
-    with database.write() as connection:
+    with database.write(NO_TENANT) as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(RecordsUnavailable, match="newer than this program"):
         schema.upgrade(database)
@@ -254,7 +262,7 @@ def of_version(postgres, version):
     database = Database(postgres.create_database(f"records_{uuid4().hex}"))
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
-    with database.write() as connection:
+    with database.write(NO_TENANT) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, version)
     return database, psycopg.connect(postgres.conninfo(database.engine.url.database))
@@ -267,12 +275,12 @@ def test_messages_are_written_while_an_index_is_built(postgres):
         writer.execute("LOCK TABLE inbound_message IN ROW EXCLUSIVE MODE")
         upgrade = pool.submit(schema.upgrade, database)
         waiting = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONC%%' AND wait_event_type = 'Lock'"
-        with database.read() as connection:
+        with database.read(NO_TENANT) as connection:
             assert wait_until(lambda: connection.exec_driver_sql(waiting).one_or_none() or upgrade.done(), 30)
         assert not upgrade.done()
         records = Records(str(database.engine.url))
         records.organizations.add("acme", "Acme")
-        inserted(records)
+        written_before(records.database, new())
         assert not upgrade.done()
         writer.commit()
         upgrade.result(60)
@@ -287,14 +295,14 @@ def test_an_index_whose_build_was_broken_off_is_built_again(postgres):
     is_valid = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
     with writer:
         writer.execute("LOCK TABLE inbound_message IN ROW EXCLUSIVE MODE")
-        with pytest.raises(RecordsUnavailable, match="QueryCanceled"), database.read() as connection:
+        with pytest.raises(RecordsUnavailable, match="QueryCanceled"), database.read(NO_TENANT) as connection:
             connection.detach()
             connection.exec_driver_sql("SET statement_timeout = 300")
             connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY {name} ON inbound_message (received_at)")
-    with database.read() as connection:
+    with database.read(NO_TENANT) as connection:
         assert connection.scalar(is_valid, {"name": name}) is False
     schema.upgrade(database)
-    with database.read() as connection:
+    with database.read(NO_TENANT) as connection:
         assert connection.scalar(is_valid, {"name": name}) is True
     database.close()
 
@@ -345,13 +353,13 @@ def test_updated_at_moves_whoever_writes(records, table):
     records.conflicts.insert(known, new(fingerprint="e" * 64))
     assert records.documents.record(claimed(records, message), [part()], [], NOW, is_complete=True)
     column = next(c for c in table.c if c.name in ("name", "subject", "filename"))
-    with records.database.write() as connection:
+    with records.database.write(EVERY) as connection:
         long_ago = datetime(2020, 1, 1, tzinfo=UTC)
         connection.execute(table.update().values(updated_at=long_ago))
-    with records.database.write() as connection:
+    with records.database.write(EVERY) as connection:
         before = connection.scalar(sa.select(table.c.updated_at).limit(1))
         connection.execute(table.update().values({column.name: "changed"}))
-    with records.database.read() as connection:
+    with records.database.read(EVERY) as connection:
         after, created = connection.execute(sa.select(table.c.updated_at, table.c.created_at).limit(1)).one()
     now = datetime.now(UTC)
     assert after > before >= long_ago and now - after < 5 * MINUTE and now - created < 5 * MINUTE
@@ -371,7 +379,7 @@ def test_updated_at_moves_whoever_writes(records, table):
 )
 def test_the_database_refuses_what_no_row_may_be(records, table, values):
     stored(records, [part()])
-    with pytest.raises(sa.exc.IntegrityError), records.database.write() as connection:
+    with pytest.raises(sa.exc.IntegrityError), records.database.write(EVERY) as connection:
         connection.execute(table.update().values(values))
 
 
@@ -553,7 +561,7 @@ def test_a_message_goes_from_received_to_stored_to_parsed(records):
 
 def put_into(records, message, status):
     """Put a message into a status, keeping the worker that it has."""
-    with records.database.write() as connection:
+    with records.database.write(EVERY) as connection:
         connection.execute(
             inbound_message.update().where(inbound_message.c.id == message.id).values(status=status.value)
         )
@@ -624,7 +632,7 @@ def test_what_is_due_is_listed_the_longest_due_first(records):
 @pytest.mark.parametrize("name", ["messages", "documents"])
 def test_due_is_read_from_its_partial_index_alone(records, name):
     stored(records, [part(str(n)) for n in range(3)])
-    with records.database.write() as connection:
+    with records.database.write(EVERY) as connection:
         many = [{**vars(new()), "status": "PARSED", "next_attempt_at": NOW} for _ in range(500)]
         connection.execute(inbound_message.insert(), many)
         done = [
@@ -637,8 +645,13 @@ def test_due_is_read_from_its_partial_index_alone(records, name):
     sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
     getattr(records, name).due(NOW + LEASE, 1000)
     statement, parameters = asked[-1]
-    explain = "EXPLAIN QUERY PLAN " if records.database.is_sqlite else "EXPLAIN "
-    with records.database.read() as connection:
+    explain = "EXPLAIN QUERY PLAN "
+    with records.database.read(EVERY) as connection:
+        if not records.database.is_sqlite:
+            find = "SELECT prosrc FROM pg_proc WHERE proname = %s"
+            body = connection.exec_driver_sql(find, (f"orderflow_due_{name}",)).scalar_one()
+            statement, parameters = body.replace("$1", "%s").replace("$2", "%s"), (NOW + LEASE, 1000)
+            explain = "EXPLAIN "
         plan = "\n".join(str(tuple(r)) for r in connection.exec_driver_sql(explain + statement, parameters))
     index = {"messages": "ix_inbound_message_unfinished", "documents": "ix_document_pending"}[name]
     assert index in plan and "Seq Scan" not in plan and "SCAN " not in plan and "TEMP B-TREE" not in plan
@@ -741,7 +754,7 @@ def test_a_message_without_documents_is_stored(records):
 
 
 def lead_back(records, message, moment):
-    with records.database.write() as connection:
+    with records.database.write(EVERY) as connection:
         return records.messages.replay_in(connection, message, moment)
 
 
@@ -1131,7 +1144,7 @@ def test_a_row_that_stays_locked_is_unavailable_in_time(url, records, monkeypatc
     monkeypatch.setattr(limits, "STATEMENT", 0.3)
     message = inserted(records)
     hurried = Records(url)
-    with records.database.write() as other:
+    with records.database.write(EVERY) as other:
         other.execute(inbound_message.update().values(subject="held"))
         started = time.monotonic()
         with pytest.raises(RecordsUnavailable):
@@ -1145,7 +1158,7 @@ def test_a_pool_without_a_free_connection_is_unavailable_in_time(postgres, monke
     monkeypatch.setattr(limits, "CONNECT", 2)
     database = Database(postgres.create_database(f"records_{uuid4().hex}"))
     held = [database.engine.connect() for _ in range(15)]
-    with pytest.raises(RecordsUnavailable, match="no connection of the pool"), database.read():
+    with pytest.raises(RecordsUnavailable, match="no connection of the pool"), database.read(NO_TENANT):
         pass
     for connection in held:
         connection.close()
@@ -1155,12 +1168,12 @@ def test_a_pool_without_a_free_connection_is_unavailable_in_time(postgres, monke
 def test_a_server_that_ended_our_sessions_is_used_again(postgres):
     name = f"records_{uuid4().hex}"
     database = Database(postgres.create_database(name))
-    with pytest.raises(RecordsUnavailable), database.read() as connection:
+    with pytest.raises(RecordsUnavailable), database.read(NO_TENANT) as connection:
         with psycopg.connect(postgres.conninfo(name), autocommit=True) as other:
             others = "pid <> pg_backend_pid() AND datname = current_database()"
             other.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
         connection.execute(sa.text("SELECT 1"))
-    with database.read() as connection:
+    with database.read(NO_TENANT) as connection:
         assert connection.scalar(sa.text("SELECT 1")) == 1
     database.close()
 
@@ -1172,7 +1185,7 @@ def test_a_fault_of_ours_passes_and_shows_no_parameter(records):
 
 
 def test_a_transaction_that_fails_leaves_nothing(records):
-    with pytest.raises(ValueError, match="stop"), records.database.write() as connection:
+    with pytest.raises(ValueError, match="stop"), records.database.write(EVERY) as connection:
         connection.execute(organization.insert().values(slug="late", name="Late"))
         raise ValueError("stop")
     assert records.organizations.find("late") is None
@@ -1186,7 +1199,7 @@ def test_writers_queue_up(records):
 
 def test_sqlite_syncs_every_commit_and_checks_references(place):
     database = Database(f"sqlite:///{place}/x.db", create=True)
-    with database.read() as connection:
+    with database.read(NO_TENANT) as connection:
         found = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")

@@ -5,6 +5,7 @@ orderflow-admin org        add, list, enable and disable organisations
 orderflow-admin check      verify every part, and that Postfix's settings agree; 1 on trouble
 orderflow-admin status     show what is where
 orderflow-admin postfix    print the Postfix configuration for these settings
+orderflow-admin roles      print roles and policies, least privilege for each program
 """
 
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from ..records import OrganizationExists, recipients_path, schema
 from ..settings import load
 from ..status import Status
 from ..terminal import json_option, opened, print_rows, program, settings_option
-from . import postfix_config
+from . import postfix_config, roles
 from .check import Level, check_all
 
 PARSED_SINCE = timedelta(hours=24)
@@ -142,6 +143,26 @@ def status(slug: str | None, as_json: bool, settings_file: str | None) -> None:
 def print_postfix(part: str, way: str, user: str, program_path: str | None, settings_file: str | None) -> None:
     """Print main.cf lines, master.cf entries, or the recipient map, for these settings."""
     click.echo(postfix_config.render(part, load(settings_file), way, user, program_path), nl=False)
+
+
+@cli.group("roles")
+def print_roles() -> None:
+    """Print roles and policies, least privilege for each program."""
+
+
+@print_roles.command("postgresql")
+@click.option("--schema", "name", default="public", show_default=True, help="The schema that holds the tables.")
+@settings_option
+def print_postgresql_roles(name: str, settings_file: str | None) -> None:
+    """Print the SQL script that makes the roles in the database; a superuser runs it, after init."""
+    click.echo(roles.postgresql(load(settings_file), name), nl=False)
+
+
+@print_roles.command("s3")
+@settings_option
+def print_s3_policies(settings_file: str | None) -> None:
+    """Print an example policy for each role, for this bucket and prefix, as JSON."""
+    click.echo(roles.s3(load(settings_file)), nl=False)
 
 
 def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:

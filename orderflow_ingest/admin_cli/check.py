@@ -25,6 +25,8 @@ from .postfix_check import check_postfix, open_postfix
 from .postfix_ways import way_of
 from .service_check import check_service
 
+_SWEEPS = 300  # seconds: the worker's sweep comes once a minute, and what it enqueues has its turn
+
 
 class Level(Enum):
     """How bad a finding is."""
@@ -193,10 +195,9 @@ def _handler(parts: Parts) -> str:
 
 def _worker(parts: Parts) -> str:
     """Judge the worker by what it has left undone."""
-    oldest = parts.records.messages.oldest_unfinished()
-    limit = parts.settings.lease + parts.settings.sweep_after
-    if oldest and (datetime.now(UTC) - oldest).total_seconds() > limit:
-        raise Trouble(f"a message of {oldest:%Y-%m-%d %H:%MZ} is unfinished: does orderflow-worker run? see its log")
+    lag = parts.records.messages.lag(datetime.now(UTC))
+    if lag > _SWEEPS:
+        raise Trouble(f"work is overdue for {lag:.0f} s: does orderflow-worker run, and keep up? see its log")
     dead = len(parts.spool.dead())
     if dead:
         raise Trouble(f"{dead} messages were set aside: see orderflow-replay dead")

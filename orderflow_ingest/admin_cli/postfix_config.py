@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from ..outcomes import Outcome
 from ..records import recipients_path
@@ -64,7 +64,7 @@ def render(part: str, settings: Settings, way: str, user: str, program: str | No
         "COMMAND": program or command(),
         "SETTINGS": f"--settings {settings.file} " if settings.file and str(settings.file) != SYSTEM_FILE else "",
         "RECIPIENTS": recipients_path(settings.database_url),
-        **_database(settings.database_url),
+        **_database(settings.map_database_url),
     }
     files = _FILES.get((part, way), (f"orderflow_recipients.{map_type}.cf",))
     text = "".join((_fragments() / file).read_text() for file in files)
@@ -98,11 +98,16 @@ def _database(url: str) -> dict[str, Any]:
     parts = make_url(url)
     host = parts.host or parts.query.get("host") or "localhost"
     return {
-        "HOSTS": f"{host}:{parts.port}" if parts.port else host,
+        # Only a URL can tell Postfix's libpq more than host and port: to verify the server's certificate, say.
+        "HOSTS": _libpq(parts) if set(parts.query) - {"host"} else f"{host}:{parts.port}" if parts.port else host,
         "DATABASE_USER": parts.username or "",
         "DATABASE_PASSWORD": parts.password or "",
         "DATABASE": parts.database or "",
     }
+
+
+def _libpq(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def _fragments() -> Path:

@@ -5,12 +5,14 @@ from contextlib import nullcontext
 from ..breaker import Guard
 from ..limits import Times
 from .conflicts import Conflict, Conflicts
-from .database import Database, RecordsUnavailable
+from .database import EVERY, NO_TENANT, Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
 from .messages import Filter, InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
 
 __all__ = [
+    "EVERY",
+    "NO_TENANT",
     "Conflict",
     "Conflicts",
     "Database",

@@ -4,15 +4,23 @@ SQLite runs in WAL mode with full sync, one writer at a time (BEGIN IMMEDIATE, s
 queue up instead of failing in mid-transaction). PostgreSQL is reached by psycopg 3 without prepared
 statements, which a transaction pooler such as pgbouncer would lose.
 
+Whoever reads or writes says whose rows he means: one organisation's, several's, EVERY, or NO_TENANT for what
+belongs to none. On PostgreSQL a transaction says so to the server, which shows no other rows to a role that
+is bound by row-level security (see migration 0004); the setting ends with its transaction, so that no connection
+of the pool keeps it. Transaction and setting begin in one round trip.
+
 Guarantees: whatever keeps the database from answering is RecordsUnavailable, by named class; its text
 holds neither a statement nor a parameter, since parameters are message content. Everything else
 (DataError, IntegrityError) is a fault of ours and passes through.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from enum import Enum
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -21,6 +29,18 @@ from .. import limits
 from ..breaker import Guard
 
 _READS = "orderflow_reads"
+_NO_RIGHT = "42501"  # SQLSTATE insufficient_privilege
+
+
+class Whose(Enum):
+    """Whose rows a transaction is about, where it is not about certain organisations'."""
+
+    EVERY = "an operator's question about all tenants: refused to a role that is bound to the ones it names"
+    NO_TENANT = "rows that belong to no tenant: the organisations themselves, the schema's version"
+
+
+EVERY, NO_TENANT = Whose.EVERY, Whose.NO_TENANT
+Orgs = int | Collection[int] | Whose
 
 
 class RecordsUnavailable(Exception):
@@ -48,20 +68,42 @@ class Database:
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
-        option = {_READS: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
-        self._reader = self.engine.execution_options(**option)
+        self._reader = self.engine.execution_options(**{_READS: True})
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """Give a connection outside any transaction. Raises RecordsUnavailable."""
-        with self._guard(), _translated(), self._reader.connect() as connection:
+    def read(self, orgs: Orgs) -> Iterator[sa.Connection]:
+        """Give a connection that reads these organisations' rows. Raises RecordsUnavailable.
+
+        Of PostgreSQL it is in a transaction, except for NO_TENANT, which has nothing to say in one.
+        """
+        with self._guard(), _translated(), self._reader.begin() as connection:
+            if not self.is_sqlite and orgs is not NO_TENANT:
+                _begin_postgresql(connection, orgs)
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """Give a connection in a transaction that commits at the end. Raises RecordsUnavailable."""
+    def write(self, orgs: Orgs) -> Iterator[sa.Connection]:
+        """Give a connection in a transaction on these organisations' rows that commits at the end.
+
+        Raises RecordsUnavailable.
+        """
         with self._guard(), _translated(), self.engine.begin() as connection:
+            if not self.is_sqlite:
+                _begin_postgresql(connection, orgs)
             yield connection
+
+    def due(self, function: str, own: sa.Select[Any], now: datetime, limit: int) -> list[tuple[int, UUID]]:
+        """List (org_id, id) of what is due of all tenants: by PostgreSQL's `function`, or by our `own` statement.
+
+        No role but the owner's and the operator's may read all tenants' rows; the function tells ids alone.
+        """
+        if self.is_sqlite:
+            statement: Any = own.limit(limit)
+        else:
+            found = getattr(sa.func, function)(now, limit).table_valued(sa.column("org_id"), sa.column("id", sa.Uuid))
+            statement = sa.select(found.c.org_id, found.c.id)
+        with self.read(NO_TENANT) as connection:
+            return [(row.org_id, row.id) for row in connection.execute(statement)]
 
     def insert(self, table: sa.Table) -> Any:
         """Give an INSERT that can skip a row that is there already (`on_conflict_do_nothing`)."""
@@ -89,7 +131,9 @@ def _arguments(is_sqlite: bool, times: limits.Times) -> dict[str, Any]:
     pool |= {"pool_use_lifo": True, "pool_timeout": times.connect}
     if is_sqlite:
         return {"connect_args": {"timeout": times.statement}, **pool}
-    return {"connect_args": limits.postgresql(times.connect, times.statement), "pool_pre_ping": True, **pool}
+    # The driver begins no transaction by itself: _begin_postgresql does. It commits and rolls back what there is.
+    arguments = limits.postgresql(times.connect, times.statement)
+    return {"connect_args": arguments, "pool_pre_ping": True, "isolation_level": "AUTOCOMMIT", **pool}
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -101,6 +145,22 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     if not connection.get_execution_options().get(_READS):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(connection: sa.Connection, orgs: Orgs) -> None:
+    """Begin a transaction and name its organisations, in one round trip. They are numbers, hence safe to write."""
+    statement = "BEGIN"
+    if orgs is EVERY:
+        statement += "; SELECT orderflow_every()"
+    elif not isinstance(orgs, Whose):
+        ids = {orgs} if isinstance(orgs, int) else set(orgs)
+        statement += f"; SET LOCAL orderflow.orgs = '{','.join(f'{id:d}' for id in sorted(ids))}'"
+    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def whose(org_id: int | None) -> Orgs:
+    """Say whose rows a question is about that may be about all tenants."""
+    return EVERY if org_id is None else org_id
 
 
 @contextmanager
@@ -118,4 +178,6 @@ def _translated() -> Iterator[None]:
 def _cause(error: BaseException | None) -> str:
     """Name an error: its class, and its SQLSTATE or SQLite code where it has one."""
     code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
+    if code == _NO_RIGHT:
+        return f"{code}: the role of DATABASE_URL has no right to do this; see orderflow-admin roles"
     return f"{type(error).__name__} {code}" if code else type(error).__name__

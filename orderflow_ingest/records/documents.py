@@ -14,7 +14,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from ..status import HandOver, PartKind, Status
-from .database import Database
+from .database import Database, whose
 from .messages import InboundMessage, Messages, token
 from .tables import FAILED_HANDOVER, PENDING, document, owned, skipped_part
 
@@ -90,7 +90,7 @@ class Documents:
         False, and nothing is written, if the attempt has lost its lease.
         """
         owner = {"org_id": attempt.org_id, "inbound_message_id": attempt.id}
-        with self._database.write() as connection:
+        with self._database.write(attempt.org_id) as connection:
             if not self._messages.holds(attempt, connection):
                 return False
             if is_complete:
@@ -109,14 +109,16 @@ class Documents:
     def of_message(self, org_id: int, message_id: UUID) -> list[Document]:
         """List a message's documents by part path."""
         d = document.c
-        return self._select(d.org_id == org_id, d.inbound_message_id == message_id)
+        statement = sa.select(*_COLUMNS).where(d.org_id == org_id, d.inbound_message_id == message_id)
+        with self._database.read(org_id) as connection:
+            return [_document(row) for row in connection.execute(statement.order_by(d.part_path))]
 
     def skipped(self, org_id: int, message_id: UUID) -> list[SkippedPart]:
         """List the parts of a message that were passed over."""
         s = skipped_part.c
         columns = [s[field.name] for field in fields(SkippedPart)]
         statement = sa.select(*columns).where(s.org_id == org_id, s.inbound_message_id == message_id)
-        with self._database.read() as connection:
+        with self._database.read(org_id) as connection:
             return [SkippedPart(*row) for row in connection.execute(statement.order_by(s.part_path))]
 
     def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> Document | None:
@@ -129,7 +131,7 @@ class Documents:
             .values(attempts=d.attempts + 1, next_attempt_at=now + lease, worker=token(worker))
             .returning(*_COLUMNS)
         )
-        with self._database.write() as connection:
+        with self._database.write(org_id) as connection:
             row = connection.execute(statement).one_or_none()
         return _document(row) if row else None
 
@@ -150,7 +152,7 @@ class Documents:
         d = document.c
         mine = (d.org_id == message.org_id, d.inbound_message_id == message.id)
         values = {"handover": HandOver.PENDING.value, "attempts": 0, "next_attempt_at": due, "worker": None}
-        with self._database.write() as connection:
+        with self._database.write(message.org_id) as connection:
             if not self._messages.replay_in(connection, message, now):
                 return False
             connection.execute(document.update().where(*mine).values(**values, error_json=None))
@@ -167,7 +169,7 @@ class Documents:
             .scalar_subquery()
             for wanted in rows.values()
         ]
-        with self._database.read() as connection:
+        with self._database.read(whose(org_id)) as connection:
             found = connection.execute(sa.select(*counts)).one()
         return dict(zip(rows, found, strict=True))
 
@@ -175,20 +177,13 @@ class Documents:
         """List documents whose hand-over is due: (org_id, id), the longest due first."""
         d = document.c
         statement = sa.select(d.org_id, d.id).where(sa.text(PENDING), d.next_attempt_at <= now)
-        with self._database.read() as connection:
-            rows = connection.execute(statement.order_by(d.next_attempt_at).limit(limit))
-            return [(row.org_id, row.id) for row in rows]
+        return self._database.due("orderflow_due_documents", statement.order_by(d.next_attempt_at), now, limit)
 
     def _end(self, attempt: Document, **values: Any) -> bool:
         d = document.c
         mine = (d.org_id == attempt.org_id, d.id == attempt.id, d.worker == (attempt.worker or ""))
-        with self._database.write() as connection:
+        with self._database.write(attempt.org_id) as connection:
             return connection.execute(document.update().where(*mine).values(worker=None, **values)).rowcount == 1
-
-    def _select(self, *conditions: sa.ColumnElement[bool]) -> list[Document]:
-        statement = sa.select(*_COLUMNS).where(*conditions).order_by(document.c.part_path)
-        with self._database.read() as connection:
-            return [_document(row) for row in connection.execute(statement)]
 
     def _store(self, connection: sa.Connection, values: dict[str, Any]) -> None:
         """Insert a document, or bring the one of this part up to date: other bytes are a new document."""

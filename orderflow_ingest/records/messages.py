@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from ..grouping import Grouped
 from ..status import UNFINISHED, Status, sources
 from ..traits import Trait
-from .database import Database, RecordsUnavailable
-from .tables import FAILED, inbound_message, message_conflict, of_any, owned
+from .database import NO_TENANT, Database, RecordsUnavailable, whose
+from .tables import FAILED, UtcDateTime, inbound_message, message_conflict, of_any, owned
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
 
@@ -124,7 +124,7 @@ class Messages:
         padded = identities + identities[-1:] * (number - len(identities))
         names = ("org_id", "source", "source_message_id")
         values = {f"{name}_{n}": value for n, key in enumerate(padded) for name, value in zip(names, key, strict=True)}
-        with self._database.read() as connection:
+        with self._database.read({org_id for org_id, _, _ in identities}) as connection:
             rows = connection.execute(_by_identities(number), values).all()
         found: dict[tuple[int, str, str], Known] = {}
         for org_id, source, source_message_id, id, fingerprint, digest in rows:
@@ -141,7 +141,7 @@ class Messages:
         return self._insert_into(connection, [(new, next_attempt_at)])[0]
 
     def _insert_all(self, rows: list[tuple[NewMessage, datetime]]) -> list[bool]:
-        with self._database.write() as connection:
+        with self._database.write({new.org_id for new, _ in rows}) as connection:
             return self._insert_into(connection, rows)
 
     def _insert_into(self, connection: sa.Connection, rows: list[tuple[NewMessage, datetime]]) -> list[bool]:
@@ -164,12 +164,12 @@ class Messages:
         if after is not None:
             condition &= sa.tuple_(t.received_at, t.id) < sa.tuple_(after.received_at, after.id)
         statement = sa.select(*_COLUMNS).where(condition).order_by(t.received_at.desc(), t.id.desc()).limit(limit)
-        with self._database.read() as connection:
+        with self._database.read(whose(chosen.org_id)) as connection:
             return [_message(row) for row in connection.execute(statement)]
 
     def count(self, chosen: Filter) -> int:
         """Count messages."""
-        with self._database.read() as connection:
+        with self._database.read(whose(chosen.org_id)) as connection:
             statement = sa.select(sa.func.count()).select_from(inbound_message).where(_condition(chosen))
             return connection.scalar(statement) or 0
 
@@ -182,7 +182,7 @@ class Messages:
             sa.select(t.status, sa.func.count()).where(rows, mine).group_by(t.status)
             for rows in (sa.text(UNFINISHED_ROWS), sa.text(FAILED), parsed)
         ]
-        with self._database.read() as connection:
+        with self._database.read(whose(org_id)) as connection:
             found = {Status(name): int(number) for name, number in connection.execute(sa.union_all(*of_index))}
         return {status: found.get(status, 0) for status in Status}
 
@@ -191,14 +191,19 @@ class Messages:
         t = inbound_message.c
         # Grouped, or PostgreSQL takes the minimum from an index on received_at: through all history from its far end.
         statement = sa.select(sa.func.min(t.received_at)).group_by(t.status)
-        with self._database.read() as connection:
+        with self._database.read(whose(org_id)) as connection:
             chosen = statement.where(sa.text(UNFINISHED_ROWS), owned(inbound_message, org_id))
             return min(connection.scalars(chosen), default=None)
 
     def lag(self, now: datetime) -> float:
-        """Tell for how many seconds the longest-due unfinished message has been overdue; 0 if none is."""
-        statement = sa.select(sa.func.min(inbound_message.c.next_attempt_at)).where(sa.text(UNFINISHED_ROWS))
-        with self._database.read() as connection:
+        """Tell for how many seconds the longest-due unfinished message has been overdue; 0 if none is.
+
+        It is about all tenants, and tells a time alone: on PostgreSQL by a function of the owner's.
+        """
+        statement: Any = sa.select(sa.func.min(inbound_message.c.next_attempt_at)).where(sa.text(UNFINISHED_ROWS))
+        if not self._database.is_sqlite:
+            statement = sa.select(sa.func.orderflow_overdue_since(type_=UtcDateTime))
+        with self._database.read(NO_TENANT) as connection:
             due: datetime | None = connection.scalar(statement)
         return max(0.0, (now - due).total_seconds()) if due else 0.0
 
@@ -212,7 +217,7 @@ class Messages:
             .values(attempts=t.attempts + 1, next_attempt_at=now + lease, worker=token(worker))
             .returning(*_COLUMNS)
         )
-        with self._database.write() as connection:
+        with self._database.write(org_id) as connection:
             row = connection.execute(statement).one_or_none()
         return _message(row) if row else None
 
@@ -250,14 +255,8 @@ class Messages:
     def due(self, now: datetime, limit: int) -> list[tuple[int, UUID]]:
         """List unfinished messages whose next attempt is due: (org_id, id), the longest due first."""
         t = inbound_message.c
-        statement = (
-            sa.select(t.org_id, t.id)
-            .where(sa.text(UNFINISHED_ROWS), t.next_attempt_at <= now)
-            .order_by(t.next_attempt_at)
-            .limit(limit)
-        )
-        with self._database.read() as connection:
-            return [(row.org_id, row.id) for row in connection.execute(statement)]
+        statement = sa.select(t.org_id, t.id).where(sa.text(UNFINISHED_ROWS), t.next_attempt_at <= now)
+        return self._database.due("orderflow_due_messages", statement.order_by(t.next_attempt_at), now, limit)
 
     def _update(
         self,
@@ -276,7 +275,7 @@ class Messages:
         )
         if connection is not None:
             return connection.execute(statement).rowcount == 1
-        with self._database.write() as own:
+        with self._database.write(attempt.org_id) as own:
             return own.execute(statement).rowcount == 1
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from .database import Database, RecordsUnavailable
+from .database import NO_TENANT, Database, RecordsUnavailable
 from .tables import organization
 
 RECIPIENTS_FILE = "recipients.db"
@@ -68,7 +68,7 @@ class Organizations:
     def add(self, slug: str, name: str) -> None:
         """Add an organisation. Raises OrganizationExists by the unique slug."""
         try:
-            with self._database.write() as connection:
+            with self._database.write(NO_TENANT) as connection:
                 connection.execute(organization.insert().values(slug=slug, name=name))
         except exc.IntegrityError as error:
             raise OrganizationExists(slug) from error
@@ -76,7 +76,7 @@ class Organizations:
     def set_active(self, slug: str, is_active: bool) -> bool:
         """Switch an organisation on or off; False if there is none of this slug."""
         self._found.pop(slug, None)
-        with self._database.write() as connection:
+        with self._database.write(NO_TENANT) as connection:
             statement = organization.update().where(organization.c.slug == slug).values(is_active=is_active)
             return connection.execute(statement).rowcount == 1
 
@@ -114,7 +114,7 @@ class Organizations:
 
     def _select(self, condition: sa.ColumnElement[bool]) -> list[Organization]:
         columns = (organization.c.id, organization.c.slug, organization.c.name, organization.c.is_active)
-        with self._database.read() as connection:
+        with self._database.read(NO_TENANT) as connection:
             rows = connection.execute(sa.select(*columns).where(condition).order_by(organization.c.slug))
             return [Organization(*row) for row in rows]
 

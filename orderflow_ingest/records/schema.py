@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 
-from .database import Database, RecordsUnavailable
+from .database import NO_TENANT, Database, RecordsUnavailable
 
 _POLL = 0.2
 _LOCK = 7_301_882_119  # any number: migrations of one PostgreSQL database wait for each other
@@ -39,7 +39,7 @@ def needed_version() -> str | None:
 
 def current_version(database: Database) -> str | None:
     """Give the version that the database has; None before the first step. Raises RecordsUnavailable."""
-    with database.read() as connection:
+    with database.read(NO_TENANT) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -63,7 +63,7 @@ def upgrade(database: Database) -> None:
     """Bring the database to the needed version; safe to repeat. Raises RecordsUnavailable."""
     try:
         if database.is_sqlite:
-            with database.write() as connection:
+            with database.write(NO_TENANT) as connection:
                 _run(connection, "head")
         else:
             _upgrade_postgresql(database)
@@ -72,7 +72,7 @@ def upgrade(database: Database) -> None:
 
 
 def _upgrade_postgresql(database: Database) -> None:
-    with database.read() as outside:
+    with database.read(NO_TENANT) as outside:
         outside.detach()  # it ends with this block, and so do its lock and its settings
         outside.exec_driver_sql("SET statement_timeout = 0")
         _need_utf8(outside)
@@ -83,7 +83,7 @@ def _upgrade_postgresql(database: Database) -> None:
         for step in reversed(list(ScriptDirectory(str(migrations_dir())).iterate_revisions("head", done or "base"))):
             if prepare := getattr(step.module, "prepare", None):
                 prepare(outside)
-            with database.write() as connection:
+            with database.write(NO_TENANT) as connection:
                 # A step may take longer than a delivery, but must not make deliveries wait behind its locks.
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")

@@ -3,7 +3,7 @@
 The programs are those installed beside the running interpreter. They run as `user`, who owns the state
 directory; Postfix gets the configuration that `orderflow-admin postfix` prints for these settings and the
 `way`. With `service` the warm delivery service runs too, from start() to stop(); with `instances` on sockets
-that are opened for it, see `activation`.
+that are opened for it, see `activation`. `environment` is what the operator's programs get beside the settings.
 """
 
 import json
@@ -55,6 +55,7 @@ class Deployment(Server):
         self.directory, self.user, self.programs, self.way = Path(directory), user, programs, way
         self.state, self.sockets = self.directory / "state", self.directory / "run"
         self.settings_file = self.directory / "ingest.env"
+        self.environment: dict[str, str] = {}
         self.postfix = Postfix(self.directory / "postfix")
         self.worker = self.new_worker("worker")
         self.service = self._new_service() if not instances else self._new_instances(instances)
@@ -193,7 +194,7 @@ class Deployment(Server):
 
     def run(self, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of the operator's programs as the deployment's user."""
-        env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(self.settings_file)}
+        env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(self.settings_file), **self.environment}
         ended = subprocess.run(
             [self.programs / program, *arguments], cwd="/", env=env, text=True, timeout=120,
             stdin=subprocess.DEVNULL, capture_output=True, **self.credentials(),

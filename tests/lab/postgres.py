@@ -1,4 +1,4 @@
-"""A PostgreSQL cluster of our own, over TCP on loopback, with every local user trusted.
+"""A PostgreSQL cluster of our own, over TCP on loopback; postgres is trusted, all others need a password (scram).
 
 Guarantees: fsync is on unless asked otherwise, so a killed server comes back with all it had committed.
 start() returns when it accepts queries, after any recovery. The cluster belongs to the user postgres, since
@@ -20,6 +20,12 @@ def _newest_programs() -> Path:
     if not found:
         raise LabError("PostgreSQL is not installed: apt-get install postgresql")
     return max(found, key=lambda path: float(path.parent.name))
+
+
+_HBA = """\
+host all postgres 127.0.0.1/32 trust
+host all all 127.0.0.1/32 scram-sha-256
+"""
 
 
 class Postgres(Server):
@@ -64,6 +70,37 @@ class Postgres(Server):
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
 
+    def create_owned_database(self, name: str, owner: str) -> str:
+        """Create an empty database of a plain role of its own, and return that role's URL."""
+        self.create_role(owner)
+        with psycopg.connect(self.conninfo("postgres"), autocommit=True) as connection:
+            statement = "CREATE DATABASE {} OWNER {}"
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.Identifier(owner)))
+        return self.url(name, owner)
+
+    def create_role(self, role: str, group: str | None = None) -> None:
+        """Create a role that logs in with `password(role)`, in a group."""
+        with psycopg.connect(self.conninfo("postgres"), autocommit=True) as connection:
+            statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), self.password(role))
+            connection.execute(statement)
+            if group:
+                connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(role)))
+
+    @staticmethod
+    def password(role: str) -> str:
+        """Give the password of a role that create_role() made."""
+        return f"pass-of-{role}"
+
+    def url(self, name: str, role: str) -> str:
+        """Give the SQLAlchemy URL of a database for a role that create_role() made."""
+        return f"postgresql+psycopg://{role}:{self.password(role)}@127.0.0.1:{self.port}/{name}"
+
+    def run_script(self, name: str, script: str) -> None:
+        """Run an SQL script by psql, as a superuser would."""
+        file = self.directory / "script.sql"
+        file.write_text(script)
+        run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.conninfo(name), "-f", file])
+
     def conninfo(self, name: str) -> str:
         """Give the libpq connection string of a database."""
         return f"host=127.0.0.1 port={self.port} user=postgres dbname={name}"
@@ -73,6 +110,7 @@ class Postgres(Server):
         shutil.chown(self.directory, "postgres")
         options = ["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         run([self._programs / "initdb", *options, "-D", self._data], user="postgres")
+        (self._data / "pg_hba.conf").write_text(_HBA)
 
     def _answers(self) -> bool:
         try:

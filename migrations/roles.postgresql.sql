@@ -1,0 +1,90 @@
+-- Roles of OrderFlow ingest: who may do what in this database. `orderflow-admin roles postgresql` prints it; a superuser
+-- runs it, as roles belong to the whole cluster, after the first `orderflow-admin init` and after each one that brought
+-- a new version. To run it again is safe: it takes all rights of these roles away and gives them anew.
+--
+--     orderflow-admin roles postgresql | runuser -u postgres -- psql -v ON_ERROR_STOP=1 -d DATABASE -f -
+--
+-- The roles below are groups. Those that log in are yours, one for each program, each with a password of its own; psql's
+-- \password sends it encrypted, so that it stands in no log:
+--
+--     CREATE ROLE orderflow_service LOGIN IN ROLE orderflow_deliver;        -- DATABASE_URL of deliver and the service
+--     CREATE ROLE orderflow_huey LOGIN IN ROLE orderflow_worker;            -- DATABASE_URL of the worker
+--     CREATE ROLE orderflow_postfix LOGIN IN ROLE orderflow_map;            -- MAP_DATABASE_URL
+--     CREATE ROLE orderflow_admin LOGIN IN ROLE orderflow_operator;         -- DATABASE_URL of an operator
+--     \password orderflow_service
+--
+-- The owner of the tables, who runs `init`, is bound by no row-level security; let no program deliver as the owner.
+
+BEGIN;
+SET LOCAL search_path = @SCHEMA@, pg_temp;
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['orderflow_map', 'orderflow_deliver', 'orderflow_worker', 'orderflow_operator'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = name) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', name);
+        END IF;
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name);
+    END LOOP;
+    -- No other role of the cluster has any business here, and no role may put a table in front of ours.
+    EXECUTE format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+END $$;
+
+REVOKE ALL ON SCHEMA @SCHEMA@ FROM PUBLIC;
+GRANT USAGE ON SCHEMA @SCHEMA@ TO orderflow_map, orderflow_deliver, orderflow_worker, orderflow_operator;
+REVOKE ALL ON ALL TABLES IN SCHEMA @SCHEMA@
+    FROM PUBLIC, orderflow_map, orderflow_deliver, orderflow_worker, orderflow_operator;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA @SCHEMA@
+    FROM PUBLIC, orderflow_map, orderflow_deliver, orderflow_worker, orderflow_operator;
+
+-- Postfix's recipient map: the slugs of active organisations, and nothing else.
+GRANT SELECT ON recipient TO orderflow_map;
+
+-- A delivery: finds its organisation, looks for the message's identity, adds the message or holds it. Of the rows it
+-- sees those of the organisations that its transaction names. It changes and deletes nothing.
+GRANT SELECT (id, slug, name, is_active) ON organization TO orderflow_deliver;
+GRANT SELECT, INSERT ON inbound_message, message_conflict TO orderflow_deliver;
+GRANT SELECT ON alembic_version TO orderflow_deliver;
+GRANT EXECUTE ON FUNCTION orderflow_overdue_since() TO orderflow_deliver;
+
+-- The worker: it delivers what was left in the spool too. Of a message it changes how far it is, never what came.
+GRANT orderflow_deliver TO orderflow_worker;
+GRANT UPDATE (status, attempts, next_attempt_at, worker, error_json) ON inbound_message TO orderflow_worker;
+GRANT SELECT, INSERT, UPDATE, DELETE ON document TO orderflow_worker;
+GRANT SELECT, INSERT, DELETE ON skipped_part TO orderflow_worker;
+GRANT EXECUTE ON FUNCTION orderflow_due_messages(timestamptz, integer) TO orderflow_worker;
+GRANT EXECUTE ON FUNCTION orderflow_due_documents(timestamptz, integer) TO orderflow_worker;
+
+-- An operator: all tenants.
+GRANT SELECT, INSERT, UPDATE, DELETE ON organization, inbound_message, document, skipped_part, message_conflict
+    TO orderflow_operator;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA @SCHEMA@ TO orderflow_operator;
+GRANT SELECT ON alembic_version, recipient TO orderflow_operator;
+GRANT EXECUTE ON FUNCTION orderflow_due_messages(timestamptz, integer) TO orderflow_operator;
+GRANT EXECUTE ON FUNCTION orderflow_due_documents(timestamptz, integer) TO orderflow_operator;
+GRANT EXECUTE ON FUNCTION orderflow_overdue_since() TO orderflow_operator;
+
+DROP POLICY IF EXISTS operator ON inbound_message;
+DROP POLICY IF EXISTS operator ON document;
+DROP POLICY IF EXISTS operator ON skipped_part;
+DROP POLICY IF EXISTS operator ON message_conflict;
+CREATE POLICY operator ON inbound_message TO orderflow_operator USING (true) WITH CHECK (true);
+CREATE POLICY operator ON document TO orderflow_operator USING (true) WITH CHECK (true);
+CREATE POLICY operator ON skipped_part TO orderflow_operator USING (true) WITH CHECK (true);
+CREATE POLICY operator ON message_conflict TO orderflow_operator USING (true) WITH CHECK (true);
+
+-- The queue, where QUEUE_URL is this database. Who delivers adds a task and counts those that wait; the worker takes
+-- them, and keeps what Huey remembers: the schedule, locks and what was revoked. Tasks hold ids alone.
+DO $$
+BEGIN
+    IF to_regclass('huey_task') IS NOT NULL THEN
+        GRANT SELECT (queue), INSERT (queue, data, priority) ON huey_task TO orderflow_deliver;
+        GRANT USAGE ON SEQUENCE huey_task_id_seq TO orderflow_deliver;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON huey_task, huey_schedule, huey_kv, huey_counter
+            TO orderflow_worker, orderflow_operator;
+        GRANT USAGE ON SEQUENCE huey_task_id_seq, huey_schedule_id_seq TO orderflow_worker, orderflow_operator;
+    END IF;
+END $$;
+COMMIT;

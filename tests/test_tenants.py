@@ -1,0 +1,530 @@
+"""PostgreSQL keeps the tenants apart, and each program to what it needs: real roles, each with its password."""
+
+import json
+from contextlib import closing
+from datetime import timedelta
+from functools import partial
+from uuid import uuid4
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from orderflow_ingest import attempts, extraction, handover, replay
+from orderflow_ingest.assembly import open_parts
+from orderflow_ingest.delivery import receive
+from orderflow_ingest.envelope import Envelope
+from orderflow_ingest.outcomes import Outcome
+from orderflow_ingest.records import EVERY, NO_TENANT, Filter, Records, RecordsUnavailable, SkippedPart, schema
+from orderflow_ingest.records.tables import document, inbound_message, message_conflict, skipped_part
+from orderflow_ingest.settings import load
+from orderflow_ingest.status import HandOver, Status
+from tests.lab import smtp
+from tests.lab.deployment import DOMAIN, Deployment
+from tests.lab.process import scratch, wait_until
+from tests.mails import mail, order
+from tests.test_records import LEASE, NOW, claimed, inserted, new, part
+
+GROUPS = ("map", "deliver", "worker", "operator")
+TABLES = (inbound_message, document, skipped_part, message_conflict)
+
+
+class Tenants:
+    """A database of a plain owner's, set up as the README says; a login role in each group."""
+
+    def __init__(self, postgres):
+        self.postgres, self.name = postgres, f"tenants_{uuid4().hex}"
+        self.owner = f"owner_{self.name}"
+        self.owner_url = postgres.create_owned_database(self.name, self.owner)
+
+    def set_up(self, deployment):
+        """Make tables and organisations as the owner, then the roles as a superuser."""
+        deployment.write_settings({"DATABASE_URL": self.owner_url})
+        deployment.admin("init")
+        self.make_roles(deployment)
+        for group in GROUPS:
+            self.postgres.create_role(self.role(group), f"orderflow_{group}")
+        for slug in ("acme", "bolt"):
+            deployment.admin("org", "add", slug)
+
+    def make_roles(self, deployment):
+        self.postgres.run_script(self.name, deployment.admin("roles", "postgresql"))
+
+    def role(self, group):
+        return f"{group}_{self.name}"
+
+    def url(self, group):
+        return self.owner_url if group == "owner" else self.postgres.url(self.name, self.role(group))
+
+    def connect(self, group):
+        """Connect by psycopg alone, in autocommit."""
+        return closing(psycopg.connect(self.url(group).replace("+psycopg", ""), autocommit=True))
+
+    def records(self, group):
+        return Records(self.url(group))
+
+
+@pytest.fixture(scope="module")
+def place():
+    with scratch() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def deployment(place):
+    return Deployment(place)
+
+
+@pytest.fixture(scope="module")
+def tenants(postgres, deployment):
+    """Two tenants, acme (1) and bolt (2), with a message, a document, a skipped part and a conflict each."""
+    tenants = Tenants(postgres)
+    tenants.set_up(deployment)
+    records = tenants.records("owner")
+    for org_id in (1, 2):
+        add_rows(records, org_id)
+    records.database.close()
+    return tenants
+
+
+def add_rows(records, org_id):
+    message = inserted(records, org_id=org_id, source_message_id=f"<first-{org_id}>", subject=f"of {org_id}")
+    known = records.messages.find_identity(org_id, "EMAIL", message.source_message_id)
+    assert records.conflicts.insert(known, new(org_id=org_id, fingerprint="e" * 64))
+    skipped = SkippedPart("3", None, "text/calendar", None, 1, "calendar", [])
+    assert records.documents.record(claimed(records, message), [part()], [skipped], NOW, is_complete=True)
+
+
+@pytest.fixture
+def records(request, tenants):
+    """The tables as a role sees them."""
+    records = tenants.records(request.param)
+    yield records
+    records.database.close()
+
+
+def as_role(*roles):
+    return pytest.mark.parametrize("records", roles, indirect=True)
+
+
+def orgs_seen(connection, table):
+    return {org_id for (org_id,) in connection.execute(sa.select(table.c.org_id))}
+
+
+# A forgotten WHERE
+
+
+@as_role("worker")
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+@pytest.mark.parametrize(("orgs", "seen"), [(1, {1}), (2, {2}), ((1, 2), {1, 2}), ((), set()), (99, set())], ids=str)
+def test_a_query_without_a_where_sees_the_organisations_of_its_transaction_alone(records, table, orgs, seen):
+    with records.database.read(orgs) as connection:
+        assert orgs_seen(connection, table) == seen
+    with records.database.write(orgs) as connection:
+        assert orgs_seen(connection, table) == seen
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_a_statement_that_names_no_organisation_sees_nothing(tenants, table):
+    with tenants.connect("worker") as connection:
+        count = f"SELECT count(*) FROM {table.name}"
+        assert connection.execute(count).fetchone() == (0,)
+        with connection.transaction():
+            connection.execute("SET LOCAL orderflow.orgs = ''")
+            assert connection.execute(count).fetchone() == (0,)
+            connection.execute("SET LOCAL orderflow.orgs = '2'")
+            assert connection.execute(count).fetchone() == (1,)
+        assert connection.execute(count).fetchone() == (0,)
+
+
+@as_role("worker")
+def test_an_update_and_a_delete_without_a_where_leave_the_other_tenant_alone(records, tenants):
+    try:
+        with records.database.write(1) as connection:
+            assert connection.execute(inbound_message.update().values(attempts=7)).rowcount == 1
+            assert connection.execute(document.delete()).rowcount == 1
+            assert connection.execute(skipped_part.delete()).rowcount == 1
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    with tenants.connect("owner") as connection:
+        assert connection.execute("SELECT count(*) FROM document").fetchone() == (2,), "rolled back"
+
+
+@as_role("deliver")
+def test_an_insert_for_an_organisation_that_is_not_named_is_refused(records, tenants):
+    row = {**vars(new(org_id=2)), "status": "RECEIVED", "next_attempt_at": NOW}
+    for orgs in (1, (), NO_TENANT):
+        with pytest.raises(RecordsUnavailable, match="42501"), records.database.write(orgs) as connection:
+            connection.execute(inbound_message.insert().values(row))
+
+
+@as_role("worker")
+def test_a_row_cannot_be_moved_to_another_organisation(records):
+    for values in ({"org_id": 2}, {"subject": "another"}, {"raw_key": "org/2/raw/x.eml"}, {"digest": "0" * 64}):
+        with pytest.raises(RecordsUnavailable, match="42501"), records.database.write((1, 2)) as connection:
+            connection.execute(inbound_message.update().values(values))
+    with pytest.raises(RecordsUnavailable, match="42501"), records.database.write(1) as connection:
+        connection.execute(document.update().values(org_id=2))
+
+
+@as_role("deliver", "worker")
+def test_no_connection_of_the_pool_keeps_a_setting(records):
+    for ended in ("committed", "failed", "read"):
+        if ended == "read":
+            with records.database.read((1, 2)) as connection:
+                connection.execute(sa.select(1))
+        else:
+            with pytest.raises(ZeroDivisionError), records.database.write((1, 2)) as connection:
+                connection.execute(sa.select(1))
+                if ended == "failed":
+                    raise ZeroDivisionError
+                connection.commit()
+                raise ZeroDivisionError
+        assert records.database.engine.pool.checkedin() == 1, "the very connection is used again"
+        with records.database.read(NO_TENANT) as connection:
+            setting = connection.exec_driver_sql("SELECT current_setting('orderflow.orgs', true)").scalar()
+            assert not setting and orgs_seen(connection, inbound_message) == set()
+        with records.database.write(NO_TENANT) as connection:
+            assert orgs_seen(connection, inbound_message) == set()
+
+
+@as_role("deliver")
+def test_what_was_written_is_committed_and_what_failed_is_not(records, tenants):
+    row = {**vars(new(org_id=1)), "status": "PARSED", "next_attempt_at": NOW}
+    with pytest.raises(ZeroDivisionError), records.database.write(1) as connection:
+        connection.execute(inbound_message.insert().values(row))
+        raise ZeroDivisionError
+    with tenants.connect("owner") as owner:
+        count = "SELECT count(*) FROM inbound_message WHERE id = %s"
+        assert owner.execute(count, (row["id"],)).fetchone() == (0,)
+        with records.database.write(1) as connection:
+            connection.execute(inbound_message.insert().values(row))
+            assert owner.execute(count, (row["id"],)).fetchone() == (0,)
+        assert owner.execute(count, (row["id"],)).fetchone() == (1,)
+        owner.execute("DELETE FROM inbound_message WHERE id = %s", (row["id"],))
+
+
+@as_role("deliver")
+def test_a_transaction_begins_in_one_round_trip(records):
+    asked = []
+    sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append(a[2]))
+    records.messages.find_identity(2, "EMAIL", "<none>")
+    assert len(asked) == 2 and asked[0] == "BEGIN; SET LOCAL orderflow.orgs = '2'"
+
+
+@as_role("deliver")
+def test_an_identity_is_found_by_its_index_by_a_bound_role_too(records, tenants):
+    with tenants.connect("owner") as owner:
+        many = "INSERT INTO organization (slug, name) SELECT 'o' || n, 'n' FROM generate_series(1, 3) n RETURNING id"
+        ids = [id for (id,) in owner.execute(many)]
+        owner.execute(
+            "INSERT INTO inbound_message (org_id, id, source, source_message_id, message_id_is_synthetic, status, "
+            "envelope_sender, envelope_recipient, queue_id, client_address, from_email, subject, raw_key, digest, "
+            "fingerprint, received_at, size, next_attempt_at) SELECT o, gen_random_uuid(), 'EMAIL', n::text, false, "
+            "'PARSED', '', '', '', '', '', '', '', '', '', now(), 1, now() FROM unnest(%s::bigint[]) o, "
+            "generate_series(1, 2000) n",
+            (ids,),
+        )
+        owner.execute("ANALYZE inbound_message")
+        asked = []
+        sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
+        assert records.messages.find_identity(ids[0], "EMAIL", "17")
+        statement, parameters = asked[-1]
+        with records.database.read(ids[0]) as connection:
+            plan = "\n".join(r[0] for r in connection.exec_driver_sql("EXPLAIN " + statement, parameters))
+        owner.execute("DELETE FROM inbound_message WHERE org_id = ANY (%s)", (ids,))
+        owner.execute("DELETE FROM organization WHERE id = ANY (%s)", (ids,))
+    assert "Seq Scan on inbound_message" not in plan and "source_message_id" in plan, plan
+
+
+# What a role may do
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM document",
+        "SELECT * FROM skipped_part",
+        "UPDATE inbound_message SET status = 'PARSED'",
+        "DELETE FROM inbound_message",
+        "DELETE FROM message_conflict",
+        "TRUNCATE inbound_message",
+        "SELECT name, settings FROM organization",
+        "INSERT INTO organization (slug, name) VALUES ('evil', 'Evil')",
+        "UPDATE organization SET is_active = true",
+        "ALTER TABLE inbound_message DISABLE ROW LEVEL SECURITY",
+        "DROP POLICY tenant ON inbound_message",
+        "CREATE POLICY mine ON inbound_message USING (true)",
+        "CREATE TABLE mine (x int)",
+        "CREATE TEMPORARY TABLE organization (x int)",
+        "CREATE FUNCTION orderflow_orgs(int) RETURNS bigint[] LANGUAGE sql AS 'SELECT null::bigint[]'",
+        "SELECT rolpassword FROM pg_authid",
+        "SELECT data FROM huey_task",
+        "DELETE FROM huey_task",
+        "SELECT * FROM huey_kv",
+        "SELECT * FROM orderflow_due_messages(now(), 10)",
+        "SET ROLE {owner}",
+        "SET ROLE orderflow_operator",
+        "SET ROLE orderflow_worker",
+        "SET SESSION AUTHORIZATION postgres",
+        "ALTER ROLE {role} BYPASSRLS",
+        "COPY inbound_message TO PROGRAM 'cat'",
+    ],
+)
+def test_the_delivery_role_is_refused(tenants, statement):
+    with tenants.connect("deliver") as connection, connection.transaction():
+        connection.execute("SET LOCAL orderflow.orgs = '1,2'")
+        text = statement.format(owner=tenants.owner, role=tenants.role("deliver"))
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+            connection.execute(text)
+
+
+def test_row_security_cannot_be_switched_off(tenants):
+    for group in ("deliver", "worker"):
+        with tenants.connect(group) as connection:
+            connection.execute("SET row_security = off")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("SELECT * FROM inbound_message")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM inbound_message",
+        "INSERT INTO organization (slug, name) VALUES ('evil', 'Evil')",
+        "SELECT settings FROM organization",
+        "UPDATE message_conflict SET resolution = 'DISCARDED'",
+        "ALTER TABLE document DISABLE ROW LEVEL SECURITY",
+        "SET ROLE orderflow_operator",
+        "SELECT rolpassword FROM pg_authid",
+    ],
+)
+def test_the_worker_role_is_refused(tenants, statement):
+    with tenants.connect("worker") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(statement)
+
+
+def test_the_map_role_reads_the_slugs_of_active_organisations_alone(tenants):
+    with tenants.connect("map") as connection, tenants.connect("owner") as owner:
+        owner.execute("UPDATE organization SET is_active = false WHERE slug = 'bolt'")
+        assert connection.execute("SELECT * FROM recipient").fetchall() == [("acme",)]
+        owner.execute("UPDATE organization SET is_active = true WHERE slug = 'bolt'")
+        readable = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v', 'S') "
+            "AND (has_table_privilege(oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE') OR "
+            "CASE WHEN relkind = 'S' THEN has_sequence_privilege(oid, 'USAGE, UPDATE') "
+            "ELSE has_any_column_privilege(oid, 'SELECT, INSERT, UPDATE') END)"
+        )
+        assert readable.fetchall() == [("recipient",)]
+        for statement in ("SELECT slug FROM organization", "SELECT 1 FROM inbound_message", "DELETE FROM recipient"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_group_is_more_than_its_grants(tenants, group):
+    with tenants.connect(group) as connection:
+        attributes = "rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolreplication"
+        found = f"SELECT {attributes} FROM pg_roles WHERE rolname = ANY (%s)"
+        rows = connection.execute(found, ([f"orderflow_{group}", tenants.role(group)],)).fetchall()
+        assert rows == [(False,) * 5] * 2
+
+
+def test_a_role_of_nobody_cannot_even_connect(tenants, postgres):
+    stranger = f"stranger_{uuid4().hex}"
+    postgres.create_role(stranger)
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        psycopg.connect(postgres.url(tenants.name, stranger).replace("+psycopg", ""))
+
+
+def test_the_script_can_be_run_again_and_takes_back_what_was_given_by_hand(tenants, deployment, postgres):
+    with psycopg.connect(postgres.conninfo(tenants.name), autocommit=True) as superuser:
+        superuser.execute("GRANT SELECT, DELETE ON document TO orderflow_deliver")
+    tenants.make_roles(deployment)
+    with tenants.connect("deliver") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("SELECT * FROM document")
+
+
+def test_the_script_is_for_the_schema_it_is_told_and_quotes_its_name(deployment, postgres):
+    """A schema whose name would end the statement."""
+    name, evil = f"tenants_{uuid4().hex}", 'a"; DROP TABLE x; --'
+    url = postgres.create_owned_database(name, f"owner_{name}")
+    quoted = psycopg.sql.Identifier(evil)
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as owner:
+        owner.execute(psycopg.sql.SQL("CREATE SCHEMA {}").format(quoted))
+        path = psycopg.sql.SQL("ALTER ROLE {} SET search_path = {}")
+        owner.execute(path.format(psycopg.sql.Identifier(f"owner_{name}"), quoted))
+    records = Records(url)
+    schema.upgrade(records.database)
+    records.organizations.add("acme", "Acme")
+    assert records.messages.due(NOW, 10) == [] and records.messages.count(Filter()) == 0
+    records.database.close()
+    postgres.run_script(name, deployment.admin("roles", "postgresql", "--schema", evil))
+    postgres.create_role(f"map_{name}", "orderflow_map")
+    with psycopg.connect(postgres.url(name, f"map_{name}").replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(psycopg.sql.SQL("SET search_path = {}").format(quoted))
+        assert connection.execute("SELECT slug FROM recipient").fetchall() == [("acme",)]
+
+
+def test_roles_need_a_postgresql_url(deployment, place):
+    deployment.write_settings({})
+    for what, why in (("postgresql", "DATABASE_URL must be"), ("s3", "ARCHIVE_URL must be")):
+        ended = deployment.run("orderflow-admin", "roles", what, check=False)
+        assert ended.returncode == 1 and why in ended.stderr
+
+
+# What all tenants' questions become
+
+
+@as_role("deliver", "worker")
+def test_a_bound_role_that_asks_about_every_tenant_is_refused_not_told_that_there_is_nothing(records):
+    for ask in (
+        lambda: records.messages.count(Filter()),
+        lambda: records.messages.select(Filter(), 10),
+        lambda: records.messages.count_by_status(NOW),
+        lambda: records.conflicts.count_open(),
+        lambda: records.conflicts.open(),
+    ):
+        with pytest.raises(RecordsUnavailable, match="orderflow-admin roles"):
+            ask()
+
+
+@as_role("operator", "owner")
+def test_an_operator_sees_all(records):
+    assert {message.org_id for message in records.messages.select(Filter(), 10)} == {1, 2}
+    assert records.messages.count_by_status(NOW)[Status.STORED] == 2
+    assert records.documents.count_undone()[HandOver.PENDING] == 2
+    assert {conflict.org_id for conflict in records.conflicts.open()} == {1, 2}
+    assert len(records.messages.due(NOW + LEASE, 10)) == 2
+    with records.database.read(EVERY) as connection:
+        assert all(orgs_seen(connection, table) == {1, 2} for table in TABLES)
+
+
+@as_role("worker")
+def test_the_worker_knows_ids_and_times_of_all_tenants(records):
+    assert {org_id for org_id, _ in records.messages.due(NOW + LEASE, 10)} == {1, 2}
+    assert {org_id for org_id, _ in records.documents.due(NOW + LEASE, 10)} == {1, 2}
+    assert records.messages.lag(NOW + LEASE) > 0
+
+
+@as_role("deliver")
+def test_a_delivery_knows_how_long_the_worker_is_behind_and_no_more(records):
+    assert records.messages.lag(NOW + LEASE) > 0
+    for question in (records.messages.oldest_unfinished, partial(records.messages.due, NOW, 10)):
+        with pytest.raises(RecordsUnavailable, match="42501"):
+            question()
+
+
+def test_functions_that_run_as_the_owner_are_for_the_roles_alone_and_fix_their_search_path(tenants):
+    with tenants.connect("owner") as owner:
+        found = owner.execute(
+            "SELECT proname, proconfig, has_function_privilege('orderflow_map', oid, 'EXECUTE') FROM pg_proc "
+            "WHERE prosecdef AND pronamespace = 'public'::regnamespace ORDER BY 1"
+        ).fetchall()
+    names = ["orderflow_due_documents", "orderflow_due_messages", "orderflow_overdue_since"]
+    assert found == [(name, ["search_path=public, pg_temp"], False) for name in names]
+
+
+def test_a_program_of_the_version_before_goes_on_as_the_owner(tenants):
+    """Its statements name no organisation to the server; the owner is bound by nothing."""
+    with tenants.connect("owner") as owner:
+        assert owner.execute("SELECT count(DISTINCT org_id) FROM inbound_message").fetchone() == (2,)
+        id = uuid4()
+        row = {**vars(new(org_id=2, id=id)), "status": "RECEIVED", "next_attempt_at": NOW}
+        names = ", ".join(row)
+        values = ", ".join(f"%({name})s" for name in row)
+        insert = f"INSERT INTO inbound_message ({names}) VALUES ({values}) ON CONFLICT DO NOTHING RETURNING id"
+        assert owner.execute(insert, row).fetchone() == (id,)
+        due = "SELECT id FROM inbound_message WHERE status IN ('RECEIVED', 'STORED') AND next_attempt_at <= %s"
+        assert (id,) in owner.execute(due, (NOW,)).fetchall()
+        assert owner.execute("UPDATE inbound_message SET status = 'PARSED' WHERE id = %s", (id,)).rowcount == 1
+        assert owner.execute("DELETE FROM inbound_message WHERE id = %s", (id,)).rowcount == 1
+        known = "SELECT slug FROM organization WHERE is_active AND 'orders+' || slug = lower('orders+acme')"
+        assert owner.execute(known).fetchone() == ("acme",), "a map that was printed before"
+
+
+# S3 policies
+
+
+def test_the_policies_name_the_bucket_and_the_prefix(deployment):
+    deployment.write_settings({"ARCHIVE_URL": "s3://orders-archive/mail/in"})
+    policies = json.loads(deployment.admin("roles", "s3"))
+    root = "arn:aws:s3:::orders-archive/mail/in/"
+    allowed = {
+        role: {(action, resource) for s in policy["Statement"] for action in s["Action"] for resource in s["Resource"]}
+        for role, policy in policies.items()
+    }
+    assert ("s3:PutObject", f"{root}org/*/raw/*") in allowed["orderflow_deliver"]
+    assert not any("documents" in resource for _, resource in allowed["orderflow_deliver"])
+    assert ("s3:GetObject", f"{root}org/*/raw/*") not in allowed["orderflow_deliver"]
+    assert ("s3:DeleteObject", f"{root}org/*/documents/*") not in allowed["orderflow_worker"]
+    everywhere = {resource for _, resource in set().union(*allowed.values())}
+    assert all(resource == "arn:aws:s3:::orders-archive" or resource.startswith(root) for resource in everywhere)
+
+
+# The whole way
+
+
+def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, place):
+    """Delivery, duplicate, conflict, sweep, extraction, hand-over, replay: nothing more is needed than was granted."""
+
+    def parts(group):
+        return open_parts(load(str(deployment.settings_file), {"DATABASE_URL": tenants.url(group)}))
+
+    deployment.write_settings({"ARCHIVE_URL": f"file://{place}/archive", "ORDERFLOW_SWEEP_AFTER": "0.1"})
+    (place / "archive").mkdir(exist_ok=True)
+    delivering, working, operating = parts("deliver"), parts("worker"), parts("operator")
+    delivering.archive.prepare()
+    envelope = Envelope(recipient=f"orders+acme@{DOMAIN}", sender="a@b.example", received_at=NOW)
+    ended = [receive(envelope, raw, delivering) for raw in (order(77), order(77), order(77) + b"changed\r\n")]
+    assert [e.outcome for e in ended] == [Outcome.DELIVERED, Outcome.DUPLICATE, Outcome.HELD]
+    id = ended[0].message_id
+    working.queue.huey.flush()
+    assert wait_until(lambda: (1, id) in working.records.messages.due(attempts.now(), 100), 10)
+    assert attempts.sweep(working) >= 1
+    extraction.extract(1, id, working)
+    documents = working.records.documents.of_message(1, id)
+    for one in documents:
+        handover.hand_over(1, one.id, working)
+    assert working.records.messages.get(1, id).status is Status.PARSED
+    assert {d.handover for d in working.records.documents.of_message(1, id)} == {HandOver.DONE} and documents
+    assert replay.replay_message(operating.records.messages.get(1, id), operating)
+    (held,) = [c for c in operating.records.conflicts.open(1) if c.inbound_message_id == id]
+    assert replay.accept_conflict(held, operating)
+    extraction.extract(1, id, working)
+    failing = working.records.documents.claim(1, documents[0].id, "w", attempts.now(), timedelta(0))
+    assert failing is not None and working.records.documents.give_up(failing, {"error": "x"})
+    again = claimed(working.records, inserted(delivering.records, source_message_id="<late>"), attempts.now())
+    assert working.records.messages.retry_later(again, {}, 1, NOW)
+    again = claimed(working.records, again, attempts.now())
+    assert working.records.messages.give_up(again, {"error": "x"})
+    for opened in (delivering, working, operating):
+        opened.records.database.close()
+
+
+def test_an_order_goes_through_a_deployment_whose_programs_have_roles_of_their_own(postgres):
+    with scratch() as place:
+        deployment = Deployment(place, service=True)
+        tenants = Tenants(postgres)
+        tenants.set_up(deployment)
+        deployment.write_settings({"DATABASE_URL": tenants.url("deliver"), "MAP_DATABASE_URL": tenants.url("map")})
+        deployment.worker.env["DATABASE_URL"] = tenants.url("worker")
+        deployment.configure_postfix()
+        with deployment:
+            replies = smtp.send(deployment.postfix.smtp_port, "a@b.example", [f"orders+acme@{DOMAIN}"], order(5))
+            assert replies.accepted
+            (unknown,) = smtp.send(deployment.postfix.smtp_port, "a@b.example", [f"orders+no@{DOMAIN}"], mail()).rcpt
+            assert unknown.code == 550
+            delivered = deployment.deliver(f"orders+bolt@{DOMAIN}", order(6))
+            assert delivered.returncode == 0
+            refused = deployment.run("orderflow-admin", "status", check=False)
+            assert refused.returncode == 1 and "orderflow-admin roles" in refused.stderr
+            deployment.environment["DATABASE_URL"] = tenants.url("operator")
+            deployment.wait_finished(2)
+            assert deployment.status()["messages PARSED"] == 2
+            assert {row["recipient"] for row in deployment.messages()} == {
+                f"orders+{slug}@{DOMAIN}" for slug in ("acme", "bolt")
+            }
+        table = (deployment.postfix.config_directory / "orderflow_recipients.cf").read_text()
+        assert tenants.role("map") in table and tenants.role("deliver") not in table
