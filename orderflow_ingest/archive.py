@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
-from . import limits
+from . import limits, trust
 from .breaker import Guard
 from .durable import sync_directory, write_all
 from .grouping import Grouped
@@ -232,7 +232,7 @@ class S3Archive:
                     raise ObjectMissing(key) from error
                 raise ArchiveUnavailable(f"S3: {operation} was answered with {code}") from error
             except BotoCoreError as error:
-                raise ArchiveUnavailable(f"S3: {type(error).__name__}") from error
+                raise ArchiveUnavailable(f"S3: {type(error).__name__}{trust.refused(error)}") from error
 
 
 def _s3_client(endpoint_url: str | None, times: limits.Times) -> Any:

@@ -28,7 +28,7 @@ from huey.registry import Message
 from huey.serializer import Serializer
 from huey.storage import PostgresStorage, SqliteStorage
 
-from . import limits
+from . import limits, trust
 from .grouping import Grouped
 
 try:
@@ -167,11 +167,11 @@ def _twice(call: Callable[[], Any]) -> Any:
         return call()
     except _CLIENT_ERRORS as error:
         if time.monotonic() - began > limits.QUEUE / 2:
-            raise QueueUnavailable(f"queue: {type(error).__name__}") from error
+            raise QueueUnavailable(f"queue: {type(error).__name__}{trust.refused(error)}") from error
     try:
         return call()
     except _CLIENT_ERRORS as error:
-        raise QueueUnavailable(f"queue: {type(error).__name__}") from error
+        raise QueueUnavailable(f"queue: {type(error).__name__}{trust.refused(error)}") from error
 
 
 def _open(url: str, create: bool) -> Huey:
@@ -191,7 +191,10 @@ def _open(url: str, create: bool) -> Huey:
     from redis.retry import Retry
 
     times = {"socket_connect_timeout": limits.QUEUE, "socket_timeout": limits.QUEUE, "retry": Retry(NoBackoff(), 0)}
-    return PriorityRedisHuey(NAME, connection_pool=redis.ConnectionPool.from_url(url, **times), **common)
+    # The host name is verified by every version of the client unless the URL says otherwise, as the certificate is.
+    verified = {"ssl_check_hostname": True} if url.startswith("rediss") else {}
+    pool = redis.ConnectionPool.from_url(url, **times, **verified)
+    return PriorityRedisHuey(NAME, connection_pool=pool, **common)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.lab.certificates import Authority
 from tests.lab.deployment import Deployment
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch
@@ -18,9 +19,17 @@ def postgres():
 
 
 @pytest.fixture(scope="session")
-def ceph():
-    """Give an endpoint with one bucket, BUCKET."""
-    with scratch() as directory, CephS3(directory / "ceph") as server:
+def authority():
+    """Give the authority that has signed the certificates of the lab's servers."""
+    with scratch() as directory:
+        yield Authority(directory / "authority")
+
+
+@pytest.fixture(scope="session")
+def ceph(authority):
+    """Give an endpoint, with and without TLS, with one bucket, BUCKET."""
+    certificate = authority.issue("s3", "IP:127.0.0.1")
+    with scratch() as directory, CephS3(directory / "ceph", certificate=certificate) as server:
         server.create_bucket(BUCKET)
         yield server
 

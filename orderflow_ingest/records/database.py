@@ -25,7 +25,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from .. import limits
+from .. import limits, trust
 from ..breaker import Guard
 
 _READS = "orderflow_reads"
@@ -180,4 +180,4 @@ def _cause(error: BaseException | None) -> str:
     code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
     if code == _NO_RIGHT:
         return f"{code}: the role of DATABASE_URL has no right to do this; see orderflow-admin roles"
-    return f"{type(error).__name__} {code}" if code else type(error).__name__
+    return f"{type(error).__name__} {code}" if code else f"{type(error).__name__}{trust.refused(error)}"

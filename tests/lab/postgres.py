@@ -1,8 +1,8 @@
 """A PostgreSQL cluster of our own, over TCP on loopback; postgres is trusted, all others need a password (scram).
 
 Guarantees: fsync is on unless asked otherwise, so a killed server comes back with all it had committed.
-start() returns when it accepts queries, after any recovery. The cluster belongs to the user postgres, since
-PostgreSQL refuses root.
+With an `authority` it has a certificate as 127.0.0.1, and demands TLS of all but postgres. start() returns when it
+accepts queries, after any recovery. The cluster belongs to the user postgres, since PostgreSQL refuses root.
 """
 
 import shutil
@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from tests.lab.certificates import Authority
 from tests.lab.process import LabError, Process, Server, free_port, run
 
 
@@ -24,15 +25,16 @@ def _newest_programs() -> Path:
 
 _HBA = """\
 host all postgres 127.0.0.1/32 trust
-host all all 127.0.0.1/32 scram-sha-256
+{} all all 127.0.0.1/32 scram-sha-256
 """
 
 
 class Postgres(Server):
     """A cluster in `directory`, made at the first start and kept after stop()."""
 
-    def __init__(self, directory: Path, *, fsync: bool = True) -> None:
+    def __init__(self, directory: Path, *, fsync: bool = True, authority: Authority | None = None) -> None:
         self.directory, self.port = Path(directory).absolute(), free_port()
+        self._authority = authority
         self._programs = _newest_programs()
         self._data = self.directory / "data"
         settings = {
@@ -40,6 +42,7 @@ class Postgres(Server):
             "unix_socket_directories": "",
             "max_connections": "300",
             "fsync": "on" if fsync else "off",
+            "ssl": "on" if authority else "off",
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self._process = Process(
@@ -110,7 +113,13 @@ class Postgres(Server):
         shutil.chown(self.directory, "postgres")
         options = ["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         run([self._programs / "initdb", *options, "-D", self._data], user="postgres")
-        (self._data / "pg_hba.conf").write_text(_HBA)
+        (self._data / "pg_hba.conf").write_text(_HBA.format("hostssl" if self._authority else "host"))
+        if self._authority:
+            files = self._authority.issue("postgres", "IP:127.0.0.1")
+            for source, name in zip(files, ("server.crt", "server.key"), strict=True):
+                shutil.copy(source, self._data / name)
+                (self._data / name).chmod(0o600)
+                shutil.chown(self._data / name, "postgres")
 
     def _answers(self) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""A Redis server of our own on loopback, with its append-only file on.
+"""A Redis server of our own on loopback, with its append-only file on; with an `authority` it speaks TLS alone.
 
 Guarantees: every acknowledged write is synced first, so it is there when a killed server starts again.
 """
@@ -6,14 +6,16 @@ Guarantees: every acknowledged write is synced first, so it is there when a kill
 import socket
 from pathlib import Path
 
+from tests.lab.certificates import Authority
 from tests.lab.process import Process, Server, free_port
 
 
 class Redis(Server):
     """A server with its files in `directory`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, authority: Authority | None = None) -> None:
         self.directory, self.port = Path(directory).absolute(), free_port()
+        self._has_tls = authority is not None
         options = {
             "port": str(self.port),
             "bind": "127.0.0.1",
@@ -22,6 +24,10 @@ class Redis(Server):
             "appendonly": "yes",
             "appendfsync": "always",
         }
+        if authority:
+            certificate, key = (str(file) for file in authority.issue("redis", "IP:127.0.0.1"))
+            options |= {"port": "0", "tls-port": str(self.port), "tls-auth-clients": "no"}
+            options |= {"tls-cert-file": certificate, "tls-key-file": key, "tls-ca-cert-file": str(authority.file)}
         self._process = Process(
             ["redis-server"] + [word for name, value in options.items() for word in (f"--{name}", value)],
             self.directory / "redis.log",
@@ -30,7 +36,7 @@ class Redis(Server):
 
     def url(self, db: int = 0) -> str:
         """Give the URL of a numbered database."""
-        return f"redis://127.0.0.1:{self.port}/{db}"
+        return f"redis{'s' if self._has_tls else ''}://127.0.0.1:{self.port}/{db}"
 
     def start(self) -> None:
         """Start the server and wait until it has loaded its file."""
@@ -48,6 +54,8 @@ class Redis(Server):
     def _answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+                if self._has_tls:
+                    return True
                 connection.sendall(b"PING\r\n")
                 return connection.recv(7) == b"+PONG\r\n"
         except OSError:

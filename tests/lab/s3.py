@@ -3,6 +3,7 @@
 Guarantees: memstore keeps objects in memory and is empty after each start. bluestore writes to `directory`
 and keeps every acknowledged object through kill(). Both start in a second or two, and refuse a wrong secret
 and a wrong Content-MD5; neither looks at x-amz-checksum headers or takes uploads with a trailing checksum.
+With a `certificate` and its key it listens with TLS too.
 """
 
 import os
@@ -67,9 +68,7 @@ bdev aio poll ms = 10
 # How soon it notices that the store came back on another port.
 objecter tick interval = 0.25
 # Without tcp_nodelay each answer waits 40 ms for the delayed acknowledgement.
-rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
-rgw run sync thread = false
-rgw thread pool size = 64
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1{tls}
 """
 
 
@@ -80,8 +79,15 @@ class CephS3(Server):
     access_key = "LABACCESSKEY00000001"
     secret_key = "lab-secret-for-loopback-only"
 
-    def __init__(self, directory: Path, store: Literal["memstore", "bluestore"] = "memstore") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        store: Literal["memstore", "bluestore"] = "memstore",
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         self.directory, self.store = Path(directory).absolute(), store
+        self._certificate, self._tls_port = certificate, free_port()
+        self.tls_endpoint = f"https://127.0.0.1:{self._tls_port}"
         self.port, self._mon_port = free_port(), free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._fsid, self._osd_id = str(uuid.uuid4()), str(uuid.uuid4())
@@ -169,6 +175,7 @@ class CephS3(Server):
                 port=self.port,
                 directory=self.directory,
                 store=self.store,
+                tls=self._tls(),
             )
         )
         keyring, monmap = self.directory / "keyring", self.directory / "monmap"
@@ -188,6 +195,12 @@ class CephS3(Server):
         address = f"[v1:127.0.0.1:{self._mon_port}]"
         run(["monmaptool", "--create", "--fsid", self._fsid, "--addv", "a", address, monmap])
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", keyring)
+
+    def _tls(self) -> str:
+        if self._certificate is None:
+            return ""
+        certificate, key = self._certificate
+        return f" ssl_endpoint=127.0.0.1:{self._tls_port} ssl_certificate={certificate} ssl_private_key={key}"
 
     def _create_store(self) -> None:
         self._ask_monitor("osd", "new", self._osd_id)
