@@ -75,13 +75,21 @@ class Archive(Protocol):
 
 
 def open_archive(
-    url: str, endpoint_url: str | None = None, times: limits.Times | None = None, guard: Guard = nullcontext
+    url: str,
+    endpoint_url: str | None = None,
+    encryption: str = "",
+    times: limits.Times | None = None,
+    guard: Guard = nullcontext,
 ) -> Archive:
-    """Open the archive at `url`; boto3 is imported only for s3:, and `guard` stands around each use of it."""
+    """Open the archive at `url`; boto3 is imported only for s3:, and `guard` stands around each use of it.
+
+    `encryption` is as in ORDERFLOW_S3_ENCRYPTION.
+    """
     parts = urlsplit(url)
     if parts.scheme == "file":
         return FileArchive(Path(url.removeprefix("file://")))
-    return S3Archive(_s3_client(endpoint_url, times or limits.within()), parts.netloc, parts.path.strip("/"), guard)
+    client = _s3_client(endpoint_url, times or limits.within())
+    return S3Archive(client, parts.netloc, parts.path.strip("/"), encryption, guard)
 
 
 class FileArchive:
@@ -178,11 +186,12 @@ class _Object(NamedTuple):
 
 
 class S3Archive:
-    """Objects in one bucket, below a prefix."""
+    """Objects in one bucket, below a prefix, encrypted by the store as it is told, or as the bucket is set to."""
 
-    def __init__(self, client: Any, bucket: str, prefix: str, guard: Guard = nullcontext):
+    def __init__(self, client: Any, bucket: str, prefix: str, encryption: str = "", guard: Guard = nullcontext):
         self._client = client
         self._guard = guard
+        self._encryption = _encryption(encryption)
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
 
@@ -193,7 +202,7 @@ class S3Archive:
         """Nothing: a put that is cut short leaves no object."""
 
     def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
-        """Store an object. Both checksums are sent, since stores differ in which one they verify."""
+        """Store an object, encrypted if so demanded. Both checksums are sent: stores differ in what they verify."""
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
         answer = self._call(
             "put_object",
@@ -202,9 +211,14 @@ class S3Archive:
             ContentMD5=b64encode(md5).decode(),
             ChecksumSHA256=b64encode(bytes.fromhex(digest)).decode(),
             Metadata={name: quote(value, safe="@+.:/")[:_METADATA_LIMIT] for name, value in (metadata or {}).items()},
+            **self._encryption,
         )
         if not answer.get("ETag"):
             raise ArchiveUnavailable("S3: put_object was answered by something that is no store")
+        # A store may pass over a kind of encryption that it does not know, and keep the object in the clear.
+        demanded = self._encryption.get("ServerSideEncryption")
+        if demanded and answer.get("ServerSideEncryption") != demanded:
+            raise ArchiveUnavailable("S3: the store did not encrypt the object as ORDERFLOW_S3_ENCRYPTION says")
 
     def read(self, key: str, digest: str) -> bytes:
         body = self._call("get_object", key)["Body"]
@@ -254,6 +268,14 @@ def _s3_client(endpoint_url: str | None, times: limits.Times) -> Any:
         raise ArchiveUnavailable(
             f"S3: {type(error).__name__}; look at S3_ENDPOINT_URL and AWS_DEFAULT_REGION"
         ) from error
+
+
+def _encryption(setting: str) -> dict[str, str]:
+    """Give the arguments of put_object for AES256, aws:kms and aws:kms:KEY; none for an empty setting."""
+    if not setting.startswith("aws:kms"):
+        return {"ServerSideEncryption": setting} if setting else {}
+    key = setting.removeprefix("aws:kms").removeprefix(":")
+    return {"ServerSideEncryption": "aws:kms", **({"SSEKMSKeyId": key} if key else {})}
 
 
 def _verified(data: bytes, key: str, digest: str) -> bytes:

@@ -41,7 +41,7 @@ def open_parts(
     return Parts(
         settings=settings,
         spool=Spool(settings.spool_dir),
-        archive=open_archive(settings.archive_url, settings.s3_endpoint_url, times, archive),
+        archive=open_archive(settings.archive_url, settings.s3_endpoint_url, settings.s3_encryption, times, archive),
         records=Records(settings.database_url, create, times, records),
         queue=Queue(settings.queue_url, extract, hand_over, create, settings.task_time_limit),
     )

@@ -54,6 +54,7 @@ class Settings:
     map_database_url: str = field(repr=False)
     archive_url: str
     s3_endpoint_url: str | None
+    s3_encryption: str
 
     @property
     def spool_dir(self) -> Path:
@@ -230,6 +231,9 @@ KEYS = (
         "file:///directory or s3://bucket/prefix", "or s3://bucket/prefix", "files in the state directory"),
     Key("S3_ENDPOINT_URL", "s3_endpoint_url", "", _endpoint, "an http: or https: URL",
         "URL of an S3-compatible store other than AWS", "AWS"),
+    Key("ORDERFLOW_S3_ENCRYPTION", "s3_encryption", "", _matching(r"(?:AES256|aws:kms(?::[A-Za-z0-9:/_.-]{1,2048})?)?"),
+        "AES256, aws:kms or aws:kms:KEY", "what the store is told to encrypt each object with: AES256, aws:kms or "
+        "aws:kms:KEY, the key's id, ARN or alias", "what the bucket is set to"),
 )  # fmt: skip
 
 _NAMES = frozenset(key.name for key in KEYS)

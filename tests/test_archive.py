@@ -320,7 +320,7 @@ def test_a_store_that_does_not_take_a_connection_is_unavailable_in_time(credenti
 class Answers:
     """A server that gives one answer to every request, and notes them; `cut` ends bodies early."""
 
-    def __init__(self, status, body=b"", cut=0):
+    def __init__(self, status, body=b"", cut=0, headers=None):
         requests = self.requests = []
 
         class Handler(BaseHTTPRequestHandler):
@@ -330,6 +330,8 @@ class Answers:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 requests.append((self.command, self.path, self.headers))
                 self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body) + cut))
                 self.end_headers()
                 self.wfile.write(body)
@@ -402,6 +404,61 @@ def test_a_put_sends_both_checksums_below_bucket_and_prefix_and_wants_an_answer(
     assert path == f"/orders/a/b/{KEY}" and headers["x-amz-meta-org"] == "acme"
     assert b64decode(headers["Content-MD5"]) == hashlib.md5(RAW).digest()
     assert b64decode(headers["x-amz-checksum-sha256"]).hex() == DIGEST
+
+
+# Encryption by the store
+
+
+@pytest.fixture
+def encrypting(ceph, client, place):
+    """Give an archive in the real store that demands an encryption."""
+    return lambda encryption: S3Archive(client, BUCKET, place.name, encryption)
+
+
+def test_an_object_is_encrypted_with_the_key_that_the_setting_names(ceph, client, encrypting, place):
+    archive = encrypting(f"aws:kms:{ceph.kms_key}")
+    archive.put(KEY, RAW, DIGEST, {"org": "acme"})
+    found = client.head_object(Bucket=BUCKET, Key=f"{place.name}/{KEY}")
+    assert (found["ServerSideEncryption"], found["SSEKMSKeyId"]) == ("aws:kms", ceph.kms_key)
+    assert archive.read(KEY, DIGEST) == RAW == encrypting("").read(KEY, DIGEST)
+    archive.put(KEY, RAW, DIGEST)
+    archive.delete(KEY)
+    with pytest.raises(ObjectMissing):
+        archive.read(KEY, DIGEST)
+
+
+def test_a_key_that_the_store_does_not_know_is_unavailable(encrypting):
+    with pytest.raises(ArchiveUnavailable, match="put_object was answered with"):
+        encrypting("aws:kms:no-such-key").put(KEY, RAW, DIGEST)
+
+
+@pytest.mark.parametrize("confirmed", [None, "AES256"])
+def test_a_store_that_passes_over_the_encryption_is_unavailable(credentials, confirmed):
+    """As Ceph 16 does with AES256: it answers 200, and keeps the object in the clear."""
+    headers = {"ETag": '"e"', **({"x-amz-server-side-encryption": confirmed} if confirmed else {})}
+    with Answers(200, headers=headers) as server:
+        archive = open_archive("s3://orders", server.endpoint, "aws:kms" if confirmed else "AES256")
+        with pytest.raises(ArchiveUnavailable, match="did not encrypt the object as ORDERFLOW_S3_ENCRYPTION says"):
+            archive.put(KEY, RAW, DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sent", "key"),
+    [
+        ("", None, None),
+        ("AES256", "AES256", None),
+        ("aws:kms", "aws:kms", None),
+        ("aws:kms:alias/orders", "aws:kms", "alias/orders"),
+        ("aws:kms:arn:aws:kms:eu-central-1:1:key/a-b", "aws:kms", "arn:aws:kms:eu-central-1:1:key/a-b"),
+    ],
+)
+def test_a_put_demands_the_encryption_and_is_content_with_its_confirmation(credentials, setting, sent, key):
+    confirmed = {"x-amz-server-side-encryption": sent} if sent else {}
+    with Answers(200, headers={"ETag": '"e"', **confirmed}) as server:
+        open_archive("s3://orders", server.endpoint, setting).put(KEY, RAW, DIGEST)
+        ((_, _, headers),) = server.requests
+    prefix = "x-amz-server-side-encryption"
+    assert (headers[prefix], headers[f"{prefix}-aws-kms-key-id"]) == (sent, key)
 
 
 def test_a_body_that_was_damaged_on_its_way_is_refused_by_the_store(place, client):

@@ -459,8 +459,25 @@ def test_the_policies_name_the_bucket_and_the_prefix(deployment):
     assert not any("documents" in resource for _, resource in allowed["orderflow_deliver"])
     assert ("s3:GetObject", f"{root}org/*/raw/*") not in allowed["orderflow_deliver"]
     assert ("s3:DeleteObject", f"{root}org/*/documents/*") not in allowed["orderflow_worker"]
-    everywhere = {resource for _, resource in set().union(*allowed.values())}
+    everywhere = {resource for action, resource in set().union(*allowed.values())}
     assert all(resource == "arn:aws:s3:::orders-archive" or resource.startswith(root) for resource in everywhere)
+
+
+@pytest.mark.parametrize(
+    ("encryption", "resource"),
+    [
+        ("aws:kms:1a-2b", "arn:aws:kms:*:*:key/1a-2b"),
+        ("aws:kms:arn:aws:kms:eu-central-1:1:key/1a", "arn:aws:kms:eu-central-1:1:key/1a"),
+        ("aws:kms:alias/orders", "arn:aws:kms:*:*:key/*"),
+        ("aws:kms", None),
+        ("AES256", None),
+    ],
+)
+def test_the_policies_allow_the_key_that_objects_are_encrypted_with(deployment, encryption, resource):
+    deployment.write_settings({"ARCHIVE_URL": "s3://orders-archive", "ORDERFLOW_S3_ENCRYPTION": encryption})
+    for policy in json.loads(deployment.admin("roles", "s3")).values():
+        keys = [s["Resource"] for s in policy["Statement"] if "kms:Decrypt" in s["Action"]]
+        assert keys == ([[resource]] if resource else [])
 
 
 # The whole way

@@ -43,16 +43,23 @@ def s3(settings: Settings) -> str:
     delivering = _allow(("PutObject", "DeleteObject"), raw)
     own = f"{prefix}/org/1/*" if prefix else "org/1/*"
     listing_own = {**listing, "Condition": {"StringLike": {"s3:prefix": own}}}
+    key = settings.s3_encryption.removeprefix("aws:kms").removeprefix(":")
+    encrypting = [_key(key)] if settings.s3_encryption.startswith("aws:kms:") else []
     policies = {
-        "orderflow_deliver": _policy(delivering, probing),
+        "orderflow_deliver": _policy(delivering, probing, *encrypting),
         "orderflow_worker": _policy(
-            delivering, _allow(("GetObject",), raw), _allow(("GetObject", "PutObject"), documents), probing, listing
+            delivering,
+            _allow(("GetObject",), raw),
+            _allow(("GetObject", "PutObject"), documents),
+            probing,
+            listing,
+            *encrypting,
         ),
         "orderflow_operator": _policy(
-            _allow(("GetObject", "PutObject", "DeleteObject"), f"{root}org/*"), probing, listing
+            _allow(("GetObject", "PutObject", "DeleteObject"), f"{root}org/*"), probing, listing, *encrypting
         ),
         "example: read-only for the organisation whose id is 1": _policy(
-            _allow(("GetObject",), f"{root}org/1/*"), listing_own
+            _allow(("GetObject",), f"{root}org/1/*"), listing_own, *encrypting
         ),
     }
     return json.dumps(policies, indent=2) + "\n"
@@ -60,6 +67,12 @@ def s3(settings: Settings) -> str:
 
 def _allow(actions: tuple[str, ...], resource: str) -> Policy:
     return {"Effect": "Allow", "Action": [f"s3:{action}" for action in actions], "Resource": [resource]}
+
+
+def _key(key: str) -> Policy:
+    """Allow the use of a KMS key; one that is named by an alias has its id in its policy's resource alone."""
+    resource = key if key.startswith("arn:") else f"arn:aws:kms:*:*:key/{'*' if key.startswith('alias/') else key}"
+    return {"Effect": "Allow", "Action": ["kms:GenerateDataKey", "kms:Decrypt"], "Resource": [resource]}
 
 
 def _policy(*statements: Policy) -> Policy:

@@ -3,7 +3,8 @@
 Guarantees: memstore keeps objects in memory and is empty after each start. bluestore writes to `directory`
 and keeps every acknowledged object through kill(). Both start in a second or two, and refuse a wrong secret
 and a wrong Content-MD5; neither looks at x-amz-checksum headers or takes uploads with a trailing checksum.
-With a `certificate` and its key it listens with TLS too.
+With a `certificate` and its key it listens with TLS too. It encrypts by aws:kms with `kms_key`, and says so; the
+AES256 that a client asks for it passes over, and says nothing.
 """
 
 import os
@@ -69,6 +70,12 @@ bdev aio poll ms = 10
 objecter tick interval = 0.25
 # Without tcp_nodelay each answer waits 40 ms for the delayed acknowledgement.
 rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1{tls}
+# Server-side encryption with keys that the gateway holds itself, over plain HTTP too.
+rgw crypt require ssl = false
+rgw crypt s3 kms backend = testing
+rgw crypt s3 kms encryption keys = {kms_key}=bGFiLWtleS1mb3ItbG9vcGJhY2stb25seS0zMi1ieXQ=
+rgw run sync thread = false
+rgw thread pool size = 64
 """
 
 
@@ -78,6 +85,8 @@ class CephS3(Server):
     region = "us-east-1"
     access_key = "LABACCESSKEY00000001"
     secret_key = "lab-secret-for-loopback-only"
+
+    kms_key = "lab-key"
 
     def __init__(
         self,
@@ -176,6 +185,7 @@ class CephS3(Server):
                 directory=self.directory,
                 store=self.store,
                 tls=self._tls(),
+                kms_key=self.kms_key,
             )
         )
         keyring, monmap = self.directory / "keyring", self.directory / "monmap"
