@@ -405,12 +405,12 @@ def test_an_operator_sees_all(records):
 def test_the_worker_knows_ids_and_times_of_all_tenants(records):
     assert {org_id for org_id, _ in records.messages.due(NOW + LEASE, 10)} == {1, 2}
     assert {org_id for org_id, _ in records.documents.due(NOW + LEASE, 10)} == {1, 2}
-    assert records.messages.lag(NOW + LEASE) > 0
+    assert records.messages.lag(NOW + 2 * LEASE) > 0
 
 
 @as_role("deliver")
 def test_a_delivery_knows_how_long_the_worker_is_behind_and_no_more(records):
-    assert records.messages.lag(NOW + LEASE) > 0
+    assert records.messages.lag(NOW + 2 * LEASE) > 0
     for question in (records.messages.oldest_unfinished, partial(records.messages.due, NOW, 10)):
         with pytest.raises(RecordsUnavailable, match="42501"):
             question()
@@ -432,6 +432,7 @@ def test_a_program_of_the_version_before_goes_on_as_the_owner(tenants):
         assert owner.execute("SELECT count(DISTINCT org_id) FROM inbound_message").fetchone() == (2,)
         id = uuid4()
         row = {**vars(new(org_id=2, id=id)), "status": "RECEIVED", "next_attempt_at": NOW}
+        del row["traits"]  # that version knows of none
         names = ", ".join(row)
         values = ", ".join(f"%({name})s" for name in row)
         insert = f"INSERT INTO inbound_message ({names}) VALUES ({values}) ON CONFLICT DO NOTHING RETURNING id"
@@ -539,7 +540,7 @@ def test_an_order_goes_through_a_deployment_whose_programs_have_roles_of_their_o
             assert refused.returncode == 1 and "orderflow-admin roles" in refused.stderr
             deployment.environment["DATABASE_URL"] = tenants.url("operator")
             deployment.wait_finished(2)
-            assert deployment.status()["messages PARSED"] == 2
+            assert deployment.status()["messages PARSED, last 24 h"] == 2
             assert {row["recipient"] for row in deployment.messages()} == {
                 f"orders+{slug}@{DOMAIN}" for slug in ("acme", "bolt")
             }

@@ -25,9 +25,6 @@ from .postfix_check import check_postfix, open_postfix
 from .postfix_ways import way_of
 from .service_check import check_service
 
-_SWEEPS = 300  # seconds: the worker's sweep comes once a minute, and what it enqueues has its turn
-
-
 class Level(Enum):
     """How bad a finding is."""
 
@@ -196,8 +193,8 @@ def _handler(parts: Parts) -> str:
 def _worker(parts: Parts) -> str:
     """Judge the worker by what it has left undone."""
     lag = parts.records.messages.lag(datetime.now(UTC))
-    if lag > _SWEEPS:
-        raise Trouble(f"work is overdue for {lag:.0f} s: does orderflow-worker run, and keep up? see its log")
+    if lag > parts.settings.lease + parts.settings.sweep_after:
+        raise Trouble(f"work is overdue for {lag:.0f} s: does orderflow-worker run? does it keep up? see its log")
     dead = len(parts.spool.dead())
     if dead:
         raise Trouble(f"{dead} messages were set aside: see orderflow-replay dead")
