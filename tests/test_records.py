@@ -174,10 +174,14 @@ def definitions(connection):
 
 
 def test_models_and_migrations_agree(records):
+    """But for the index that has an order of its own, which Alembic cannot compare: the next test does."""
+    opts = {
+        "compare_type": True,
+        "compare_server_default": not records.database.is_sqlite,
+        "include_object": lambda _object, name, *_: name != "ix_inbound_message_received_at",
+    }
     with records.database.read(EVERY) as connection:
-        context = MigrationContext.configure(
-            connection, opts={"compare_type": True, "compare_server_default": not records.database.is_sqlite}
-        )
+        context = MigrationContext.configure(connection, opts=opts)
         assert compare_metadata(context, metadata) == []
 
 

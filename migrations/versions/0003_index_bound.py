@@ -10,7 +10,7 @@ revision = "0003"
 down_revision = "0002"
 
 INDEXES = {
-    "ix_inbound_message_received_at": "inbound_message (received_at)",
+    "ix_inbound_message_received_at": "inbound_message (received_at DESC NULLS LAST)",
     "ix_inbound_message_failed": "inbound_message (org_id, received_at) WHERE status IN ('FAILED')",
     "ix_document_failed": "document (org_id) WHERE handover IN ('FAILED')",
     "ix_message_conflict_open": "message_conflict (org_id, received_at) WHERE resolution IS NULL",
@@ -31,5 +31,7 @@ def prepare(connection: sa.Connection) -> None:
 
 def upgrade() -> None:
     for name, rows in INDEXES.items():
+        if op.get_bind().dialect.name == "sqlite":
+            rows = rows.replace(" DESC NULLS LAST", "")  # refused there, and nobody's need
         op.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {rows}")
     op.execute(f"DROP INDEX IF EXISTS {DROPPED}")

@@ -25,6 +25,7 @@ from .postfix_check import check_postfix, open_postfix
 from .postfix_ways import way_of
 from .service_check import check_service
 
+
 class Level(Enum):
     """How bad a finding is."""
 

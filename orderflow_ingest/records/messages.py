@@ -163,7 +163,10 @@ class Messages:
         condition = _condition(chosen)
         if after is not None:
             condition &= sa.tuple_(t.received_at, t.id) < sa.tuple_(after.received_at, after.id)
-        statement = sa.select(*_COLUMNS).where(condition).order_by(t.received_at.desc(), t.id.desc()).limit(limit)
+        newest = t.received_at.desc()
+        if _is_of_most(chosen):
+            newest = newest.nulls_last()  # the order of the index over all organisations, and of no other
+        statement = sa.select(*_COLUMNS).where(condition).order_by(newest, t.id.desc()).limit(limit)
         with self._database.read(whose(chosen.org_id)) as connection:
             return [_message(row) for row in connection.execute(statement)]
 
@@ -293,6 +296,11 @@ def _condition(chosen: Filter) -> sa.ColumnElement[bool]:
     if chosen.until:
         conditions.append(t.received_at < chosen.until)
     return sa.and_(*conditions)
+
+
+def _is_of_most(chosen: Filter) -> bool:
+    """Tell whether nearly every message is chosen, of some time, so that the first ones by time are soon found."""
+    return chosen.org_id is None and not chosen.ids and (not chosen.statuses or Status.PARSED in chosen.statuses)
 
 
 def _of_statuses(statuses: tuple[Status, ...]) -> sa.ColumnElement[bool]:

@@ -30,9 +30,9 @@ host all postgres 127.0.0.1/32 trust
 
 
 class Postgres(Server):
-    """A cluster in `directory`, made at the first start and kept after stop()."""
+    """A cluster in `directory`, made at the first start and kept after stop(); `more` are settings of the server."""
 
-    def __init__(self, directory: Path, *, fsync: bool = True, authority: Authority | None = None) -> None:
+    def __init__(self, directory: Path, *, fsync: bool = True, authority: Authority | None = None, **more: str) -> None:
         self.directory, self.port = Path(directory).absolute(), free_port()
         self._authority = authority
         self._programs = _newest_programs()
@@ -43,6 +43,7 @@ class Postgres(Server):
             "max_connections": "300",
             "fsync": "on" if fsync else "off",
             "ssl": "on" if authority else "off",
+            **more,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self._process = Process(

@@ -1,0 +1,535 @@
+"""What the statements on the rows cost as history grows: the same calls on a small and on a large database.
+
+    script/benchmark growth [--rows N] [--small N] [--organizations N] [--partitions N] [--calls N]
+                            [--directory DIR] [--json FILE] [--docs]
+
+1. A PostgreSQL server of its own gets a database of --small messages and one of --rows, made by the project's own
+   migrations and filled by `history`, which says what is in them: they differ in history alone. With --partitions
+   a third one, of --rows too, has its tenant tables in so many partitions (`partitions`).
+   fsync is off while they are filled; then the server starts anew with fsync on and 3 GB of shared buffers, and
+   the indexes of all are read into memory once (pg_prewarm). Autovacuum is off, so that it disturbs nobody's turn.
+2. Each measure calls a function of `orderflow_ingest.records` on one database after the other, in changing order,
+   with rows of its own drawn from all organisations and both years. Told is the median time of a call, round trip
+   included, and the ratio of the medians. Commits do not wait for the disk, so that its time hides nothing, except
+   where it says so.
+3. Each statement that was sent is explained on the large database (ANALYZE, BUFFERS), in a transaction that is
+   rolled back, with the parameters of the last call.
+
+What has to hold, or the command ends with 1: no ratio is over 1.5, and no statement reads a tenant table from end to
+end (Seq Scan). --directory keeps the databases there, and takes those that it finds; they grow by what is measured.
+--docs writes docs/growth.json and docs/growth-plans.md, and the figures into docs/growth.md.
+"""
+
+import argparse
+import json
+import random
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+
+from benchmarks import history, partitions, report
+from benchmarks.machine import facts
+from orderflow_ingest.records import Filter, InboundMessage, NewDocument, NewMessage, Records, schema
+from orderflow_ingest.status import PartKind, Status
+from tests.lab.postgres import Postgres
+from tests.lab.process import scratch
+
+_ROOT = Path(__file__).parents[1]
+_LIMIT = 1.5
+_LEASE, _MINUTE = timedelta(minutes=10), timedelta(minutes=1)
+_SERVER = {"shared_buffers": "3GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h", "autovacuum": "off"}
+
+
+def tell(text: str) -> None:
+    """Show progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def url_of(server: Postgres, name: str) -> str:
+    """Give the URL of a database that is there already."""
+    return f"postgresql+psycopg://postgres@127.0.0.1:{server.port}/{name}"
+
+
+def load(directory: Path, sizes: dict[str, int], organizations: int, parts: int) -> datetime:
+    """Make and fill the databases that are not there; give the moment that is `now` for all of them."""
+    moment = directory / "now"
+    if not moment.exists():
+        moment.write_text(datetime.now(UTC).isoformat())
+    now = datetime.fromisoformat(moment.read_text())
+    with Postgres(directory / "postgres", fsync=False, **_SERVER) as server:
+        for name, rows in sizes.items():
+            if (directory / name).exists():
+                continue
+            began = time.monotonic()
+            engine = sa.create_engine(server.create_database(name))
+            if name == "partitioned":
+                partitions.build(engine, parts)
+            else:
+                records = Records(url_of(server, name))
+                schema.upgrade(records.database)
+                records.database.close()
+            history.fill(engine, rows, organizations, now, tell)
+            engine.dispose()
+            (directory / name).touch()
+            tell(f"{name}: {rows} messages in {time.monotonic() - began:.0f} s")
+    return now
+
+
+@dataclass
+class Side:
+    """One of the databases, and rows of it to ask for."""
+
+    name: str
+    records: Records
+    now: datetime
+    organizations: int
+    identities: list[tuple[int, UUID, str]] = field(default_factory=list)
+    pages: list[InboundMessage] = field(default_factory=list)
+    written: int = 0
+
+    def draw(self) -> None:
+        """Draw messages of all organisations and of both years."""
+        lots = random.Random(4711)
+        orgs = [1 + 769 * n % self.organizations for n in range(2000)]
+        began = self.now - history.DAY - history.YEARS
+        moments = [began + lots.random() * history.YEARS for _ in orgs]
+        statement = sa.text(
+            "SELECT m.org_id, m.id, m.source_message_id FROM unnest(CAST(:orgs AS bigint[]), "
+            "CAST(:moments AS timestamptz[])) AS lot (org_id, moment), LATERAL (SELECT * FROM inbound_message "
+            "WHERE org_id = lot.org_id AND received_at >= lot.moment ORDER BY received_at LIMIT 1) m"
+        )
+        with self.records.database.read() as connection:
+            rows = connection.execute(statement, {"orgs": orgs, "moments": moments})
+            self.identities = [(row.org_id, row.id, row.source_message_id) for row in rows]
+        for org_id, id, _ in self.identities[:50]:
+            found = self.records.messages.get(org_id, id)
+            assert found is not None
+            self.pages.append(found)
+
+    def new(self, org_id: int) -> NewMessage:
+        """Make a message that comes now; `clean` knows it by its time."""
+        self.written += 1
+        id, digest = uuid4(), uuid4().hex * 2
+        return NewMessage(
+            org_id=org_id, id=id, source="EMAIL", source_message_id=f"<{digest[:40]}@mail.example.com>",
+            message_id_is_synthetic=False, envelope_sender="buyer-1@customer.example.com",
+            envelope_recipient=f"orders+org-{org_id}@orders.example.com", queue_id="4XYZ", client_address="192.0.2.17",
+            from_email="buyer-1@customer.example.com", subject="Purchase order, to be delivered".ljust(60, "."),
+            sent_at=self.now, received_at=self.now + timedelta(milliseconds=self.written),
+            raw_key=f"org/{org_id}/raw/{digest}.eml", size=50_000, digest=digest, fingerprint=digest[::-1],
+        )  # fmt: skip
+
+    def inserted(self, org_id: int) -> NewMessage:
+        """Insert a message that is due."""
+        new = self.new(org_id)
+        assert self.records.messages.insert(new, self.now)
+        return new
+
+    def claimed(self, org_id: int) -> InboundMessage:
+        """Insert a message and begin an attempt at it."""
+        attempt = self.records.messages.claim(org_id, self.inserted(org_id).id, "benchmark", self.now, _LEASE)
+        assert attempt is not None
+        return attempt
+
+    def clean(self) -> None:
+        """Take out again what was written."""
+        autocommit = self.records.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        with autocommit as connection:
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            late = sa.text("SELECT org_id, id FROM inbound_message WHERE received_at > :now").bindparams(now=self.now)
+            keys = [tuple(row) for row in connection.execute(late)]
+            for org_id, id in keys:
+                values = {"org_id": org_id, "id": id}
+                of_message = "WHERE org_id = :org_id AND inbound_message_id = :id"
+                for table in ("document", "skipped_part"):
+                    connection.execute(sa.text(f"DELETE FROM {table} {of_message}"), values)
+                connection.execute(sa.text("DELETE FROM inbound_message WHERE org_id = :org_id AND id = :id"), values)
+            held = sa.text("DELETE FROM message_conflict WHERE received_at > :now AND resolution IS NULL")
+            connection.execute(held, {"now": self.now})
+            connection.exec_driver_sql("VACUUM inbound_message, document, message_conflict")
+            connection.detach()
+
+
+def _part() -> NewDocument:
+    digest = uuid4().hex * 2
+    return NewDocument(
+        id=uuid4(), part_path="2", kind=PartKind.ATTACHMENT, filename="order.pdf", claimed_filename="order.pdf",
+        declared_type="application/octet-stream", detected_type="application/pdf", content_type="application/pdf",
+        charset=None, reason="attachment", defects=[], size=40_000, digest=digest,
+        object_key=f"org/1/documents/{digest}",
+    )  # fmt: skip
+
+
+Calls = Iterator[Callable[[], Any]]
+
+
+def _each_org(side: Side) -> Iterator[int]:
+    number = 0
+    while True:
+        yield 1 + 769 * number % side.organizations
+        number += 1
+
+
+def _each(rows: Sequence[Any]) -> Iterator[Any]:
+    while True:
+        yield from rows
+
+
+def _inserts(side: Side) -> Calls:
+    for org_id in _each_org(side):
+        yield partial(side.records.messages.insert, side.new(org_id), side.now)
+
+
+def _duplicates(side: Side) -> Calls:
+    for org_id, _, known in _each(side.identities):
+        new = NewMessage(**{**vars(side.new(org_id)), "source_message_id": known})
+        yield partial(side.records.messages.insert, new, side.now)
+
+
+def _hits(side: Side) -> Calls:
+    for org_id, _, known in _each(side.identities):
+        yield partial(side.records.messages.find_identity, org_id, "EMAIL", known)
+
+
+def _misses(side: Side) -> Calls:
+    for org_id in _each_org(side):
+        yield partial(side.records.messages.find_identity, org_id, "EMAIL", f"<{uuid4().hex}@mail.example.com>")
+
+
+def _claims(side: Side) -> Calls:
+    for org_id in _each_org(side):
+        id = side.inserted(org_id).id
+        yield partial(side.records.messages.claim, org_id, id, "benchmark", side.now, _LEASE)
+
+
+def _records(side: Side) -> Calls:
+    for org_id in _each_org(side):
+        attempt, found = side.claimed(org_id), [_part(), NewDocument(**{**vars(_part()), "part_path": "1"})]
+        yield partial(side.records.documents.record, attempt, found, [], side.now + _LEASE, True)
+
+
+def _parsed(side: Side) -> Calls:
+    for org_id in _each_org(side):
+        attempt = side.claimed(org_id)
+        side.records.documents.record(attempt, [_part()], [], side.now + _LEASE, True)
+        yield partial(side.records.messages.move, attempt, Status.PARSED)
+
+
+def _hand_over(side: Side, org_id: int, id: UUID) -> None:
+    taken = side.records.documents.claim(org_id, id, "benchmark", side.now, _LEASE)
+    assert taken is not None and side.records.documents.finish(taken)
+
+
+def _hand_overs(side: Side) -> Calls:
+    documents = side.records.documents
+    for org_id in _each_org(side):
+        attempt, part = side.claimed(org_id), _part()
+        documents.record(attempt, [part], [], side.now, True)
+        yield partial(_hand_over, side, org_id, part.id)
+
+
+def _conflicts(side: Side) -> Calls:
+    for org_id, _, known in _each(side.identities):
+        found = side.records.messages.find_identity(org_id, "EMAIL", known)
+        assert found is not None
+        yield partial(side.records.conflicts.insert, found, side.new(org_id))
+
+
+def _same(call: Callable[[Side], Any]) -> Callable[[Side], Calls]:
+    def calls(side: Side) -> Calls:
+        while True:
+            yield partial(call, side)
+
+    return calls
+
+
+def _of_org(call: Callable[[Side, int], Any], most: int | None = None) -> Callable[[Side], Calls]:
+    def calls(side: Side) -> Calls:
+        for number, org_id in enumerate(_each_org(side)):
+            yield partial(call, side, 1 + number % most if most else org_id)
+
+    return calls
+
+
+def _of_message(call: Callable[[Side, int, UUID], Any]) -> Callable[[Side], Calls]:
+    def calls(side: Side) -> Calls:
+        for org_id, id, _ in _each(side.identities):
+            yield partial(call, side, org_id, id)
+
+    return calls
+
+
+def _later_pages(side: Side) -> Calls:
+    for last in _each(side.pages):
+        yield partial(side.records.messages.select, Filter(), 50, last)
+
+
+_FAILED = (Status.FAILED,)
+_BUSY = 40  # organisations that have 20 messages even where there are 10,000 in all
+MEASURES: dict[str, Callable[[Side], Calls]] = {
+    "identity, unknown": _misses,
+    "identity, known": _hits,
+    "insert of a known identity": _duplicates,
+    "sweep: messages due": _same(lambda s: s.records.messages.due(s.now, 1000)),
+    "sweep: documents due": _same(lambda s: s.records.documents.due(s.now, 1000)),
+    "lag": _same(lambda s: s.records.messages.lag(s.now)),
+    "oldest unfinished": _same(lambda s: s.records.messages.oldest_unfinished()),
+    "oldest unfinished of an organisation": _of_org(lambda s, org: s.records.messages.oldest_unfinished(org)),
+    "status: messages": _same(lambda s: s.records.messages.count_by_status(s.now - history.DAY)),
+    "status: messages of an organisation": _of_org(
+        lambda s, org: s.records.messages.count_by_status(s.now - history.DAY, org)
+    ),
+    "status: documents": _same(lambda s: s.records.documents.count_undone()),
+    "status: documents of an organisation": _of_org(lambda s, org: s.records.documents.count_undone(org)),
+    "status: conflicts": _same(lambda s: s.records.conflicts.count_open()),
+    "status: conflicts of an organisation": _of_org(lambda s, org: s.records.conflicts.count_open(org)),
+    "list: 50 newest": _same(lambda s: s.records.messages.select(Filter(), 50)),
+    "list: 50 somewhere in history": _later_pages,
+    "list: 20 newest of an organisation": _of_org(
+        lambda s, org: s.records.messages.select(Filter(org_id=org), 20), _BUSY
+    ),
+    "list: 50 newest FAILED": _same(lambda s: s.records.messages.select(Filter(statuses=_FAILED), 50)),
+    "list: FAILED of an organisation": _of_org(
+        lambda s, org: s.records.messages.select(Filter(org_id=org, statuses=_FAILED), 50)
+    ),
+    "list: not PARSED": _same(
+        lambda s: s.records.messages.select(Filter(statuses=(Status.RECEIVED, Status.STORED, Status.FAILED)), 50)
+    ),
+    "count of FAILED": _same(lambda s: s.records.messages.count(Filter(statuses=_FAILED))),
+    "list: conflicts": _same(lambda s: s.records.conflicts.open()),
+    "a message": _of_message(lambda s, org, id: s.records.messages.get(org, id)),
+    "a message of unknown organisation": _of_message(lambda s, _, id: s.records.messages.select(Filter(ids=(id,)), 1)),
+    "documents of a message": _of_message(lambda s, org, id: s.records.documents.of_message(org, id)),
+    "insert": _inserts,
+    "insert, on disk": _inserts,
+    "claim": _claims,
+    "record of two documents": _records,
+    "to PARSED": _parsed,
+    "hand-over of a document": _hand_overs,
+    "insert of a conflict": _conflicts,
+}
+_ON_DISK = "insert, on disk"
+
+
+def plans(side: Side, calls: Calls) -> list[str]:
+    """Explain what a call sends, each statement right before it is run, and undo what explaining wrote."""
+    found: list[str] = []
+
+    def explain(_c: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        connection = cursor.connection
+        explained = connection.cursor()
+        if not connection.autocommit:
+            explained.execute("SAVEPOINT explained")
+        explained.execute(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {statement}", parameters)
+        found.append(f"{statement.strip()}\n\n" + "\n".join(_text(row[0]) for row in explained.fetchall()))
+        if not connection.autocommit:
+            explained.execute("ROLLBACK TO SAVEPOINT explained")
+
+    call, engine = next(calls), side.records.database.engine
+    sa.event.listen(engine, "before_cursor_execute", explain)
+    try:
+        call()
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", explain)
+    return found
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def scans(plan: str) -> list[str]:
+    """Find the tenant tables that a plan reads from end to end."""
+    tenant = "|".join(table.name for table in partitions.TENANT_TABLES)
+    return re.findall(rf"Seq Scan on ((?:{tenant})\w*)", plan)
+
+
+def indexes(plan: str) -> list[str]:
+    """Name the indexes that a plan uses, in order."""
+    return list(dict.fromkeys(re.findall(r"(?:Scan(?: Backward)? using|Bitmap Index Scan on) (\w+)", plan)))
+
+
+def buffers(plan: str) -> int:
+    """Count the pages that a plan's execution touched."""
+    counted = re.search(r"^ *Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?", plan, re.MULTILINE)
+    return sum(int(number or 0) for number in counted.groups()) if counted else 0
+
+
+def measure(what: str, sides: Sequence[Side], calls: int) -> dict[str, Any]:
+    """Take the median time of a call on each database, and its plans."""
+    each = {side.name: MEASURES[what](side) for side in sides}
+    times: dict[str, list[float]] = {side.name: [] for side in sides}
+    for turn in range(calls + calls // 10):
+        for side in [*sides[turn % len(sides) :], *sides[: turn % len(sides)]]:
+            call = next(each[side.name])
+            began = time.perf_counter()
+            call()
+            times[side.name].append(time.perf_counter() - began)
+    warm = {name: taken[calls // 10 :] for name, taken in times.items()}
+    found = {side.name: plans(side, each[side.name]) for side in sides}
+    case = {"what": what, "calls": calls, "plans": found["large"], "ms": {}, "pages": {}}
+    for name, taken in warm.items():
+        case["ms"][name] = 1000 * statistics.median(taken)
+        case["pages"][name] = sum(map(buffers, found[name]))
+    case["indexes"] = list(dict.fromkeys(index for plan in found["large"] for index in indexes(plan)))
+    case["ratio"] = case["ms"]["large"] / case["ms"]["small"]
+    case["scans"] = [table for plan in found["large"] for table in scans(plan)]
+    tell(f"{what}: " + ", ".join(f"{n} {ms:.3f} ms" for n, ms in case["ms"].items()) + f", {case['ratio']:.2f}")
+    return case
+
+
+def complaints(cases: Sequence[dict[str, Any]]) -> list[str]:
+    """Tell what does not hold."""
+    slow = [f"{c['what']}: {c['ratio']:.2f} times the time" for c in cases if c["ratio"] > _LIMIT]
+    return slow + [f"{c['what']}: Seq Scan on {', '.join(c['scans'])}" for c in cases if c["scans"]]
+
+
+def _commits(sides: Sequence[Side], wait: bool) -> None:
+    for side in sides:
+        name = side.records.database.engine.url.database
+        with side.records.database.read() as connection:
+            connection.exec_driver_sql(f"ALTER DATABASE {name} SET synchronous_commit = {'on' if wait else 'off'}")
+        side.records.database.close()  # what connects from now on has the setting
+
+
+def run(directory: Path, sizes: dict[str, int], organizations: int, parts: int, calls: int) -> dict[str, Any]:
+    """Fill the databases and measure everything."""
+    now = load(directory, sizes, organizations, parts)
+    with Postgres(directory / "postgres", **_SERVER) as server:
+        sides = [Side(name, Records(url_of(server, name)), now, organizations) for name in sizes]
+        kept: dict[str, Any] = {}
+        for side in sides:
+            kept[side.name] = _warm(side)
+            side.draw()
+        cases = []
+        for what in MEASURES:
+            _commits(sides, wait=what == _ON_DISK)
+            cases.append(measure(what, sides, calls))
+        for side in sides:
+            side.clean()
+            side.records.database.close()
+    return {
+        "machine": {k: v for k, v in facts().items() if k not in ("Postfix", "Ceph")},
+        "rows": sizes, "organizations": organizations, "partitions": parts, "bytes": kept, "cases": cases,
+    }  # fmt: skip
+
+
+def _warm(side: Side) -> dict[str, int]:
+    """Read all indexes into memory, and give the size of the tables and of the indexes."""
+    autocommit = side.records.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    with autocommit as connection:
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
+        relations = "FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = "
+        connection.exec_driver_sql(f"SELECT sum(pg_prewarm(oid)) {relations}'i'").all()
+        sizes = {
+            what: int(
+                connection.exec_driver_sql(f"SELECT sum(pg_relation_size(oid)) {relations}'{kind}'").scalar() or 0
+            )
+            for what, kind in (("tables", "r"), ("indexes", "i"))
+        }
+        connection.detach()
+    return sizes
+
+
+def columns(found: dict[str, Any]) -> report.Columns:
+    """Give the table's columns, which name the sizes that were measured."""
+    sizes = found["rows"]
+    chosen = [
+        ("", lambda c: c["what"]),
+        *((f"ms at {sizes[n]:,}", lambda c, n=n: f"{c['ms'][n]:.2f}") for n in ("small", "large")),
+        ("ratio", lambda c: f"{c['ratio']:.2f}"),
+        ("pages", lambda c: f"{c['pages']['small']}, {c['pages']['large']}"),
+    ]
+    if "partitioned" in sizes:
+        chosen.append(("ms in partitions", lambda c: f"{c['ms']['partitioned']:.2f}"))
+    return [*chosen, ("indexes", lambda c: ", ".join(f"`{name}`" for name in c["indexes"]))]
+
+
+def text(found: dict[str, Any]) -> str:
+    """Write the figures as tables that a terminal shows and Markdown reads."""
+    named = [{"what": what, "value": value} for what, value in found["machine"].items()]
+    for name, size in found["bytes"].items():
+        value = f"tables {size['tables'] / 1e9:.2f} GB, indexes {size['indexes'] / 1e9:.2f} GB"
+        named.append({"what": f"{name}, {found['rows'][name]:,} messages", "value": value})
+    tables = [report.cells(report.FACTS, named), report.cells(columns(found), found["cases"])]
+    return "\n\n".join(map(report.table, tables))
+
+
+def plan_page(found: dict[str, Any]) -> str:
+    """Write docs/growth-plans.md."""
+    sections = []
+    for case in found["cases"]:
+        sections.append(f"## {case['what']}\n\n" + "\n\n".join(f"```\n{plan}\n```" for plan in case["plans"]))
+    head = (
+        f"# Plans at {found['rows']['large']:,} messages\n\nEach statement as it was sent, and EXPLAIN (ANALYZE, "
+        "BUFFERS) of it. Written by `script/benchmark growth --docs`; the figures stand in [growth.md](growth.md).\n"
+    )
+    return "\n".join([head, *(f"{section}\n" for section in sections)])
+
+
+def write(found: dict[str, Any], directory: Path) -> None:
+    """Write the figures, the plans, and the figures into the page about growth."""
+    page = directory / "growth.md"
+    head, begin, rest = page.read_text().partition("<!-- figures -->\n")
+    _, end, tail = rest.partition("<!-- end of figures -->\n")
+    page.write_text(f"{head}{begin}\n{text(found)}\n\n{end}{tail}")
+    (directory / "growth-plans.md").write_text(plan_page(found))
+    (directory / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the benchmark as the command line says."""
+    options = _parser().parse_args(arguments)
+    sizes = {"small": options.small, "large": options.rows}
+    sizes |= {"partitioned": options.rows} if options.partitions else {}
+    with _place(options.directory) as directory:
+        found = run(directory, sizes, options.organizations, options.partitions, options.calls)
+    print(text(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    if options.docs:
+        write(found, _ROOT / "docs")
+    if missed := complaints(found["cases"]):
+        sys.exit(f"FAILED: {'; '.join(missed)}")
+
+
+@contextmanager
+def _place(directory: Path | None) -> Iterator[Path]:
+    if directory is None:
+        with scratch() as made:
+            yield made
+    else:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield directory
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="script/benchmark growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--rows", type=int, default=5_000_000, help="messages in the large database")
+    add("--small", type=int, default=10_000, help="messages in the small one")
+    add("--organizations", type=int, default=2_000, help="organisations in each")
+    add("--partitions", type=int, default=0, help="measure a database of so many partitions, too")
+    add("--calls", type=int, default=300, help="how often each function is called on each database")
+    add("--directory", type=Path, help="where the databases are kept, and found again")
+    add("--json", type=Path, help="a file for all figures")
+    add("--docs", action="store_true", help="write docs/growth.json, growth-plans.md and the figures of growth.md")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

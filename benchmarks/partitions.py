@@ -1,0 +1,43 @@
+"""The tenant tables as partitions by hash of org_id: the same columns, keys, indexes and triggers, by the same names.
+
+What makes it possible is in `orderflow_ingest.records.tables`: every primary and unique key of a tenant table begins
+with org_id, which PostgreSQL demands of a partitioned table, and so does every foreign key. docs/growth.md says
+what is won by it and what is not.
+"""
+
+import sqlalchemy as sa
+
+from orderflow_ingest.records import schema
+from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, skipped_part
+
+TENANT_TABLES = (inbound_message, document, skipped_part, message_conflict)
+
+
+def build(engine: sa.Engine, parts: int) -> None:
+    """Make the schema in an empty PostgreSQL database, its tenant tables in so many partitions each."""
+    made = sa.MetaData(naming_convention=metadata.naming_convention)
+    for table in metadata.sorted_tables:
+        copy = table.to_metadata(made)
+        if table in TENANT_TABLES:
+            copy.dialect_options["postgresql"]["partition_by"] = "HASH (org_id)"
+    with engine.begin() as connection:
+        made.create_all(connection)
+        for table in TENANT_TABLES:
+            for part in range(parts):
+                connection.exec_driver_sql(
+                    f"CREATE TABLE {table.name}_{part} PARTITION OF {table.name} "
+                    f"FOR VALUES WITH (MODULUS {parts}, REMAINDER {part})"
+                )
+        connection.exec_driver_sql(
+            "CREATE FUNCTION orderflow_touch() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN NEW.updated_at := clock_timestamp(); RETURN NEW; END $$"
+        )
+        for table in (t for t in metadata.sorted_tables if "updated_at" in t.c):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER {table.name}_touch BEFORE UPDATE ON {table.name} "
+                "FOR EACH ROW EXECUTE FUNCTION orderflow_touch()"
+            )
+        connection.exec_driver_sql(
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)"
+        )
+        connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{schema.needed_version()}')")

@@ -1,0 +1,227 @@
+"""No statement grows with history: each goes by its index, in plain tables and in partitions. No test of a time.
+
+The statements are those of `benchmarks.growth`, which measures what they cost; here the planner is asked what it
+does with them where there is some history.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from benchmarks import growth, history, partitions
+from benchmarks.growth import MEASURES, Side
+from orderflow_ingest.records import Filter, Records, SkippedPart, schema
+from orderflow_ingest.records.tables import document, inbound_message
+from orderflow_ingest.status import HandOver, Status
+
+NOW = datetime(2026, 11, 20, 8, 30, 15, tzinfo=UTC)
+LEASE = timedelta(minutes=15)
+ORGANIZATIONS = 2000
+UNFINISHED, FAILED = "ix_inbound_message_unfinished", "ix_inbound_message_failed"
+BY_ORG, BY_TIME = "ix_inbound_message_org_id_received_at", "ix_inbound_message_received_at"
+KEY, IDENTITY = "pk_inbound_message", "uq_inbound_message_org_id_source_source_message_id"
+DOCUMENT, PART = "pk_document", "uq_document_org_id_inbound_message_id_part_path"
+PENDING, UNDONE = "ix_document_pending", "ix_document_failed"
+OPEN, CONFLICT = "ix_message_conflict_open", "uq_message_conflict_org_id_inbound_message_id_fingerprint"
+# An organisation's own index is as good as that of the backlog or of the day: the planner may take either.
+EXPECTED = {
+    "identity, unknown": {IDENTITY, CONFLICT},
+    "identity, known": {IDENTITY, CONFLICT},
+    "insert of a known identity": set(),
+    "sweep: messages due": {UNFINISHED},
+    "sweep: documents due": {PENDING},
+    "lag": {UNFINISHED},
+    "oldest unfinished": {UNFINISHED},
+    "oldest unfinished of an organisation": {UNFINISHED, BY_ORG},
+    "status: messages": {UNFINISHED, FAILED, BY_TIME},
+    "status: messages of an organisation": {UNFINISHED, FAILED, BY_ORG, BY_TIME},
+    "status: documents": {PENDING, UNDONE},
+    "status: documents of an organisation": {PENDING, UNDONE, PART},
+    "status: conflicts": {OPEN},
+    "status: conflicts of an organisation": {OPEN},
+    "list: 50 newest": {BY_TIME},
+    "list: 50 somewhere in history": {BY_TIME},
+    "list: 20 newest of an organisation": {BY_ORG},
+    "list: 50 newest FAILED": {FAILED},
+    "list: FAILED of an organisation": {FAILED},
+    "list: not PARSED": {UNFINISHED, FAILED},
+    "count of FAILED": {FAILED},
+    "list: conflicts": {OPEN},
+    "a message": {KEY},
+    "a message of unknown organisation": {KEY, "pk_organization"},
+    "documents of a message": {PART},
+    "insert": set(),
+    "insert, on disk": set(),
+    "claim": {KEY},
+    "record of two documents": {KEY, PART, "pk_skipped_part"},
+    "to PARSED": {KEY},
+    "hand-over of a document": {DOCUMENT},
+    "insert of a conflict": set(),
+}
+
+
+@pytest.fixture(scope="module")
+def side(postgres):
+    """Give 60,000 messages of 2,000 organisations, each of which has had a conflict."""
+    records = Records(postgres.create_database(f"growth_{uuid4().hex}"))
+    schema.upgrade(records.database)
+    history.fill(records.database.engine, 60_000, ORGANIZATIONS, NOW)
+    with records.database.write() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO message_conflict SELECT org_id, gen_random_uuid(), id, '', '', '', '', '', '', '', digest, "
+            "fingerprint, received_at, 'DISCARDED' FROM inbound_message"
+        )
+        connection.exec_driver_sql("ANALYZE message_conflict")
+    side = Side("large", records, NOW, ORGANIZATIONS)
+    side.draw()
+    yield side
+    records.database.close()
+
+
+@pytest.mark.parametrize("what", MEASURES)
+def test_a_statement_goes_by_its_index_where_there_is_history(side, what):
+    plans = growth.plans(side, MEASURES[what](side))
+    used = {index for plan in plans for index in growth.indexes(plan)}
+    assert plans and not [scan for plan in plans for scan in growth.scans(plan)], "\n".join(plans)
+    assert used <= EXPECTED[what] and bool(used) == bool(EXPECTED[what]), "\n".join(plans)
+
+
+def test_an_organisation_that_has_been_silent_is_not_sought_through_the_mail_of_the_others(side):
+    """The first one has a twelfth of all mail; the planner would find twenty of it soon, were it spread evenly."""
+    with side.records.database.read() as connection:
+        latest = connection.scalar(sa.select(sa.func.max(inbound_message.c.received_at)))
+    for chosen in (Filter(org_id=1), Filter(org_id=1, until=latest), Filter(org_id=1, statuses=(Status.PARSED,))):
+        (plan,) = growth.plans(side, iter([lambda chosen=chosen: side.records.messages.select(chosen, 20)]))
+        assert growth.indexes(plan) == [BY_ORG], plan
+
+
+def test_what_is_measured_is_taken_out_again(side):
+    def rows():
+        with side.records.database.read() as connection:
+            return [connection.scalar(sa.select(sa.func.count()).select_from(t)) for t in partitions.TENANT_TABLES]
+
+    side.clean()
+    before = rows()
+    for what in ("insert", "record of two documents", "hand-over of a document", "insert of a conflict"):
+        next(MEASURES[what](side))()
+    assert all(more > less for more, less in zip(rows()[:2], before[:2], strict=True))
+    side.clean()
+    assert rows() == before
+
+
+def test_a_scan_and_a_ratio_over_the_limit_are_told():
+    plan = "Append\n  Buffers: shared hit=7 read=2\n  ->  Seq Scan on document_3 d\n  ->  Seq Scan on organization"
+    assert (growth.scans(plan), growth.buffers(plan), growth.indexes(plan)) == (["document_3"], 9, [])
+    case = {"what": "a", "ratio": 1.5, "scans": []}
+    assert growth.complaints([case]) == []
+    assert growth.complaints([case | {"ratio": 1.51}, case | {"scans": ["document"]}]) == [
+        "a: 1.51 times the time",
+        "a: Seq Scan on document",
+    ]
+
+
+READS = [
+    what for what in MEASURES if what.startswith(("identity", "sweep", "lag", "oldest", "status", "list", "count"))
+]
+
+
+@pytest.mark.parametrize(
+    "what", [what for what in READS if what not in ("identity, known", "list: 50 somewhere in history")]
+)
+def test_sqlite_reads_no_tenant_table_from_end_to_end(tmp_path, what):
+    """It plans without statistics, so that empty tables tell as much as full ones."""
+    records = Records(f"sqlite:///{tmp_path}/a.db", create=True)
+    schema.upgrade(records.database)
+    asked = []
+    sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
+    next(MEASURES[what](Side("large", records, NOW, ORGANIZATIONS)))()
+    (statement, parameters), *_ = asked
+    with records.database.read() as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    tenant = tuple(f"SCAN {table.name}" for table in partitions.TENANT_TABLES)
+    assert plan and not [line for line in plan if line.startswith(tenant) and " INDEX ix_" not in line], "\n".join(plan)
+    records.database.close()
+
+
+# Partitions
+
+
+@pytest.fixture(scope="module")
+def divided(postgres):
+    """Give the tables in four partitions each, and eight organisations."""
+    records = Records(postgres.create_database(f"growth_{uuid4().hex}"))
+    partitions.build(records.database.engine, 4)
+    for number in range(8):
+        records.organizations.add(f"org-{number}", "Name")
+    yield Side("large", records, NOW, 8)
+    records.database.close()
+
+
+def test_the_schema_of_partitions_is_at_the_version_of_the_program(divided):
+    schema.upgrade(divided.records.database)
+    assert schema.current_version(divided.records.database) == schema.needed_version()
+
+
+def test_a_message_lives_its_life_in_partitions(divided):
+    records, messages, documents = divided.records, divided.records.messages, divided.records.documents
+    for org_id in range(1, 9):
+        new = divided.inserted(org_id)
+        assert not messages.insert(new, NOW)
+        known = messages.find_identity(org_id, "EMAIL", new.source_message_id)
+        assert known is not None and known.id == new.id
+        other = divided.new(org_id)
+        assert records.conflicts.insert(known, other) and not records.conflicts.insert(known, other)
+        assert (org_id, new.id) in messages.due(NOW, 100)
+        attempt = messages.claim(org_id, new.id, "w", NOW, LEASE)
+        assert attempt is not None and messages.claim(org_id, new.id, "w", NOW, LEASE) is None
+        part = growth._part()
+        skipped = [SkippedPart("9", None, "image/png", None, 1, "small image", [])]
+        for is_complete in (False, True):  # the second finds the rows of the first
+            assert documents.record(attempt, [part], skipped, NOW, is_complete)
+        assert [found.id for found in documents.of_message(org_id, new.id)] == [part.id]
+        assert messages.move(attempt, Status.PARSED) and not messages.move(attempt, Status.PARSED)
+        handing = documents.claim(org_id, part.id, "w", NOW, LEASE)
+        assert handing is not None and documents.finish(handing)
+        assert [c.id for c in records.conflicts.open(org_id)] == [other.id]
+        found = messages.get(org_id, new.id)
+        assert found is not None and found.status is Status.PARSED and found.updated_at > found.created_at
+    assert messages.due(NOW, 100) == [] and messages.lag(NOW + LEASE) == 0
+    assert messages.count_by_status(NOW)[Status.PARSED] == len(messages.select(Filter(), 100)) == 8
+    assert documents.count_undone() == {HandOver.PENDING: 0, HandOver.FAILED: 0}
+    assert records.conflicts.count_open() == 8
+
+
+@pytest.mark.parametrize("table", [inbound_message, document], ids=lambda t: t.name)
+def test_partitions_refuse_what_belongs_to_nobody(divided, table):
+    divided.records.documents.record(divided.claimed(1), [growth._part()], [], NOW, is_complete=True)
+    with pytest.raises(sa.exc.IntegrityError), divided.records.database.write() as connection:
+        connection.execute(table.update().values(org_id=99))
+
+
+def test_a_statement_of_one_organisation_asks_one_partition(divided):
+    asked = [what for what in READS if what.endswith("of an organisation")]
+    plans = [growth.plans(divided, MEASURES[what](divided))[0].partition("\n\n")[2] for what in asked]
+    parts = [set(re.findall(r" on (?:inbound_message|document|message_conflict)_(\d) ", plan)) for plan in plans]
+    assert parts and all(len(found) == 1 for found in parts), "\n\n".join(plans)
+
+
+def test_one_run_gives_every_figure(place):
+    command = [sys.executable, "-m", "benchmarks.growth", "--small", "6000", "--rows", "12000", "--partitions", "2"]
+    options = ["--organizations", "50", "--calls", "2", "--directory", place, "--json", place / "found.json"]
+    ended = subprocess.run([*command, *options], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert ended.returncode == 0 or "FAILED: " in ended.stderr.splitlines()[-1], ended.stdout + ended.stderr
+    found = json.loads((place / "found.json").read_text())
+    assert [case["what"] for case in found["cases"]] == list(MEASURES)
+    assert all(ms > 0 for case in found["cases"] for ms in case["ms"].values())
+    (place / "growth.md").write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
+    growth.write(found, place)
+    page = (place / "growth.md").read_text()
+    assert page.startswith("before\n") and page.endswith("after\n") and "| sweep: messages due " in page
+    assert "old\n" not in page and "ix_inbound_message_unfinished" in (place / "growth-plans.md").read_text()
