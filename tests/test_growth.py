@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from benchmarks import growth, history, partitions
 from benchmarks.growth import MEASURES, Side
 from orderflow_ingest.records import Filter, Records, SkippedPart, schema
+from orderflow_ingest.records.tables import UNFINISHED as ROWS
 from orderflow_ingest.records.tables import document, inbound_message
 from orderflow_ingest.status import HandOver, Status
 
@@ -69,7 +70,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def side(postgres):
-    """Give 60,000 messages of 2,000 organisations, each of which has had a conflict."""
+    """Give 60,000 messages of 2,000 organisations, each with a conflict, and statistics of a quiet hour."""
     records = Records(postgres.create_database(f"growth_{uuid4().hex}"))
     schema.upgrade(records.database)
     history.fill(records.database.engine, 60_000, ORGANIZATIONS, NOW)
@@ -78,7 +79,19 @@ def side(postgres):
             "INSERT INTO message_conflict SELECT org_id, gen_random_uuid(), id, '', '', '', '', '', '', '', digest, "
             "fingerprint, received_at, 'DISCARDED' FROM inbound_message"
         )
-        connection.exec_driver_sql("ANALYZE message_conflict")
+        connection.exec_driver_sql(
+            f"CREATE TABLE backlog AS SELECT org_id, id, status FROM inbound_message WHERE {ROWS}"
+        )
+        connection.exec_driver_sql(f"UPDATE inbound_message SET status = 'PARSED' WHERE {ROWS}")
+        connection.exec_driver_sql("UPDATE document SET handover = 'DONE' WHERE handover = 'PENDING'")
+        connection.exec_driver_sql("ANALYZE inbound_message, document, message_conflict")
+        connection.exec_driver_sql(
+            "UPDATE inbound_message m SET status = b.status FROM backlog b WHERE (m.org_id, m.id) = (b.org_id, b.id)"
+        )
+        connection.exec_driver_sql(
+            "UPDATE document d SET handover = 'PENDING' FROM backlog b "
+            "WHERE (d.org_id, d.inbound_message_id) = (b.org_id, b.id) AND b.status = 'STORED'"
+        )
     side = Side("large", records, NOW, ORGANIZATIONS)
     side.draw()
     yield side

@@ -126,7 +126,8 @@ class Documents:
         d = document.c
         statement = (
             document.update()
-            .where(d.org_id == org_id, d.id == id, d.handover == HandOver.PENDING.value)
+            # Not in the words of the partial index, which PostgreSQL might read from end to end instead of the key.
+            .where(d.org_id == org_id, d.id == id, d.handover.concat("") == HandOver.PENDING.value)
             .where((d.attempts == 0) | (d.next_attempt_at <= now))
             .values(attempts=d.attempts + 1, next_attempt_at=now + lease, worker=token(worker))
             .returning(*_COLUMNS)
