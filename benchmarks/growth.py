@@ -43,7 +43,7 @@ import sqlalchemy as sa
 
 from benchmarks import history, partitions, report
 from benchmarks.machine import facts
-from orderflow_ingest.records import Filter, InboundMessage, NewDocument, NewMessage, Records, schema
+from orderflow_ingest.records import EVERY, Filter, InboundMessage, NewDocument, NewMessage, Records, schema
 from orderflow_ingest.status import PartKind, Status
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch
@@ -114,7 +114,7 @@ class Side:
             "CAST(:moments AS timestamptz[])) AS lot (org_id, moment), LATERAL (SELECT * FROM inbound_message "
             "WHERE org_id = lot.org_id AND received_at >= lot.moment ORDER BY received_at LIMIT 1) m"
         )
-        with self.records.database.read() as connection:
+        with self.records.database.read(EVERY) as connection:
             rows = connection.execute(statement, {"orgs": orgs, "moments": moments})
             self.identities = [(row.org_id, row.id, row.source_message_id) for row in rows]
         for org_id, id, _ in self.identities[:50]:
@@ -405,7 +405,7 @@ def complaints(cases: Sequence[dict[str, Any]]) -> list[str]:
 def _commits(sides: Sequence[Side], wait: bool) -> None:
     for side in sides:
         name = side.records.database.engine.url.database
-        with side.records.database.read() as connection:
+        with side.records.database.read(EVERY) as connection:
             connection.exec_driver_sql(f"ALTER DATABASE {name} SET synchronous_commit = {'on' if wait else 'off'}")
         side.records.database.close()  # what connects from now on has the setting
 

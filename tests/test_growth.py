@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from benchmarks import growth, history, partitions
 from benchmarks.growth import MEASURES, Side
-from orderflow_ingest.records import Filter, Records, SkippedPart, schema
+from orderflow_ingest.records import EVERY, Filter, Records, SkippedPart, schema
 from orderflow_ingest.records.tables import UNFINISHED as ROWS
 from orderflow_ingest.records.tables import document, inbound_message
 from orderflow_ingest.status import HandOver, Status
@@ -74,7 +74,7 @@ def side(postgres):
     records = Records(postgres.create_database(f"growth_{uuid4().hex}"))
     schema.upgrade(records.database)
     history.fill(records.database.engine, 60_000, ORGANIZATIONS, NOW)
-    with records.database.write() as connection:
+    with records.database.write(EVERY) as connection:
         connection.exec_driver_sql(
             "INSERT INTO message_conflict SELECT org_id, gen_random_uuid(), id, '', '', '', '', '', '', '', digest, "
             "fingerprint, received_at, 'DISCARDED' FROM inbound_message"
@@ -108,7 +108,7 @@ def test_a_statement_goes_by_its_index_where_there_is_history(side, what):
 
 def test_an_organisation_that_has_been_silent_is_not_sought_through_the_mail_of_the_others(side):
     """The first one has a twelfth of all mail; the planner would find twenty of it soon, were it spread evenly."""
-    with side.records.database.read() as connection:
+    with side.records.database.read(EVERY) as connection:
         latest = connection.scalar(sa.select(sa.func.max(inbound_message.c.received_at)))
     for chosen in (Filter(org_id=1), Filter(org_id=1, until=latest), Filter(org_id=1, statuses=(Status.PARSED,))):
         (plan,) = growth.plans(side, iter([lambda chosen=chosen: side.records.messages.select(chosen, 20)]))
@@ -117,7 +117,7 @@ def test_an_organisation_that_has_been_silent_is_not_sought_through_the_mail_of_
 
 def test_what_is_measured_is_taken_out_again(side):
     def rows():
-        with side.records.database.read() as connection:
+        with side.records.database.read(EVERY) as connection:
             return [connection.scalar(sa.select(sa.func.count()).select_from(t)) for t in partitions.TENANT_TABLES]
 
     side.clean()
@@ -156,7 +156,7 @@ def test_sqlite_reads_no_tenant_table_from_end_to_end(tmp_path, what):
     sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
     next(MEASURES[what](Side("large", records, NOW, ORGANIZATIONS)))()
     (statement, parameters), *_ = asked
-    with records.database.read() as connection:
+    with records.database.read(EVERY) as connection:
         plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     tenant = tuple(f"SCAN {table.name}" for table in partitions.TENANT_TABLES)
     assert plan and not [line for line in plan if line.startswith(tenant) and " INDEX ix_" not in line], "\n".join(plan)
@@ -214,7 +214,7 @@ def test_a_message_lives_its_life_in_partitions(divided):
 @pytest.mark.parametrize("table", [inbound_message, document], ids=lambda t: t.name)
 def test_partitions_refuse_what_belongs_to_nobody(divided, table):
     divided.records.documents.record(divided.claimed(1), [growth._part()], [], NOW, is_complete=True)
-    with pytest.raises(sa.exc.IntegrityError), divided.records.database.write() as connection:
+    with pytest.raises(sa.exc.IntegrityError), divided.records.database.write(EVERY) as connection:
         connection.execute(table.update().values(org_id=99))
 
 
