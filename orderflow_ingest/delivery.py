@@ -66,7 +66,7 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
         _take_back(known, message.digest, org, parts)
         return Delivery(Outcome.DUPLICATE, org.slug, known.id)
     waiting = _waiting(parts)
-    if 0 < parts.settings.max_queue <= (waiting or 0):
+    if _is_too_much(waiting or 0, parts):
         return Delivery(Outcome.OVERLOADED, org.slug)
     new = _new_message(envelope, message, org, known_traits(raw, envelope.sender, parts))
     parts.archive.put(new.raw_key, raw, new.digest, _metadata(envelope, org))
@@ -223,6 +223,12 @@ def known_traits(raw: bytes, sender: str, parts: Parts) -> list[Trait]:
             return False
 
     return read_traits(raw, sender, is_own)
+
+
+def _is_too_much(waiting: int, parts: Parts) -> bool:
+    """Tell whether the workers have more to do than they shall: too many tasks wait, or one for too long."""
+    most, longest = parts.settings.max_queue, parts.settings.max_lag
+    return 0 < most <= waiting or 0 < longest <= parts.records.messages.recent_lag()
 
 
 def _new_message(envelope: Envelope, message: Message, org: Organization, traits: list[Trait]) -> NewMessage:

@@ -13,7 +13,6 @@ has to find their rows. Only create_tables() creates Huey's tables; a program st
 import json
 import signal
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from huey.storage import PostgresStorage, SqliteStorage
 
 from . import limits, trust
 from .grouping import Grouped
+from .sampled import Sampled
 
 try:
     import redis
@@ -98,6 +98,8 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
 class Queue:
     """Rings for the two kinds of work; a worker gives their bodies, all others only ring.
 
+    `recent_depth` is depth(), asked for at most once a second; that the queue is away is remembered as long.
+
     An SQLite file must be there unless `create` is set. A task that runs longer than `time_limit` seconds is
     ended by an exception in a worker of type process; the limit travels with the task, so all must give it.
     """
@@ -111,8 +113,7 @@ class Queue:
         time_limit: float | None = None,
     ):
         self.huey = _open(url, create)
-        self._counting = threading.Lock()
-        self._counted: tuple[float, int | str] = (-_COUNTED, 0)
+        self.recent_depth = Sampled(self.depth, _COUNTED, 0, errors=(QueueUnavailable,))
         self._extract = _declare(self.huey, "extract", extract, time_limit)
         self._hand_over = _declare(self.huey, "hand_over", hand_over, time_limit)
 
@@ -127,30 +128,6 @@ class Queue:
     def depth(self) -> int:
         """Count the waiting tasks. Raises QueueUnavailable."""
         return int(_twice(self.huey.pending_count))
-
-    def recent_depth(self) -> int:
-        """Count the waiting tasks at most once a second; that the queue is away is remembered as long.
-
-        Raises QueueUnavailable.
-        """
-        at, found = self._counted
-        # One counts; who comes meanwhile takes the count before: a queue that hangs is not waited for in a row.
-        if time.monotonic() - at >= _COUNTED and self._counting.acquire(blocking=False):
-            try:
-                found = self._count()
-                self._counted = (time.monotonic(), found)
-            finally:
-                self._counting.release()
-        if isinstance(found, str):
-            raise QueueUnavailable(found)
-        return found
-
-    def _count(self) -> int | str:
-        """Count the waiting tasks, or tell why that cannot be done."""
-        try:
-            return self.depth()
-        except QueueUnavailable as error:
-            return str(error)
 
     def create_tables(self) -> None:
         """Create what the storage needs; safe to repeat. Raises QueueUnavailable."""

@@ -44,6 +44,7 @@ class Settings:
     task_memory: int
     sweep_after: float
     max_queue: int
+    max_lag: float
     socket_dir: Path
     mail_user: str
     concurrency: int
@@ -207,6 +208,8 @@ KEYS = (
         "seconds after which the sweep enqueues what no worker has begun"),
     Key("ORDERFLOW_MAX_QUEUE", "max_queue", "100000", _number(int, 0), "a number of tasks, 0 for no limit",
         "waiting tasks from which on mail is deferred; 0: no limit"),
+    Key("ORDERFLOW_MAX_LAG", "max_lag", "86400", _number(float, 0), "a number of seconds, 0 for no limit",
+        "seconds that a message may wait for a worker past its time before further mail is deferred; 0: no limit"),
     Key("ORDERFLOW_SOCKET_DIR", "socket_dir", _default_socket_dir, _absolute, "an absolute path",
         "where the service listens: deliver.sock, lmtp.sock and smtp.sock lie in it",
         "/run/orderflow if it is there, else run/ in the state directory"),

@@ -1,6 +1,7 @@
 """delivery.py: the steps, the outcomes, and what becomes of a spool entry."""
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,15 +9,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orderflow_ingest import delivery
+from orderflow_ingest import delivery, extraction
 from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts
 from orderflow_ingest.attachments import read_parts
 from orderflow_ingest.delivery import Delivery, receive, settle
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.outcomes import DeadlineReached, Outcome
-from orderflow_ingest.records import Filter
+from orderflow_ingest.records import Filter, messages
 from tests.fakes import embedded
+from tests.lab.process import wait_until
 from tests.mails import mail, order
 
 ACME = "orders+acme@orderflow.example.com"
@@ -200,6 +202,19 @@ def test_a_queue_that_is_too_long_defers_new_mail_and_knows_old_mail(place):
     assert post(parts, mail(2)).outcome is Outcome.OVERLOADED
     assert post(parts, mail(1)).outcome is Outcome.DUPLICATE
     assert len(rows(parts)) == 1
+
+
+def test_work_that_waits_too_long_defers_what_is_new_and_no_duplicate(place, monkeypatch):
+    monkeypatch.setattr(messages, "_LAG_SECONDS", 0.0)
+    parts = embedded(place, ORDERFLOW_MAX_LAG="0.2")
+    first = post(parts, mail(1))
+    assert first.outcome is Outcome.DELIVERED
+    numbers = itertools.count(10)
+    assert wait_until(lambda: post(parts, mail(next(numbers))).outcome is Outcome.OVERLOADED, 20, interval=0.1)
+    assert post(parts, mail(1)).outcome is Outcome.DUPLICATE
+    for row in rows(parts):
+        extraction.extract(1, row.id, parts)
+    assert post(parts, mail(3)).outcome is Outcome.DELIVERED
 
 
 @contextlib.contextmanager

@@ -194,6 +194,7 @@ def _status(parts: Parts, slug: str | None) -> list[tuple[str, Any]]:
         rows.append(("spool entries", len(parts.spool.entries())))
         rows.append(("dead letters", len(parts.spool.dead())))
         rows.append(("tasks waiting", parts.queue.depth()))
+        rows.append(("seconds overdue", round(messages.lag(datetime.now(UTC)))))
     return rows
 
 

@@ -10,7 +10,7 @@ names that token, so that a worker that was thought lost and is not writes nothi
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -18,11 +18,14 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from ..grouping import Grouped
+from ..sampled import Sampled
 from ..status import UNFINISHED, Status, sources
 from ..traits import Trait
 from .database import NO_TENANT, Database, RecordsUnavailable, whose
 from .tables import FAILED, UtcDateTime, inbound_message, message_conflict, of_any, owned
 from .tables import UNFINISHED as UNFINISHED_ROWS
+
+_LAG_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,11 @@ def _by_identities(number: int) -> sa.CompoundSelect[Any]:
 
 
 class Messages:
-    """The table inbound_message."""
+    """The table inbound_message. `recent_lag` is lag() of now, asked for every few seconds at the most."""
 
     def __init__(self, database: Database):
         self._database = database
+        self.recent_lag = Sampled(lambda: self.lag(datetime.now(UTC)), _LAG_SECONDS, 0.0, errors=(RecordsUnavailable,))
         self._find = Grouped(self._find_all, shared=(RecordsUnavailable,))
         self._insert = Grouped(self._insert_all, shared=(RecordsUnavailable,))
         self._new_row = database.insert(inbound_message).on_conflict_do_nothing().returning(inbound_message.c.id)

@@ -1,0 +1,43 @@
+"""A measure that is taken at most once in so many seconds, however many ask for it.
+
+Of the threads that ask when it is due, one takes it; the others get the one before: a server that hangs is not waited
+for in a row. What it raised is remembered as long as a value is.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+class Sampled(Generic[Value]):
+    """A function without arguments over `measure`; `first` is given while the first measure is being taken."""
+
+    def __init__(self, measure: Callable[[], Value], seconds: float, first: Value, errors: tuple[type[Exception], ...]):
+        self._measure, self._seconds, self._errors = measure, seconds, errors
+        self._turn = threading.Lock()
+        self._taken_at = -seconds
+        self._value = first
+        # Its class and text alone: with its frames it would keep what a delivery holds.
+        self._error: tuple[type[Exception], str] | None = None
+
+    def __call__(self) -> Value:
+        """Give the measure. Raises what it raised, where that is one of `errors`."""
+        if time.monotonic() - self._taken_at >= self._seconds and self._turn.acquire(blocking=False):
+            try:
+                self._take()
+            finally:
+                self._turn.release()
+        if self._error is not None:
+            kind, text = self._error
+            raise kind(text)
+        return self._value
+
+    def _take(self) -> None:
+        try:
+            self._value, self._error = self._measure(), None
+        except self._errors as error:
+            self._error = (type(error), str(error))
+        self._taken_at = time.monotonic()
