@@ -17,15 +17,17 @@ INDEXES = {
 }
 # Written with every message and of no use beside the others: nearly all messages are of one status.
 DROPPED = "ix_inbound_message_org_id_status"
-IS_INVALID = sa.text("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+IS_VALID = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 
 
 def prepare(connection: sa.Connection) -> None:
     """Build and drop the indexes of a PostgreSQL database that is in use, outside any transaction."""
     for name, rows in INDEXES.items():
-        if connection.scalar(IS_INVALID, {"name": name}):  # left by a build that was broken off
+        is_valid = connection.scalar(IS_VALID, {"name": name})
+        if is_valid is False:  # left by a build that was broken off
             connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
-        connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {rows}")
+        if not is_valid:  # asked first: of a partitioned table the statement is refused, whatever is there
+            connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY {name} ON {rows}")
     connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {DROPPED}")
 
 
