@@ -1,5 +1,6 @@
 """PostgreSQL keeps the tenants apart, and each program to what it needs: real roles, each with its password."""
 
+import hashlib
 import json
 from contextlib import closing
 from datetime import timedelta
@@ -11,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from orderflow_ingest import attempts, extraction, handover, replay
+from orderflow_ingest.archive import ArchiveUnavailable, ObjectMissing, S3Archive, document_key, raw_key
 from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
@@ -462,6 +464,52 @@ def test_the_policies_name_the_bucket_and_the_prefix(deployment):
     assert ("s3:DeleteObject", f"{root}org/*/documents/*") not in allowed["orderflow_worker"]
     everywhere = {resource for action, resource in set().union(*allowed.values())}
     assert all(resource == "arn:aws:s3:::orders-archive" or resource.startswith(root) for resource in everywhere)
+
+
+def refused(step):
+    """Tell whether the store refuses a step for want of a right."""
+    try:
+        step()
+    except ArchiveUnavailable as error:
+        assert str(error).endswith("AccessDenied")
+        return True
+    return False
+
+
+def test_a_real_store_holds_each_role_to_its_policy(ceph, deployment):
+    bucket = ceph.create_bucket("policies")
+    deployment.write_settings({"ARCHIVE_URL": f"s3://{bucket}/mail"})
+    statements, archives = [], []
+    for number, policy in enumerate(json.loads(deployment.admin("roles", "s3")).values()):
+        keys = {"aws_access_key_id": f"ROLE{number}", "aws_secret_access_key": f"secret{number}"}
+        ceph.create_user(f"role{number}", *keys.values())
+        principal = {"Principal": {"AWS": [f"arn:aws:iam:::user/role{number}"]}}
+        statements += [{**statement, **principal} for statement in policy["Statement"]]
+        archives.append(S3Archive(ceph.client(**keys), bucket, "mail"))
+    ceph.client().put_bucket_policy(
+        Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": statements})
+    )
+    deliver, worker, operator, tenant = archives
+    data = b"an order"
+    digest = hashlib.sha256(data).hexdigest()
+    raws, documents = [raw_key(n, digest) for n in (1, 2)], [document_key(n, digest) for n in (1, 2)]
+    for key in raws:
+        deliver.put(key, data, digest)
+        assert worker.read(key, digest) == operator.read(key, digest) == data
+    for key in documents:
+        assert refused(partial(deliver.put, key, data, digest))
+        worker.put(key, data, digest)
+        assert worker.read(key, digest) == data
+        assert refused(partial(deliver.read, key, digest)) and refused(partial(deliver.delete, key))
+        assert refused(partial(worker.delete, key))
+    assert [refused(partial(tenant.read, key, digest)) for key in raws + documents] == [False, True, False, True]
+    assert all(refused(partial(tenant.put, key, data, digest)) for key in raws + documents)
+    with pytest.raises(ObjectMissing):
+        worker.read(raw_key(1, "0" * 64), digest)
+    for archive in (deliver, worker, operator):
+        assert refused(partial(archive.put, "elsewhere/x", data, digest))
+    deliver.delete(raws[0])
+    operator.delete(documents[0])
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ class CephS3(Server):
             self._create_store()
         self._osd.start()
         if fresh:
-            self._create_user()
+            self.create_user("lab", self.access_key, self.secret_key)
         self._gateway.start()
 
     def stop(self) -> None:
@@ -218,8 +218,9 @@ class CephS3(Server):
         (self.directory / "osd").mkdir()
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", self._osd_id)
 
-    def _create_user(self) -> None:
+    def create_user(self, name: str, access_key: str, secret_key: str) -> None:
+        """Create a user; as `arn:aws:iam:::user/NAME` a bucket's policy names him."""
         self._run(
-            "radosgw-admin", "-n", "client.rgw", "user", "create", "--uid", "lab", "--display-name", "lab",
-            "--access-key", self.access_key, "--secret", self.secret_key,
+            "radosgw-admin", "-n", "client.rgw", "user", "create", "--uid", name, "--display-name", name,
+            "--access-key", access_key, "--secret", secret_key,
         )  # fmt: skip
