@@ -20,6 +20,7 @@ from ..queue import QueueUnavailable
 from ..records import RecordsUnavailable, recipients_path, schema
 from ..settings import BadSettings, Settings, read_file
 from ..spool import SpoolFull
+from .openness import check_openness
 from .postconf import Postconf
 from .postfix_check import check_postfix, open_postfix
 from .postfix_ways import way_of
@@ -50,6 +51,7 @@ def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool
     way = way_of(postfix) if isinstance(postfix, Postconf) else None
     with _as_owner(settings.spool_dir):
         yield from _check_parts(parts)
+        yield from (Finding("openness", Level[level], text) for level, text in check_openness(parts))
     yield from (Finding("service", Level[level], text) for level, text in check_service(settings, way))
     if isinstance(postfix, Postconf):
         yield from (Finding("postfix", Level[level], text) for level, text in check_postfix(parts, postfix))

@@ -76,6 +76,9 @@ def _map(parts: Parts, asked: Postconf) -> Iterator[Said]:
         yield "TROUBLE", "main.cf: virtual_mailbox_maps is empty: every recipient is accepted and bounces later"
         return
     settings = parts.settings
+    file = Path(table.removeprefix("pgsql:"))
+    if table.startswith("pgsql:") and file.exists() and file.stat().st_mode & 0o007:
+        yield "WARNING", f"{file} holds a password and is open to every user: chmod 640 {file}; chgrp postfix {file}"
     try:
         known = next((org.slug for org in parts.records.organizations.all() if org.is_active), None)
     except RecordsUnavailable:

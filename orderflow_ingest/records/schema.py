@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 
-from .database import NO_TENANT, Database, RecordsUnavailable
+from .database import EVERY, NO_TENANT, Database, RecordsUnavailable
 
 _POLL = 0.2
 _LOCK = 7_301_882_119  # any number: migrations of one PostgreSQL database wait for each other
@@ -51,6 +51,31 @@ def _need_utf8(connection: sa.Connection) -> None:
     name = encoding.decode() if isinstance(encoding, bytes) else encoding
     if name != "UTF8":
         raise RecordsUnavailable(f"database: its encoding is {name}; make it by createdb -E UTF8 -T template0")
+
+
+def unbound(database: Database) -> str:
+    """Tell why row-level security does not bind the role of this database's URL; "" if it does.
+
+    SQLite has no roles: whoever reads the file reads all. Raises RecordsUnavailable.
+    """
+    if database.is_sqlite:
+        return ""
+    asked = (
+        "SELECT CASE WHEN r.rolsuper THEN 'is a superuser' WHEN r.rolbypassrls THEN 'has BYPASSRLS' "
+        "WHEN NOT row_security_active('inbound_message') THEN 'owns the tables' ELSE '' END "
+        "FROM pg_roles r WHERE r.rolname = current_user"
+    )
+    with database.read(NO_TENANT) as connection:
+        why = str(connection.exec_driver_sql(asked).scalar_one())
+    return why or _seeing_every(database)
+
+
+def _seeing_every(database: Database) -> str:
+    try:
+        with database.read(EVERY):
+            return "is a member of orderflow_operator"
+    except RecordsUnavailable:
+        return ""
 
 
 def is_newer(version: str | None) -> bool:

@@ -90,8 +90,12 @@ class Postfix(Server):
         # Postfix programs wait until what they read is over a second old; a start runs seven of them.
         past = time.time() - 10
         for name, text in files.items():
-            (self.config_directory / name).write_text(text)
-            os.utime(self.config_directory / name, (past, past))
+            file = self.config_directory / name
+            file.write_text(text)
+            if name in maps and "password" in text:
+                file.chmod(0o640)
+                shutil.chown(file, group="postfix")
+            os.utime(file, (past, past))
 
     def start(self) -> None:
         """Start, with the queue that is there."""

@@ -1,0 +1,144 @@
+"""`orderflow-admin check` names what is more open than it need be, and is content with what the README sets up."""
+
+import json
+import subprocess
+from uuid import uuid4
+
+import pytest
+
+from orderflow_ingest.admin_cli.openness import _connections, check_openness
+from orderflow_ingest.assembly import open_parts
+from orderflow_ingest.settings import load
+from tests.lab.deployment import Deployment
+from tests.lab.process import free_port, scratch
+from tests.test_tenants import Tenants
+
+
+@pytest.fixture
+def quiet(template, place):
+    """A deployment whose worker does not run: a copy of the template."""
+    deployment = Deployment(place / "deployment")
+    subprocess.run(["cp", "-a", f"{template}/.", deployment.state], check=True)
+    return deployment
+
+
+def openness(deployment):
+    """Give the findings, with their texts, and check that the status is as README says."""
+    ended = deployment.run("orderflow-admin", "check", "--no-postfix", "--json", check=False)
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert ended.returncode == any(row["finding"] == "TROUBLE" for row in rows)
+    return [(row["finding"], row["says"]) for row in rows if row["part"] == "openness"]
+
+
+def test_what_init_made_is_not_too_open(quiet):
+    assert openness(quiet) == [("ok", "nothing is more open than it need be")]
+
+
+@pytest.fixture(scope="module")
+def tenants(postgres, template):
+    with scratch() as place:
+        tenants = Tenants(postgres)
+        tenants.set_up(Deployment(place))
+        yield tenants
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        ("superuser", "its role is a superuser, so row-level security does not"),
+        ("bypassing", "its role has BYPASSRLS"),
+        ("owner", "its role owns the tables"),
+        ("operator", "its role is a member of orderflow_operator"),
+        ("deliver", None),
+        ("worker", None),
+    ],
+)
+def test_a_role_that_row_level_security_does_not_bind(quiet, tenants, postgres, group, said):
+    url = tenants.url(group) if group in ("owner", "operator", "deliver", "worker") else None
+    if group == "superuser":
+        url = f"postgresql://postgres@127.0.0.1:{postgres.port}/{tenants.name}"
+    if group == "bypassing":
+        role = f"bypassing_{uuid4().hex}"
+        postgres.create_role(role, "orderflow_deliver")
+        postgres.run_script("postgres", f'ALTER ROLE "{role}" BYPASSRLS')
+        url = postgres.url(tenants.name, role)
+    quiet.write_settings({"DATABASE_URL": url})
+    ((finding, says),) = openness(quiet)
+    assert (finding == "warning" and said in says) if said else finding == "ok"
+
+
+REMOTE = f"postgresql://of:hidden@db.example:{free_port()}/of"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"MAP_DATABASE_URL": REMOTE}, ["MAP_DATABASE_URL goes to another host without verifying it"]),
+        ({"MAP_DATABASE_URL": f"{REMOTE}?sslmode=require"}, ["MAP_DATABASE_URL goes to another host without"]),
+        ({"MAP_DATABASE_URL": f"{REMOTE}?sslmode=verify-full"}, []),
+        ({"MAP_DATABASE_URL": "postgresql://of@/of?host=/run/postgresql"}, []),
+        ({"MAP_DATABASE_URL": "postgresql://of@/of?host=db.example"}, ["MAP_DATABASE_URL goes to another host"]),
+        ({"MAP_DATABASE_URL": "postgresql://of@[::1]/of"}, []),
+        (
+            {"QUEUE_URL": "redis://:hidden@192.0.2.1:6379/0"},
+            ["QUEUE_URL goes to another host in the clear: say rediss:"],
+        ),
+        ({"QUEUE_URL": "redis://:hidden@localhost:6379/0"}, []),
+        ({"QUEUE_URL": "rediss://:hidden@192.0.2.1:6379/0"}, []),
+        ({"QUEUE_URL": "rediss://192.0.2.1:6379/0?ssl_cert_reqs=none"}, ["QUEUE_URL goes to another host without"]),
+        ({"ARCHIVE_URL": "s3://orders", "S3_ENDPOINT_URL": "http://192.0.2.1"}, ["S3_ENDPOINT_URL goes to another"]),
+        ({"ARCHIVE_URL": "s3://orders", "S3_ENDPOINT_URL": "http://127.0.0.1:9"}, []),
+        ({"ARCHIVE_URL": "s3://orders", "S3_ENDPOINT_URL": "https://192.0.2.1"}, []),
+    ],
+    ids=str,
+)
+def test_a_connection_to_another_host_that_nobody_verifies(quiet, settings, said):
+    """Asked of the module: a whole check would wait for hosts that are not there."""
+    quiet.write_settings({"AWS_DEFAULT_REGION": "eu-central-1", **settings})
+    found = list(check_openness(open_parts(load(str(quiet.settings_file), {}))))
+    warnings = [text for level, text in found if level != "OK"]
+    assert len(warnings) == len(said) and all(part in text for part, text in zip(said, warnings, strict=True))
+    assert not any("hidden" in text for text in warnings)
+
+
+def test_a_database_of_another_host_is_told_once_for_rows_queue_and_map(quiet):
+    quiet.write_settings({"DATABASE_URL": REMOTE})
+    ((level, text),) = _connections(load(str(quiet.settings_file), {}))
+    assert level == "WARNING" and text.startswith("DATABASE_URL goes to another host")
+
+
+def _open_worker_file(deployment):
+    (deployment.directory / "worker.env").write_text("DATABASE_URL=postgresql://of:hidden@127.0.0.1/of\n")
+    (deployment.directory / "worker.env").chmod(0o644)
+
+
+@pytest.mark.parametrize(
+    ("fault", "finding", "said"),
+    [
+        (_open_worker_file, "TROUBLE", "worker.env can hold passwords and is open to every user: chmod 600"),
+        (lambda d: d.settings_file.chmod(0o660), "TROUBLE", "can be written by others than its owner: chmod 640"),
+        (lambda d: d.directory.chmod(0o777), "TROUBLE", "any user can put another ingest.env into"),
+        (lambda d: (d.state / "orderflow.db").chmod(0o644), "warning", "orderflow.db holds mail and is open"),
+        (lambda d: (d.state / "archive").chmod(0o755), "warning", "archive holds mail and is open to every user"),
+    ],
+    ids=["worker.env", "writable settings", "writable directory", "database", "archive"],
+)
+def test_a_file_that_others_may_read_or_replace(quiet, fault, finding, said):
+    fault(quiet)
+    ((found, says),) = openness(quiet)
+    assert found == finding and said in says and "hidden" not in says
+
+
+def test_a_map_that_every_user_can_read(quiet, tenants):
+    quiet.write_settings({"DATABASE_URL": tenants.url("deliver"), "MAP_DATABASE_URL": tenants.url("map")})
+    quiet.configure_postfix()
+    table = quiet.postfix.config_directory / "orderflow_recipients.cf"
+    quiet.user = "root"
+
+    def said():
+        options = ("--postfix-config", str(quiet.postfix.config_directory), "--json")
+        return quiet.run("orderflow-admin", "check", *options, check=False).stdout
+
+    assert "holds a password" not in said()
+    table.chmod(0o644)
+    assert f"{table} holds a password and is open to every user: chmod 640" in said()
