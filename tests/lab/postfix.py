@@ -129,6 +129,11 @@ class Postfix(Server):
         self._unleash()
         self._master.kill()
 
+    @property
+    def pid(self) -> int:
+        """Give the process id of the master."""
+        return self._master.pid
+
     def log(self) -> str:
         """Read the whole log."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""

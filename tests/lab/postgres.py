@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from tests.lab.certificates import Authority
+from tests.lab.family import family
 from tests.lab.process import LabError, Process, Server, free_port, run
 
 
@@ -67,6 +68,15 @@ class Postgres(Server):
     def kill(self) -> None:
         """Kill the server and its sessions without warning."""
         self._process.kill()
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether the server has not ended."""
+        return self._process.running
+
+    def processes(self) -> list[int]:
+        """Give the server's processes, those of its sessions too."""
+        return list(family(self._process.pid))
 
     def create_database(self, name: str) -> str:
         """Create an empty database and return its SQLAlchemy URL."""

@@ -1,0 +1,114 @@
+"""A fault campaign: a steady load by SMTP through a real Postfix, while all behind it is broken, one by one or at once.
+
+    script/benchmark faults [--faults NAME…] [--mix N] [--seed N] [--messages N] [--rate N] [--short] [--list]
+                            [--way pipe|lmtp|before-queue] [--queue postgresql|redis] [--minute S] [--patience S]
+                            [--json FILE] [--docs]
+
+The stack is the production one (`plant`), the faults are in `catalogue`, the load in `load`. After each fault, and at
+the end for all, what clients were told is held against what is there (`reconcile`): every message that got 250 is
+PARSED with exactly its documents, held, or set aside with a reason; nothing is there twice; every object has its
+digest; nothing bounced. The table goes to standard output, progress to standard error; the exit status is 1 if a
+promise was broken.
+
+Without --faults and --mix every fault that the way and the queue know is injected alone, then as many again mixed.
+Needs root, as the tests do; small file systems are mounted in a namespace that ends with the command.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.faults.campaign import Campaign, Round, mixed, rounds_of
+from benchmarks.faults.catalogue import FAULTS, SHORT
+from benchmarks.faults.plant import QUEUES, WAYS, open_plant, own_mounts
+from benchmarks.faults.report import Report, write
+from tests.lab.process import scratch
+
+_DOCS = Path(__file__).parents[2] / "docs"
+
+
+def tell(text: str) -> None:
+    """Show progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a campaign as the command line says."""
+    options = _parser().parse_args(arguments)
+    if options.list:
+        print("\n".join(f"{fault.name:26} {fault.breaks}" for fault in FAULTS.values()))
+        return
+    may_mount = own_mounts()
+    lacks = {name: FAULTS[name].lacks(options.way, options.queue, may_mount) for name in FAULTS}
+    rounds, skipped = _rounds(options, lacks)
+    for name, why in skipped.items():
+        tell(f"not injected: {name} {why}")
+    report = _run(options, rounds, skipped, may_mount)
+    print(report.text())
+    if options.json:
+        options.json.write_text(report.json())
+    if options.docs:
+        write([report], _DOCS)
+    sys.exit(not report.is_kept)
+
+
+def _rounds(options: argparse.Namespace, lacks: dict[str, str]) -> tuple[list[Round], dict[str, str]]:
+    """Give the rounds that the options choose, and what cannot be injected here, with the reason."""
+    able = {name: fault for name, fault in FAULTS.items() if not lacks[name]}
+    names = options.faults or ([] if options.mix is not None else SHORT if options.short else tuple(FAULTS))
+    mix = options.mix if options.mix is not None else 0 if options.faults else 2 if options.short else len(able)
+    rounds = rounds_of([able[name] for name in names if name in able], options.messages)
+    rounds += mixed(able, mix, options.messages, random.Random(options.seed))
+    return rounds, {name: lacks[name] for name in names if lacks[name]}
+
+
+def _run(options: argparse.Namespace, rounds: list[Round], skipped: dict[str, str], may_mount: bool) -> Report:
+    began, results = time.monotonic(), []
+    tell(f"seed {options.seed}: {len(rounds)} rounds of {options.messages} messages, {options.way}, {options.queue}")
+    with scratch() as place, open_plant(place, options.way, options.queue, options.minute, may_mount) as plant:
+        campaign = Campaign(plant, options.seed, options.rate, options.patience, tell)
+        first = time.monotonic()
+        for number, one in enumerate(rounds, 1):
+            result = campaign.run(one)
+            results.append(result)
+            left = (time.monotonic() - first) / number * (len(rounds) - number) / 60
+            went = f"{result.accepted} of {result.sent} accepted, {result.deferred} deferred, {result.hit} hit"
+            end = "not recovered" if result.recovered is None else f"recovered in {result.recovered:.0f} s"
+            tell(f"[{number}/{len(rounds)}] {one.name}: {went}, {end}; about {left:.0f} min left")
+            for finding in result.findings[:20]:
+                tell(f"  BROKEN {finding}")
+        verdict = campaign.all()
+        facts = {
+            "seed": options.seed, "way": options.way, "queue": options.queue,
+            "messages": sum(result.sent for result in results), "rate": options.rate,
+            "sweep and drain each": f"{options.minute:g} s", "minutes": round((time.monotonic() - began) / 60, 1),
+        }  # fmt: skip
+        return Report(facts, results, verdict, skipped)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="script/benchmark faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--faults", nargs="+", choices=FAULTS, metavar="NAME", default=(), help="these alone; --list tells all")
+    add("--mix", type=int, help="so many faults drawn from the seed, two or three at once")
+    add("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of messages, kills and the mix")
+    add("--messages", type=int, default=400, help="in each round")
+    add("--rate", type=float, default=30.0, help="messages a second")
+    add("--short", action="store_true", help="a handful of faults, one of each kind, and a mix of two")
+    add("--list", action="store_true", help="list the faults")
+    add("--way", choices=WAYS, default="pipe", help="from Postfix to the service")
+    add("--queue", choices=QUEUES, default="postgresql", help="where tasks wait")
+    add("--minute", type=float, default=10.0, help="seconds between two sweeps; 60 leaves them to the workers alone")
+    add("--patience", type=float, default=240.0, help="seconds that the stack may take to recover")
+    add("--json", type=Path, help="a file for all results")
+    add("--docs", action="store_true", help="write docs/faults.md and docs/faults.json")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

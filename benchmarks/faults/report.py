@@ -1,0 +1,86 @@
+"""What a campaign found, for people and machines: the table, the findings, docs/faults.md and docs/faults.json."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults.campaign import Result
+from benchmarks.faults.reconcile import KINDS, Verdict
+from benchmarks.report import table
+
+_COLUMNS: Sequence[tuple[str, Callable[[Result], str]]] = (
+    ("fault", lambda r: r.name),
+    ("messages", lambda r: str(r.sent)),
+    ("accepted", lambda r: str(r.accepted)),
+    ("sent again", lambda r: str(r.again)),
+    ("deferred, then delivered", lambda r: str(r.deferred)),
+    ("held", lambda r: str(r.held)),
+    ("set aside", lambda r: str(r.set_aside)),
+    *((kind, lambda r, kind=kind: str(r.count(kind))) for kind in KINDS),  # type: ignore[misc]
+    ("hit", lambda r: str(r.hit)),
+    ("recovered s", lambda r: "never" if r.recovered is None else f"{r.recovered:.0f}"),
+)
+LEGEND = """\
+Each row is a load through Postfix while the fault was on, before and after it. Accepted: a client got 250; sent again:
+not at once, its queue had to try again. Held: the same Message-ID with other content, as it should be. Hit: what the
+fault really met: processes killed, or connections, answers and requests at the wire; where that cannot be counted,
+attempts and clients that were put off. Recovered: seconds from the end of the fault until the last message and
+document was final; nobody did anything for it. All that stands from `lost` to `unfinished` is a broken promise."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results of a campaign, and what the reconciliation of all rounds together found."""
+
+    facts: dict[str, Any]
+    results: Sequence[Result]
+    verdict: Verdict
+    skipped: dict[str, str]
+
+    @property
+    def is_kept(self) -> bool:
+        """Tell whether every promise was kept."""
+        return not self.verdict.findings and not any(result.findings for result in self.results)
+
+    def rows(self) -> list[list[str]]:
+        """Give the table, the sums last."""
+        rows = [[head for head, _ in _COLUMNS], *([cell(r) for _, cell in _COLUMNS] for r in self.results)]
+        sums = [str(sum(int(row[column]) for row in rows[1:])) for column in range(1, len(_COLUMNS) - 1)]
+        slowest = max((r.recovered for r in self.results if r.recovered is not None), default=0.0)
+        return [*rows, ["all", *sums, f"at most {slowest:.0f}"]]
+
+    def text(self) -> str:
+        """Write the table and all findings."""
+        facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
+        parts = [facts, table(self.rows())]
+        parts += [f"Not injected: {name} {why}" for name, why in self.skipped.items()]
+        for result in self.results:
+            if result.details:
+                parts.append(f"{result.name}: {result.details}")
+        for result in self.results:
+            parts += [f"BROKEN, {result.name}: {finding}" for finding in result.findings]
+        parts += [f"BROKEN, all rounds together: {finding}" for finding in self.verdict.findings]
+        parts.append("Every promise was kept." if self.is_kept else "NOT every promise was kept.")
+        return "\n\n".join(parts)
+
+    def json(self) -> str:
+        """Write all of it for machines."""
+        found = {
+            "facts": self.facts,
+            "kept": self.is_kept,
+            "results": [asdict(result) for result in self.results],
+            "all": asdict(self.verdict),
+            "skipped": self.skipped,
+        }
+        return json.dumps(found, indent=1, default=str) + "\n"
+
+
+def write(reports: Sequence[Report], directory: Path) -> None:
+    """Write faults.json and faults.md."""
+    (directory / "faults.json").write_text("[" + ",".join(report.json() for report in reports) + "]\n")
+    parts = ["# What faults did to it", "Made by `sudo script/benchmark faults --docs`, nothing by hand.", LEGEND]
+    for report in reports:
+        parts.append(report.text())
+    (directory / "faults.md").write_text("\n\n".join(parts) + "\n")
