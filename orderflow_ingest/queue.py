@@ -26,6 +26,7 @@ from huey.exceptions import TaskTimeout
 from huey.registry import Message
 from huey.serializer import Serializer
 from huey.storage import PostgresStorage, SqliteStorage
+from psycopg.pq import TransactionStatus
 
 from . import limits, trust
 from .grouping import Grouped
@@ -93,6 +94,19 @@ class _Sqlite(_GroupedEnqueue, SqliteStorage):  # type: ignore[misc]
 class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
     INSERT = "insert into huey_task (queue, data, priority) values (%s, %s, %s)"
     NOTIFY = "select pg_notify(%s, %s)"
+    _conn: Any
+
+    @property
+    def conn(self) -> Any:
+        """Give the connection, asked for under the lock: none that a time limit has left in mid-command.
+
+        It would refuse every command to come, and the worker would take no task any more.
+        """
+        held = self._conn
+        if held is not None and held.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            self._close_quiet(held)
+            self._conn = None
+        return super().conn
 
 
 class Queue:

@@ -3,6 +3,7 @@
 import gc
 import json
 import pickle
+import signal
 import socket
 import sqlite3
 import threading
@@ -18,6 +19,7 @@ import pytest
 from orderflow_ingest import limits
 from orderflow_ingest.queue import Queue, QueueUnavailable
 from tests.lab.process import free_port
+from tests.lab.wire import Wire
 
 SECRET = "not-for-any-log"
 MESSAGE = UUID("0b5a3a52-7d0c-4c1e-8f64-0c6d5b1f2a17")
@@ -245,6 +247,24 @@ def test_a_queue_that_accepts_and_never_answers_is_unavailable_in_time(monkeypat
         started = time.monotonic()
         refused(Queue(form.format(SECRET, silent.getsockname()[1])), steps=["extract"])
     assert time.monotonic() - started < 20
+
+
+def test_a_queue_serves_again_after_a_time_limit_has_cut_a_command_off(postgres, place):
+    """As in a worker whose task is ended while PostgreSQL hangs."""
+    name = f"queue_{uuid4().hex}"
+    postgres.create_database(name)
+    with Wire(place, postgres.port) as wire:
+        queue = Queue(f"postgresql+psycopg://postgres@127.0.0.1:{wire.port}/{name}", lambda *_: None, lambda *_: None)
+        queue.create_tables()
+        queue.extract(1, uuid4())
+        wire.turn("hang for good")
+        signal.signal(signal.SIGALRM, limits.time_up)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(limits.TimeUp):
+            queue.extract(1, uuid4())
+        wire.turn("pass")
+        queue.extract(1, uuid4())
+        assert queue.depth() == 2
 
 
 def test_a_wrong_password_is_unavailable(redis):
