@@ -16,6 +16,7 @@ Needs root, as the tests do; small file systems are mounted in a namespace that 
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.list:
         print("\n".join(f"{fault.name:26} {fault.breaks}" for fault in FAULTS.values()))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what runs is ended
     may_mount = own_mounts()
     lacks = {name: FAULTS[name].lacks(options.way, options.queue, may_mount) for name in FAULTS}
     rounds, skipped = _rounds(options, lacks)

@@ -246,13 +246,8 @@ class _Plan:
 @contextmanager
 def _deliver_at_steps(plant: Plant, rng: random.Random) -> Iterator[Injury]:
     plan = _Plan(plant, "deliver", rng, 1, 1, 0.25)
-    plant.configure_postfix(f"sys.path.append('{plan.directory}'); import steps; steps.arm('{plan.file}');")
-    plant.deployment.postfix.reload()
-    try:
+    with plant.before_delivery(f"sys.path.append('{plan.directory}'); import steps; steps.arm('{plan.file}');"):
         yield plan.injury()
-    finally:
-        plant.configure_postfix()
-        plant.deployment.postfix.reload()
 
 
 @contextmanager

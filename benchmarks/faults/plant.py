@@ -167,17 +167,27 @@ class Plant:
         self.units.restart()
         wait_until(lambda: self.units.are_running() and self.deployment.is_serving(), 15, interval=0.2)
 
-    def configure_postfix(self, before: str = "") -> None:
-        """Write Postfix's configuration; `before` is Python that pipe(8) has run before the program."""
+    def configure_postfix(self) -> None:
+        """Write Postfix's configuration, with a wire of its own to the recipients."""
         deployment = self.deployment
         deployment.configure_postfix(_PROXYMAP)
         directory = deployment.postfix.config_directory
-        recipients, master = directory / "orderflow_recipients.cf", directory / "master.cf"
+        recipients = directory / "orderflow_recipients.cf"
         ports = self.wires["database"].port, self.wires["recipients"].port
         recipients.write_text(recipients.read_text().replace(f":{ports[0]}", f":{ports[1]}"))
-        if before:
-            importing = "from orderflow_ingest.deliver_cli import main"
-            master.write_text(master.read_text().replace(importing, f"{before} {importing}"))
+
+    @contextmanager
+    def before_delivery(self, code: str) -> Iterator[None]:
+        """Have pipe(8) run Python before the program."""
+        master = self.deployment.postfix.config_directory / "master.cf"
+        text, importing = master.read_text(), "from orderflow_ingest.deliver_cli import main"
+        master.write_text(text.replace(importing, f"{code} {importing}"))
+        self.deployment.postfix.reload()
+        try:
+            yield
+        finally:
+            master.write_text(text)
+            self.deployment.postfix.reload()
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask PostgreSQL itself, as its superuser."""
