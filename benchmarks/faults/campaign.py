@@ -19,7 +19,7 @@ from benchmarks.faults.plant import Plant
 from benchmarks.faults.reconcile import Finding, Verdict, reconcile
 from tests.lab.process import LabError
 
-_LEAD, _ON, _TAIL, _LEAST_ON = 0.2, 0.5, 0.3, 4.0
+_LEAD, _ON, _TAIL = 0.2, 0.5, 0.3
 _TICK = 0.1
 
 
@@ -106,7 +106,7 @@ class Campaign:
 
     def _injure(self, chosen: Round, rng: random.Random) -> list[Injury]:
         """Inject the faults one after the other, keep them on, and heal them in any order."""
-        least = max(_LEAST_ON, _ON * chosen.messages / self._rate)
+        least = max(max(fault.seconds for fault in chosen.faults), _ON * chosen.messages / self._rate)
         on: list[tuple[Fault, ExitStack]] = []
         injuries: list[Injury] = []
         try:

@@ -55,6 +55,7 @@ class Fault:
     queues: frozenset[str] = frozenset(QUEUES)
     mounts: bool = False
     library: Path | None = None
+    seconds: float = 4.0  # it is on for so long at the least: a hang until deadlines are over
 
     def lacks(self, way: str, queue: str, may_mount: bool) -> str:
         """Tell why it cannot be injected here; "" if it can."""
@@ -580,16 +581,22 @@ def _faults() -> Iterator[Fault]:
         return Fault(name, breaks, inject, frozenset(touches), **options)  # type: ignore[arg-type]
 
     redis = frozenset({"redis"})
-    service = lambda plant, rng: _units_at_steps(plant, rng, "service", 3, 15)  # noqa: E731
-    worker = lambda plant, rng: _units_at_steps(plant, rng, "worker", 4, 20)  # noqa: E731
+    service = lambda plant, rng: _units_at_steps(plant, rng, "service", 1, 8)  # noqa: E731
+    worker = lambda plant, rng: _units_at_steps(plant, rng, "worker", 2, 10)  # noqa: E731
     yield fault("kill-deliver", "kill -9 of orderflow-deliver, at random", _kill_deliver, _POSTFIX, ways=_PIPE)
     yield fault("kill-deliver-at-steps", "kill -9 of orderflow-deliver, before and after each named step",
-                _deliver_at_steps, _POSTFIX, ways=_PIPE)  # fmt: skip
+                _deliver_at_steps, _POSTFIX, ways=_PIPE, seconds=15.0)  # fmt: skip
     yield fault("kill-service", "kill -9 of a service, at random", _kill_service, _UNITS)
-    yield fault("kill-service-at-steps", "kill -9 of each service, before and after each named step", service, _UNITS)
+    yield fault(
+        "kill-service-at-steps",
+        "kill -9 of each service, before and after each named step",
+        service,
+        _UNITS,
+        seconds=25.0,
+    )
     yield fault("kill-worker", "kill -9 of a worker's processes, at random", _kill_worker, _UNITS)
     yield fault("kill-worker-at-steps", "kill -9 of each worker process, before and after each named step", worker,
-                _UNITS)  # fmt: skip
+                _UNITS, seconds=25.0)  # fmt: skip
     yield fault("kill-database", "kill -9 of PostgreSQL, started again", _kill_database, "database", "recipients")
     yield fault("kill-archive", "kill -9 of the S3 server, started again", _kill_archive, "archive")
     yield fault("kill-queue", "kill -9 of Redis, started again", _kill_queue, "queue", queues=redis)
@@ -598,18 +605,21 @@ def _faults() -> Iterator[Fault]:
     yield fault("restart-everything", "kill -9 of all there is at once, with mail in all states", _restart_everything,
                 _POSTFIX, "database", "recipients", "archive", "queue", _UNITS)  # fmt: skip
     wires = {"database": "PostgreSQL", "archive": "the S3 server", "queue": "Redis", "recipients": "Postfix's table"}
+    modes = (
+        ("refuses", "connections refused", "refuse", "", 4.0),
+        ("hangs", "accepts and never answers", "hang", "", 12.0),
+        ("slow", "each answer 2 s late", "slow", "2", 6.0),
+        ("resets", "each answer broken off", "reset", "", 4.0),
+    )
     for wire, server in wires.items():
-        only = {"queues": redis} if wire == "queue" else {}
-        yield fault(f"{wire}-refuses", f"{server}: connections refused", _wire(wire, "refuse"), wire, **only)
-        yield fault(f"{wire}-hangs", f"{server}: accepts and never answers", _wire(wire, "hang"), wire, **only)
-        if wire == "recipients":
-            continue
-        yield fault(f"{wire}-slow", f"{server}: each answer 2 s late", _wire(wire, "slow", "2"), wire, **only)
-        yield fault(f"{wire}-resets", f"{server}: each answer broken off", _wire(wire, "reset"), wire, **only)
+        queues = redis if wire == "queue" else frozenset(QUEUES)
+        for name, breaks, mode, detail, seconds in modes[:2] if wire == "recipients" else modes:
+            inject = _wire(wire, mode, detail)
+            yield fault(f"{wire}-{name}", f"{server}: {breaks}", inject, wire, queues=queues, seconds=seconds)
     yield fault("database-hangs-for-good", "PostgreSQL: open connections are silent for ever, later new ones serve",
-                _wire("database", "hang for good"), "database")  # fmt: skip
+                _wire("database", "hang for good"), "database", seconds=12.0)  # fmt: skip
     yield fault("archive-hangs-for-good", "the S3 server: open connections are silent for ever, later new ones serve",
-                _wire("archive", "hang for good"), "archive")  # fmt: skip
+                _wire("archive", "hang for good"), "archive", seconds=12.0)  # fmt: skip
     yield fault("database-stopped", "PostgreSQL: frozen by SIGSTOP, goes on by SIGCONT", _database_stopped, "database",
                 "recipients")  # fmt: skip
     yield fault("archive-500", "the S3 server answers 500", _wire("archive", "answer", "500 InternalError"), "archive")
