@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks.faults.plant import BUCKET, DATABASE, QUEUES, ROLE, WAYS, Plant
+from benchmarks.faults.plant import BUCKET, DATABASE, MAP_ROLE, QUEUES, ROLE, WAYS, Plant
 from tests.lab.deployment import ENVIRONMENT
 from tests.lab.process import LabError, run
 
@@ -324,11 +324,13 @@ def _database_stopped(plant: Plant, _: random.Random) -> Iterator[Injury]:
 
 @contextmanager
 def _database_login(plant: Plant, _: random.Random) -> Iterator[Injury]:
-    plant.sql(f"ALTER ROLE {ROLE} NOLOGIN")
+    for role in (ROLE, MAP_ROLE):
+        plant.sql(f"ALTER ROLE {role} NOLOGIN")
     try:
         yield _Every(1, lambda: _end_sessions(plant)).injury()
     finally:
-        plant.sql(f"ALTER ROLE {ROLE} LOGIN")
+        for role in (ROLE, MAP_ROLE):
+            plant.sql(f"ALTER ROLE {role} LOGIN")
 
 
 def _end_sessions(plant: Plant) -> bool:
@@ -451,7 +453,7 @@ def _remount(path: Path, how: str) -> None:
 def _no_connections(plant: Plant, _: random.Random) -> Iterator[Injury]:
     """Take every connection that PostgreSQL has for those who are no superusers."""
     held: list[psycopg.Connection[object]] = []
-    conninfo = plant.postgres.conninfo(DATABASE).replace("user=postgres", f"user={ROLE}")
+    conninfo = plant.postgres.url(DATABASE, ROLE).replace("+psycopg", "")
 
     def take() -> bool:
         with suppress(psycopg.OperationalError):
@@ -567,7 +569,7 @@ def _migration(plant: Plant, rng: random.Random) -> Iterator[Injury]:
     (versions / f"{revision}_campaign.py").write_text(_STEP.format(revision=revision, before=before))
     code = f"import sys; sys.path.insert(0, '{next_version}'); from orderflow_ingest.admin_cli import main; main()"
     command = [plant.deploy / "bin" / "python3", "-I", "-S", "-c", code, "init"]
-    settings = {"ORDERFLOW_SETTINGS": str(plant.deployment.settings_file)}
+    settings = {"ORDERFLOW_SETTINGS": str(plant.deployment.settings_file), **plant.deployment.environment}
     time.sleep(rng.random())
     run(command, user=plant.deployment.user, env={**ENVIRONMENT, **settings})
     ((version,),) = plant.sql("SELECT version_num FROM alembic_version")

@@ -43,7 +43,9 @@ from tests.lab.wire import Wire
 
 WAYS = ("pipe", "lmtp", "before-queue")
 QUEUES = ("postgresql", "redis")
-BUCKET, PREFIX, DATABASE, ROLE = "orders", "mail", "orders", "orderflow"
+BUCKET, PREFIX, DATABASE = "orders", "mail", "orders"
+# The programs' role is bound by row-level security; only the operator's commands run as the owner.
+OWNER, ROLE, MAP_ROLE = "owner", "programs", "recipients"
 SPOOL_SIZE, SPOOL_INODES, DATABASE_SIZE = "16m", 4000, "1536m"
 _HERE = Path(__file__).parent
 _SETTINGS = {
@@ -125,7 +127,11 @@ class Plant:
             spool = self.deployment.state / "spool"
             spool.mkdir()
             self._mount(running, spool, f"size={SPOOL_SIZE},nr_inodes={SPOOL_INODES},mode=0700,uid={self._uid}")
+        self.deployment.environment["DATABASE_URL"] = self._url(OWNER)
         self.deployment.admin("init")
+        self.postgres.run_script(DATABASE, self.deployment.admin("roles", "postgresql"))
+        self.postgres.create_role(ROLE, "orderflow_worker")
+        self.postgres.create_role(MAP_ROLE, "orderflow_map")
         for slug in ORGANIZATIONS:
             self.deployment.admin("org", "add", slug)
         self.configure_postfix()
@@ -295,9 +301,10 @@ class Plant:
             # Few files for the log, so that the disk is not full of them.
             for statement in (
                 "ALTER SYSTEM SET max_wal_size = '96MB'", "ALTER SYSTEM SET min_wal_size = '32MB'",
-                "SELECT pg_reload_conf()", f"CREATE ROLE {ROLE} LOGIN", f"CREATE DATABASE {DATABASE} OWNER {ROLE}",
+                "SELECT pg_reload_conf()",
             ):  # fmt: skip
                 connection.execute(statement)
+        self.postgres.create_owned_database(DATABASE, OWNER)
 
     def _install(self) -> None:
         """Copy the installed package and its programs; all other packages are links to those installed."""
@@ -330,13 +337,18 @@ class Plant:
         queue = {"QUEUE_URL": f"redis://127.0.0.1:{self.wires['queue'].port}/0"} if self.queue == "redis" else {}
         return {
             **_SETTINGS, **relay, **queue,
-            "DATABASE_URL": f"postgresql://{ROLE}@127.0.0.1:{self.wires['database'].port}/{DATABASE}",
+            "DATABASE_URL": self._url(ROLE),
+            "MAP_DATABASE_URL": self._url(MAP_ROLE),
             "ARCHIVE_URL": f"s3://{BUCKET}/{PREFIX}",
             "S3_ENDPOINT_URL": f"http://127.0.0.1:{self.wires['archive'].port}",
             "AWS_ACCESS_KEY_ID": self.s3.access_key,
             "AWS_SECRET_ACCESS_KEY": self.s3.secret_key,
             "AWS_DEFAULT_REGION": self.s3.region,
         }  # fmt: skip
+
+    def _url(self, role: str) -> str:
+        """Give the database's URL for a role, through the wire."""
+        return self.postgres.url(DATABASE, role).replace(f":{self.postgres.port}/", f":{self.wires['database'].port}/")
 
     def _units(self) -> list[Unit]:
         worker = [self.deploy / "bin" / "huey_consumer", "orderflow_ingest.tasks.huey", "--worker-type", "process"]
