@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
@@ -213,6 +214,22 @@ def test_a_transaction_begins_in_one_round_trip(records):
     sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append(a[2]))
     records.messages.find_identity(2, "EMAIL", "<none>")
     assert len(asked) == 2 and asked[0] == "BEGIN; SET LOCAL orderflow.orgs = '2'"
+
+
+@as_role("deliver")
+def test_threads_of_several_organisations_that_share_a_transaction_get_each_his_own(records, tenants):
+    """What waits at the same time is asked and written together, for all organisations of the group."""
+    rows = [new(org_id=1 + n % 2, source_message_id=f"<shared-{n // 2}>", fingerprint=f"{n:064}") for n in range(80)]
+
+    def deliver(row):
+        assert records.messages.insert(row, NOW)
+        return records.messages.find_identity(row.org_id, "EMAIL", row.source_message_id)
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(deliver, rows))
+    assert [(known.id, list(known.digests)) for known in found] == [(row.id, [row.fingerprint]) for row in rows]
+    with tenants.connect("owner") as owner:
+        owner.execute("DELETE FROM inbound_message WHERE source_message_id LIKE '<shared-%'")
 
 
 @as_role("deliver")
