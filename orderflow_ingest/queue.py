@@ -184,7 +184,12 @@ def _open(url: str, create: bool) -> Huey:
     times = {"socket_connect_timeout": limits.QUEUE, "socket_timeout": limits.QUEUE, "retry": Retry(NoBackoff(), 0)}
     # The host name is verified by every version of the client unless the URL says otherwise, as the certificate is.
     verified = {"ssl_check_hostname": True} if url.startswith("rediss") else {}
-    pool = redis.ConnectionPool.from_url(url, **times, **verified)
+    try:
+        pool = redis.ConnectionPool.from_url(url, **times, **verified)
+        pool.connection_class(**pool.connection_kwargs)  # connects nothing, and knows every option
+    except (ValueError, TypeError):
+        # From none: the error's own text can hold what stood in the URL.
+        raise QueueUnavailable("queue: QUEUE_URL has an option that the Redis client does not take") from None
     return PriorityRedisHuey(NAME, connection_pool=pool, **common)
 
 

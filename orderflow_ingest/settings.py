@@ -139,10 +139,18 @@ def _domains(text: str) -> tuple[str, ...]:
     return tuple(one(part.strip().lower()) for part in text.split(","))
 
 
+# What libpq and SQLAlchemy read differently, and what libpq quotes in its errors, password and all: a % that begins no
+# %xx, an @ or / in the password as it is, half a bracket.
+_POSTGRESQL = (
+    r"postgresql\+psycopg://(?=.)(?!.*%(?![0-9A-Fa-f]{2}))(?!.*%00)(?:[^@/?#\[\]\s]*@)?"
+    r"(?:\[[0-9A-Fa-f:.]+\]|[^@/?#\[\]:\s]*)(?::\d*)?(?:/[^?#\s]*)?(?:\?[^#\s]*)?"
+)
+
+
 def _database_url(text: str) -> str:
     if text.startswith("postgresql://"):
         text = "postgresql+psycopg://" + text.removeprefix("postgresql://")
-    return _with_port(_matching(r"sqlite:////.+|postgresql\+psycopg://.+")(text))
+    return _with_port(_matching(rf"sqlite:////.+|{_POSTGRESQL}")(text))
 
 
 def _queue_url(text: str) -> str:
@@ -223,12 +231,14 @@ KEYS = (
         "where the service, before the queue, gives back what is no order: an smtpd of Postfix's without a filter",
         "none"),
     Key("DATABASE_URL", "database_url", _below_state("sqlite:///{}/orderflow.db"), _database_url,
-        "a sqlite:////path or postgresql://user:password@host/name URL", "or postgresql://user:password@host/name",
+        "a sqlite:////path or postgresql://user:password@host/name URL, special characters as %xx",
+        "or postgresql://user:password@host/name",
         "SQLite in the state directory"),
-    Key("QUEUE_URL", "queue_url", _default_queue, _queue_url, "a sqlite:, postgresql: or redis: URL",
+    Key("QUEUE_URL", "queue_url", _default_queue, _queue_url,
+        "a sqlite:, postgresql: or redis: URL, special characters as %xx",
         "or redis://host:port/0", "SQLite beside a SQLite database; the same database if that is PostgreSQL"),
     Key("MAP_DATABASE_URL", "map_database_url", lambda found: str(found["database_url"]), _database_url,
-        "a sqlite:////path or postgresql://user:password@host/name URL",
+        "a sqlite:////path or postgresql://user:password@host/name URL, special characters as %xx",
         "the same database by the role that Postfix's recipient map logs in as", "DATABASE_URL"),
     Key("ARCHIVE_URL", "archive_url", _below_state("file://{}/archive"), _archive_url,
         "file:///directory or s3://bucket/prefix", "or s3://bucket/prefix", "files in the state directory"),

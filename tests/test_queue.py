@@ -267,6 +267,13 @@ def test_a_queue_serves_again_after_a_time_limit_has_cut_a_command_off(postgres,
         assert queue.depth() == 2
 
 
+@pytest.mark.parametrize("option", ["nope=1", "socket_timeout=soon"])
+def test_an_option_that_redis_does_not_take_is_unavailable_at_once_and_not_told(option):
+    with pytest.raises(QueueUnavailable, match="has an option that the Redis client does not take") as refused:
+        Queue(f"redis://:{SECRET}@127.0.0.1:{free_port()}/0?{option}")
+    assert SECRET not in str(refused.value) and refused.value.__suppress_context__
+
+
 def test_a_wrong_password_is_unavailable(redis):
     refused(Queue(f"redis://nobody:{SECRET}@127.0.0.1:{redis.port}/0"))
 
