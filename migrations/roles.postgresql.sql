@@ -28,7 +28,8 @@ BEGIN
         END IF;
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name);
     END LOOP;
-    -- No other role of the cluster has any business here, and no role may put a table in front of ours.
+    -- No other role of the cluster has any business here, and no role may put a table in front of ours. A role that you
+    -- made by hand before, for Postfix's map say, needs GRANT CONNECT here and USAGE on the schema, or one of the groups.
     EXECUTE format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
 END $$;
 

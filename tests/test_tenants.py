@@ -609,5 +609,8 @@ def test_an_order_goes_through_a_deployment_whose_programs_have_roles_of_their_o
             assert {row["recipient"] for row in deployment.messages()} == {
                 f"orders+{slug}@{DOMAIN}" for slug in ("acme", "bolt")
             }
+            deployment.admin("org", "add", "late")
+            (late,) = smtp.send(deployment.postfix.smtp_port, "a@b.example", [f"orders+late@{DOMAIN}"], mail()).rcpt
+            assert late.code == 250, "the map sees what the operator adds"
         table = (deployment.postfix.config_directory / "orderflow_recipients.cf").read_text()
         assert tenants.role("map") in table and tenants.role("deliver") not in table
