@@ -8,12 +8,14 @@
    a third one, of --rows too, has its tenant tables in so many partitions (`partitions`).
    fsync is off while they are filled; then the server starts anew with fsync on and 3 GB of shared buffers, and
    the indexes of all are read into memory once (pg_prewarm). Autovacuum is off, so that it disturbs nobody's turn.
-2. Each measure calls a function of `orderflow_ingest.records` on one database after the other, in changing order,
-   with rows of its own drawn from all organisations and both years. Told is the median time of a call, round trip
-   included, and the ratio of the medians. Commits do not wait for the disk, so that its time hides nothing, except
-   where it says so.
-3. Each statement that was sent is explained on the large database (ANALYZE, BUFFERS), in a transaction that is
-   rolled back, with the parameters of the last call.
+2. Each measure calls a function of `orderflow_ingest.records` on one database after the other, in changing order, as
+   the role that calls it in production: for all that delivery and worker do a member of orderflow_worker, whom
+   row-level security binds to the organisations that a transaction names; for `status` and lists a member of
+   orderflow_operator. The rows it asks for are its own, drawn from all organisations and both years. Told is the
+   median time of a call, round trips included, and the ratio of the medians. Commits do not wait for the disk, so that
+   its time hides nothing, except where it says so.
+3. Each statement that was sent is explained on the large database (ANALYZE, BUFFERS), as that role and with the
+   parameters of the last call (`plans`); what explaining writes is undone.
 
 What has to hold, or the command ends with 1: no ratio is over 1.5, and no statement reads a tenant table from end to
 end (Seq Scan). A message by its id alone is looked up in each organisation: its cost is that of their number, and
@@ -26,12 +28,11 @@ docs/growth-plans.md, and the figures into docs/growth.md.
 import argparse
 import json
 import random
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -39,11 +40,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import sqlalchemy as sa
 
-from benchmarks import history, partitions, report
+from benchmarks import history, partitions, plans, report
 from benchmarks.machine import facts
-from orderflow_ingest.records import EVERY, Filter, InboundMessage, NewDocument, NewMessage, Records, schema
+from orderflow_ingest.admin_cli import roles
+from orderflow_ingest.records import Filter, InboundMessage, NewDocument, NewMessage, Records, schema
+from orderflow_ingest.settings import load as load_settings
 from orderflow_ingest.status import PartKind, Status
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch
@@ -93,10 +97,12 @@ def load(directory: Path, sizes: dict[str, int], organizations: int, parts: int)
 
 @dataclass
 class Side:
-    """One of the databases, and rows of it to ask for."""
+    """One of the databases as its roles see it, and rows of it to ask for."""
 
     name: str
-    records: Records
+    records: Records  # as the worker
+    operator: Records
+    owner: sa.Engine
     now: datetime
     organizations: int
     identities: list[tuple[int, UUID, str]] = field(default_factory=list)
@@ -114,7 +120,7 @@ class Side:
             "CAST(:moments AS timestamptz[])) AS lot (org_id, moment), LATERAL (SELECT * FROM inbound_message "
             "WHERE org_id = lot.org_id AND received_at >= lot.moment ORDER BY received_at LIMIT 1) m"
         )
-        with self.records.database.read(EVERY) as connection:
+        with self.owner.connect() as connection:
             rows = connection.execute(statement, {"orgs": orgs, "moments": moments})
             self.identities = [(row.org_id, row.id, row.source_message_id) for row in rows]
         for org_id, id, _ in self.identities[:50]:
@@ -133,6 +139,7 @@ class Side:
             from_email="buyer-1@customer.example.com", subject="Purchase order, to be delivered".ljust(60, "."),
             sent_at=self.now, received_at=self.now + timedelta(milliseconds=self.written),
             raw_key=f"org/{org_id}/raw/{digest}.eml", size=50_000, digest=digest, fingerprint=digest[::-1],
+            traits=[],
         )  # fmt: skip
 
     def inserted(self, org_id: int) -> NewMessage:
@@ -149,9 +156,7 @@ class Side:
 
     def clean(self) -> None:
         """Take out again what was written."""
-        autocommit = self.records.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        with autocommit as connection:
-            connection.exec_driver_sql("SET statement_timeout = 0")
+        with self.owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             late = sa.text("SELECT org_id, id FROM inbound_message WHERE received_at > :now").bindparams(now=self.now)
             keys = [tuple(row) for row in connection.execute(late)]
             for org_id, id in keys:
@@ -163,7 +168,24 @@ class Side:
             held = sa.text("DELETE FROM message_conflict WHERE received_at > :now AND resolution IS NULL")
             connection.execute(held, {"now": self.now})
             connection.exec_driver_sql("VACUUM inbound_message, document, message_conflict")
-            connection.detach()
+
+    def close(self) -> None:
+        """Close all connections; the next use opens new ones."""
+        for records in (self.records, self.operator):
+            records.database.close()
+        self.owner.dispose()
+
+
+def open_side(server: Postgres, name: str, now: datetime, organizations: int) -> Side:
+    """Grant the roles what they may do in a database, and give it as two that log in see it."""
+    settings = load_settings(environ={"DATABASE_URL": url_of(server, name)})
+    server.run_script(name, roles.postgresql(settings, "public"))
+    for group in ("worker", "operator"):
+        with suppress(psycopg.errors.DuplicateObject):  # made for another database of the cluster
+            server.create_role(f"growth_{group}", f"orderflow_{group}")
+    worker, operator = (Records(server.url(name, f"growth_{group}")) for group in ("worker", "operator"))
+    assert not schema.unbound(worker.database)
+    return Side(name, worker, operator, sa.create_engine(url_of(server, name)), now, organizations)
 
 
 def _part() -> NewDocument:
@@ -277,7 +299,7 @@ def _of_message(call: Callable[[Side, int, UUID], Any]) -> Callable[[Side], Call
 
 def _later_pages(side: Side) -> Calls:
     for last in _each(side.pages):
-        yield partial(side.records.messages.select, Filter(), 50, last)
+        yield partial(side.operator.messages.select, Filter(), 50, last)
 
 
 _FAILED = (Status.FAILED,)
@@ -290,32 +312,32 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     "sweep: messages due": _same(lambda s: s.records.messages.due(s.now, 1000)),
     "sweep: documents due": _same(lambda s: s.records.documents.due(s.now, 1000)),
     "lag": _same(lambda s: s.records.messages.lag(s.now)),
-    "oldest unfinished": _same(lambda s: s.records.messages.oldest_unfinished()),
-    "oldest unfinished of an organisation": _of_org(lambda s, org: s.records.messages.oldest_unfinished(org)),
-    "status: messages": _same(lambda s: s.records.messages.count_by_status(s.now - history.DAY)),
+    "oldest unfinished": _same(lambda s: s.operator.messages.oldest_unfinished()),
+    "oldest unfinished of an organisation": _of_org(lambda s, org: s.operator.messages.oldest_unfinished(org)),
+    "status: messages": _same(lambda s: s.operator.messages.count_by_status(s.now - history.DAY)),
     "status: messages of an organisation": _of_org(
-        lambda s, org: s.records.messages.count_by_status(s.now - history.DAY, org)
+        lambda s, org: s.operator.messages.count_by_status(s.now - history.DAY, org)
     ),
-    "status: documents": _same(lambda s: s.records.documents.count_undone()),
-    "status: documents of an organisation": _of_org(lambda s, org: s.records.documents.count_undone(org)),
-    "status: conflicts": _same(lambda s: s.records.conflicts.count_open()),
-    "status: conflicts of an organisation": _of_org(lambda s, org: s.records.conflicts.count_open(org)),
-    "list: 50 newest": _same(lambda s: s.records.messages.select(Filter(), 50)),
+    "status: documents": _same(lambda s: s.operator.documents.count_undone()),
+    "status: documents of an organisation": _of_org(lambda s, org: s.operator.documents.count_undone(org)),
+    "status: conflicts": _same(lambda s: s.operator.conflicts.count_open()),
+    "status: conflicts of an organisation": _of_org(lambda s, org: s.operator.conflicts.count_open(org)),
+    "list: 50 newest": _same(lambda s: s.operator.messages.select(Filter(), 50)),
     "list: 50 somewhere in history": _later_pages,
     "list: 20 newest of an organisation": _of_org(
-        lambda s, org: s.records.messages.select(Filter(org_id=org), 20), _BUSY
+        lambda s, org: s.operator.messages.select(Filter(org_id=org), 20), _BUSY
     ),
-    "list: 50 newest FAILED": _same(lambda s: s.records.messages.select(Filter(statuses=_FAILED), 50)),
+    "list: 50 newest FAILED": _same(lambda s: s.operator.messages.select(Filter(statuses=_FAILED), 50)),
     "list: FAILED of an organisation": _of_org(
-        lambda s, org: s.records.messages.select(Filter(org_id=org, statuses=_FAILED), 50)
+        lambda s, org: s.operator.messages.select(Filter(org_id=org, statuses=_FAILED), 50)
     ),
     "list: not PARSED": _same(
-        lambda s: s.records.messages.select(Filter(statuses=(Status.RECEIVED, Status.STORED, Status.FAILED)), 50)
+        lambda s: s.operator.messages.select(Filter(statuses=(Status.RECEIVED, Status.STORED, Status.FAILED)), 50)
     ),
-    "count of FAILED": _same(lambda s: s.records.messages.count(Filter(statuses=_FAILED))),
-    "list: conflicts": _same(lambda s: s.records.conflicts.open()),
+    "count of FAILED": _same(lambda s: s.operator.messages.count(Filter(statuses=_FAILED))),
+    "list: conflicts": _same(lambda s: s.operator.conflicts.open()),
     "a message": _of_message(lambda s, org, id: s.records.messages.get(org, id)),
-    _BY_ORGANIZATIONS: _of_message(lambda s, _, id: s.records.messages.select(Filter(ids=(id,)), 1)),
+    _BY_ORGANIZATIONS: _of_message(lambda s, _, id: s.operator.messages.select(Filter(ids=(id,)), 1)),
     "documents of a message": _of_message(lambda s, org, id: s.records.documents.of_message(org, id)),
     "insert": _inserts,
     "insert, on disk": _inserts,
@@ -328,48 +350,10 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
 _ON_DISK = "insert, on disk"
 
 
-def plans(side: Side, calls: Calls) -> list[str]:
-    """Explain what a call sends, each statement right before it is run, and undo what explaining wrote."""
-    found: list[str] = []
-
-    def explain(_c: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        connection = cursor.connection
-        explained = connection.cursor()
-        if not connection.autocommit:
-            explained.execute("SAVEPOINT explained")
-        explained.execute(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {statement}", parameters)
-        found.append(f"{statement.strip()}\n\n" + "\n".join(_text(row[0]) for row in explained.fetchall()))
-        if not connection.autocommit:
-            explained.execute("ROLLBACK TO SAVEPOINT explained")
-
-    call, engine = next(calls), side.records.database.engine
-    sa.event.listen(engine, "before_cursor_execute", explain)
-    try:
-        call()
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", explain)
-    return found
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def scans(plan: str) -> list[str]:
-    """Find the tenant tables that a plan reads from end to end."""
-    tenant = "|".join(table.name for table in partitions.TENANT_TABLES)
-    return re.findall(rf"Seq Scan on ((?:{tenant})\w*)", plan)
-
-
-def indexes(plan: str) -> list[str]:
-    """Name the indexes that a plan uses, in order."""
-    return list(dict.fromkeys(re.findall(r"(?:Scan(?: Backward)? using|Bitmap Index Scan on) (\w+)", plan)))
-
-
-def buffers(plan: str) -> int:
-    """Count the pages that a plan's execution touched."""
-    counted = re.search(r"^ *Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?", plan, re.MULTILINE)
-    return sum(int(number or 0) for number in counted.groups()) if counted else 0
+def explained(side: Side, calls: Calls) -> list[str]:
+    """Explain what a call sends, and undo what explaining wrote."""
+    engines = {records.database.engine for records in (side.records, side.operator)}
+    return plans.explain(engines, side.owner, next(calls))
 
 
 def measure(what: str, sides: Sequence[Side], calls: int) -> dict[str, Any]:
@@ -383,14 +367,14 @@ def measure(what: str, sides: Sequence[Side], calls: int) -> dict[str, Any]:
             call()
             times[side.name].append(time.perf_counter() - began)
     warm = {name: taken[calls // 10 :] for name, taken in times.items()}
-    found = {side.name: plans(side, each[side.name]) for side in sides}
+    found = {side.name: explained(side, each[side.name]) for side in sides}
     case = {"what": what, "calls": calls, "plans": found["large"], "ms": {}, "pages": {}}
     for name, taken in warm.items():
         case["ms"][name] = 1000 * statistics.median(taken)
-        case["pages"][name] = sum(map(buffers, found[name]))
-    case["indexes"] = list(dict.fromkeys(index for plan in found["large"] for index in indexes(plan)))
+        case["pages"][name] = sum(map(plans.buffers, found[name]))
+    case["indexes"] = list(dict.fromkeys(index for plan in found["large"] for index in plans.indexes(plan)))
     case["ratio"] = case["ms"]["large"] / case["ms"]["small"]
-    case["scans"] = [table for plan in found["large"] for table in scans(plan)]
+    case["scans"] = [table for plan in found["large"] for table in plans.scans(plan)]
     tell(f"{what}: " + ", ".join(f"{n} {ms:.3f} ms" for n, ms in case["ms"].items()) + f", {case['ratio']:.2f}")
     return case
 
@@ -404,17 +388,17 @@ def complaints(cases: Sequence[dict[str, Any]]) -> list[str]:
 
 def _commits(sides: Sequence[Side], wait: bool) -> None:
     for side in sides:
-        name = side.records.database.engine.url.database
-        with side.records.database.read(EVERY) as connection:
+        with side.owner.begin() as connection:
+            name = side.owner.url.database
             connection.exec_driver_sql(f"ALTER DATABASE {name} SET synchronous_commit = {'on' if wait else 'off'}")
-        side.records.database.close()  # what connects from now on has the setting
+        side.close()  # what connects from now on has the setting
 
 
 def run(directory: Path, sizes: dict[str, int], organizations: int, parts: int, calls: int) -> dict[str, Any]:
     """Fill the databases and measure everything."""
     now = load(directory, sizes, organizations, parts)
     with Postgres(directory / "postgres", **_SERVER) as server:
-        sides = [Side(name, Records(url_of(server, name)), now, organizations) for name in sizes]
+        sides = [open_side(server, name, now, organizations) for name in sizes]
         kept: dict[str, Any] = {}
         for side in sides:
             kept[side.name] = _warm(side)
@@ -425,7 +409,7 @@ def run(directory: Path, sizes: dict[str, int], organizations: int, parts: int, 
             cases.append(measure(what, sides, calls))
         for side in sides:
             side.clean()
-            side.records.database.close()
+            side.close()
     return {
         "machine": {k: v for k, v in facts().items() if k not in ("Postfix", "Ceph")},
         "rows": sizes, "organizations": organizations, "partitions": parts, "bytes": kept, "cases": cases,
@@ -434,9 +418,7 @@ def run(directory: Path, sizes: dict[str, int], organizations: int, parts: int, 
 
 def _warm(side: Side) -> dict[str, int]:
     """Read all indexes into memory, and give the size of the tables and of the indexes."""
-    autocommit = side.records.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-    with autocommit as connection:
-        connection.exec_driver_sql("SET statement_timeout = 0")
+    with side.owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
         relations = "FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = "
         connection.exec_driver_sql(f"SELECT sum(pg_prewarm(oid)) {relations}'i'").all()
@@ -446,7 +428,6 @@ def _warm(side: Side) -> dict[str, int]:
             )
             for what, kind in (("tables", "r"), ("indexes", "i"))
         }
-        connection.detach()
     return sizes
 
 

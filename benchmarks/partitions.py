@@ -1,11 +1,17 @@
 """The tenant tables as partitions by hash of org_id: the same columns, keys, indexes and triggers, by the same names.
 
 What makes it possible is in `orderflow_ingest.records.tables`: every primary and unique key of a tenant table begins
-with org_id, which PostgreSQL demands of a partitioned table, and so does every foreign key. docs/growth.md says
-what is won by it and what is not.
+with org_id, which PostgreSQL demands of a partitioned table, and so does every foreign key. Functions, row-level
+security and the recipients' view come by the very step that makes them everywhere; a role has no rights on a partition
+by its own name. docs/growth.md says what is won by partitions and what is not.
 """
 
+from types import ModuleType
+
 import sqlalchemy as sa
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from orderflow_ingest.records import schema
 from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, skipped_part
@@ -37,7 +43,19 @@ def build(engine: sa.Engine, parts: int) -> None:
                 f"CREATE TRIGGER {table.name}_touch BEFORE UPDATE ON {table.name} "
                 "FOR EACH ROW EXECUTE FUNCTION orderflow_touch()"
             )
+        take(connection, "0004")
         connection.exec_driver_sql(
             "CREATE TABLE alembic_version (version_num VARCHAR(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)"
         )
         connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{schema.needed_version()}')")
+
+
+def take(connection: sa.Connection, revision: str) -> None:
+    """Take one step of the migrations, whatever the database's version is."""
+    with Operations.context(MigrationContext.configure(connection)):
+        step(revision).upgrade()
+
+
+def step(revision: str) -> ModuleType:
+    """Give one step of the migrations."""
+    return ScriptDirectory(str(schema.migrations_dir())).get_revision(revision).module

@@ -1,13 +1,15 @@
 """No statement grows with history: each goes by its index, in plain tables and in partitions. No test of a time.
 
 The statements are those of `benchmarks.growth`, which measures what they cost; here the planner is asked what it
-does with them where there is some history.
+does with them where there is some history, as the roles that send them: the worker's, whom row-level security binds,
+and the operator's.
 """
 
 import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -15,9 +17,9 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from benchmarks import growth, history, partitions
+from benchmarks import growth, history, partitions, plans
 from benchmarks.growth import MEASURES, Side
-from orderflow_ingest.records import EVERY, Filter, Records, SkippedPart, schema
+from orderflow_ingest.records import EVERY, Filter, Records, RecordsUnavailable, SkippedPart, schema
 from orderflow_ingest.records.tables import UNFINISHED as ROWS
 from orderflow_ingest.records.tables import document, inbound_message
 from orderflow_ingest.status import HandOver, Status
@@ -30,6 +32,8 @@ BY_ORG, BY_TIME = "ix_inbound_message_org_id_received_at", "ix_inbound_message_r
 KEY, IDENTITY = "pk_inbound_message", "uq_inbound_message_org_id_source_source_message_id"
 DOCUMENT, PART = "pk_document", "uq_document_org_id_inbound_message_id_part_path"
 PENDING, UNDONE = "ix_document_pending", "ix_document_failed"
+# How the policy of migration 0004 reads in a plan, which asks for the organisations once.
+POLICY = "org_id = ANY ($"
 OPEN, CONFLICT = "ix_message_conflict_open", "uq_message_conflict_org_id_inbound_message_id_fingerprint"
 # An organisation's own index is as good as that of the backlog or of the day: the planner may take either.
 EXPECTED = {
@@ -68,13 +72,22 @@ EXPECTED = {
 }
 
 
+def made(postgres, build):
+    """Make a database, and give its name."""
+    name = f"growth_{uuid4().hex}"
+    postgres.create_database(name)
+    owner = Records(growth.url_of(postgres, name))
+    build(owner.database)
+    owner.database.close()
+    return name
+
+
 @pytest.fixture(scope="module")
 def side(postgres):
     """Give 60,000 messages of 2,000 organisations, each with a conflict, and statistics of a quiet hour."""
-    records = Records(postgres.create_database(f"growth_{uuid4().hex}"))
-    schema.upgrade(records.database)
-    history.fill(records.database.engine, 60_000, ORGANIZATIONS, NOW)
-    with records.database.write(EVERY) as connection:
+    side = growth.open_side(postgres, made(postgres, schema.upgrade), NOW, ORGANIZATIONS)
+    history.fill(side.owner, 60_000, ORGANIZATIONS, NOW)
+    with side.owner.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO message_conflict SELECT org_id, gen_random_uuid(), id, '', '', '', '', '', '', '', digest, "
             "fingerprint, received_at, 'DISCARDED' FROM inbound_message"
@@ -92,32 +105,81 @@ def side(postgres):
             "UPDATE document d SET handover = 'PENDING' FROM backlog b "
             "WHERE (d.org_id, d.inbound_message_id) = (b.org_id, b.id) AND b.status = 'STORED'"
         )
-    side = Side("large", records, NOW, ORGANIZATIONS)
     side.draw()
     yield side
+    side.close()
+
+
+@pytest.fixture(scope="module")
+def unbound(side):
+    """Give the same database as its owner sees it."""
+    records = Records(side.owner.url.render_as_string(hide_password=False))
+    yield replace(side, records=records, operator=records)
     records.database.close()
+
+
+def goes_by_index(side, what):
+    """Check the plans of a call, and give them."""
+    found = growth.explained(side, MEASURES[what](side))
+    used = {index for plan in found for index in plans.indexes(plan)}
+    assert found and not [scan for plan in found for scan in plans.scans(plan)], "\n".join(found)
+    assert used <= EXPECTED[what] and bool(used) == bool(EXPECTED[what]), "\n".join(found)
+    return found
 
 
 @pytest.mark.parametrize("what", MEASURES)
 def test_a_statement_goes_by_its_index_where_there_is_history(side, what):
-    plans = growth.plans(side, MEASURES[what](side))
-    used = {index for plan in plans for index in growth.indexes(plan)}
-    assert plans and not [scan for plan in plans for scan in growth.scans(plan)], "\n".join(plans)
-    assert used <= EXPECTED[what] and bool(used) == bool(EXPECTED[what]), "\n".join(plans)
+    goes_by_index(side, what)
+
+
+@pytest.mark.parametrize("what", MEASURES)
+def test_a_statement_goes_by_the_same_index_where_no_row_level_security_binds(unbound, what):
+    assert POLICY not in "".join(goes_by_index(unbound, what))
+
+
+@pytest.mark.parametrize("what", [what for what in MEASURES if what.endswith("of an organisation")])
+def test_an_organisations_own_rows_are_found_by_its_index_by_a_bound_role(side, what):
+    bound = replace(side, operator=side.records)
+    assert all(POLICY in plan for plan in goes_by_index(bound, what))
+
+
+BY_KEY = ("identity", "a message", "documents of", "claim", "record", "to PARSED", "hand-over")
+
+
+@pytest.mark.parametrize("what", [what for what in MEASURES if what.startswith(BY_KEY)])
+def test_a_policy_takes_nothing_from_what_an_index_is_asked_for(side, unbound, what):
+    """The organisations may be asked for besides, of the same index; values differ, and numbers of parameters."""
+
+    def asked(side):
+        found = "\n".join(goes_by_index(side, what))
+        conditions = re.findall(r"Index Cond: (.*)", found)
+        own = [re.sub(r"\(org_id = ANY \(\$\d\)\) AND ", "", condition) for condition in conditions]
+        return POLICY in found, [re.sub(r"'[^']*'", "?", condition) for condition in own]
+
+    assert asked(side) == (what != "a message of unknown organisation", asked(unbound)[1])
+
+
+def test_the_role_that_is_measured_sees_the_organisations_that_it_names_and_no_others(side):
+    asked = sa.select(sa.func.count(sa.distinct(inbound_message.c.org_id)))
+    with side.records.database.read(1) as connection:
+        assert connection.scalar(asked) == 1
+    with pytest.raises(RecordsUnavailable), side.records.database.read(EVERY):
+        pytest.fail("it was let see every organisation")
 
 
 def test_an_organisation_that_has_been_silent_is_not_sought_through_the_mail_of_the_others(side):
     """The first one has a twelfth of all mail; the planner would find twenty of it soon, were it spread evenly."""
-    with side.records.database.read(EVERY) as connection:
+    with side.owner.connect() as connection:
         latest = connection.scalar(sa.select(sa.func.max(inbound_message.c.received_at)))
-    for chosen in (Filter(org_id=1), Filter(org_id=1, until=latest), Filter(org_id=1, statuses=(Status.PARSED,))):
-        (plan,) = growth.plans(side, iter([lambda chosen=chosen: side.records.messages.select(chosen, 20)]))
-        assert growth.indexes(plan) == [BY_ORG], plan
+    for records in (side.records, side.operator):
+        for chosen in (Filter(org_id=1), Filter(org_id=1, until=latest), Filter(org_id=1, statuses=(Status.PARSED,))):
+            (plan,) = growth.explained(side, iter([lambda r=records, c=chosen: r.messages.select(c, 20)]))
+            assert plans.indexes(plan) == [BY_ORG], plan
 
 
 def test_what_is_measured_is_taken_out_again(side):
     def rows():
-        with side.records.database.read(EVERY) as connection:
+        with side.owner.connect() as connection:
             return [connection.scalar(sa.select(sa.func.count()).select_from(t)) for t in partitions.TENANT_TABLES]
 
     side.clean()
@@ -131,7 +193,7 @@ def test_what_is_measured_is_taken_out_again(side):
 
 def test_a_scan_and_a_ratio_over_the_limit_are_told():
     plan = "Append\n  Buffers: shared hit=7 read=2\n  ->  Seq Scan on document_3 d\n  ->  Seq Scan on organization"
-    assert (growth.scans(plan), growth.buffers(plan), growth.indexes(plan)) == (["document_3"], 9, [])
+    assert (plans.scans(plan), plans.buffers(plan), plans.indexes(plan)) == (["document_3"], 9, [])
     case = {"what": "a", "ratio": 1.5, "scans": []}
     assert growth.complaints([case]) == []
     assert growth.complaints([case | {"ratio": 1.51}, case | {"scans": ["document"]}]) == [
@@ -154,7 +216,7 @@ def test_sqlite_reads_no_tenant_table_from_end_to_end(tmp_path, what):
     schema.upgrade(records.database)
     asked = []
     sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
-    next(MEASURES[what](Side("large", records, NOW, ORGANIZATIONS)))()
+    next(MEASURES[what](Side("large", records, records, records.database.engine, NOW, ORGANIZATIONS)))()
     (statement, parameters), *_ = asked
     with records.database.read(EVERY) as connection:
         plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
@@ -169,23 +231,52 @@ def test_sqlite_reads_no_tenant_table_from_end_to_end(tmp_path, what):
 @pytest.fixture(scope="module")
 def divided(postgres):
     """Give the tables in four partitions each, and eight organisations."""
-    records = Records(postgres.create_database(f"growth_{uuid4().hex}"))
-    partitions.build(records.database.engine, 4)
+    name = made(postgres, lambda database: partitions.build(database.engine, 4))
+    side = growth.open_side(postgres, name, NOW, 8)
     for number in range(8):
-        records.organizations.add(f"org-{number}", "Name")
-    yield Side("large", records, NOW, 8)
-    records.database.close()
+        side.operator.organizations.add(f"org-{number}", "Name")
+    yield side
+    side.close()
 
 
 def test_a_step_takes_the_indexes_that_partitions_have_already(divided):
-    with divided.records.database.write() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0002'")
-    schema.upgrade(divided.records.database)
-    assert schema.current_version(divided.records.database) == schema.needed_version()
+    def all_indexes(connection):
+        return connection.exec_driver_sql("SELECT indexrelid, indrelid FROM pg_index ORDER BY indexrelid").all()
+
+    with divided.owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        before = all_indexes(connection)
+        partitions.step("0003").prepare(connection)
+        partitions.take(connection, "0003")
+        assert all_indexes(connection) == before
+
+
+def test_init_has_nothing_to_do_where_there_are_partitions(divided):
+    owner = Records(divided.owner.url.render_as_string(hide_password=False))
+    schema.upgrade(owner.database)
+    assert schema.current_version(owner.database) == schema.needed_version()
+    owner.database.close()
+
+
+def test_partitions_keep_the_tenants_apart_and_are_not_to_be_had_by_their_own_names(divided):
+    for org_id in (1, 2):
+        divided.inserted(org_id)
+    asked = sa.select(inbound_message.c.org_id).distinct()
+    for orgs, seen in ((1, {1}), ((1, 2), {1, 2}), ((), set())):
+        with divided.records.database.read(orgs) as connection:
+            assert set(connection.scalars(asked)) == seen
+    with divided.operator.database.read(EVERY) as connection:
+        assert set(connection.scalars(asked)) == {1, 2}
+    for records in (divided.records, divided.operator):
+        with pytest.raises(RecordsUnavailable, match="42501"), records.database.read(1) as connection:
+            connection.exec_driver_sql("SELECT FROM inbound_message_0")
+    with pytest.raises(RecordsUnavailable, match="42501"), divided.records.database.write(1) as connection:
+        divided.records.messages.insert_in(connection, divided.new(2), NOW)
+    divided.clean()
 
 
 def test_a_message_lives_its_life_in_partitions(divided):
     records, messages, documents = divided.records, divided.records.messages, divided.records.documents
+    operator = divided.operator
     for org_id in range(1, 9):
         new = divided.inserted(org_id)
         assert not messages.insert(new, NOW)
@@ -208,23 +299,23 @@ def test_a_message_lives_its_life_in_partitions(divided):
         found = messages.get(org_id, new.id)
         assert found is not None and found.status is Status.PARSED and found.updated_at > found.created_at
     assert messages.due(NOW, 100) == [] and messages.lag(NOW + LEASE) == 0
-    assert messages.count_by_status(NOW)[Status.PARSED] == len(messages.select(Filter(), 100)) == 8
-    assert documents.count_undone() == {HandOver.PENDING: 0, HandOver.FAILED: 0}
-    assert records.conflicts.count_open() == 8
+    assert operator.messages.count_by_status(NOW)[Status.PARSED] == len(operator.messages.select(Filter(), 100)) == 8
+    assert operator.documents.count_undone() == {HandOver.PENDING: 0, HandOver.FAILED: 0}
+    assert operator.conflicts.count_open() == 8
 
 
 @pytest.mark.parametrize("table", [inbound_message, document], ids=lambda t: t.name)
 def test_partitions_refuse_what_belongs_to_nobody(divided, table):
     divided.records.documents.record(divided.claimed(1), [growth._part()], [], NOW, is_complete=True)
-    with pytest.raises(sa.exc.IntegrityError), divided.records.database.write(EVERY) as connection:
+    with pytest.raises(sa.exc.IntegrityError), divided.operator.database.write(EVERY) as connection:
         connection.execute(table.update().values(org_id=99))
 
 
 def test_a_statement_of_one_organisation_asks_one_partition(divided):
     asked = [what for what in READS if what.endswith("of an organisation")]
-    plans = [growth.plans(divided, MEASURES[what](divided))[0].partition("\n\n")[2] for what in asked]
-    parts = [set(re.findall(r" on (?:inbound_message|document|message_conflict)_(\d) ", plan)) for plan in plans]
-    assert parts and all(len(found) == 1 for found in parts), "\n\n".join(plans)
+    found = [growth.explained(divided, MEASURES[what](divided))[0].partition("\n\n")[2] for what in asked]
+    parts = [set(re.findall(r" on (?:inbound_message|document|message_conflict)_(\d) ", plan)) for plan in found]
+    assert parts and all(len(numbers) == 1 for numbers in parts), "\n\n".join(found)
 
 
 def test_one_run_gives_every_figure(place):
