@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+import psycopg
+
 from benchmarks.faults.catalogue import Fault, Injury
 from benchmarks.faults.load import Identity, Load, Mail
 from benchmarks.faults.plant import Plant
@@ -80,7 +82,7 @@ class Campaign:
         load.start()
         try:
             self._pause(_LEAD * chosen.messages / self._rate, [])
-            injuries = self._injure(chosen, rng)
+            injuries = self._try_to_injure(chosen, rng, result, run)
             healed = time.monotonic()
             self._pause(_TAIL * chosen.messages / self._rate, [])
             load.enough()
@@ -103,6 +105,15 @@ class Campaign:
     def all(self) -> Verdict:
         """Reconcile all rounds together."""
         return reconcile(self._accepted, self._contents, self._plant.evidence(f"campaign-{self._seed}-"))
+
+    def _try_to_injure(self, chosen: Round, rng: random.Random, result: Result, run: str) -> list[Injury]:
+        """Inject the faults; where that cannot be done the round is a failed one, and the campaign goes on."""
+        try:
+            return self._injure(chosen, rng)
+        except (LabError, OSError, psycopg.Error) as error:
+            why = f"the fault could not be injected or healed: {type(error).__name__}: {error}"
+            result.findings.append(Finding("failed", Identity("-", run), why))
+            return []
 
     def _injure(self, chosen: Round, rng: random.Random) -> list[Injury]:
         """Inject the faults one after the other, keep them on, and heal them in any order."""

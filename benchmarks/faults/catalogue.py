@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -327,7 +328,7 @@ def _database_login(plant: Plant, _: random.Random) -> Iterator[Injury]:
     for role in (ROLE, MAP_ROLE):
         plant.sql(f"ALTER ROLE {role} NOLOGIN")
     try:
-        yield _Every(1, lambda: _end_sessions(plant)).injury()
+        yield Injury(_Every(1, lambda: _end_sessions(plant)).tick)
     finally:
         for role in (ROLE, MAP_ROLE):
             plant.sql(f"ALTER ROLE {role} LOGIN")
@@ -462,7 +463,7 @@ def _no_connections(plant: Plant, _: random.Random) -> Iterator[Injury]:
         return _end_sessions(plant)
 
     try:
-        yield _Every(0.3, take).injury()
+        yield Injury(_Every(0.3, take).tick)
     finally:
         for connection in held:
             connection.close()
@@ -495,15 +496,27 @@ def _clock_back(hours: float) -> Inject:
         clock.write_text("+0\n")
         clock.chmod(0o644)
         preload = {
-            "LD_PRELOAD": str(_FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1",
+            "PRELOAD": str(_FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1", "PYTHONPATH": str(plant.place / "sleep"),
         }  # fmt: skip
         with _environment(plant, **preload):
             time.sleep(2)
+            since = plant.units.log.stat().st_size
             clock.write_text(f"-{int(3600 * hours)}\n")
-            yield Injury()
+            counted: list[int] = []
+            yield Injury(hits=lambda: counted[0] if counted else _records_of_the_past(plant.units.log, since))
+            counted.append(_records_of_the_past(plant.units.log, since))
 
     return inject
+
+
+def _records_of_the_past(log: Path, since: int) -> int:
+    """Count the log records whose time is over five minutes ago."""
+    with log.open("rb") as file:
+        file.seek(since)
+        times = re.findall(rb'"timestamp": "([^"]+)"', file.read())
+    limit = datetime.now(UTC) - timedelta(minutes=5)
+    return sum(datetime.fromisoformat(text.decode()) < limit for text in times)
 
 
 @contextmanager

@@ -325,8 +325,9 @@ class Plant:
         handlers.mkdir()
         for name in ("received.py", "ringer.py"):
             shutil.copy(_HERE / name, handlers)
-        (self.place / "steps").mkdir()
-        shutil.copy(_HERE / "steps.py", self.place / "steps" / "sitecustomize.py")
+        for name in ("steps", "sleep"):
+            (self.place / name).mkdir()
+            shutil.copy(_HERE / f"{name}.py", self.place / name / "sitecustomize.py")
         shutil.copy(_HERE / "steps.py", self.place / "steps")
         self.received.parent.mkdir()
         self.received.touch()

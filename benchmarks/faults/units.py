@@ -26,7 +26,8 @@ from tests.lab.family import family
 from tests.lab.process import Server, wait_until
 
 RESTART, WATCHDOG, STOP = 1.0, 30.0, 20.0  # seconds
-# Puts the sockets where sd_listen_fds(3) says, and gives the program to its user.
+# Puts the sockets where sd_listen_fds(3) says, and gives the program to its user; what is to be loaded before it
+# (PRELOAD) is not loaded as root.
 _LAUNCH = """
 import fcntl, json, os, sys
 fds, user, *command = json.loads(sys.argv[1])
@@ -35,6 +36,8 @@ for number, fd in enumerate(held, 3):
     os.dup2(fd, number)
 if fds:
     os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)))
+if "PRELOAD" in os.environ:
+    command = ["env", "LD_PRELOAD=" + os.environ["PRELOAD"], *command]
 os.execvp("setpriv", ["setpriv", "--reuid", user[0], "--regid", user[1], "--groups", user[1], "--pdeathsig", "KILL",
                       *command])
 """
