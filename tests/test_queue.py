@@ -274,6 +274,24 @@ def test_an_option_that_redis_does_not_take_is_unavailable_at_once_and_not_told(
     assert SECRET not in str(refused.value) and refused.value.__suppress_context__
 
 
+def test_a_queue_whose_connection_is_silent_for_ever_is_unavailable_in_time_and_then_serves(postgres, place):
+    name = f"queue_{uuid4().hex}"
+    postgres.create_database(name)
+    with Wire(place, postgres.port) as wire:
+        queue = Queue(f"postgresql+psycopg://postgres@127.0.0.1:{wire.port}/{name}", lambda *_: None, lambda *_: None)
+        queue.create_tables()
+        queue.extract(1, uuid4())
+        wire.turn("hang for good")
+        began = time.monotonic()
+        with pytest.raises(QueueUnavailable):
+            queue.extract(1, uuid4())
+        assert time.monotonic() - began < 60
+        wire.turn("pass")
+        assert queue.depth() == 1
+        assert queue.huey.dequeue() is not None
+        assert queue.huey.dequeue() is None
+
+
 def test_a_wrong_password_is_unavailable(redis):
     refused(Queue(f"redis://nobody:{SECRET}@127.0.0.1:{redis.port}/0"))
 
