@@ -180,7 +180,8 @@ def test_a_report_tells_a_broken_promise_and_is_written(place):
     broken = reconcile({ACME: {MAIL.digest}}, {ACME: {MAIL.digest: MAIL}}, Evidence())
     told = report.Report({"seed": 1}, [result], broken, {"other": "needs more"})
     assert not told.is_kept and "<1@buyer.example> for acme: content" in told.text()
-    report.write([kept, told], place)
+    report.write([report.read(one.json()) for one in (kept, told)], place)
+    assert report.read(told.json()) == told
     assert "kill-all" in (place / "faults.md").read_text()
     assert [one["kept"] for one in json.loads((place / "faults.json").read_text())] == [True, False]
 

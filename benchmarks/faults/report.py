@@ -1,13 +1,20 @@
-"""What a campaign found, for people and machines: the table, the findings, docs/faults.md and docs/faults.json."""
+"""What a campaign found, for people and machines: the table, the findings, docs/faults.md and docs/faults.json.
+
+    python -m benchmarks.faults.report FILE.json... DIRECTORY
+
+writes the two files again from what several campaigns have kept by --json.
+"""
 
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.campaign import Result
-from benchmarks.faults.reconcile import KINDS, Verdict
+from benchmarks.faults.load import Identity
+from benchmarks.faults.reconcile import KINDS, Finding, Verdict
 from benchmarks.report import table
 
 _COLUMNS: Sequence[tuple[str, Callable[[Result], str]]] = (
@@ -84,3 +91,20 @@ def write(reports: Sequence[Report], directory: Path) -> None:
     for report in reports:
         parts.append(report.text())
     (directory / "faults.md").write_text("\n\n".join(parts) + "\n")
+
+
+def read(text: str) -> Report:
+    """Read what Report.json() wrote."""
+    found = json.loads(text)
+    results = [Result(**one | {"findings": list(_findings(one))}) for one in found["results"]]
+    verdict = Verdict(**found["all"] | {"findings": tuple(_findings(found["all"]))})
+    return Report(found["facts"], results, verdict, found["skipped"])
+
+
+def _findings(found: dict[str, Any]) -> Iterator[Finding]:
+    return (Finding(one["kind"], Identity(**one["identity"]), one["detail"]) for one in found["findings"])
+
+
+if __name__ == "__main__":
+    *files, place = map(Path, sys.argv[1:])
+    write([read(file.read_text()) for file in files], place)
