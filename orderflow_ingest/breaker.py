@@ -1,10 +1,10 @@
 """A circuit breaker: a backend that is known to be away is not waited for again by every delivery.
 
-    closed    calls go through. One that fails after more than SLOW seconds opens it; what fails at once costs
-              nothing and changes nothing
+    closed    calls go through. One that fails after more than SLOW seconds opens it; what fails at once, a refusal
+              of these credentials say, costs nothing and changes nothing
     open      calls fail at once, for PROBE seconds
-    probing   then one call goes through, and the others fail at once until it has ended: well, and it is closed;
-              badly, and it is open for another PROBE seconds
+    probing   then one call goes through, and the others fail at once until it has ended: if it failed as slowly, it
+              is open for another PROBE seconds, else closed
 
 It is a file, so that all programs of this host know of it together: the instances of the service, the workers, and
 each orderflow-deliver that Postfix starts without one. There while it is open, changed when it was opened; who
@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from .outcomes import DeadlineReached
@@ -31,10 +32,12 @@ class Breaker:
 
     def __init__(self, path: Path, name: str, error: type[Exception]):
         self._path, self._name, self._error = path, name, error
+        self._void: int | None = None  # the file that could not be removed
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Guard a call. Raises `error` at once while the breaker is open."""
+        # A file object: whatever interrupts us, a signal's exception too, it is closed, and its lock with it.
         probe, is_away, began = self._enter(), False, time.monotonic()
         try:
             yield
@@ -42,28 +45,37 @@ class Breaker:
             is_away = True
             raise
         finally:
-            if is_away and (probe is not None or time.monotonic() - began > SLOW):
+            if is_away and time.monotonic() - began > SLOW:
                 self._open()
-            elif probe is not None and not is_away:
-                self._path.unlink(missing_ok=True)
+            elif probe is not None:
+                self._close(probe)
             if probe is not None:
-                os.close(probe)
+                probe.close()
 
-    def _enter(self) -> int | None:
+    def _enter(self) -> FileIO | None:
         """Let a call through, or raise; give the locked file where the call is the probe."""
         try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            file = FileIO(self._path)
         except OSError:  # not there, as a rule
             return None
-        with suppress(BlockingIOError):
-            age = time.time() - os.fstat(fd).st_mtime
-            if not 0 <= age < PROBE:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return fd
-        os.close(fd)
+        with suppress(OSError):
+            about = os.fstat(file.fileno())
+            if about.st_ino == self._void:
+                return None
+            if not 0 <= time.time() - about.st_mtime < PROBE:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
+        file.close()
         raise self._error(f"{self._name}: known to be away, tried again within {PROBE:.0f} s")
 
+    def _close(self, probe: FileIO) -> None:
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError:  # a file system that became read-only: this process at least goes by it no more
+            self._void = os.fstat(probe.fileno()).st_ino
+
     def _open(self) -> None:
+        self._void = None
         with suppress(OSError):
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             self._path.touch(mode=0o600)

@@ -14,7 +14,7 @@ import json
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +29,7 @@ from huey.storage import PostgresStorage, SqliteStorage
 from psycopg.pq import TransactionStatus
 
 from . import limits, trust
+from .answered import AnsweredConnection
 from .grouping import Grouped
 from .sampled import Sampled
 
@@ -92,34 +93,14 @@ class _Sqlite(_GroupedEnqueue, SqliteStorage):  # type: ignore[misc]
         return connection
 
 
-class _Bounded(psycopg.Connection[Any]):
-    """A connection whose every command is answered in time, or which is closed: a server can accept and hang."""
-
-    def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
-        """Wait for a command, as psycopg does, and no longer than _ANSWER. Raises psycopg.OperationalError."""
-        return super().wait(self._in_time(gen), *arguments, **options)
-
-    def _in_time(self, gen: Any) -> Generator[Any, Any, Any]:
-        until = time.monotonic() + _ANSWER
-        try:
-            wanted = next(gen)
-            while True:
-                ready = yield wanted
-                if not ready and time.monotonic() >= until:
-                    self.pgconn.finish()
-                    raise psycopg.OperationalError("no answer in time")
-                wanted = gen.send(ready)
-        except StopIteration as ended:
-            return ended.value
-
-
 class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
     INSERT = "insert into huey_task (queue, data, priority) values (%s, %s, %s)"
     NOTIFY = "select pg_notify(%s, %s)"
     _conn: Any
 
     def _connect(self) -> Any:
-        connection = _Bounded.connect(self.dsn, **self.connection_params)
+        connection = AnsweredConnection.connect(self.dsn, **self.connection_params)
+        connection.answer_within = _ANSWER
         connection.autocommit = True
         return connection
 

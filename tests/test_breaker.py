@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -62,7 +63,8 @@ def test_a_failure_that_took_long_opens_it_for_every_program_of_the_host(breaker
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_failure_at_once_does_not(breaker, path):
+def test_a_failure_at_once_does_not(breaker, path, monkeypatch):
+    monkeypatch.setattr(module, "SLOW", 5.0)
     with pytest.raises(Away):
         call(breaker, Away("refused"))
     assert is_through(breaker) and not path.exists()
@@ -93,12 +95,37 @@ def test_a_backend_that_answers_with_something_else_is_there(breaker, path):
     assert not path.exists()
 
 
-def test_a_probe_that_fails_keeps_it_open_however_soon_it_failed(breaker, path):
+def test_a_probe_that_fails_as_slowly_keeps_it_open(breaker, path):
     opened(breaker)
+    age(path, module.PROBE + 1)
+    opened(breaker)
+    assert not is_through(breaker)
+
+
+def test_a_probe_that_is_refused_at_once_closes_it(breaker, path, monkeypatch):
+    """Refusals cost nothing; and one program with wrong credentials must not close the way to another."""
+    opened(breaker)
+    monkeypatch.setattr(module, "SLOW", 5.0)
     age(path, module.PROBE + 1)
     with pytest.raises(Away, match="refused"):
         call(breaker, Away("refused"))
-    assert not is_through(breaker)
+    assert not path.exists() and is_through(breaker)
+
+
+def test_a_file_that_cannot_be_removed_stops_nobody(breaker, path):
+    """As on a file system that became read-only."""
+    opened(breaker)
+    age(path, module.PROBE + 1)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", path.parent], check=True)
+    try:
+        path.touch()
+        age(path, module.PROBE + 1)
+        subprocess.run(["mount", "-o", "remount,ro", path.parent], check=True)
+        assert [is_through(breaker) for _ in range(3)] == [True] * 3
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(lambda _: is_through(breaker), range(20)))
+    finally:
+        subprocess.run(["umount", "--lazy", path.parent], check=True)
 
 
 def test_while_one_probes_the_others_are_not_let_through(breaker, path):

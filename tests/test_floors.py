@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 FLOORS = (
     {"mime", "outcomes", "status", "header", "envelope", "message", "traits", "containers", "attachments"},
-    {"limits", "grouping", "durable", "entry", "breaker", "trust", "sampled"},
+    {"limits", "grouping", "durable", "entry", "breaker", "trust", "sampled", "answered"},
     {"settings", "logs", "spool", "archive", "records", "queue"},
     {"assembly"},
     {"attempts", "delivery"},

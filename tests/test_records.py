@@ -46,6 +46,7 @@ from orderflow_ingest.records.tables import document, inbound_message, message_c
 from orderflow_ingest.status import HandOver, PartKind, Status
 from orderflow_ingest.traits import Trait
 from tests.lab.process import free_port, wait_until
+from tests.lab.wire import Wire
 
 NOW = datetime(2026, 11, 20, 8, 30, 15, 123456, tzinfo=UTC)
 LEASE, MINUTE = timedelta(minutes=15), timedelta(minutes=1)
@@ -1156,6 +1157,34 @@ def test_a_row_that_stays_locked_is_unavailable_in_time(url, records, monkeypatc
         assert time.monotonic() - started < 15
     assert claimed(hurried, message) is not None
     hurried.database.close()
+
+
+def test_a_connection_that_is_silent_for_ever_is_unavailable_in_time_and_another_serves(postgres, place, monkeypatch):
+    """The server's process hangs, and its kernel acknowledges all the same."""
+    monkeypatch.setattr(limits, "CONNECT", 2)
+    monkeypatch.setattr(limits, "STATEMENT", 1)
+    name = f"records_{uuid4().hex}"
+    url = postgres.create_database(name)
+    with Wire(place, postgres.port) as wire:
+        records = Records(url.replace(f":{postgres.port}/", f":{wire.port}/"))
+        schema.upgrade(records.database)
+        records.organizations.add("acme", "Acme")
+        inserted(records)
+        wire.turn("hang for good")
+        began = time.monotonic()
+        with pytest.raises(RecordsUnavailable):
+            inserted(records)
+        assert time.monotonic() - began < 40
+        wire.turn("pass")
+        assert wait_until(lambda: _serves(records), 30)
+        records.database.close()
+
+
+def _serves(records) -> bool:
+    try:
+        return inserted(records) is not None
+    except RecordsUnavailable:
+        return False
 
 
 def test_a_pool_without_a_free_connection_is_unavailable_in_time(postgres, monkeypatch):

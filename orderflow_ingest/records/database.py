@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from enum import Enum
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -26,6 +27,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from .. import limits, trust
+from ..answered import AnsweredConnection
 from ..breaker import Guard
 
 _READS = "orderflow_reads"
@@ -68,6 +70,8 @@ class Database:
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            sa.event.listen(self.engine, "do_connect", partial(_connect_postgresql, times or limits.within()))
         self._reader = self.engine.execution_options(**{_READS: True})
 
     @contextmanager
@@ -140,6 +144,12 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _connect_postgresql(times: limits.Times, _dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+    connection = AnsweredConnection.connect(*arguments, **options)
+    connection.answer_within = times.statement + times.connect  # the server's own limit comes first, where it lives
+    return connection
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

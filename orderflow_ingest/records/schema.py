@@ -10,6 +10,7 @@ Alembic is imported here alone, which no program does on the way of a message.
 
 import time
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -98,8 +99,7 @@ def upgrade(database: Database) -> None:
 
 def _upgrade_postgresql(database: Database) -> None:
     with database.read(NO_TENANT) as outside:
-        outside.detach()  # it ends with this block, and so do its lock and its settings
-        outside.exec_driver_sql("SET statement_timeout = 0")
+        _take_time(outside)
         _need_utf8(outside)
         # Asked for again and again: who waits inside a statement holds a snapshot, which a concurrent build waits for.
         while not outside.scalar(sa.text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}):
@@ -110,9 +110,17 @@ def _upgrade_postgresql(database: Database) -> None:
                 prepare(outside)
             with database.write(NO_TENANT) as connection:
                 # A step may take longer than a delivery, but must not make deliveries wait behind its locks.
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                _take_time(connection)
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
                 _run(connection, step.revision)
+
+
+def _take_time(connection: sa.Connection) -> None:
+    """Let a connection take the time it needs; it ends with its block, and so do its locks and its settings."""
+    driver: Any = connection.connection.driver_connection
+    driver.answer_within = None
+    connection.detach()
+    connection.exec_driver_sql("SET statement_timeout = 0")
 
 
 def _run(connection: sa.Connection, target: str) -> None:
