@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -45,6 +45,7 @@ from orderflow_ingest.records import (
 from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, organization
 from orderflow_ingest.status import HandOver, PartKind, Status
 from orderflow_ingest.traits import Trait
+from tests.lab.postgres import Postgres
 from tests.lab.process import free_port, wait_until
 from tests.lab.wire import Wire
 
@@ -1198,16 +1199,109 @@ def test_a_pool_without_a_free_connection_is_unavailable_in_time(postgres, monke
     database.close()
 
 
+def end_sessions(postgres, name):
+    """Have the server end all sessions of a database."""
+    with psycopg.connect(postgres.conninfo(name), autocommit=True) as other:
+        others = "pid <> pg_backend_pid() AND datname = current_database()"
+        ended = other.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}")
+        assert all(row == (True,) for row in ended)
+
+
 def test_a_server_that_ended_our_sessions_is_used_again(postgres):
     name = f"records_{uuid4().hex}"
     database = Database(postgres.create_database(name))
     with pytest.raises(RecordsUnavailable), database.read(NO_TENANT) as connection:
-        with psycopg.connect(postgres.conninfo(name), autocommit=True) as other:
-            others = "pid <> pg_backend_pid() AND datname = current_database()"
-            other.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        end_sessions(postgres, name)
         connection.execute(sa.text("SELECT 1"))
     with database.read(NO_TENANT) as connection:
         assert connection.scalar(sa.text("SELECT 1")) == 1
+    database.close()
+
+
+USES = {
+    "read, no tenant": lambda database: database.read(NO_TENANT),
+    "read": lambda database: database.read(1),
+    "read, every": lambda database: database.read(EVERY),
+    "write": lambda database: database.write(1),
+    "write, no tenant": lambda database: database.write(NO_TENANT),
+}
+
+
+def fill_pool(database):
+    """Open as many connections as the pool keeps, and give them back."""
+    held = [database.engine.connect() for _ in range(limits.CONNECTIONS // 3)]
+    for connection in held:
+        connection.close()
+    return len(held)
+
+
+@pytest.fixture
+def own(place):
+    """A server of its own, which may be killed, and a database with organisation 1."""
+    with Postgres(place / "postgres") as server:
+        records = Records(server.create_database("own"))
+        schema.upgrade(records.database)
+        records.organizations.add("acme", "Acme")
+        yield server, records
+        records.database.close()
+
+
+def test_what_comes_after_the_server_was_killed_and_is_back_is_not_refused(own):
+    """All connections of the pool are dead then; whatever comes first replaces them."""
+    server, records = own
+    for use in USES.values():
+        assert fill_pool(records.database) == records.database.engine.pool.checkedin()
+        server.kill()
+        server.start()
+        with use(records.database) as connection:
+            assert connection.scalar(sa.text("SELECT slug FROM organization")) == "acme"
+        assert inserted(records) is not None
+    assert records.messages.count(Filter(org_id=1)) == len(USES)
+
+
+def test_a_server_that_is_away_is_unavailable_to_every_use(own):
+    server, records = own
+    for use in USES.values():
+        fill_pool(records.database)
+        server.kill()
+        for _ in range(2):
+            with pytest.raises(RecordsUnavailable), use(records.database):
+                pytest.fail("there is no server")
+        server.start()
+        assert inserted(records) is not None
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_session_that_ended_between_two_uses_is_replaced_with_its_organisations(postgres, use):
+    name = f"records_{uuid4().hex}"
+    database = Database(postgres.create_database(name))
+    schema.upgrade(database)
+    asked = "SELECT pg_backend_pid(), current_setting('orderflow.orgs', true), now() <> statement_timestamp()"
+    fill_pool(database)
+    with use(database) as connection:
+        first = connection.exec_driver_sql(asked).one()
+    end_sessions(postgres, name)
+    with use(database) as connection:
+        second = connection.exec_driver_sql(asked).one()
+    assert first[0] != second[0] and (first[1] or "", first[2]) == (second[1] or "", second[2])
+    database.close()
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_session_that_ends_within_a_use_is_not_replaced(postgres, use):
+    """What was done in it is lost with its transaction, so that nothing may go on without it."""
+    name = f"records_{uuid4().hex}"
+    database = Database(postgres.create_database(name))
+    schema.upgrade(database)
+    with pytest.raises(RecordsUnavailable), use(database) as connection:
+        connection.exec_driver_sql("SELECT 1")
+        end_sessions(postgres, name)
+        connection.exec_driver_sql("SELECT 1")
+    with pytest.raises(sa.exc.PendingRollbackError), use(database) as connection:
+        end_sessions(postgres, name)
+        with suppress(sa.exc.DBAPIError):  # somebody who overlooks it
+            connection.exec_driver_sql("SELECT 1")
+        connection.exec_driver_sql("SELECT 1")
     database.close()
 
 

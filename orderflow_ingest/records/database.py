@@ -7,7 +7,8 @@ statements, which a transaction pooler such as pgbouncer would lose.
 Whoever reads or writes says whose rows he means: one organisation's, several's, EVERY, or NO_TENANT for what
 belongs to none. On PostgreSQL a transaction says so to the server, which shows no other rows to a role that
 is bound by row-level security (see migration 0004); the setting ends with its transaction, so that no connection
-of the pool keeps it. Transaction and setting begin in one round trip.
+of the pool keeps it. Transaction and setting begin in one round trip, which also tells whether the connection still
+lives: one that the server has ended is replaced by a new one before anything is done in it, and never later.
 
 Guarantees: whatever keeps the database from answering is RecordsUnavailable, by named class; its text
 holds neither a statement nor a parameter, since parameters are message content. Everything else
@@ -31,6 +32,8 @@ from ..answered import AnsweredConnection
 from ..breaker import Guard
 
 _READS = "orderflow_reads"
+_ALIVE = "SELECT 1"
+_AS_IT_IS = {"no_parameters": True}
 _NO_RIGHT = "42501"  # SQLSTATE insufficient_privilege
 
 
@@ -80,9 +83,8 @@ class Database:
 
         Of PostgreSQL it is in a transaction, except for NO_TENANT, which has nothing to say in one.
         """
-        with self._guard(), _translated(), self._reader.begin() as connection:
-            if not self.is_sqlite and orgs is not NO_TENANT:
-                _begin_postgresql(connection, orgs)
+        first = _ALIVE if orgs is NO_TENANT else _begin(orgs)
+        with self._guard(), _translated(), self._used(self._reader, first) as connection:
             yield connection
 
     @contextmanager
@@ -91,10 +93,20 @@ class Database:
 
         Raises RecordsUnavailable.
         """
-        with self._guard(), _translated(), self.engine.begin() as connection:
-            if not self.is_sqlite:
-                _begin_postgresql(connection, orgs)
+        with self._guard(), _translated(), self._used(self.engine, _begin(orgs)) as connection:
             yield connection
+
+    @contextmanager
+    def _used(self, engine: sa.Engine, first: str) -> Iterator[sa.Connection]:
+        """Give a connection whose work is committed at the end; of PostgreSQL this statement has been sent by it."""
+        if self.is_sqlite:
+            with engine.begin() as connection:
+                yield connection
+            return
+        with engine.connect() as connection:
+            _send_first(connection, first)
+            yield connection
+            connection.commit()
 
     def due(self, function: str, own: sa.Select[Any], now: datetime, limit: int) -> list[tuple[int, UUID]]:
         """List (org_id, id) of what is due of all tenants: by PostgreSQL's `function`, or by our `own` statement.
@@ -135,9 +147,9 @@ def _arguments(is_sqlite: bool, times: limits.Times) -> dict[str, Any]:
     pool |= {"pool_use_lifo": True, "pool_timeout": times.connect}
     if is_sqlite:
         return {"connect_args": {"timeout": times.statement}, **pool}
-    # The driver begins no transaction by itself: _begin_postgresql does. It commits and rolls back what there is.
+    # The driver begins no transaction by itself: _begin() does. It commits and rolls back what there is.
     arguments = limits.postgresql(times.connect, times.statement)
-    return {"connect_args": arguments, "pool_pre_ping": True, "isolation_level": "AUTOCOMMIT", **pool}
+    return {"connect_args": arguments, "isolation_level": "AUTOCOMMIT", **pool}
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -157,15 +169,29 @@ def _begin_sqlite(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _begin_postgresql(connection: sa.Connection, orgs: Orgs) -> None:
-    """Begin a transaction and name its organisations, in one round trip. They are numbers, hence safe to write."""
-    statement = "BEGIN"
+def _begin(orgs: Orgs) -> str:
+    """Write what begins a transaction and names its organisations, in one round trip; they are numbers, hence safe."""
     if orgs is EVERY:
-        statement += "; SELECT orderflow_every()"
-    elif not isinstance(orgs, Whose):
-        ids = {orgs} if isinstance(orgs, int) else set(orgs)
-        statement += f"; SET LOCAL orderflow.orgs = '{','.join(f'{id:d}' for id in sorted(ids))}'"
-    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        return "BEGIN; SELECT orderflow_every()"
+    if isinstance(orgs, Whose):
+        return "BEGIN"
+    ids = {orgs} if isinstance(orgs, int) else set(orgs)
+    return f"BEGIN; SET LOCAL orderflow.orgs = '{','.join(f'{id:d}' for id in sorted(ids))}'"
+
+
+def _send_first(connection: sa.Connection, first: str) -> None:
+    """Send the first statement of a use; by a new connection, if the one of the pool turns out to be dead.
+
+    Nothing has been done in it yet, so that nothing is done twice. SQLAlchemy then gives up all connections of the
+    pool that are as old, so that the second one is new: if that fails too the server is away.
+    """
+    try:
+        connection.exec_driver_sql(first, execution_options=_AS_IT_IS)
+    except exc.DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        connection.rollback()
+        connection.exec_driver_sql(first, execution_options=_AS_IT_IS)
 
 
 def whose(org_id: int | None) -> Orgs:
