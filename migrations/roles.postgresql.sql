@@ -17,6 +17,8 @@
 
 BEGIN;
 SET LOCAL search_path = @SCHEMA@, pg_temp;
+-- Nothing waits here for long: behind us all mail would.
+SET LOCAL lock_timeout = '5s';
 
 DO $$
 DECLARE
@@ -34,6 +36,15 @@ BEGIN
 END $$;
 
 REVOKE ALL ON SCHEMA @SCHEMA@ FROM PUBLIC;
+
+-- The owner of the tables may have lived by the rights of PUBLIC: the schema may be another's, as in PostgreSQL up to 14.
+DO $$
+DECLARE
+    owner text := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'organization'::regclass);
+BEGIN
+    EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', current_database(), owner);
+    EXECUTE format('GRANT USAGE, CREATE ON SCHEMA @SCHEMA@ TO %I', owner);
+END $$;
 GRANT USAGE ON SCHEMA @SCHEMA@ TO orderflow_map, orderflow_deliver, orderflow_worker, orderflow_operator;
 REVOKE ALL ON ALL TABLES IN SCHEMA @SCHEMA@
     FROM PUBLIC, orderflow_map, orderflow_deliver, orderflow_worker, orderflow_operator;
@@ -67,14 +78,17 @@ GRANT EXECUTE ON FUNCTION orderflow_due_messages(timestamptz, integer) TO orderf
 GRANT EXECUTE ON FUNCTION orderflow_due_documents(timestamptz, integer) TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION orderflow_overdue_since() TO orderflow_operator;
 
-DROP POLICY IF EXISTS operator ON inbound_message;
-DROP POLICY IF EXISTS operator ON document;
-DROP POLICY IF EXISTS operator ON skipped_part;
-DROP POLICY IF EXISTS operator ON message_conflict;
-CREATE POLICY operator ON inbound_message TO orderflow_operator USING (true) WITH CHECK (true);
-CREATE POLICY operator ON document TO orderflow_operator USING (true) WITH CHECK (true);
-CREATE POLICY operator ON skipped_part TO orderflow_operator USING (true) WITH CHECK (true);
-CREATE POLICY operator ON message_conflict TO orderflow_operator USING (true) WITH CHECK (true);
+-- Only where it is missing: making one locks the table.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['inbound_message', 'document', 'skipped_part', 'message_conflict'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_policy WHERE polname = 'operator' AND polrelid = name::regclass) THEN
+            EXECUTE format('CREATE POLICY operator ON %I TO orderflow_operator USING (true) WITH CHECK (true)', name);
+        END IF;
+    END LOOP;
+END $$;
 
 -- The queue, where QUEUE_URL is this database. Who delivers adds a task and counts those that wait; the worker takes
 -- them, and keeps what Huey remembers: the schedule, locks and what was revoked. Tasks hold ids alone.

@@ -36,7 +36,7 @@ from .outcomes import DeadlineReached, Outcome
 from .queue import QueueUnavailable
 from .records import Known, NewMessage, Organization, RecordsUnavailable
 from .spool import Entry, SpoolFull
-from .traits import Trait, read_traits
+from .traits import read_traits
 
 SET_ASIDE_AFTER = 3
 EMAIL = "EMAIL"
@@ -213,7 +213,7 @@ def _waiting(parts: Parts) -> int | None:
         return None
 
 
-def known_traits(raw: bytes, sender: str, parts: Parts) -> list[Trait]:
+def known_traits(raw: bytes, sender: str, parts: Parts) -> list[str]:
     """Tell the traits of a mail; one that was delivered to an organisation of ours before comes in a loop."""
 
     def is_own(recipient: str) -> bool:
@@ -222,7 +222,7 @@ def known_traits(raw: bytes, sender: str, parts: Parts) -> list[Trait]:
         except ForeignDomain:
             return False
 
-    return read_traits(raw, sender, is_own)
+    return [trait.value for trait in read_traits(raw, sender, is_own)]
 
 
 def _is_too_much(waiting: int, parts: Parts) -> bool:
@@ -231,7 +231,7 @@ def _is_too_much(waiting: int, parts: Parts) -> bool:
     return 0 < most <= waiting or 0 < longest <= parts.records.messages.recent_lag()
 
 
-def _new_message(envelope: Envelope, message: Message, org: Organization, traits: list[Trait]) -> NewMessage:
+def _new_message(envelope: Envelope, message: Message, org: Organization, traits: list[str]) -> NewMessage:
     return NewMessage(
         org_id=org.id,
         id=uuid4(),

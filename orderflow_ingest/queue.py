@@ -108,12 +108,13 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
 
     @property
     def conn(self) -> Any:
-        """Give the connection, asked for under the lock: none that a time limit has left in mid-command.
+        """Give the connection, asked for under the lock: none that a time limit has left in mid-command or
+        in a transaction.
 
         It would refuse every command to come, and the worker would take no task any more.
         """
         held = self._conn
-        if held is not None and held.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        if held is not None and held.pgconn.transaction_status != TransactionStatus.IDLE:
             self._close_quiet(held)
             self._conn = None
         return super().conn

@@ -13,7 +13,6 @@ from .assembly import Parts
 from .delivery import EMAIL, Delivery, known_traits, ring, settle
 from .message import Message, read_message
 from .records import Conflict, InboundMessage, NewMessage
-from .traits import Trait
 
 
 def replay_message(message: InboundMessage, parts: Parts) -> bool:
@@ -50,7 +49,7 @@ def discard_conflict(conflict: Conflict, parts: Parts) -> bool:
     return parts.records.conflicts.resolve(conflict, "DISCARDED", None, datetime.now(UTC))
 
 
-def _of_conflict(conflict: Conflict, message: Message, traits: list[Trait]) -> NewMessage:
+def _of_conflict(conflict: Conflict, message: Message, traits: list[str]) -> NewMessage:
     own = replace(message, source_message_id=f"{message.source_message_id}#{message.fingerprint[:16]}")
     return NewMessage(
         org_id=conflict.org_id,

@@ -15,6 +15,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +35,7 @@ def extract(org_id: int, message_id: UUID) -> None:
     _bound_memory()
     with _outages_logged("extract", org_id=org_id, message_id=message_id):
         extraction.extract(org_id, message_id, parts)
+    _end_if_swollen()
 
 
 def hand_over(org_id: int, document_id: UUID) -> None:
@@ -41,6 +43,7 @@ def hand_over(org_id: int, document_id: UUID) -> None:
     _bound_memory()
     with _outages_logged("hand_over", org_id=org_id, document_id=document_id):
         handover.hand_over(org_id, document_id, parts)
+    _end_if_swollen()
 
 
 os.umask(0o077)
@@ -65,12 +68,28 @@ def drain() -> None:
             continue
 
 
+def _is_bounded() -> bool:
+    """Tell whether this is a worker process with a bound: never the consumer, which starts the others."""
+    return settings.task_memory > 0 and multiprocessing.parent_process() is not None
+
+
 def _bound_memory() -> None:
     """Let this worker process have so much memory and no more: beyond it is a MemoryError, a failed attempt."""
-    if settings.task_memory and multiprocessing.parent_process():  # never the consumer, which starts the others
+    if _is_bounded():
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         most = settings.task_memory if hard == resource.RLIM_INFINITY else min(settings.task_memory, hard)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
+def _end_if_swollen() -> None:
+    """End a worker process that half of its memory stays with, what a handler leaks say; Huey starts another.
+
+    Else the next message would be told to be poison for want of what an earlier one has taken.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[0])  # of its address space: proc(5)
+    if pages * resource.getpagesize() > settings.task_memory / 2 and _is_bounded():
+        logs.event("worker", "Worker process ended, to be started anew: it kept too much memory.", logging.WARNING)
+        os._exit(0)
 
 
 @contextmanager

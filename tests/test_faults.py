@@ -195,7 +195,7 @@ def test_the_list_names_every_fault_and_what_it_breaks():
 def test_a_short_campaign_keeps_every_promise_and_hits(place):
     command = [sys.executable, "-m", "benchmarks.faults", "--short", "--seed", "4711", "--json", place / "found.json"]
     options = ["--messages", "50", "--rate", "12", "--minute", "3"]
-    ended = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=1500)
+    ended = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = json.loads((place / "found.json").read_text())
     assert found["kept"] and not found["all"]["findings"]

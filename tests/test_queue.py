@@ -258,10 +258,14 @@ def test_a_queue_serves_again_after_a_time_limit_has_cut_a_command_off(postgres,
         queue.create_tables()
         queue.extract(1, uuid4())
         wire.turn("hang for good")
-        signal.signal(signal.SIGALRM, limits.time_up)
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
-        with pytest.raises(limits.TimeUp):
-            queue.extract(1, uuid4())
+        before = signal.signal(signal.SIGALRM, limits.time_up)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            with pytest.raises(limits.TimeUp):
+                queue.extract(1, uuid4())
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
         wire.turn("pass")
         queue.extract(1, uuid4())
         assert queue.depth() == 2

@@ -29,7 +29,7 @@ def test_it_is_taken_again_when_its_time_is_over():
     assert sampled() == 2
 
 
-def test_what_it_raised_is_remembered_as_long_and_holds_no_frame():
+def test_what_it_raised_is_remembered_for_a_second_and_holds_no_frame():
     class Held:
         pass
 
@@ -47,6 +47,10 @@ def test_what_it_raised_is_remembered_as_long_and_holds_no_frame():
             sampled()
     gc.collect()
     assert len(taken) == 1 and held[0]() is None
+    time.sleep(1)
+    with pytest.raises(Away):
+        sampled()
+    assert len(taken) == 2
 
 
 def test_an_error_that_is_not_named_is_not_remembered():

@@ -249,7 +249,7 @@ def test_an_identity_is_found_by_its_index_by_a_bound_role_too(records, tenants)
         asked = []
         sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
         assert records.messages.find_identity(ids[0], "EMAIL", "17")
-        statement, parameters = asked[-1]
+        statement, parameters = next(one for one in asked if "source_message_id" in one[0])
         with records.database.read(ids[0]) as connection:
             plan = "\n".join(r[0] for r in connection.exec_driver_sql("EXPLAIN " + statement, parameters))
         owner.execute("DELETE FROM inbound_message WHERE org_id = ANY (%s)", (ids,))
@@ -348,6 +348,28 @@ def test_no_group_is_more_than_its_grants(tenants, group):
         found = f"SELECT {attributes} FROM pg_roles WHERE rolname = ANY (%s)"
         rows = connection.execute(found, ([f"orderflow_{group}", tenants.role(group)],)).fetchall()
         assert rows == [(False,) * 5] * 2
+
+
+def test_the_roles_leave_an_owner_his_rights_who_lived_by_those_of_public(postgres, deployment):
+    """As in a database that came from PostgreSQL 14 or before, whose schema belongs to its superuser."""
+    tenants = Tenants(postgres)
+    with closing(psycopg.connect(postgres.conninfo(tenants.name), autocommit=True)) as superuser:
+        superuser.execute("ALTER SCHEMA public OWNER TO postgres")
+        superuser.execute("GRANT ALL ON SCHEMA public TO PUBLIC")
+    tenants.set_up(deployment)
+    deployment.admin("init")
+    owner, deliver = tenants.records("owner"), tenants.records("deliver")
+    assert [org.slug for org in owner.organizations.all()] == ["acme", "bolt"]
+    assert deliver.messages.lag(NOW) == 0
+    owner.database.close()
+    deliver.database.close()
+
+
+def test_running_the_script_again_waits_for_no_reader(tenants, deployment):
+    with tenants.connect("owner") as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM inbound_message")
+        tenants.make_roles(deployment)
 
 
 def test_a_role_of_nobody_cannot_even_connect(tenants, postgres):

@@ -20,7 +20,6 @@ import sqlalchemy as sa
 from ..grouping import Grouped
 from ..sampled import Sampled
 from ..status import UNFINISHED, Status, sources
-from ..traits import Trait
 from .database import NO_TENANT, Database, RecordsUnavailable, whose
 from .tables import FAILED, UtcDateTime, inbound_message, message_conflict, of_any, owned
 from .tables import UNFINISHED as UNFINISHED_ROWS
@@ -55,7 +54,7 @@ class NewMessage(Mail):
     message_id_is_synthetic: bool
     sent_at: datetime | None
     size: int
-    traits: list[Trait]
+    traits: list[str]
 
 
 @dataclass(frozen=True)
@@ -93,20 +92,26 @@ class Filter:
 _COLUMNS = [inbound_message.c[field.name] for field in fields(InboundMessage)]
 
 
+_IDENTITY = (inbound_message.c.org_id, inbound_message.c.source, inbound_message.c.source_message_id)
+_OWNER = (message_conflict.c.org_id, message_conflict.c.inbound_message_id)
+
+
 @cache
-def _by_identities(number: int) -> sa.CompoundSelect[Any]:
-    """Make the query for so many identities, once: making it costs more than asking it.
+def _by_keys(key: tuple[sa.Column[Any], ...], number: int, *more: sa.Column[Any]) -> sa.Select[Any]:
+    """Make the query for the rows of so many keys, once: making it costs more than asking it.
 
     An OR of whole keys, which both databases look up in the index; SQLite scans the table for an IN of rows.
     """
-    t, c = inbound_message.c, message_conflict.c
-    identity = (t.org_id, t.source, t.source_message_id)
-    keys = ([column == sa.bindparam(f"{column.name}_{n}") for column in identity] for n in range(number))
-    wanted = sa.or_(*(sa.and_(*key) for key in keys))
-    own = sa.select(*identity, t.id, t.fingerprint, t.digest).where(wanted)
-    joined = message_conflict.join(inbound_message, sa.and_(c.org_id == t.org_id, c.inbound_message_id == t.id))
-    later = sa.select(*identity, t.id, c.fingerprint, c.digest).select_from(joined).where(wanted)
-    return own.union_all(later)
+    whole = (sa.and_(*(column == sa.bindparam(f"{column.name}_{n}") for column in key)) for n in range(number))
+    return sa.select(*key, *more).where(sa.or_(*whole))
+
+
+def _found(connection: sa.Connection, key: tuple[sa.Column[Any], ...], values: list[Any], *more: sa.Column[Any]) -> Any:
+    """Find the rows of these keys."""
+    number = 1 << (len(values) - 1).bit_length()  # few sizes, so that few queries are made
+    padded = values + values[-1:] * (number - len(values))
+    named = {f"{c.name}_{n}": value for n, one in enumerate(padded) for c, value in zip(key, one, strict=True)}
+    return connection.execute(_by_keys(key, number, *more), named)
 
 
 class Messages:
@@ -124,16 +129,18 @@ class Messages:
         return self._find((org_id, source, source_message_id))
 
     def _find_all(self, identities: list[tuple[int, str, str]]) -> list[Known | None]:
-        number = 1 << (len(identities) - 1).bit_length()  # few sizes, so that few queries are made
-        padded = identities + identities[-1:] * (number - len(identities))
-        names = ("org_id", "source", "source_message_id")
-        values = {f"{name}_{n}": value for n, key in enumerate(padded) for name, value in zip(names, key, strict=True)}
-        with self._database.read({org_id for org_id, _, _ in identities}) as connection:
-            rows = connection.execute(_by_identities(number), values).all()
+        t, c = inbound_message.c, message_conflict.c
+        known: dict[tuple[int, UUID], Known] = {}
         found: dict[tuple[int, str, str], Known] = {}
-        for org_id, source, source_message_id, id, fingerprint, digest in rows:
-            known = found.setdefault((org_id, source, source_message_id), Known(id, {}))
-            known.digests[fingerprint] = digest
+        with self._database.read({org_id for org_id, _, _ in identities}) as connection:
+            for *identity, id, fingerprint, digest in _found(
+                connection, _IDENTITY, identities, t.id, t.fingerprint, t.digest
+            ):
+                one = Known(id, {fingerprint: digest})
+                found[tuple(identity)] = known[identity[0], id] = one
+            if known:  # asked of those alone that are known: new mail has no conflicts
+                for org_id, id, fingerprint, digest in _found(connection, _OWNER, list(known), c.fingerprint, c.digest):
+                    known[org_id, id].digests[fingerprint] = digest
         return [found.get(identity) for identity in identities]
 
     def insert(self, new: NewMessage, next_attempt_at: datetime) -> bool:
@@ -340,5 +347,4 @@ def _values(statuses: Iterable[Status]) -> list[str]:
 
 
 def _message(row: Any) -> InboundMessage:
-    enums = {"status": Status(row.status), "traits": [Trait(name) for name in row.traits]}
-    return InboundMessage(**{**row._mapping, **enums})
+    return InboundMessage(**{**row._mapping, "status": Status(row.status)})
