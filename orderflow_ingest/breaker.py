@@ -14,6 +14,7 @@ nothing for longer than PROBE seconds. Where the file cannot be written every ca
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -55,12 +56,12 @@ class Breaker:
     def _enter(self) -> FileIO | None:
         """Let a call through, or raise; give the locked file where the call is the probe."""
         try:
-            file = FileIO(self._path)
+            file = FileIO(self._path, opener=_open_at_once)
         except OSError:  # not there, as a rule
             return None
         with suppress(OSError):
             about = os.fstat(file.fileno())
-            if about.st_ino == self._void:
+            if about.st_ino == self._void or not stat.S_ISREG(about.st_mode):
                 return None
             if not 0 <= time.time() - about.st_mtime < PROBE:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,3 +80,8 @@ class Breaker:
         with suppress(OSError):
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             self._path.touch(mode=0o600)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, and wait for nobody at what is none."""
+    return os.open(path, flags | os.O_NONBLOCK)

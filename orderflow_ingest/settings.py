@@ -180,6 +180,12 @@ def _relay(text: str) -> str | None:
 
 
 _seconds = _number(float, 0.1, 1e6)
+
+
+def _task_memory(text: str) -> int:
+    return 0 if text == "0" else int(_number(int, 1 << 28)(text))
+
+
 _archive_url = _matching(r"file:///.+|s3://[a-z0-9][a-z0-9.-]{2,62}(?:/[A-Za-z0-9._/-]*)?")
 
 KEYS = (
@@ -210,7 +216,8 @@ KEYS = (
         "seconds before the first retry of an extraction or hand-over; four times as long before each next one"),
     Key("ORDERFLOW_LEASE", "lease", "600", _seconds, "a number of seconds",
         "seconds after which another worker takes over what a lost one had in hand; a task is ended after 0.8 of it"),
-    Key("ORDERFLOW_TASK_MEMORY", "task_memory", "2147483648", _number(int, 0), "a number of bytes, 0 for no limit",
+    Key("ORDERFLOW_TASK_MEMORY", "task_memory", "2147483648", _task_memory,
+        "a number of bytes from 268435456 on, which a worker needs for itself, or 0 for no limit",
         "bytes of memory (address space) that a worker process may have; beyond them a task fails; 0: no limit"),
     Key("ORDERFLOW_SWEEP_AFTER", "sweep_after", "120", _seconds, "a number of seconds",
         "seconds after which the sweep enqueues what no worker has begun"),

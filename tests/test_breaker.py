@@ -166,6 +166,14 @@ def test_a_clock_that_was_set_back_does_not_keep_it_open(breaker, path):
     assert is_through(breaker)
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["directory", "fifo"])
+def test_what_is_no_file_in_its_place_stops_nobody(breaker, path, make):
+    path.parent.mkdir()
+    make(path)
+    age(path, module.PROBE + 1)
+    assert [is_through(breaker) for _ in range(3)] == [True] * 3
+
+
 def test_where_it_cannot_be_noted_every_call_goes_through(place):
     (place / "file").write_text("no directory")
     opened(Breaker(place / "file" / "backend", "backend", Away))

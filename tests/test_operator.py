@@ -125,6 +125,8 @@ def _old_schema(deployment: Deployment) -> None:
     [
         (_open_settings, "settings", "chmod 640"),
         (_open_spool, "spool", "chmod 700"),
+        (lambda d: (d.state / "away").chmod(0o500), "breaker", "cannot be written by nobody, who delivers"),
+        (lambda d: (d.state / "away" / "archive").touch(), "breaker", "archive: deliveries here have found it away"),
         (_remove("orderflow.db*"), "database", "run orderflow-admin init"),
         (_remove("queue.db*"), "queue", "run orderflow-admin init"),
         (_old_schema, "schema", "version 0001, needed is 0005: run orderflow-admin init"),
@@ -137,7 +139,19 @@ def _old_schema(deployment: Deployment) -> None:
             "no.such:thing",
         ),
     ],
-    ids=["settings", "spool", "database", "queue", "schema", "organisations", "recipients", "archive", "handler"],
+    ids=[
+        "settings",
+        "spool",
+        "breaker",
+        "away",
+        "database",
+        "queue",
+        "schema",
+        "organisations",
+        "recipients",
+        "archive",
+        "handler",
+    ],
 )
 def test_check_finds_what_is_wrong_and_says_what_to_do(quiet, fault, part, said):
     fault(quiet)

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--faults", nargs="+", choices=FAULTS, metavar="NAME", default=(), help="these alone; --list tells all")
     add("--mix", type=int, help="so many faults drawn from the seed, two or three at once")
     add("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of messages, kills and the mix")
-    add("--messages", type=int, default=400, help="in each round")
+    add("--messages", type=int, default=400, help="in each round, and more where a fault takes longer")
     add("--rate", type=float, default=30.0, help="messages a second")
     add("--short", action="store_true", help="a handful of faults, one of each kind, and a mix of two")
     add("--list", action="store_true", help="list the faults")

@@ -67,6 +67,7 @@ def _check_parts(parts: Parts) -> Iterator[Finding]:
     steps: list[tuple[str, Callable[[Parts], str]]] = [
         ("settings", _settings),
         ("spool", _spool),
+        ("breaker", _breaker),
         ("archive", _archive),
         ("database", _database),
         ("schema", _schema),
@@ -195,13 +196,26 @@ def _handler(parts: Parts) -> str:
 
 def _worker(parts: Parts) -> str:
     """Judge the worker by what it has left undone."""
+    found = []
     lag = parts.records.messages.lag(datetime.now(UTC))
     if lag > parts.settings.lease + parts.settings.sweep_after:
-        raise Trouble(f"work is overdue for {lag:.0f} s: does orderflow-worker run? does it keep up? see its log")
-    dead = len(parts.spool.dead())
-    if dead:
-        raise Trouble(f"{dead} messages were set aside: see orderflow-replay dead")
+        found.append(f"work is overdue for {lag:.0f} s: does orderflow-worker run? does it keep up? see its log")
+    if dead := len(parts.spool.dead()):
+        found.append(f"{dead} messages were set aside: see orderflow-replay dead")
+    if found:
+        raise Trouble("; ".join(found))
     return "nothing is left undone"
+
+
+def _breaker(parts: Parts) -> str:
+    """Look whether deliveries of this host are told that a backend is away, and could tell each other."""
+    directory = parts.settings.state_dir / "away"
+    if not os.access(directory if directory.exists() else directory.parent, os.W_OK):
+        raise Trouble(f"{directory} cannot be written by {_user()}, who delivers: chown it")
+    away = sorted(path.name for path in directory.glob("*"))
+    if away:
+        raise Trouble(f"{' and '.join(away)}: deliveries here have found it away, and are deferred while it is")
+    return "no backend is known to be away"
 
 
 def _user() -> str:

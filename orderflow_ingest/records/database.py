@@ -34,7 +34,10 @@ from ..breaker import Guard
 _READS = "orderflow_reads"
 _ALIVE = "SELECT 1"
 _AS_IT_IS = {"no_parameters": True}
-_NO_RIGHT = "42501"  # SQLSTATE insufficient_privilege
+_HINTS = {  # by SQLSTATE
+    "42501": "the role of DATABASE_URL has no right to do this; see orderflow-admin roles",
+    "55P03": "another session has a table locked; when it has ended run this again",
+}
 
 
 class Whose(Enum):
@@ -214,6 +217,6 @@ def _translated() -> Iterator[None]:
 def _cause(error: BaseException | None) -> str:
     """Name an error: its class, and its SQLSTATE or SQLite code where it has one."""
     code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
-    if code == _NO_RIGHT:
-        return f"{code}: the role of DATABASE_URL has no right to do this; see orderflow-admin roles"
+    if code in _HINTS:
+        return f"{code}: {_HINTS[code]}"
     return f"{type(error).__name__} {code}" if code else f"{type(error).__name__}{trust.refused(error)}"

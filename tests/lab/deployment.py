@@ -75,7 +75,8 @@ class Deployment(Server):
 
         What was away under the settings before is asked anew.
         """
-        shutil.rmtree(self.state / "away", ignore_errors=True)
+        for known in (self.state / "away").glob("*"):
+            known.unlink()
         quick = {"ORDERFLOW_RETRY_DELAY": "0.2", "ORDERFLOW_SWEEP_AFTER": "2", "ORDERFLOW_LEASE": "5"}
         places = {"ORDERFLOW_STATE_DIR": str(self.state), "ORDERFLOW_SOCKET_DIR": str(self.sockets)}
         values = {**places, "ORDERFLOW_MAIL_USER": MAIL_USER, "ORDERFLOW_RELAY": self._relay, **quick, **settings}
