@@ -10,7 +10,7 @@ from orderflow_ingest.admin_cli.openness import _connections, check_openness
 from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.settings import load
 from tests.lab.deployment import Deployment
-from tests.lab.process import free_port, scratch
+from tests.lab.process import scratch
 from tests.test_tenants import Tenants
 
 
@@ -67,7 +67,7 @@ def test_a_role_that_row_level_security_does_not_bind(quiet, tenants, postgres, 
     assert (finding == "warning" and said in says) if said else finding == "ok"
 
 
-REMOTE = f"postgresql://of:hidden@db.example:{free_port()}/of"
+REMOTE = "postgresql://of:hidden@db.example:5433/of"
 
 
 @pytest.mark.parametrize(
