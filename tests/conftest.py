@@ -1,5 +1,7 @@
 """The lab's real servers, each started once and only where a test asks for it, and a directory per test."""
 
+import signal
+
 import pytest
 
 from tests.lab.certificates import Authority
@@ -10,6 +12,13 @@ from tests.lab.redis import Redis
 from tests.lab.s3 import CephS3
 
 BUCKET = "orders"
+
+
+@pytest.fixture(autouse=True)
+def no_alarm_is_left():
+    """An alarm that a test leaves behind ends this process, and all tests after it, minutes later."""
+    yield
+    assert signal.alarm(0) == 0, "the test has left an alarm behind"
 
 
 @pytest.fixture(scope="session")
