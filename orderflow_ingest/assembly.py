@@ -35,9 +35,8 @@ def open_parts(
     What delivers and works is `guarded`: it does not wait for a backend that is known to be away.
     """
     times = limits.within(settings.deadline)
-    away = settings.state_dir / "away"
-    archive = Breaker(away / "archive", "archive", ArchiveUnavailable) if guarded else nullcontext
-    records = Breaker(away / "database", "database", RecordsUnavailable) if guarded else nullcontext
+    archive = Breaker(settings.away_dir / "archive", "archive", ArchiveUnavailable) if guarded else nullcontext
+    records = Breaker(settings.away_dir / "database", "database", RecordsUnavailable) if guarded else nullcontext
     return Parts(
         settings=settings,
         spool=Spool(settings.spool_dir),

@@ -2,10 +2,11 @@
 
 A server can refuse, hang, or be cut off while a connection is open. Each of the three ends here: by the
 connect timeout, by the server's own statement timeout, and, where no server is left to keep that, by
-the kernel, which gives up a connection whose other end acknowledges nothing.
+the kernel, which gives up a connection whose other end acknowledges nothing. A server that acknowledges and
+hangs is what `answered` is for.
 
-What one backend may take, all its attempts together, is less than half of a delivery's deadline, from 15 seconds on:
-so a backend that hangs is told as such, and no delivery is at work when its deadline has passed.
+What one call to a backend may take, all its attempts together, is less than half of a delivery's deadline, from 15
+seconds on: so a backend that hangs is told as such, before the deadline is.
 """
 
 from dataclasses import dataclass

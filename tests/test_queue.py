@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -249,8 +250,9 @@ def test_a_queue_that_accepts_and_never_answers_is_unavailable_in_time(monkeypat
     assert time.monotonic() - started < 20
 
 
-def test_a_queue_serves_again_after_a_time_limit_has_cut_a_command_off(postgres, place):
-    """As in a worker whose task is ended while PostgreSQL hangs."""
+@contextmanager
+def hanging(postgres, place):
+    """Give a queue that holds one task, and the wire to its server, which accepts and never answers."""
     name = f"queue_{uuid4().hex}"
     postgres.create_database(name)
     with Wire(place, postgres.port) as wire:
@@ -258,6 +260,12 @@ def test_a_queue_serves_again_after_a_time_limit_has_cut_a_command_off(postgres,
         queue.create_tables()
         queue.extract(1, uuid4())
         wire.turn("hang for good")
+        yield queue, wire
+
+
+def test_a_queue_serves_again_after_a_time_limit_has_cut_a_command_off(postgres, place):
+    """As in a worker whose task is ended while PostgreSQL hangs."""
+    with hanging(postgres, place) as (queue, wire):
         before = signal.signal(signal.SIGALRM, limits.time_up)
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -279,13 +287,7 @@ def test_an_option_that_redis_does_not_take_is_unavailable_at_once_and_not_told(
 
 
 def test_a_queue_whose_connection_is_silent_for_ever_is_unavailable_in_time_and_then_serves(postgres, place):
-    name = f"queue_{uuid4().hex}"
-    postgres.create_database(name)
-    with Wire(place, postgres.port) as wire:
-        queue = Queue(f"postgresql+psycopg://postgres@127.0.0.1:{wire.port}/{name}", lambda *_: None, lambda *_: None)
-        queue.create_tables()
-        queue.extract(1, uuid4())
-        wire.turn("hang for good")
+    with hanging(postgres, place) as (queue, wire):
         began = time.monotonic()
         with pytest.raises(QueueUnavailable):
             queue.extract(1, uuid4())

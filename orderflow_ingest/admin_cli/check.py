@@ -209,7 +209,7 @@ def _worker(parts: Parts) -> str:
 
 def _breaker(parts: Parts) -> str:
     """Look whether deliveries of this host are told that a backend is away, and could tell each other."""
-    directory = parts.settings.state_dir / "away"
+    directory = parts.settings.away_dir
     if not os.access(directory if directory.exists() else directory.parent, os.W_OK):
         raise Trouble(f"{directory} cannot be written by {_user()}, who delivers: chown it")
     away = sorted(path.name for path in directory.glob("*"))
