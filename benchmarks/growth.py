@@ -162,12 +162,12 @@ class Side:
             for org_id, id in keys:
                 values = {"org_id": org_id, "id": id}
                 of_message = "WHERE org_id = :org_id AND inbound_message_id = :id"
-                for table in ("document", "skipped_part"):
+                for table in ("document", "skipped_part", "message_event"):
                     connection.execute(sa.text(f"DELETE FROM {table} {of_message}"), values)
                 connection.execute(sa.text("DELETE FROM inbound_message WHERE org_id = :org_id AND id = :id"), values)
             held = sa.text("DELETE FROM message_conflict WHERE received_at > :now AND resolution IS NULL")
             connection.execute(held, {"now": self.now})
-            connection.exec_driver_sql("VACUUM inbound_message, document, message_conflict")
+            connection.exec_driver_sql("VACUUM inbound_message, document, message_conflict, message_event")
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
@@ -250,7 +250,7 @@ def _parsed(side: Side) -> Calls:
     for org_id in _each_org(side):
         attempt = side.claimed(org_id)
         side.records.documents.record(attempt, [_part()], [], side.now + _LEASE, True)
-        yield partial(side.records.messages.move, attempt, Status.PARSED)
+        yield partial(side.records.messages.finish, attempt, {"documents": 2})
 
 
 def _hand_over(side: Side, org_id: int, id: UUID) -> None:

@@ -14,9 +14,16 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from orderflow_ingest.records import schema
-from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, skipped_part
+from orderflow_ingest.records.tables import (
+    document,
+    inbound_message,
+    message_conflict,
+    message_event,
+    metadata,
+    skipped_part,
+)
 
-TENANT_TABLES = (inbound_message, document, skipped_part, message_conflict)
+TENANT_TABLES = (inbound_message, document, skipped_part, message_conflict, message_event)
 
 
 def build(engine: sa.Engine, parts: int) -> None:
@@ -44,6 +51,8 @@ def build(engine: sa.Engine, parts: int) -> None:
                 "FOR EACH ROW EXECUTE FUNCTION orderflow_touch()"
             )
         take(connection, "0004")
+        with Operations.context(MigrationContext.configure(connection)):
+            step("0006").secure()
         connection.exec_driver_sql(
             "CREATE TABLE alembic_version (version_num VARCHAR(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)"
         )

@@ -56,7 +56,7 @@ GRANT SELECT ON recipient TO orderflow_map;
 
 -- A delivery: finds its organisation, looks for the message's identity, adds the message or holds it. Of the rows it
 -- sees those of the organisations that its transaction names. It changes and deletes nothing.
-GRANT SELECT (id, slug, name, is_active) ON organization TO orderflow_deliver;
+GRANT SELECT (id, slug, name, is_active, settings) ON organization TO orderflow_deliver;
 GRANT SELECT, INSERT ON inbound_message, message_conflict TO orderflow_deliver;
 GRANT SELECT ON alembic_version TO orderflow_deliver;
 GRANT EXECUTE ON FUNCTION orderflow_overdue_since() TO orderflow_deliver;
@@ -66,11 +66,13 @@ GRANT orderflow_deliver TO orderflow_worker;
 GRANT UPDATE (status, attempts, next_attempt_at, worker, error_json) ON inbound_message TO orderflow_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON document TO orderflow_worker;
 GRANT SELECT, INSERT, DELETE ON skipped_part TO orderflow_worker;
+GRANT SELECT, INSERT ON message_event TO orderflow_worker;
 GRANT EXECUTE ON FUNCTION orderflow_due_messages(timestamptz, integer) TO orderflow_worker;
 GRANT EXECUTE ON FUNCTION orderflow_due_documents(timestamptz, integer) TO orderflow_worker;
 
 -- An operator: all tenants.
-GRANT SELECT, INSERT, UPDATE, DELETE ON organization, inbound_message, document, skipped_part, message_conflict
+GRANT SELECT, INSERT, UPDATE, DELETE
+    ON organization, inbound_message, document, skipped_part, message_conflict, message_event, operator_run
     TO orderflow_operator;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA @SCHEMA@ TO orderflow_operator;
 GRANT SELECT ON alembic_version, recipient TO orderflow_operator;
@@ -83,7 +85,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['inbound_message', 'document', 'skipped_part', 'message_conflict'] LOOP
+    FOREACH name IN ARRAY ARRAY['inbound_message', 'document', 'skipped_part', 'message_conflict', 'message_event'] LOOP
         IF NOT EXISTS (SELECT FROM pg_policy WHERE polname = 'operator' AND polrelid = name::regclass) THEN
             EXECUTE format('CREATE POLICY operator ON %I TO orderflow_operator USING (true) WITH CHECK (true)', name);
         END IF;

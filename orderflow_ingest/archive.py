@@ -20,9 +20,11 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from . import limits, trust
 from .breaker import Guard
@@ -55,6 +57,23 @@ def document_key(org_id: int, digest: str) -> str:
     return f"org/{org_id}/documents/{digest}"
 
 
+@dataclass(frozen=True)
+class Listed:
+    """An object in a listing: its key, its size in bytes, and when it was last put."""
+
+    key: str
+    size: int
+    put_at: datetime
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the archive knows of an object without reading it."""
+
+    size: int
+    metadata: dict[str, str]
+
+
 class Archive(Protocol):
     """What either archive does. All raise ArchiveUnavailable."""
 
@@ -66,6 +85,15 @@ class Archive(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is removed."""
+
+    def describe(self, key: str) -> Description:
+        """Tell an object's size and the metadata it was put with. Raises ObjectMissing."""
+
+    def iterate(self, prefix: str = "", after: str = "") -> Iterator[Listed]:
+        """List the objects whose keys begin so, in the order of their keys' bytes, beyond a key; page by page.
+
+        Nothing is held in memory but a page. What comes or goes meanwhile may be told or not.
+        """
 
     def prepare(self) -> None:
         """Create what put() needs; safe to repeat."""
@@ -148,6 +176,51 @@ class FileArchive:
         except OSError as error:
             raise _unavailable(error) from error
 
+    def describe(self, key: str) -> Description:
+        path = self._root / key
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            if not self._root.is_dir():
+                raise _unavailable(error) from error
+            raise ObjectMissing(key) from None
+        except OSError as error:
+            raise _unavailable(error) from error
+        try:
+            return Description(size, json.loads(path.with_name(path.name + ".meta").read_bytes()))
+        except FileNotFoundError:
+            return Description(size, {})
+        except OSError as error:
+            raise _unavailable(error) from error
+        except ValueError as error:
+            raise ObjectDamaged(f"{key}.meta") from error
+
+    def iterate(self, prefix: str = "", after: str = "") -> Iterator[Listed]:
+        """List objects. A directory is read at a time: its names are held in memory, and no others."""
+        if not self._root.is_dir():
+            raise ArchiveUnavailable("archive files: the directory is not there")
+        yield from self._below(self._root, "", prefix, after)
+
+    def _below(self, directory: Path, base: str, prefix: str, after: str) -> Iterator[Listed]:
+        try:
+            # A directory stands where its name with the slash does: that is the order of S3.
+            found = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(directory))
+        except FileNotFoundError:
+            return  # it went meanwhile
+        except OSError as error:
+            raise _unavailable(error) from error
+        for name in found:
+            key = base + name
+            if base == "" and name == "tmp/":
+                continue
+            if name.endswith("/"):
+                if (key.startswith(prefix) or prefix.startswith(key)) and key + "\U0010ffff" > after:
+                    yield from self._below(directory / name, key, prefix, after)
+            elif key.startswith(prefix) and key > after and not name.endswith(".meta"):
+                with suppress(FileNotFoundError):
+                    about = (directory / name).stat()
+                    yield Listed(key, about.st_size, datetime.fromtimestamp(about.st_mtime, UTC))
+
     def delete(self, key: str) -> None:
         path = self._root / key
         try:
@@ -229,6 +302,21 @@ class S3Archive:
     def delete(self, key: str) -> None:
         self._call("delete_object", key)
 
+    def describe(self, key: str) -> Description:
+        answer = self._call("head_object", key)
+        return Description(answer["ContentLength"], {n: unquote(v) for n, v in answer.get("Metadata", {}).items()})
+
+    def iterate(self, prefix: str = "", after: str = "") -> Iterator[Listed]:
+        asked = {"Prefix": self._prefix + prefix, "StartAfter": self._prefix + after if after else ""}
+        while True:
+            with self._translated("list_objects_v2", ""):
+                page = self._client.list_objects_v2(Bucket=self._bucket, **{n: v for n, v in asked.items() if v})
+            for one in page.get("Contents", ()):
+                yield Listed(one["Key"].removeprefix(self._prefix), one["Size"], one["LastModified"])
+            if not page.get("IsTruncated"):
+                return
+            asked = {"Prefix": asked["Prefix"], "ContinuationToken": page["NextContinuationToken"]}
+
     def _call(self, operation: str, key: str, **arguments: Any) -> Any:
         with self._translated(operation, key):
             return getattr(self._client, operation)(Bucket=self._bucket, Key=self._prefix + key, **arguments)
@@ -242,7 +330,8 @@ class S3Archive:
                 yield
             except ClientError as error:
                 code = error.response.get("Error", {}).get("Code", "")
-                if code == "NoSuchKey":
+                # The answer to a HEAD has no body to tell more.
+                if code == "NoSuchKey" or (operation, code) == ("head_object", "404"):
                     raise ObjectMissing(key) from error
                 raise ArchiveUnavailable(f"S3: {operation} was answered with {code}") from error
             except BotoCoreError as error:

@@ -168,10 +168,10 @@ def _key(header: bytes, raw: bytes) -> str:
     return hashlib.sha256(header.partition(b"\n")[0] + hashlib.sha256(raw).digest()).hexdigest()
 
 
-def ring(message: NewMessage, parts: Parts) -> None:
+def ring(message: NewMessage, parts: Parts, is_live: bool = True) -> None:
     """Ring for the extraction of a message; where the queue is away, the sweep finds its row."""
     try:
-        parts.queue.extract(message.org_id, message.id)
+        parts.queue.extract(message.org_id, message.id, is_live)
     except QueueUnavailable as error:
         event("enqueue", "Task left to the sweep.", logging.WARNING, message_id=message.id, reason=error)
 

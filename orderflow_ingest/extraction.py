@@ -41,8 +41,8 @@ def extract(org_id: int, message_id: UUID, parts: Parts) -> None:
         need_no_loss(attempt.attempts, attempt.error_json)
         if attempt.status is Status.RECEIVED:
             _store(attempt, parts, names)
-        _ring_for_documents(attempt, parts)
-        if not parts.records.messages.move(attempt, Status.PARSED):
+        documents = _ring_for_documents(attempt, parts)
+        if not parts.records.messages.finish(attempt, {"documents": documents, "attempt": attempt.attempts}):
             raise LeaseLost
     except LeaseLost:
         event("extract", "Lease was lost to another worker.", logging.WARNING, **names)
@@ -118,7 +118,8 @@ def _archived(org_id: int, part: Part, archive: Archive) -> NewDocument:
     )
 
 
-def _ring_for_documents(attempt: InboundMessage, parts: Parts) -> None:
+def _ring_for_documents(attempt: InboundMessage, parts: Parts) -> int:
+    """Ring for each document that is to be handed over; give the number of all."""
     documents = parts.records.documents.of_message(attempt.org_id, attempt.id)
     try:
         for document in documents:
@@ -126,6 +127,7 @@ def _ring_for_documents(attempt: InboundMessage, parts: Parts) -> None:
                 parts.queue.hand_over(attempt.org_id, document.id)
     except QueueUnavailable as error:
         event("enqueue", "Tasks left to the sweep.", logging.WARNING, message_id=attempt.id, reason=error)
+    return len(documents)
 
 
 def _note_failure(attempt: InboundMessage, error: BaseException, parts: Parts, names: dict[str, Any]) -> None:

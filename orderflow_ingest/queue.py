@@ -41,6 +41,7 @@ except ImportError:  # an extra: needed where QUEUE_URL names Redis
 Body = Callable[[int, UUID], None]
 NAME = "orderflow"
 _COUNTED = 1.0  # seconds
+_BEHIND = -10  # Huey's priority of a task; the usual one is 0, and the highest goes first
 _ANSWER = 2.0 * limits.QUEUE  # seconds; the server's own statement timeout comes first, where it lives
 _CLIENT_ERRORS = (sqlite3.Error, psycopg.Error, *((redis.RedisError,) if redis else ()))
 
@@ -142,13 +143,13 @@ class Queue:
         self._extract = _declare(self.huey, "extract", extract, time_limit)
         self._hand_over = _declare(self.huey, "hand_over", hand_over, time_limit)
 
-    def extract(self, org_id: int, message_id: UUID) -> None:
-        """Ring for the extraction of a message. Raises QueueUnavailable."""
-        _twice(lambda: self._extract(org_id, str(message_id)))
+    def extract(self, org_id: int, message_id: UUID, is_live: bool = True) -> None:
+        """Ring for the extraction of a message; what is not live comes behind all that is. Raises QueueUnavailable."""
+        _twice(lambda: self._extract(org_id, str(message_id), priority=None if is_live else _BEHIND))
 
-    def hand_over(self, org_id: int, document_id: UUID) -> None:
-        """Ring for the hand-over of a document. Raises QueueUnavailable."""
-        _twice(lambda: self._hand_over(org_id, str(document_id)))
+    def hand_over(self, org_id: int, document_id: UUID, is_live: bool = True) -> None:
+        """Ring for the hand-over of a document, as extract() does. Raises QueueUnavailable."""
+        _twice(lambda: self._hand_over(org_id, str(document_id), priority=None if is_live else _BEHIND))
 
     def depth(self) -> int:
         """Count the waiting tasks. Raises QueueUnavailable."""

@@ -7,20 +7,22 @@ is accepted as a message of its own, or discarded; its raw mail stays in the arc
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from .assembly import Parts
 from .delivery import EMAIL, Delivery, known_traits, ring, settle
 from .message import Message, read_message
-from .records import Conflict, InboundMessage, NewMessage
+from .records import Conflict, Event, InboundMessage, NewMessage
+from .status import EventKind
 
 
-def replay_message(message: InboundMessage, parts: Parts) -> bool:
-    """Lead a message back to RECEIVED and ring for it; False if it moved meanwhile."""
+def replay_message(message: InboundMessage, parts: Parts, actor: str, run_id: UUID | None = None) -> bool:
+    """Lead a message back to RECEIVED and ring for it, behind all live mail; False if it moved meanwhile."""
     now = datetime.now(UTC)
-    if not parts.records.documents.replay(message, now, now + timedelta(seconds=parts.settings.sweep_after)):
+    told = Event(message.org_id, message.id, EventKind.REPLAYED, actor, now, run_id=run_id)
+    if not parts.records.documents.replay(message, now + timedelta(seconds=parts.settings.sweep_after), told):
         return False
-    ring(message, parts)
+    ring(message, parts, is_live=False)
     return True
 
 
@@ -31,22 +33,32 @@ def revive(name: str, parts: Parts) -> Delivery | None:
     return settle(entry, parts, sender_waits=False) if entry else None
 
 
-def accept_conflict(conflict: Conflict, parts: Parts) -> bool:
+def accept_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "") -> bool:
     """Make a held message one of its own, under its Message-ID and fingerprint; False if it is closed."""
     raw = parts.archive.read(conflict.raw_key, conflict.digest)
     message = read_message(raw)
     if message is None:
         raise ValueError("a held message has no header")
     new = _of_conflict(conflict, message, known_traits(raw, conflict.envelope_sender, parts))
-    if not parts.records.conflicts.resolve(conflict, "ACCEPTED", new, datetime.now(UTC)):
+    now = datetime.now(UTC)
+    if not parts.records.conflicts.resolve(
+        conflict, new, now, _resolved(conflict, EventKind.ACCEPTED, actor, why, now)
+    ):
         return False
     ring(new, parts)
     return True
 
 
-def discard_conflict(conflict: Conflict, parts: Parts) -> bool:
+def discard_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "") -> bool:
     """Close a conflict without making it a message; False if it is closed."""
-    return parts.records.conflicts.resolve(conflict, "DISCARDED", None, datetime.now(UTC))
+    now = datetime.now(UTC)
+    told = _resolved(conflict, EventKind.DISCARDED, actor, why, now)
+    return parts.records.conflicts.resolve(conflict, None, now, told)
+
+
+def _resolved(conflict: Conflict, kind: EventKind, actor: str, why: str, now: datetime) -> Event:
+    details = {"held": str(conflict.id), "reason": conflict.reason.value, "why": why}
+    return Event(conflict.org_id, conflict.id, kind, actor, now, details=details)
 
 
 def _of_conflict(conflict: Conflict, message: Message, traits: list[str]) -> NewMessage:

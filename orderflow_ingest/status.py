@@ -39,6 +39,30 @@ class PartKind(StrEnum):
     BODY = "BODY"
 
 
+class Held(StrEnum):
+    """Why a mail is held: a row of message_conflict, archived, for an operator to accept or discard."""
+
+    IDENTITY = "IDENTITY"  # its Message-ID is known with other content
+    SENDER = "SENDER"  # the organisation takes no mail from this sender by itself
+
+
+class EventKind(StrEnum):
+    """What happened to a message, a document or a held mail."""
+
+    RECEIVED = "RECEIVED"  # told by the row itself
+    RECORDED = "RECORDED"  # told by the row itself
+    EXTRACTED = "EXTRACTED"
+    HANDED_OVER = "HANDED_OVER"
+    ATTEMPT_FAILED = "ATTEMPT_FAILED"
+    FAILED = "FAILED"
+    REPLAYED = "REPLAYED"
+    ACCEPTED = "ACCEPTED"
+    DISCARDED = "DISCARDED"
+    ERASED = "ERASED"
+    IMPORTED = "IMPORTED"
+    REBUILT = "REBUILT"
+
+
 UNFINISHED = (Status.RECEIVED, Status.STORED)
 
 _ALLOWED = {

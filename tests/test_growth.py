@@ -292,7 +292,7 @@ def test_a_message_lives_its_life_in_partitions(divided):
         for is_complete in (False, True):  # the second finds the rows of the first
             assert documents.record(attempt, [part], skipped, NOW, is_complete)
         assert [found.id for found in documents.of_message(org_id, new.id)] == [part.id]
-        assert messages.move(attempt, Status.PARSED) and not messages.move(attempt, Status.PARSED)
+        assert messages.finish(attempt, {}) and not messages.finish(attempt, {})
         handing = documents.claim(org_id, part.id, "w", NOW, LEASE)
         assert handing is not None and documents.finish(handing)
         assert [c.id for c in records.conflicts.open(org_id)] == [other.id]

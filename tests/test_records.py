@@ -30,6 +30,7 @@ from orderflow_ingest.records import (
     EVERY,
     NO_TENANT,
     Database,
+    Event,
     Filter,
     InboundMessage,
     Messages,
@@ -38,12 +39,13 @@ from orderflow_ingest.records import (
     OrganizationExists,
     Records,
     RecordsUnavailable,
+    Run,
     SkippedPart,
     recipients_path,
     schema,
 )
 from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, organization
-from orderflow_ingest.status import HandOver, PartKind, Status
+from orderflow_ingest.status import EventKind, HandOver, Held, PartKind, Status
 from orderflow_ingest.traits import Trait
 from tests.lab.postgres import Postgres
 from tests.lab.process import free_port, wait_until
@@ -176,11 +178,11 @@ def definitions(connection):
 
 
 def test_models_and_migrations_agree(records):
-    """But for the index that has an order of its own, which Alembic cannot compare: the next test does."""
+    """But for indexes with an order or an expression of their own, which Alembic cannot compare: the next test does."""
     opts = {
         "compare_type": True,
         "compare_server_default": not records.database.is_sqlite,
-        "include_object": lambda _object, name, *_: name != "ix_inbound_message_received_at",
+        "include_object": lambda _object, name, *_: name != "ix_inbound_message_received_at" and "_words" not in name,
     }
     with records.database.read(EVERY) as connection:
         context = MigrationContext.configure(connection, opts=opts)
@@ -460,12 +462,19 @@ def test_a_conflict_is_recorded_once_by_its_content(records):
     assert records.conflicts.count_open() == 1
 
 
+def told(kind, id, **changes):
+    return Event(1, id, kind, "me@here", NOW, **changes)
+
+
 def test_a_conflict_is_accepted_once_with_its_message(records):
     _, later, _ = conflicting(records)
     (found,) = records.conflicts.open()
     accepted = replace(later, id=uuid4(), source_message_id="<17#e>")
-    assert records.conflicts.resolve(found, "ACCEPTED", accepted, NOW)
-    assert not records.conflicts.resolve(found, "ACCEPTED", replace(accepted, id=uuid4()), NOW)
+    event = told(EventKind.ACCEPTED, found.id, details={"why": "they called"})
+    assert records.conflicts.resolve(found, accepted, NOW, event)
+    assert not records.conflicts.resolve(found, replace(accepted, id=uuid4()), NOW, event)
+    assert records.events.of(1, found.id) == [event]
+    assert records.events.of(1, accepted.id) == [replace(event, inbound_message_id=accepted.id)]
     assert records.conflicts.open() == [] and records.conflicts.count_open() == 0
     assert row(records, accepted).status is Status.RECEIVED and records.messages.count(Filter()) == 2
 
@@ -473,8 +482,85 @@ def test_a_conflict_is_accepted_once_with_its_message(records):
 def test_a_discarded_conflict_makes_no_message(records):
     conflicting(records)
     (found,) = records.conflicts.open()
-    assert records.conflicts.resolve(found, "DISCARDED", None, NOW)
+    assert records.conflicts.resolve(found, None, NOW, told(EventKind.DISCARDED, found.id))
     assert records.messages.count(Filter()) == 1 and records.conflicts.open() == []
+
+
+def test_what_is_held_for_its_sender_clashes_with_nothing_and_is_held_once(records):
+    later = new(fingerprint="e" * 64)
+    assert records.conflicts.insert(None, later, Held.SENDER)
+    assert not records.conflicts.insert(None, replace(later, id=uuid4()), Held.SENDER)
+    (found,) = records.conflicts.open()
+    assert (found.id, found.inbound_message_id, found.reason) == (later.id, None, Held.SENDER)
+
+
+def test_mail_is_found_by_words_of_sender_subject_and_document(records):
+    order = stored(records, [part(filename="PO_4711-final.pdf")], subject="Bestellung 4711/26 für März")
+    other = inserted(records, from_email="Sales@Acme-Tools.example", subject="Order 17")
+
+    def found(**chosen):
+        return {message.id for message in records.messages.select(Filter(**chosen), 9)}
+
+    assert found(words="4711") == found(words="best 47 BUYER") == found(words="märz") == {order.id}
+    assert found(words="order 4711") == found(words="%") == found(words="!") == set()
+    assert found(words="acme tools") == found(sender="sales@acme-tools.example") == {other.id}
+    assert found(sender="@acme-tools.example") == {other.id} and found(sender="@tools.example") == set()
+    assert found(sender="@shop.example") == {order.id, other.id}, "the envelope counts too"
+    assert found(document_words="po 4711 fin") == {order.id} and found(document_words="order") == set()
+    assert (
+        found(message_id=other.source_message_id) == found(message_id=other.source_message_id, org_id=1) == {other.id}
+    )
+    assert found(message_id=other.source_message_id, org_id=2) == set()
+    assert found(document_type="application/pdf") == found(document_type="application/*") == {order.id}
+    assert found(document_type="application/p_f") == found(document_type="image/*") == set()
+    assert found(unseen=True) == {order.id}
+    assert found(source="EMAIL") == {order.id, other.id} and found(source="UPLOAD") == set()
+
+
+def test_mail_is_found_by_the_class_of_its_error_or_of_a_documents(records):
+    one, two = claimed(records, inserted(records)), stored(records, [part()])
+    records.messages.give_up(one, {"error": "ObjectMissing", "attempt": 4})
+    (failing,) = records.documents.of_message(1, two.id)
+    records.documents.retry_later(
+        records.documents.claim(1, failing.id, "w", NOW, LEASE), {"error": "KeyError"}, 1, NOW
+    )
+
+    def found(error):
+        return {message.id for message in records.messages.select(Filter(error=error), 9)}
+
+    assert found("ObjectMissing") == {one.id} and found("KeyError") == {two.id} and found("Key") == set()
+
+
+def test_every_end_of_an_attempt_is_an_event_of_its_message(records):
+    attempt = claimed(records, inserted(records))
+    records.messages.retry_later(attempt, {"error": "X", "attempt": 1}, 1, NOW)
+    attempt = claimed(records, row(records, attempt))
+    records.documents.record(attempt, [part()], [], NOW, is_complete=True)
+    assert records.messages.finish(attempt, {"documents": 1})
+    assert not records.messages.finish(attempt, {"documents": 1})
+    (one,) = records.documents.of_message(1, attempt.id)
+    records.documents.finish(records.documents.claim(1, one.id, "w", NOW, LEASE))
+    events = records.events.of_message(row(records, attempt))
+    kinds = EventKind
+    assert [event.kind for event in events] == [
+        kinds.RECEIVED, kinds.RECORDED, kinds.ATTEMPT_FAILED, kinds.EXTRACTED, kinds.HANDED_OVER,
+    ]  # fmt: skip
+    assert events[2].details == {"error": "X", "attempt": 1} and events[2].actor.startswith("w")
+    assert (events[4].document_id, events[4].run_id) == (one.id, None)
+    assert records.events.of(2, attempt.id) == []
+
+
+def test_a_run_is_remembered_with_how_far_it_has_come(records):
+    run = Run(uuid4(), "replay message", "me@here", {"org": 1}, None, 7, 0, 0, 0, NOW, NOW, None)
+    records.runs.begin(run)
+    records.runs.begin(replace(run, command="another"))
+    assert records.runs.latest() == [run]
+    records.runs.advance(run.id, ["2026-11-20", "id"], 3, 1, 2, NOW + MINUTE)
+    found = records.runs.get(run.id)
+    assert (found.position, found.done, found.passed_over, found.failed) == (["2026-11-20", "id"], 3, 1, 2)
+    assert (found.updated_at, found.ended_at) == (NOW + MINUTE, None)
+    records.runs.advance(run.id, None, 7, 0, 0, NOW + LEASE, is_over=True)
+    assert records.runs.get(run.id).ended_at == NOW + LEASE and records.runs.get(uuid4()) is None
 
 
 # Attempts: claim, lease, fence
@@ -513,7 +599,7 @@ def endings(records, attempt):
         "record": records.documents.record(attempt, [part()], [], NOW, is_complete=True),
         "record in part": records.documents.record(attempt, [part()], [], NOW, is_complete=False),
         "stored": messages.move(attempt, Status.STORED),
-        "parsed": messages.move(attempt, Status.PARSED),
+        "parsed": messages.finish(attempt, {}),
         "retry": messages.retry_later(attempt, {"error": "late"}, 1, NOW),
         "give up": messages.give_up(attempt, {"error": "late"}),
     }
@@ -559,7 +645,7 @@ def test_a_message_goes_from_received_to_stored_to_parsed(records):
     message = inserted(records)
     attempt = claimed(records, message)
     assert records.messages.move(attempt, Status.STORED) and row(records, message).worker == attempt.worker
-    assert records.messages.move(attempt, Status.PARSED)
+    assert records.messages.finish(attempt, {})
     found = row(records, message)
     assert (found.status, found.worker, found.error_json) == (Status.PARSED, None, None)
     assert claimed(records, message, NOW + 9 * LEASE) is None
@@ -580,7 +666,8 @@ def test_a_transition_that_status_refuses_is_refused_by_the_update(records, stat
     allowed |= {(Status.RECEIVED, Status.FAILED), (Status.STORED, Status.FAILED)}
     attempt = claimed(records, inserted(records))
     put_into(records, attempt, status)
-    moved = records.messages.give_up(attempt, {}) if target is Status.FAILED else records.messages.move(attempt, target)
+    ends = {Status.FAILED: records.messages.give_up, Status.PARSED: records.messages.finish}
+    moved = ends[target](attempt, {}) if target in ends else records.messages.move(attempt, target)
     assert moved == ((status, target) in allowed)
     assert row(records, attempt).status is (target if moved else status)
 
@@ -620,8 +707,8 @@ def test_a_replay_that_is_refused_leaves_the_documents_alone(records):
     (found,) = records.documents.of_message(1, attempt.id)
     records.documents.finish(records.documents.claim(1, found.id, "w", NOW, LEASE))
     seen = row(records, attempt)
-    assert records.messages.move(attempt, Status.PARSED)
-    assert not records.documents.replay(seen, NOW, NOW)
+    assert records.messages.finish(attempt, {})
+    assert not records.documents.replay(seen, NOW, told(EventKind.REPLAYED, seen.id))
     assert records.documents.of_message(1, attempt.id)[0].handover is HandOver.DONE
 
 
@@ -735,7 +822,7 @@ def test_the_lag_is_that_of_the_longest_due_unfinished_message(records):
     assert records.messages.lag(NOW + 2 * MINUTE) == 60
     assert records.messages.lag(NOW + LEASE + MINUTE) == (LEASE).total_seconds()
     records.messages.move(attempt, Status.STORED)
-    records.messages.move(attempt, Status.PARSED)
+    records.messages.finish(attempt, {})
     put_into(records, due, Status.STORED)
     assert records.messages.lag(NOW + 3 * MINUTE) == 120
 
@@ -847,7 +934,10 @@ def test_a_replay_hands_every_document_over_again(records):
     records.documents.finish(records.documents.claim(1, one.id, "w", NOW, LEASE))
     records.documents.give_up(records.documents.claim(1, two.id, "w", NOW, LEASE), {"error": "x"})
     assert records.documents.count_undone() == {"PENDING": 0, "FAILED": 1}
-    assert records.documents.replay(row(records, attempt), NOW, NOW + MINUTE)
+    event = told(EventKind.REPLAYED, attempt.id, run_id=uuid4())
+    assert records.documents.replay(row(records, attempt), NOW + MINUTE, event)
+    assert event in records.events.of(1, attempt.id)
+    assert records.events.of_run(event.run_id, [attempt.id, uuid4()]) == {attempt.id}
     assert records.documents.count_undone(1) == {"PENDING": 2, "FAILED": 0}
     assert len(records.documents.due(NOW + MINUTE, 9)) == 2 and records.documents.due(NOW, 9) == []
 
@@ -878,23 +968,27 @@ def test_no_method_shows_or_changes_another_tenants_rows(records):
     assert messages.select(Filter(org_id=2, ids=(mine.id,)), 9) == []
     assert set(messages.count_by_status(NOW - LEASE, 2).values()) == {0} and messages.oldest_unfinished(2) is None
     assert conflicts.open(2) == [] and conflicts.open(2, (conflict.id,)) == []
+    assert records.events.of(2, mine.id) == [] and records.events.of_run(uuid4(), [mine.id], 2) == set()
     assert conflicts.count_open(2) == 0
     assert messages.claim(2, mine.id, "w", NOW + LEASE, LEASE) is None
     assert documents.of_message(2, mine.id) == [] and documents.skipped(2, mine.id) == []
     assert documents.claim(2, own.id, "w", NOW, LEASE) is None
     assert set(documents.count_undone(2).values()) == {0}
-    assert not documents.replay(replace(row(records, mine), org_id=2), NOW, NOW + LEASE)
+    other = replace(row(records, mine), org_id=2)
+    assert not documents.replay(other, NOW + LEASE, told(EventKind.REPLAYED, mine.id))
 
     foreign = replace(attempt, org_id=2)
     assert set(endings(records, foreign).values()) == {False}
     assert not lead_back(records, replace(row(records, mine), org_id=2), NOW)
-    assert not conflicts.resolve(replace(conflict, org_id=2), "DISCARDED", None, NOW)
+    assert not conflicts.resolve(replace(conflict, org_id=2), None, NOW, told(EventKind.DISCARDED, conflict.id))
     handing = documents.claim(1, own.id, "w", NOW, LEASE)
     foreign = replace(handing, org_id=2)
     assert not (
         documents.finish(foreign) or documents.give_up(foreign, {}) or documents.retry_later(foreign, {}, 1, NOW)
     )
-    assert documents.retry_later(handing, None, 0, own.next_attempt_at)
+    as_before = {"worker": None, "attempts": 0, "next_attempt_at": own.next_attempt_at}
+    with records.database.write(1) as connection:
+        connection.execute(document.update().where(document.c.id == own.id).values(**as_before))
     assert (
         row(records, mine),
         *documents.of_message(1, mine.id),

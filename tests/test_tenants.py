@@ -19,7 +19,7 @@ from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.records import EVERY, NO_TENANT, Filter, Records, RecordsUnavailable, SkippedPart, schema
-from orderflow_ingest.records.tables import document, inbound_message, message_conflict, skipped_part
+from orderflow_ingest.records.tables import document, inbound_message, message_conflict, message_event, skipped_part
 from orderflow_ingest.settings import load
 from orderflow_ingest.status import HandOver, Status
 from tests.lab import smtp
@@ -29,7 +29,7 @@ from tests.mails import mail, order
 from tests.test_records import LEASE, NOW, claimed, inserted, new, part
 
 GROUPS = ("map", "deliver", "worker", "operator")
-TABLES = (inbound_message, document, skipped_part, message_conflict)
+TABLES = (inbound_message, document, skipped_part, message_conflict, message_event)
 
 
 class Tenants:
@@ -95,7 +95,9 @@ def add_rows(records, org_id):
     known = records.messages.find_identity(org_id, "EMAIL", message.source_message_id)
     assert records.conflicts.insert(known, new(org_id=org_id, fingerprint="e" * 64))
     skipped = SkippedPart("3", None, "text/calendar", None, 1, "calendar", [])
-    assert records.documents.record(claimed(records, message), [part()], [skipped], NOW, is_complete=True)
+    attempt = claimed(records, message)
+    assert records.documents.record(attempt, [part()], [skipped], NOW, is_complete=True)
+    assert records.messages.retry_later(attempt, {"error": "X"}, 1, NOW)
 
 
 @pytest.fixture
@@ -269,7 +271,7 @@ def test_an_identity_is_found_by_its_index_by_a_bound_role_too(records, tenants)
         "DELETE FROM inbound_message",
         "DELETE FROM message_conflict",
         "TRUNCATE inbound_message",
-        "SELECT name, settings FROM organization",
+        "SELECT name, created_at FROM organization",
         "INSERT INTO organization (slug, name) VALUES ('evil', 'Evil')",
         "UPDATE organization SET is_active = true",
         "ALTER TABLE inbound_message DISABLE ROW LEVEL SECURITY",
@@ -312,7 +314,7 @@ def test_row_security_cannot_be_switched_off(tenants):
     [
         "DELETE FROM inbound_message",
         "INSERT INTO organization (slug, name) VALUES ('evil', 'Evil')",
-        "SELECT settings FROM organization",
+        "SELECT created_at FROM organization",
         "UPDATE message_conflict SET resolution = 'DISCARDED'",
         "ALTER TABLE document DISABLE ROW LEVEL SECURITY",
         "SET ROLE orderflow_operator",
@@ -577,7 +579,9 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     def parts(group):
         return open_parts(load(str(deployment.settings_file), {"DATABASE_URL": tenants.url(group)}))
 
-    deployment.write_settings({"ARCHIVE_URL": f"file://{place}/archive", "ORDERFLOW_SWEEP_AFTER": "0.1"})
+    # What the fixture has left unfinished is of a day of its own.
+    own = {"ORDERFLOW_SWEEP_AFTER": "0.1", "ORDERFLOW_MAX_LAG": "0"}
+    deployment.write_settings({"ARCHIVE_URL": f"file://{place}/archive", **own})
     (place / "archive").mkdir(exist_ok=True)
     delivering, working, operating = parts("deliver"), parts("worker"), parts("operator")
     delivering.archive.prepare()
@@ -594,9 +598,9 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
         handover.hand_over(1, one.id, working)
     assert working.records.messages.get(1, id).status is Status.PARSED
     assert {d.handover for d in working.records.documents.of_message(1, id)} == {HandOver.DONE} and documents
-    assert replay.replay_message(operating.records.messages.get(1, id), operating)
+    assert replay.replay_message(operating.records.messages.get(1, id), operating, "me@here")
     (held,) = [c for c in operating.records.conflicts.open(1) if c.inbound_message_id == id]
-    assert replay.accept_conflict(held, operating)
+    assert replay.accept_conflict(held, operating, "me@here")
     extraction.extract(1, id, working)
     failing = working.records.documents.claim(1, documents[0].id, "w", attempts.now(), timedelta(0))
     assert failing is not None and working.records.documents.give_up(failing, {"error": "x"})

@@ -7,8 +7,11 @@ from ..limits import Times
 from .conflicts import Conflict, Conflicts
 from .database import EVERY, NO_TENANT, Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
-from .messages import Filter, InboundMessage, Known, Mail, Messages, NewMessage
+from .events import Event, Events, add_events, operator_name
+from .messages import InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
+from .runs import Run, Runs
+from .selection import Filter
 
 __all__ = [
     "EVERY",
@@ -18,6 +21,8 @@ __all__ = [
     "Database",
     "Document",
     "Documents",
+    "Event",
+    "Events",
     "Filter",
     "InboundMessage",
     "Known",
@@ -30,7 +35,11 @@ __all__ = [
     "Organizations",
     "Records",
     "RecordsUnavailable",
+    "Run",
+    "Runs",
     "SkippedPart",
+    "add_events",
+    "operator_name",
     "recipients_path",
 ]
 
@@ -44,3 +53,5 @@ class Records:
         self.messages = Messages(self.database)
         self.conflicts = Conflicts(self.database, self.messages)
         self.documents = Documents(self.database, self.messages)
+        self.events = Events(self.database)
+        self.runs = Runs(self.database)

@@ -1,25 +1,31 @@
-"""Conflicts: mail that was held, since its identity is known with other content.
+"""Conflicts: mail that was held: its identity is known with other content, or its sender is not to be trusted alone.
 
-Idempotent by UNIQUE (org_id, inbound_message_id, fingerprint). A conflict is resolved once; accepting it
-records the message in the same transaction.
+Idempotent by UNIQUE (org_id, inbound_message_id, fingerprint), and by (org_id, fingerprint) for what clashes with
+no message. A conflict is resolved once; accepting it records the message in the same transaction.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from ..status import Held
 from .database import Database, whose
+from .events import Event, add_events
 from .messages import Known, Mail, Messages, NewMessage
 from .tables import OPEN, message_conflict, owned
 
 
 @dataclass(frozen=True)
 class Conflict(Mail):
-    """A mail that is held, and the message whose identity it has."""
+    """A mail that is held, why, and the message whose identity it has, if it clashes with one."""
 
-    inbound_message_id: UUID
+    inbound_message_id: UUID | None
+    reason: Held
+    resolution: str | None
+    erased_at: datetime | None
 
 
 _MAIL = [field.name for field in fields(Mail)]
@@ -33,9 +39,10 @@ class Conflicts:
         self._database = database
         self._messages = messages
 
-    def insert(self, known: Known, new: NewMessage) -> bool:
-        """Record `new` as held, since it clashes with `known`; False if it is there already."""
-        values = {name: getattr(new, name) for name in _MAIL} | {"inbound_message_id": known.id}
+    def insert(self, known: Known | None, new: NewMessage, reason: Held = Held.IDENTITY) -> bool:
+        """Record `new` as held, since it clashes with `known` or for another reason; False if it is there already."""
+        values = {name: getattr(new, name) for name in _MAIL}
+        values |= {"inbound_message_id": known and known.id, "reason": reason.value}
         statement = self._database.insert(message_conflict).values(values).on_conflict_do_nothing()
         with self._database.write(new.org_id) as connection:
             return connection.scalar(statement.returning(message_conflict.c.id)) is not None
@@ -48,7 +55,7 @@ class Conflicts:
         if ids:
             statement = statement.where(c.id.in_(ids))
         with self._database.read(whose(org_id)) as connection:
-            return [Conflict(*row) for row in connection.execute(statement.order_by(c.received_at).limit(limit))]
+            return [_conflict(row) for row in connection.execute(statement.order_by(c.received_at).limit(limit))]
 
     def count_open(self, org_id: int | None = None) -> int:
         """Count the conflicts that nobody has resolved."""
@@ -58,13 +65,22 @@ class Conflicts:
         with self._database.read(whose(org_id)) as connection:
             return connection.scalar(statement) or 0
 
-    def resolve(self, conflict: Conflict, resolution: str, accepted: NewMessage | None, now: datetime) -> bool:
-        """Close a conflict, and record `accepted` as a message due now; False if it is closed already."""
+    def resolve(self, conflict: Conflict, accepted: NewMessage | None, now: datetime, told: Event) -> bool:
+        """Close a conflict, and record `accepted` as a message due now; False if it is closed already.
+
+        `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes.
+        """
         c = message_conflict.c
         close = message_conflict.update().where(c.org_id == conflict.org_id, c.id == conflict.id, _OPEN)
         with self._database.write(conflict.org_id) as connection:
-            if connection.execute(close.values(resolution=resolution)).rowcount != 1:
+            if connection.execute(close.values(resolution=told.kind.value)).rowcount != 1:
                 return False
+            add_events(connection, [told])
             if accepted is not None:
                 self._messages.insert_in(connection, accepted, now)
+                add_events(connection, [replace(told, inbound_message_id=accepted.id)])
             return True
+
+
+def _conflict(row: Any) -> Conflict:
+    return Conflict(**{**row._mapping, "reason": Held(row.reason)})

@@ -13,8 +13,9 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from ..status import HandOver, PartKind, Status
+from ..status import EventKind, HandOver, PartKind, Status
 from .database import Database, whose
+from .events import Event, add_events
 from .messages import InboundMessage, Messages, token
 from .tables import FAILED_HANDOVER, PENDING, document, owned, skipped_part
 
@@ -50,6 +51,7 @@ class Document(NewDocument):
     next_attempt_at: datetime
     worker: str | None
     error_json: Any
+    erased_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -138,25 +140,30 @@ class Documents:
 
     def finish(self, attempt: Document) -> bool:
         """Note that the handler has taken a document; False if the attempt has lost its lease."""
-        return self._end(attempt, handover=HandOver.DONE.value, error_json=None)
+        return self._end(attempt, EventKind.HANDED_OVER, {}, handover=HandOver.DONE.value, error_json=None)
 
     def retry_later(self, attempt: Document, error: dict[str, Any], attempts: int, due: datetime) -> bool:
         """Note the failure of an attempt, how many count so far, and when the next one may begin."""
-        return self._end(attempt, error_json=error, attempts=attempts, next_attempt_at=due)
+        values = {"error_json": error, "attempts": attempts, "next_attempt_at": due}
+        return self._end(attempt, EventKind.ATTEMPT_FAILED, error, **values)
 
     def give_up(self, attempt: Document, error: dict[str, Any]) -> bool:
         """Note that a document is not handed over any more."""
-        return self._end(attempt, handover=HandOver.FAILED.value, error_json=error)
+        return self._end(attempt, EventKind.FAILED, error, handover=HandOver.FAILED.value, error_json=error)
 
-    def replay(self, message: InboundMessage, now: datetime, due: datetime) -> bool:
-        """Lead a message back to RECEIVED and its documents to PENDING; False if the message moved meanwhile."""
+    def replay(self, message: InboundMessage, due: datetime, told: Event) -> bool:
+        """Lead a message back to RECEIVED and its documents to PENDING; False if the message moved meanwhile.
+
+        The sweep rings for it from `due` on. `told` is written with it.
+        """
         d = document.c
         mine = (d.org_id == message.org_id, d.inbound_message_id == message.id)
         values = {"handover": HandOver.PENDING.value, "attempts": 0, "next_attempt_at": due, "worker": None}
         with self._database.write(message.org_id) as connection:
-            if not self._messages.replay_in(connection, message, now):
+            if not self._messages.replay_in(connection, message, due):
                 return False
             connection.execute(document.update().where(*mine).values(**values, error_json=None))
+            add_events(connection, [told])
             return True
 
     def count_undone(self, org_id: int | None = None) -> dict[HandOver, int]:
@@ -180,11 +187,15 @@ class Documents:
         statement = sa.select(d.org_id, d.id).where(sa.text(PENDING), d.next_attempt_at <= now)
         return self._database.due("orderflow_due_documents", statement.order_by(d.next_attempt_at), now, limit)
 
-    def _end(self, attempt: Document, **values: Any) -> bool:
+    def _end(self, attempt: Document, kind: EventKind, details: dict[str, Any], **values: Any) -> bool:
         d = document.c
         mine = (d.org_id == attempt.org_id, d.id == attempt.id, d.worker == (attempt.worker or ""))
+        owner = (attempt.org_id, attempt.inbound_message_id, attempt.worker)
         with self._database.write(attempt.org_id) as connection:
-            return connection.execute(document.update().where(*mine).values(worker=None, **values)).rowcount == 1
+            if connection.execute(document.update().where(*mine).values(worker=None, **values)).rowcount != 1:
+                return False
+            add_events(connection, [Event.by_worker(*owner, kind, details, attempt.id)])
+            return True
 
     def _store(self, connection: sa.Connection, values: dict[str, Any]) -> None:
         """Insert a document, or bring the one of this part up to date: other bytes are a new document."""

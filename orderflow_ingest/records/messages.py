@@ -8,7 +8,6 @@ names that token, so that a worker that was thought lost and is not writes nothi
 """
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -19,9 +18,11 @@ import sqlalchemy as sa
 
 from ..grouping import Grouped
 from ..sampled import Sampled
-from ..status import UNFINISHED, Status, sources
+from ..status import UNFINISHED, EventKind, Status, sources
 from .database import NO_TENANT, Database, RecordsUnavailable, whose
-from .tables import FAILED, UtcDateTime, inbound_message, message_conflict, of_any, owned
+from .events import Event, add_events
+from .selection import Filter, condition, stands_at
+from .tables import FAILED, UtcDateTime, inbound_message, message_conflict, owned
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
 _LAG_SECONDS = 5.0
@@ -68,6 +69,7 @@ class InboundMessage(NewMessage):
     error_json: Any
     created_at: datetime
     updated_at: datetime
+    erased_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,6 @@ class Known:
 
     id: UUID
     digests: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which messages an operator means; an empty field leaves the choice open."""
-
-    org_id: int | None = None
-    ids: tuple[UUID, ...] = ()
-    statuses: tuple[Status, ...] = ()
-    since: datetime | None = None
-    until: datetime | None = None
 
 
 _COLUMNS = [inbound_message.c[field.name] for field in fields(InboundMessage)]
@@ -171,20 +162,24 @@ class Messages:
     def select(self, chosen: Filter, limit: int, after: InboundMessage | None = None) -> list[InboundMessage]:
         """Select messages, the newest first; `after` the last one of the page before."""
         t = inbound_message.c
-        condition = _condition(chosen)
+        wanted = condition(chosen, self._database.is_sqlite)
         if after is not None:
-            condition &= sa.tuple_(t.received_at, t.id) < sa.tuple_(after.received_at, after.id)
+            wanted &= sa.tuple_(t.received_at, t.id) < sa.tuple_(after.received_at, after.id)
         newest = t.received_at.desc()
-        if _is_of_most(chosen):
+        if chosen.is_of_most:
             newest = newest.nulls_last()  # the order of the index over all organisations, and of no other
-        statement = sa.select(*_COLUMNS).where(condition).order_by(newest, t.id.desc()).limit(limit)
+        statement = sa.select(*_COLUMNS).where(wanted).order_by(newest, t.id.desc()).limit(limit)
         with self._database.read(whose(chosen.org_id)) as connection:
             return [_message(row) for row in connection.execute(statement)]
 
     def count(self, chosen: Filter) -> int:
         """Count messages."""
         with self._database.read(whose(chosen.org_id)) as connection:
-            statement = sa.select(sa.func.count()).select_from(inbound_message).where(_condition(chosen))
+            statement = (
+                sa.select(sa.func.count())
+                .select_from(inbound_message)
+                .where(condition(chosen, self._database.is_sqlite))
+            )
             return connection.scalar(statement) or 0
 
     def count_by_status(self, since: datetime, org_id: int | None = None) -> dict[Status, int]:
@@ -226,7 +221,7 @@ class Messages:
         t = inbound_message.c
         statement = (
             inbound_message.update()
-            .where(t.org_id == org_id, t.id == id, _stands_at(UNFINISHED))
+            .where(t.org_id == org_id, t.id == id, stands_at(UNFINISHED))
             .where((t.attempts == 0) | (t.next_attempt_at <= now))
             .values(attempts=t.attempts + 1, next_attempt_at=now + lease, worker=token(worker))
             .returning(*_COLUMNS)
@@ -236,32 +231,37 @@ class Messages:
         return _message(row) if row else None
 
     def move(self, attempt: InboundMessage, target: Status, connection: sa.Connection | None = None) -> bool:
-        """Move the message of an attempt on to STORED or PARSED; False if the attempt has lost its lease."""
-        done = {"worker": None, "error_json": None} if target is Status.PARSED else {}
-        return self._update(attempt, target, done, connection)
+        """Move the message of an attempt on to STORED; False if the attempt has lost its lease."""
+        return self._update(attempt, target, {}, connection=connection)
+
+    def finish(self, attempt: InboundMessage, details: dict[str, Any]) -> bool:
+        """Move the message of an attempt to PARSED, and tell of it; False if the attempt has lost its lease."""
+        done = {"worker": None, "error_json": None}
+        return self._update(attempt, Status.PARSED, done, (EventKind.EXTRACTED, details))
 
     def holds(self, attempt: InboundMessage, connection: sa.Connection) -> bool:
         """Tell, and make sure to the end of the transaction, that an attempt has its lease still."""
-        return self._update(attempt, None, {"worker": attempt.worker}, connection)
+        return self._update(attempt, None, {"worker": attempt.worker}, connection=connection)
 
     def retry_later(self, attempt: InboundMessage, error: dict[str, Any], attempts: int, due: datetime) -> bool:
         """Note the failure of an attempt, how many count so far, and when the next one may begin."""
         values = {"worker": None, "error_json": error, "attempts": attempts, "next_attempt_at": due}
-        return self._update(attempt, None, values)
+        return self._update(attempt, None, values, (EventKind.ATTEMPT_FAILED, error))
 
     def give_up(self, attempt: InboundMessage, error: dict[str, Any]) -> bool:
         """Move the message of an attempt to FAILED."""
-        return self._update(attempt, Status.FAILED, {"worker": None, "error_json": error})
+        values = {"worker": None, "error_json": error}
+        return self._update(attempt, Status.FAILED, values, (EventKind.FAILED, error))
 
-    def replay_in(self, connection: sa.Connection, message: InboundMessage, now: datetime) -> bool:
+    def replay_in(self, connection: sa.Connection, message: InboundMessage, due: datetime) -> bool:
         """Lead a message back to RECEIVED, to be extracted anew; False if it moved meanwhile."""
         t = inbound_message.c
-        values = {"status": Status.RECEIVED.value, "attempts": 0, "next_attempt_at": now, "worker": None}
+        values = {"status": Status.RECEIVED.value, "attempts": 0, "next_attempt_at": due, "worker": None}
         statement = (
             inbound_message.update()
             .where(t.org_id == message.org_id, t.id == message.id)
-            .where(_stands_at((message.status,)), t.attempts == message.attempts)
-            .where(_stands_at(sources(Status.RECEIVED)))
+            .where(stands_at((message.status,)), t.attempts == message.attempts)
+            .where(stands_at(sources(Status.RECEIVED)))
             .values(**values, error_json=None)
         )
         return connection.execute(statement).rowcount == 1
@@ -277,6 +277,7 @@ class Messages:
         attempt: InboundMessage,
         target: Status | None,
         values: dict[str, Any],
+        told: tuple[EventKind, dict[str, Any]] | None = None,
         connection: sa.Connection | None = None,
     ) -> bool:
         t = inbound_message.c
@@ -284,66 +285,21 @@ class Messages:
         statement = (
             inbound_message.update()
             .where(t.org_id == attempt.org_id, t.id == attempt.id, t.worker == (attempt.worker or ""))
-            .where(_stands_at(allowed))
+            .where(stands_at(allowed))
             .values(**values, **({"status": target.value} if target else {}))
         )
         if connection is not None:
             return connection.execute(statement).rowcount == 1
         with self._database.write(attempt.org_id) as own:
-            return own.execute(statement).rowcount == 1
-
-
-def _condition(chosen: Filter) -> sa.ColumnElement[bool]:
-    t = inbound_message.c
-    conditions = [owned(inbound_message, chosen.org_id)]
-    if chosen.ids:
-        conditions.append(t.id.in_(chosen.ids))
-        if chosen.org_id is None:
-            conditions.append(of_any(inbound_message))
-    if chosen.statuses:
-        conditions.append(_of_statuses(chosen.statuses))
-    if chosen.since:
-        conditions.append(t.received_at >= chosen.since)
-    if chosen.until:
-        conditions.append(t.received_at < chosen.until)
-    return sa.and_(*conditions)
-
-
-def _is_of_most(chosen: Filter) -> bool:
-    """Tell whether nearly every message is chosen, of some time, so that the first ones by time are soon found."""
-    return chosen.org_id is None and not chosen.ids and (not chosen.statuses or Status.PARSED in chosen.statuses)
-
-
-def _stands_at(statuses: Iterable[Status]) -> sa.ColumnElement[bool]:
-    """Check the status of a message that is named by its key.
-
-    Not in the words of the partial indexes: PostgreSQL, whose statistics may be of a quiet hour, takes what is
-    unfinished for next to nothing, and would read the whole backlog for each message in it instead of the key.
-    """
-    return inbound_message.c.status.concat("").in_(_values(statuses))
-
-
-def _of_statuses(statuses: tuple[Status, ...]) -> sa.ColumnElement[bool]:
-    """Choose by status, in the words of the partial indexes as far as they reach."""
-    unfinished = [status for status in statuses if status in UNFINISHED]
-    of_status = inbound_message.c.status
-    either: list[sa.ColumnElement[bool] | sa.TextClause] = []
-    if unfinished:
-        either.append(sa.and_(sa.text(UNFINISHED_ROWS), of_status.in_(_values(unfinished))))
-    if Status.FAILED in statuses:
-        either.append(sa.text(FAILED))
-    if Status.PARSED in statuses:
-        either.append(of_status == Status.PARSED.value)
-    return sa.or_(*either)
+            is_done = own.execute(statement).rowcount == 1
+            if is_done and told:
+                add_events(own, [Event.by_worker(attempt.org_id, attempt.id, attempt.worker, *told)])
+            return is_done
 
 
 def token(worker: str) -> str:
     """Make the mark of one attempt out of the worker's name."""
     return f"{worker}/{os.urandom(4).hex()}"
-
-
-def _values(statuses: Iterable[Status]) -> list[str]:
-    return [status.value for status in statuses]
 
 
 def _message(row: Any) -> InboundMessage:

@@ -11,6 +11,10 @@ held are partial, so that they are as small as what they list. tests/test_growth
     attempts         how often a worker began
     next_attempt_at  no attempt begins before it: the lease of who is at it, then the backoff after a failure
     worker           who is at it, and the fence: who finds another mark there has lost the lease
+    erased_at        when its object was deleted from the archive, by a retention or on somebody's demand
+
+message_event is what a row does not keep: what happened to a message (or to a mail that is held) before. It is
+only added to. operator_run is who had which program do what, and how far that has come; it belongs to no tenant.
 """
 
 from datetime import UTC, datetime
@@ -19,7 +23,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from ..status import HandOver, PartKind, Status
+from ..status import HandOver, Held, PartKind, Status
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -79,6 +83,7 @@ def _mail() -> tuple[sa.Column[Any], ...]:
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("received_at", UtcDateTime, nullable=False),
+        sa.Column("erased_at", UtcDateTime),
     )
 
 
@@ -98,11 +103,22 @@ PENDING = _one_of("handover", (HandOver.PENDING.value,))
 FAILED = _one_of("status", (Status.FAILED.value,))
 FAILED_HANDOVER = _one_of("handover", (HandOver.FAILED.value,))
 OPEN = "resolution IS NULL"
+ALONE = "inbound_message_id IS NULL"
+# What mail is found by: runs of letters and digits. PostgreSQL's index holds the very same expression.
+_WORDS = "to_tsvector('simple'::regconfig, regexp_replace({}, '[\\W_]+', ' ', 'g'))"
+MESSAGE_TEXT = "from_email || ' ' || envelope_sender || ' ' || subject"
+DOCUMENT_TEXT = "coalesce(filename, '')"
+MESSAGE_WORDS, DOCUMENT_WORDS = _WORDS.format(MESSAGE_TEXT), _WORDS.format(DOCUMENT_TEXT)
 
 
-def _partial(name: str, rows: str, *columns: sa.Column[Any]) -> None:
+def _partial(name: str, rows: str, *columns: sa.Column[Any], unique: bool = False) -> None:
     """Index some rows of a table; who asks must write the same words, by which SQLite knows them."""
-    sa.Index(name, *columns, postgresql_where=sa.text(rows), sqlite_where=sa.text(rows))
+    sa.Index(name, *columns, unique=unique, postgresql_where=sa.text(rows), sqlite_where=sa.text(rows))
+
+
+def _words(name: str, expression: str) -> sa.Index:
+    """Index the words of a text, on PostgreSQL alone: it is the only one that has such an index."""
+    return sa.Index(name, sa.text(expression), postgresql_using="gin").ddl_if(dialect="postgresql")
 
 
 organization = sa.Table(
@@ -138,6 +154,7 @@ inbound_message = sa.Table(
     # Its order is asked for by name, and no plan for one organisation can take it: one that has been silent for
     # long would be looked for through all that came since.
     sa.Index(None, "received_at", postgresql_ops={"received_at": "DESC NULLS LAST"}),
+    _words("ix_inbound_message_words", MESSAGE_WORDS),
 )
 _partial("ix_inbound_message_unfinished", UNFINISHED, inbound_message.c.next_attempt_at)
 _partial("ix_inbound_message_failed", FAILED, inbound_message.c.org_id, inbound_message.c.received_at)
@@ -161,12 +178,14 @@ document = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
     sa.Column("object_key", sa.Text, nullable=False),
+    sa.Column("erased_at", UtcDateTime),
     sa.Column("handover", sa.String(10), nullable=False, server_default=HandOver.PENDING.value),
     *_tried(),
     *_times(),
     sa.UniqueConstraint("org_id", "inbound_message_id", "part_path"),
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
     sa.CheckConstraint(HANDOVERS, name="handover"),
+    _words("ix_document_words", DOCUMENT_WORDS),
 )
 _partial("ix_document_pending", PENDING, document.c.next_attempt_at)
 _partial("ix_document_failed", FAILED_HANDOVER, document.c.org_id)
@@ -191,14 +210,50 @@ message_conflict = sa.Table(
     metadata,
     sa.Column("org_id", Identifier, primary_key=True),
     sa.Column("id", sa.Uuid, primary_key=True),
-    sa.Column("inbound_message_id", sa.Uuid, nullable=False),
+    sa.Column("inbound_message_id", sa.Uuid),
     *_mail(),
     sa.Column("resolution", sa.Text),
+    sa.Column("reason", sa.String(10), nullable=False, server_default=Held.IDENTITY.value),
     *_times(),
     sa.UniqueConstraint("org_id", "inbound_message_id", "fingerprint"),
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
 )
 _partial("ix_message_conflict_open", OPEN, message_conflict.c.org_id, message_conflict.c.received_at)
+_partial("uq_message_conflict_alone", ALONE, message_conflict.c.org_id, message_conflict.c.fingerprint, unique=True)
+
+message_event = sa.Table(
+    "message_event",
+    metadata,
+    sa.Column("org_id", Identifier, primary_key=True),
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("inbound_message_id", sa.Uuid, nullable=False),
+    sa.Column("document_id", sa.Uuid),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Uuid),
+    sa.Column("details", Json, nullable=False, server_default=sa.text("'{}'")),
+    sa.Index(None, "org_id", "inbound_message_id"),
+)
+_partial("ix_message_event_run", "run_id IS NOT NULL", message_event.c.run_id, message_event.c.inbound_message_id)
+
+operator_run = sa.Table(
+    "operator_run",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("command", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("chosen", Json, nullable=False, server_default=sa.text("'{}'")),
+    sa.Column("position", Json),
+    sa.Column("selected", sa.BigInteger),
+    sa.Column("done", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("passed_over", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("failed", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime),
+    sa.Index(None, "started_at"),
+)
 
 
 def owned(table: sa.Table, org_id: int | None) -> sa.ColumnElement[bool]:

@@ -18,13 +18,13 @@ from uuid import UUID
 
 import click
 
-from . import __version__, delivery, logs, replay
-from .assembly import Parts
-from .deadline import deadline
-from .envelope import decode
-from .records import Document, Filter, InboundMessage, SkippedPart
-from .status import Status
-from .terminal import json_option, opened, print_rows, program, progress, settings_option
+from .. import __version__, delivery, logs, replay
+from ..assembly import Parts
+from ..deadline import deadline
+from ..envelope import decode
+from ..records import Document, Filter, InboundMessage, SkippedPart, operator_name
+from ..status import Status
+from ..terminal import json_option, opened, print_rows, program, progress, settings_option
 
 PAGE = 500
 STATUSES = click.Choice([status.value for status in Status], case_sensitive=False)
@@ -131,7 +131,7 @@ def replay_messages(
     done = 0
     with progress(count, "Replaying") as bar:
         for message in _pages(chosen, parts):
-            done += replay.replay_message(message, parts)
+            done += replay.replay_message(message, parts, operator_name())
             bar.update(1)
     click.echo(f"{done} messages were led back to RECEIVED and enqueued")
 
@@ -210,6 +210,7 @@ def resolve_conflicts(
                 {
                     "id": conflict.id,
                     "received": conflict.received_at,
+                    "reason": conflict.reason.value,
                     "clashes_with": conflict.inbound_message_id,
                     "recipient": conflict.envelope_recipient,
                     "from": conflict.from_email,
@@ -221,7 +222,7 @@ def resolve_conflicts(
         )
         return
     resolve = replay.accept_conflict if decision == "accept" else replay.discard_conflict
-    done = sum(resolve(conflict, parts) for conflict in found)
+    done = sum(resolve(conflict, parts, operator_name()) for conflict in found)
     click.echo(f"{done} of {len(set(ids))} conflicts: {decision}ed")
 
 
