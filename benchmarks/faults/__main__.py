@@ -10,6 +10,8 @@ PARSED with exactly its documents, held, or set aside with a reason; nothing is 
 digest; nothing bounced. The table goes to standard output, progress to standard error; the exit status is 1 if a
 promise was broken.
 
+--json FILE keeps the results after each round; a campaign of the same seed, way and queue goes on with what is there.
+
 Without --faults and --mix every fault that the way and the queue know is injected alone, then as many again mixed.
 Needs root, as the tests do; small file systems are mounted in a namespace that ends with the command.
 """
@@ -22,10 +24,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.faults.campaign import Campaign, Round, mixed, rounds_of
+from benchmarks.faults.campaign import Campaign, Result, Round, mixed, rounds_of
 from benchmarks.faults.catalogue import FAULTS, SHORT
 from benchmarks.faults.plant import QUEUES, WAYS, open_plant, own_mounts
-from benchmarks.faults.report import Report, write
+from benchmarks.faults.reconcile import Verdict
+from benchmarks.faults.report import Report, read, write
 from tests.lab.process import scratch
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -48,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rounds, skipped = _rounds(options, lacks)
     for name, why in skipped.items():
         tell(f"not injected: {name} {why}")
-    report = _run(options, rounds, skipped, may_mount)
+    before = _kept(options)
+    rounds = [one for one in rounds if one.name not in {result.name for result in before}]
+    report = _run(options, rounds, skipped, may_mount, before)
     print(report.text())
-    if options.json:
-        options.json.write_text(report.json())
     if options.docs:
         write([report], _DOCS)
     sys.exit(not report.is_kept)
@@ -67,8 +70,32 @@ def _rounds(options: argparse.Namespace, lacks: dict[str, str]) -> tuple[list[Ro
     return rounds, {name: lacks[name] for name in names if lacks[name]}
 
 
-def _run(options: argparse.Namespace, rounds: list[Round], skipped: dict[str, str], may_mount: bool) -> Report:
-    began, results = time.monotonic(), []
+def _kept(options: argparse.Namespace) -> list[Result]:
+    """Give the rounds that a campaign of the same seed has kept in --json, when it was broken off."""
+    if not options.json or not options.json.exists():
+        return []
+    found = read(options.json.read_text())
+    same = {"seed": options.seed, "way": options.way, "queue": options.queue}
+    if any(found.facts[name] != value for name, value in same.items()):
+        sys.exit(f"{options.json} holds another campaign: {found.facts}")
+    return list(found.results)
+
+
+def _run(
+    options: argparse.Namespace, rounds: list[Round], skipped: dict[str, str], may_mount: bool, before: list[Result]
+) -> Report:
+    began, results, verdict = time.monotonic(), list(before), Verdict((), 0, 0, 0)
+
+    def report() -> Report:
+        facts = {
+            "seed": options.seed, "way": options.way, "queue": options.queue,
+            "messages": sum(result.sent for result in results), "rate": options.rate,
+            "sweep and drain each": f"{options.minute:g} s", "minutes": round((time.monotonic() - began) / 60, 1),
+        }  # fmt: skip
+        if before:
+            facts["stacks"] = "two: it was broken off and gone on with"
+        return Report(facts, results, verdict, skipped)
+
     tell(f"seed {options.seed}: {len(rounds)} rounds of {options.messages} messages, {options.way}, {options.queue}")
     with scratch() as place, open_plant(place, options.way, options.queue, options.minute, may_mount) as plant:
         campaign = Campaign(plant, options.seed, options.rate, options.patience, tell)
@@ -82,13 +109,12 @@ def _run(options: argparse.Namespace, rounds: list[Round], skipped: dict[str, st
             tell(f"[{number}/{len(rounds)}] {one.name}: {went}, {end}; about {left:.0f} min left")
             for finding in result.findings[:20]:
                 tell(f"  BROKEN {finding}")
+            if options.json:  # after each round: what is broken off is not lost
+                options.json.write_text(report().json())
         verdict = campaign.all()
-        facts = {
-            "seed": options.seed, "way": options.way, "queue": options.queue,
-            "messages": sum(result.sent for result in results), "rate": options.rate,
-            "sweep and drain each": f"{options.minute:g} s", "minutes": round((time.monotonic() - began) / 60, 1),
-        }  # fmt: skip
-        return Report(facts, results, verdict, skipped)
+    if options.json:
+        options.json.write_text(report().json())
+    return report()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--queue", choices=QUEUES, default="postgresql", help="where tasks wait")
     add("--minute", type=float, default=10.0, help="seconds between two sweeps; 60 leaves them to the workers alone")
     add("--patience", type=float, default=240.0, help="seconds that the stack may take to recover")
-    add("--json", type=Path, help="a file for all results")
+    add("--json", type=Path, help="a file for all results, and to go on with those in it")
     add("--docs", action="store_true", help="write docs/faults.md and docs/faults.json")
     return parser
 

@@ -151,6 +151,9 @@ class Campaign:
                 self._plant.revive()
                 state = self._plant.state(run)
             except (LabError, OSError) as error:
+                if time.monotonic() < until:  # a server that a loaded machine is slow to start is started again
+                    self._tell(f"  the stack cannot be asked yet: {str(error).splitlines()[0]}")
+                    continue
                 raise LabError(f"the stack cannot be asked: {error}") from error
             if load.is_done and state.is_quiet and state.messages >= len(load.accepted):
                 return True
