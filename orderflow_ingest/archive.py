@@ -22,11 +22,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
-from . import limits, trust
+from . import limits, s3_answers, trust
 from .breaker import Guard
 from .durable import sync_directory, write_all
 from .grouping import Grouped
@@ -258,6 +259,14 @@ class _Object(NamedTuple):
     metadata: Mapping[str, str] | None
 
 
+@dataclass(frozen=True)
+class StoreSaid:
+    """What a store's answer to a listing tells: its clock, if it says, and why it refuses to list; "" if not."""
+
+    clock: datetime | None
+    refusal: str
+
+
 class S3Archive:
     """Objects in one bucket, below a prefix, encrypted by the store as it is told, or as the bucket is set to."""
 
@@ -317,6 +326,22 @@ class S3Archive:
                 return
             asked = {"Prefix": asked["Prefix"], "ContinuationToken": page["NextContinuationToken"]}
 
+    def look(self) -> StoreSaid:
+        """Ask the store for a list of one name; whatever it answers tells its clock. Raises ArchiveUnavailable."""
+        from botocore.exceptions import ClientError
+
+        answer: Mapping[str, Any] = {}
+        refusal = ""
+        try:
+            with self._translated("list_objects_v2", ""):
+                answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        except ArchiveUnavailable as error:
+            if not isinstance(error.__cause__, ClientError):
+                raise
+            answer, refusal = error.__cause__.response, str(error)
+        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+        return StoreSaid(_http_date(date), refusal)
+
     def _call(self, operation: str, key: str, **arguments: Any) -> Any:
         with self._translated(operation, key):
             return getattr(self._client, operation)(Bucket=self._bucket, Key=self._prefix + key, **arguments)
@@ -324,6 +349,7 @@ class S3Archive:
     @contextmanager
     def _translated(self, operation: str, key: str) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         with self._guard():
             try:
@@ -333,9 +359,11 @@ class S3Archive:
                 # The answer to a HEAD has no body to tell more.
                 if code == "NoSuchKey" or (operation, code) == ("head_object", "404"):
                     raise ObjectMissing(key) from error
-                raise ArchiveUnavailable(f"S3: {operation} was answered with {code}") from error
-            except BotoCoreError as error:
-                raise ArchiveUnavailable(f"S3: {type(error).__name__}{trust.refused(error)}") from error
+                raise ArchiveUnavailable(f"S3: {s3_answers.answered(operation, error.response)}") from error
+            except (BotoCoreError, ResponseParserError) as error:
+                why = trust.refused(error)
+                said = f"{type(error).__name__}{why}" if why else s3_answers.failed(error)
+                raise ArchiveUnavailable(f"S3: {said}") from error
 
 
 def _s3_client(endpoint_url: str | None, times: limits.Times) -> Any:
@@ -354,9 +382,7 @@ def _s3_client(endpoint_url: str | None, times: limits.Times) -> Any:
     try:
         return boto3.client("s3", endpoint_url=endpoint_url, config=config)
     except (ValueError, BotoCoreError) as error:
-        raise ArchiveUnavailable(
-            f"S3: {type(error).__name__}; look at S3_ENDPOINT_URL and AWS_DEFAULT_REGION"
-        ) from error
+        raise ArchiveUnavailable(f"S3: {s3_answers.failed(error)}") from error
 
 
 def _encryption(setting: str) -> dict[str, str]:
@@ -365,6 +391,13 @@ def _encryption(setting: str) -> dict[str, str]:
         return {"ServerSideEncryption": setting} if setting else {}
     key = setting.removeprefix("aws:kms").removeprefix(":")
     return {"ServerSideEncryption": "aws:kms", **({"SSEKMSKeyId": key} if key else {})}
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(text).astimezone(UTC)
+    except ValueError:
+        return None
 
 
 def _verified(data: bytes, key: str, digest: str) -> bytes:

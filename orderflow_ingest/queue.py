@@ -15,10 +15,10 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 from huey import Huey, PriorityRedisHuey
@@ -26,9 +26,10 @@ from huey.exceptions import TaskTimeout
 from huey.registry import Message
 from huey.serializer import Serializer
 from huey.storage import PostgresStorage, SqliteStorage
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from . import limits, trust
+from . import database_answers, limits
 from .answered import AnsweredConnection
 from .grouping import Grouped
 from .sampled import Sampled
@@ -40,8 +41,10 @@ except ImportError:  # an extra: needed where QUEUE_URL names Redis
 
 Body = Callable[[int, UUID], None]
 NAME = "orderflow"
+_SWEPT = "orderflow.swept"
 _COUNTED = 1.0  # seconds
 _BEHIND = -10  # Huey's priority of a task; the usual one is 0, and the highest goes first
+_HEARD = 1.0  # seconds
 _ANSWER = 2.0 * limits.QUEUE  # seconds; the server's own statement timeout comes first, where it lives
 _CLIENT_ERRORS = (sqlite3.Error, psycopg.Error, *((redis.RedisError,) if redis else ()))
 
@@ -107,6 +110,14 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
 
     _create_connection = _connect
 
+    def is_heard(self) -> bool:
+        """Tell whether one new connection hears in time what another one notifies."""
+        channel = f"{self.channel}.{uuid4().hex}"
+        with closing(self._connect()) as hearer, closing(self._connect()) as caller:
+            hearer.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            caller.execute("SELECT pg_notify(%s, '')", (channel,))
+            return any(heard.channel == channel for heard in hearer.notifies(timeout=_HEARD, stop_after=1))
+
     @property
     def conn(self) -> Any:
         """Give the connection, asked for under the lock: none that a time limit has left in mid-command or
@@ -155,6 +166,30 @@ class Queue:
         """Count the waiting tasks. Raises QueueUnavailable."""
         return int(_twice(self.huey.pending_count))
 
+    def note_sweep(self, who: str, at: float) -> None:
+        """Note who swept last, of all hosts, and when (seconds since 1970). Raises QueueUnavailable.
+
+        Idempotent by the one key; Redis and SQL storages alike keep it beside the tasks.
+        """
+        _twice(lambda: self.huey.storage.put_data(_SWEPT, json.dumps([who, at]).encode()))
+
+    def last_sweep(self) -> tuple[str, float] | None:
+        """Give what note_sweep() noted last. Raises QueueUnavailable, also where this role may not read it."""
+        found = _twice(lambda: self.huey.storage.peek_data(_SWEPT))
+        try:
+            who, at = json.loads(found)
+            return str(who), float(at)
+        except (TypeError, ValueError):  # nothing is there, or not by us
+            return None
+
+    def rings(self) -> bool:
+        """Tell whether PostgreSQL's NOTIFY reaches who LISTENs; of other storages it is true. Raises QueueUnavailable.
+
+        Between us and the server may stand a transaction pooler, which gives a session to somebody else.
+        """
+        storage = self.huey.storage
+        return not isinstance(storage, _Postgres) or bool(_twice(storage.is_heard))
+
     def create_tables(self) -> None:
         """Create what the storage needs; safe to repeat. Raises QueueUnavailable."""
         _twice(getattr(self.huey.storage, "initialize_schema", lambda: None))
@@ -170,11 +205,11 @@ def _twice(call: Callable[[], Any]) -> Any:
         return call()
     except _CLIENT_ERRORS as error:
         if time.monotonic() - began > limits.QUEUE / 2:
-            raise QueueUnavailable(f"queue: {type(error).__name__}{trust.refused(error)}") from error
+            raise QueueUnavailable(f"queue: {database_answers.explained(error, 'QUEUE_URL')}") from error
     try:
         return call()
     except _CLIENT_ERRORS as error:
-        raise QueueUnavailable(f"queue: {type(error).__name__}{trust.refused(error)}") from error
+        raise QueueUnavailable(f"queue: {database_answers.explained(error, 'QUEUE_URL')}") from error
 
 
 def _open(url: str, create: bool) -> Huey:

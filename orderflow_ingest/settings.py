@@ -66,6 +66,10 @@ class Settings:
         return self.state_dir / "away"
 
     @property
+    def workers_dir(self) -> Path:
+        return self.state_dir / "workers"
+
+    @property
     def task_time_limit(self) -> float:
         """Give how long a task may run: it ends before its lease does, or another worker would join it."""
         return 0.8 * self.lease

@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import resource
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from uuid import UUID
 
 from huey import crontab
 
-from . import attempts, delivery, extraction, handover, logs
+from . import __version__, attempts, delivery, extraction, handover, heartbeat, logs
 from .archive import ArchiveUnavailable
 from .assembly import open_parts
 from .deadline import deadline
@@ -53,11 +54,19 @@ parts = open_parts(settings, extract, hand_over)
 huey = parts.queue.huey
 
 
+@huey.on_startup()  # type: ignore[untyped-decorator]
+def live() -> None:
+    """Show `orderflow-admin check` that this worker process is there."""
+    heartbeat.live(settings.workers_dir)
+
+
 @huey.periodic_task(crontab(), timeout=settings.task_time_limit)  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Enqueue what is due and has lost its task."""
+    """Enqueue what is due and has lost its task, and note that this was done."""
     with _outages_logged("sweep"):
         attempts.sweep(parts)
+        swept = heartbeat.swept(settings.workers_dir)
+        parts.queue.note_sweep(f"{socket.gethostname()} {__version__}", swept)
 
 
 @huey.periodic_task(crontab())  # type: ignore[untyped-decorator]

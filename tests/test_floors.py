@@ -8,8 +8,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 FLOORS = (
     {"mime", "outcomes", "status", "header", "envelope", "message", "traits", "containers", "attachments"},
-    {"limits", "grouping", "durable", "entry", "breaker", "trust", "sampled", "answered"},
-    {"settings", "logs", "spool", "archive", "records", "queue"},
+    {
+        "limits",
+        "grouping",
+        "durable",
+        "entry",
+        "breaker",
+        "trust",
+        "sampled",
+        "answered",
+        "s3_answers",
+        "database_answers",
+    },
+    {"settings", "logs", "spool", "archive", "records", "queue", "heartbeat"},
     {"assembly"},
     {"attempts", "delivery"},
     {"extraction", "handover", "replay"},
@@ -21,6 +32,7 @@ FLOORS = (
 MAY_SHARE_A_FLOOR = {
     ("envelope", "header"),
     ("entry", "durable"),
+    ("database_answers", "trust"),
     ("message", "mime"),
     ("traits", "mime"),
     ("containers", "mime"),

@@ -94,8 +94,13 @@ def check(deployment: Deployment, *options: str) -> dict[str, tuple[str, str]]:
     return found
 
 
+def wrong(found: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """Give the parts that check is not content with."""
+    return {part: finding for part, (finding, _) in found.items() if finding != "ok"}
+
+
 def test_check_is_content_with_what_init_made(quiet):
-    assert {finding for finding, _ in check(quiet, "--no-postfix").values()} == {"ok"}
+    assert wrong(check(quiet, "--no-postfix")) == {"worker": "TROUBLE"}, "none runs"
 
 
 def _remove(file: str):
@@ -195,7 +200,7 @@ def test_check_compares_postfix_with_the_settings(quiet, main, master, said):
 
 def test_check_as_root_looks_with_the_eyes_of_who_delivers_and_leaves_nothing_of_root(quiet):
     quiet.user = "root"
-    assert {finding for finding, _ in check(quiet, "--no-postfix").values()} == {"ok"}
+    assert wrong(check(quiet, "--no-postfix")) == {"worker": "TROUBLE"}, "none runs"
     assert {path.owner() for path in quiet.state.rglob("*")} == {"nobody"}
     quiet.settings_file.chmod(0o600)
     assert "cannot be read: PermissionError by nobody, who delivers" in check(quiet, "--no-postfix")["settings"][1]

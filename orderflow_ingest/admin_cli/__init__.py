@@ -3,6 +3,7 @@
 orderflow-admin init       create directories, tables and queue; safe to repeat
 orderflow-admin org        add, list, enable and disable organisations
 orderflow-admin check      verify every part, and that Postfix's settings agree; 1 on trouble
+orderflow-admin canary     send a probe mail through the real MX and time it; 1 if it does not come through
 orderflow-admin status     show what is where
 orderflow-admin postfix    print the Postfix configuration for these settings
 orderflow-admin roles      print roles and policies, least privilege for each program
@@ -20,8 +21,9 @@ from ..records import OrganizationExists, recipients_path, schema
 from ..settings import load
 from ..status import Status
 from ..terminal import json_option, opened, print_rows, program, settings_option
-from . import postfix_config, roles
-from .check import Level, check_all
+from . import canary_command, postfix_config, roles
+from .check import check_all
+from .findings import Level
 
 PARSED_SINCE = timedelta(hours=24)
 WINDOW = {Status.PARSED: ", last 24 h"}
@@ -32,6 +34,9 @@ MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.TROUBLE: "TROUBLE"}
 @click.version_option(__version__)
 def cli() -> None:
     """See the module's header."""
+
+
+cli.add_command(canary_command.canary)
 
 
 @cli.command()

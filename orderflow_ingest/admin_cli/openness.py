@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from ..assembly import Parts
 from ..records import RecordsUnavailable, schema
 from ..settings import Settings
-from .postfix_probes import Said
+from .findings import Said
 
 _VERIFY = "say ?sslmode=verify-full&sslrootcert=FILE behind it"
 

@@ -3,11 +3,15 @@
 A service of master.cf may set a parameter for itself with -o; main.cf's value counts where it does not.
 """
 
+import os
+import pwd
 import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+_COMPLAINT = re.compile(r"(?:line (\d+): )?(overriding earlier entry|unused parameter): ([^=\s]+)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -47,6 +51,7 @@ class Postconf:
         self.services = [self._service(line) for line in self._run("-M").splitlines() if line.strip()]
         options = (line.partition(" =")[::2] for line in self._run("-Px").splitlines())
         self._options = {name: value.strip() for name, value in options}
+        self.complaints = self._complaints()
 
     def value(self, name: str, service: Service | None = None) -> str:
         """Give what a parameter is set to, for a service or in main.cf."""
@@ -62,11 +67,29 @@ class Postconf:
         """Give the service of type unix of that name."""
         return next((s for s in self.services if (s.name, s.type) == (name, "unix")), None)
 
-    def lookup(self, key: str, table: str) -> tuple[str | None, str]:
-        """Look a key up as Postfix does; give what was found, if anything, and what postmap complained of."""
+    def tables(self, name: str) -> list[str]:
+        """Give the tables that a parameter lists, without `proxy:`; a table may hold blanks between { and }."""
+        found = re.findall(r"(?:[^\s,{]|\{[^}]*\})+", self.value(name))
+        return [table.removeprefix("proxy:") for table in found]
+
+    def lookup(self, key: str, table: str, account: pwd.struct_passwd | None = None) -> tuple[str | None, str]:
+        """Look a key up as Postfix does; give what was found, if anything, and what postmap complained of.
+
+        As a user where one is given: root reads what Postfix's user may not.
+        """
         postmap = str(Path(self.program).with_name("postmap"))
-        ended = subprocess.run([postmap, "-c", self.place, "-q", key, table], capture_output=True, text=True)
-        return (ended.stdout.strip() if ended.returncode == 0 else None), ended.stderr.strip()
+        ended = subprocess.run(
+            [postmap, "-c", self.place, "-q", key, table], capture_output=True, text=True, cwd="/", **_as(account)
+        )
+        told = [line for line in ended.stderr.splitlines() if not _COMPLAINT.search(line)]
+        return (ended.stdout.strip() if ended.returncode == 0 else None), "\n".join(told)
+
+    def _complaints(self) -> list[tuple[str, str, str]]:
+        """Give what postconf finds wrong in main.cf: line, what, and the parameter's name."""
+        command = [self.program, "-c", self.place, "-n"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        found = (_COMPLAINT.search(line) for line in said.splitlines())
+        return sorted({(one[1] or "", one[2], one[3]) for one in found if one})
 
     @staticmethod
     def _service(line: str) -> Service:
@@ -76,3 +99,11 @@ class Postconf:
     def _run(self, *arguments: str) -> str:
         command = [self.program, "-c", self.place, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _as(account: pwd.struct_passwd | None) -> dict[str, Any]:
+    """Give the arguments of subprocess that make a program run as a user; root alone can."""
+    if account is None or os.geteuid():
+        return {}
+    groups = os.getgrouplist(account.pw_name, account.pw_gid)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}

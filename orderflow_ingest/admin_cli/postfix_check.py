@@ -1,7 +1,7 @@
 """Whether Postfix's settings agree with ours: each disagreement below loses, bounces or delays mail.
 
-What every way needs is looked at here; what one way needs, in `postfix_ways`. The way is the one that
-Postfix is set to.
+What every way needs is looked at here; what one way needs, in `postfix_ways`; the recipient map, in
+`recipient_check`. The way is the one that Postfix is set to.
 """
 
 import os
@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..assembly import Parts
-from ..records import RecordsUnavailable
 from ..settings import Settings
+from .findings import Said
 from .postconf import Postconf
-from .postfix_probes import Said, line
+from .postfix_probes import line
 from .postfix_ways import check_way, way_of
+from .recipient_check import check_recipients
 
 
 def open_postfix(config: str | None) -> Postconf | Said:
@@ -34,7 +35,7 @@ def check_postfix(parts: Parts, asked: Postconf) -> Iterator[Said]:
     """Compare main.cf, master.cf and the recipient map with the settings and the organisations."""
     settings = parts.settings
     try:
-        findings = [*_main(settings, asked), *check_way(settings, asked), *_map(parts, asked)]
+        findings = [*_main(settings, asked), *check_way(settings, asked), *check_recipients(parts, asked)]
     except subprocess.CalledProcessError as error:
         yield _failed(error, asked.place)
         return
@@ -56,42 +57,66 @@ def _main(settings: Settings, asked: Postconf) -> Iterator[Said]:
             "TROUBLE",
             line("message_size_limit", settings.max_message_size, "larger mail is accepted and then bounces"),
         )
-    domains = set(re.split(r"[\s,]+", asked.value("virtual_mailbox_domains")))
-    for domain in settings.domains:
-        if domain not in domains:
-            yield "TROUBLE", f"main.cf: virtual_mailbox_domains does not name {domain}: its mail is refused"
+    yield from _domains(settings, asked)
     if settings.require_tls and asked.value("smtpd_tls_security_level") != "encrypt":
         yield "TROUBLE", line("smtpd_tls_security_level", "encrypt", "ORDERFLOW_REQUIRE_TLS is set")
+    if asked.value("smtpd_tls_security_level") == "encrypt" and not _has_certificate(asked):
+        yield (
+            "TROUBLE",
+            line("smtpd_tls_cert_file", "FILE", "TLS is demanded and none can be offered: no mail comes in"),
+        )
     if asked.value("local_header_rewrite_clients"):
         yield (
             "WARNING",
             line("local_header_rewrite_clients", "", "Postfix makes up Message-IDs, each another one"),
         )
+    if asked.value("inet_interfaces") in ("loopback-only", "localhost"):
+        yield "WARNING", line("inet_interfaces", "all", "no other host can send mail to this one")
+    yield from _patience(asked)
+    yield from _written_twice(asked)
 
 
-def _map(parts: Parts, asked: Postconf) -> Iterator[Said]:
-    """Ask the recipient map itself: one that points elsewhere would refuse or accept everything, unnoticed."""
-    table = asked.value("virtual_mailbox_maps").removeprefix("proxy:")
-    if not table:
-        yield "TROUBLE", "main.cf: virtual_mailbox_maps is empty: every recipient is accepted and bounces later"
-        return
-    settings = parts.settings
-    file = Path(table.removeprefix("pgsql:"))
-    if table.startswith("pgsql:") and file.exists() and file.stat().st_mode & 0o007:
-        yield "WARNING", f"{file} holds a password and is open to every user: chmod 640 {file}; chgrp postfix {file}"
-    try:
-        known = next((org.slug for org in parts.records.organizations.all() if org.is_active), None)
-    except RecordsUnavailable:
-        known = None  # the database's own finding tells
+def _domains(settings: Settings, asked: Postconf) -> Iterator[Said]:
+    """Look whether each domain is ours alone: Postfix takes a domain for one class of address."""
     for domain in settings.domains:
-        found, said = asked.lookup(f"{settings.local_part}+no-such-org--@{domain}", table)
-        if said:
-            yield "TROUBLE", f"the recipient map cannot be read: {said.rpartition(': ')[2]}"
-            return
-        if found is not None:
-            yield "TROUBLE", "the recipient map knows an organisation that cannot be"
-        if known and asked.lookup(f"{settings.local_part}+{known}@{domain}", table)[0] is None:
-            yield (
-                "TROUBLE",
-                f"the recipient map does not know {settings.local_part}+{known}@{domain}: its mail is refused",
-            )
+        if domain not in _words(asked, "virtual_mailbox_domains"):
+            yield "TROUBLE", f"main.cf: virtual_mailbox_domains does not name {domain}: its mail is refused"
+        for other in ("mydestination", "virtual_alias_domains", "relay_domains"):
+            if domain in _words(asked, other):
+                yield "TROUBLE", f"main.cf: take {domain} out of {other} (its mail may go elsewhere, or be refused)"
+        for table in asked.tables("transport_maps"):
+            found = asked.lookup(domain, table)[0]
+            if found and not found.startswith("orderflow"):
+                yield "TROUBLE", f"main.cf: transport_maps sends {domain} to {found}: take it out of {table}"
+
+
+def _patience(asked: Postconf) -> Iterator[Said]:
+    """Look how long Postfix keeps what it cannot deliver, and whether it may say no at all."""
+    if asked.seconds("maximal_queue_lifetime") < 86400:
+        yield "WARNING", line("maximal_queue_lifetime", "10d", "an outage that is longer bounces mail")
+    if asked.value("soft_bounce") == "yes":
+        yield "WARNING", line("soft_bounce", "no", "what is to be refused is tried again for days")
+    if asked.value("smtpd_reject_unlisted_recipient") == "no":
+        yield "WARNING", line("smtpd_reject_unlisted_recipient", "yes", "mail to unknown organisations bounces later")
+    if {"orderflow", "orderflow-lmtp"} & _words(asked, "defer_transports"):
+        yield "TROUBLE", line("defer_transports", "", "all our mail waits until somebody flushes the queue")
+
+
+def _written_twice(asked: Postconf) -> Iterator[Said]:
+    for number, what, name in asked.complaints:
+        if what.startswith("overriding"):
+            yield "WARNING", f"main.cf: {name} stands there more than once, the last one counts: see line {number}"
+        else:
+            yield "WARNING", f"main.cf: {name} is no parameter that anything uses: misspelt?"
+    names = [(service.name, service.type) for service in asked.services]
+    for name, type_ in sorted({one for one in names if names.count(one) > 1}):
+        yield "WARNING", f"master.cf: the service {name} {type_} stands there more than once: take one out"
+
+
+def _has_certificate(asked: Postconf) -> bool:
+    names = ("smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file", "smtpd_tls_chain_files")
+    return any(asked.value(name) not in ("", "none") for name in names)
+
+
+def _words(asked: Postconf, name: str) -> set[str]:
+    return set(re.split(r"[\s,]+", asked.value(name)))

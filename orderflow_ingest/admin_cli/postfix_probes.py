@@ -8,13 +8,12 @@ import pwd
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ..outcomes import Outcome
+from .access import as_user
+from .findings import Said
 from .postconf import Postconf, Service
-
-Said = tuple[str, str]  # name of a level, and the text
 
 
 def line(name: str, value: object, why: str, place: str = "main.cf") -> str:
@@ -66,7 +65,7 @@ def reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator
     if os.geteuid():
         return
     try:
-        with _as(account), socket.socket(socket.AF_UNIX) as client:
+        with as_user(account), socket.socket(socket.AF_UNIX) as client:
             client.settimeout(5)
             client.connect(str(path))
             said = client.recv(100)
@@ -82,18 +81,3 @@ def reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator
     else:
         if not said or not said.startswith(greeting):
             yield "TROUBLE", f"{path}: the service sends {account.pw_name} away: look at ORDERFLOW_MAIL_USER, user="
-
-
-@contextmanager
-def _as(account: pwd.struct_passwd) -> Iterator[None]:
-    """Be a user with its groups."""
-    groups = os.getgroups()
-    os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))
-    os.setegid(account.pw_gid)
-    os.seteuid(account.pw_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)

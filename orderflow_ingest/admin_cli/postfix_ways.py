@@ -16,9 +16,11 @@ from pathlib import Path
 
 from ..service_health import LMTP_SOCKET, PIPE_SOCKET, SMTP_SOCKET
 from ..settings import SYSTEM_FILE, Settings
+from .access import confinement, is_noexec, why_closed
+from .findings import Said
 from .postconf import Postconf, Service
 from .postfix_config import BEFORE_QUEUE, LMTP, PIPE, time_limit
-from .postfix_probes import Said, line, reaches, runs_as, status_filter
+from .postfix_probes import line, reaches, runs_as, status_filter
 
 _TRANSPORTS = {"orderflow": PIPE, "orderflow-lmtp": LMTP}
 _DSN_IS_SILENT = re.compile(r"(^|[\s,])dsn([\s,]|$)", re.IGNORECASE)
@@ -60,7 +62,13 @@ def _pipe(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
         yield "TROUBLE", line("orderflow_time_limit", f"{time_limit(settings)}s", "at it Postfix kills the program")
     if not re.search(r"\snull_sender=(\s|$)", service.command):
         yield "TROUBLE", "master.cf: orderflow: null_sender= (empty) is missing: bounces come from MAILER-DAEMON"
+    if service.chroot == "y":
+        yield "TROUBLE", "master.cf: orderflow: chroot must be n: the program lies outside"
+    if "D" in (service.attribute("flags") or ""):
+        yield "WARNING", "master.cf: orderflow: take D out of flags=: mail that passed here before bounces as a loop"
     argv = service.argv
+    if _option(argv, "--sender") != "${sender}":
+        yield "TROUBLE", "master.cf: orderflow: argv must have: --sender ${sender}, or nobody knows who sent an order"
     if argv[-2:] != ["--", "${recipient}"]:
         yield "TROUBLE", "master.cf: orderflow: argv must end with: -- ${recipient}"
     if "-c" in argv:  # the shell script is a net of its own
@@ -68,10 +76,10 @@ def _pipe(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
     wanted = "" if settings.file in (None, Path(SYSTEM_FILE)) else str(settings.file)
     if _option(argv, "--settings") != wanted:
         yield "TROUBLE", f"master.cf: orderflow: argv must have: --settings {wanted or '(none)'}, what this check reads"
-    yield from _user_and_program(settings, service, argv)
+    yield from _user_and_program(settings, asked, service, argv)
 
 
-def _user_and_program(settings: Settings, service: Service, argv: list[str]) -> Iterator[Said]:
+def _user_and_program(settings: Settings, asked: Postconf, service: Service, argv: list[str]) -> Iterator[Said]:
     user = (service.attribute("user") or "").partition(":")[0]
     if not user or not argv:
         yield "TROUBLE", "master.cf: orderflow: user= or argv= is missing"
@@ -83,6 +91,8 @@ def _user_and_program(settings: Settings, service: Service, argv: list[str]) -> 
         return
     if account.pw_uid == 0:
         yield "TROUBLE", "master.cf: orderflow: pipe(8) refuses user=root"
+    if user == asked.value("mail_owner"):
+        yield "TROUBLE", f"master.cf: orderflow: pipe(8) refuses user={user}, Postfix's own: make it orderflow"
     if settings.spool_dir.is_dir() and settings.spool_dir.stat().st_uid != account.pw_uid:
         yield "TROUBLE", f"{settings.spool_dir} is not {user}'s, who delivers: chown -R {user}: {settings.state_dir}"
     yield from _program(account, argv)
@@ -97,6 +107,8 @@ def _program(account: pwd.struct_passwd, argv: list[str]) -> Iterator[Said]:
     program, code = Path(argv[0]), _option(argv, "-c")
     if not program.is_file():
         yield "TROUBLE", f"master.cf: orderflow: {program} is not there"
+    elif on := next((str(p) for p in (program, Path(__file__)) if is_noexec(p)), ""):
+        yield "TROUBLE", f"{on} lies on a file system mounted noexec: mount -o remount,exec it, or install elsewhere"
     elif os.geteuid():
         return
     elif not code:
@@ -111,10 +123,10 @@ def _program(account: pwd.struct_passwd, argv: list[str]) -> Iterator[Said]:
 
 
 def _closed(program: Path, account: pwd.struct_passwd) -> str:
-    return (
-        f"{program} cannot be run as {account.pw_name}: open every directory above it, and above its Python, "
-        "to that user"
+    why = (
+        why_closed(program, account) or confinement() or f"as root: runuser -u {account.pw_name} -- {program} --version"
     )
+    return f"{program} cannot be run as {account.pw_name}: {why}"
 
 
 def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Said]:

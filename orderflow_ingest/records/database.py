@@ -27,17 +27,13 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from .. import limits, trust
+from .. import database_answers, limits
 from ..answered import AnsweredConnection
 from ..breaker import Guard
 
 _READS = "orderflow_reads"
 _ALIVE = "SELECT 1"
 _AS_IT_IS = {"no_parameters": True}
-_HINTS = {  # by SQLSTATE
-    "42501": "the role of DATABASE_URL has no right to do this; see orderflow-admin roles",
-    "55P03": "another session has a table locked; when it has ended run this again",
-}
 
 
 class Whose(Enum):
@@ -209,14 +205,6 @@ def _translated() -> Iterator[None]:
     except (exc.DataError, exc.IntegrityError, exc.NotSupportedError):
         raise
     except exc.DBAPIError as error:
-        raise RecordsUnavailable(f"database: {_cause(error.orig)}") from error
+        raise RecordsUnavailable(f"database: {database_answers.explained(error.orig, 'DATABASE_URL')}") from error
     except exc.TimeoutError as error:
         raise RecordsUnavailable("database: no connection of the pool became free") from error
-
-
-def _cause(error: BaseException | None) -> str:
-    """Name an error: its class, and its SQLSTATE or SQLite code where it has one."""
-    code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
-    if code in _HINTS:
-        return f"{code}: {_HINTS[code]}"
-    return f"{type(error).__name__} {code}" if code else f"{type(error).__name__}{trust.refused(error)}"

@@ -1,0 +1,73 @@
+"""Who may reach a file: asked of the kernel as that user, so that groups and access lists count too."""
+
+import os
+import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_ENFORCES = Path("/sys/fs/selinux/enforce")
+
+
+@contextmanager
+def as_user(account: pwd.struct_passwd) -> Iterator[None]:
+    """Be a user with its groups, and no others; run by root."""
+    groups = os.getgroups()
+    os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))
+    os.setegid(account.pw_gid)
+    os.seteuid(account.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def account_of(uid: int, gid: int) -> pwd.struct_passwd:
+    """Give the account of a user id; one that has no name is made up."""
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:
+        return pwd.struct_passwd((str(uid), "x", uid, gid, "", "/", "/bin/false"))
+
+
+@contextmanager
+def as_owner(directory: Path) -> Iterator[None]:
+    """Be the user that a directory belongs to, who delivers: root would find everything in order."""
+    if os.geteuid() or not directory.is_dir():
+        yield
+        return
+    owner = directory.stat()
+    with as_user(account_of(owner.st_uid, owner.st_gid)):
+        yield
+
+
+def closed_directory(path: Path) -> Path | None:
+    """Give the first directory above a path that whoever we are may not enter, by way of its links too."""
+    for way in (path.absolute(), path.resolve()):
+        for directory in reversed(way.parents):
+            # Of a link its target counts, which is the other way.
+            if not directory.is_symlink() and not os.access(directory, os.X_OK, effective_ids=True):
+                return directory
+    return None
+
+
+def why_closed(path: Path, account: pwd.struct_passwd) -> str:
+    """Say what to open so that a user gets at a path; "" if no directory is in the way. Run by root."""
+    with as_user(account):
+        closed = closed_directory(path)
+    return f"{closed} is closed to {account.pw_name}: chmod o+x {closed}" if closed else ""
+
+
+def is_noexec(path: Path) -> bool:
+    """Tell whether a file lies on a file system from which nothing may be run."""
+    return bool(os.statvfs(path.resolve()).f_flag & os.ST_NOEXEC)
+
+
+def confinement() -> str:
+    """Name what may forbid that which modes allow; "" if nothing is known to."""
+    try:
+        return "SELinux enforces here: ausearch -m avc -ts recent" if _ENFORCES.read_text().strip() == "1" else ""
+    except OSError:
+        return ""

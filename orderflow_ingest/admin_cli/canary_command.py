@@ -1,0 +1,122 @@
+"""orderflow-admin canary: the command around a flight; 0 if it came through, 1 with the step that did not come."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..assembly import Parts, open_parts
+from ..records import Organization, RecordsUnavailable
+from ..settings import load
+from ..terminal import json_option, print_rows, settings_option
+from .access import as_owner
+from .canary import Canary, Missed, Step
+from .probe_mail import new_probe
+from .textfile import write_textfile
+
+
+@click.command()
+@click.option("--org", "slug", default="canary", show_default=True, help="The organisation that the probe is for.")
+@click.option("--server", default="localhost:25", show_default=True, metavar="HOST:PORT", help="The MX to send it to.")
+@click.option("--sender", metavar="ADDRESS", help="Envelope sender; default: postmaster of the first domain.")
+@click.option("--timeout", default=120.0, show_default=True, type=click.FloatRange(1), help="Seconds for all of it.")
+@click.option("--postfix-config", metavar="DIR", help="Postfix's configuration directory; default: the system's.")
+@click.option("--textfile", metavar="FILE", help="Write metrics there, for node_exporter; a name that ends in .prom.")
+@json_option
+@settings_option
+def canary(
+    slug: str,
+    server: str,
+    sender: str | None,
+    timeout: float,
+    postfix_config: str | None,
+    textfile: str | None,
+    as_json: bool,
+    settings_file: str | None,
+) -> None:
+    """Send a probe mail through the real MX and time it until its documents are handed over.
+
+    It leaves one small message in the organisation canary, and touches no other. Exit 1 names the step that did not
+    come.
+    """
+    began, steps = time.monotonic(), list[Step]()
+    missed: Missed | None = None
+    try:
+        for step in _flight(slug, server, sender, timeout, postfix_config, settings_file):
+            steps.append(step)
+            _clear()
+            if not as_json:
+                click.echo(f"{step.name:<10} {step.seconds:7.2f} s  {_plain(step.says)}")
+    except Missed as error:
+        missed = error
+    total = time.monotonic() - began
+    _clear()
+    if as_json:
+        _print_json(steps, missed)
+    if textfile:
+        _write(textfile, steps, missed is None, total)
+    if missed is not None:
+        raise click.ClickException(f"{missed.step}: {_plain(str(missed))}")
+    if not as_json:
+        click.echo(f"{'total':<10} {total:7.2f} s")
+
+
+def _flight(
+    slug: str, server: str, sender: str | None, timeout: float, postfix_config: str | None, settings_file: str | None
+) -> Iterator[Step]:
+    """Prepare the flight and fly. Raises Missed, also where the organisation is not there."""
+    settings = load(settings_file)
+    domain = settings.domains[0]
+    try:
+        probe = new_probe(server, sender or f"postmaster@{domain}", f"{settings.local_part}+{slug}@{domain}")
+    except ValueError:
+        raise click.UsageError("--server must be HOST:PORT") from None
+    with as_owner(settings.state_dir):
+        parts = open_parts(settings, guarded=False)
+        yield from Canary(parts, _organization(parts, slug), probe, timeout, _show).fly(postfix_config)
+
+
+def _organization(parts: Parts, slug: str) -> Organization:
+    try:
+        org = parts.records.organizations.find(slug)
+    except RecordsUnavailable as error:
+        raise Missed("organisation", f"{error}; orderflow-admin check") from error
+    if org is None:
+        raise Missed("organisation", f"there is none named {slug}: run orderflow-admin org add {slug}")
+    if not org.is_active:
+        raise Missed("organisation", f"{slug} is switched off: run orderflow-admin org enable {slug}")
+    return org
+
+
+def _show(step: str, seconds: float) -> None:
+    """Show on a terminal what is waited for."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{step:<10} {seconds:7.2f} s  waiting", nl=False, err=True)
+
+
+def _clear() -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def _plain(text: str) -> str:
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def _print_json(steps: list[Step], missed: Missed | None) -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": s.name, "seconds": round(s.seconds, 3), "came": True, "says": s.says} for s in steps
+    ]
+    if missed is not None:
+        rows.append({"step": missed.step, "seconds": None, "came": False, "says": str(missed)})
+    print_rows(rows, as_json=True)
+
+
+def _write(textfile: str, steps: list[Step], is_success: bool, total: float) -> None:
+    try:
+        write_textfile(Path(textfile), steps, is_success, total)
+    except OSError as error:
+        raise click.ClickException(f"{textfile} cannot be written: {error.strerror}") from error

@@ -1,0 +1,134 @@
+"""Whether the database answers, keeps what it is told, and has our tables, our rights and connections to spare.
+
+What an error means is in `database_answers`, what PostgreSQL says of itself comes from `records.server`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import heartbeat
+from ..assembly import Parts
+from ..limits import CONNECTIONS
+from ..records import RecordsUnavailable, schema, server
+from .findings import Said, compare_clocks
+
+_SERVICE = CONNECTIONS + 1  # rows and queue
+_WORKER = 4  # a worker process works on one task at a time
+_FEW = 5
+
+
+def check_database(parts: Parts) -> Iterator[Said]:
+    """Ask the database for an organisation, and PostgreSQL for what it is set to."""
+    name = parts.records.database.engine.dialect.name
+    says, findings = None, list[Said]()
+    try:
+        if not parts.records.database.is_sqlite:
+            says = server.ask(parts.records.database)
+            findings = [*_holds(says), *_is_ours(says), *_connections(parts, says)]
+            findings += compare_clocks("the database server's", says.clock.timestamp(), says.asked_at)
+        if says is None or (says.sees_tables and not says.missing_rights):
+            parts.records.organizations.find("probe")
+    except RecordsUnavailable as error:
+        yield "TROUBLE", f"{error}; look at DATABASE_URL, or run orderflow-admin init"
+        return
+    yield from findings or [("OK", f"{name} answers")]
+
+
+def check_schema(parts: Parts) -> Iterator[Said]:
+    """Compare the schema's version with the one that this program needs."""
+    try:
+        current = schema.current_version(parts.records.database)
+    except RecordsUnavailable as error:
+        yield "TROUBLE", f"its version cannot be read: {error}"
+        return
+    needed = schema.needed_version()
+    if schema.is_newer(current):
+        yield "OK", f"version {current} is newer than this program: install the new one here too"
+    elif current is None:
+        yield "TROUBLE", "there are no tables: run orderflow-admin init, as the owner of the database"
+    elif current != needed:
+        yield (
+            "TROUBLE",
+            f"version {current}, needed is {needed}: run orderflow-admin init, as the owner of the tables, then "
+            "orderflow-admin roles postgresql again where programs have roles",
+        )
+    else:
+        yield "OK", f"version {current}"
+
+
+def _holds(says: server.Server) -> Iterator[Said]:
+    """Look whether the server keeps every text, and every row that it has acknowledged."""
+    if says.encoding != "UTF8":
+        made = "createdb -E UTF8 -T template0"
+        yield "TROUBLE", f"its encoding is {says.encoding}, which cannot hold every subject: make it anew by {made}"
+    if says.is_read_only:
+        yield "TROUBLE", "it is a standby, or read-only: name the primary in DATABASE_URL"
+    for name in ("fsync", "full_page_writes"):
+        if getattr(says, name) == "off":
+            yield (
+                "WARNING",
+                f"postgresql.conf: set {name} = on (a crash of its machine loses orders that were acknowledged)",
+            )
+    if says.synchronous_commit == "off":
+        yield (
+            "WARNING",
+            f"ALTER ROLE {says.role} SET synchronous_commit = on (a crash of the server loses the last orders)",
+        )
+
+
+def _is_ours(says: server.Server) -> Iterator[Said]:
+    """Look whether the role finds our tables, and may do what a delivery does."""
+    if not says.sees_tables and says.schemas:
+        first = says.schemas.partition(",")[0]
+        yield (
+            "TROUBLE",
+            f"the tables are in the schema {says.schemas}, where the role {says.role} does not look: "
+            f"ALTER ROLE {says.role} SET search_path = {first}",
+        )
+    elif not says.sees_tables:
+        yield "TROUBLE", f"the database {says.database} has no tables of ours: run orderflow-admin init as its owner"
+    elif "," in says.schemas:
+        yield "WARNING", f"several schemas have our tables: {says.schemas}; drop those that are left over"
+    if says.sees_tables and says.missing_rights:
+        yield (
+            "TROUBLE",
+            f"the role {says.role} lacks {', '.join(says.missing_rights)}: run orderflow-admin roles postgresql, "
+            f"and GRANT orderflow_deliver TO {says.role}",
+        )
+
+
+def _connections(parts: Parts, says: server.Server) -> Iterator[Said]:
+    """Compare what this host's programs can take with what the server gives."""
+    instances, workers = max(1, _count_services()), len(heartbeat.workers(parts.settings.workers_dir))
+    need = instances * _SERVICE + workers * _WORKER + _FEW
+    given = says.max_connections - says.reserved
+    if given - says.taken < _FEW:
+        yield (
+            "TROUBLE",
+            f"{says.taken} of its {given} connections are taken: raise max_connections in postgresql.conf",
+        )
+    if given < need:
+        yield (
+            "WARNING",
+            f"postgresql.conf: set max_connections = {need + says.reserved} or more (the programs of this host can "
+            f"take {need}: {_SERVICE} for each of {instances} services, {_WORKER} for each of {workers} workers)",
+        )
+    for limit, command in (
+        (says.role_limit, f"ALTER ROLE {says.role} CONNECTION LIMIT"),
+        (says.database_limit, f"ALTER DATABASE {says.database} CONNECTION LIMIT"),
+    ):
+        if 0 <= limit < need:
+            yield "WARNING", f"{command} -1 (it is {limit}, and the programs of this host can take {need})"
+
+
+def _count_services() -> int:
+    """Count the instances of the service on this host."""
+    return sum(_is_service(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
+
+
+def _is_service(path: Path) -> bool:
+    try:
+        words = path.read_bytes().split(b"\0")
+    except OSError:  # ended meanwhile, or not to be seen
+        return False
+    return any(word.endswith(b"/orderflow-service") for word in words[:3])

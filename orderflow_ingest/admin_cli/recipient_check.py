@@ -1,0 +1,112 @@
+"""Whether RCPT TO is answered from the organisation table: each recipient map is asked, as the user that will ask it.
+
+A map that points elsewhere would refuse or accept everything, unnoticed; one that Postfix's user cannot read answers
+451 to everybody, while root reads it without a word.
+"""
+
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..assembly import Parts
+from ..records import RecordsUnavailable, recipients_path
+from .access import as_user, why_closed
+from .findings import Said
+from .postconf import Postconf, Service
+
+
+def check_recipients(parts: Parts, asked: Postconf) -> Iterator[Said]:
+    """Ask the recipient maps for an organisation that is there, and for one that cannot be."""
+    tables, account = asked.tables("virtual_mailbox_maps"), _mail_owner(asked)
+    if not tables:
+        yield "TROUBLE", "main.cf: virtual_mailbox_maps is empty: every recipient is accepted and bounces later"
+        return
+    yield from _passwords(tables)
+    yield from _reached(asked)
+    settings = parts.settings
+    for table in tables:
+        said = asked.lookup(f"{settings.local_part}+no-such-org--@{settings.domains[0]}", table, account)[1]
+        if said:
+            yield "TROUBLE", f"the recipient map cannot be read: {_why(said, parts, table, account)}"
+            return
+    try:
+        known = next((org.slug for org in parts.records.organizations.all() if org.is_active), None)
+    except RecordsUnavailable:
+        known = None  # the database's own finding tells
+    for domain in settings.domains:
+        if any(
+            asked.lookup(f"{settings.local_part}+no-such-org--@{domain}", t, account)[0] is not None for t in tables
+        ):
+            yield "TROUBLE", "the recipient map knows an organisation that cannot be"
+        ours = f"{settings.local_part}+{known}@{domain}"
+        if known and all(asked.lookup(ours, table, account)[0] is None for table in tables):
+            yield "TROUBLE", f"the recipient map does not know {ours}: its mail is refused"
+        if known and (elsewhere := _alias(asked, ours, domain)):
+            yield "TROUBLE", f"main.cf: virtual_alias_maps sends {ours} elsewhere: take it out of {elsewhere}"
+
+
+def _mail_owner(asked: Postconf) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(asked.value("mail_owner"))
+    except KeyError:  # the way's own finding tells
+        return None
+
+
+def _passwords(tables: list[str]) -> Iterator[Said]:
+    for table in tables:
+        file = Path(table.removeprefix("pgsql:"))
+        if table.startswith("pgsql:") and file.exists() and file.stat().st_mode & 0o007:
+            yield (
+                "WARNING",
+                f"{file} holds a password and is open to every user: chmod 640 {file}; chgrp postfix {file}",
+            )
+
+
+def _reached(asked: Postconf) -> Iterator[Said]:
+    """Look whether smtpd, which may be chrooted, gets at maps that lie outside of its directory."""
+    proxy = asked.service("proxymap")
+    if proxy and _is_chrooted(asked, proxy):
+        yield "TROUBLE", "master.cf: proxymap: chroot must be n: it reads the recipient map for all"
+    is_direct = any(
+        table.startswith(("pgsql:", "sqlite:"))
+        for table in asked.value("virtual_mailbox_maps").replace(",", " ").split()
+    )
+    jailed = next((s for s in asked.services if s.daemon == "smtpd" and _is_chrooted(asked, s)), None)
+    if is_direct and jailed:
+        yield (
+            "TROUBLE",
+            f"main.cf: virtual_mailbox_maps: put proxy: before the map (the smtpd of {jailed.name} is chrooted)",
+        )
+
+
+def _is_chrooted(asked: Postconf, service: Service) -> bool:
+    default = "y" if asked.value("compatibility_level") == "0" else "n"
+    return (default if service.chroot == "-" else service.chroot) == "y"
+
+
+def _why(said: str, parts: Parts, table: str, account: pwd.struct_passwd | None) -> str:
+    """Say what to open, where a right is missing; else what postmap said."""
+    files = [Path(table.partition(":")[2]), recipients_path(parts.settings.database_url)]
+    if account is None or os.geteuid():
+        return said.splitlines()[-1].rpartition(": ")[2]
+    for file in (Path(file) for file in files if file):
+        if closed := why_closed(file, account):
+            return closed
+        if file.is_file() and not _reads(file, account):
+            return f"{file} cannot be read by {account.pw_name}: chmod 640 {file}; chgrp {account.pw_name} {file}"
+    return said.splitlines()[-1].rpartition(": ")[2]
+
+
+def _reads(file: Path, account: pwd.struct_passwd) -> bool:
+    with as_user(account):
+        return os.access(file, os.R_OK, effective_ids=True)
+
+
+def _alias(asked: Postconf, recipient: str, domain: str) -> str:
+    """Name the table that gives our recipient, or the whole domain, to somebody else; "" if none does."""
+    local = recipient.partition("@")[0].partition("+")[0]
+    for table in asked.tables("virtual_alias_maps"):
+        if any(asked.lookup(key, table)[0] for key in (recipient, f"{local}@{domain}", f"@{domain}")):
+            return table.partition("{")[0].rstrip(":") or table
+    return ""

@@ -1,0 +1,74 @@
+"""Whether workers run and sweep, told by what they note; and what is left undone.
+
+Every worker process shows that it lives by a file of this host (see `heartbeat`), and each sweep of any host is noted
+in the queue. So the worker that has another queue, or none, is found by that; the one that runs and does not sweep too.
+"""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from .. import __version__, heartbeat
+from ..assembly import Parts
+from ..queue import QueueUnavailable
+from ..records import RecordsUnavailable
+from .findings import Said, ago
+
+_LATE = 180.0  # seconds: it sweeps every minute, and a long one may be under way
+_AHEAD = 60.0
+_START = "systemctl enable --now orderflow-worker"
+_RESTART = "systemctl restart orderflow-worker"
+
+
+def check_worker(parts: Parts) -> Iterator[Said]:
+    """Look for the last sweep, for living workers, and for what they have left undone."""
+    findings = [*_sweeps(parts), *_undone(parts)]
+    worst = [said for said in findings if said[0] != "OK"]
+    yield from worst or findings
+
+
+def _sweeps(parts: Parts) -> Iterator[Said]:
+    here = len(heartbeat.workers(parts.settings.workers_dir))
+    last = heartbeat.last_sweep(parts.settings.workers_dir)
+    host, version, may_see = "this host", __version__, True
+    try:
+        noted = parts.queue.last_sweep()
+    except QueueUnavailable:
+        noted, may_see = None, False
+    if noted and (last is None or noted[1] > last):
+        (host, _, version), last = noted[0].partition(" "), noted[1]
+    late = time.time() - last if last is not None else None
+    if version != __version__ and late is not None and late <= _LATE:
+        yield "WARNING", f"the worker of {host} is version {version}, and this program {__version__}: {_RESTART}"
+    if late is not None and -_AHEAD <= late <= _LATE and host == "this host" and not here:
+        yield (
+            "WARNING",
+            f"the worker of this host swept {ago(late)} ago and has ended; if none runs elsewhere: {_START}",
+        )
+    elif late is not None and -_AHEAD <= late <= _LATE:
+        yield "OK", f"swept {ago(late)} ago by {host}; {here} worker processes here; nothing is left undone"
+    elif late is not None and late < -_AHEAD:
+        yield "WARNING", f"the clock of {host}, whose worker swept, is {ago(-late)} ahead: timedatectl set-ntp true"
+    elif here:
+        since = f"for {ago(late)}" if late is not None else "yet"
+        yield (
+            "TROUBLE",
+            f"{here} worker processes run here and none has swept {since}: take --no-periodic out of huey_consumer's "
+            f"command; do its tasks hang, has it another QUEUE_URL? see its log, then {_RESTART}",
+        )
+    elif may_see:
+        since = f"the last sweep was {ago(late)} ago, by {host}" if late is not None else "none has ever swept"
+        yield "TROUBLE", f"no worker runs, {since}, so documents are not handed over: {_START}"
+    else:
+        yield "OK", "none runs here; whether one runs elsewhere, the role of these settings may not see"
+
+
+def _undone(parts: Parts) -> Iterator[Said]:
+    try:
+        lag = parts.records.messages.lag(datetime.now(UTC))
+    except RecordsUnavailable:
+        return  # the database's own finding tells
+    if lag > parts.settings.lease + parts.settings.sweep_after:
+        yield "TROUBLE", f"work is overdue for {ago(lag)}: does orderflow-worker run? does it keep up? see its log"
+    if dead := len(parts.spool.dead()):
+        yield "TROUBLE", f"{dead} messages were set aside: see orderflow-replay dead"
