@@ -31,6 +31,7 @@ setup(
         "click>=8.1,<9",  # the operator's programs
         "huey>=3.5,<4",  # the queue; 3.5 is the first with PostgreSQL
         "olefile>=0.47,<1",  # the compound files that Outlook messages are; pure Python
+        "prometheus-client>=0.20,<1",  # writes the page of orderflow-metrics; no other program loads it
         "puremagic>=1.28,<3",  # content types by signature; pure Python, alive, no libmagic to install
         "psycopg[binary]>=3.2,<4",  # PostgreSQL; the binary brings its own libpq
         "python-json-logger>=3.2,<5",  # log records
@@ -44,13 +45,14 @@ setup(
             "fast-mail-parser>=0.10,<1",  # in Rust: what compiled code makes of the same mail
         ],
         "fuzz": ["atheris>=2.3,<4"],  # guides tests/fuzz.py by coverage; it needs none for its own engine
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "redis>=5,<9", "openpyxl>=3.1", "ruff", "mypy"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "redis>=5,<9", "openpyxl>=3.1", "pyyaml>=6", "ruff", "mypy"],
     },
     # Not a console script: those begin with imports that can fail with exit 1, which bounces mail.
     scripts=["postfix/orderflow-deliver"],
     entry_points={
         "console_scripts": [
             "orderflow-admin=orderflow_ingest.admin_cli:main",
+            "orderflow-metrics=orderflow_ingest.metrics_cli:main",
             "orderflow-replay=orderflow_ingest.replay_cli:main",
             "orderflow-service=orderflow_ingest.service:main",
         ]

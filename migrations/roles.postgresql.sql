@@ -10,6 +10,7 @@
 --     CREATE ROLE orderflow_service LOGIN IN ROLE orderflow_deliver;        -- DATABASE_URL of deliver and the service
 --     CREATE ROLE orderflow_huey LOGIN IN ROLE orderflow_worker;            -- DATABASE_URL of the worker
 --     CREATE ROLE orderflow_postfix LOGIN IN ROLE orderflow_map;            -- MAP_DATABASE_URL
+--     CREATE ROLE orderflow_exporter LOGIN IN ROLE orderflow_metrics;       -- DATABASE_URL of orderflow-metrics
 --     CREATE ROLE orderflow_admin LOGIN IN ROLE orderflow_operator;         -- DATABASE_URL of an operator
 --     \password orderflow_service
 --
@@ -24,7 +25,8 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['orderflow_map', 'orderflow_deliver', 'orderflow_worker', 'orderflow_operator'] LOOP
+    FOREACH name IN ARRAY ARRAY['orderflow_map', 'orderflow_deliver', 'orderflow_worker', 'orderflow_metrics', 'orderflow_operator']
+    LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I NOLOGIN', name);
         END IF;
@@ -45,11 +47,12 @@ BEGIN
     EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', current_database(), owner);
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA @SCHEMA@ TO %I', owner);
 END $$;
-GRANT USAGE ON SCHEMA @SCHEMA@ TO orderflow_map, orderflow_deliver, orderflow_worker, orderflow_operator;
+GRANT USAGE ON SCHEMA @SCHEMA@
+    TO orderflow_map, orderflow_deliver, orderflow_worker, orderflow_metrics, orderflow_operator;
 REVOKE ALL ON ALL TABLES IN SCHEMA @SCHEMA@
-    FROM PUBLIC, orderflow_map, orderflow_deliver, orderflow_worker, orderflow_operator;
+    FROM PUBLIC, orderflow_map, orderflow_deliver, orderflow_worker, orderflow_metrics, orderflow_operator;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA @SCHEMA@
-    FROM PUBLIC, orderflow_map, orderflow_deliver, orderflow_worker, orderflow_operator;
+    FROM PUBLIC, orderflow_map, orderflow_deliver, orderflow_worker, orderflow_metrics, orderflow_operator;
 
 -- Postfix's recipient map: the slugs of active organisations, and nothing else.
 GRANT SELECT ON recipient TO orderflow_map;
@@ -70,6 +73,10 @@ GRANT SELECT, INSERT ON message_event TO orderflow_worker;
 GRANT EXECUTE ON FUNCTION orderflow_due_messages(timestamptz, integer) TO orderflow_worker;
 GRANT EXECUTE ON FUNCTION orderflow_due_documents(timestamptz, integer) TO orderflow_worker;
 
+-- Monitoring: numbers of rows, and a time. Not one row of a tenant.
+GRANT EXECUTE ON FUNCTION orderflow_census() TO orderflow_metrics;
+GRANT EXECUTE ON FUNCTION orderflow_overdue_since() TO orderflow_metrics;
+
 -- An operator: all tenants.
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON organization, inbound_message, document, skipped_part, message_conflict, message_event, operator_run
@@ -79,6 +86,7 @@ GRANT SELECT ON alembic_version, recipient TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION orderflow_due_messages(timestamptz, integer) TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION orderflow_due_documents(timestamptz, integer) TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION orderflow_overdue_since() TO orderflow_operator;
+GRANT EXECUTE ON FUNCTION orderflow_census() TO orderflow_operator;
 
 -- Only where it is missing: making one locks the table.
 DO $$
@@ -97,6 +105,7 @@ END $$;
 DO $$
 BEGIN
     IF to_regclass('huey_task') IS NOT NULL THEN
+        GRANT SELECT (queue) ON huey_task TO orderflow_metrics;
         GRANT SELECT (queue), INSERT (queue, data, priority) ON huey_task TO orderflow_deliver;
         GRANT USAGE ON SEQUENCE huey_task_id_seq TO orderflow_deliver;
         GRANT SELECT, INSERT, UPDATE, DELETE ON huey_task, huey_schedule, huey_kv, huey_counter

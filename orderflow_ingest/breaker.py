@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+from . import metrics
 from .outcomes import DeadlineReached
 
 SLOW = 1.0  # seconds
@@ -46,6 +47,8 @@ class Breaker:
             is_away = True
             raise
         finally:
+            if is_away:
+                metrics.count(metrics.BACKEND_ERRORS, self._name)
             if is_away and time.monotonic() - began > SLOW:
                 self._open()
             elif probe is not None:

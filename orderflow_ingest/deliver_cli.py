@@ -146,7 +146,7 @@ def _hand_over(
     except (SpoolFull, InputTooBig, InputTruncated) as error:
         from .in_process import refused
 
-        return _told(refused(error, queue_id))
+        return _told(refused(error, queue_id, spool))
     os.close(fd)
     _signal.alarm(int(float(patience)) + _STARTUP)
     service.settimeout(float(patience))
@@ -161,7 +161,7 @@ def _hand_over(
     is_withdrawn = withdraw_entry(spool, name)
     from .in_process import unanswered
 
-    return _told(unanswered(hangs, name, is_withdrawn, queue_id))
+    return _told(unanswered(hangs, name, is_withdrawn, queue_id, spool))
 
 
 def _line(service: "_socket.socket") -> bytes:

@@ -20,12 +20,14 @@ they make every end an outcome, and decide where the message stays.
 import hashlib
 import io
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+from . import metrics
 from .archive import ArchiveUnavailable, raw_key
 from .assembly import Parts
 from .envelope import Envelope, ForeignDomain, decode, organization_slug
@@ -96,7 +98,7 @@ def receive(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     Nothing of it need outlive a crash before its row does, so it goes into the spool only where it is to stay
     with us: in accept mode, or when it is set aside.
     """
-    key = _key(envelope.encode(), raw)
+    began, key = time.monotonic(), _key(envelope.encode(), raw)
     delivery, why = _attempt(envelope, raw, parts, key, "")
     outcome, entry = delivery.outcome, None
     keeps = parts.settings.spool_accepts and outcome in _OUTAGES
@@ -109,7 +111,7 @@ def receive(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     except (SpoolFull, OSError) as error:
         event("spool", "Message was not spooled.", logging.ERROR, outcome=outcome.name, reason=type(error).__name__)
         delivery = Delivery(Outcome.INTERNAL if outcome is Outcome.SET_ASIDE else outcome, delivery.org)
-    _log(delivery, envelope, len(raw), entry.name if entry else "", why)
+    _tell(delivery, envelope, len(raw), entry.name if entry else "", why, began)
     return delivery
 
 
@@ -123,7 +125,7 @@ def settle(
 
     `within` bounds the time: it raises DeadlineReached inside deliver().
     """
-    envelope, raw, key = None, b"", entry.name
+    began, envelope, raw, key = time.monotonic(), None, b"", entry.name
     try:
         header, raw = entry.read()
         key = _key(header, raw)
@@ -134,7 +136,7 @@ def settle(
     else:
         delivery, why = _attempt(envelope, raw, parts, key, entry.name, within)
     delivery = _conclude(entry, delivery, key, parts, sender_waits)
-    _log(delivery, envelope, len(raw), entry.name, why)
+    _tell(delivery, envelope, len(raw), entry.name, why, began)
     return delivery
 
 
@@ -329,8 +331,8 @@ def _conclude(entry: Entry, delivery: Delivery, key: str, parts: Parts, sender_w
     return delivery
 
 
-def _log(delivery: Delivery, envelope: Envelope | None, size: int, entry: str, why: str) -> None:
-    """Log a delivery in one record: a message costs what it costs to log it, too."""
+def _tell(delivery: Delivery, envelope: Envelope | None, size: int, entry: str, why: str, began: float) -> None:
+    """Log a delivery in one record, since a message costs what it costs to log it, too; and count it."""
     outcome = delivery.outcome
     level = logging.INFO if outcome.is_accepted and outcome is not Outcome.SET_ASIDE else logging.WARNING
     if outcome in (Outcome.INTERNAL, Outcome.SET_ASIDE):
@@ -348,6 +350,9 @@ def _log(delivery: Delivery, envelope: Envelope | None, size: int, entry: str, w
         entry=entry,
         reason=why,
     )
+    metrics.count(metrics.DELIVERIES, delivery.org or "", outcome.name)
+    metrics.observe(metrics.DELIVERY_SECONDS, time.monotonic() - began)
+    metrics.observe(metrics.MESSAGE_BYTES, size)
 
 
 def _extension(recipient: str) -> str:

@@ -8,11 +8,13 @@ stored does not keep the others from the handler: they are recorded, and handed 
 
 import hashlib
 import logging
+import time
 from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+from . import metrics
 from .archive import Archive, document_key
 from .assembly import Parts
 from .attachments import Part, read_parts
@@ -30,7 +32,8 @@ class PartsFailed(Exception):
 
 def extract(org_id: int, message_id: UUID, parts: Parts) -> None:
     """Take one attempt at a message."""
-    names: dict[str, Any] = {"org": parts.records.organizations.slug(org_id), "message_id": message_id}
+    began, org = time.monotonic(), parts.records.organizations.slug(org_id)
+    names: dict[str, Any] = {"org": org, "message_id": message_id}
     lease = timedelta(seconds=parts.settings.lease)
     attempt = parts.records.messages.claim(org_id, message_id, worker_name(), now(), lease)
     if attempt is None:
@@ -45,11 +48,15 @@ def extract(org_id: int, message_id: UUID, parts: Parts) -> None:
         if not parts.records.messages.finish(attempt, {"documents": documents, "attempt": attempt.attempts}):
             raise LeaseLost
     except LeaseLost:
+        end = "lost"
         event("extract", "Lease was lost to another worker.", logging.WARNING, **names)
     except (Exception, SystemExit, TimeUp) as error:
-        _note_failure(attempt, error, parts, names)
+        end = "failed" if _note_failure(attempt, error, parts, names) else "retry"
     else:
+        end = "parsed"
         event("extract", "Message parsed.", attempt=attempt.attempts, **names)
+    metrics.count(metrics.EXTRACTIONS, org, end)
+    metrics.observe(metrics.EXTRACTION_SECONDS, time.monotonic() - began)
 
 
 def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None:
@@ -130,11 +137,14 @@ def _ring_for_documents(attempt: InboundMessage, parts: Parts) -> int:
     return len(documents)
 
 
-def _note_failure(attempt: InboundMessage, error: BaseException, parts: Parts, names: dict[str, Any]) -> None:
+def _note_failure(attempt: InboundMessage, error: BaseException, parts: Parts, names: dict[str, Any]) -> bool:
+    """Note a failed attempt, and tell whether it was the last one."""
     messages, why = parts.records.messages, told(attempt.attempts, error, is_ours=True)
     is_outage = isinstance(error, (*OUTAGES, ImportError))
     writes = (partial(messages.give_up, attempt), partial(messages.retry_later, attempt))
-    if note_failure(attempt.attempts, error, is_outage, why, parts, *writes):
+    is_last = note_failure(attempt.attempts, error, is_outage, why, parts, *writes)
+    if is_last:
         event("extract", "Message failed for good.", logging.ERROR, **names, **why)
     else:
         event("extract", "Attempt failed; another follows.", logging.WARNING, **names, **why)
+    return is_last

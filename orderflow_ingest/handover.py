@@ -6,6 +6,7 @@ SystemExit included, is a failed attempt (see `attempts`); a handler that cannot
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +16,7 @@ from io import BytesIO
 from typing import Any, BinaryIO
 from uuid import UUID
 
+from . import metrics
 from .archive import Archive
 from .assembly import Parts
 from .attempts import (
@@ -55,7 +57,7 @@ Handler = Callable[[OrderDocument], object]
 
 def hand_over(org_id: int, document_id: UUID, parts: Parts) -> None:
     """Take one attempt at handing a document to the handler."""
-    documents = parts.records.documents
+    began, documents = time.monotonic(), parts.records.documents
     org = parts.records.organizations.slug(org_id)
     names: dict[str, Any] = {"org": org, "document_id": document_id}
     attempt = documents.claim(org_id, document_id, worker_name(), now(), timedelta(seconds=parts.settings.lease))
@@ -69,11 +71,15 @@ def hand_over(org_id: int, document_id: UUID, parts: Parts) -> None:
         if not documents.finish(attempt):
             raise LeaseLost
     except LeaseLost:
+        end = "lost"
         event("hand_over", "Lease was lost to another worker.", logging.WARNING, **names)
     except (Exception, SystemExit, TimeUp) as error:
-        _note_failure(attempt, error, parts, names)
+        end = "failed" if _note_failure(attempt, error, parts, names) else "retry"
     else:
+        end = "done"
         event("hand_over", "Document handed over.", **names)
+    metrics.count(metrics.HANDOVERS, org, end)
+    metrics.observe(metrics.HANDOVER_SECONDS, time.monotonic() - began)
 
 
 def load_handler(target: str) -> Handler:
@@ -108,10 +114,13 @@ def _call_handler(attempt: Document, org: str, parts: Parts) -> None:
     handler(OrderDocument(org, message, attempt, parts.archive))
 
 
-def _note_failure(attempt: Document, error: BaseException, parts: Parts, names: dict[str, Any]) -> None:
+def _note_failure(attempt: Document, error: BaseException, parts: Parts, names: dict[str, Any]) -> bool:
+    """Note a failed attempt, and tell whether it was the last one."""
     documents, why = parts.records.documents, told(attempt.attempts, error, is_ours=False)
     writes = (partial(documents.give_up, attempt), partial(documents.retry_later, attempt))
-    if note_failure(attempt.attempts, error, isinstance(error, OUTAGES), why, parts, *writes):
+    is_last = note_failure(attempt.attempts, error, isinstance(error, OUTAGES), why, parts, *writes)
+    if is_last:
         event("hand_over", "Hand-over failed for good.", logging.ERROR, **names, **why)
     else:
         event("hand_over", "Hand-over failed; another attempt follows.", logging.WARNING, **names, **why)
+    return is_last

@@ -26,42 +26,45 @@ def deliver(
     settings = load(options.get("--settings"))
     _end_after(settings.deadline + _GRACE)
 
-    from . import logs
+    from . import logs, metrics
     from .assembly import open_parts
     from .deadline import deadline
     from .delivery import settle
     from .entry import InputTooBig, InputTruncated, SpoolFull
 
     logs.configure(settings.log, "deliver", settings.state_dir, on_standard_error=False)
+    metrics.start(settings.metrics_dir)
     if why:
         logs.event("deliver", "Service could not be asked.", logs.WARNING, reason=why)
     parts = open_parts(settings)
     try:
         entry = parts.spool.write(header, read, settings.max_message_size, is_whole)
     except (SpoolFull, InputTooBig, InputTruncated) as error:
-        return refused(error, options.get("--queue-id", ""))
+        return refused(error, options.get("--queue-id", ""), settings.spool_dir)
     return settle(entry, parts, within=deadline(settings.deadline)).outcome
 
 
-def refused(error: Exception, queue_id: str) -> Outcome:
-    """Tell and log the outcome of a message that was not spooled."""
+def refused(error: Exception, queue_id: str, spool: "str | os.PathLike[str]") -> Outcome:
+    """Tell, log and count the outcome of a message that was not spooled."""
     from . import logs
     from .entry import InputTooBig, SpoolFull
 
     outcome = {SpoolFull: Outcome.SPOOL_FULL, InputTooBig: Outcome.TOO_BIG}.get(type(error), Outcome.TRUNCATED)
     _log_somewhere()
     logs.event("spool", "Message was not spooled.", outcome=outcome.name, queue_id=queue_id, reason=error)
+    _count(outcome, spool)
     return outcome
 
 
-def unanswered(hangs: bool, entry: str, is_withdrawn: bool, queue_id: str) -> Outcome:
-    """Tell and log the outcome of a message that a service has taken and not answered for."""
+def unanswered(hangs: bool, entry: str, is_withdrawn: bool, queue_id: str, spool: str) -> Outcome:
+    """Tell, log and count the outcome of a message that a service has taken and not answered for."""
     from . import logs
 
     outcome = Outcome.DEADLINE if hangs else Outcome.INTERNAL
     names = {"outcome": outcome.name, "queue_id": queue_id, "entry": entry, "withdrawn": is_withdrawn}
     _log_somewhere()
     logs.event("deliver", "Service did not answer.", logs.ERROR, **names)
+    _count(outcome, spool)
     return outcome
 
 
@@ -87,6 +90,14 @@ def about(option: str, manual: str) -> bytes:
         return b""
     text = f"orderflow-deliver {__version__}" if option == "--version" else manual.strip()
     return text.encode() + b"\n"
+
+
+def _count(outcome: Outcome, spool: "str | os.PathLike[str]") -> None:
+    """Count a refusal where this host's metrics are: beside the spool, as `settings` has it."""
+    from . import metrics
+
+    metrics.start(os.path.join(os.path.dirname(spool), "metrics"))
+    metrics.count(metrics.REFUSALS, outcome.name)
 
 
 def _log_somewhere() -> None:

@@ -29,7 +29,7 @@ from huey.storage import PostgresStorage, SqliteStorage
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from . import database_answers, limits
+from . import database_answers, limits, metrics
 from .answered import AnsweredConnection
 from .grouping import Grouped
 from .sampled import Sampled
@@ -205,10 +205,12 @@ def _twice(call: Callable[[], Any]) -> Any:
         return call()
     except _CLIENT_ERRORS as error:
         if time.monotonic() - began > limits.QUEUE / 2:
+            metrics.count(metrics.BACKEND_ERRORS, "queue")
             raise QueueUnavailable(f"queue: {database_answers.explained(error, 'QUEUE_URL')}") from error
     try:
         return call()
     except _CLIENT_ERRORS as error:
+        metrics.count(metrics.BACKEND_ERRORS, "queue")
         raise QueueUnavailable(f"queue: {database_answers.explained(error, 'QUEUE_URL')}") from error
 
 

@@ -50,6 +50,7 @@ class Settings:
     concurrency: int
     max_in_flight: int
     relay: str | None
+    metrics: str
     database_url: str = field(repr=False)
     queue_url: str = field(repr=False)
     map_database_url: str = field(repr=False)
@@ -68,6 +69,10 @@ class Settings:
     @property
     def workers_dir(self) -> Path:
         return self.state_dir / "workers"
+
+    @property
+    def metrics_dir(self) -> Path:
+        return self.state_dir / "metrics"
 
     @property
     def task_time_limit(self) -> float:
@@ -187,6 +192,12 @@ def _relay(text: str) -> str | None:
     return text or None
 
 
+def _listener(text: str) -> str:
+    if _relay(text) is None:
+        raise ValueError
+    return text
+
+
 _seconds = _number(float, 0.1, 1e6)
 
 
@@ -245,6 +256,8 @@ KEYS = (
     Key("ORDERFLOW_RELAY", "relay", "", _relay, "of the form host:port or unix:/path",
         "where the service, before the queue, gives back what is no order: an smtpd of Postfix's without a filter",
         "none"),
+    Key("ORDERFLOW_METRICS", "metrics", "127.0.0.1:9464", _listener, "of the form host:port or unix:/path",
+        "where orderflow-metrics is asked for its page: of this host alone, or unix:/path"),
     Key("DATABASE_URL", "database_url", _below_state("sqlite:///{}/orderflow.db"), _database_url,
         "a sqlite:////path or postgresql://user:password@host/name URL, special characters as %xx",
         "or postgresql://user:password@host/name",

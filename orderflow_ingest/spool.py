@@ -129,6 +129,10 @@ class Spool:
         names = sorted(name for name in self._names("dead") if not name.endswith(".why"))
         return [(name, self._why(name)) for name in names]
 
+    def count_dead(self) -> int:
+        """Count what was set aside."""
+        return sum(not name.endswith(".why") for name in self._names("dead"))
+
     def read_dead(self, name: str) -> tuple[bytes, bytes]:
         """Give header and raw message of a dead letter. Raises FileNotFoundError, EntryDamaged."""
         entry = Entry(name, os.open(self._path("dead", os.path.basename(name)), os.O_RDONLY | os.O_CLOEXEC))

@@ -22,7 +22,7 @@ from uuid import UUID
 
 from huey import crontab
 
-from . import __version__, attempts, delivery, extraction, handover, heartbeat, logs
+from . import __version__, attempts, delivery, extraction, handover, heartbeat, logs, metrics
 from .archive import ArchiveUnavailable
 from .assembly import open_parts
 from .deadline import deadline
@@ -50,6 +50,7 @@ def hand_over(org_id: int, document_id: UUID) -> None:
 os.umask(0o077)
 settings = load()
 logs.configure(settings.log, "worker", settings.state_dir)
+metrics.start(settings.metrics_dir)
 parts = open_parts(settings, extract, hand_over)
 huey = parts.queue.huey
 

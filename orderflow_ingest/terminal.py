@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,10 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")(command)
 
 
-def opened(settings_file: str | None, create: bool = False) -> Parts:
-    """Open the parts of the deployment that these settings describe."""
+def opened(settings_file: str | None, create: bool = False, deadline: float | None = None) -> Parts:
+    """Open the parts of the deployment that these settings describe; backends are given time for a deadline."""
     settings = load(settings_file)
+    settings = replace(settings, deadline=deadline or settings.deadline)
     _become_owner(settings.state_dir)
     return open_parts(settings, create=create, guarded=False)
 

@@ -13,6 +13,7 @@ FLOORS = (
         "grouping",
         "durable",
         "entry",
+        "metrics",
         "breaker",
         "trust",
         "sampled",
@@ -26,13 +27,14 @@ FLOORS = (
     {"extraction", "handover", "replay"},
     {"terminal", "deadline", "service_health"},
     {"in_process"},
-    {"deliver_cli", "service", "replay_cli", "admin_cli", "tasks"},
+    {"deliver_cli", "service", "replay_cli", "admin_cli", "metrics_cli", "tasks"},
 )
 # Rooms on a floor: message and attachments stand on the MIME reader, records on the statuses.
 MAY_SHARE_A_FLOOR = {
     ("envelope", "header"),
     ("entry", "durable"),
     ("database_answers", "trust"),
+    ("breaker", "metrics"),
     ("message", "mime"),
     ("traits", "mime"),
     ("containers", "mime"),

@@ -28,7 +28,7 @@ from tests.lab.process import scratch, wait_until
 from tests.mails import mail, order
 from tests.test_records import LEASE, NOW, claimed, inserted, new, part
 
-GROUPS = ("map", "deliver", "worker", "operator")
+GROUPS = ("map", "deliver", "worker", "metrics", "operator")
 TABLES = (inbound_message, document, skipped_part, message_conflict, message_event)
 
 
@@ -465,7 +465,7 @@ def test_functions_that_run_as_the_owner_are_for_the_roles_alone_and_fix_their_s
             "SELECT proname, proconfig, has_function_privilege('orderflow_map', oid, 'EXECUTE') FROM pg_proc "
             "WHERE prosecdef AND pronamespace = 'public'::regnamespace ORDER BY 1"
         ).fetchall()
-    names = ["orderflow_due_documents", "orderflow_due_messages", "orderflow_overdue_since"]
+    names = ["orderflow_census", "orderflow_due_documents", "orderflow_due_messages", "orderflow_overdue_since"]
     assert found == [(name, ["search_path=public, pg_temp"], False) for name in names]
 
 

@@ -49,7 +49,8 @@ def init(settings_file: str | None) -> None:
     parts = opened(settings_file, create=True)
     parts.settings.state_dir.mkdir(parents=True, exist_ok=True)
     parts.settings.state_dir.chmod(0o711)  # Postfix's map reads recipients.db in it, and nothing else
-    parts.settings.away_dir.mkdir(mode=0o700, exist_ok=True)
+    for directory in (parts.settings.away_dir, parts.settings.metrics_dir):
+        directory.mkdir(mode=0o700, exist_ok=True)
     parts.spool.prepare()
     parts.archive.prepare()
     schema.upgrade(parts.records.database)

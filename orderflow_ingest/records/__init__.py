@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 from ..breaker import Guard
 from ..limits import Times
+from .census import Census, take_census
 from .conflicts import Conflict, Conflicts
 from .database import EVERY, NO_TENANT, Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
@@ -16,6 +17,7 @@ from .selection import Filter
 __all__ = [
     "EVERY",
     "NO_TENANT",
+    "Census",
     "Conflict",
     "Conflicts",
     "Database",
@@ -41,6 +43,7 @@ __all__ = [
     "add_events",
     "operator_name",
     "recipients_path",
+    "take_census",
 ]
 
 

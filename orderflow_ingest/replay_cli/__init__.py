@@ -18,7 +18,7 @@ from uuid import UUID
 
 import click
 
-from .. import __version__, delivery, logs, replay
+from .. import __version__, delivery, logs, metrics, replay
 from ..assembly import Parts
 from ..deadline import deadline
 from ..envelope import decode
@@ -296,6 +296,7 @@ def _ended(ended: delivery.Delivery) -> dict[str, Any]:
 
 def _start_log(parts: Parts) -> None:
     logs.configure(parts.settings.log, "replay", parts.settings.state_dir, on_standard_error=False)
+    metrics.start(parts.settings.metrics_dir)
 
 
 def main() -> None:

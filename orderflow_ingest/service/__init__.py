@@ -29,7 +29,7 @@ from typing import Any
 
 import click
 
-from .. import __version__, logs
+from .. import __version__, logs, metrics
 from ..assembly import Parts, open_parts
 from ..service_health import LMTP_SOCKET, PIPE_SOCKET, SMTP_SOCKET, SOCKETS
 from ..settings import Settings, load
@@ -58,6 +58,7 @@ def cli(settings_file: str | None) -> None:
     """See the module's header."""
     settings = load(settings_file)
     logs.configure(settings.log, "service", settings.state_dir)
+    metrics.start(settings.metrics_dir)
     sys.setswitchinterval(_SWITCH_INTERVAL)
     _give_memory_back()
     try:

@@ -20,7 +20,7 @@ from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 
-from .. import __version__, delivery
+from .. import __version__, delivery, metrics
 from ..assembly import Parts
 from ..envelope import Envelope, ForeignDomain, organization_slug
 from ..logs import ERROR, WARNING, event, place
@@ -79,15 +79,16 @@ class Desk:
         if known is not None and known.is_active:
             return None
         if self.is_stuck:
-            return Outcome.OVERLOADED
+            return _refused(Outcome.OVERLOADED)
         answer: asyncio.Future[Outcome | None] = self._loop.create_future()
         self._begin(partial(delivery.welcome, recipient, self.parts), 0, partial(_tell, answer))
-        return await answer
+        refusal = await answer
+        return refusal and _refused(refusal)
 
     async def deliver(self, envelope: Envelope, raw: bytes) -> Outcome:
         """Deliver a message that its sender still has. Its bytes are reserved by the door that has read it."""
         if self.is_stuck:
-            return self._counted(Outcome.OVERLOADED)
+            return self._counted(_refused(Outcome.OVERLOADED))
         answer: asyncio.Future[Outcome | None] = self._loop.create_future()
         work = partial(_received, envelope, raw, self.parts)
         self._begin(work, 0, partial(_tell, answer), if_late=len(raw), name=envelope.queue_id)
@@ -103,13 +104,13 @@ class Desk:
             why = "gone, or another process is at it"
         if entry is None:
             event("spool", "Spool entry could not be claimed.", WARNING, entry=name, reason=why)
-            answer(self._counted(Outcome.INTERNAL))
+            answer(self._counted(_refused(Outcome.INTERNAL)))
             return
         size = entry.size
         if self.is_stuck or not self.reserve(size):
             self._discard(entry)
             event("deliver", "No room for a message.", WARNING, outcome=Outcome.OVERLOADED.name, entry=name, size=size)
-            answer(self._counted(Outcome.OVERLOADED))
+            answer(self._counted(_refused(Outcome.OVERLOADED)))
             return
         told = partial(self._tell_counted, answer)
         self._begin(partial(_settled, entry, self.parts), size, told, name=name)
@@ -167,7 +168,7 @@ class Desk:
             outcome = work()
         except BaseException as error:
             event("deliver", "Delivery broke.", ERROR, outcome=Outcome.INTERNAL.name, reason=place(error))
-            outcome = Outcome.INTERNAL
+            outcome = _refused(Outcome.INTERNAL)
         self._loop.call_soon_threadsafe(self._over, delivery, outcome)
 
     def _over(self, delivery: "_Delivery", outcome: Outcome | None) -> None:
@@ -186,7 +187,7 @@ class Desk:
         self._in_flight += size
         self._overdue += 1
         event("deliver", "Delivery has not ended by its deadline.", ERROR, outcome=Outcome.DEADLINE.name, of=name)
-        delivery.answer(Outcome.DEADLINE)
+        delivery.answer(_refused(Outcome.DEADLINE))
 
     def _counted(self, outcome: Outcome | None) -> Outcome:
         outcome = outcome or Outcome.INTERNAL
@@ -202,6 +203,12 @@ class _Delivery:
 
     def __init__(self, answer: Answer, size: int):
         self.answer, self.size, self.is_late = answer, size, False
+
+
+def _refused(outcome: Outcome) -> Outcome:
+    """Count an answer that no delivery has given."""
+    metrics.count(metrics.REFUSALS, outcome.name)
+    return outcome
 
 
 def _tell(answer: "asyncio.Future[Outcome | None]", outcome: Outcome | None) -> None:

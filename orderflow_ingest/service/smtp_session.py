@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import aiosmtpd.smtp
 
+from .. import metrics
 from ..envelope import Envelope
 from ..logs import event, place
 from ..outcomes import Outcome
@@ -419,3 +420,4 @@ def _log_refusal(outcome: Outcome, size: int, transaction: Transaction) -> None:
         "receive", "Message was refused.", logging.WARNING,
         outcome=outcome.name, size=size, queue_id=transaction.queue_id,
     )  # fmt: skip
+    metrics.count(metrics.REFUSALS, outcome.name)

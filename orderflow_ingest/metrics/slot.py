@@ -1,0 +1,164 @@
+"""A slot: a file of counts that one process writes, for as long as it lives, and the next one goes on with.
+
+    DIRECTORY/slot-1    key number number ...     a line for each key; numbers have a fixed width
+    DIRECTORY/slot-2    ...
+
+Who counts takes the first slot that nobody holds: an flock on the file, which the kernel takes back from a killed
+process. So there are as many files as there ever were processes at a time, and counts outlive who counted. A slot
+that was last written before this machine started begins at zero: what a power failure left of it may be older
+than what was shown before, and a count that falls by a little looks like a count that began anew.
+
+It is written by pwrite(2) into space that is allocated before. Not by mmap, as prometheus_client does it: a store
+into a page that a full disk has no block for is SIGBUS, the end of the process and of the delivery in it. A
+number lies within one page, so that a kill leaves the old one or the new one. What is not a whole line is no line.
+
+The directory is this user's alone: root's files in it, nobody else could go on with, so root is refused.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+_MOST = 512
+_BLOCK = 16384
+_PAGE = 4096
+_WIDTH = 24
+_PREFIX = "slot-"
+
+Key = tuple[str, int]  # the words of a line, and how many numbers follow
+
+
+class Slot:
+    """The slot of this process. Raises OSError, here and in all it does."""
+
+    def __init__(self, directory: Path):
+        _prepare(directory)
+        self._fd = _take(directory)
+        try:
+            if _is_of_former_boot(os.fstat(self._fd)):
+                os.ftruncate(self._fd, 0)
+            self._lines, self._end = _parse(_read_all(self._fd))
+            self._allocated = 0
+            self._allocate(self._end)
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, key: str, size: int, changes: Iterable[tuple[int, float]]) -> None:
+        """Add to some of the `size` numbers of a key."""
+        known = self._lines.get((key, size))
+        offset, numbers = known or self._append(key, size)
+        for index, amount in changes:
+            numbers[index] += amount
+        os.pwrite(self._fd, _written(numbers), offset)
+
+    def close(self) -> None:
+        """Let go of the slot."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _append(self, key: str, size: int) -> tuple[int, list[float]]:
+        numbers = [0.0] * size
+        head, tail = f"{key} ".encode(), _written(numbers)
+        offset = self._end + len(head)
+        if offset // _PAGE != (offset + len(tail) - 1) // _PAGE:
+            head += b" " * (-offset % _PAGE)
+        line = head + tail + b"\n"
+        self._allocate(self._end + len(line))
+        os.pwrite(self._fd, line, self._end)
+        offset = self._end + len(head)
+        self._end += len(line)
+        self._lines[key, size] = offset, numbers
+        return offset, numbers
+
+    def _allocate(self, size: int) -> None:
+        """Have space for so many bytes, and some: a disk may be full when there is something new to count."""
+        if size > self._allocated:
+            wanted = -(-(size + 1) // _BLOCK) * _BLOCK
+            os.posix_fallocate(self._fd, 0, wanted)
+            self._allocated = wanted
+
+
+def read_slots(directory: Path) -> dict[Key, list[float]]:
+    """Give the sums over all slots; none where nobody has counted yet. Raises OSError."""
+    sums: dict[Key, list[float]] = {}
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return {}
+    for name in names:
+        if not name.startswith(_PREFIX):
+            continue
+        fd = os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            content = b"" if _is_of_former_boot(os.fstat(fd)) else _read_all(fd)
+        finally:
+            os.close(fd)
+        for key, (_, numbers) in _parse(content)[0].items():
+            others = sums.get(key)
+            sums[key] = [a + b for a, b in zip(others, numbers, strict=True)] if others else numbers
+    return sums
+
+
+def _prepare(directory: Path) -> None:
+    """Make the directory if need be; refuse one that belongs to another user."""
+    is_there = directory.is_dir()
+    if (directory if is_there else directory.parent).stat().st_uid != os.geteuid():
+        raise PermissionError(1, "the metrics belong to another user")
+    if not is_there:
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def _take(directory: Path) -> int:
+    for number in range(1, _MOST + 1):
+        fd = os.open(
+            directory / f"{_PREFIX}{number}",
+            os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK,
+            0o600,
+        )
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        else:
+            return fd
+    raise BlockingIOError(11, "every slot is taken")
+
+
+def _is_of_former_boot(about: os.stat_result) -> bool:
+    return about.st_mtime < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _read_all(fd: int) -> bytes:
+    content = b""
+    while block := os.pread(fd, 1 << 20, len(content)):
+        content += block
+    return content
+
+
+def _parse(content: bytes) -> tuple[dict[Key, tuple[int, list[float]]], int]:
+    """Give the lines, with where their numbers begin, and where the last one ends."""
+    lines: dict[Key, tuple[int, list[float]]] = {}
+    end = content.rfind(b"\n", 0, (content + b"\0").index(b"\0")) + 1
+    at = 0
+    for line in content[:end].splitlines(keepends=True):
+        words = line.decode("utf-8", "replace").split()
+        size = sum(len(word) == _WIDTH and word.replace(".", "").isdigit() for word in words)
+        try:
+            numbers = [float(word) for word in words[len(words) - size :]]
+        except ValueError:
+            size, numbers = 0, []
+        if size:
+            lines[" ".join(words[:-size]), size] = at + len(line) - 1 - len(_written(numbers)), numbers
+        at += len(line)
+    return lines, end
+
+
+def _written(numbers: list[float]) -> bytes:
+    return " ".join([f"{number:0{_WIDTH}.6f}" for number in numbers]).encode()

@@ -1,0 +1,93 @@
+"""orderflow-metrics: what the programs of this host have counted, and how things stand, for Prometheus.
+
+    orderflow-metrics                      serve it at ORDERFLOW_METRICS, GET /metrics, until SIGTERM
+    orderflow-metrics --once               print it
+    orderflow-metrics --textfile FILE      write it, whole or not at all, for node_exporter's textfile collector
+
+The counts are of this host's programs alone; what is measured in database and queue is the same from every host. It
+changes nothing, and can be ended at any time: nothing is counted in here.
+"""
+
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from .. import __version__, logs
+from ..terminal import opened, program, settings_option
+from .page import Page
+from .server import AddressTaken, Exporter
+
+_DEADLINE = 15.0  # seconds, as of a delivery: a statement gets a quarter of what it gets where that is a minute
+
+
+@click.command(help="Show the metrics of this host to Prometheus, at ORDERFLOW_METRICS; see docs/monitoring.md.")
+@click.option("--once", is_flag=True, help="Print the page once.")
+@click.option("--textfile", metavar="FILE", type=click.Path(path_type=Path), help="Write the page to FILE, once.")
+@click.option("--any-address", is_flag=True, help="Listen at an address that other hosts can reach, too.")
+@settings_option
+@click.version_option(__version__)
+def cli(once: bool, textfile: Path | None, any_address: bool, settings_file: str | None) -> None:
+    """See the module's header."""
+    parts = opened(settings_file, deadline=_DEADLINE)
+    address = parts.settings.metrics
+    page = Page(parts)
+    if textfile:
+        _write_whole(textfile, page.text())
+    if once:
+        click.echo(page.text().decode(), nl=False)
+    if once or textfile:
+        sys.stdout.flush()
+        os._exit(0)  # else a backend that hangs would be waited for
+    if not (any_address or _is_own(address)):
+        raise click.ClickException(f"ORDERFLOW_METRICS is {address}, which other hosts may reach: say --any-address")
+    logs.configure(parts.settings.log, "metrics", parts.settings.state_dir)
+    try:
+        exporter = Exporter(address, page)
+    except (AddressTaken, OSError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise click.ClickException(f"{address} cannot be listened at: {reason}") from None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    logs.event("metrics", "Metrics are served.", address=address)
+    exporter.serve_forever()
+
+
+def main() -> None:
+    """Run the program."""
+    program(cli)
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    logs.event("metrics", "Metrics are served no more.", at=datetime.now(UTC).isoformat(timespec="seconds"))
+    os._exit(0)
+
+
+def _is_own(address: str) -> bool:
+    """Tell whether only this host can reach an address."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _write_whole(path: Path, text: bytes) -> None:
+    """Replace a file: who reads it meanwhile sees the old or the new one. Another user does, hence the mode."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(text)
+        beside.chmod(0o644)
+        beside.replace(path)
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {os.strerror(error.errno or 0)}") from None
+    finally:
+        beside.unlink(missing_ok=True)
