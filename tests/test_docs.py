@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from orderflow_ingest import admin_cli, deliver_cli, replay_cli
+from orderflow_ingest import admin_cli, deliver_cli, metrics_cli, replay_cli
 from orderflow_ingest.attachments import Reason
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.settings import KEYS
@@ -55,6 +55,7 @@ def commands(group: click.Group, name: str):
 
 
 COMMANDS = dict([*commands(admin_cli.cli, "orderflow-admin"), *commands(replay_cli.cli, "orderflow-replay")])
+COMMANDS["orderflow-metrics"] = metrics_cli.cli
 
 
 @pytest.mark.parametrize("name", COMMANDS)

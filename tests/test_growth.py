@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from benchmarks import growth, history, partitions, plans
 from benchmarks.growth import MEASURES, Side
 from orderflow_ingest.records import EVERY, Filter, Records, RecordsUnavailable, SkippedPart, schema
+from orderflow_ingest.records.census import CENSUS
 from orderflow_ingest.records.tables import UNFINISHED as ROWS
 from orderflow_ingest.records.tables import document, inbound_message
 from orderflow_ingest.status import HandOver, Status
@@ -165,6 +166,24 @@ def test_the_role_that_is_measured_sees_the_organisations_that_it_names_and_no_o
         assert connection.scalar(asked) == 1
     with pytest.raises(RecordsUnavailable), side.records.database.read(EVERY):
         pytest.fail("it was let see every organisation")
+
+
+def test_the_census_for_monitoring_reads_what_it_counts_and_no_history(side):
+    with side.owner.connect() as connection:
+        plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {CENSUS}"))
+    assert plans.scans(plan) in ([], ["organization"], ["organization"] * 2, ["organization"] * 3), plan
+    assert set(plans.indexes(plan)) <= {UNFINISHED, FAILED, PENDING, UNDONE, OPEN, "pk_organization"}, plan
+
+
+def test_sqlite_takes_the_census_by_the_same_indexes(tmp_path):
+    records = Records(f"sqlite:///{tmp_path}/a.db", create=True)
+    schema.upgrade(records.database)
+    with records.database.read(EVERY) as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {CENSUS}")]
+    assert plan and not [
+        line for line in plan if line.startswith(("SCAN m", "SCAN d", "SCAN c ")) and " INDEX ix_" not in line
+    ]
+    records.database.close()
 
 
 def test_an_organisation_that_has_been_silent_is_not_sought_through_the_mail_of_the_others(side):

@@ -18,8 +18,25 @@ from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import EVERY, NO_TENANT, Filter, Records, RecordsUnavailable, SkippedPart, schema
-from orderflow_ingest.records.tables import document, inbound_message, message_conflict, message_event, skipped_part
+from orderflow_ingest.records import (
+    EVERY,
+    NO_TENANT,
+    Filter,
+    Records,
+    RecordsUnavailable,
+    SkippedPart,
+    schema,
+    take_census,
+)
+from orderflow_ingest.records.census import CENSUS
+from orderflow_ingest.records.tables import (
+    document,
+    inbound_message,
+    message_conflict,
+    message_event,
+    organization,
+    skipped_part,
+)
 from orderflow_ingest.settings import load
 from orderflow_ingest.status import HandOver, Status
 from tests.lab import smtp
@@ -457,6 +474,59 @@ def test_a_delivery_knows_how_long_the_worker_is_behind_and_no_more(records):
     for question in (records.messages.oldest_unfinished, partial(records.messages.due, NOW, 10)):
         with pytest.raises(RecordsUnavailable, match="42501"):
             question()
+
+
+@as_role("metrics", "operator", "owner")
+def test_monitoring_is_told_numbers_of_all_tenants(records, tenants):
+    with tenants.connect("owner") as owner:
+        owner.execute("UPDATE document SET handover = 'FAILED' WHERE org_id = 2")
+        held = dict(
+            owner.execute(
+                "SELECT o.slug, count(*) FROM message_conflict c JOIN organization o ON o.id = c.org_id "
+                "WHERE resolution IS NULL GROUP BY o.slug"
+            ).fetchall()
+        )
+        rows = owner.execute("SELECT count(*) FROM inbound_message WHERE status IN ('RECEIVED', 'STORED')").fetchone()
+    found = take_census(records.database)
+    assert (sum(found.unfinished.values()), found.conflicts) == (rows[0], held) and rows[0] > 0 and held
+    assert found.failed_documents == {"bolt": 1}
+    assert found.oldest_unfinished is not None
+    assert records.messages.lag(attempts.now()) > 0
+    with tenants.connect("owner") as owner:  # the statement that SQLite is asked, and the function
+        own = {tuple(row) for row in owner.execute(CENSUS)}
+        assert own == {tuple(row) for row in owner.execute("SELECT * FROM orderflow_census()")} and own
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(f"SELECT 1 FROM {table.name}" for table in (*TABLES, organization)),
+        "SELECT data FROM huey_task",
+        "DELETE FROM huey_task",
+        "INSERT INTO organization (slug, name) VALUES ('x', 'x')",
+        "SELECT * FROM orderflow_due_messages(now(), 5)",
+    ],
+)
+def test_the_monitoring_role_is_refused(tenants, statement):
+    with tenants.connect("metrics") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize("group", ["map", "deliver", "worker"])
+def test_the_census_is_for_monitoring_and_operators_alone(tenants, group):
+    with tenants.connect(group) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("SELECT * FROM orderflow_census()")
+
+
+def test_the_exporter_needs_no_more_than_its_role(tenants, deployment):
+    environment = {"DATABASE_URL": tenants.url("metrics"), "QUEUE_URL": tenants.url("metrics")}
+    deployment.environment = environment
+    try:
+        page = deployment.run("orderflow-metrics", "--once").stdout
+    finally:
+        deployment.environment = {}
+    assert 'orderflow_up{part="database"} 1.0' in page and 'orderflow_up{part="queue"} 1.0' in page
+    assert "orderflow_queue_tasks " in page
 
 
 def test_functions_that_run_as_the_owner_are_for_the_roles_alone_and_fix_their_search_path(tenants):
