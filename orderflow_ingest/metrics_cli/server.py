@@ -52,15 +52,12 @@ class Exporter(ThreadingMixIn, HTTPServer):
 
     def server_bind(self) -> None:
         """Bind; a unix socket is for this user and its group, a reverse proxy's say."""
-        if self._path is None:
-            super().server_bind()
-            return
         before = os.umask(0o117)
         try:
-            TCPServer.server_bind(self)
+            TCPServer.server_bind(self)  # HTTPServer's own would wait for the DNS to tell this host's name
         finally:
             os.umask(before)
-        self.server_name, self.server_port = "unix", 0
+        self.server_name, self.server_port = "", 0
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread, or say at once that there is none left."""

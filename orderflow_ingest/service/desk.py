@@ -81,9 +81,8 @@ class Desk:
         if self.is_stuck:
             return _refused(Outcome.OVERLOADED)
         answer: asyncio.Future[Outcome | None] = self._loop.create_future()
-        self._begin(partial(delivery.welcome, recipient, self.parts), 0, partial(_tell, answer))
-        refusal = await answer
-        return refusal and _refused(refusal)
+        self._begin(partial(_welcomed, recipient, self.parts), 0, partial(_tell, answer))
+        return await answer
 
     async def deliver(self, envelope: Envelope, raw: bytes) -> Outcome:
         """Deliver a message that its sender still has. Its bytes are reserved by the door that has read it."""
@@ -215,6 +214,11 @@ def _tell(answer: "asyncio.Future[Outcome | None]", outcome: Outcome | None) -> 
     """Give an answer to who may be gone: a client that dropped."""
     if not answer.done():
         answer.set_result(outcome)
+
+
+def _welcomed(recipient: str, parts: Parts) -> Outcome | None:
+    refusal = delivery.welcome(recipient, parts)
+    return refusal and _refused(refusal)
 
 
 def _received(envelope: Envelope, raw: bytes, parts: Parts) -> Outcome:
