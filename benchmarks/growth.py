@@ -19,7 +19,8 @@
 
 What has to hold, or the command ends with 1: no ratio is over 1.5, and no statement reads a tenant table from end to
 end (Seq Scan). A message by its id alone is looked up in each organisation: its cost is that of their number, and
-a table of next to nothing is read faster; its ratio is told and not held.
+a table of next to nothing is read faster; its ratio is told and not held. Nor is that of what `find` asks for: a word
+costs what its list in the index is long, and that is history.
 
 --directory keeps the databases there, and takes those that it finds. --docs writes docs/growth.json and
 docs/growth-plans.md, and the figures into docs/growth.md.
@@ -273,6 +274,26 @@ def _conflicts(side: Side) -> Calls:
         yield partial(side.records.conflicts.insert, found, side.new(org_id))
 
 
+def _found(choose: Callable[[Side, int], Filter]) -> Callable[[Side], Calls]:
+    """Find the newest 50 messages by what `choose` gives for one number after the other."""
+
+    def calls(side: Side) -> Calls:
+        number = 0
+        while True:
+            yield partial(side.operator.messages.select, choose(side, number), 50)
+            number += 1
+
+    return calls
+
+
+def _known_id(side: Side, number: int) -> str:
+    return side.identities[number % len(side.identities)][2]
+
+
+def _common(side: Side, number: int) -> int:
+    return 1 + number % _BUSY
+
+
 def _same(call: Callable[[Side], Any]) -> Callable[[Side], Calls]:
     def calls(side: Side) -> Calls:
         while True:
@@ -303,6 +324,7 @@ def _later_pages(side: Side) -> Calls:
 
 
 _FAILED = (Status.FAILED,)
+_WEEK = 7 * history.DAY
 _BY_ORGANIZATIONS = "a message of unknown organisation"
 _BUSY = 40  # organisations that have 20 messages even where there are 10,000 in all
 MEASURES: dict[str, Callable[[Side], Calls]] = {
@@ -335,6 +357,39 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
         lambda s: s.operator.messages.select(Filter(statuses=(Status.RECEIVED, Status.STORED, Status.FAILED)), 50)
     ),
     "count of FAILED": _same(lambda s: s.operator.messages.count(Filter(statuses=_FAILED))),
+    "find: words of one mail": _found(lambda s, n: Filter(words=f"purchase {4000 + n % 500}")),
+    "find: words of every mail": _found(lambda s, n: Filter(words="purchase order")),
+    "find: words of every mail, of an organisation": _found(
+        lambda s, n: Filter(org_id=_common(s, n), words="purchase order")
+    ),
+    "find: words of no mail": _found(lambda s, n: Filter(words=f"purchase none{n}")),
+    "find: a sender": _found(lambda s, n: Filter(sender=f"buyer-{n % 97}@customer.example.com")),
+    "find: a sender of an organisation": _found(
+        lambda s, n: Filter(org_id=_common(s, n), sender=f"buyer-{n % 97}@customer.example.com")
+    ),
+    "find: a sender's domain": _found(lambda s, n: Filter(sender="@customer.example.com")),
+    "find: a document": _found(lambda s, n: Filter(document_words=f"{s.pages[n % 50].digest[:8]} pdf")),
+    "find: documents that every mail has": _found(lambda s, n: Filter(document_words="order pdf")),
+    "find: a document that nobody has": _found(lambda s, n: Filter(document_words=f"none{n}")),
+    "find: a Message-ID": _found(lambda s, n: Filter(message_id=_known_id(s, n))),
+    "find: documents of a page": _same(lambda s: s.operator.overview.hand_overs(s.pages)),
+    "show: the beginning of an id": _of_message(
+        lambda s, org, id: s.operator.overview.ids_that_begin(org, id.hex[:8], 3)
+    ),
+    "show: conflicts of a message": _of_message(lambda s, org, id: s.operator.conflicts.of_message(org, id)),
+    "status: a day and a week": _same(lambda s: s.operator.overview.lately(s.now - history.DAY, s.now - _WEEK)),
+    "status: a day and a week of an organisation": _of_org(
+        lambda s, org: s.operator.overview.lately(s.now - history.DAY, s.now - _WEEK, org)
+    ),
+    "status: each organisation": _same(
+        lambda s: s.operator.overview.by_organization(s.now - history.DAY, s.now - _WEEK)
+    ),
+    "status: last errors": _same(lambda s: s.operator.overview.last_errors(s.now - _WEEK, 10)),
+    "status: last errors of an organisation": _of_org(
+        lambda s, org: s.operator.overview.last_errors(s.now - _WEEK, 10, org)
+    ),
+    "status: what is held": _same(lambda s: s.operator.conflicts.count_open_by_reason()),
+    "held of this content": _of_org(lambda s, org: s.records.conflicts.alone(org, uuid4().hex * 2)),
     "list: conflicts": _same(lambda s: s.operator.conflicts.open()),
     "a message": _of_message(lambda s, org, id: s.records.messages.get(org, id)),
     _BY_ORGANIZATIONS: _of_message(lambda s, _, id: s.operator.messages.select(Filter(ids=(id,)), 1)),
@@ -381,7 +436,7 @@ def measure(what: str, sides: Sequence[Side], calls: int) -> dict[str, Any]:
 
 def complaints(cases: Sequence[dict[str, Any]]) -> list[str]:
     """Tell what does not hold."""
-    bound = [c for c in cases if c["what"] != _BY_ORGANIZATIONS]
+    bound = [c for c in cases if c["what"] != _BY_ORGANIZATIONS and not c["what"].startswith("find: ")]
     slow = [f"{c['what']}: {c['ratio']:.2f} times the time" for c in bound if c["ratio"] > _LIMIT]
     return slow + [f"{c['what']}: Seq Scan on {', '.join(c['scans'])}" for c in cases if c["scans"]]
 

@@ -2,7 +2,7 @@
 
 Each statement is explained right before it is run, in the same transaction, with the same organisations named and
 the same parameters; what explaining wrote is undone. What a use of a connection begins with (BEGIN and what comes with
-it, or SELECT 1) has no plan worth telling and is passed over.
+it, or SELECT 1) has no plan worth telling and is passed over, as is a SET.
 The body of a function of ours is explained in place of its call, whose plan says nothing: as the owner, who it runs
 as, and prepared with a generic plan, since that is how PostgreSQL plans a statement inside an SQL function.
 """
@@ -26,7 +26,7 @@ def explain(engines: Collection[sa.Engine], owner: sa.Engine, call: Callable[[],
     found: list[str] = []
 
     def before(_c: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.startswith("BEGIN") or statement == "SELECT 1":
+        if statement.startswith(("BEGIN", "SET ")) or statement == "SELECT 1":
             return
         if called := _CALLED.search(statement):
             values = [parameters[name] for name in re.findall(r"%\((\w+)\)s", statement)]

@@ -3,8 +3,8 @@
 deliver() is the list of steps: organisation, identity, archive, row, task. Each can be done twice: the
 object by its content's digest, the row by its unique identity, the task because it is only a bell. So
 killed between any two lines and run again, it ends with one object and one row. The identity is looked
-up before the archive is written, so that a redelivery leaves no orphan object; of two deliveries at
-the same time the unique constraint chooses one, and the other takes its own object back.
+up before the archive is written (see `recognition`), so that a redelivery leaves no orphan object; of two
+deliveries at the same time the unique constraint chooses one, and the other takes its own object back.
 
 receive() and settle() wrap it, for a message in memory that its sender still has, and for a spool entry:
 they make every end an outcome, and decide where the message stays.
@@ -23,7 +23,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -32,12 +32,15 @@ from .archive import ArchiveUnavailable, raw_key
 from .assembly import Parts
 from .envelope import Envelope, ForeignDomain, decode, organization_slug
 from .logs import event, place
-from .message import Message, read_message
+from .message import Message, own_identity, read_message
 from .mime.words import storable
+from .org_settings import BadOrgSettings
 from .outcomes import DeadlineReached, Outcome
 from .queue import QueueUnavailable
+from .recognition import recognise
 from .records import Known, NewMessage, Organization, RecordsUnavailable
 from .spool import Entry, SpoolFull
+from .status import Held
 from .traits import read_traits
 
 SET_ASIDE_AFTER = 3
@@ -55,30 +58,26 @@ class Delivery:
 
 
 def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
-    """Deliver one message. Raises RecordsUnavailable, ArchiveUnavailable, ForeignDomain."""
-    messages = parts.records.messages
+    """Deliver one message. Raises RecordsUnavailable, ArchiveUnavailable, ForeignDomain, BadOrgSettings."""
     org = _organization(envelope.recipient, parts)
     if isinstance(org, Outcome):
         return Delivery(org)
     message = read_message(raw)
     if message is None:
         return Delivery(Outcome.MALFORMED, org.slug)
-    known = messages.find_identity(org.id, EMAIL, message.source_message_id)
-    if known and message.fingerprint in known.digests:
-        _take_back(known, message.digest, org, parts)
-        return Delivery(Outcome.DUPLICATE, org.slug, known.id)
+    seen = recognise(EMAIL, message, raw, org, parts.records, parts.settings.authserv_id)
+    if seen.verdict:
+        if seen.known:
+            _take_back(seen.known, message, org, parts)
+        return Delivery(seen.verdict, org.slug, seen.known.id if seen.known else None)
     waiting = _waiting(parts)
     if _is_too_much(waiting or 0, parts):
         return Delivery(Outcome.OVERLOADED, org.slug)
-    new = _new_message(envelope, message, org, known_traits(raw, envelope.sender, parts))
+    new = _new_message(envelope, seen.message, org, known_traits(raw, envelope.sender, parts))
     parts.archive.put(new.raw_key, raw, new.digest, _metadata(envelope, org))
-    if known:
-        return _hold(known, new, org, parts)
-    if not messages.insert(new, _now() + timedelta(seconds=parts.settings.sweep_after)):
-        return _second(new, org, parts)
-    if waiting is not None:  # a queue that was away a moment ago is not waited for again
-        ring(new, parts)
-    return Delivery(Outcome.DELIVERED, org.slug, new.id)
+    if seen.held:
+        return _hold(seen.known, new, org, parts, seen.held)
+    return _record(new, org, parts, waiting is not None)
 
 
 def welcome(recipient: str, parts: Parts) -> Outcome | None:
@@ -156,7 +155,7 @@ def _attempt(
         return Delivery(Outcome.DEADLINE), ""
     except (RecordsUnavailable, ArchiveUnavailable) as error:
         return Delivery(Outcome.BACKEND_DOWN), str(error)
-    except ForeignDomain as error:
+    except (ForeignDomain, BadOrgSettings) as error:
         return Delivery(Outcome.MISCONFIGURED), str(error)
     except ImportError as error:  # a broken deploy says nothing of this content
         return Delivery(Outcome.INTERNAL), place(error)
@@ -262,29 +261,45 @@ def _metadata(envelope: Envelope, org: Organization) -> dict[str, str]:
     }
 
 
-def _second(new: NewMessage, org: Organization, parts: Parts) -> Delivery:
+def _record(new: NewMessage, org: Organization, parts: Parts, rings: bool) -> Delivery:
+    """Record a message and ring for it, unless the queue was away a moment ago: it is not waited for again."""
+    if not parts.records.messages.insert(new, _now() + timedelta(seconds=parts.settings.sweep_after)):
+        return _second(new, org, parts, rings)
+    if rings:
+        ring(new, parts)
+    return Delivery(Outcome.DELIVERED, org.slug, new.id)
+
+
+def _second(new: NewMessage, org: Organization, parts: Parts, rings: bool) -> Delivery:
     """End a delivery that lost the race for its identity."""
     known = parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id)
     if known is None:
         raise RuntimeError("an identity was taken and is gone")
-    if new.fingerprint not in known.digests:
-        return _hold(known, new, org, parts)
-    _take_back(known, new.digest, org, parts)
-    return Delivery(Outcome.DUPLICATE, org.slug, known.id)
+    if new.fingerprint in known.digests:
+        _take_back(known, new, org, parts)
+        return Delivery(Outcome.DUPLICATE, org.slug, known.id)
+    if org.settings.accepts_conflicts and not new.source_message_id.endswith(own_identity("", new.fingerprint)):
+        own = own_identity(new.source_message_id, new.fingerprint)
+        return _record(replace(new, source_message_id=own), org, parts, rings)
+    return _hold(known, new, org, parts, Held.IDENTITY)
 
 
-def _hold(known: Known, new: NewMessage, org: Organization, parts: Parts) -> Delivery:
-    """Record a conflict: the identity is known with other content, which is archived by now."""
-    if not parts.records.conflicts.insert(known, new):
-        winner = parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id)
-        _take_back(winner or known, new.digest, org, parts)
-    return Delivery(Outcome.HELD, org.slug, known.id)
+def _hold(known: Known | None, new: NewMessage, org: Organization, parts: Parts, why: Held) -> Delivery:
+    """Hold a mail that is archived by now: its identity is `known` with other content, or its sender is a stranger."""
+    if parts.records.conflicts.insert(known, new, why):
+        return Delivery(Outcome.HELD, org.slug, known.id if known else new.id)
+    winner = parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id) if known else None
+    _take_back(winner or known, new, org, parts)
+    return Delivery(Outcome.HELD, org.slug, known.id if known else None)
 
 
-def _take_back(known: Known, digest: str, org: Organization, parts: Parts) -> None:
+def _take_back(known: Known | None, mail: Message | NewMessage, org: Organization, parts: Parts) -> None:
     """Delete the object of a delivery that has made no row, its own or that of an attempt that was killed here."""
-    if digest not in known.digests.values():
-        parts.archive.delete(raw_key(org.id, digest))
+    if known and mail.digest in known.digests.values():
+        return
+    held = parts.records.conflicts.alone(org.id, mail.fingerprint)
+    if held is None or held.digest != mail.digest:
+        parts.archive.delete(raw_key(org.id, mail.digest))
 
 
 def _count_failure(entry: str, key: str, why: str, parts: Parts) -> Delivery:

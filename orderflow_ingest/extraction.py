@@ -17,10 +17,11 @@ from uuid import UUID, uuid4
 from . import metrics
 from .archive import Archive, document_key
 from .assembly import Parts
-from .attachments import Part, read_parts
+from .attachments import Part, accept_types, read_parts
 from .attempts import OUTAGES, LeaseLost, need_no_loss, note_failure, now, told, worker_name
 from .limits import TimeUp
 from .logs import event, place
+from .org_settings import BadOrgSettings
 from .queue import QueueUnavailable
 from .records import InboundMessage, NewDocument, SkippedPart
 from .status import HandOver, PartKind, Status
@@ -65,7 +66,7 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
     found: list[NewDocument] = []
     skipped: list[SkippedPart] = []
     errors: list[tuple[str, Exception]] = []
-    for part in read_parts(raw):
+    for part in accept_types(read_parts(raw), _accepted_types(attempt.org_id, parts)):
         if not part.taken:
             skipped.append(_passed_over(part))
             continue
@@ -89,6 +90,11 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
     )
     if errors:
         raise PartsFailed("; ".join(f"part {path}: {place(error)}" for path, error in errors[:10])) from errors[0][1]
+
+
+def _accepted_types(org_id: int, parts: Parts) -> tuple[str, ...]:
+    org = parts.records.organizations.get(org_id)
+    return org.settings.document_types if org else ()
 
 
 def _passed_over(part: Part) -> SkippedPart:
@@ -140,7 +146,7 @@ def _ring_for_documents(attempt: InboundMessage, parts: Parts) -> int:
 def _note_failure(attempt: InboundMessage, error: BaseException, parts: Parts, names: dict[str, Any]) -> bool:
     """Note a failed attempt, and tell whether it was the last one."""
     messages, why = parts.records.messages, told(attempt.attempts, error, is_ours=True)
-    is_outage = isinstance(error, (*OUTAGES, ImportError))
+    is_outage = isinstance(error, (*OUTAGES, ImportError, BadOrgSettings))
     writes = (partial(messages.give_up, attempt), partial(messages.retry_later, attempt))
     is_last = note_failure(attempt.attempts, error, is_outage, why, parts, *writes)
     if is_last:

@@ -57,6 +57,11 @@ class Message:
     fingerprint: str
 
 
+def own_identity(source_message_id: str, fingerprint: str) -> str:
+    """Give the identity of a mail whose Message-ID is another one's: it is recorded for good, as the fingerprint is."""
+    return f"{source_message_id}#{fingerprint[:16]}"
+
+
 def read_message(raw: bytes) -> Message | None:
     """Read a raw message; None if it is empty or has not one field that its sender wrote."""
     fields, body_start = _read_header(raw)

@@ -18,7 +18,7 @@ class Outcome(Enum):
 
     DELIVERED = (EX_OK, "2.0.0", 250, "message recorded")
     DUPLICATE = (EX_OK, "2.0.0", 250, "message known already")
-    HELD = (EX_OK, "2.0.0", 250, "message held: its Message-ID is known with other content")
+    HELD = (EX_OK, "2.0.0", 250, "message held for an operator to decide")
     SPOOLED = (EX_OK, "2.0.0", 250, "message kept for later delivery")
     SET_ASIDE = (EX_OK, "2.0.0", 250, "message set aside for an operator")
     UNKNOWN_ORG = (EX_NOUSER, "5.1.1", 550, "no such organisation")

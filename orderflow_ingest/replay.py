@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from .assembly import Parts
 from .delivery import EMAIL, Delivery, known_traits, ring, settle
-from .message import Message, read_message
+from .message import Message, own_identity, read_message
 from .records import Conflict, Event, InboundMessage, NewMessage
 from .status import EventKind
 
@@ -34,7 +34,7 @@ def revive(name: str, parts: Parts) -> Delivery | None:
 
 
 def accept_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "") -> bool:
-    """Make a held message one of its own, under its Message-ID and fingerprint; False if it is closed."""
+    """Make a held mail a message, under its Message-ID and fingerprint if it clashes; False if it is closed."""
     raw = parts.archive.read(conflict.raw_key, conflict.digest)
     message = read_message(raw)
     if message is None:
@@ -62,7 +62,9 @@ def _resolved(conflict: Conflict, kind: EventKind, actor: str, why: str, now: da
 
 
 def _of_conflict(conflict: Conflict, message: Message, traits: list[str]) -> NewMessage:
-    own = replace(message, source_message_id=f"{message.source_message_id}#{message.fingerprint[:16]}")
+    own = message
+    if conflict.inbound_message_id:
+        own = replace(message, source_message_id=own_identity(message.source_message_id, message.fingerprint))
     return NewMessage(
         org_id=conflict.org_id,
         id=uuid4(),

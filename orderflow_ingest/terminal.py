@@ -97,7 +97,11 @@ def _plain(value: Any) -> Any:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    text = value.strftime("%Y-%m-%d %H:%M:%SZ") if isinstance(value, datetime) else str(value)
+    return printable(value.strftime("%Y-%m-%d %H:%M:%SZ") if isinstance(value, datetime) else str(value))
+
+
+def printable(text: str) -> str:
+    """Make what a sender wrote printable: a replacement character for each that a terminal would obey."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 

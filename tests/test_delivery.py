@@ -9,14 +9,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orderflow_ingest import delivery, extraction
+from orderflow_ingest import delivery, extraction, replay
 from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts
 from orderflow_ingest.attachments import read_parts
 from orderflow_ingest.delivery import Delivery, receive, settle
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.outcomes import DeadlineReached, Outcome
-from orderflow_ingest.records import Filter, messages
+from orderflow_ingest.records import NO_TENANT, Filter, messages
+from orderflow_ingest.records.tables import organization
+from orderflow_ingest.status import Held
 from tests.fakes import embedded
 from tests.lab.process import wait_until
 from tests.mails import mail, order
@@ -390,3 +392,131 @@ def test_deliveries_at_the_same_time_share_their_work_and_each_gets_its_own_end(
     assert len(parts.records.conflicts.open()) == 1
     assert len(parts.queue.extractions) == 14
     assert len(parts.archive.objects()) == 15
+
+
+# The settings of an organisation
+
+
+def choose(parts: Parts, **settings: str) -> None:
+    """Set what acme's settings are; what was remembered of it is forgotten."""
+    assert parts.records.organizations.change_settings("acme", settings)
+
+
+def test_mail_of_a_sender_that_is_not_allowed_is_held_archived_and_told_once(parts):
+    choose(parts, allowed_senders="@other.example")
+    held = post(parts, mail())
+    (conflict,) = parts.records.conflicts.open()
+    assert held == Delivery(Outcome.HELD, "acme", conflict.id)
+    assert (conflict.reason, conflict.inbound_message_id, rows(parts)) == (Held.SENDER, None, [])
+    assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
+    assert parts.queue.extractions == []
+    again = post(parts, b"Received: from b\n" + mail())
+    assert again == held and parts.archive.objects() == [conflict.raw_key]
+    assert parts.records.conflicts.count_open() == 1
+
+
+def test_a_redelivery_of_held_mail_that_lost_the_race_leaves_no_orphan(parts):
+    choose(parts, allowed_senders="@other.example")
+    real = parts.archive.put
+
+    def put(*arguments):
+        parts.archive.put = real
+        assert post(parts, b"Received: from b\n" + mail()).outcome is Outcome.HELD
+        real(*arguments)
+
+    parts.archive.put = put
+    assert post(parts, mail()) == Delivery(Outcome.HELD, "acme", None)
+    (conflict,) = parts.records.conflicts.open()
+    assert parts.archive.objects() == [conflict.raw_key]
+
+
+def test_held_mail_that_was_accepted_is_a_duplicate_when_it_comes_again(parts):
+    choose(parts, allowed_senders="@other.example")
+    post(parts, mail())
+    (conflict,) = parts.records.conflicts.open()
+    assert replay.accept_conflict(conflict, parts, "me@here")
+    (row,) = rows(parts)
+    assert row.source_message_id == "<order-1@shop.example>"
+    for allowed in ("@other.example", "@shop.example", ""):
+        choose(parts, allowed_senders=allowed)
+        assert post(parts, b"Received: from c\n" + mail()).outcome is Outcome.DUPLICATE
+    assert len(rows(parts)) == 1 and parts.archive.objects() == [row.raw_key]
+
+
+def test_what_stays_held_is_held_though_its_sender_is_allowed_now_and_its_object_is_never_taken_back(parts):
+    choose(parts, allowed_senders="@other.example")
+    post(parts, mail())
+    (conflict,) = parts.records.conflicts.open()
+    choose(parts, allowed_senders="@shop.example")
+    assert post(parts, b"Received: from b\n" + mail()).outcome is Outcome.HELD
+    choose(parts, allowed_senders="")
+    assert post(parts, b"Received: from b\n" + mail()).outcome is Outcome.DELIVERED
+    assert post(parts, mail()).outcome is Outcome.DUPLICATE
+    assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
+
+
+def test_an_accepted_held_mail_whose_message_id_was_taken_meanwhile_is_a_message_of_its_own(parts):
+    choose(parts, allowed_senders="@other.example")
+    post(parts, mail())
+    choose(parts, allowed_senders="")
+    post(parts, mail(body=b"13 widgets\n"))
+    (conflict,) = parts.records.conflicts.open()
+    assert replay.accept_conflict(conflict, parts, "me@here")
+    assert len({row.source_message_id for row in rows(parts)}) == 2
+
+
+@pytest.mark.parametrize("raw", [mail(), b"Received: from x\n" + mail(Subject="Other")])
+def test_mail_of_an_allowed_sender_is_delivered(parts, raw):
+    choose(parts, allowed_senders="@other.example, BUYER@shop.example")
+    assert post(parts, raw).outcome is Outcome.DELIVERED
+
+
+def test_where_conflicts_are_accepted_other_content_is_a_message_at_once_and_its_redelivery_a_duplicate(parts):
+    choose(parts, conflicts="accept")
+    post(parts, mail())
+    other = mail(body=b"13 widgets\n")
+    second = post(parts, other)
+    assert second.outcome is Outcome.DELIVERED and len(parts.queue.extractions) == 2
+    assert post(parts, b"Received: from b\n" + other) == Delivery(Outcome.DUPLICATE, "acme", second.message_id)
+    choose(parts, conflicts="hold")
+    assert post(parts, b"Received: from c\n" + other) == Delivery(Outcome.DUPLICATE, "acme", second.message_id)
+    assert len(rows(parts)) == len(parts.archive.objects()) == 2
+    assert parts.records.conflicts.count_open() == 0
+
+
+def test_what_was_held_before_conflicts_were_accepted_is_held_still(parts):
+    post(parts, mail())
+    post(parts, mail(body=b"13 widgets\n"))
+    choose(parts, conflicts="accept")
+    assert post(parts, mail(body=b"13 widgets\n")).outcome is Outcome.DUPLICATE
+    assert (len(rows(parts)), parts.records.conflicts.count_open()) == (1, 1)
+
+
+def test_who_loses_the_race_against_other_content_is_a_message_of_its_own_where_conflicts_are_accepted(parts):
+    choose(parts, conflicts="accept")
+    real = parts.archive.put
+
+    def put(*arguments):
+        parts.archive.put = real
+        post(parts, mail(body=b"13 widgets\n"))
+        real(*arguments)
+
+    parts.archive.put = put
+    assert post(parts, mail()).outcome is Outcome.DELIVERED
+    assert len(rows(parts)) == len(parts.archive.objects()) == len(parts.queue.extractions) == 2
+
+
+def test_mail_over_the_organisations_own_size_is_too_big_unless_it_is_known(parts):
+    post(parts, mail(1))
+    choose(parts, max_message_size=str(len(mail(1)) - 1))
+    assert post(parts, mail(1)).outcome is Outcome.DUPLICATE
+    assert post(parts, mail(2)).outcome is Outcome.TOO_BIG
+    assert post(parts, mail(2), "orders+beta@orderflow.example.com").outcome is Outcome.DELIVERED
+    assert len(parts.archive.objects()) == 2
+
+
+def test_settings_that_do_not_read_defer_mail(parts):
+    with parts.records.database.write(NO_TENANT) as connection:
+        connection.execute(organization.update().values(settings={"conflicts": "whatever"}))
+    assert post(parts, mail()).outcome is Outcome.MISCONFIGURED
+    assert parts.archive.objects() == []

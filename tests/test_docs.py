@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 import pytest
 
-from orderflow_ingest import admin_cli, deliver_cli, metrics_cli, replay_cli
+from orderflow_ingest import admin_cli, deliver_cli, metrics_cli, org_settings, replay_cli
 from orderflow_ingest.attachments import Reason
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.settings import KEYS
-from orderflow_ingest.status import HandOver, PartKind, Status
+from orderflow_ingest.status import HandOver, Held, PartKind, Status
 from orderflow_ingest.traits import Trait
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,16 @@ def test_every_outcome_stands_in_the_manual_with_its_encodings(outcome):
 def test_every_setting_stands_in_the_manual_with_its_default_and_meaning(key):
     default = key.default_meaning or key.default
     assert f"| `{key.name}` | {f'`{default}`' if not key.default_meaning else default} | {key.meaning} |" in README
+
+
+@pytest.mark.parametrize("key", org_settings.KEYS, ids=lambda key: key.name)
+def test_every_setting_of_an_organisation_stands_in_the_manual(key):
+    assert f"| `{key.name}` | {key.default_meaning or f'`{key.default}`'} | {key.meaning} |" in README
+
+
+@pytest.mark.parametrize("held", Held)
+def test_every_reason_to_hold_a_mail_stands_in_the_page_for_operators(held):
+    assert f"`{held.value}`" in (ROOT / "docs/operating.md").read_text()
 
 
 @pytest.mark.parametrize("status", [*Status, *HandOver, *PartKind], ids=lambda status: status.value)

@@ -7,7 +7,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 FLOORS = (
-    {"mime", "outcomes", "status", "header", "envelope", "message", "traits", "containers", "attachments"},
+    {
+        *("mime", "outcomes", "status", "header", "envelope", "message", "traits", "containers", "attachments"),
+        *("org_settings", "senders"),
+    },
     {
         "limits",
         "grouping",
@@ -22,7 +25,7 @@ FLOORS = (
         "database_answers",
     },
     {"settings", "logs", "spool", "archive", "records", "queue", "heartbeat"},
-    {"assembly"},
+    {"assembly", "recognition"},
     {"attempts", "delivery"},
     {"extraction", "handover", "replay"},
     {"terminal", "deadline", "service_health"},
@@ -37,6 +40,7 @@ MAY_SHARE_A_FLOOR = {
     ("breaker", "metrics"),
     ("message", "mime"),
     ("traits", "mime"),
+    ("senders", "mime"),
     ("containers", "mime"),
     ("attachments", "mime"),
     ("attachments", "containers"),

@@ -33,6 +33,7 @@ BY_ORG, BY_TIME = "ix_inbound_message_org_id_received_at", "ix_inbound_message_r
 KEY, IDENTITY = "pk_inbound_message", "uq_inbound_message_org_id_source_source_message_id"
 DOCUMENT, PART = "pk_document", "uq_document_org_id_inbound_message_id_part_path"
 PENDING, UNDONE = "ix_document_pending", "ix_document_failed"
+WORDS, DOCUMENT_WORDS = "ix_inbound_message_words", "ix_document_words"
 # How the policy of migration 0004 reads in a plan, which asks for the organisations once.
 POLICY = "org_id = ANY ($"
 OPEN, CONFLICT = "ix_message_conflict_open", "uq_message_conflict_org_id_inbound_message_id_fingerprint"
@@ -59,6 +60,27 @@ EXPECTED = {
     "list: FAILED of an organisation": {FAILED},
     "list: not PARSED": {UNFINISHED, FAILED},
     "count of FAILED": {FAILED},
+    "find: words of one mail": {WORDS, KEY},
+    "find: words of every mail": {WORDS, BY_TIME},
+    "find: words of every mail, of an organisation": {WORDS, BY_ORG, KEY},
+    "find: words of no mail": {WORDS, KEY},
+    "find: a sender": {WORDS, KEY, BY_TIME},
+    "find: a sender of an organisation": {WORDS, BY_ORG, KEY},
+    "find: a sender's domain": {WORDS, BY_TIME},
+    "find: a document": {DOCUMENT_WORDS, KEY},
+    "find: documents that every mail has": {DOCUMENT_WORDS, BY_TIME, PART},
+    "find: a document that nobody has": {DOCUMENT_WORDS, KEY},
+    "find: a Message-ID": {IDENTITY, "pk_organization"},
+    "find: documents of a page": {PART},
+    "show: the beginning of an id": {KEY},
+    "show: conflicts of a message": {CONFLICT},
+    "status: a day and a week": {BY_TIME},
+    "status: a day and a week of an organisation": {BY_ORG, BY_TIME},
+    "status: each organisation": {UNFINISHED, FAILED, OPEN, PENDING, UNDONE, BY_TIME},
+    "status: last errors": {UNFINISHED, FAILED, PENDING, UNDONE},
+    "status: last errors of an organisation": {UNFINISHED, FAILED, PENDING, UNDONE, BY_ORG, PART},
+    "status: what is held": {OPEN},
+    "held of this content": {"uq_message_conflict_alone"},
     "list: conflicts": {OPEN},
     "a message": {KEY},
     "a message of unknown organisation": {KEY, "pk_organization"},

@@ -44,6 +44,8 @@ DELIVERY = (
 AFTER_COMMIT = (delivery.settle, delivery._attempt, delivery.deliver, delivery._conclude)
 FROM_MEMORY = (delivery.receive, delivery._attempt, delivery.deliver, FileArchive._put_all, Messages._insert_all)
 HELD = (delivery.deliver, delivery._hold, Conflicts.insert)
+STRAY = (delivery.deliver, delivery._hold, Conflicts.insert)
+OWN = (delivery.deliver, delivery._record)
 LATE = (delivery._second, delivery._take_back, FileArchive.delete)
 EXTRACTION = (
     extraction.extract, extraction._store, extraction._archived, FileArchive.put, FileArchive._put_all,
@@ -135,6 +137,18 @@ def deliver_other_content(settings: Settings) -> None:
     put_through(open_parts(settings), RAW + b"and more\n")
 
 
+def deliver_stray(settings: Settings) -> None:
+    """Deliver a mail whose sender the organisation does not name: it is held."""
+    open_parts(settings).records.organizations.change_settings("acme", {"allowed_senders": "@other.example"})
+    deliver(settings)
+
+
+def deliver_own(settings: Settings) -> None:
+    """Deliver the same Message-ID with other content where that is accepted: it is a message of its own."""
+    open_parts(settings).records.organizations.change_settings("acme", {"conflicts": "accept"})
+    deliver_other_content(settings)
+
+
 def deliver_late(settings: Settings) -> None:
     """Deliver a redelivery that finds nobody there yet, and loses the race for its identity."""
     parts = open_parts(settings)
@@ -194,6 +208,30 @@ def test_a_conflict_killed_at_any_line_and_run_again_is_held_once(settings, code
     parts = open_parts(settings)
     list(delivery.drain(parts))
     assert len(parts.records.messages.select(Filter(), 10)) == len(parts.records.conflicts.open()) == 1
+    assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
+    assert parts.spool.entries() == []
+
+
+@pytest.mark.parametrize(("code", "line"), reached(STRAY, deliver_stray))
+def test_a_mail_of_a_stranger_killed_at_any_line_and_run_again_is_held_once(settings, code, line):
+    kill_at(code, line, lambda: deliver_stray(settings))
+    deliver_stray(settings)
+    parts = open_parts(settings)
+    list(delivery.drain(parts))
+    (held,) = parts.records.conflicts.open()
+    assert FaultyArchive(settings.state_dir / "archive").objects() == [held.raw_key]
+    assert parts.archive.read(held.raw_key, held.digest) == RAW
+    assert parts.records.messages.select(Filter(), 10) == [] and parts.spool.entries() == []
+
+
+@pytest.mark.parametrize(("code", "line"), reached(OWN, deliver, deliver_own))
+def test_a_conflict_that_is_accepted_killed_at_any_line_and_run_again_is_one_more_message(settings, code, line):
+    deliver(settings)
+    kill_at(code, line, lambda: deliver_own(settings))
+    deliver_own(settings)
+    parts = open_parts(settings)
+    list(delivery.drain(parts))
+    assert len(parts.records.messages.select(Filter(), 10)) == 2 and parts.records.conflicts.open() == []
     assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
     assert parts.spool.entries() == []
 

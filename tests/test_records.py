@@ -26,6 +26,7 @@ from alembic.runtime.migration import MigrationContext
 
 from orderflow_ingest import limits
 from orderflow_ingest.mime.words import storable
+from orderflow_ingest.org_settings import BadOrgSettings
 from orderflow_ingest.records import (
     EVERY,
     NO_TENANT,
@@ -43,6 +44,7 @@ from orderflow_ingest.records import (
     SkippedPart,
     recipients_path,
     schema,
+    selection,
 )
 from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, organization
 from orderflow_ingest.status import EventKind, HandOver, Held, PartKind, Status
@@ -529,6 +531,122 @@ def test_mail_is_found_by_the_class_of_its_error_or_of_a_documents(records):
         return {message.id for message in records.messages.select(Filter(error=error), 9)}
 
     assert found("ObjectMissing") == {one.id} and found("KeyError") == {two.id} and found("Key") == set()
+
+
+def test_what_came_lately_is_counted_by_status_of_a_day_and_of_a_week(records):
+    for days in (0, 2, 9):
+        inserted(records, received_at=NOW - timedelta(days=days))
+    records.messages.give_up(claimed(records, inserted(records, org_id=2)), {"error": "X"})
+    day, week = NOW - timedelta(days=1), NOW - timedelta(days=7)
+    found = records.overview.lately(day, week)
+    assert (found[Status.RECEIVED].day, found[Status.RECEIVED].week) == (1, 2)
+    assert (found[Status.FAILED].day, found[Status.PARSED].week) == (1, 0)
+    assert records.overview.lately(day, week, 1)[Status.FAILED].week == 0
+
+
+def test_organisations_are_told_with_the_most_trouble_first(records):
+    inserted(records, received_at=NOW - MINUTE)
+    conflicting(records, org_id=2)
+    failing = stored(records, [part()], org_id=2)
+    (one,) = records.documents.of_message(2, failing.id)
+    records.documents.give_up(records.documents.claim(2, one.id, "w", NOW, LEASE), {"error": "X"})
+    two, acme = records.overview.by_organization(NOW - timedelta(days=1), NOW - timedelta(days=7))
+    assert (two.org_id, two.trouble, two.counts["held"], two.counts["documents FAILED"]) == (2, 2, 1, 1)
+    assert (acme.org_id, acme.trouble, acme.counts["unfinished"], acme.counts["week"]) == (1, 0, 1, 1)
+    assert (acme.oldest_unfinished, two.counts["day"]) == (NOW - MINUTE, 2)
+
+
+def test_the_last_errors_are_told_by_class_and_place_and_how_often(records):
+    def error(name, minute):
+        return {"error": name, "where": "a.py:1", "at": f"2026-11-20T08:{minute}:00+00:00", "attempt": 1}
+
+    records.messages.retry_later(claimed(records, inserted(records)), error("X", "01"), 1, NOW)
+    for minute, org_id in (("05", 1), ("03", 2)):
+        records.messages.give_up(claimed(records, inserted(records, org_id=org_id)), error("X", minute))
+    old = inserted(records, received_at=NOW - timedelta(days=9))
+    records.messages.give_up(claimed(records, old), error("Old", "09"))
+    pending = stored(records, [part()])
+    (one,) = records.documents.of_message(1, pending.id)
+    records.documents.retry_later(records.documents.claim(1, one.id, "w", NOW, LEASE), error("KeyError", "07"), 1, NOW)
+    since = NOW - timedelta(days=7)
+    last, first = records.overview.last_errors(since, 9)
+    assert (last.what, last.error, last.where, last.rows) == ("hand-over", "KeyError", "a.py:1", 1)
+    assert (first.what, first.error, first.last_at[14:16], first.rows) == ("extraction", "X", "05", 3)
+    assert records.overview.last_errors(since, 1) == [last]
+    assert [found.rows for found in records.overview.last_errors(since, 9, 2)] == [1]
+
+
+def test_the_hand_over_of_listed_messages_is_counted(records):
+    done, none = stored(records, [part("1"), part("2")]), inserted(records, org_id=2)
+    one, _ = records.documents.of_message(1, done.id)
+    records.documents.finish(records.documents.claim(1, one.id, "w", NOW, LEASE))
+    found = records.overview.hand_overs(records.messages.select(Filter(), 9))
+    assert found == {(1, done.id): {HandOver.DONE: 1, HandOver.PENDING: 1}, (2, none.id): {}}
+    assert records.overview.hand_overs([]) == {}
+
+
+def test_a_message_is_known_by_the_beginning_of_its_id_within_its_organisation(records):
+    ids = [UUID(f"abcd{n}000-0000-4000-8000-000000000000") for n in "12"] + [UUID("ff" * 16)]
+    for id in ids:
+        inserted(records, id=id)
+    begin = records.overview.ids_that_begin
+    assert begin(1, "abcd", 9) == ids[:2] and begin(1, "abcd", 1) == ids[:1]
+    assert begin(1, "abcd2", 9) == [ids[1]] and begin(1, "f" * 31, 9) == [ids[2]]
+    assert begin(2, "abcd", 9) == begin(1, "abce", 9) == []
+
+
+def test_held_mail_is_found_by_its_id_its_message_and_its_content(records):
+    known, later, _ = conflicting(records)
+    alone = new(fingerprint="a" * 64)
+    assert records.conflicts.insert(None, alone, Held.SENDER)
+    assert [held.id for held in records.conflicts.of_message(1, known.id)] == [later.id]
+    assert records.conflicts.alone(1, "a" * 64).id == alone.id
+    assert records.conflicts.alone(1, "e" * 64) is records.conflicts.alone(2, "a" * 64) is None
+    assert [held.id for held in records.conflicts.of_id(alone.id)] == [alone.id]
+    assert records.conflicts.of_id(alone.id, 2) == []
+    assert records.conflicts.count_open_by_reason() == {Held.IDENTITY: 1, Held.SENDER: 1}
+    assert records.conflicts.count_open_by_reason(2) == {Held.IDENTITY: 0, Held.SENDER: 0}
+
+
+def test_settings_are_changed_key_by_key_and_what_a_newer_version_wrote_stays(records):
+    organizations = records.organizations
+    with records.database.write(NO_TENANT) as connection:
+        connection.execute(organization.update().values(settings={"colour": "red"}))
+    assert organizations.find("acme").settings.max_message_size is None
+    assert organizations.change_settings("acme", {"max_message_size": "17", "conflicts": "accept"})
+    assert organizations.change_settings("acme", {"max_message_size": ""})
+    found = organizations.find("acme")
+    assert found.stored == {"colour": "red", "conflicts": "accept"} and found.settings.accepts_conflicts
+    assert organizations.get(found.id) == found and organizations.get(99) is None
+    assert not organizations.change_settings("nope", {"conflicts": "hold"})
+    with pytest.raises(BadOrgSettings):
+        organizations.change_settings("acme", {"conflicts": "maybe"})
+    assert not organizations.find("bolt").settings.accepts_conflicts
+
+
+def test_two_who_change_settings_at_the_same_time_both_get_theirs(records):
+    changes = [{"max_message_size": "17"}, {"keep_raw_days": "9"}, {"conflicts": "accept"}] * 4
+    with ThreadPoolExecutor(6) as threads:
+        assert all(threads.map(lambda change: records.organizations.change_settings("acme", change), changes))
+    assert set(records.organizations.find("acme").stored) == {"max_message_size", "keep_raw_days", "conflicts"}
+
+
+def test_common_words_and_rare_ones_find_the_same_whichever_end_is_begun_at(records, monkeypatch):
+    both = [stored(records, [part(filename=f"order {n}.pdf")], subject=f"Order {n}") for n in range(5)]
+    for common in (0, 3, 100):
+        monkeypatch.setattr(selection, "COMMON", common)
+        for org_id in (None, 1):
+            for chosen in (
+                Filter(org_id, words="order"), Filter(org_id, document_words="pdf"),
+                Filter(org_id, sender="@shop.example"), Filter(org_id, words="order", document_words="order pdf"),
+            ):  # fmt: skip
+                assert {message.id for message in records.messages.select(chosen, 9)} == {
+                    message.id for message in both
+                }
+                assert len(records.messages.select(chosen, 2)) == 2 and records.messages.count(chosen) == 5
+            for chosen in (Filter(org_id, words="order 3"), Filter(org_id, document_words="3")):
+                assert [message.id for message in records.messages.select(chosen, 9)] == [both[3].id]
+        assert records.messages.select(Filter(2, words="order"), 9) == []
 
 
 def test_every_end_of_an_attempt_is_an_event_of_its_message(records):

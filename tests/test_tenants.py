@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -38,7 +39,7 @@ from orderflow_ingest.records.tables import (
     skipped_part,
 )
 from orderflow_ingest.settings import load
-from orderflow_ingest.status import HandOver, Status
+from orderflow_ingest.status import HandOver, Held, Status
 from tests.lab import smtp
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
@@ -659,9 +660,20 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     ended = [receive(envelope, raw, delivering) for raw in (order(77), order(77), order(77) + b"changed\r\n")]
     assert [e.outcome for e in ended] == [Outcome.DELIVERED, Outcome.DUPLICATE, Outcome.HELD]
     id = ended[0].message_id
+    assert operating.records.organizations.change_settings("bolt", {"allowed_senders": "@other.example"})
+    stray = Envelope(recipient=f"orders+bolt@{DOMAIN}", sender="a@b.example", received_at=NOW)
+    ended += [receive(stray, raw, delivering) for raw in (order(78), b"Received: late\n" + order(78))]
+    assert [e.outcome for e in ended[3:]] == [Outcome.HELD, Outcome.HELD]
+    assert operating.records.conflicts.of_id(ended[3].message_id)[0].reason is Held.SENDER
+    assert operating.records.organizations.change_settings("acme", {"document_types": "image/*"})
     working.queue.huey.flush()
     assert wait_until(lambda: (1, id) in working.records.messages.due(attempts.now(), 100), 10)
     assert attempts.sweep(working) >= 1
+    extraction.extract(1, id, working)
+    assert {part.reason for part in working.records.documents.skipped(1, id)} >= {"not accepted"}
+    assert operating.records.organizations.change_settings("acme", {"document_types": ""})
+    time.sleep(1.1)  # for as long settings are remembered
+    assert replay.replay_message(operating.records.messages.get(1, id), operating, "me@here")
     extraction.extract(1, id, working)
     documents = working.records.documents.of_message(1, id)
     for one in documents:

@@ -1,32 +1,30 @@
 """orderflow-admin: set up, show and verify a deployment.
 
 orderflow-admin init       create directories, tables and queue; safe to repeat
-orderflow-admin org        add, list, enable and disable organisations
+orderflow-admin org        add, list, enable, disable and set up organisations; try what would become of a mail
 orderflow-admin check      verify every part, and that Postfix's settings agree; 1 on trouble
 orderflow-admin canary     send a probe mail through the real MX and time it; 1 if it does not come through
 orderflow-admin status     show what is where
+orderflow-admin find       find mail by words, sender, Message-ID, document, time
+orderflow-admin show       tell the whole story of one mail; write out its raw bytes or a document
 orderflow-admin postfix    print the Postfix configuration for these settings
 orderflow-admin roles      print roles and policies, least privilege for each program
 """
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
 import click
 
 from .. import __version__
-from ..assembly import Parts
-from ..envelope import is_slug
-from ..records import OrganizationExists, recipients_path, schema
+from ..records import schema
 from ..settings import load
-from ..status import Status
 from ..terminal import json_option, opened, print_rows, program, settings_option
 from . import canary_command, postfix_config, roles
 from .check import check_all
+from .find import find
 from .findings import Level
+from .organizations import org, publish
+from .show import show
+from .status import status
 
-PARSED_SINCE = timedelta(hours=24)
-WINDOW = {Status.PARSED: ", last 24 h"}
 MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.TROUBLE: "TROUBLE"}
 
 
@@ -36,7 +34,8 @@ def cli() -> None:
     """See the module's header."""
 
 
-cli.add_command(canary_command.canary)
+for command in (org, status, find, show, canary_command.canary):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -55,57 +54,8 @@ def init(settings_file: str | None) -> None:
     parts.archive.prepare()
     schema.upgrade(parts.records.database)
     parts.queue.create_tables()
-    _publish(parts)
+    publish(parts)
     click.echo(f"ready: {parts.settings.state_dir}, schema {schema.needed_version()}")
-
-
-@cli.group()
-def org() -> None:
-    """Add, list, enable and disable organisations."""
-
-
-@org.command("add")
-@click.argument("slug")
-@click.option("--name", help="Name for people; default: the slug.")
-@settings_option
-def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
-    """Add the organisation SLUG; its mail comes to LOCAL_PART+SLUG@DOMAIN."""
-    if not is_slug(slug):
-        raise click.UsageError("a slug is of a-z, 0-9 and inner hyphens, at most 63 characters")
-    parts = opened(settings_file)
-    try:
-        parts.records.organizations.add(slug, name or slug)
-    except OrganizationExists:
-        raise click.ClickException(f"an organisation {slug} exists already") from None
-    _publish(parts)
-    settings = parts.settings
-    click.echo(f"added {slug}: {settings.local_part}+{slug}@{settings.domains[0]}")
-
-
-@org.command("list")
-@json_option
-@settings_option
-def list_orgs(as_json: bool, settings_file: str | None) -> None:
-    """List all organisations."""
-    parts = opened(settings_file)
-    orgs = parts.records.organizations.all()
-    print_rows([{"slug": o.slug, "name": o.name, "active": o.is_active, "id": o.id} for o in orgs], as_json)
-
-
-@org.command("enable")
-@click.argument("slug")
-@settings_option
-def enable_org(slug: str, settings_file: str | None) -> None:
-    """Let the organisation SLUG receive mail."""
-    _set_active(slug, True, settings_file)
-
-
-@org.command("disable")
-@click.argument("slug")
-@settings_option
-def disable_org(slug: str, settings_file: str | None) -> None:
-    """Refuse the mail of the organisation SLUG; its rows and documents stay."""
-    _set_active(slug, False, settings_file)
 
 
 @cli.command()
@@ -123,16 +73,6 @@ def check(postfix_config: str | None, no_postfix: bool, as_json: bool, settings_
     )
     if any(found.level is Level.TROUBLE for found in findings):
         raise SystemExit(1)
-
-
-@cli.command()
-@click.option("--org", "slug", help="Of this organisation alone.")
-@json_option
-@settings_option
-def status(slug: str | None, as_json: bool, settings_file: str | None) -> None:
-    """Show what is unfinished, failed or held, the messages of the last 24 hours, spool, dead letters and queue."""
-    parts = opened(settings_file)
-    print_rows([{"what": what, "value": value} for what, value in _status(parts, slug)], as_json)
 
 
 @cli.command("postfix")
@@ -170,39 +110,6 @@ def print_postgresql_roles(name: str, settings_file: str | None) -> None:
 def print_s3_policies(settings_file: str | None) -> None:
     """Print an example policy for each role, for this bucket and prefix, as JSON."""
     click.echo(roles.s3(load(settings_file)), nl=False)
-
-
-def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
-    parts = opened(settings_file)
-    if not parts.records.organizations.set_active(slug, is_active):
-        raise click.ClickException(f"no organisation is named {slug}")
-    _publish(parts)
-    click.echo(f"{'enabled' if is_active else 'disabled'} {slug}")
-
-
-def _publish(parts: Parts) -> None:
-    path = recipients_path(parts.settings.database_url)
-    if path:
-        parts.records.organizations.publish(path)
-
-
-def _status(parts: Parts, slug: str | None) -> list[tuple[str, Any]]:
-    org = parts.records.organizations.find(slug) if slug else None
-    if slug and org is None:
-        raise click.ClickException(f"no organisation is named {slug}")
-    org_id = org.id if org else None
-    messages, documents = parts.records.messages, parts.records.documents
-    counts = messages.count_by_status(datetime.now(UTC) - PARSED_SINCE, org_id)
-    rows: list[tuple[str, Any]] = [(f"messages {s.value}{WINDOW.get(s, '')}", n) for s, n in counts.items()]
-    rows += [(f"documents {s.value}", n) for s, n in documents.count_undone(org_id).items()]
-    rows.append(("oldest unfinished message", messages.oldest_unfinished(org_id)))
-    rows.append(("conflicts held", parts.records.conflicts.count_open(org_id)))
-    if org is None:
-        rows.append(("spool entries", len(parts.spool.entries())))
-        rows.append(("dead letters", len(parts.spool.dead())))
-        rows.append(("tasks waiting", parts.queue.depth()))
-        rows.append(("seconds overdue", round(messages.lag(datetime.now(UTC)))))
-    return rows
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What became of a mail that Postfix has taken and that has not come to a row: its queue is asked, see postqueue(1)."""
+"""Postfix's own queue, see postqueue(1): what it holds back, and what became of a mail that has not come to a row."""
 
 import json
 import os
@@ -7,6 +7,12 @@ import subprocess
 from typing import Any
 
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin"
+
+
+def deferred_mail(postfix_config: str | None) -> int | None:
+    """Count the mails in Postfix's deferred queue; None where it cannot be asked, or there is no Postfix."""
+    queue = _queue(postfix_config)
+    return None if queue is None else sum(1 for one in queue if one.get("queue_name") == "deferred")
 
 
 def waiting_because(queue_id: str, postfix_config: str | None) -> str:

@@ -14,6 +14,7 @@ MemoryError do pass: they tell of this machine and not of the mail, and must not
 """
 
 from .parts import Part, PartKind, Reason
+from .policy import accept_types
 from .reading import read_parts
 
-__all__ = ["Part", "PartKind", "Reason", "read_parts"]
+__all__ = ["Part", "PartKind", "Reason", "accept_types", "read_parts"]

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     BUSINESS_CARD = "business card"
     DELIVERY_REPORT = "delivery report"
     EMPTY = "empty"
+    NOT_ACCEPTED = "not accepted"
 
 
 @dataclass(frozen=True)

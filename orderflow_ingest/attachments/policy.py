@@ -8,11 +8,12 @@ too small for a scan; a large one that is all a page shows is the order itself. 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from urllib.parse import unquote
 
 from ..mime.filenames import extension
-from .parts import Part, Reason
+from .parts import Part, PartKind, Reason
 from .types import DOCUMENT_TYPES
 
 # What is passed over by its type, and what has to stand in it.
@@ -77,6 +78,22 @@ def judge(
     if (part.declared_type in _BODIES or is_multipart) and _is_text(part):
         return True, Reason.TEXT_BODY
     return True, Reason.DOCUMENT_TYPE
+
+
+def accept_types(parts: Iterable[Part], types: tuple[str, ...]) -> Iterator[Part]:
+    """Yield parts, passing over the documents of other content types than these, a kind as `image/*`; () means all.
+
+    Text bodies stay, since an order may be typed into one; and so does what could not be opened or read, since nobody
+    knows what is in it.
+    """
+    unknown = (Reason.NOT_OPENED, Reason.UNREADABLE, Reason.PARTIAL_MESSAGE)
+    for part in parts:
+        kind = f"{part.content_type.partition('/')[0]}/*"
+        is_accepted = not types or part.content_type in types or kind in types
+        if part.taken and not is_accepted and part.kind is PartKind.ATTACHMENT and part.reason not in unknown:
+            yield replace(part, taken=False, reason=Reason.NOT_ACCEPTED)
+        else:
+            yield part
 
 
 def find_references(pages: Iterable[str]) -> frozenset[str]:

@@ -11,6 +11,7 @@ from .documents import Document, Documents, NewDocument, SkippedPart
 from .events import Event, Events, add_events, operator_name
 from .messages import InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
+from .overview import LastError, Lately, OfOrganization, Overview
 from .runs import Run, Runs
 from .selection import Filter
 
@@ -28,13 +29,17 @@ __all__ = [
     "Filter",
     "InboundMessage",
     "Known",
+    "LastError",
+    "Lately",
     "Mail",
     "Messages",
     "NewDocument",
     "NewMessage",
+    "OfOrganization",
     "Organization",
     "OrganizationExists",
     "Organizations",
+    "Overview",
     "Records",
     "RecordsUnavailable",
     "Run",
@@ -58,3 +63,4 @@ class Records:
         self.documents = Documents(self.database, self.messages)
         self.events = Events(self.database)
         self.runs = Runs(self.database)
+        self.overview = Overview(self.database)

@@ -11,11 +11,13 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from ..message import own_identity
 from ..status import Held
 from .database import Database, whose
 from .events import Event, add_events
 from .messages import Known, Mail, Messages, NewMessage
-from .tables import OPEN, message_conflict, owned
+from .selection import Filter, held_condition
+from .tables import ALONE, OPEN, message_conflict, of_any, owned
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Conflict(Mail):
 
 
 _MAIL = [field.name for field in fields(Mail)]
+_COLUMNS = [message_conflict.c[field.name] for field in fields(Conflict)]
 _OPEN = sa.text(OPEN)
 
 
@@ -50,12 +53,43 @@ class Conflicts:
     def open(self, org_id: int | None = None, ids: tuple[UUID, ...] = (), limit: int = 1000) -> list[Conflict]:
         """List the conflicts that nobody has resolved, the oldest first."""
         c = message_conflict.c
-        columns = [c[field.name] for field in fields(Conflict)]
-        statement = sa.select(*columns).where(owned(message_conflict, org_id), _OPEN)
+        statement = sa.select(*_COLUMNS).where(owned(message_conflict, org_id), _OPEN)
         if ids:
             statement = statement.where(c.id.in_(ids))
         with self._database.read(whose(org_id)) as connection:
             return [_conflict(row) for row in connection.execute(statement.order_by(c.received_at).limit(limit))]
+
+    def alone(self, org_id: int, fingerprint: str) -> Conflict | None:
+        """Find what was held of this content and clashes with no message, whether it is decided or not."""
+        found = self._of(org_id, sa.text(ALONE), message_conflict.c.fingerprint == fingerprint)
+        return found[0] if found else None
+
+    def of_message(self, org_id: int, message_id: UUID) -> list[Conflict]:
+        """List what was held since it clashes with a message, the oldest first."""
+        return self._of(org_id, message_conflict.c.inbound_message_id == message_id)
+
+    def of_id(self, id: UUID, org_id: int | None = None) -> list[Conflict]:
+        """List what was held under an id, of one organisation or of all, whether it is decided or not."""
+        mine = owned(message_conflict, org_id) if org_id is not None else of_any(message_conflict)
+        statement = sa.select(*_COLUMNS).where(mine, message_conflict.c.id == id)
+        with self._database.read(whose(org_id)) as connection:
+            return [_conflict(row) for row in connection.execute(statement)]
+
+    def count_open_by_reason(self, org_id: int | None = None) -> dict[Held, int]:
+        """Count the held mails that nobody has decided on, by the reason."""
+        c = message_conflict.c
+        statement = sa.select(c.reason, sa.func.count()).where(owned(message_conflict, org_id), _OPEN)
+        with self._database.read(whose(org_id)) as connection:
+            found = {Held(reason): count for reason, count in connection.execute(statement.group_by(c.reason))}
+        return {reason: found.get(reason, 0) for reason in Held}
+
+    def find(self, chosen: Filter, limit: int) -> list[Conflict]:
+        """Find the held mails that nobody has decided on by time, sender and words, the newest first."""
+        c = message_conflict.c
+        wanted = held_condition(chosen, self._database.is_sqlite)
+        statement = sa.select(*_COLUMNS).where(wanted, _OPEN).order_by(c.received_at.desc(), c.id).limit(limit)
+        with self._database.read(whose(chosen.org_id)) as connection:
+            return [_conflict(row) for row in connection.execute(statement)]
 
     def count_open(self, org_id: int | None = None) -> int:
         """Count the conflicts that nobody has resolved."""
@@ -68,7 +102,8 @@ class Conflicts:
     def resolve(self, conflict: Conflict, accepted: NewMessage | None, now: datetime, told: Event) -> bool:
         """Close a conflict, and record `accepted` as a message due now; False if it is closed already.
 
-        `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes.
+        `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes. Where
+        the identity of `accepted` is taken it gets one of its own.
         """
         c = message_conflict.c
         close = message_conflict.update().where(c.org_id == conflict.org_id, c.id == conflict.id, _OPEN)
@@ -77,9 +112,17 @@ class Conflicts:
                 return False
             add_events(connection, [told])
             if accepted is not None:
-                self._messages.insert_in(connection, accepted, now)
+                if not self._messages.insert_in(connection, accepted, now):
+                    own = own_identity(accepted.source_message_id, accepted.fingerprint)
+                    self._messages.insert_in(connection, replace(accepted, source_message_id=own), now)
                 add_events(connection, [replace(told, inbound_message_id=accepted.id)])
             return True
+
+    def _of(self, org_id: int, *wanted: sa.ColumnElement[bool] | sa.TextClause) -> list[Conflict]:
+        c = message_conflict.c
+        statement = sa.select(*_COLUMNS).where(c.org_id == org_id, *wanted).order_by(c.received_at, c.id)
+        with self._database.read(org_id) as connection:
+            return [_conflict(row) for row in connection.execute(statement)]
 
 
 def _conflict(row: Any) -> Conflict:

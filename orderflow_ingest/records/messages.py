@@ -21,7 +21,7 @@ from ..sampled import Sampled
 from ..status import UNFINISHED, EventKind, Status, sources
 from .database import NO_TENANT, Database, RecordsUnavailable, whose
 from .events import Event, add_events
-from .selection import Filter, condition, stands_at
+from .selection import Filter, Ways, condition, stands_at, ways
 from .tables import FAILED, UtcDateTime, inbound_message, message_conflict, owned
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
@@ -162,14 +162,15 @@ class Messages:
     def select(self, chosen: Filter, limit: int, after: InboundMessage | None = None) -> list[InboundMessage]:
         """Select messages, the newest first; `after` the last one of the page before."""
         t = inbound_message.c
-        wanted = condition(chosen, self._database.is_sqlite)
-        if after is not None:
-            wanted &= sa.tuple_(t.received_at, t.id) < sa.tuple_(after.received_at, after.id)
-        newest = t.received_at.desc()
-        if chosen.is_of_most:
-            newest = newest.nulls_last()  # the order of the index over all organisations, and of no other
-        statement = sa.select(*_COLUMNS).where(wanted).order_by(newest, t.id.desc()).limit(limit)
         with self._database.read(whose(chosen.org_id)) as connection:
+            by = Ways() if self._database.is_sqlite else ways(chosen, connection)
+            wanted = condition(chosen, self._database.is_sqlite, by)
+            if after is not None:
+                wanted &= sa.tuple_(t.received_at, t.id) < sa.tuple_(after.received_at, after.id)
+            newest = t.received_at.desc()
+            if chosen.is_of_most and by.is_as_it_came:
+                newest = newest.nulls_last()  # the order of the index over all organisations, and of no other
+            statement = sa.select(*_COLUMNS).where(wanted).order_by(newest, t.id.desc()).limit(limit)
             return [_message(row) for row in connection.execute(statement)]
 
     def count(self, chosen: Filter) -> int:

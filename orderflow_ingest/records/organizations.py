@@ -9,14 +9,18 @@ import os
 import re
 import sqlite3
 import time
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from ..org_settings import OrgSettings, changed, read_settings
 from .database import NO_TENANT, Database, RecordsUnavailable
 from .tables import organization
 
@@ -30,12 +34,18 @@ class OrganizationExists(Exception):
 
 @dataclass(frozen=True)
 class Organization:
-    """One tenant."""
+    """One tenant; `stored` are its settings as they are written."""
 
     id: int
     slug: str
     name: str
     is_active: bool
+    stored: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def settings(self) -> OrgSettings:
+        """Read the settings. Raises BadOrgSettings."""
+        return read_settings(self.stored)
 
 
 class Organizations:
@@ -45,6 +55,7 @@ class Organizations:
         self._database = database
         self._slugs: dict[int, str] = {}
         self._found: dict[str, tuple[float, Organization]] = {}
+        self._by_id: dict[int, tuple[float, Organization]] = {}
 
     def find(self, slug: str) -> Organization | None:
         """Find an organisation by its slug; what was found less than a second ago is not asked for again."""
@@ -60,6 +71,15 @@ class Organizations:
         """Give what find() would answer without asking the database; None if it would ask."""
         at, org = self._found.get(slug, (0.0, None))
         return org if time.monotonic() - at < _REMEMBERED else None
+
+    def get(self, id: int) -> Organization | None:
+        """Get an organisation by its id; what was found less than a second ago is not asked for again."""
+        at, org = self._by_id.get(id, (0.0, None))
+        if org is None or time.monotonic() - at >= _REMEMBERED:
+            org = next(iter(self._select(organization.c.id == id)), None)
+            if org:
+                self._by_id[id] = (time.monotonic(), org)
+        return org
 
     def all(self) -> list[Organization]:
         """List all organisations by slug."""
@@ -79,6 +99,21 @@ class Organizations:
         with self._database.write(NO_TENANT) as connection:
             statement = organization.update().where(organization.c.slug == slug).values(is_active=is_active)
             return connection.execute(statement).rowcount == 1
+
+    def change_settings(self, slug: str, changes: Mapping[str, str]) -> bool:
+        """Change settings, and take out those whose new value is empty; False if there is no such organisation.
+
+        What others change at the same time stays, and so do keys that a newer version has written. Raises
+        BadOrgSettings.
+        """
+        mine = organization.c.slug == slug
+        with self._database.write(NO_TENANT) as connection:
+            found = connection.execute(sa.select(organization.c.settings).where(mine).with_for_update()).first()
+            if found:
+                values = {"settings": changed(found.settings, changes)}
+                connection.execute(organization.update().where(mine).values(**values))
+        self._found.pop(slug, None)
+        return found is not None
 
     def publish(self, path: Path) -> None:
         """Write the active slugs where Postfix's sqlite: map reads them; see the module's header."""
@@ -113,7 +148,8 @@ class Organizations:
         return self._slugs[org_id]
 
     def _select(self, condition: sa.ColumnElement[bool]) -> list[Organization]:
-        columns = (organization.c.id, organization.c.slug, organization.c.name, organization.c.is_active)
+        o = organization.c
+        columns = (o.id, o.slug, o.name, o.is_active, o.settings)
         with self._database.read(NO_TENANT) as connection:
             rows = connection.execute(sa.select(*columns).where(condition).order_by(organization.c.slug))
             return [Organization(*row) for row in rows]

@@ -5,6 +5,10 @@ is a run of letters and digits; a mail must have all of them, in its sender's ad
 `document_words`, in one document's file name. PostgreSQL has an index of them; SQLite reads the rows, and finds words
 in their middle too.
 
+The newest mail with certain words can be sought from either end: by the index of words, where they are rare, or by
+going through the mail as it came, where so much of it has them that the first ones are soon found. PostgreSQL knows too
+little of words that are cut short to choose well, so that they are counted first, as far as COMMON (see `ways`).
+
 A sender is a whole address, or a domain written @domain. Statuses are chosen in the words of the partial indexes, as
 far as those reach.
 """
@@ -13,6 +17,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -27,11 +33,37 @@ from .tables import (
     SOURCES,
     document,
     inbound_message,
+    message_conflict,
     of_any,
     owned,
 )
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
+COMMON = 2000
+
+
+class Way(Enum):
+    """From which end mail is sought."""
+
+    PLANNED = "as the database thinks best"
+    WORDS_FIRST = "by the index of words"
+    AS_IT_CAME = "by the order in which it came"
+
+
+@dataclass(frozen=True)
+class Ways:
+    """From which end mail is sought by its own words, and by those of its documents."""
+
+    messages: Way = Way.PLANNED
+    documents: Way = Way.PLANNED
+
+    @property
+    def is_as_it_came(self) -> bool:
+        """Tell whether nothing that is sought is rare."""
+        return Way.WORDS_FIRST not in (self.messages, self.documents)
+
+
+_PLANNED = Ways()
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -59,13 +91,31 @@ class Filter:
 
     @property
     def is_of_most(self) -> bool:
-        """Tell whether nearly every message is chosen, of some time, so that the first ones by time are soon found."""
-        narrow = (self.org_id, self.ids, self.message_id, self.sender, self.words, self.document_words, self.error)
+        """Tell whether nearly every message may be chosen, of some time, so that the first ones by time are soon found.
+
+        Of words that may be so: PostgreSQL has counted them, and takes the index of words where they are rare.
+        """
+        narrow = (self.org_id, self.ids, self.message_id, self.error)
         return not any(narrow) and not self.unseen and (not self.statuses or Status.PARSED in self.statuses)
 
 
-def condition(chosen: Filter, is_sqlite: bool) -> sa.ColumnElement[bool]:
-    """Give what a message must be to be one of those that are meant."""
+def ways(chosen: Filter, connection: sa.Connection) -> Ways:
+    """Ask PostgreSQL how common the words are that are sought, and tell from which end to seek the newest mail."""
+
+    def way(table: sa.Table, words: list[sa.ColumnElement[bool]]) -> Way:
+        if not words:
+            return Way.PLANNED
+        # To the end of the transaction: a scan that is to find the first few stops late where they lie at its end.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        found = sa.select(sa.literal(1)).select_from(table).where(owned(table, chosen.org_id), *words)
+        count = connection.scalar(sa.select(sa.func.count()).select_from(found.limit(COMMON + 1).subquery()))
+        return Way.AS_IT_CAME if (count or 0) > COMMON else Way.WORDS_FIRST
+
+    return Ways(way(inbound_message, _words_of_messages(chosen)), way(document, _words_of_documents(chosen)))
+
+
+def condition(chosen: Filter, is_sqlite: bool, by: Ways = _PLANNED) -> sa.ColumnElement[bool]:
+    """Give what a message must be to be one of those that are meant; `by` is PostgreSQL's alone."""
     t = inbound_message.c
     conditions: list[sa.ColumnElement[bool]] = [owned(inbound_message, chosen.org_id)]
     if chosen.ids:
@@ -82,11 +132,27 @@ def condition(chosen: Filter, is_sqlite: bool) -> sa.ColumnElement[bool]:
         conditions.append(t.received_at < chosen.until)
     if chosen.source:
         conditions.append(t.source == chosen.source)
+    words = _words_of_messages(chosen, is_sqlite)
+    if words and by.messages is Way.WORDS_FIRST:
+        conditions.append(_of_named(inbound_message, t.id, chosen.org_id, words))
+    elif words:
+        conditions += [_passed_by_index(one) for one in words] if by.messages is Way.AS_IT_CAME else words
     if chosen.sender:
-        conditions += [_has_words(MESSAGE_TEXT, MESSAGE_WORDS, chosen.sender, is_sqlite), _is_from(chosen.sender)]
-    if chosen.words:
-        conditions.append(_has_words(MESSAGE_TEXT, MESSAGE_WORDS, chosen.words, is_sqlite))
-    return sa.and_(*conditions, *_of_documents(chosen, is_sqlite))
+        conditions.append(_is_from(chosen.sender))
+    return sa.and_(*conditions, *_of_documents(chosen, is_sqlite, by.documents))
+
+
+def held_condition(chosen: Filter, is_sqlite: bool) -> sa.ColumnElement[bool]:
+    """Give what a held mail must be to be one of those that are meant, by its time, its sender and its words."""
+    c = message_conflict.c
+    conditions = [owned(message_conflict, chosen.org_id), *_words_of_messages(chosen, is_sqlite)]
+    if chosen.since:
+        conditions.append(c.received_at >= chosen.since)
+    if chosen.until:
+        conditions.append(c.received_at < chosen.until)
+    if chosen.sender:
+        conditions.append(_is_from(chosen.sender, message_conflict))
+    return sa.and_(*conditions)
 
 
 def stands_at(statuses: Iterable[Status]) -> sa.ColumnElement[bool]:
@@ -112,12 +178,16 @@ def _of_statuses(statuses: tuple[Status, ...]) -> sa.ColumnElement[bool]:
     return sa.or_(*either)
 
 
-def _of_documents(chosen: Filter, is_sqlite: bool) -> list[sa.ColumnElement[bool]]:
+def _of_documents(chosen: Filter, is_sqlite: bool, by: Way) -> list[sa.ColumnElement[bool]]:
     """Give the conditions on a message's documents, each met by one of them."""
     d, t = document.c, inbound_message.c
     found: list[sa.ColumnElement[bool]] = []
     if chosen.document_words:
-        found.append(_any_document(_has_words(DOCUMENT_TEXT, DOCUMENT_WORDS, chosen.document_words, is_sqlite)))
+        words = _words_of_documents(chosen, is_sqlite)
+        if by is Way.WORDS_FIRST:
+            found.append(_of_named(document, d.inbound_message_id, chosen.org_id, words))
+        else:
+            found.append(_any_document(sa.and_(*words), is_asked_each=by is Way.AS_IT_CAME))
     if chosen.document_type:
         found.append(_any_document(d.content_type.like(_pattern(chosen.document_type), escape="\\")))
     if chosen.unseen:
@@ -131,30 +201,67 @@ def _of_documents(chosen: Filter, is_sqlite: bool) -> list[sa.ColumnElement[bool
     return found
 
 
-def _any_document(wanted: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+def _any_document(wanted: sa.ColumnElement[bool], is_asked_each: bool = False) -> sa.ColumnElement[bool]:
+    """Tell whether a message has such a document; `is_asked_each`: of one message after the other."""
     d, t = document.c, inbound_message.c
     mine = sa.select(sa.literal(1)).where(d.org_id == t.org_id, d.inbound_message_id == t.id, wanted)
+    if is_asked_each:
+        mine = mine.offset(0)  # or PostgreSQL would make a join of it, and might begin at the other end
     return mine.correlate(inbound_message).exists()
 
 
-def _has_words(text: str, words: str, wanted: str, is_sqlite: bool) -> sa.ColumnElement[bool]:
-    """Tell whether a text has all these words; a text without a word is in none."""
+def _words_of_messages(chosen: Filter, is_sqlite: bool = False) -> list[sa.ColumnElement[bool]]:
+    found = []
+    if chosen.sender:
+        found.append(_has_words(MESSAGE_TEXT, MESSAGE_WORDS, chosen.sender, is_sqlite, are_whole=True))
+    if chosen.words:
+        found.append(_has_words(MESSAGE_TEXT, MESSAGE_WORDS, chosen.words, is_sqlite))
+    return found
+
+
+def _words_of_documents(chosen: Filter, is_sqlite: bool = False) -> list[sa.ColumnElement[bool]]:
+    wanted = chosen.document_words
+    return [_has_words(DOCUMENT_TEXT, DOCUMENT_WORDS, wanted, is_sqlite)] if wanted else []
+
+
+def _of_named(
+    table: sa.Table, id: sa.Column[Any], org_id: int | None, words: list[sa.ColumnElement[bool]]
+) -> sa.ColumnElement[bool]:
+    """Choose the messages of the rows that have these words, which are found first."""
+    t = inbound_message.c
+    named = sa.select(table.c.org_id, id.label("message_id")).where(owned(table, org_id), *words)
+    found = named.cte(f"named_{table.name}").prefix_with("MATERIALIZED")
+    return sa.tuple_(t.org_id, t.id).in_(sa.select(found.c.org_id, found.c.message_id))
+
+
+def _passed_by_index(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Write a condition in a form that no index is asked for, and that is taken for true as often as not."""
+    return sa.func.coalesce(condition, sa.false())
+
+
+def _has_words(text: str, words: str, wanted: str, is_sqlite: bool, are_whole: bool = False) -> sa.ColumnElement[bool]:
+    """Tell whether a text has all these words, or words that begin so; a text without a word is in none."""
     found = _WORD.findall(wanted.lower())
     if not found:
         return sa.false()
     if is_sqlite:
         return sa.and_(*(sa.literal_column(f"lower({text})").contains(word, autoescape=True) for word in found))
-    query = sa.func.to_tsquery(sa.text("'simple'::regconfig"), " & ".join(f"{word}:*" for word in found))
+    query = sa.func.to_tsquery(
+        sa.text("'simple'::regconfig"), " & ".join(found if are_whole else [f"{word}:*" for word in found])
+    )
     return sa.literal_column(words).op("@@")(query)
 
 
-def _is_from(sender: str) -> sa.ColumnElement[bool]:
-    """Tell whether a mail is from an address, or from a domain written @domain: by its header or its envelope."""
-    t, wanted = inbound_message.c, sender.lower()
+def _is_from(sender: str, table: sa.Table = inbound_message) -> sa.ColumnElement[bool]:
+    """Tell whether a mail is from an address, or from a domain written @domain: by its header or its envelope.
+
+    Its words are asked for besides; PostgreSQL would take both for independent, and the sender for a rare one.
+    """
+    t, wanted = table.c, sender.lower()
     columns = (sa.func.lower(t.from_email), sa.func.lower(t.envelope_sender))
     if wanted.startswith("@"):
-        return sa.or_(*(column.endswith(wanted, autoescape=True) for column in columns))
-    return sa.or_(*(column == wanted for column in columns))
+        return _passed_by_index(sa.or_(*(column.endswith(wanted, autoescape=True) for column in columns)))
+    return _passed_by_index(sa.or_(*(column == wanted for column in columns)))
 
 
 def _pattern(content_type: str) -> str:

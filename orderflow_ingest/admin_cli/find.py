@@ -1,0 +1,89 @@
+"""orderflow-admin find: where is my supplier's order? One line for each mail, the newest first.
+
+Words are sought at their beginning, in the sender's addresses and the subject, or in the names of documents; see
+`records.selection`. Mail that is held is found too, though not by Message-ID or document: its row tells neither.
+`orderflow-admin show ID` then tells the whole story of one.
+"""
+
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+import click
+
+from ..records import Conflict, Filter, InboundMessage
+from ..status import HandOver, Status
+from ..terminal import json_option, opened, print_rows, settings_option
+from .asking import MOMENT, org_id_of, org_option, utc
+
+_HELD = "HELD"
+_STATUSES = click.Choice([*(status.value for status in Status), _HELD], case_sensitive=False)
+
+
+@click.command()
+@click.argument("words", nargs=-1)
+@org_option
+@click.option("--sender", metavar="ADDRESS", help="From this address, or from a domain written @domain.")
+@click.option("--subject", metavar="WORDS", help="With these words in the subject or the sender's addresses, as WORDS.")
+@click.option("--message-id", metavar="ID", help="With this Message-ID, <> and all.")
+@click.option("--document", metavar="WORDS", help="With a document that has these words in its file name.")
+@click.option("--since", type=MOMENT, metavar="TIME", help="Received at this time (UTC) or later.")
+@click.option("--until", type=MOMENT, metavar="TIME", help="Received before this time (UTC).")
+@click.option("--status", "statuses", multiple=True, type=_STATUSES, help="Of this status; may be repeated.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10000), help="At most so many.")
+@json_option
+@settings_option
+def find(
+    words: tuple[str, ...],
+    slug: str | None,
+    sender: str | None,
+    subject: str | None,
+    message_id: str | None,
+    document: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    statuses: tuple[str, ...],
+    limit: int,
+    as_json: bool,
+    settings_file: str | None,
+) -> None:
+    """Find mail by WORDS of its sender and subject and by the options, the newest first."""
+    parts = opened(settings_file)
+    chosen = Filter(
+        org_id=org_id_of(parts, slug),
+        statuses=tuple(Status(name.upper()) for name in statuses if name.upper() != _HELD),
+        since=utc(since),
+        until=utc(until),
+        message_id=message_id and message_id.strip(),
+        sender=sender and sender.strip(),
+        words=" ".join([*words, subject or ""]).strip() or None,
+        document_words=document,
+    )
+    of_status = {name.upper() for name in statuses}
+    found = parts.records.messages.select(chosen, limit) if of_status != {_HELD} else []
+    hand_overs = parts.records.overview.hand_overs(found)
+    mails: list[InboundMessage | Conflict] = [*found]
+    if not (message_id or document) and (not of_status or _HELD in of_status):
+        mails += parts.records.conflicts.find(chosen, limit)
+    mails.sort(key=lambda mail: mail.received_at, reverse=True)
+    slugs = parts.records.organizations.slug
+    rows = [
+        _row(mail, slugs(mail.org_id), hand_overs.get((mail.org_id, mail.id), Counter()), as_json)
+        for mail in mails[:limit]
+    ]
+    print_rows(rows, as_json)
+    if not rows and not as_json:
+        click.echo("nothing is found", err=True)
+
+
+def _row(message: InboundMessage | Conflict, org: str, documents: Counter[HandOver], as_json: bool) -> dict[str, Any]:
+    told = ", ".join(f"{documents[state]} {state.value}" for state in HandOver if documents[state])
+    return {
+        "id": message.id,
+        "received": message.received_at,
+        "org": org,
+        "status": message.status.value if isinstance(message, InboundMessage) else _HELD,
+        "sender": message.from_email or message.envelope_sender,
+        "subject": message.subject if as_json else message.subject[:60],
+        "documents": {state.value: documents[state] for state in HandOver} if as_json else told,
+    }

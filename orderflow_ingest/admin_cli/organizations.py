@@ -1,0 +1,165 @@
+"""orderflow-admin org: organisations, their settings, and what would become of a mail to one."""
+
+from typing import Any, BinaryIO
+
+import click
+
+from ..assembly import Parts
+from ..envelope import is_slug
+from ..org_settings import KEYS, BadOrgSettings
+from ..records import OrganizationExists, recipients_path
+from ..terminal import json_option, opened, print_rows, settings_option
+from .asking import named_org
+from .trial import try_mail
+
+
+@click.group("org")
+def org() -> None:
+    """Add, list, enable, disable and set up organisations, and try what would become of a mail."""
+
+
+@org.command("add")
+@click.argument("slug")
+@click.option("--name", help="Name for people; default: the slug.")
+@settings_option
+def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
+    """Add the organisation SLUG; its mail comes to LOCAL_PART+SLUG@DOMAIN."""
+    if not is_slug(slug):
+        raise click.UsageError("a slug is of a-z, 0-9 and inner hyphens, at most 63 characters")
+    parts = opened(settings_file)
+    try:
+        parts.records.organizations.add(slug, name or slug)
+    except OrganizationExists:
+        raise click.ClickException(f"an organisation {slug} exists already") from None
+    publish(parts)
+    settings = parts.settings
+    click.echo(f"added {slug}: {settings.local_part}+{slug}@{settings.domains[0]}")
+
+
+@org.command("list")
+@json_option
+@settings_option
+def list_orgs(as_json: bool, settings_file: str | None) -> None:
+    """List all organisations, with what is set for each."""
+    parts = opened(settings_file)
+    orgs = parts.records.organizations.all()
+    print_rows(
+        [
+            {"slug": o.slug, "name": o.name, "active": o.is_active, "id": o.id, "settings": _listed(o.stored, as_json)}
+            for o in orgs
+        ],
+        as_json,
+    )
+
+
+@org.command("enable")
+@click.argument("slug")
+@settings_option
+def enable_org(slug: str, settings_file: str | None) -> None:
+    """Let the organisation SLUG receive mail."""
+    _set_active(slug, True, settings_file)
+
+
+@org.command("disable")
+@click.argument("slug")
+@settings_option
+def disable_org(slug: str, settings_file: str | None) -> None:
+    """Refuse the mail of the organisation SLUG; its rows and documents stay."""
+    _set_active(slug, False, settings_file)
+
+
+@org.command("show")
+@click.argument("slug")
+@json_option
+@settings_option
+def show_org(slug: str, as_json: bool, settings_file: str | None) -> None:
+    """Show the settings of the organisation SLUG, and what there is to set."""
+    stored = named_org(opened(settings_file), slug).stored
+    rows = [
+        {
+            "setting": key.name,
+            "value": stored.get(key.name, key.default) or key.default_meaning,
+            "set": key.name in stored,
+            "meaning": key.meaning,
+        }
+        for key in KEYS
+    ]
+    known = {key.name for key in KEYS}
+    rows += [
+        {"setting": name, "value": value, "set": True, "meaning": "unknown to this version, and not heeded"}
+        for name, value in stored.items()
+        if name not in known
+    ]
+    print_rows(rows, as_json)
+
+
+@org.command("set")
+@click.argument("slug")
+@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
+@settings_option
+def set_org(slug: str, settings: tuple[str, ...], settings_file: str | None) -> None:
+    """Set each KEY of the organisation SLUG; deliveries heed it within a second or two."""
+    changes = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"{text} is not of the form KEY=VALUE")
+        changes[name.strip()] = value
+    _change(slug, changes, settings_file)
+
+
+@org.command("unset")
+@click.argument("slug")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@settings_option
+def unset_org(slug: str, keys: tuple[str, ...], settings_file: str | None) -> None:
+    """Make each KEY of the organisation SLUG what it is for everybody."""
+    _change(slug, dict.fromkeys(keys, ""), settings_file)
+
+
+@org.command("test")
+@click.argument("address")
+@click.argument("file", type=click.File("rb"), required=False)
+@click.option("--sender", metavar="ADDRESS", help="The address in From, where there is no FILE.")
+@click.option("--size", type=click.IntRange(0), metavar="BYTES", help="The size of the mail, where there is no FILE.")
+@json_option
+@settings_option
+def test_mail(
+    address: str, file: BinaryIO | None, sender: str | None, size: int | None, as_json: bool, settings_file: str | None
+) -> None:
+    """Tell what would become of a mail to ADDRESS, the .eml FILE say, and change nothing."""
+    raw = file.read() if file else None
+    if raw is not None and (sender or size is not None):
+        raise click.UsageError("--sender and --size are for a mail that is not there: leave them out, or FILE")
+    parts = opened(settings_file)
+    print_rows([{"what": what, "value": value} for what, value in try_mail(address, raw, sender, size, parts)], as_json)
+
+
+def publish(parts: Parts) -> None:
+    """Write the active organisations where Postfix's sqlite: map reads them, if it is that."""
+    path = recipients_path(parts.settings.database_url)
+    if path:
+        parts.records.organizations.publish(path)
+
+
+def _listed(stored: Any, as_json: bool) -> Any:
+    return dict(stored) if as_json else " ".join(f"{name}={value}" for name, value in stored.items()) or None
+
+
+def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
+    parts = opened(settings_file)
+    if not parts.records.organizations.set_active(slug, is_active):
+        raise click.ClickException(f"no organisation is named {slug}")
+    publish(parts)
+    click.echo(f"{'enabled' if is_active else 'disabled'} {slug}")
+
+
+def _change(slug: str, changes: dict[str, str], settings_file: str | None) -> None:
+    organizations = opened(settings_file).records.organizations
+    try:
+        is_known = organizations.change_settings(slug, changes)
+    except BadOrgSettings as error:
+        raise click.UsageError(str(error)) from None
+    if not is_known:
+        raise click.ClickException(f"no organisation is named {slug}")
+    click.echo(f"{slug}: {', '.join(changes)} {'set' if any(changes.values()) else 'as for everybody'}")

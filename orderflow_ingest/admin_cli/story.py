@@ -1,0 +1,83 @@
+"""The whole story of one mail, a message or held: its rows, its raw header, its parts, its events.
+
+Where the raw mail is erased, or the archive does not give it, the rest is told, and why it is missing.
+"""
+
+from dataclasses import dataclass, field
+
+from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
+from ..assembly import Parts
+from ..mime.fields import find_sender_header, iterate_fields, skip_leading_blanks, split_header
+from ..mime.words import decode_text, storable
+from ..records import Conflict, Document, Event, InboundMessage, SkippedPart
+from ..status import EventKind
+
+_SHOWN = (
+    *("from", "sender", "reply-to", "to", "cc", "subject", "date", "message-id", "in-reply-to"),
+    *("return-path", "delivered-to", "received", "authentication-results", "x-mailer", "user-agent"),
+)
+_HEADER_LIMIT, _MOST_FIELDS, _LONGEST = 1 << 20, 60, 500
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that is known of a mail; `missing` tells why there is no header."""
+
+    org: str
+    mail: InboundMessage | Conflict
+    header: list[tuple[str, str]] = field(default_factory=list)
+    missing: str = ""
+    parts: list[Document | SkippedPart] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    held: list[Conflict] = field(default_factory=list)
+
+
+def tell_message(message: InboundMessage, parts: Parts) -> Story:
+    """Tell the story of a message. Raises RecordsUnavailable."""
+    documents, owner = parts.records.documents, (message.org_id, message.id)
+    header, missing = _header(message, parts)
+    return Story(
+        org=parts.records.organizations.slug(message.org_id),
+        mail=message,
+        header=header,
+        missing=missing,
+        parts=sorted([*documents.of_message(*owner), *documents.skipped(*owner)], key=_place),
+        events=parts.records.events.of_message(message),
+        held=parts.records.conflicts.of_message(*owner),
+    )
+
+
+def tell_held(held: Conflict, parts: Parts) -> Story:
+    """Tell the story of a mail that is held. Raises RecordsUnavailable."""
+    header, missing = _header(held, parts)
+    begun = Event(held.org_id, held.id, EventKind.RECEIVED, held.client_address, held.received_at)
+    events = [begun, *parts.records.events.of(held.org_id, held.id)]
+    return Story(parts.records.organizations.slug(held.org_id), held, header, missing, events=events)
+
+
+def read_header(raw: bytes) -> list[tuple[str, str]]:
+    """Read the fields that tell who wrote a mail and which way it came, as they stand, those of servers first."""
+    found: list[tuple[str, str]] = []
+    # Where a server found no header, its own fields stand in front of the sender's.
+    for start in dict.fromkeys((skip_leading_blanks(raw), skip_leading_blanks(raw, find_sender_header(raw)))):
+        header_end, _ = split_header(raw, start)
+        for one in iterate_fields(raw[start : min(header_end, start + _HEADER_LIMIT)]):
+            if one.name in _SHOWN and len(found) < _MOST_FIELDS:
+                text = " ".join(decode_text(one.value[: 4 * _LONGEST]).split())
+                found.append((one.name.title(), storable(text)[:_LONGEST]))
+    return found
+
+
+def _header(mail: InboundMessage | Conflict, parts: Parts) -> tuple[list[tuple[str, str]], str]:
+    if mail.erased_at:
+        return [], f"raw mail was erased at {mail.erased_at:%Y-%m-%d %H:%M}Z"
+    try:
+        return read_header(parts.archive.read(mail.raw_key, mail.digest)), ""
+    except ArchiveUnavailable as error:
+        return [], str(error)
+    except (ObjectMissing, ObjectDamaged) as error:
+        return [], f"{type(error).__name__}: {error}"
+
+
+def _place(part: Document | SkippedPart) -> list[int]:
+    return [int(number) if number.isdigit() else 0 for number in part.part_path.split(".")]

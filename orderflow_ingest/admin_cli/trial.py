@@ -1,0 +1,93 @@
+"""What would become of a mail: the questions of a delivery, asked in its order and by its own functions, and no write.
+
+Whether a backend is away, or too much work waits, is a question of the moment, and not asked.
+"""
+
+from collections.abc import Iterator
+
+from ..assembly import Parts
+from ..attachments import accept_types, read_parts
+from ..delivery import EMAIL
+from ..envelope import ForeignDomain, organization_slug
+from ..message import read_message
+from ..org_settings import BadOrgSettings
+from ..outcomes import Outcome
+from ..recognition import recognise
+from ..records import Organization
+from ..senders import doubt_sender
+
+Told = tuple[str, str]
+
+
+def try_mail(address: str, raw: bytes | None, sender: str | None, size: int | None, parts: Parts) -> Iterator[Told]:
+    """Tell step by step what would become of a mail to an address, and last how its delivery would end."""
+    settings = parts.settings
+    try:
+        slug = organization_slug(address, settings.local_part, settings.domains)
+    except ForeignDomain:
+        yield "recipient", "its domain is not in ORDERFLOW_DOMAIN"
+        yield _ended(Outcome.MISCONFIGURED)
+        return
+    org = parts.records.organizations.find(slug) if slug else None
+    if org is None:
+        yield "recipient", f"no organisation is named {slug}" if slug else "it names no organisation"
+        yield _ended(Outcome.UNKNOWN_ORG)
+        return
+    yield "recipient", f"organisation {org.slug}, {'active' if org.is_active else 'switched off'}"
+    if not org.is_active:
+        yield _ended(Outcome.ORG_DISABLED)
+        return
+    try:
+        limits = [limit for limit in (settings.max_message_size, org.settings.max_message_size) if limit]
+        length = size if raw is None else len(raw)
+        if length is not None:
+            yield "size", f"{length} of {min(limits)} bytes"
+            if length > settings.max_message_size:
+                yield _ended(Outcome.TOO_BIG)
+                return
+        yield from _judged_unseen(org, sender, length, parts) if raw is None else _judged(org, raw, parts)
+    except BadOrgSettings as error:
+        yield "settings", str(error)
+        yield _ended(Outcome.MISCONFIGURED)
+
+
+def _judged_unseen(org: Organization, sender: str | None, length: int | None, parts: Parts) -> Iterator[Told]:
+    """Judge a mail of which nothing is known but what was said of it."""
+    allowed, limit = org.settings.allowed_senders, org.settings.max_message_size
+    if length is not None and limit and length > limit:
+        yield _ended(Outcome.TOO_BIG)
+        return
+    doubt = doubt_sender(f"From: {sender or ''}\n\n".encode(), allowed, "") if allowed else None
+    if sender:
+        yield "sender", f"held: {doubt}" if doubt else "taken"
+    elif allowed:
+        yield "sender", f"of {', '.join(allowed)} alone"
+    if allowed and not doubt and parts.settings.authserv_id:
+        yield "sender", f"if {parts.settings.authserv_id} calls it authenticated; else held"
+    yield _ended(Outcome.HELD if sender and doubt else Outcome.DELIVERED)
+
+
+def _judged(org: Organization, raw: bytes, parts: Parts) -> Iterator[Told]:
+    """Judge a mail as a delivery does, and tell what extraction would make of it."""
+    message = read_message(raw)
+    if message is None:
+        yield "header", "empty, or not one field of its sender"
+        yield _ended(Outcome.MALFORMED)
+        return
+    seen = recognise(EMAIL, message, raw, org, parts.records, parts.settings.authserv_id)
+    yield "from", message.from_email
+    yield "subject", message.subject
+    yield "identity", f"{seen.message.source_message_id}, {f'known: {seen.known.id}' if seen.known else 'new'}"
+    if org.settings.allowed_senders and not seen.verdict:
+        yield "sender", f"held: {seen.doubt}" if seen.doubt else "taken"
+    outcome = seen.verdict or (Outcome.HELD if seen.held else Outcome.DELIVERED)
+    if outcome is not Outcome.TOO_BIG:
+        for part in accept_types(read_parts(raw), org.settings.document_types):
+            verdict = "taken" if part.taken else "passed over"
+            name = f" {part.filename}" if part.filename else ""
+            yield f"part {part.path}", f"{verdict}, {part.reason}: {part.content_type}{name}, {part.size} bytes"
+    yield _ended(outcome, f" ({seen.held})" if seen.held else "")
+
+
+def _ended(outcome: Outcome, why: str = "") -> Told:
+    return "outcome", f"{outcome.name}{why}: {outcome.reply_code} {outcome.dsn_code} {outcome.text}"

@@ -1,0 +1,370 @@
+"""orderflow-admin find, show, status and org as programs: what an operator asks, and what he is told."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from orderflow_ingest import admin_cli
+from orderflow_ingest.assembly import open_parts
+from orderflow_ingest.delivery import receive
+from orderflow_ingest.envelope import Envelope
+from orderflow_ingest.extraction import extract
+from orderflow_ingest.handover import hand_over
+from orderflow_ingest.outcomes import Outcome
+from orderflow_ingest.records import Filter
+from tests.fakes import embedded
+from tests.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS
+from tests.lab.postfix import Postfix
+from tests.lab.process import scratch, wait_until
+from tests.lab.smtp import send
+from tests.mails import mail, order, part
+
+ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"
+STEERING = "\x1b[2J\x1b]0;owned\x07"
+TOLD = mail(
+    7,
+    b"--b\nContent-Type: text/plain\n\n12 widgets\n"
+    + b"--b\n"
+    + part(b'Content-Type: application/pdf; name="PO_4711.pdf"\nContent-Disposition: attachment', b"%PDF-1.4")
+    + b"\n--b\nContent-Type: image/gif\nContent-ID: <x>\nContent-Disposition: inline\n\nGIF89a\n--b--\n",
+    MIME_Version="1.0", Content_Type='multipart/mixed; boundary="b"', Subject=f"Bestellung 4711 {STEERING}",
+    Received="from mail.shop.example by mx.example.com; Fri, 20 Nov 2026 10:00:01 +0000",
+)  # fmt: skip
+
+
+class Place:
+    """A deployment on SQLite and files that belongs to nobody; mail is delivered and worked on in this process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state, self.settings_file = directory / "state", directory / "ingest.env"
+        self.state.mkdir(mode=0o755)
+        self.settings_file.write_text(f"ORDERFLOW_STATE_DIR={self.state}\n")
+        self.parts = embedded(self.state)
+        open_parts(self.parts.settings, create=True).queue.create_tables()
+        for path in (directory, self.settings_file):
+            path.chmod(0o755)
+        self.give_away()
+
+    def give_away(self) -> None:
+        """Let nobody have what this process has written."""
+        for path in (self.state, *self.state.rglob("*")):
+            shutil.chown(path, "nobody")
+
+    def deliver(self, recipient: str, raw: bytes, **envelope: str) -> Outcome:
+        """Deliver a mail."""
+        ended = receive(Envelope(recipient, datetime.now(UTC), **envelope), raw, self.parts)
+        self.give_away()
+        return ended.outcome
+
+    def work(self) -> None:
+        """Extract every message, and hand every document over."""
+        for message in self.parts.records.messages.select(Filter(), 100):
+            extract(message.org_id, message.id, self.parts)
+            for document in self.parts.records.documents.of_message(message.org_id, message.id):
+                hand_over(message.org_id, document.id, self.parts)
+        self.give_away()
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """A deployment that has worked on a mail with documents, one of another organisation, and one that is held."""
+    with scratch() as directory:
+        place = Place(directory)
+        place.deliver(ACME, TOLD, sender="bounce@shop.example", client_address="192.0.2.7", queue_id="4Q")
+        place.deliver(ACME, mail(8, Subject="Order 17"))
+        place.deliver(ACME, mail(8, b"13 widgets\n", Subject="Order 17"))
+        place.deliver(BETA, order(9))
+        place.work()
+        yield place
+
+
+@pytest.fixture
+def quiet(place):
+    """A deployment that has had no mail."""
+    return Place(place)
+
+
+def ran(deployment: Place, *arguments: str) -> tuple[int, str, str]:
+    """Run orderflow-admin in a process of its own, as root; without the time that a new interpreter takes."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        pid = os.fork()
+        if pid == 0:
+            status = 70
+            try:
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w"), open(2, "w")  # noqa: SIM115
+                sys.argv = ["orderflow-admin", *arguments]
+                os.environ["ORDERFLOW_SETTINGS"] = str(deployment.settings_file)
+                admin_cli.main()
+                status = 0
+            except SystemExit as ended:
+                status = int(ended.code or 0)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        return status, out.read(), err.read()
+
+
+def admin(deployment: Place, *arguments: str) -> str:
+    """Run orderflow-admin, which must succeed, and give what it prints."""
+    status, out, err = ran(deployment, *arguments)
+    assert status == 0, out + err
+    return out
+
+
+def failing(deployment: Place, *arguments: str) -> str:
+    """Run orderflow-admin, which must fail; give what it says in its one line."""
+    status, _, err = ran(deployment, *arguments)
+    assert status in (1, 2) and "Traceback" not in err, err
+    return err.strip().splitlines()[-1]
+
+
+def rows(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def status_of(deployment: Place, *options: str) -> dict:
+    return {row["what"]: row["value"] for row in rows(admin(deployment, "status", "--json", *options))}
+
+
+def found(deployment: Place, *arguments: str) -> list[str]:
+    return [row["subject"].partition(" \x1b")[0] for row in rows(admin(deployment, "find", "--json", *arguments))]
+
+
+def test_mail_is_found_by_what_a_supplier_can_tell_of_it(seen):
+    today = datetime.now(UTC).date()
+    every = ["Order 9", "Order 17", "Bestellung 4711"]
+    assert found(seen) == ["Order 9", "Order 17", "Order 17", "Bestellung 4711"], "the newest first, and what is held"
+    assert [row["status"] for row in rows(admin(seen, "find", "17", "--json"))] == ["HELD", "PARSED"]
+    assert found(seen, "--status", "held") == found(seen, "--status", "held", "17", "--org", "acme") == ["Order 17"]
+    assert found(seen, "--status", "held", "--org", "beta") == found(seen, "--status", "held", "4711") == []
+    assert found(seen, "bestell", "4711") == found(seen, "--subject", "4711") == ["Bestellung 4711"]
+    assert found(seen, "--document", "po 4711") == found(seen, "--sender", "bounce@shop.example") == ["Bestellung 4711"]
+    assert found(seen, "--sender", "@shop.example", "--limit", "3", "--status", "parsed") == every
+    assert found(seen, "--message-id", "<order-8@shop.example>") == ["Order 17"]
+    assert found(seen, "--org", "beta") == found(seen, "--document", "order-9-1.pdf") == ["Order 9"]
+    assert found(seen, "--status", "parsed", "--since", f"{today}") == every
+    assert found(seen, "--until", f"{today}") == found(seen, "--status", "failed") == found(seen, "nothing") == []
+    assert failing(seen, "find", "--org", "nope") == "Error: no organisation is named nope"
+
+
+def test_a_mail_is_one_line_with_its_organisation_and_what_became_of_its_documents(seen):
+    head, line = admin(seen, "find", "bestellung").splitlines()
+    assert head.split() == ["ID", "RECEIVED", "ORG", "STATUS", "SENDER", "SUBJECT", "DOCUMENTS"]
+    assert "\x1b" not in line and line.endswith("2 DONE") and " acme  PARSED  buyer@shop.example  " in line
+    (row,) = rows(admin(seen, "find", "bestellung", "--json"))
+    assert row["documents"] == {"PENDING": 0, "DONE": 2, "FAILED": 0}
+
+
+def id_of(seen: Place, word: str) -> str:
+    (row,) = rows(admin(seen, "find", word, "--json"))
+    return row["id"]
+
+
+def test_show_tells_the_whole_story_of_a_mail(seen):
+    text = admin(seen, "show", id_of(seen, "bestellung"))
+    assert "\x1b" not in text
+    for told in (
+        "organisation  acme", "PARSED, attempts: 1", "192.0.2.7", "bounce@shop.example -> " + ACME, "4Q",
+        "Received: from mail.shop.example by mx.example.com", "From: Purchasing <buyer@shop.example>",
+        "<order-7@shop.example>", "PO_4711.pdf", "small image", "text body", "passed over", "EXTRACTED", "HANDED_OVER",
+    ):  # fmt: skip
+        assert told in text, told
+
+
+def test_show_gives_one_object_for_machines(seen):
+    told = json.loads(admin(seen, "show", "<order-7@shop.example>", "--json"))
+    assert (told["org"], told["kind"], told["mail"]["status"]) == ("acme", "message", "PARSED")
+    assert [one["filename"] for one in told["documents"]] == [None, "PO_4711.pdf"]
+    assert [one["reason"] for one in told["passed_over"]] == ["container", "small image"]
+    assert {"name": "Message-Id", "value": "<order-7@shop.example>"} in told["header"]
+    kinds = [event["kind"] for event in told["events"]]
+    assert kinds[:2] == ["RECEIVED", "RECORDED"] and sorted(kinds[2:]) == ["EXTRACTED", "HANDED_OVER", "HANDED_OVER"]
+
+
+def test_a_mail_is_named_by_its_id_the_beginning_of_one_or_its_message_id_and_by_nothing_vague(seen):
+    id = id_of(seen, "bestellung")
+    for name in ((id,), (id.replace("-", "").upper(),), (id[:10], "--org", "acme"), ("<order-7@shop.example>",)):
+        assert json.loads(admin(seen, "show", *name, "--json"))["mail"]["id"] == id
+    assert failing(seen, "show", id[:10]) == "Error: the beginning of an id needs --org"
+    assert failing(seen, "show", id, "--org", "beta").startswith("Error: no such mail")
+    assert failing(seen, "show", "<none@shop.example>").startswith("Error: no such mail")
+    assert failing(seen, "show", "4711").startswith("Error: the beginning of an id needs --org")
+    assert failing(seen, "show", "bestellung").startswith("Error: MESSAGE is an id")
+
+
+def test_a_mail_that_is_held_has_a_story_too_and_stands_in_that_of_the_one_it_clashes_with(seen):
+    (held,) = json.loads(admin(seen, "show", "<order-8@shop.example>", "--json"))["held"]
+    text = admin(seen, "show", held["id"])
+    assert "HELD (IDENTITY), not decided" in text and "From: Purchasing <buyer@shop.example>" in text
+    assert "CLASHES WITH THIS ONE" in admin(seen, "show", "<order-8@shop.example>")
+
+
+def test_raw_mail_and_documents_are_written_out_as_they_came_and_over_nothing(seen, place):
+    place.chmod(0o777)
+    file, id = place / "mail.eml", id_of(seen, "bestellung")
+    admin(seen, "show", id, "--raw", str(file))
+    assert file.read_bytes() == TOLD and file.stat().st_mode & 0o777 == 0o600
+    assert failing(seen, "show", id, "--raw", str(file)) == f"Error: {file} is there already; --force writes over it"
+    admin(seen, "show", id, "--document", "2", str(file), "--force")
+    assert file.read_bytes() == b"%PDF-1.4"
+    assert admin(seen, "show", id, "--document", "2", "-") == "%PDF-1.4"
+    other = place / "other"
+    assert (
+        failing(seen, "show", id, "--document", "9", str(other)) == "Error: no document has this part; there are: 1, 2"
+    )
+    assert failing(seen, "show", "<none@x>", "--raw", str(other)).startswith("Error: no such mail")
+    assert not other.exists(), "a file is left that nothing was written to"
+    assert failing(seen, "show", id, "--raw", "/nowhere/x").startswith("Error: /nowhere/x cannot be written")
+
+
+def test_root_writes_where_the_owner_of_the_state_could_not(seen, tmp_path):
+    tmp_path.chmod(0o700)
+    admin(seen, "show", "<order-7@shop.example>", "--raw", str(tmp_path / "mail.eml"))
+    assert (tmp_path / "mail.eml").read_bytes() == TOLD
+
+
+def test_bytes_are_not_written_to_a_terminal(seen):
+    master, slave = os.openpty()
+    env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(seen.settings_file)}
+    command = [PROGRAMS / "orderflow-admin", "show", "<order-7@shop.example>", "--raw", "-"]
+    ended = subprocess.run(command, env=env, stdout=slave, stderr=subprocess.PIPE, text=True)
+    os.close(slave)
+    os.close(master)
+    assert ended.returncode == 1 and "not for a terminal" in ended.stderr
+
+
+def test_where_the_archive_has_lost_a_mail_the_rest_of_its_story_is_told(seen):
+    told = json.loads(admin(seen, "show", "<order-9@shop.example>", "--json"))
+    archived = seen.state / "archive" / told["mail"]["raw_key"]
+    archived.rename(archived.with_suffix(".gone"))
+    try:
+        text = admin(seen, "show", told["mail"]["id"])
+        assert "ObjectMissing" in text and "order-9-1.pdf" in text
+        assert failing(seen, "show", told["mail"]["id"], "--raw", "-").startswith("error: ObjectMissing")
+    finally:
+        archived.with_suffix(".gone").rename(archived)
+
+
+def test_status_tells_a_day_a_week_what_is_held_and_by_organisation(seen):
+    told = status_of(seen)
+    assert (told["messages received, last 24 h"], told["messages PARSED, last 7 days"]) == (3, 3)
+    assert (told["conflicts held"], told["held: IDENTITY"], told["held: SENDER"]) == (1, 1, 0)
+    assert told["last errors"] == [] and told["messages FAILED"] == 0
+    of_orgs = {row["org"]: row for row in rows(admin(seen, "status", "--by-org", "--json"))}
+    assert [(of_orgs[slug]["held"], of_orgs[slug]["last_24_h"]) for slug in ("acme", "beta")] == [(1, 2), (0, 1)]
+    assert list(of_orgs) == ["acme", "beta"], "trouble first"
+    assert failing(seen, "status", "--by-org", "--org", "acme").startswith("Error: --by-org or --org")
+
+
+def test_status_watches_in_lines_until_it_is_interrupted(seen):
+    env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(seen.settings_file)}
+    command = [PROGRAMS / "orderflow-admin", "status", "--watch", "0.2"]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as watching:
+        lines = iter(watching.stdout.readline, "")
+        drawn = 0
+        while drawn < 2:
+            drawn += next(lines).startswith("WHAT")
+        watching.send_signal(signal.SIGINT)
+        rest = watching.stdout.read()
+        assert watching.wait() == 0 and "\x1b" not in rest
+
+
+def told_of(deployment: Place, address: str, *arguments: str) -> dict[str, str]:
+    return {row["what"]: row["value"] for row in rows(admin(deployment, "org", "test", address, "--json", *arguments))}
+
+
+def test_settings_of_an_organisation_are_set_shown_heeded_and_taken_back(quiet):
+    assert admin(quiet, "org", "set", "acme", "allowed_senders=@other.example", "max_message_size=100000").startswith(
+        "acme: "
+    )
+    shown = {row["setting"]: row for row in rows(admin(quiet, "org", "show", "acme", "--json"))}
+    assert (shown["allowed_senders"]["value"], shown["allowed_senders"]["set"]) == ("@other.example", True)
+    assert (shown["conflicts"]["value"], shown["conflicts"]["set"]) == ("hold", False)
+    assert "allowed_senders=@other.example" in admin(quiet, "org", "list")
+    assert quiet.deliver(ACME, mail(1)) is Outcome.HELD
+    assert status_of(quiet)["held: SENDER"] == 1
+    assert quiet.deliver(ACME, mail(2, b"x" * 100000)) is Outcome.TOO_BIG
+    admin(quiet, "org", "unset", "acme", "allowed_senders", "max_message_size")
+    time.sleep(1.1)  # for as long settings are remembered
+    assert quiet.deliver(ACME, mail(2, b"x" * 100000)) is Outcome.DELIVERED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("set", "acme", "colour=red"), "Error: no setting is named colour; there are "),
+        (("set", "acme", "conflicts=maybe"), "Error: conflicts must be hold or accept"),
+        (("set", "acme", "conflicts"), "Error: conflicts is not of the form KEY=VALUE"),
+        (("set", "nope", "conflicts=hold"), "Error: no organisation is named nope"),
+        (("show", "nope"), "Error: no organisation is named nope"),
+        (("test", ACME, "/no/file"), "Error: Invalid value for '[FILE]'"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_told_in_one_line(seen, arguments, said):
+    assert failing(seen, "org", *arguments).startswith(said)
+
+
+def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place):
+    place.chmod(0o755)
+    (place / "a.eml").write_bytes(TOLD)
+    (place / "a.eml").chmod(0o644)
+    file = str(place / "a.eml")
+
+    def outcome(address: str, *arguments: str) -> str:
+        return told_of(quiet, address, *arguments)["outcome"].split(":")[0]
+
+    assert outcome(f"orders+nope@{DOMAIN}") == outcome(f"orders@{DOMAIN}") == "UNKNOWN_ORG"
+    assert outcome("orders+acme@elsewhere.example") == "MISCONFIGURED"
+    assert outcome(ACME) == outcome(ACME, "--sender", "a@b.example", "--size", "1000") == "DELIVERED"
+    assert outcome(ACME, "--size", "30000000") == "TOO_BIG"
+    told = told_of(quiet, ACME, file)
+    assert told["outcome"].startswith("DELIVERED: 250 2.0.0") and told["part 2"].startswith("taken, attachment: ")
+    assert told["part 3"] == "passed over, small image: image/gif, 6 bytes"
+    admin(quiet, "org", "set", "acme", "allowed_senders=@other.example", "document_types=text/csv")
+    assert (
+        outcome(ACME, "--sender", "a@b.example") == "HELD"
+        and outcome(ACME, "--sender", "a@OTHER.example") == "DELIVERED"
+    )
+    told = told_of(quiet, ACME, file)
+    assert told["sender"] == "held: From is not among allowed_senders" and told["outcome"].startswith("HELD (SENDER)")
+    assert told["part 2"].startswith("passed over, not accepted: application/pdf")
+    assert quiet.parts.records.messages.select(Filter(), 1) == [] and status_of(quiet)["conflicts held"] == 0
+    assert not list((quiet.state / "archive").rglob("*.eml"))
+    admin(quiet, "org", "unset", "acme", "allowed_senders")
+    quiet.deliver(ACME, TOLD)
+    assert outcome(ACME, file) == "DUPLICATE"
+    (place / "a.eml").write_bytes(TOLD + b"more\n")
+    assert outcome(ACME, file) == "HELD (IDENTITY)"
+    admin(quiet, "org", "set", "acme", "conflicts=accept")
+    assert outcome(ACME, file) == "DELIVERED"
+    admin(quiet, "org", "disable", "acme")
+    assert outcome(ACME, file) == "ORG_DISABLED"
+
+
+def test_status_counts_what_postfix_holds_back_and_has_a_dash_where_there_is_none(quiet, place):
+    assert status_of(quiet, "--postfix-config", str(place))["deferred by Postfix"] is None
+    postfix = Postfix(place / "postfix")
+    postfix.configure(overrides="default_transport = retry:4.3.0 away\n")
+    with postfix:
+        for _ in range(2):
+            assert send(postfix.smtp_port, "a@b.example", ["postmaster@far.example"], mail()).accepted
+        told = wait_until(
+            lambda: status_of(quiet, "--postfix-config", str(postfix.config_directory))["deferred by Postfix"] == 2, 20
+        )
+        assert told, postfix.queue()
