@@ -633,7 +633,8 @@ def test_two_who_change_settings_at_the_same_time_both_get_theirs(records):
 
 def test_common_words_and_rare_ones_find_the_same_whichever_end_is_begun_at(records, monkeypatch):
     both = [stored(records, [part(filename=f"order {n}.pdf")], subject=f"Order {n}") for n in range(5)]
-    for common in (0, 3, 100):
+    for many, common in ((1, 0), (9, 0), (9, 3), (9, 100)):
+        monkeypatch.setattr(selection, "MANY", many)
         monkeypatch.setattr(selection, "COMMON", common)
         for org_id in (None, 1):
             for chosen in (

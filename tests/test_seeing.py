@@ -24,7 +24,7 @@ from orderflow_ingest.records import Filter
 from tests.fakes import embedded
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS
 from tests.lab.postfix import Postfix
-from tests.lab.process import scratch, wait_until
+from tests.lab.process import free_port, scratch, wait_until
 from tests.lab.smtp import send
 from tests.mails import mail, order, part
 
@@ -360,7 +360,7 @@ def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place
 def test_status_counts_what_postfix_holds_back_and_has_a_dash_where_there_is_none(quiet, place):
     assert status_of(quiet, "--postfix-config", str(place))["deferred by Postfix"] is None
     postfix = Postfix(place / "postfix")
-    postfix.configure(overrides="default_transport = retry:4.3.0 away\n")
+    postfix.configure(overrides=f"default_transport = smtp:[127.0.0.1]:{free_port()}\n")
     with postfix:
         for _ in range(2):
             assert send(postfix.smtp_port, "a@b.example", ["postmaster@far.example"], mail()).accepted

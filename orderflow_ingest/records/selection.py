@@ -7,7 +7,8 @@ in their middle too.
 
 The newest mail with certain words can be sought from either end: by the index of words, where they are rare, or by
 going through the mail as it came, where so much of it has them that the first ones are soon found. PostgreSQL knows too
-little of words that are cut short to choose well, so that they are counted first, as far as COMMON (see `ways`).
+little of words that are cut short to choose well, so that they are counted first: in the newest mail, and then, where
+few of it has them, by the index, as far as COMMON (see `ways`).
 
 A sender is a whole address, or a domain written @domain. Statuses are chosen in the words of the partial indexes, as
 far as those reach.
@@ -39,7 +40,8 @@ from .tables import (
 )
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
-COMMON = 2000
+COMMON = 4000
+NEWEST, MANY = 2000, 100  # of so many mails so many have the words: more of them are soon found
 
 
 class Way(Enum):
@@ -101,17 +103,42 @@ class Filter:
 
 def ways(chosen: Filter, connection: sa.Connection) -> Ways:
     """Ask PostgreSQL how common the words are that are sought, and tell from which end to seek the newest mail."""
+    newest = _newest(chosen)
 
-    def way(table: sa.Table, words: list[sa.ColumnElement[bool]]) -> Way:
+    def count(counted: sa.Select[Any]) -> int:
+        return connection.scalar(sa.select(sa.func.count()).select_from(counted.subquery())) or 0
+
+    def way(table: sa.Table, words: list[sa.ColumnElement[bool]], in_newest: sa.ColumnElement[bool]) -> Way:
         if not words:
             return Way.PLANNED
         # To the end of the transaction: a scan that is to find the first few stops late where they lie at its end.
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        found = sa.select(sa.literal(1)).select_from(table).where(owned(table, chosen.org_id), *words)
-        count = connection.scalar(sa.select(sa.func.count()).select_from(found.limit(COMMON + 1).subquery()))
-        return Way.AS_IT_CAME if (count or 0) > COMMON else Way.WORDS_FIRST
+        if count(sa.select(newest.c.id).where(in_newest)) >= MANY:
+            return Way.AS_IT_CAME
+        named = sa.select(sa.literal(1)).select_from(table).where(owned(table, chosen.org_id), *words)
+        return Way.AS_IT_CAME if count(named.limit(COMMON + 1)) > COMMON else Way.WORDS_FIRST
 
-    return Ways(way(inbound_message, _words_of_messages(chosen)), way(document, _words_of_documents(chosen)))
+    of_messages, of_documents = _words_of_messages(chosen), _words_of_documents(chosen)
+    has_document = _any_document(sa.and_(*of_documents), is_asked_each=True, of=newest)
+    return Ways(
+        way(inbound_message, of_messages, sa.and_(*map(_passed_by_index, of_messages))),
+        way(document, of_documents, has_document),
+    )
+
+
+def _newest(chosen: Filter) -> sa.Subquery:
+    """Choose the newest mail of those and of that time that are meant."""
+    t = inbound_message.c
+    latest = t.received_at.desc() if chosen.org_id is not None else t.received_at.desc().nulls_last()
+    mine = sa.select(t.org_id, t.id, t.from_email, t.envelope_sender, t.subject)
+    of_time = mine.where(owned(inbound_message, chosen.org_id), *_of_time(chosen))
+    return of_time.order_by(latest).limit(NEWEST).subquery("newest")
+
+
+def _of_time(chosen: Filter) -> list[sa.ColumnElement[bool]]:
+    t = inbound_message.c
+    since = [t.received_at >= chosen.since] if chosen.since else []
+    return [*since, t.received_at < chosen.until] if chosen.until else since
 
 
 def condition(chosen: Filter, is_sqlite: bool, by: Ways = _PLANNED) -> sa.ColumnElement[bool]:
@@ -126,10 +153,7 @@ def condition(chosen: Filter, is_sqlite: bool, by: Ways = _PLANNED) -> sa.Column
         conditions.append(of_any(inbound_message))
     if chosen.statuses:
         conditions.append(_of_statuses(chosen.statuses))
-    if chosen.since:
-        conditions.append(t.received_at >= chosen.since)
-    if chosen.until:
-        conditions.append(t.received_at < chosen.until)
+    conditions += _of_time(chosen)
     if chosen.source:
         conditions.append(t.source == chosen.source)
     words = _words_of_messages(chosen, is_sqlite)
@@ -201,13 +225,15 @@ def _of_documents(chosen: Filter, is_sqlite: bool, by: Way) -> list[sa.ColumnEle
     return found
 
 
-def _any_document(wanted: sa.ColumnElement[bool], is_asked_each: bool = False) -> sa.ColumnElement[bool]:
+def _any_document(
+    wanted: sa.ColumnElement[bool], is_asked_each: bool = False, of: sa.FromClause = inbound_message
+) -> sa.ColumnElement[bool]:
     """Tell whether a message has such a document; `is_asked_each`: of one message after the other."""
-    d, t = document.c, inbound_message.c
+    d, t = document.c, of.c
     mine = sa.select(sa.literal(1)).where(d.org_id == t.org_id, d.inbound_message_id == t.id, wanted)
     if is_asked_each:
         mine = mine.offset(0)  # or PostgreSQL would make a join of it, and might begin at the other end
-    return mine.correlate(inbound_message).exists()
+    return mine.correlate(of).exists()
 
 
 def _words_of_messages(chosen: Filter, is_sqlite: bool = False) -> list[sa.ColumnElement[bool]]:
