@@ -372,11 +372,15 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     "find: documents that every mail has": _found(lambda s, n: Filter(document_words="order pdf")),
     "find: a document that nobody has": _found(lambda s, n: Filter(document_words=f"none{n}")),
     "find: a Message-ID": _found(lambda s, n: Filter(message_id=_known_id(s, n))),
+    "find: what is held": _same(
+        lambda s: s.operator.conflicts.find(Filter(words="purchase order", sender="@customer.example.com"), 50)
+    ),
     "find: documents of a page": _same(lambda s: s.operator.overview.hand_overs(s.pages)),
     "show: the beginning of an id": _of_message(
         lambda s, org, id: s.operator.overview.ids_that_begin(org, id.hex[:8], 3)
     ),
     "show: conflicts of a message": _of_message(lambda s, org, id: s.operator.conflicts.of_message(org, id)),
+    "show: a held mail of unknown organisation": _of_message(lambda s, _, id: s.operator.conflicts.of_id(id)),
     "status: a day and a week": _same(lambda s: s.operator.overview.lately(s.now - history.DAY, s.now - _WEEK)),
     "status: a day and a week of an organisation": _of_org(
         lambda s, org: s.operator.overview.lately(s.now - history.DAY, s.now - _WEEK, org)

@@ -1,7 +1,7 @@
 """The settings of one organisation: what an operator may choose for a tenant, kept as JSON in organization.settings.
 
-Each is stored as the text that was typed, under its key in KEYS. What is not stored is as for everybody. A key that a
-newer version has written is ignored here, and kept by who changes another one.
+Each is stored under its key in KEYS: a number as such, all else as the text that was typed. What is not stored is as
+for everybody. A key that a newer version has written is ignored here, and kept by who changes another one.
 
 A value that does not read is BadOrgSettings, by its key: mail is then deferred, since nobody can tell what was meant.
 """
@@ -93,16 +93,20 @@ def read_settings(stored: Mapping[str, Any]) -> OrgSettings:
 
 def changed(stored: Mapping[str, Any], changes: Mapping[str, str]) -> dict[str, Any]:
     """Give what is to be stored after these changes; an empty value takes a key out. Raises BadOrgSettings."""
-    for name, text in changes.items():
+    for name in changes:
         if name not in _BY_NAME:
             raise BadOrgSettings(f"no setting is named {name}; there are {', '.join(_BY_NAME)}")
-        if text.strip():
-            _read(_BY_NAME[name], text)
     kept = {name: value for name, value in stored.items() if name not in changes}
-    return kept | {name: text.strip() for name, text in changes.items() if text.strip()}
+    return kept | {name: _stored(_BY_NAME[name], text) for name, text in changes.items() if text.strip()}
 
 
-def _read(key: OrgKey, text: Any) -> Any:
+def _stored(key: OrgKey, text: str) -> str | int:
+    value = _read(key, text)
+    return value if isinstance(value, int) and not isinstance(value, bool) else text.strip()
+
+
+def _read(key: OrgKey, stored: Any) -> Any:
+    text = str(stored) if isinstance(stored, int) and not isinstance(stored, bool) else stored
     try:
         return key.read(text.strip())
     except (ValueError, KeyError, AttributeError):

@@ -53,7 +53,7 @@ def test_a_key_of_a_newer_version_is_ignored_and_kept_and_none_is_made_up():
     assert read_settings(stored).accepts_conflicts
     assert changed(stored, {"conflicts": "", "keep_raw_days": "9"}) == {
         "colour": {"of": "invoices"},
-        "keep_raw_days": "9",
+        "keep_raw_days": 9,
     }
     with pytest.raises(BadOrgSettings, match="no setting is named colour; there are allowed_senders, "):
         changed(stored, {"colour": "red"})
