@@ -15,7 +15,9 @@ from orderflow_ingest.assembly import Parts
 from orderflow_ingest.attachments import read_parts
 from orderflow_ingest.delivery import Delivery, receive, settle
 from orderflow_ingest.envelope import Envelope
+from orderflow_ingest.message import read_message
 from orderflow_ingest.outcomes import DeadlineReached, Outcome
+from orderflow_ingest.recognition import recognise
 from orderflow_ingest.records import NO_TENANT, Filter, messages
 from orderflow_ingest.records.tables import organization
 from orderflow_ingest.status import Held
@@ -520,3 +522,11 @@ def test_settings_that_do_not_read_defer_mail(parts):
         connection.execute(organization.update().values(settings={"conflicts": "whatever"}))
     assert post(parts, mail()).outcome is Outcome.MISCONFIGURED
     assert parts.archive.objects() == []
+
+
+def test_what_an_operator_brings_is_judged_by_neither_its_sender_nor_its_size(parts):
+    choose(parts, allowed_senders="@other.example", max_message_size="10")
+    org, message = parts.records.organizations.find("acme"), read_message(mail())
+    trusted = recognise("UPLOAD", message, mail(), org, parts.records, "", is_trusted=True)
+    assert (trusted.verdict, trusted.held) == (None, None)
+    assert recognise("UPLOAD", message, mail(), org, parts.records, "").verdict is Outcome.TOO_BIG
