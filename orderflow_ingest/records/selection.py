@@ -119,9 +119,9 @@ def ways(chosen: Filter, connection: sa.Connection) -> Ways:
         return Way.AS_IT_CAME if count(named.limit(COMMON + 1)) > COMMON else Way.WORDS_FIRST
 
     of_messages, of_documents = _words_of_messages(chosen), _words_of_documents(chosen)
-    has_document = _any_document(sa.and_(*of_documents), is_asked_each=True, of=newest)
+    has_document = _any_document(sa.and_(sa.true(), *of_documents), is_asked_each=True, of=newest)
     return Ways(
-        way(inbound_message, of_messages, sa.and_(*map(_passed_by_index, of_messages))),
+        way(inbound_message, of_messages, sa.and_(sa.true(), *map(_passed_by_index, of_messages))),
         way(document, of_documents, has_document),
     )
 
