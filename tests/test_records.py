@@ -305,7 +305,7 @@ def test_an_index_whose_build_was_broken_off_is_built_again(postgres):
     is_valid = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
     with writer:
         writer.execute("LOCK TABLE inbound_message IN ROW EXCLUSIVE MODE")
-        with pytest.raises(RecordsUnavailable, match="QueryCanceled"), database.read(NO_TENANT) as connection:
+        with pytest.raises(RecordsUnavailable, match="57014"), database.read(NO_TENANT) as connection:
             connection.detach()
             connection.exec_driver_sql("SET statement_timeout = 300")
             connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY {name} ON inbound_message (received_at)")
