@@ -7,6 +7,9 @@ orderflow-admin canary     send a probe mail through the real MX and time it; 1 
 orderflow-admin status     show what is where
 orderflow-admin postfix    print the Postfix configuration for these settings
 orderflow-admin roles      print roles and policies, least privilege for each program
+orderflow-admin reconcile  hold spool, rows, archive and queue against each other; 1 if anything is wrong
+orderflow-admin retention  delete raw mail and documents that are kept for no longer
+orderflow-admin erase      delete all that there is of an organisation, a sender or one mail
 """
 
 from datetime import UTC, datetime, timedelta
@@ -23,7 +26,10 @@ from ..status import Status
 from ..terminal import json_option, opened, print_rows, program, settings_option
 from . import canary_command, postfix_config, roles
 from .check import check_all
+from .erase import erase
 from .findings import Level
+from .reconcile import reconcile
+from .retention import retention
 
 PARSED_SINCE = timedelta(hours=24)
 WINDOW = {Status.PARSED: ", last 24 h"}
@@ -170,6 +176,10 @@ def print_postgresql_roles(name: str, settings_file: str | None) -> None:
 def print_s3_policies(settings_file: str | None) -> None:
     """Print an example policy for each role, for this bucket and prefix, as JSON."""
     click.echo(roles.s3(load(settings_file)), nl=False)
+
+
+for command in (reconcile, retention, erase):
+    cli.add_command(command)
 
 
 def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
