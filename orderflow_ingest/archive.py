@@ -96,6 +96,9 @@ class Archive(Protocol):
         Nothing is held in memory but a page. What comes or goes meanwhile may be told or not.
         """
 
+    def keeps_versions(self) -> bool | None:
+        """Tell whether what is deleted can still be had, as an older version; None if that is not told to us."""
+
     def prepare(self) -> None:
         """Create what put() needs; safe to repeat."""
 
@@ -231,6 +234,9 @@ class FileArchive:
         except OSError as error:
             raise _unavailable(error) from error
 
+    def keeps_versions(self) -> bool | None:
+        return False
+
     def _write(self, path: Path, data: bytes) -> None:
         temporary = self._root / "tmp" / f"{path.name}.{os.getpid()}.{next(self._number)}"
         try:
@@ -310,6 +316,14 @@ class S3Archive:
 
     def delete(self, key: str) -> None:
         self._call("delete_object", key)
+
+    def keeps_versions(self) -> bool | None:
+        try:
+            with self._translated("get_bucket_versioning", ""):
+                answer = self._client.get_bucket_versioning(Bucket=self._bucket)
+        except ArchiveUnavailable:  # our role need not be allowed to ask
+            return None
+        return "Status" in answer
 
     def describe(self, key: str) -> Description:
         answer = self._call("head_object", key)

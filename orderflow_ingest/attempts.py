@@ -9,6 +9,7 @@ last one the row is FAILED, with error_json: what, where, when, how often.
       worker with it, so that nothing was noted
     an outage: a backend that is away, a deploy      no end: it uses up none of the last two
       that does not import
+    Erased: its object was deleted on purpose        1
 
 A worker that is killed leaves its lease behind; when that is over the next attempt begins.
 
@@ -38,6 +39,10 @@ _BACKOFF = 4
 
 class WorkersLost(Exception):
     """The last attempts ended without a word: the worker was killed, or ran out of memory."""
+
+
+class Erased(Exception):
+    """The object was erased, by a retention or on somebody's demand; nothing can be done with the row any more."""
 
 
 class LeaseLost(Exception):
@@ -78,7 +83,7 @@ def note_failure(
     retry_later: Callable[[dict[str, Any], int, datetime], object],
 ) -> bool:
     """Note on a row how its attempt failed, and tell whether that was the last one."""
-    allowed = POISON_ATTEMPTS if isinstance(error, _POISON) else ATTEMPTS
+    allowed = 1 if isinstance(error, Erased) else POISON_ATTEMPTS if isinstance(error, _POISON) else ATTEMPTS
     if attempts >= allowed and not is_outage:
         _note(lambda: give_up(why))
         return True

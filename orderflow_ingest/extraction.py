@@ -18,7 +18,7 @@ from . import metrics
 from .archive import Archive, document_key
 from .assembly import Parts
 from .attachments import Part, accept_types, read_parts
-from .attempts import OUTAGES, LeaseLost, need_no_loss, note_failure, now, told, worker_name
+from .attempts import OUTAGES, Erased, LeaseLost, need_no_loss, note_failure, now, told, worker_name
 from .limits import TimeUp
 from .logs import event, place
 from .org_settings import BadOrgSettings
@@ -62,6 +62,8 @@ def extract(org_id: int, message_id: UUID, parts: Parts) -> None:
 
 def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None:
     """Store every attachment and record it; those that can be, whatever becomes of the others."""
+    if attempt.erased_at is not None:
+        raise Erased("the raw mail was erased")
     raw = parts.archive.read(attempt.raw_key, attempt.digest)
     found: list[NewDocument] = []
     skipped: list[SkippedPart] = []

@@ -21,6 +21,7 @@ from .archive import Archive
 from .assembly import Parts
 from .attempts import (
     OUTAGES,
+    Erased,
     HandlerUnavailable,
     LeaseLost,
     need_no_loss,
@@ -110,6 +111,8 @@ def _call_handler(attempt: Document, org: str, parts: Parts) -> None:
     message = parts.records.messages.get(attempt.org_id, attempt.inbound_message_id)
     if message is None:
         raise LookupError("the document's message is gone")
+    if attempt.erased_at is not None:
+        raise Erased("the document was erased")
     handler = load_handler(parts.settings.document_handler)
     handler(OrderDocument(org, message, attempt, parts.archive))
 

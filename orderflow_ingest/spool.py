@@ -135,7 +135,15 @@ class Spool:
 
     def read_dead(self, name: str) -> tuple[bytes, bytes]:
         """Give header and raw message of a dead letter. Raises FileNotFoundError, EntryDamaged."""
-        entry = Entry(name, os.open(self._path("dead", os.path.basename(name)), os.O_RDONLY | os.O_CLOEXEC))
+        return self.read(name, is_dead=True)
+
+    def read(self, name: str, is_dead: bool = False) -> tuple[bytes, bytes]:
+        """Give header and raw message of an entry or a dead letter, whoever is at it.
+
+        Raises FileNotFoundError, EntryDamaged.
+        """
+        path = self._path("dead" if is_dead else "new", os.path.basename(name))
+        entry = Entry(name, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         try:
             return entry.read()
         finally:
@@ -147,6 +155,13 @@ class Spool:
         os.replace(self._path("dead", name), self._path("new", name))
         sync_directory(self._path("new"))
         _unlink(self._path("dead", name + ".why"))
+
+    def erase_dead(self, name: str) -> None:
+        """Delete a dead letter, and then why it is one; one that is gone is deleted."""
+        name = os.path.basename(name)
+        _unlink(self._path("dead", name))
+        _unlink(self._path("dead", name + ".why"))
+        sync_directory(self._path("dead"))
 
     def clean(self, older_than: float = 86400.0) -> int:
         """Delete what arriving messages left in tmp/, and old failure notes; give their number.

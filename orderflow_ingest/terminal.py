@@ -69,15 +69,17 @@ def _become_owner(directory: Path) -> None:
 
 
 def print_rows(rows: Iterable[Row], as_json: bool) -> None:
-    """Print rows: aligned columns for a person, or a JSON object a line."""
+    """Print rows: aligned columns for a person, with their names where the rows are a list, or a JSON object a line."""
     if as_json:
         for row in rows:
             click.echo(json.dumps({name: _plain(value) for name, value in row.items()}))
         return
     lines = [[_shown(value) for value in row.values()] for row in rows]
     heads = [name.upper() for name in next(iter(rows), {})] if isinstance(rows, list) else []
-    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-    for line in [heads, *lines] if heads else []:
+    if heads:
+        lines.insert(0, heads)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 

@@ -27,7 +27,7 @@ FLOORS = (
     {"settings", "logs", "spool", "archive", "records", "queue", "heartbeat"},
     {"assembly", "recognition"},
     {"attempts", "delivery"},
-    {"extraction", "handover", "replay"},
+    {"extraction", "handover", "replay", "keeping"},
     {"terminal", "deadline", "service_health"},
     {"in_process"},
     {"deliver_cli", "service", "replay_cli", "admin_cli", "metrics_cli", "tasks"},

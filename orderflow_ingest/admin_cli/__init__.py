@@ -9,6 +9,9 @@ orderflow-admin find       find mail by words, sender, Message-ID, document, tim
 orderflow-admin show       tell the whole story of one mail; write out its raw bytes or a document
 orderflow-admin postfix    print the Postfix configuration for these settings
 orderflow-admin roles      print roles and policies, least privilege for each program
+orderflow-admin reconcile  hold spool, rows, archive and queue against each other; 1 if anything is wrong
+orderflow-admin retention  delete raw mail and documents that are kept for no longer
+orderflow-admin erase      delete all that there is of an organisation, a sender or one mail
 """
 
 import click
@@ -19,9 +22,12 @@ from ..settings import load
 from ..terminal import json_option, opened, print_rows, program, settings_option
 from . import canary_command, postfix_config, roles
 from .check import check_all
+from .erase import erase
 from .find import find
 from .findings import Level
 from .organizations import org, publish
+from .reconcile import reconcile
+from .retention import retention
 from .show import show
 from .status import status
 
@@ -34,7 +40,7 @@ def cli() -> None:
     """See the module's header."""
 
 
-for command in (org, status, find, show, canary_command.canary):
+for command in (org, status, find, show, canary_command.canary, reconcile, retention, erase):
     cli.add_command(command)
 
 

@@ -8,7 +8,9 @@ from .census import Census, take_census
 from .conflicts import Conflict, Conflicts
 from .database import EVERY, NO_TENANT, Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
+from .erasure import Erasure
 from .events import Event, Events, add_events, operator_name
+from .holdings import Area, Holding, Holdings, Keeping, Kind
 from .messages import InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
 from .overview import LastError, Lately, OfOrganization, Overview
@@ -18,16 +20,22 @@ from .selection import Filter
 __all__ = [
     "EVERY",
     "NO_TENANT",
+    "Area",
     "Census",
     "Conflict",
     "Conflicts",
     "Database",
     "Document",
     "Documents",
+    "Erasure",
     "Event",
     "Events",
     "Filter",
+    "Holding",
+    "Holdings",
     "InboundMessage",
+    "Keeping",
+    "Kind",
     "Known",
     "LastError",
     "Lately",
@@ -64,3 +72,5 @@ class Records:
         self.events = Events(self.database)
         self.runs = Runs(self.database)
         self.overview = Overview(self.database)
+        self.holdings = Holdings(self.database)
+        self.erasure = Erasure(self.database)

@@ -166,6 +166,17 @@ class Documents:
             add_events(connection, [told])
             return True
 
+    def extract_again(self, message: InboundMessage, due: datetime, told: Event) -> bool:
+        """Lead a message back to RECEIVED whose documents keep the state of their hand-over, as far as they are there.
+
+        False if the message moved meanwhile, or its raw mail was erased. `told` is written with it.
+        """
+        with self._database.write(message.org_id) as connection:
+            if message.erased_at is not None or not self._messages.replay_in(connection, message, due):
+                return False
+            add_events(connection, [told])
+            return True
+
     def count_undone(self, org_id: int | None = None) -> dict[HandOver, int]:
         """Count the documents that are not handed over: PENDING and FAILED."""
         rows = {HandOver.PENDING: PENDING, HandOver.FAILED: FAILED_HANDOVER}
@@ -203,6 +214,7 @@ class Documents:
         is_other = document.c.digest != insert.excluded.digest
         fresh = {"handover": HandOver.PENDING.value, "attempts": 0, "worker": None, "error_json": None}
         changes = {name: insert.excluded[name] for name in _CONTENT}
+        changes["erased_at"] = sa.null()  # its object has just been put again
         for name in ("id", "next_attempt_at", *fresh):
             column = document.c[name]
             new = sa.literal(fresh[name], column.type) if name in fresh else insert.excluded[name]

@@ -255,13 +255,13 @@ class Messages:
         return self._update(attempt, Status.FAILED, values, (EventKind.FAILED, error))
 
     def replay_in(self, connection: sa.Connection, message: InboundMessage, due: datetime) -> bool:
-        """Lead a message back to RECEIVED, to be extracted anew; False if it moved meanwhile."""
+        """Lead a message back to RECEIVED, to be extracted anew; False if it moved meanwhile, or was erased."""
         t = inbound_message.c
         values = {"status": Status.RECEIVED.value, "attempts": 0, "next_attempt_at": due, "worker": None}
         statement = (
             inbound_message.update()
             .where(t.org_id == message.org_id, t.id == message.id)
-            .where(stands_at((message.status,)), t.attempts == message.attempts)
+            .where(stands_at((message.status,)), t.attempts == message.attempts, t.erased_at.is_(None))
             .where(stands_at(sources(Status.RECEIVED)))
             .values(**values, error_json=None)
         )

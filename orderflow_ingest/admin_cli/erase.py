@@ -1,0 +1,85 @@
+"""orderflow-admin erase: delete all that there is of an organisation, a sender or one mail.
+
+It first tells what would go. On a terminal it then has the organisation's slug typed; elsewhere --yes is needed. What
+remains is a run with the counts, under a digest of the request: no name, no address.
+"""
+
+import hashlib
+import sys
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import click
+
+from .. import keeping
+from ..assembly import Parts
+from ..keeping import Erased, Request
+from ..records import Filter, Organization, Run, operator_name
+from ..terminal import json_option, opened, print_rows, progress, settings_option
+from .reconcile import organizations
+
+_SLACK = 5  # seconds: an organisation that was found is remembered by a delivery for one
+
+
+@click.command()
+@click.option("--org", "slug", required=True, help="Of this organisation; all of it, if nothing else is said.")
+@click.option("--sender", metavar="ADDRESS", help="Only what is from this address, by its header or its envelope.")
+@click.option("--message", "mail_id", type=click.UUID, metavar="ID", help="Only this message or held mail.")
+@click.option("--yes", is_flag=True, help="Erase without asking.")
+@json_option
+@settings_option
+def erase(
+    slug: str, sender: str | None, mail_id: UUID | None, yes: bool, as_json: bool, settings_file: str | None
+) -> None:
+    """Delete all that there is of an organisation, of a sender within it, or of one mail; exit 1 if some is left."""
+    if sender and (mail_id or "@" not in sender[1:]):
+        raise click.UsageError("--sender is a whole address, and goes without --message")
+    parts = opened(settings_file)
+    (org,) = organizations(parts, slug)
+    request = Request(org, sender and sender.strip().lower(), mail_id)
+    if request.is_of_all:
+        _need_disabled(parts, org)
+    if not yes:
+        _print(_with_bar(request, parts, is_dry=True), as_json)
+        if not sys.stdin.isatty():
+            click.echo("nothing was erased: say --yes", err=True)
+            return
+        if click.prompt(f"This cannot be undone. Type {org.slug} to erase it", err=True) != org.slug:
+            raise click.ClickException("nothing was erased")
+    done = _with_bar(request, parts, is_dry=False)
+    _print(done, as_json)
+    if parts.archive.keeps_versions():
+        click.echo("the bucket keeps versions: what was deleted is there until its rules let old versions go", err=True)
+    if not done.is_all:
+        again = f"run this again in {parts.settings.lease:.0f} s"
+        click.echo(f"{done.in_hand} are in the hands of a worker or a delivery: {again}", err=True)
+        raise SystemExit(1)
+
+
+def _need_disabled(parts: Parts, org: Organization) -> None:
+    """Refuse an organisation that may get mail, or that a delivery from before it was disabled may be at."""
+    if org.is_active:
+        raise click.ClickException(f"{org.slug} takes mail: first orderflow-admin org disable {org.slug}")
+    changed = parts.records.holdings.changed_at(org.id)
+    left = parts.settings.deadline + _SLACK - (datetime.now(UTC) - changed).total_seconds() if changed else 0
+    if left > 0:
+        raise click.ClickException(f"a delivery may be at work still: run this again in {left:.0f} s")
+
+
+def _with_bar(request: Request, parts: Parts, is_dry: bool) -> Erased:
+    run_id, actor, now = uuid4(), operator_name(), datetime.now(UTC)
+    if not is_dry:
+        words = f"{run_id} {request.org.slug} {request.sender or ''} {request.mail_id or ''}"
+        chosen = {"org_id": request.org.id, "request": hashlib.sha256(words.encode()).hexdigest()}
+        parts.records.runs.begin(Run(run_id, "erase", actor, chosen, None, None, 0, 0, 0, now, now, None))
+    total = parts.records.messages.count(Filter(org_id=request.org.id))
+    with progress(total, "Looking" if is_dry else "Erasing") as bar:
+        done = keeping.erase(request, parts, actor, run_id, is_dry, bar.update)
+    if not is_dry:
+        rows = done.messages + done.held
+        parts.records.runs.advance(run_id, vars(done), rows, done.in_hand, 0, datetime.now(UTC), is_over=done.is_all)
+    return done
+
+
+def _print(done: Erased, as_json: bool) -> None:
+    print_rows([{"what": name.replace("_", " "), "number": number} for name, number in vars(done).items()], as_json)

@@ -1,0 +1,69 @@
+"""What may be wrong between spool, rows, archive and queue, in the words that an operator reads; what is looked at."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+
+class Trouble(StrEnum):
+    """A kind of finding."""
+
+    RAW_MISSING = "raw mail missing"
+    HELD_MISSING = "held mail missing"
+    DOCUMENT_MISSING = "document missing"
+    RAW_DAMAGED = "raw mail damaged"
+    DOCUMENT_DAMAGED = "document damaged"
+    RAW_ORPHAN = "raw mail without a row"
+    DOCUMENT_ORPHAN = "document without a row"
+    LEFT_BEHIND = "erased, but there"
+    FOREIGN = "foreign object"
+    NO_ORGANISATION = "objects of no organisation"
+    MESSAGE_OVERDUE = "message overdue"
+    DOCUMENT_OVERDUE = "document overdue"
+    DOCUMENTS_LOST = "document rows missing"
+    IMPOSSIBLE = "impossible row"
+    SPOOLED = "spool entry left"
+    DEAD = "dead letter"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: of which organisation, with what, and what was done about it ("" for nothing)."""
+
+    trouble: Trouble
+    org: str
+    about: str
+    says: str
+    fixed: str = ""
+
+
+class Digests(StrEnum):
+    """Which objects are read to see that their bytes are what they were."""
+
+    NONE = "none"
+    SAMPLE = "sample"
+    ALL = "all"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is looked at, and what is done about it.
+
+    `since` and `until` are about when mail was received and objects were put.
+    """
+
+    actor: str
+    fix: bool = False
+    run_id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    digests: Digests = Digests.SAMPLE
+    sample: int = 100
+    overdue: timedelta = timedelta(minutes=15)
+    object_age: timedelta = timedelta(hours=1)
+    orphan_documents: bool = False
+
+    def covers(self, moment: datetime) -> bool:
+        """Tell whether a time is looked at."""
+        return (self.since is None or self.since <= moment) and (self.until is None or moment < self.until)

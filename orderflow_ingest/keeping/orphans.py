@@ -1,0 +1,158 @@
+"""Orphans: raw mail in the archive that no row names, and what may be done with it.
+
+It is what a delivery leaves that died between archive and row. Its sender was told nothing, or to come again; whether
+he did, the rows know by the mail's identity, and only they do:
+
+    its identity and fingerprint are recorded, and that mail is in the archive,   a copy: may be deleted
+      or was erased
+    the same, and that mail is not in the archive                                 the only copy: stays
+    its identity is recorded with other content                                   becomes a held mail
+    its identity is not recorded                                                  becomes a message
+    it cannot be read, or its organisation is disabled                            stays
+
+So no order is lost by it, and one that came again is not doubled. It is looked at when it is older than any
+delivery may take.
+"""
+
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from uuid import UUID, uuid4
+
+from ..archive import Archive, Description, Listed, ObjectDamaged, ObjectMissing, raw_key
+from ..assembly import Parts
+from ..delivery import EMAIL, known_traits, ring
+from ..message import Message, read_message
+from ..mime.words import storable
+from ..records import Event, NewMessage, Organization, add_events
+from ..status import EventKind
+
+SOURCES = (EMAIL, "UPLOAD")
+
+
+class Orphan(Enum):
+    """What an object without a row is."""
+
+    NONE = "a row names it by now, or it is gone"
+    COPY = "a copy of a mail that is recorded"
+    ONLY_COPY = "the only copy left of a mail that is recorded: its own raw mail is missing"
+    OTHER_CONTENT = "its Message-ID is recorded with other content"
+    UNKNOWN = "no row knows this mail"
+    UNREADABLE = "it cannot be read as a mail"
+
+
+def judge(listed: Listed, digest: str, org: Organization, parts: Parts) -> tuple[Orphan, bytes]:
+    """Say what an object without a row is, and give its bytes."""
+    try:
+        raw = parts.archive.read(listed.key, digest)
+    except ObjectMissing:
+        return Orphan.NONE, b""
+    except ObjectDamaged:
+        return Orphan.UNREADABLE, b""
+    message = read_message(raw)
+    return (_judge(message, org.id, parts), raw) if message else (Orphan.UNREADABLE, raw)
+
+
+def _judge(message: Message, org_id: int, parts: Parts) -> Orphan:
+    known = [parts.records.messages.find_identity(org_id, source, message.source_message_id) for source in SOURCES]
+    digests = [one.digests for one in known if one]
+    if any(message.digest in one.values() for one in digests):
+        return Orphan.NONE
+    same = [one[message.fingerprint] for one in digests if message.fingerprint in one]
+    if parts.records.holdings.is_held_alone(org_id, message.fingerprint):
+        return Orphan.COPY
+    if same:
+        ids = [one.id for one in known if one]
+        return Orphan.COPY if _is_kept(same, org_id, ids, parts) else Orphan.ONLY_COPY
+    return Orphan.OTHER_CONTENT if digests else Orphan.UNKNOWN
+
+
+def _is_kept(digests: list[str], org_id: int, ids: list[UUID], parts: Parts) -> bool:
+    """Tell whether a recorded mail is in the archive, or was deleted from it on purpose."""
+    rows = [parts.records.messages.get(org_id, id) for id in ids]
+    if any(row is not None and row.erased_at is not None for row in rows):
+        return True
+    return all(is_there(raw_key(org_id, digest), parts.archive) for digest in digests)
+
+
+def is_there(key: str, archive: Archive) -> bool:
+    """Tell whether there is an object of this key."""
+    try:
+        archive.describe(key)
+    except ObjectMissing:
+        return False
+    except ObjectDamaged:  # of its metadata: the object is there
+        return True
+    return True
+
+
+def remove_copy(listed: Listed, digest: str, raw: bytes, org: Organization, parts: Parts) -> bool:
+    """Delete a copy; False, and it is there again, if a row has come meanwhile that names it."""
+    metadata = _metadata(listed.key, parts.archive)
+    parts.archive.delete(listed.key)
+    message = read_message(raw)
+    if message and _judge(message, org.id, parts) is Orphan.NONE:
+        parts.archive.put(listed.key, raw, digest, metadata)
+        return False
+    return True
+
+
+def record(listed: Listed, raw: bytes, org: Organization, parts: Parts, actor: str) -> bool:
+    """Record raw mail that has no row, as a message or as held; False if a row has come meanwhile.
+
+    Idempotent as a delivery is: by the message's identity.
+    """
+    message = read_message(raw)
+    if message is None:
+        return False
+    new = _new_message(listed, message, raw, org, parts)
+    known = parts.records.messages.find_identity(org.id, new.source, new.source_message_id)
+    if known and message.fingerprint in known.digests:
+        return False
+    if known:
+        return parts.records.conflicts.insert(known, new)
+    now = datetime.now(UTC)
+    told = Event(org.id, new.id, EventKind.REBUILT, actor, now, details={"why": "raw mail without a row"})
+    with parts.records.database.write(org.id) as connection:
+        if not parts.records.messages.insert_in(connection, new, now + timedelta(seconds=parts.settings.sweep_after)):
+            return False
+        add_events(connection, [told])
+    ring(new, parts, is_live=False)
+    return True
+
+
+def _new_message(listed: Listed, message: Message, raw: bytes, org: Organization, parts: Parts) -> NewMessage:
+    told = _metadata(listed.key, parts.archive)
+    settings = parts.settings
+    own = f"{settings.local_part}+{org.slug}@{settings.domains[0]}"
+    sender = storable(told.get("sender", ""))
+    source = told.get("source", EMAIL)
+    return NewMessage(
+        org_id=org.id,
+        id=uuid4(),
+        source=source if source in SOURCES else EMAIL,
+        envelope_sender=sender,
+        envelope_recipient=storable(told.get("recipient") or own),
+        queue_id=storable(told.get("queue-id", "")),
+        client_address=storable(told.get("client-address", "")),
+        received_at=_moment(told.get("received-at", "")) or listed.put_at,
+        raw_key=listed.key,
+        traits=known_traits(raw, sender, parts),
+        **vars(message),
+    )
+
+
+def _metadata(key: str, archive: Archive) -> dict[str, str]:
+    """Give what an object was put with; nothing where that is damaged."""
+    try:
+        found: Description = archive.describe(key)
+    except (ObjectMissing, ObjectDamaged):
+        return {}
+    return found.metadata
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

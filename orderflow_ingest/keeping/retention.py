@@ -1,0 +1,187 @@
+"""Retention: the objects that their organisation does not keep any longer go; the rows stay, and say so.
+
+An object goes when none of the rows that name it needs it any more. A row needs its object while it is younger than
+the organisation keeps such objects, and while there is something to do: a message that is not PARSED, a document that
+is not handed over, held mail that nobody has decided on; what FAILED stays for a replay unless `also_failed`. Raw mail
+stays as long as any of its message's documents is not handed over.
+
+The rows are marked, with an event each, and then the object is deleted. Killed in between, the next run finds an
+object in the listing all of whose rows are marked, and deletes it. A document may come again with new mail in the
+moment in which it is deleted: so the rows are read once more at the end, and the message of such a row is extracted
+again from its raw mail.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from ..assembly import Parts
+from ..delivery import ring
+from ..records import Area, Event, Holding, Kind, Organization
+from ..status import EventKind
+from .ledger import Ledger, joined, object_key, prefix
+from .orphans import is_there
+
+_BATCH = 200
+NEEDS = "erased IS NULL AND (unfinished OR received >= :cutoff OR (failed AND NOT :also_failed))"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How many days an organisation's objects are kept since their mail came (None: for ever); also of what FAILED."""
+
+    raw_days: int | None
+    document_days: int | None
+    also_failed: bool = False
+
+    @property
+    def is_any(self) -> bool:
+        """Tell whether anything goes at all."""
+        return self.raw_days is not None or self.document_days is not None
+
+    def cutoff(self, area: Area, now: datetime) -> datetime | None:
+        """Say what objects must be older than, by the time their mail came, to go."""
+        days = self.raw_days if area is Area.RAW else self.document_days
+        return None if days is None else now - timedelta(days=days)
+
+
+@dataclass
+class Retained:
+    """What a retention did, or would do, with one kind of an organisation's objects."""
+
+    area: Area
+    kept: int = 0
+    objects: int = 0
+    bytes: int = 0
+    rows: int = 0
+    busy: int = 0
+    extracted_again: int = 0
+
+
+def rule_of(
+    org: Organization, parts: Parts, raw_days: int | None, document_days: int | None, also_failed: bool
+) -> Rule:
+    """Give an organisation's rule: its settings, or what is said instead."""
+    own = parts.records.holdings.keeping(org.id)
+    return Rule(
+        own.raw_days if raw_days is None else raw_days,
+        own.document_days if document_days is None else document_days,
+        also_failed,
+    )
+
+
+def retain(
+    org: Organization,
+    rule: Rule,
+    parts: Parts,
+    actor: str,
+    run_id: UUID | None = None,
+    is_dry: bool = True,
+    walked: Callable[[int], object] = lambda number: None,
+) -> list[Retained]:
+    """Delete what an organisation does not keep any longer, or tell what would go."""
+    now = datetime.now(UTC)
+    cutoffs = {area: cutoff for area in Area if (cutoff := rule.cutoff(area, now)) is not None}
+    if not cutoffs:
+        return []
+    with Ledger() as ledger:
+        ledger.read(parts.records.holdings, org.id, walked)
+        return [
+            _Pass(org, rule, parts, actor, run_id, ledger, is_dry, area, cutoff).run()
+            for area, cutoff in cutoffs.items()
+        ]
+
+
+@dataclass
+class _Pass:
+    """One pass over one kind of an organisation's objects."""
+
+    org: Organization
+    rule: Rule
+    parts: Parts
+    actor: str
+    run_id: UUID | None
+    ledger: Ledger
+    is_dry: bool
+    area: Area
+    cutoff: datetime
+
+    def run(self) -> Retained:
+        done = Retained(self.area)
+        values = {"cutoff": self.cutoff.timestamp(), "also_failed": self.rule.also_failed}
+        groups = self.ledger.groups(self.area, NEEDS, **values)
+        listing = self.parts.archive.iterate(prefix(self.org.id, self.area))
+        sizes: dict[str, int] = {}
+        for listed, group in joined(listing, groups, self.org.id, self.area):
+            if listed is None or group is None:
+                continue
+            if group.needed:
+                done.kept += 1
+                continue
+            sizes[group.digest] = listed.size
+            if len(sizes) >= _BATCH:
+                self._delete(sizes, done)
+                sizes = {}
+        self._delete(sizes, done)
+        if self.area is Area.DOCUMENTS and not self.is_dry:
+            done.extracted_again = look_again(self.ledger, self.org.id, self.parts, self.actor, self.run_id)
+        return done
+
+    def _delete(self, sizes: dict[str, int], done: Retained) -> None:
+        """Mark the rows of some objects, and delete those objects that nobody has come to need since."""
+
+        def rows() -> Iterator[Holding]:
+            for digest in sizes:
+                yield from self.ledger.rows(self.area, digest)
+
+        going = set(sizes)
+        if sizes and not self.is_dry:
+            going = self.parts.records.erasure.mark(self.org.id, rows, self._needs, self._told)
+            if self.area is Area.DOCUMENTS:
+                self.ledger.note_gone(going)
+            for digest in sorted(going):
+                self.parts.archive.delete(object_key(self.org.id, self.area, digest))
+        done.busy += len(sizes) - len(going)
+        done.objects += len(going)
+        done.bytes += sum(sizes[digest] for digest in going)
+        done.rows += sum(row.digest in going and row.erased_at is None for row in rows())
+
+    def _needs(self, row: Holding) -> bool:
+        """Tell whether a row needs its object by now: the same as NEEDS says in SQL."""
+        has_work = row.is_unfinished or row.received_at >= self.cutoff
+        return row.erased_at is None and (has_work or (row.is_failed and not self.rule.also_failed))
+
+    def _told(self, row: Holding) -> Event:
+        return erased_event(row, self.actor, self.run_id, "retention")
+
+
+def erased_event(row: Holding, actor: str, run_id: UUID | None, why: str) -> Event:
+    """Tell that a row's object was erased."""
+    document = row.id if row.kind is Kind.DOCUMENT else None
+    details = {"what": row.kind.area.value, "why": why}
+    return Event(
+        row.org_id, row.message_id, EventKind.ERASED, actor, datetime.now(UTC), document, run_id=run_id, details=details
+    )
+
+
+def look_again(ledger: Ledger, org_id: int, parts: Parts, actor: str, run_id: UUID | None) -> int:
+    """Find rows that came while their object was deleted, and have their messages extracted again: give how many."""
+    if not ledger.has_gone():
+        return 0
+    found = 0
+    for row in _live(parts.records.holdings.iterate(org_id, Kind.DOCUMENT)):
+        if not ledger.is_gone(row.digest) or is_there(row.key, parts.archive):
+            continue
+        message = parts.records.messages.get(org_id, row.message_id)
+        now = datetime.now(UTC)
+        told = Event(org_id, row.message_id, EventKind.REPLAYED, actor, now, run_id=run_id, details={"why": "erasure"})
+        due = now + timedelta(seconds=parts.settings.sweep_after)
+        if message is not None and parts.records.documents.extract_again(message, due, told):
+            ring(message, parts, is_live=False)
+            found += 1
+    return found
+
+
+def _live(rows: Iterable[Holding]) -> Iterator[Holding]:
+    return (row for row in rows if row.erased_at is None)
