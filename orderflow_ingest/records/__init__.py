@@ -4,14 +4,14 @@ from contextlib import nullcontext
 
 from ..breaker import Guard
 from ..limits import Times
-from .conflicts import Conflict, Conflicts
+from .conflicts import Conflict, Conflicts, IdentityTaken
 from .database import EVERY, NO_TENANT, Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
 from .events import Event, Events, add_events, operator_name
 from .messages import InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
 from .runs import Run, Runs
-from .selection import Filter
+from .selection import Filter, Place
 
 __all__ = [
     "EVERY",
@@ -24,6 +24,7 @@ __all__ = [
     "Event",
     "Events",
     "Filter",
+    "IdentityTaken",
     "InboundMessage",
     "Known",
     "Mail",
@@ -33,6 +34,7 @@ __all__ = [
     "Organization",
     "OrganizationExists",
     "Organizations",
+    "Place",
     "Records",
     "RecordsUnavailable",
     "Run",

@@ -28,6 +28,10 @@ class Conflict(Mail):
     erased_at: datetime | None
 
 
+class IdentityTaken(Exception):
+    """The identity of a held mail that is to become a message is another message's; nothing was written."""
+
+
 _MAIL = [field.name for field in fields(Mail)]
 _OPEN = sa.text(OPEN)
 
@@ -68,7 +72,8 @@ class Conflicts:
     def resolve(self, conflict: Conflict, accepted: NewMessage | None, now: datetime, told: Event) -> bool:
         """Close a conflict, and record `accepted` as a message due now; False if it is closed already.
 
-        `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes.
+        `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes. Raises
+        IdentityTaken, and leaves the conflict open, where that message cannot be recorded.
         """
         c = message_conflict.c
         close = message_conflict.update().where(c.org_id == conflict.org_id, c.id == conflict.id, _OPEN)
@@ -77,7 +82,8 @@ class Conflicts:
                 return False
             add_events(connection, [told])
             if accepted is not None:
-                self._messages.insert_in(connection, accepted, now)
+                if not self._messages.insert_in(connection, accepted, now):
+                    raise IdentityTaken
                 add_events(connection, [replace(told, inbound_message_id=accepted.id)])
             return True
 

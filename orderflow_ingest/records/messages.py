@@ -21,7 +21,7 @@ from ..sampled import Sampled
 from ..status import UNFINISHED, EventKind, Status, sources
 from .database import NO_TENANT, Database, RecordsUnavailable, whose
 from .events import Event, add_events
-from .selection import Filter, condition, stands_at
+from .selection import Filter, Place, condition, stands_at
 from .tables import FAILED, UtcDateTime, inbound_message, message_conflict, owned
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
@@ -97,12 +97,19 @@ def _by_keys(key: tuple[sa.Column[Any], ...], number: int, *more: sa.Column[Any]
     return sa.select(*key, *more).where(sa.or_(*whole))
 
 
-def _found(connection: sa.Connection, key: tuple[sa.Column[Any], ...], values: list[Any], *more: sa.Column[Any]) -> Any:
-    """Find the rows of these keys."""
+def by_keys(
+    key: tuple[sa.Column[Any], ...], values: list[Any], *more: sa.Column[Any]
+) -> tuple[sa.Select[Any], dict[str, Any]]:
+    """Give the query for the rows of these keys, and its parameters."""
     number = 1 << (len(values) - 1).bit_length()  # few sizes, so that few queries are made
     padded = values + values[-1:] * (number - len(values))
     named = {f"{c.name}_{n}": value for n, one in enumerate(padded) for c, value in zip(key, one, strict=True)}
-    return connection.execute(_by_keys(key, number, *more), named)
+    return _by_keys(key, number, *more), named
+
+
+def _found(connection: sa.Connection, key: tuple[sa.Column[Any], ...], values: list[Any], *more: sa.Column[Any]) -> Any:
+    """Find the rows of these keys."""
+    return connection.execute(*by_keys(key, values, *more))
 
 
 class Messages:
@@ -159,8 +166,8 @@ class Messages:
         found = self.select(Filter(org_id=org_id, ids=(id,)), limit=1)
         return found[0] if found else None
 
-    def select(self, chosen: Filter, limit: int, after: InboundMessage | None = None) -> list[InboundMessage]:
-        """Select messages, the newest first; `after` the last one of the page before."""
+    def select(self, chosen: Filter, limit: int, after: InboundMessage | Place | None = None) -> list[InboundMessage]:
+        """Select messages, the newest first; `after` the last one of the page before, or its place."""
         t = inbound_message.c
         wanted = condition(chosen, self._database.is_sqlite)
         if after is not None:
@@ -254,13 +261,13 @@ class Messages:
         return self._update(attempt, Status.FAILED, values, (EventKind.FAILED, error))
 
     def replay_in(self, connection: sa.Connection, message: InboundMessage, due: datetime) -> bool:
-        """Lead a message back to RECEIVED, to be extracted anew; False if it moved meanwhile."""
+        """Lead a message back to RECEIVED, to be extracted anew; False if it moved meanwhile, or its mail is erased."""
         t = inbound_message.c
         values = {"status": Status.RECEIVED.value, "attempts": 0, "next_attempt_at": due, "worker": None}
         statement = (
             inbound_message.update()
             .where(t.org_id == message.org_id, t.id == message.id)
-            .where(stands_at((message.status,)), t.attempts == message.attempts)
+            .where(stands_at((message.status,)), t.attempts == message.attempts, t.erased_at.is_(None))
             .where(stands_at(sources(Status.RECEIVED)))
             .values(**values, error_json=None)
         )
