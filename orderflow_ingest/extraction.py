@@ -31,8 +31,8 @@ class PartsFailed(Exception):
     """Some attachments of a message could not be stored; the others were."""
 
 
-def extract(org_id: int, message_id: UUID, parts: Parts) -> None:
-    """Take one attempt at a message."""
+def extract(org_id: int, message_id: UUID, parts: Parts, is_live: bool = True) -> None:
+    """Take one attempt at a message; the documents of one that is not live are rung for behind all that is."""
     began, org = time.monotonic(), parts.records.organizations.slug(org_id)
     names: dict[str, Any] = {"org": org, "message_id": message_id}
     lease = timedelta(seconds=parts.settings.lease)
@@ -45,7 +45,7 @@ def extract(org_id: int, message_id: UUID, parts: Parts) -> None:
         need_no_loss(attempt.attempts, attempt.error_json)
         if attempt.status is Status.RECEIVED:
             _store(attempt, parts, names)
-        documents = _ring_for_documents(attempt, parts)
+        documents = _ring_for_documents(attempt, parts, is_live)
         if not parts.records.messages.finish(attempt, {"documents": documents, "attempt": attempt.attempts}):
             raise LeaseLost
     except LeaseLost:
@@ -133,13 +133,13 @@ def _archived(org_id: int, part: Part, archive: Archive) -> NewDocument:
     )
 
 
-def _ring_for_documents(attempt: InboundMessage, parts: Parts) -> int:
+def _ring_for_documents(attempt: InboundMessage, parts: Parts, is_live: bool) -> int:
     """Ring for each document that is to be handed over; give the number of all."""
     documents = parts.records.documents.of_message(attempt.org_id, attempt.id)
     try:
         for document in documents:
             if document.handover is HandOver.PENDING:
-                parts.queue.hand_over(attempt.org_id, document.id)
+                parts.queue.hand_over(attempt.org_id, document.id, is_live)
     except QueueUnavailable as error:
         event("enqueue", "Tasks left to the sweep.", logging.WARNING, message_id=attempt.id, reason=error)
     return len(documents)

@@ -22,6 +22,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 from huey import Huey, PriorityRedisHuey
+from huey.api import Task
 from huey.exceptions import TaskTimeout
 from huey.registry import Message
 from huey.serializer import Serializer
@@ -39,7 +40,7 @@ try:
 except ImportError:  # an extra: needed where QUEUE_URL names Redis
     redis = None  # type: ignore[assignment]
 
-Body = Callable[[int, UUID], None]
+Body = Callable[[int, UUID, bool], None]
 NAME = "orderflow"
 _SWEPT = "orderflow.swept"
 _COUNTED = 1.0  # seconds
@@ -134,6 +135,8 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
 
 class Queue:
     """Rings for the two kinds of work; a worker gives their bodies, all others only ring.
+
+    A body is told whether its task was live: by the task's priority, so that no more lies in the queue than ids.
 
     `recent_depth` is depth(), asked for at most once a second; that the queue is away is remembered as long.
 
@@ -254,10 +257,10 @@ def _time_limit() -> Iterator[None]:
 
 
 def _declare(huey: Huey, name: str, body: Body | None, time_limit: float | None) -> Any:
-    def run(org_id: int, id: str) -> None:
+    def run(org_id: int, id: str, task: Task) -> None:
         if body is None:
             raise RuntimeError("this process rings for tasks and runs none")
         with _time_limit():
-            body(org_id, UUID(id))
+            body(org_id, UUID(id), (task.priority or 0) > _BEHIND)
 
-    return huey.task(name=name, timeout=time_limit)(run)
+    return huey.task(name=name, timeout=time_limit, context=True)(run)

@@ -1,29 +1,72 @@
 """Replay: what an operator puts through again, one thing at a time, each safe to repeat.
 
 A replayed message goes back to RECEIVED and is extracted anew from the archive; its documents keep
-their ids and are handed over again. A dead letter goes back to the spool and is delivered. A conflict
-is accepted as a message of its own, or discarded; its raw mail stays in the archive either way.
+their ids and are handed over again. A hand-over alone leads documents back to PENDING. Either is done once by one
+run, whatever becomes of the run, by the key of its event. A dead letter goes back to the spool and is delivered. A
+held mail is accepted as a message of its own, or discarded; its raw mail stays in the archive either way.
+
+What has been erased is never led back: there is nothing left to take anew. Why a thing would be passed over is told
+by the same words before and afterwards.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from .assembly import Parts
 from .delivery import EMAIL, Delivery, known_traits, ring, settle
+from .logs import event
 from .message import Message, own_identity, read_message
-from .records import Conflict, Event, InboundMessage, NewMessage
-from .status import EventKind
+from .queue import QueueUnavailable
+from .records import Conflict, Document, Event, IdentityTaken, InboundMessage, NewMessage
+from .status import EventKind, HandOver, Held
+
+ERASED = "its mail is erased"
+IN_WORK = "a worker has it in hand"
+
+
+def why_not(message: InboundMessage) -> str:
+    """Tell why a message cannot be extracted again; nothing if it can."""
+    return ERASED if message.erased_at else ""
+
+
+def why_not_handed_over(document: Document) -> str:
+    """Tell why a document cannot be handed over again now; nothing if it can."""
+    is_leased = document.worker is not None and document.next_attempt_at > datetime.now(UTC)
+    if document.handover is HandOver.PENDING and is_leased:
+        return IN_WORK
+    return ERASED if document.erased_at else ""
 
 
 def replay_message(message: InboundMessage, parts: Parts, actor: str, run_id: UUID | None = None) -> bool:
     """Lead a message back to RECEIVED and ring for it, behind all live mail; False if it moved meanwhile."""
+    if why_not(message):
+        return False
     now = datetime.now(UTC)
     told = Event(message.org_id, message.id, EventKind.REPLAYED, actor, now, run_id=run_id)
     if not parts.records.documents.replay(message, now + timedelta(seconds=parts.settings.sweep_after), told):
         return False
     ring(message, parts, is_live=False)
     return True
+
+
+def replay_handover(documents: list[Document], parts: Parts, actor: str, run_id: UUID | None = None) -> int:
+    """Have documents of one message handed over again, behind all live mail; give how many had not moved meanwhile."""
+    now = datetime.now(UTC)
+    told = [
+        (one, Event(one.org_id, one.inbound_message_id, EventKind.REPLAYED, actor, now, one.id, run_id))
+        for one in documents
+        if not why_not_handed_over(one)
+    ]
+    due = now + timedelta(seconds=parts.settings.sweep_after)
+    done = parts.records.documents.replay_handover(told, now, due)
+    try:
+        for id in done:
+            parts.queue.hand_over(documents[0].org_id, id, is_live=False)
+    except QueueUnavailable as error:
+        event("enqueue", "Tasks left to the sweep.", message_id=documents[0].inbound_message_id, reason=error)
+    return len(done)
 
 
 def revive(name: str, parts: Parts) -> Delivery | None:
@@ -33,38 +76,61 @@ def revive(name: str, parts: Parts) -> Delivery | None:
     return settle(entry, parts, sender_waits=False) if entry else None
 
 
-def accept_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "") -> bool:
-    """Make a held mail a message, under its Message-ID and fingerprint if it clashes; False if it is closed."""
+def accept_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
+    """Make a held message one of its own; False if it is closed, or erased.
+
+    Raises IdentityTaken, and leaves it held, where each identity that it could have is another message's.
+    """
+    if conflict.erased_at:
+        return False
+    now = datetime.now(UTC)
+    told = _resolved(conflict, EventKind.ACCEPTED, actor, why, now, run_id)
+    for new in _of_conflict(conflict, parts):
+        try:
+            if not parts.records.conflicts.resolve(conflict, new, now, told):
+                return False
+        except IdentityTaken:
+            continue
+        ring(new, parts)
+        return True
+    raise IdentityTaken
+
+
+def identity_of(conflict: Conflict, parts: Parts) -> str | None:
+    """Tell under which Message-ID a held mail would be accepted; None if each that it could have is taken."""
+    for new in _of_conflict(conflict, parts):
+        if parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id) is None:
+            return new.source_message_id
+    return None
+
+
+def discard_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
+    """Close a conflict without making it a message; False if it is closed."""
+    now = datetime.now(UTC)
+    told = _resolved(conflict, EventKind.DISCARDED, actor, why, now, run_id)
+    return parts.records.conflicts.resolve(conflict, None, now, told)
+
+
+def _resolved(conflict: Conflict, kind: EventKind, actor: str, why: str, now: datetime, run_id: UUID | None) -> Event:
+    details = {"held": str(conflict.id), "reason": conflict.reason.value, "why": why}
+    return Event(conflict.org_id, conflict.id, kind, actor, now, run_id=run_id, details=details)
+
+
+def _of_conflict(conflict: Conflict, parts: Parts) -> Iterator[NewMessage]:
+    """Give the message that a held mail may become: under its own Message-ID, unless that is what it clashes with, or
+    under one that its content makes another."""
     raw = parts.archive.read(conflict.raw_key, conflict.digest)
     message = read_message(raw)
     if message is None:
         raise ValueError("a held message has no header")
-    new = _of_conflict(conflict, message, known_traits(raw, conflict.envelope_sender, parts))
-    now = datetime.now(UTC)
-    if not parts.records.conflicts.resolve(
-        conflict, new, now, _resolved(conflict, EventKind.ACCEPTED, actor, why, now)
-    ):
-        return False
-    ring(new, parts)
-    return True
+    traits = known_traits(raw, conflict.envelope_sender, parts)
+    if conflict.reason is Held.SENDER:
+        yield _new(conflict, message, traits)
+    own = own_identity(message.source_message_id, message.fingerprint)
+    yield _new(conflict, replace(message, source_message_id=own), traits)
 
 
-def discard_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "") -> bool:
-    """Close a conflict without making it a message; False if it is closed."""
-    now = datetime.now(UTC)
-    told = _resolved(conflict, EventKind.DISCARDED, actor, why, now)
-    return parts.records.conflicts.resolve(conflict, None, now, told)
-
-
-def _resolved(conflict: Conflict, kind: EventKind, actor: str, why: str, now: datetime) -> Event:
-    details = {"held": str(conflict.id), "reason": conflict.reason.value, "why": why}
-    return Event(conflict.org_id, conflict.id, kind, actor, now, details=details)
-
-
-def _of_conflict(conflict: Conflict, message: Message, traits: list[str]) -> NewMessage:
-    own = message
-    if conflict.inbound_message_id:
-        own = replace(message, source_message_id=own_identity(message.source_message_id, message.fingerprint))
+def _new(conflict: Conflict, message: Message, traits: list[str]) -> NewMessage:
     return NewMessage(
         org_id=conflict.org_id,
         id=uuid4(),
@@ -76,5 +142,5 @@ def _of_conflict(conflict: Conflict, message: Message, traits: list[str]) -> New
         received_at=conflict.received_at,
         raw_key=conflict.raw_key,
         traits=traits,
-        **vars(own),
+        **vars(message),
     )

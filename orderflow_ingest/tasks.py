@@ -31,15 +31,15 @@ from .records import RecordsUnavailable
 from .settings import load
 
 
-def extract(org_id: int, message_id: UUID) -> None:
-    """Take out a message's attachments."""
+def extract(org_id: int, message_id: UUID, is_live: bool) -> None:
+    """Take out a message's attachments; the documents of what is replayed stay behind live mail."""
     _bound_memory()
     with _outages_logged("extract", org_id=org_id, message_id=message_id):
-        extraction.extract(org_id, message_id, parts)
+        extraction.extract(org_id, message_id, parts, is_live)
     _end_if_swollen()
 
 
-def hand_over(org_id: int, document_id: UUID) -> None:
+def hand_over(org_id: int, document_id: UUID, _is_live: bool) -> None:
     """Call the document handler with one document."""
     _bound_memory()
     with _outages_logged("hand_over", org_id=org_id, document_id=document_id):

@@ -5,6 +5,7 @@ Whatever a sender wrote is made printable first: a subject can hold escape seque
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from .records import RecordsUnavailable
 from .settings import BadSettings, load
 
 Row = Mapping[str, Any]
+_TYPED = 2000  # characters of a command line that are kept
 
 
 def program(cli: click.Command) -> None:
@@ -85,9 +87,19 @@ def print_rows(rows: Iterable[Row], as_json: bool) -> None:
 
 @contextmanager
 def progress(length: int, label: str) -> Iterator[Any]:
-    """Show a bar with the time left on a terminal's standard error; nothing elsewhere."""
-    with click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True) as bar:
+    """Show a bar with the time left on a terminal's standard error; nothing elsewhere.
+
+    A text that update() is given beside the number stands behind it: the rate, say.
+    """
+    shown: dict[str, Any] = {"file": sys.stderr, "show_pos": True, "item_show_func": lambda text: text}
+    with click.progressbar(length=length, label=label, **shown) as bar:
         yield bar
+
+
+def typed() -> str:
+    """Give the command as it was typed, for the trace of it; no option of these programs takes a secret."""
+    line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return line if len(line) <= _TYPED else f"{line[:_TYPED]}\u2026"
 
 
 def _plain(value: Any) -> Any:

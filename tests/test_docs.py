@@ -1,4 +1,4 @@
-"""The README is the manual: it names every outcome, setting, status, option and command there is."""
+"""The manual is the README and the pages of docs/: it names every outcome, setting, status, option and command."""
 
 import re
 import subprocess
@@ -16,6 +16,8 @@ from orderflow_ingest.traits import Trait
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+MANUAL = "\n".join([README, *(page.read_text() for page in PAGES)])
 
 
 @pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.name)
@@ -75,7 +77,18 @@ def test_every_command_and_option_stands_in_the_manual(name):
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter
             for option in parameter.opts:
-                assert f"`{option}" in README or f" {option}" in README, option
+                assert re.search(rf"[` (]{option}\b", MANUAL), option
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_can_be_reached_from_the_readme(page):
+    of_readme = set(re.findall(r"\]\((docs/[^)#]+\.md)", README))
+    of_those = {
+        f"docs/{target}"
+        for name in of_readme
+        for target in re.findall(r"\]\(([^)#:/]+\.md)", (ROOT / name).read_text())
+    }
+    assert f"docs/{page.name}" in of_readme | of_those
 
 
 @pytest.mark.parametrize("option", deliver_cli.OPTIONS)
@@ -84,9 +97,10 @@ def test_every_option_of_the_delivery_program_stands_in_the_manual(option):
     assert option in deliver_cli.__doc__
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
 
 
 def test_the_two_commands_are_there_and_run_as_told():

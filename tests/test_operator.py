@@ -8,20 +8,10 @@ import subprocess
 import pytest
 
 from tests.lab.deployment import DOMAIN, Deployment
-from tests.lab.process import free_port, scratch, wait_until
+from tests.lab.process import free_port, wait_until
 from tests.mails import mail, order
 
 ACME = f"orders+acme@{DOMAIN}"
-
-
-@pytest.fixture(scope="module")
-def deployment():
-    """A deployment whose worker runs."""
-    with scratch() as place:
-        deployment = Deployment(place)
-        deployment.set_up("acme", "beta")
-        with deployment.worker:
-            yield deployment
 
 
 @pytest.fixture
@@ -249,79 +239,6 @@ def test_tls_can_be_required(quiet):
     assert "abuse@b.example" in main
 
 
-def test_replay_selects_by_id_organisation_status_and_time(deployment):
-    for number in range(3):
-        deployment.deliver(ACME, order(number))
-    deployment.deliver(f"orders+beta@{DOMAIN}", order(3))
-    found = deployment.wait_finished(4)
-
-    def dry(*arguments: str) -> set[str]:
-        return {row["subject"] for row in rows(deployment.replay("message", "--dry-run", "--json", *arguments))}
-
-    everything = {f"Order {number}" for number in range(4)}
-    assert dry("--org", "beta", "--status", "PARSED") == {"Order 3"}
-    assert dry("--status", "parsed") == everything
-    assert dry("--status", "parsed", "--since", "2020-01-01", "--until", "2020-01-02T03:04") == set()
-    assert dry("--status", "parsed", "--since", "2020-01-01") == everything
-    assert dry("--org", "acme") == set(), "FAILED is the default"
-    assert dry(found[0]["id"]) == {found[0]["subject"]}
-
-
-def test_a_replay_extracts_again_and_hands_over_again_and_doubles_nothing(deployment):
-    deployment.deliver(ACME, order(10))
-    count = len(deployment.messages())
-    before = next(row for row in deployment.wait_finished(count) if row["subject"] == "Order 10")
-    said = deployment.replay("message", "--yes", before["id"])
-    assert said.strip() == "1 messages were led back to RECEIVED and enqueued"
-    deployment.wait_finished(count)
-    handed = [r for r in deployment.log_records() if r.get("action") == "document" and r["message_id"] == before["id"]]
-    assert len(handed) == 4
-    assert len({r["document_id"] for r in handed}) == 2
-    assert len(deployment.documents(before["id"])) == 2
-
-
-def test_a_replay_asks_unless_told_yes_and_a_dry_run_changes_nothing(quiet):
-    quiet.deliver(ACME, order(1))
-    before = quiet.messages()
-    assert failing(quiet, "orderflow-replay", "message", "--status", "RECEIVED").endswith("Aborted!")
-    quiet.replay("message", "--status", "RECEIVED", "--dry-run")
-    assert failing(quiet, "orderflow-replay", "message").startswith("Error: say which")
-    assert quiet.messages() == before
-
-
-def test_a_dead_letter_is_shown_and_delivered(quiet):
-    spool = quiet.state / "spool"
-    quiet.write_settings({"DATABASE_URL": "postgresql://127.0.0.1:1/x", "ORDERFLOW_SPOOL_MODE": "accept"})
-    quiet.deliver(ACME, mail(1))
-    quiet.write_settings({})
-    quiet.admin("org", "disable", "acme")
-    assert "ORG_DISABLED" in quiet.replay("spool")
-    assert list((spool / "new").iterdir()) == []
-    (dead,) = rows(quiet.replay("dead", "--json"))
-    assert (dead["recipient"], dead["why"].split()[-1]) == (ACME, "ORG_DISABLED")
-    assert failing(quiet, "orderflow-replay", "dead", "nope") == "Error: no dead letter is named nope"
-    quiet.admin("org", "enable", "acme")
-    assert quiet.replay("dead", "--all", "--dry-run").count(dead["entry"]) == 1
-    assert "DELIVERED" in quiet.replay("dead", dead["entry"])
-    assert list((spool / "dead").iterdir()) == []
-    assert len(quiet.messages()) == 1
-
-
-def test_a_conflict_is_shown_accepted_once_or_discarded(deployment):
-    for body in (b"12\n", b"13\n", b"14\n"):
-        deployment.deliver(ACME, mail(20, body))
-    count = len(deployment.messages())
-    first, second = rows(deployment.replay("conflicts", "--json"))
-    assert deployment.replay("conflicts", "--accept", "--dry-run", first["id"]).count(first["id"]) == 1
-    assert deployment.replay("conflicts", "--accept", first["id"]).strip() == "1 of 1 conflicts: accepted"
-    assert deployment.replay("conflicts", "--accept", first["id"]).strip() == "0 of 1 conflicts: accepted"
-    assert deployment.replay("conflicts", "--discard", second["id"]).strip() == "1 of 1 conflicts: discarded"
-    assert rows(deployment.replay("conflicts", "--json")) == []
-    found = deployment.wait_finished(count + 1)
-    assert [row["subject"] for row in found].count("Order 20") == 2
-    assert failing(deployment, "orderflow-replay", "conflicts", "--accept").startswith("Error: --accept needs IDS")
-
-
 def test_status_shows_what_is_where(quiet):
     quiet.deliver(ACME, order(1))
     status = quiet.status()
@@ -330,11 +247,6 @@ def test_status_shows_what_is_where(quiet):
     lines = quiet.admin("status", "--org", "acme").splitlines()
     assert lines[1].split() == ["messages", "RECEIVED", "1"]
     assert not any("spool" in line for line in lines), "a spool has no tenants"
-
-
-def test_what_a_sender_wrote_cannot_steer_the_terminal(quiet):
-    quiet.deliver(ACME, mail(1, Subject="\x1b[2J\x1b]0;owned\x07 order"))
-    assert "\x1b" not in quiet.replay("list")
 
 
 def test_help_is_there_for_every_command(quiet):

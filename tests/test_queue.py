@@ -11,6 +11,7 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -64,10 +65,12 @@ class Worker(Queue):
     """A queue with bodies that note what they were called with."""
 
     def __init__(self, url):
-        self.ran = []
-        super().__init__(
-            url, lambda *ids: self.ran.append(("extract", *ids)), lambda *ids: self.ran.append(("hand", *ids))
-        )
+        self.ran, self.live = [], []
+        super().__init__(url, partial(self._note, "extract"), partial(self._note, "hand"))
+
+    def _note(self, name, org_id, id, is_live):
+        self.ran.append((name, org_id, id))
+        self.live.append(is_live)
 
     def work(self):
         """Do what a consumer does, until the queue is empty."""
@@ -82,6 +85,14 @@ def test_what_is_rung_for_is_run_with_the_ids(queue):
     queue.hand_over(8, MESSAGE)
     assert queue.depth() == 2
     assert queue.work() == [("extract", 7, MESSAGE), ("hand", 8, MESSAGE)] and queue.depth() == 0
+
+
+def test_what_is_not_live_comes_behind_all_that_is_and_its_body_is_told(queue):
+    queue.extract(1, MESSAGE, is_live=False)
+    queue.hand_over(2, MESSAGE, is_live=False)
+    queue.extract(3, MESSAGE)
+    assert [org_id for _, org_id, _ in queue.work()] == [3, 1, 2]
+    assert queue.live == [True, False, False]
 
 
 def test_a_process_without_bodies_rings_for_one_that_has_them(url, queue):

@@ -33,6 +33,7 @@ from orderflow_ingest.records import (
     Database,
     Event,
     Filter,
+    IdentityTaken,
     InboundMessage,
     Messages,
     NewDocument,
@@ -531,6 +532,29 @@ def test_mail_is_found_by_the_class_of_its_error_or_of_a_documents(records):
         return {message.id for message in records.messages.select(Filter(error=error), 9)}
 
     assert found("ObjectMissing") == {one.id} and found("KeyError") == {two.id} and found("Key") == set()
+    both = Filter(error="KeyError", statuses=(Status.STORED,), org_id=1)
+    assert [message.id for message in records.messages.select(both, 9)] == [two.id]
+    assert records.documents.count(both) == (1, 1) and records.documents.count(Filter(error="ObjectMissing")) == (0, 0)
+
+
+def test_what_is_said_of_documents_is_met_by_one_of_them(records):
+    attempt = stored(records, [part("1", filename="a.pdf"), part("2", filename="b.png", content_type="image/png")])
+    one, two = records.documents.of_message(1, attempt.id)
+    other = stored(records, [part("1")])
+    records.documents.finish(records.documents.claim(1, two.id, "w", NOW, LEASE))
+
+    def found(**chosen):
+        counted = records.documents.count(Filter(**chosen))
+        meant = records.documents.of_messages(records.messages.select(Filter(**chosen), 9), Filter(**chosen))
+        documents = [document.id for of_one in meant.values() for document in of_one]
+        assert counted == (len(documents), len(meant)) and all(meant.values())
+        return documents
+
+    assert found(document_ids=(one.id, two.id)) == [one.id, two.id]
+    assert found(document_ids=(two.id,), unseen=True) == found(document_ids=(one.id,), org_id=2) == []
+    assert found(document_type="image/*") == [two.id] and found(document_type="image/*", unseen=True) == []
+    assert found(document_words="a", unseen=True, ids=(attempt.id, other.id)) == [one.id]
+    assert records.documents.of_messages([]) == {}
 
 
 def test_what_came_lately_is_counted_by_status_of_a_day_and_of_a_week(records):
@@ -1061,6 +1085,86 @@ def test_a_replay_hands_every_document_over_again(records):
     assert len(records.documents.due(NOW + MINUTE, 9)) == 2 and records.documents.due(NOW, 9) == []
 
 
+def test_a_run_replays_a_message_once_whatever_becomes_of_it_meanwhile(records):
+    """The second finds the message as it left it, so that nothing but the run's own event keeps it off."""
+    attempt = stored(records, [part()])
+    event = told(EventKind.REPLAYED, attempt.id, run_id=uuid4())
+    assert records.documents.replay(row(records, attempt), NOW + MINUTE, event)
+    again = claimed(records, row(records, attempt))
+    assert records.messages.give_up(again, {"error": "x"})
+    before = row(records, attempt)
+    assert not records.documents.replay(before, NOW + LEASE, replace(event, at=NOW + MINUTE))
+    assert row(records, attempt) == before and records.events.count_of_run(event.run_id) == 1
+    assert records.documents.replay(before, NOW + LEASE, replace(event, run_id=uuid4()))
+
+
+def test_documents_are_led_back_once_by_a_run_but_for_what_a_worker_has_in_hand(records):
+    attempt = stored(records, [part("1"), part("2"), part("3")])
+    one, two, three = records.documents.of_message(1, attempt.id)
+    records.documents.finish(records.documents.claim(1, one.id, "w", NOW, LEASE))
+    records.documents.claim(1, two.id, "w", NOW, LEASE)
+    records.documents.give_up(records.documents.claim(1, three.id, "w", NOW, LEASE), {"error": "x"})
+    run = uuid4()
+
+    def lead_back(run_id, seen):
+        events = [(d, told(EventKind.REPLAYED, attempt.id, document_id=d.id, run_id=run_id)) for d in seen]
+        return records.documents.replay_handover(events, NOW + MINUTE, NOW + LEASE)
+
+    stale = [one, two, three]
+    assert lead_back(run, stale) == [], "they have moved since"
+    seen = records.documents.of_message(1, attempt.id)
+    assert lead_back(run, seen) == [one.id, three.id]
+    found = records.documents.of_message(1, attempt.id)
+    assert [d.handover for d in found] == [HandOver.PENDING] * 3
+    assert [(d.attempts, d.worker is None, d.error_json) for d in found] == [
+        (0, True, None),
+        (1, False, None),
+        (0, True, None),
+    ]
+    assert [d.next_attempt_at for d in found] == [NOW + LEASE] * 3
+    events = [event for event in records.events.of(1, attempt.id) if event.run_id == run]
+    assert {event.document_id for event in events} == {one.id, three.id}
+    assert records.events.count_of_run(run) == 1
+    assert lead_back(run, found) == [] and records.documents.of_message(1, attempt.id) == found
+    assert lead_back(uuid4(), found) == [one.id, three.id]
+
+
+def erase(records, table):
+    with records.database.write(1) as connection:
+        connection.execute(table.update().where(table.c.org_id == 1).values(erased_at=NOW))
+
+
+def test_what_is_erased_is_never_led_back(records):
+    attempt = stored(records, [part()])
+    erase(records, inbound_message)
+    erase(records, document)
+    assert not records.documents.replay(row(records, attempt), NOW, told(EventKind.REPLAYED, attempt.id))
+    seen = [
+        (d, told(EventKind.REPLAYED, attempt.id, document_id=d.id)) for d in records.documents.of_message(1, attempt.id)
+    ]
+    assert records.documents.replay_handover(seen, NOW, NOW) == []
+    assert [event.kind for event in records.events.of(1, attempt.id)] == []
+
+
+def test_a_document_that_is_taken_out_again_is_not_erased_any_more(records):
+    attempt = stored(records, [part()])
+    erase(records, document)
+    assert records.documents.replay(row(records, attempt), NOW, told(EventKind.REPLAYED, attempt.id))
+    records.documents.record(claimed(records, row(records, attempt)), [part()], [], NOW, is_complete=True)
+    (found,) = records.documents.of_message(1, attempt.id)
+    assert found.erased_at is None
+
+
+def test_a_conflict_stays_open_where_its_message_cannot_be_recorded(records):
+    known, later, _ = conflicting(records)
+    (found,) = records.conflicts.open()
+    taken = replace(later, id=uuid4(), source_message_id=row(records, replace(later, id=known.id)).source_message_id)
+    with pytest.raises(IdentityTaken):
+        records.conflicts.resolve(found, taken, NOW, told(EventKind.ACCEPTED, found.id))
+    assert records.conflicts.open() == [found] and records.events.of(1, found.id) == []
+    assert records.messages.count(Filter()) == 1
+
+
 # Tenants
 
 
@@ -1095,6 +1199,9 @@ def test_no_method_shows_or_changes_another_tenants_rows(records):
     assert set(documents.count_undone(2).values()) == {0}
     other = replace(row(records, mine), org_id=2)
     assert not documents.replay(other, NOW + LEASE, told(EventKind.REPLAYED, mine.id))
+    assert documents.of_messages([other]) == {mine.id: []} and documents.count(Filter(org_id=2)) == (0, 0)
+    foreign = (replace(own, org_id=2), told(EventKind.REPLAYED, mine.id, document_id=own.id, run_id=uuid4()))
+    assert documents.replay_handover([foreign], NOW, NOW) == []
 
     foreign = replace(attempt, org_id=2)
     assert set(endings(records, foreign).values()) == {False}

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from ..breaker import Guard
 from ..limits import Times
 from .census import Census, take_census
-from .conflicts import Conflict, Conflicts
+from .conflicts import Conflict, Conflicts, IdentityTaken
 from .database import EVERY, NO_TENANT, Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
 from .erasure import Erasure
@@ -15,7 +15,7 @@ from .messages import InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
 from .overview import LastError, Lately, OfOrganization, Overview
 from .runs import Run, Runs
-from .selection import Filter
+from .selection import Filter, Place
 
 __all__ = [
     "EVERY",
@@ -33,6 +33,7 @@ __all__ = [
     "Filter",
     "Holding",
     "Holdings",
+    "IdentityTaken",
     "InboundMessage",
     "Keeping",
     "Kind",
@@ -48,6 +49,7 @@ __all__ = [
     "OrganizationExists",
     "Organizations",
     "Overview",
+    "Place",
     "Records",
     "RecordsUnavailable",
     "Run",

@@ -11,7 +11,6 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from ..message import own_identity
 from ..status import Held
 from .database import Database, whose
 from .events import Event, add_events
@@ -28,6 +27,10 @@ class Conflict(Mail):
     reason: Held
     resolution: str | None
     erased_at: datetime | None
+
+
+class IdentityTaken(Exception):
+    """The identity of a held mail that is to become a message is another message's; nothing was written."""
 
 
 _MAIL = [field.name for field in fields(Mail)]
@@ -102,8 +105,8 @@ class Conflicts:
     def resolve(self, conflict: Conflict, accepted: NewMessage | None, now: datetime, told: Event) -> bool:
         """Close a conflict, and record `accepted` as a message due now; False if it is closed already.
 
-        `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes. Where
-        the identity of `accepted` is taken it gets one of its own.
+        `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes. Raises
+        IdentityTaken, and leaves the conflict open, where that message cannot be recorded.
         """
         c = message_conflict.c
         close = message_conflict.update().where(c.org_id == conflict.org_id, c.id == conflict.id, _OPEN)
@@ -113,8 +116,7 @@ class Conflicts:
             add_events(connection, [told])
             if accepted is not None:
                 if not self._messages.insert_in(connection, accepted, now):
-                    own = own_identity(accepted.source_message_id, accepted.fingerprint)
-                    self._messages.insert_in(connection, replace(accepted, source_message_id=own), now)
+                    raise IdentityTaken
                 add_events(connection, [replace(told, inbound_message_id=accepted.id)])
             return True
 

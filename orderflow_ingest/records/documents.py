@@ -15,9 +15,10 @@ import sqlalchemy as sa
 
 from ..status import EventKind, HandOver, PartKind, Status
 from .database import Database, whose
-from .events import Event, add_events
-from .messages import InboundMessage, Messages, token
-from .tables import FAILED_HANDOVER, PENDING, document, owned, skipped_part
+from .events import Event, add_events, add_once
+from .messages import InboundMessage, Messages, by_keys, token
+from .selection import Filter, condition, of_document
+from .tables import FAILED_HANDOVER, PENDING, document, inbound_message, owned, skipped_part
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,15 @@ class SkippedPart:
     defects: list[str]
 
 
+class _Undone(Exception):
+    """What a transaction would do has been done by the same run: nothing of it stays."""
+
+
 _KEPT = ("id", "part_path")
 _CONTENT = [field.name for field in fields(NewDocument) if field.name not in _KEPT]
 _COLUMNS = [document.c[field.name] for field in fields(Document)]
+_OWNER = (document.c.org_id, document.c.inbound_message_id)
+_OWNED = [column for column in _COLUMNS if column not in set(_OWNER)]
 
 
 class Documents:
@@ -154,17 +161,65 @@ class Documents:
     def replay(self, message: InboundMessage, due: datetime, told: Event) -> bool:
         """Lead a message back to RECEIVED and its documents to PENDING; False if the message moved meanwhile.
 
-        The sweep rings for it from `due` on. `told` is written with it.
+        The sweep rings for it from `due` on. `told` is written with it, once by one run: False if that has done it.
         """
         d = document.c
         mine = (d.org_id == message.org_id, d.inbound_message_id == message.id)
-        values = {"handover": HandOver.PENDING.value, "attempts": 0, "next_attempt_at": due, "worker": None}
-        with self._database.write(message.org_id) as connection:
-            if not self._messages.replay_in(connection, message, due):
-                return False
-            connection.execute(document.update().where(*mine).values(**values, error_json=None))
-            add_events(connection, [told])
-            return True
+        try:
+            with self._database.write(message.org_id) as connection:
+                if not self._messages.replay_in(connection, message, due):
+                    return False
+                connection.execute(document.update().where(*mine).values(_anew(due)))
+                self._tell(connection, told)
+        except _Undone:
+            return False
+        return True
+
+    def replay_handover(self, seen: list[tuple[Document, Event]], now: datetime, due: datetime) -> list[UUID]:
+        """Lead documents of one message back to PENDING, and tell it; give the ids of those that had not moved.
+
+        What a worker has in hand is left alone. The sweep rings for the others from `due` on. A run does it once for a
+        message: none is given if it has.
+        """
+        d, done = document.c, []
+        try:
+            with self._database.write({one.org_id for one, _ in seen}) as connection:
+                for one, told in seen:
+                    statement = (
+                        document.update()
+                        .where(d.org_id == one.org_id, d.id == one.id, d.handover.concat("") == one.handover.value)
+                        .where(d.attempts == one.attempts, d.worker.is_(None) | (d.next_attempt_at <= now))
+                        .where(d.erased_at.is_(None))
+                    )
+                    if connection.execute(statement.values(_anew(due))).rowcount == 1:
+                        self._tell(connection, told)
+                        done.append(one.id)
+        except _Undone:
+            return []
+        return done
+
+    def of_messages(self, messages: list[InboundMessage], chosen: Filter | None = None) -> dict[UUID, list[Document]]:
+        """Give the documents of these messages by their message; of them those that a filter means, if there is one."""
+        if not messages:
+            return {}
+        statement, values = by_keys(_OWNER, [(message.org_id, message.id) for message in messages], *_OWNED)
+        if chosen:
+            statement = statement.where(*of_document(chosen, self._database.is_sqlite))
+        found: dict[UUID, list[Document]] = {message.id: [] for message in messages}
+        with self._database.read({message.org_id for message in messages}) as connection:
+            for row in connection.execute(statement, values):
+                found[row.inbound_message_id].append(_document(row))
+        return {id: sorted(documents, key=lambda one: one.part_path) for id, documents in found.items()}
+
+    def count(self, chosen: Filter) -> tuple[int, int]:
+        """Count the documents that are meant, and their messages."""
+        d, t, is_sqlite = document.c, inbound_message.c, self._database.is_sqlite
+        both = sa.join(inbound_message, document, sa.and_(d.org_id == t.org_id, d.inbound_message_id == t.id))
+        numbers = sa.select(sa.func.count(), sa.func.count(sa.distinct(t.id))).select_from(both)
+        with self._database.read(whose(chosen.org_id)) as connection:
+            wanted = numbers.where(condition(chosen, is_sqlite), *of_document(chosen, is_sqlite))
+            documents, messages = connection.execute(wanted).one()
+        return documents, messages
 
     def extract_again(self, message: InboundMessage, due: datetime, told: Event) -> bool:
         """Lead a message back to RECEIVED whose documents keep the state of their hand-over, as far as they are there.
@@ -208,6 +263,13 @@ class Documents:
             add_events(connection, [Event.by_worker(*owner, kind, details, attempt.id)])
             return True
 
+    def _tell(self, connection: sa.Connection, told: Event) -> None:
+        """Write an event with what it tells; what its run has told before is undone."""
+        if told.run_id is None:
+            add_events(connection, [told])
+        elif not add_once(self._database, connection, told, told.run_id):
+            raise _Undone
+
     def _store(self, connection: sa.Connection, values: dict[str, Any]) -> None:
         """Insert a document, or bring the one of this part up to date: other bytes are a new document."""
         insert = self._database.insert(document).values(values)
@@ -225,6 +287,12 @@ class Documents:
     def _remove_others(self, connection: sa.Connection, owner: dict[str, Any], paths: list[str]) -> None:
         conditions = [document.c[name] == value for name, value in owner.items()]
         connection.execute(document.delete().where(*conditions, document.c.part_path.not_in(paths)))
+
+
+def _anew(due: datetime) -> dict[str, Any]:
+    """Give what a document's row says before it is handed over for the first time."""
+    values = {"handover": HandOver.PENDING.value, "attempts": 0, "next_attempt_at": due, "worker": None}
+    return {**values, "error_json": None}
 
 
 def _document(row: Any) -> Document:

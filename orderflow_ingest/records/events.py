@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import sqlalchemy as sa
 
@@ -72,6 +72,18 @@ def add_events(connection: sa.Connection, events: Iterable[Event]) -> None:
         connection.execute(message_event.insert(), rows)
 
 
+def add_once(database: Database, connection: sa.Connection, event: Event, run_id: UUID) -> bool:
+    """Add an event of a run in the transaction of what it tells; False if this run has told it before.
+
+    Idempotent by the key (org_id, id): the id is made of the run, what happened, the message and the document. Of two
+    processes that go on with one run, the second waits here for the first, and must undo what it has done.
+    """
+    same = uuid5(run_id, f"{event.kind.value}/{event.inbound_message_id}/{event.document_id}")
+    values = {**vars(event), "id": same, "kind": event.kind.value}
+    statement = database.insert(message_event).values(values).on_conflict_do_nothing()
+    return connection.scalar(statement.returning(message_event.c.id)) is not None
+
+
 class Events:
     """The table message_event."""
 
@@ -100,6 +112,13 @@ class Events:
         statement = statement.where(e.run_id.is_not(None))
         with self._database.read(whose(org_id)) as connection:
             return set(connection.scalars(statement))
+
+    def count_of_run(self, run_id: UUID) -> int:
+        """Count the messages that a run has an event of."""
+        e = message_event.c
+        mine = sa.select(e.org_id, e.inbound_message_id).where(e.run_id == run_id, e.run_id.is_not(None)).distinct()
+        with self._database.read(whose(None)) as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(mine.subquery())) or 0
 
 
 def _event(row: Any) -> Event:

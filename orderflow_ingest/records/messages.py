@@ -21,7 +21,7 @@ from ..sampled import Sampled
 from ..status import UNFINISHED, EventKind, Status, sources
 from .database import NO_TENANT, Database, RecordsUnavailable, whose
 from .events import Event, add_events
-from .selection import Filter, Ways, condition, stands_at, ways
+from .selection import Filter, Place, Ways, condition, stands_at, ways
 from .tables import FAILED, UtcDateTime, inbound_message, message_conflict, owned
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
@@ -97,12 +97,19 @@ def _by_keys(key: tuple[sa.Column[Any], ...], number: int, *more: sa.Column[Any]
     return sa.select(*key, *more).where(sa.or_(*whole))
 
 
-def _found(connection: sa.Connection, key: tuple[sa.Column[Any], ...], values: list[Any], *more: sa.Column[Any]) -> Any:
-    """Find the rows of these keys."""
+def by_keys(
+    key: tuple[sa.Column[Any], ...], values: list[Any], *more: sa.Column[Any]
+) -> tuple[sa.Select[Any], dict[str, Any]]:
+    """Give the query for the rows of these keys, and its parameters."""
     number = 1 << (len(values) - 1).bit_length()  # few sizes, so that few queries are made
     padded = values + values[-1:] * (number - len(values))
     named = {f"{c.name}_{n}": value for n, one in enumerate(padded) for c, value in zip(key, one, strict=True)}
-    return connection.execute(_by_keys(key, number, *more), named)
+    return _by_keys(key, number, *more), named
+
+
+def _found(connection: sa.Connection, key: tuple[sa.Column[Any], ...], values: list[Any], *more: sa.Column[Any]) -> Any:
+    """Find the rows of these keys."""
+    return connection.execute(*by_keys(key, values, *more))
 
 
 class Messages:
@@ -159,8 +166,8 @@ class Messages:
         found = self.select(Filter(org_id=org_id, ids=(id,)), limit=1)
         return found[0] if found else None
 
-    def select(self, chosen: Filter, limit: int, after: InboundMessage | None = None) -> list[InboundMessage]:
-        """Select messages, the newest first; `after` the last one of the page before."""
+    def select(self, chosen: Filter, limit: int, after: InboundMessage | Place | None = None) -> list[InboundMessage]:
+        """Select messages, the newest first; `after` the last one of the page before, or its place."""
         t = inbound_message.c
         with self._database.read(whose(chosen.org_id)) as connection:
             by = Ways() if self._database.is_sqlite else ways(chosen, connection)

@@ -16,7 +16,7 @@ far as those reach.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -24,13 +24,15 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from ..status import UNFINISHED, HandOver, Status
+from ..status import UNFINISHED, Status
 from .tables import (
     DOCUMENT_TEXT,
     DOCUMENT_WORDS,
     FAILED,
+    FAILED_HANDOVER,
     MESSAGE_TEXT,
     MESSAGE_WORDS,
+    PENDING,
     SOURCES,
     document,
     inbound_message,
@@ -67,6 +69,8 @@ class Ways:
 
 _PLANNED = Ways()
 _WORD = re.compile(r"[^\W_]+")
+# In the words of the partial indexes, which are as small as what is not done.
+_UNSEEN = sa.or_(sa.text(PENDING), sa.text(FAILED_HANDOVER))
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class Filter:
     """Which messages an operator means; an empty field leaves the choice open.
 
     `error` is the class that error_json names, of the message or of one of its documents; `document_type` a document's
-    content type, all of a kind as `image/*`; `unseen`: the handler has not taken all of its documents.
+    content type, all of a kind as `image/*`; `unseen`: the handler has not taken all of its documents. What is said of
+    documents is met by one and the same document of the message.
     """
 
     org_id: int | None = None
@@ -90,6 +95,7 @@ class Filter:
     document_type: str | None = None
     error: str | None = None
     unseen: bool = False
+    document_ids: tuple[UUID, ...] = ()
 
     @property
     def is_of_most(self) -> bool:
@@ -97,8 +103,16 @@ class Filter:
 
         Of words that may be so: PostgreSQL has counted them, and takes the index of words where they are rare.
         """
-        narrow = (self.org_id, self.ids, self.message_id, self.error)
-        return not any(narrow) and not self.unseen and (not self.statuses or Status.PARSED in self.statuses)
+        narrow = (self.org_id, self.ids, self.message_id, self.error, self.document_ids, self.unseen)
+        return not any(narrow) and (not self.statuses or Status.PARSED in self.statuses)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A message's place among all, the newest first: up to where an operator's run has come."""
+
+    received_at: datetime
+    id: UUID
 
 
 def ways(chosen: Filter, connection: sa.Connection) -> Ways:
@@ -202,27 +216,53 @@ def _of_statuses(statuses: tuple[Status, ...]) -> sa.ColumnElement[bool]:
     return sa.or_(*either)
 
 
-def _of_documents(chosen: Filter, is_sqlite: bool, by: Way) -> list[sa.ColumnElement[bool]]:
-    """Give the conditions on a message's documents, each met by one of them."""
-    d, t = document.c, inbound_message.c
+def of_document(chosen: Filter, is_sqlite: bool) -> list[sa.ColumnElement[bool]]:
+    """Give what a document must be to be one of those that are meant; nothing if any is."""
+    d = document.c
     found: list[sa.ColumnElement[bool]] = []
+    if chosen.document_ids:
+        found.append(d.id.in_(chosen.document_ids))
     if chosen.document_words:
-        words = _words_of_documents(chosen, is_sqlite)
-        if by is Way.WORDS_FIRST:
-            found.append(_of_named(document, d.inbound_message_id, chosen.org_id, words))
-        else:
-            found.append(_any_document(sa.and_(*words), is_asked_each=by is Way.AS_IT_CAME))
+        found += _words_of_documents(chosen, is_sqlite)
     if chosen.document_type:
-        found.append(_any_document(d.content_type.like(_pattern(chosen.document_type), escape="\\")))
+        found.append(d.content_type.like(_pattern(chosen.document_type), escape="\\"))
     if chosen.unseen:
-        found.append(_any_document(d.handover.in_([HandOver.PENDING.value, HandOver.FAILED.value])))
+        found.append(_UNSEEN)
     if chosen.error:
-        of_document = _any_document(
-            d.handover.in_([HandOver.PENDING.value, HandOver.FAILED.value])
-            & (d.error_json["error"].as_string() == chosen.error)
-        )
-        found.append((t.error_json["error"].as_string() == chosen.error) | of_document)
+        found.append(_UNSEEN & (d.error_json["error"].as_string() == chosen.error))
     return found
+
+
+def _of_documents(chosen: Filter, is_sqlite: bool, by: Way) -> list[sa.ColumnElement[bool]]:
+    """Give the conditions on a message that are about its documents, or about an error of it or of one of them."""
+    found: list[sa.ColumnElement[bool]] = []
+    if wanted := of_document(replace(chosen, error=None), is_sqlite):
+        if chosen.org_id is None and chosen.document_ids:
+            wanted.append(of_any(document))
+        if by is Way.WORDS_FIRST:
+            found.append(_of_named(document, document.c.inbound_message_id, chosen.org_id, wanted))
+        else:
+            found.append(_any_document(sa.and_(*wanted), is_asked_each=by is Way.AS_IT_CAME))
+    if chosen.error:
+        found.append(_has_error(chosen))
+    return found
+
+
+def _has_error(chosen: Filter) -> sa.ColumnElement[bool]:
+    """Tell whether a message or a document of it failed of an error: by the partial indexes of what is not done.
+
+    As one set of keys: an OR over two tables would be asked of each message there is.
+    """
+    failed, d = inbound_message.alias("failed"), document.c
+    own = sa.select(failed.c.org_id, failed.c.id).where(
+        sa.true() if chosen.org_id is None else failed.c.org_id == chosen.org_id,
+        sa.or_(sa.text(f"failed.{UNFINISHED_ROWS}"), sa.text(f"failed.{FAILED}")),
+        failed.c.error_json["error"].as_string() == chosen.error,
+    )
+    of_document = sa.select(d.org_id, d.inbound_message_id).where(
+        owned(document, chosen.org_id), _UNSEEN, d.error_json["error"].as_string() == chosen.error
+    )
+    return sa.tuple_(inbound_message.c.org_id, inbound_message.c.id).in_(sa.union_all(own, of_document))
 
 
 def _any_document(
@@ -266,7 +306,10 @@ def _passed_by_index(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool
 
 
 def _has_words(text: str, words: str, wanted: str, is_sqlite: bool, are_whole: bool = False) -> sa.ColumnElement[bool]:
-    """Tell whether a text has all these words, or words that begin so; a text without a word is in none."""
+    """Tell whether a text has all these words, or words that begin so; a text without a word is in none.
+
+    Whole words are cheaper: PostgreSQL reads the list of the rarest, and asks the others only for what stands in it.
+    """
     found = _WORD.findall(wanted.lower())
     if not found:
         return sa.false()

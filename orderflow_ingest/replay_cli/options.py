@@ -1,0 +1,121 @@
+"""What the commands share: the options that say which messages are meant, and what is made of them.
+
+A time is a date, or a date and a time, in UTC, or how long ago: `2h`, `3d`. What a run needs to go on later is
+written down as JSON: by then `--since 2h` would be another time, and mail that has come since is not meant.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+from typing import Any
+from uuid import UUID
+
+import click
+
+from ..assembly import Parts
+from ..records import Filter
+from ..status import Status
+
+Command = Callable[..., Any]
+
+_STATUSES = click.Choice([status.value for status in Status], case_sensitive=False)
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_AGO = re.compile(r"(\d{1,4})([mhdw])", re.ASCII)
+_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
+
+
+def moment(text: str | datetime) -> datetime:
+    """Read a time."""
+    if isinstance(text, datetime):
+        return text
+    if ago := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    for form in _FORMS:
+        try:
+            return datetime.strptime(text, form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    raise click.BadParameter(f"{text!r} is no time: write 2026-03-01, 2026-03-01T12:00 (UTC), or how long ago: 2h, 3d")
+
+
+_SELECTION = (
+    click.argument("ids", nargs=-1, type=click.UUID),
+    click.option("--org", help="Of this organisation."),
+    click.option("--status", multiple=True, type=_STATUSES, help="Of this status; may be repeated."),
+    click.option("--since", type=moment, metavar="TIME", help="Received at this time (UTC) or later; or 2h, 3d ago."),
+    click.option("--until", type=moment, metavar="TIME", help="Received before this time (UTC); or 2h, 3d ago."),
+    click.option("--sender", metavar="ADDRESS", help="From this address, or from a domain written @domain."),
+    click.option("--words", metavar="TEXT", help="With all these words in sender and subject, or their beginnings."),
+    click.option("--message-id", metavar="ID", help="With this Message-ID, as it stands in the header."),
+    click.option("--error", metavar="CLASS", help="With this error, of the message or of a document."),
+    click.option("--document-type", metavar="TYPE", help="With a document of this content type; image/* for a kind."),
+    click.option("--document-words", metavar="TEXT", help="With all these words in a document's file name."),
+    click.option("--document", multiple=True, type=click.UUID, metavar="ID", help="With this document; repeatable."),
+    click.option("--unseen", is_flag=True, help="With a document that the handler has not taken."),
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+limit_option = click.option("--limit", type=click.IntRange(1), help="At most so many messages, newest first.")
+
+
+def selection(command: Command) -> Command:
+    """Add the options that select messages; `chosen` makes a Filter of them."""
+    return reduce(lambda made, option: option(made), reversed(_SELECTION), command)
+
+
+def is_any(selected: dict[str, Any]) -> bool:
+    """Tell whether anything was said of which messages are meant."""
+    return any(selected.values())
+
+
+def chosen(parts: Parts, selected: dict[str, Any]) -> Filter:
+    """Make a Filter of what `selection` was given."""
+    return Filter(
+        org_id=org_id(parts, selected["org"]),
+        ids=tuple(dict.fromkeys(selected["ids"])),
+        statuses=tuple(Status(name.upper()) for name in selected["status"]),
+        since=selected["since"],
+        until=selected["until"],
+        message_id=selected["message_id"],
+        sender=selected["sender"],
+        words=selected["words"],
+        document_words=selected["document_words"],
+        document_type=selected["document_type"],
+        error=selected["error"],
+        unseen=selected["unseen"],
+        document_ids=tuple(dict.fromkeys(selected["document"])),
+    )
+
+
+def org_id(parts: Parts, slug: str | None) -> int | None:
+    """Give the organisation's id; None stands for all."""
+    if slug is None:
+        return None
+    org = parts.records.organizations.find(slug.lower())
+    if org is None:
+        raise click.ClickException(f"no organisation is named {slug}")
+    return org.id
+
+
+def to_json(chosen: Filter) -> dict[str, Any]:
+    """Write a Filter down, without what it leaves open."""
+    return {name: _plain(value) for name, value in vars(chosen).items() if value}
+
+
+def from_json(values: dict[str, Any]) -> Filter:
+    """Read what to_json() has written."""
+    read = dict(values)
+    for name in ("since", "until"):
+        if name in read:
+            read[name] = datetime.fromisoformat(read[name])
+    for name in ("ids", "document_ids"):
+        read[name] = tuple(UUID(id) for id in read.get(name, ()))
+    read["statuses"] = tuple(Status(name) for name in read.get("statuses", ()))
+    return Filter(**read)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [str(one) for one in value]
+    return value.isoformat() if isinstance(value, datetime) else value

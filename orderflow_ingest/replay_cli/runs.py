@@ -1,0 +1,84 @@
+"""Commands about runs: who had what done, and going on with one that was broken off."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import click
+
+from ..assembly import Parts
+from ..records import Run
+from ..terminal import json_option, opened, print_rows, settings_option
+from .kinds import KINDS
+from .show import walk
+from .trace import start_log
+
+_SILENT = timedelta(seconds=60)
+
+
+@click.command("runs")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="At most so many, newest first.")
+@json_option
+@settings_option
+def list_runs(limit: int, as_json: bool, settings_file: str | None) -> None:
+    """Show who had what done: when, by which command, how far it has come, and how it ended."""
+    parts = opened(settings_file)
+    now = datetime.now(UTC)
+    print_rows([_row(run, now) for run in parts.records.runs.latest(limit)], as_json)
+
+
+@click.command("resume")
+@click.argument("run_id", metavar="[RUN]", required=False, type=click.UUID)
+@json_option
+@settings_option
+def resume_run(run_id: UUID | None, as_json: bool, settings_file: str | None) -> None:
+    """Go on with a run of message or handover that was broken off: RUN, or the latest one.
+
+    It begins where that ended, and does nothing twice. What it chooses, and its pace, are as they were.
+    """
+    parts = opened(settings_file)
+    run = _named(run_id, parts) if run_id else _latest(parts)
+    click.echo(f"going on with {run.id}, {run.done + run.passed_over} of {run.selected}: {run.command}", err=True)
+    start_log(parts)
+    walk(run, parts, as_json)
+
+
+def _named(run_id: UUID, parts: Parts) -> Run:
+    run = parts.records.runs.get(run_id)
+    if run is None:
+        raise click.ClickException("no run has this id")
+    if run.ended_at:
+        raise click.ClickException("this run has ended; begin another")
+    if run.chosen.get("kind") not in KINDS:
+        raise click.ClickException(f"this run is gone on with by its own command: {run.command}")
+    return run
+
+
+def _latest(parts: Parts) -> Run:
+    for run in parts.records.runs.latest(1000):
+        if not run.ended_at and run.chosen.get("kind") in KINDS:
+            return run
+    raise click.ClickException("no run was broken off")
+
+
+def _row(run: Run, now: datetime) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "started": run.started_at,
+        "by": run.actor,
+        "state": _state(run, now),
+        "selected": run.selected,
+        "done": run.done,
+        "passed_over": run.passed_over,
+        "failed": run.failed,
+        "last_seen": run.ended_at or run.updated_at,
+        "command": run.command,
+    }
+
+
+def _state(run: Run, now: datetime) -> str:
+    if run.ended_at:
+        return "ended"
+    if isinstance(run.position, dict) and run.position.get("stopped"):
+        return "stopped"
+    return "at work" if now - run.updated_at < _SILENT else "broken off"

@@ -1,0 +1,130 @@
+"""Commands about this host's spool: what was left in it, and what was set aside."""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from .. import delivery, replay
+from ..assembly import Parts
+from ..deadline import deadline
+from ..envelope import BadEnvelope, decode
+from ..mime.fields import split_header
+from ..spool import EntryDamaged
+from ..terminal import json_option, opened, print_rows, printable, progress, settings_option
+from .options import dry_run_option
+from .trace import start_log, traced
+
+
+@click.command("spool")
+@dry_run_option
+@json_option
+@settings_option
+def drain_spool(dry_run: bool, as_json: bool, settings_file: str | None) -> None:
+    """Deliver what was left in the spool of this host."""
+    parts = opened(settings_file)
+    names = parts.spool.entries()
+    if dry_run:
+        print_rows([{"entry": name} for name in names], as_json)
+        return
+    start_log(parts)
+    rows = []
+    with progress(len(names), "Draining") as bar:
+        for name, ended in delivery.drain(parts, lambda: deadline(parts.settings.deadline)):
+            rows.append({"entry": name, **_ended(ended)})
+            bar.update(1)
+    print_rows(rows, as_json)
+
+
+@click.command("dead")
+@click.argument("names", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every dead letter.")
+@click.option("--show", metavar="NAME", help="Show the envelope, the failures and the header of one.")
+@click.option("--export", nargs=2, metavar="NAME FILE", help="Write the mail of one to a new file, as it came.")
+@dry_run_option
+@json_option
+@settings_option
+def deliver_dead(
+    names: tuple[str, ...],
+    every: bool,
+    show: str | None,
+    export: tuple[str, str] | None,
+    dry_run: bool,
+    as_json: bool,
+    settings_file: str | None,
+) -> None:
+    """Show what was set aside in the spool; with NAMES or --all, deliver it again."""
+    if sum(map(bool, (names, every, show, export))) > 1:
+        raise click.UsageError("NAMES, --all, --show and --export exclude each other")
+    file = _create(export[1]) if export else -1  # by who asks for it, not by the owner of the spool
+    parts = opened(settings_file)
+    dead = dict(parts.spool.dead())
+    unknown = [name for name in (*names, *filter(None, (show, export and export[0]))) if name not in dead]
+    if unknown:
+        raise click.ClickException(f"no dead letter is named {printable(unknown[0])}")
+    if show:
+        _show(show, dead[show], parts, as_json)
+    elif export:
+        with open(file, "wb") as written:
+            written.write(parts.spool.read_dead(export[0])[1])
+    elif dry_run or not (names or every):
+        print_rows([_dead_row(name, dead[name], parts) for name in names or dead], as_json)
+    else:
+        print_rows(_deliver(list(names or dead), parts), as_json)
+
+
+def _deliver(names: list[str], parts: Parts) -> list[dict[str, Any]]:
+    rows = []
+    with traced(parts, "dead", names) as tally, progress(len(names), "Delivering") as bar:
+        for name in names:
+            ended = replay.revive(name, parts)
+            rows.append({"entry": name, **(_ended(ended) if ended else {"outcome": "in other hands"})})
+            is_done = ended is not None and ended.outcome.is_accepted
+            tally.done += is_done
+            tally.failed += not is_done
+            bar.update(1)
+    return rows
+
+
+def _show(name: str, why: str, parts: Parts, as_json: bool) -> None:
+    """Print all that is known of a dead letter, but for its content."""
+    try:
+        header, raw = parts.spool.read_dead(name)
+    except EntryDamaged as error:
+        raise click.ClickException(f"{error}; its file is {parts.spool.directory}/dead/{name}") from error
+    try:
+        envelope = asdict(decode(header))
+    except BadEnvelope as error:
+        envelope = {"envelope": str(error)}
+    end, _ = split_header(raw)
+    fields = raw[:end].decode("utf-8", "replace").splitlines()
+    if as_json:
+        told = {"entry": name, "size": len(raw), **envelope, "failures": why.splitlines(), "header": fields}
+        print_rows([told], as_json)
+        return
+    for title, value in {"entry": name, "size": len(raw), **envelope}.items():
+        click.echo(printable(f"{title.replace('_', ' ')}: {value}"))
+    for heading, lines in (("failures:", why.splitlines()), ("header:", fields)):
+        click.echo(heading)
+        for line in lines:
+            click.echo(printable(f"  {line.expandtabs()}"))
+
+
+def _create(file: str) -> int:
+    try:
+        return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise click.ClickException(f"{printable(file)} cannot be made: {error.strerror}") from error
+
+
+def _dead_row(name: str, why: str, parts: Parts) -> dict[str, Any]:
+    try:
+        recipient = decode(parts.spool.read_dead(name)[0]).recipient
+    except (EntryDamaged, BadEnvelope, OSError) as error:
+        recipient = f"unreadable: {type(error).__name__}"
+    return {"entry": name, "recipient": recipient, "why": why.splitlines()[-1]}
+
+
+def _ended(ended: delivery.Delivery) -> dict[str, Any]:
+    return {"outcome": ended.outcome.name, "org": ended.org, "message": ended.message_id}

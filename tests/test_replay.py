@@ -1,0 +1,587 @@
+"""orderflow-replay as a program: what it selects, puts through again, leaves behind, and how it is broken off."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import click
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from orderflow_ingest import extraction, replay
+from orderflow_ingest.delivery import receive
+from orderflow_ingest.envelope import Envelope
+from orderflow_ingest.message import read_message
+from orderflow_ingest.outcomes import Outcome
+from orderflow_ingest.records import Filter, IdentityTaken, NewMessage, Records
+from orderflow_ingest.records.tables import document, inbound_message, message_conflict
+from orderflow_ingest.replay_cli.options import chosen, from_json, moment, selection, to_json
+from orderflow_ingest.replay_cli.pace import Pace
+from orderflow_ingest.status import EventKind, Held, Status
+from tests.fakes import embedded
+from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
+from tests.lab.process import scratch, wait_until
+from tests.mails import mail, order
+from tests.test_operator import failing, quiet, rows
+from tests.test_tenants import Tenants
+
+__all__ = ["quiet"]
+
+ACME = f"orders+acme@{DOMAIN}"
+NOW = datetime(2026, 11, 20, 8, 30, 15, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def deployment():
+    """A deployment whose worker runs."""
+    with scratch() as place:
+        deployment = Deployment(place)
+        deployment.set_up("acme", "beta")
+        with deployment.worker:
+            yield deployment
+
+
+@pytest.fixture
+def parts(place: Path):
+    parts = embedded(place)
+    yield parts
+    parts.records.database.close()
+
+
+# What is selected
+
+
+def selected(parts, *arguments):
+    """Give the numbers of the orders that these options mean, in a program that has them."""
+    found = []
+
+    @click.command()
+    @selection
+    def probe(**given):
+        found.extend(parts.records.messages.select(chosen(parts, given), 100))
+
+    ended = CliRunner().invoke(probe, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return {message.subject[6:] for message in found}
+
+
+def test_messages_are_selected_by_what_is_known_of_them(parts):
+    now = datetime.now(UTC)
+    ids = {}
+    for number in range(4):
+        slug, sender = ("acme", f"buyer-{number}@shop.example") if number < 3 else ("beta", "boss@firm.example")
+        ended = receive(Envelope(f"orders+{slug}@{DOMAIN}", now, sender), order(number), parts)
+        ids[number] = ended.message_id
+        extraction.extract(1 if number < 3 else 2, ended.message_id, parts)
+    for one in parts.records.documents.of_message(1, ids[2]):
+        attempt = parts.records.documents.claim(1, one.id, "w", now, timedelta(0))
+        assert parts.records.documents.give_up(attempt, {"error": "KeyError"})
+    with parts.records.database.write(1) as connection:
+        connection.execute(document.update().where(document.c.inbound_message_id != ids[2]).values(handover="DONE"))
+
+    mean = partial(selected, parts)
+    everything = set("0123")
+    assert mean() == mean("--status", "parsed") == mean("--since", "2020-01-01") == mean("--since", "2h") == everything
+    assert mean("--org", "beta") == mean("--sender", "@firm.example") == mean("--org", "BETA", "--since", "1d") == {"3"}
+    assert mean("--until", "1m") == mean("--since", "2020-01-01", "--until", "2020-01-02T03:04") == set()
+    assert mean("--status", "failed", "--status", "received") == set()
+    assert mean(str(ids[1])) == mean("--message-id", "<order-1@shop.example>") == {"1"}
+    assert mean("--sender", "buyer-2@shop.example") == mean("--words", "order 2") == {"2"}
+    assert mean("--document-words", "order 3") == {"3"} and mean("--document-type", "image/*") == set()
+    assert (
+        mean("--unseen") == mean("--error", "KeyError") == mean("--unseen", "--document-type", "application/*") == {"2"}
+    )
+    (one, *_) = parts.records.documents.of_message(1, ids[0])
+    assert mean("--document", str(one.id)) == {"0"} and mean("--document", str(one.id), "--unseen") == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("yesterday", "is no time: write 2026-03-01"), ("-1d", "is no time"), ("2026-02-30", "is no time")],
+)
+def test_what_is_no_time_is_said(quiet, text, said):
+    assert said in failing(quiet, "orderflow-replay", "list", f"--since={text}")
+
+
+def test_a_time_is_a_date_in_utc_or_how_long_ago():
+    assert moment("2026-03-01") == datetime(2026, 3, 1, tzinfo=UTC)
+    assert moment("2026-03-01T12:30") == datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+    for text, ago in (("90m", timedelta(minutes=90)), ("2h", timedelta(hours=2)), ("3d", timedelta(days=3))):
+        assert abs(datetime.now(UTC) - ago - moment(text)) < timedelta(seconds=5)
+
+
+def test_what_a_run_selects_is_the_same_when_it_is_read_again():
+    full = Filter(
+        org_id=3, ids=(uuid4(),), statuses=(Status.FAILED, Status.STORED), since=NOW, until=NOW, source="EMAIL",
+        message_id="<a>", sender="@b", words="c", document_words="d", document_type="e/*", error="F", unseen=True,
+        document_ids=(uuid4(), uuid4()),
+    )  # fmt: skip
+    assert all(vars(full).values()), "each field is tried"
+    for meant in (full, Filter()):
+        assert from_json(json.loads(json.dumps(to_json(meant)))) == meant
+
+
+# Messages and hand-overs
+
+
+def test_a_replay_extracts_again_and_hands_over_again_and_doubles_nothing(deployment):
+    deployment.deliver(ACME, order(10))
+    count = len(deployment.messages())
+    before = next(row for row in deployment.wait_finished(count) if row["subject"] == "Order 10")
+    said = deployment.replay("message", "--yes", before["id"])
+    assert said.strip() == "1 messages were led back to RECEIVED and enqueued"
+    deployment.wait_finished(count)
+    (document,) = [r["document_id"] for r in deployment.log_records() if r.get("action") == "document"][-1:]
+    said = deployment.replay("handover", "--yes", "--document", document, "--json")
+    assert [row["outcome"] for row in rows(said)] == ["REPLAYED", "ENDED"]
+    assert rows(said)[0]["says"].startswith("1 document handed over again: part ")
+    deployment.wait_finished(count)
+    handed = [r for r in deployment.log_records() if r.get("action") == "document" and r["message_id"] == before["id"]]
+    assert len(handed) == 5
+    assert len({r["document_id"] for r in handed}) == 2
+    assert len(deployment.documents(before["id"])) == 2
+    last, first = rows(deployment.replay("runs", "--json", "--limit", "2"))
+    assert (last["done"], last["selected"], last["state"]) == (first["done"], first["selected"], first["state"])
+    assert (last["done"], last["selected"], last["state"]) == (1, 1, "ended")
+    assert first["command"] == f"orderflow-replay message --yes {before['id']}"
+    assert last["by"].startswith("nobody@")
+
+
+def test_a_replay_asks_unless_told_yes_and_a_dry_run_changes_nothing(quiet):
+    quiet.deliver(ACME, order(1))
+    before = quiet.messages()
+    for command in ("message", "handover"):
+        assert failing(quiet, "orderflow-replay", command).startswith("Error: say which")
+        quiet.replay(command, "--status", "RECEIVED", "--dry-run")
+    assert failing(quiet, "orderflow-replay", "message", "--status", "RECEIVED").endswith("Aborted!")
+    assert failing(quiet, "orderflow-replay", "handover", "--status", "RECEIVED") == "Error: no message is selected"
+    assert failing(quiet, "orderflow-replay", "message", str(uuid4())) == "Error: no message is selected"
+    assert quiet.messages() == before and rows(quiet.replay("runs", "--json")) == []
+    assert failing(quiet, "orderflow-replay", "resume") == "Error: no run was broken off"
+    assert failing(quiet, "orderflow-replay", "resume", str(uuid4())) == "Error: no run has this id"
+
+
+def test_what_is_erased_is_passed_over_with_its_reason(quiet):
+    quiet.deliver(ACME, order(1))
+    quiet.deliver(ACME, order(2))
+    (kept,) = [row["id"] for row in quiet.messages() if row["subject"] == "Order 2"]
+    with closing(sqlite3.connect(quiet.state / "orderflow.db")) as database, database:
+        database.execute("UPDATE inbound_message SET erased_at = '2026-11-20 00:00:00' WHERE subject = 'Order 1'")
+    choice = ("message", "--org", "acme", "--status", "received")
+    foreseen = {
+        row["subject"]: (row["outcome"], row["says"]) for row in rows(quiet.replay(*choice, "--dry-run", "--json"))
+    }
+    assert foreseen == {
+        "Order 1": ("PASSED_OVER", "its mail is erased"), "Order 2": ("REPLAYED", "RECEIVED, extracted again"),
+    }  # fmt: skip
+    *told, end = rows(quiet.replay(*choice, "--yes", "--json"))
+    assert {row["id"]: row["outcome"] for row in told}[kept] == "REPLAYED"
+    assert sorted((row["outcome"], row["says"]) for row in told) == sorted(foreseen.values())
+    assert (end["selected"], end["replayed"], end["passed_over"]) == (2, 1, 1)
+    assert "1 passed over: its mail is erased" in quiet.replay(*choice, "--yes").splitlines()
+
+
+def test_what_a_sender_wrote_cannot_steer_the_terminal(quiet):
+    quiet.deliver(ACME, mail(1, Subject="\x1b[2J\x1b]0;owned\x07 order"))
+    assert "\x1b" not in quiet.replay("list") + quiet.replay("message", "--status", "received", "--dry-run")
+
+
+# Pace
+
+
+def test_a_run_waits_while_too_many_tasks_wait_and_counts_what_it_has_begun_itself():
+    depth, waited = [0], []
+    pace = Pace(None, 3, lambda: depth[0])
+    begun = [pace.wait(lambda: False, lambda: waited.append(1)) for _ in range(3)]
+    assert begun == [True] * 3 and not waited
+    assert not pace.wait(lambda: len(waited) > 1, lambda: waited.append(1)), "three wait, by its own count"
+    assert pace.braked_by == 3
+    waited.clear()
+    assert pace.wait(lambda: len(waited) > 50, lambda: waited.append(1)), "a second later it asks, and none waits"
+
+
+def test_a_run_keeps_its_rate_and_does_not_make_up_for_a_pause():
+    pace = Pace(20, 0, lambda: 10**6)
+    began = time.monotonic()
+    for _ in range(5):
+        assert pace.wait(lambda: False, lambda: None)
+    time.sleep(0.5)
+    for _ in range(6):
+        assert pace.wait(lambda: False, lambda: None)
+    assert time.monotonic() - began >= 0.5 + 2 / 20 + 3 / 20, "but for a tenth of a second, in each of the two"
+
+
+# Broken off
+
+
+class Embedded:
+    """A deployment on SQLite without a worker."""
+
+    def __init__(self, template, place):
+        subprocess.run(["cp", "-a", f"{template}/.", place / "state"], check=True)
+        self.deployment = Deployment(place)
+        self.url = f"sqlite:///{self.deployment.state}/orderflow.db"
+
+    def events(self):
+        """Give run, message and number of the events of replays."""
+        with closing(sqlite3.connect(self.deployment.state / "orderflow.db")) as connection:
+            return connection.execute(EVENTS).fetchall()
+
+
+class UnderRoles:
+    """A deployment on PostgreSQL, whose operator is bound to his role."""
+
+    def __init__(self, postgres, place):
+        self.tenants = Tenants(postgres)
+        self.deployment = Deployment(place)
+        self.tenants.set_up(self.deployment)
+        self.url = self.tenants.owner_url
+        self.deployment.write_settings({"DATABASE_URL": self.tenants.url("operator")})
+
+    def events(self):
+        """Give run, message and number of the events of replays."""
+        with self.tenants.connect("owner") as connection:
+            return connection.execute(EVENTS).fetchall()
+
+
+EVENTS = (
+    "SELECT run_id, inbound_message_id, count(*) FROM message_event WHERE kind = 'REPLAYED' "
+    "GROUP BY run_id, inbound_message_id"
+)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def many(request, place):
+    """Give a deployment with 600 FAILED messages, some received at the same time."""
+    if request.param == "sqlite":
+        found = Embedded(request.getfixturevalue("template"), place)
+    else:
+        found = UnderRoles(request.getfixturevalue("postgres"), place)
+    records = Records(found.url)
+    fill(records, 600)
+    records.database.close()
+    return found
+
+
+def fill(records, count):
+    """Insert messages that have FAILED, quickly."""
+    values = [
+        {
+            **vars(
+                NewMessage(
+                    org_id=1, id=uuid4(), source="EMAIL", source_message_id=f"<{number}@x>", queue_id="",
+                    message_id_is_synthetic=False, envelope_sender="a@b.example", envelope_recipient=ACME,
+                    client_address="",
+                    from_email="a@b.example", subject=f"Order {number}", sent_at=None, size=1, traits=[],
+                    received_at=NOW + timedelta(seconds=number // 3), raw_key="", digest="d" * 64, fingerprint="f" * 64,
+                )
+            ),
+            "status": "FAILED",
+            "next_attempt_at": NOW,
+            "attempts": 4,
+            "error_json": {"error": "KeyError"},
+        }
+        for number in range(count)
+    ]  # fmt: skip
+    with records.database.write(1) as connection:
+        connection.execute(inbound_message.insert(), values)
+
+
+class Running:
+    """orderflow-replay as a process whose lines are read as they come."""
+
+    def __init__(self, deployment, *arguments):
+        env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(deployment.settings_file)}
+        self.child = subprocess.Popen(
+            [deployment.programs / "orderflow-replay", *arguments, "--json"], cwd="/", env=env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, **deployment.credentials(),
+        )  # fmt: skip
+        self.lines = []
+
+    def read(self, count):
+        """Read so many lines."""
+        while count > 0 and (line := self.child.stdout.readline()):
+            self.lines.append(json.loads(line))
+            count -= 1
+
+    def end(self, number=None):
+        """Send a signal if there is one, read the rest, and give exit status and standard error."""
+        if number:
+            self.child.send_signal(number)
+        # The line that a kill has cut off is not whole.
+        self.lines += [json.loads(line) for line in self.child.stdout if line.endswith("\n")]
+        errors = self.child.stderr.read()
+        return self.child.wait(100), errors
+
+
+def test_a_run_that_is_stopped_and_killed_ends_exact(many):
+    """Every message stays one of those that are meant, so that the run's trace alone tells what is done."""
+    deployment = many.deployment
+    choice = ("--org", "acme", "--status", "failed", "--status", "received")
+    pace = ("--rate", "400", "--max-waiting", "0")
+
+    first = Running(deployment, "message", *choice, "--yes", *pace)
+    first.read(60)
+    status, errors = first.end(signal.SIGINT)
+    *told, summary = first.lines
+    assert status == 1 and f"go on with: orderflow-replay resume {summary['run']}" in errors
+    assert (summary["outcome"], summary["replayed"]) == ("STOPPED", len(told)) and 60 <= len(told) < 300
+    (run,) = rows(deployment.replay("runs", "--json"))
+    assert (run["state"], run["done"], run["selected"]) == ("stopped", len(told), 600)
+
+    killed = Running(deployment, "resume", summary["run"])
+    killed.read(80)
+    assert killed.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    done = len(many.events())
+    assert len(told) + 80 <= done < 600
+
+    last = Running(deployment, "resume")
+    assert last.end()[0] == 0
+    *rest, end = last.lines
+    assert (end["run"], end["outcome"], end["replayed"], end["passed_over"]) == (summary["run"], "ENDED", 600, 0)
+    assert len(rest) == 600 - done, "what was done is not done again"
+    assert [count for _, _, count in many.events()] == [1] * 600
+    assert len({run for run, _, _ in many.events()}) == 1
+    (run,) = rows(deployment.replay("runs", "--json"))
+    assert (run["state"], run["done"], run["failed"]) == ("ended", 600, 0)
+    assert failing(deployment, "orderflow-replay", "resume", run["run"]).startswith("Error: this run has ended")
+    assert {row["status"] for row in deployment.messages()} == {"RECEIVED"}
+
+
+def test_two_that_go_on_with_one_run_do_nothing_twice(many):
+    choice = ("--org", "acme", "--status", "failed", "--status", "received", "--max-waiting", "0")
+    first = Running(many.deployment, "message", *choice, "--yes", "--rate", "300")
+    first.read(20)
+    both = [Running(many.deployment, "resume") for _ in range(2)]
+    ended = [one.end() for one in (*both, first)]
+    assert [status for status, _ in ended] == [0, 0, 0], ended
+    assert [count for _, _, count in many.events()] == [1] * 600
+
+
+def test_a_run_has_a_limit_over_all_of_it_and_what_has_come_since_is_not_meant(quiet):
+    records = Records(f"sqlite:///{quiet.state}/orderflow.db")
+    fill(records, 60)
+    began = Running(
+        quiet, "message", "--status", "failed", "--status", "received", "--yes", "--limit", "50", "--rate", "40"
+    )
+    began.read(10)
+    began.end(signal.SIGKILL)
+    quiet.deliver(ACME, mail(1))
+    *_, end = rows(quiet.replay("resume", "--json"))
+    assert (end["selected"], end["replayed"], end["outcome"]) == (50, 50, "ENDED")
+    untouched = {row["subject"] for row in quiet.messages() if row["status"] == "FAILED"}
+    assert {f"Order {number}" for number in range(9)} < untouched, "the oldest ten"
+    assert len(untouched) == 10 and untouched < {f"Order {number}" for number in range(12)}, "three came at one time"
+    records.database.close()
+
+
+def test_a_run_waits_for_the_worker_and_says_so(quiet):
+    records = Records(f"sqlite:///{quiet.state}/orderflow.db")
+    fill(records, 12)
+    records.database.close()
+    run = Running(quiet, "message", "--org", "acme", "--yes", "--max-waiting", "10")
+    run.read(10)
+    assert run.child.stderr.readline().startswith("waiting: 10 tasks in the queue; the run goes on when")
+    status, _ = run.end(signal.SIGTERM)
+    assert (status, run.lines[-1]["outcome"], run.lines[-1]["replayed"]) == (1, "STOPPED", 10)
+
+
+def test_a_run_whose_queue_is_away_is_broken_off_and_loses_nothing(quiet):
+    records = Records(f"sqlite:///{quiet.state}/orderflow.db")
+    fill(records, 3)
+    (quiet.state / "queue.db").rename(quiet.state / "away.db")
+    ended = quiet.run("orderflow-replay", "message", "--org", "acme", "--yes", check=False)
+    assert ended.returncode == 1 and "broken off; go on with: orderflow-replay resume" in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("error: queue: ")
+    (quiet.state / "away.db").rename(quiet.state / "queue.db")
+    assert quiet.replay("resume").startswith("3 messages were led back")
+    records.database.close()
+
+
+# Dead letters and the spool
+
+
+def test_a_dead_letter_is_shown_exported_and_delivered(quiet):
+    spool = quiet.state / "spool"
+    raw = mail(1, Subject="\x1b[2J order")
+    quiet.write_settings({"DATABASE_URL": "postgresql://127.0.0.1:1/x", "ORDERFLOW_SPOOL_MODE": "accept"})
+    quiet.deliver(ACME, raw, "--sender", "buyer@shop.example")
+    quiet.write_settings({})
+    quiet.admin("org", "disable", "acme")
+    assert "ORG_DISABLED" in quiet.replay("spool")
+    assert list((spool / "new").iterdir()) == []
+    (dead,) = rows(quiet.replay("dead", "--json"))
+    assert (dead["recipient"], dead["why"].split()[-1]) == (ACME, "ORG_DISABLED")
+    assert failing(quiet, "orderflow-replay", "dead", "nope") == "Error: no dead letter is named nope"
+
+    shown = quiet.replay("dead", "--show", dead["entry"])
+    assert "sender: buyer@shop.example" in shown and "ORG_DISABLED" in shown and "  Subject: \ufffd[2J order" in shown
+    (told,) = rows(quiet.replay("dead", "--show", dead["entry"], "--json"))
+    assert (told["recipient"], told["size"]) == (ACME, len(raw)) and "From: Purchasing <buyer@shop.example>" in told[
+        "header"
+    ]
+    assert "12 widgets" not in shown + json.dumps(told)
+
+    file = quiet.state / "dead.eml"
+    quiet.replay("dead", "--export", dead["entry"], str(file))
+    assert file.read_bytes() == raw and oct(file.stat().st_mode)[-3:] == "600"
+    assert failing(quiet, "orderflow-replay", "dead", "--export", dead["entry"], str(file)).endswith("File exists")
+
+    quiet.admin("org", "enable", "acme")
+    assert quiet.replay("dead", "--all", "--dry-run").count(dead["entry"]) == 1
+    assert "DELIVERED" in quiet.replay("dead", dead["entry"])
+    assert list((spool / "dead").iterdir()) == []
+    assert len(quiet.messages()) == 1
+    (run,) = rows(quiet.replay("runs", "--json"))
+    assert (run["command"], run["done"]) == (f"orderflow-replay dead {dead['entry']}", 1)
+
+
+def test_a_damaged_dead_letter_is_told_and_does_not_keep_the_others_from_being_shown(quiet):
+    dead = quiet.state / "spool" / "dead"
+    (dead / "1-broken").write_text("nothing of ours")
+    subprocess.run(["chown", "-R", "nobody:", dead], check=True)
+    assert rows(quiet.replay("dead", "--json"))[0]["recipient"] == "unreadable: EntryDamaged"
+    assert "is not whole; its file is" in failing(quiet, "orderflow-replay", "dead", "--show", "1-broken")
+
+
+# Held mail
+
+
+def test_a_conflict_is_shown_accepted_once_or_discarded(deployment):
+    for body in (b"12\n", b"13\n", b"14\n"):
+        deployment.deliver(ACME, mail(20, body))
+    count = len(deployment.messages())
+    first, second = rows(deployment.replay("conflicts", "--json"))
+    assert first["reason"] == "IDENTITY"
+    (foreseen,) = rows(deployment.replay("conflicts", "--accept", "--dry-run", first["id"], "--json"))
+    assert foreseen["outcome"].startswith("accepted as <order-20@shop.example>#")
+    assert deployment.replay("conflicts", "--accept", first["id"]).strip() == "1 of 1 conflicts: accepted"
+    again = deployment.run("orderflow-replay", "conflicts", "--accept", first["id"])
+    assert again.stdout.strip() == "0 of 1 conflicts: accepted" and "not held" in again.stderr
+    said = deployment.replay("conflicts", "--discard", "--org", "acme", "--all", "--yes", "--why", "they called")
+    assert said.strip() == "1 of 1 conflicts: discarded"
+    assert rows(deployment.replay("conflicts", "--json")) == []
+    found = deployment.wait_finished(count + 1)
+    assert [row["subject"] for row in found].count("Order 20") == 2
+    assert failing(deployment, "orderflow-replay", "conflicts", "--accept").startswith("Error: --accept needs IDS")
+    assert failing(deployment, "orderflow-replay", "conflicts", "--org", "acme", "--all").startswith(
+        "Error: --all goes"
+    )
+    with closing(sqlite3.connect(deployment.state / "orderflow.db")) as database:
+        events = database.execute("SELECT inbound_message_id, details FROM message_event WHERE kind = 'DISCARDED'")
+        ((id, details),) = events.fetchall()
+    assert str(UUID(id)) == second["id"] and json.loads(details)["why"] == "they called"
+
+
+def held(parts, reason, *bodies):
+    """Deliver mails of one Message-ID, and hold the last one for a reason."""
+    envelope = Envelope(recipient=ACME, sender="a@b.example", received_at=NOW)
+    ended = [receive(envelope, mail(1, body), parts) for body in bodies]
+    (conflict,) = parts.records.conflicts.open()
+    assert ended[-1].outcome is Outcome.HELD
+    return conflict if reason is Held.IDENTITY else alone(parts, conflict)
+
+
+def alone(parts, conflict):
+    """Make it one that is held for its sender."""
+    with parts.records.database.write(1) as connection:
+        connection.execute(message_conflict.update().values(reason="SENDER", inbound_message_id=None))
+    (found,) = parts.records.conflicts.open()
+    return found
+
+
+def identities(parts):
+    return sorted(message.source_message_id for message in parts.records.messages.select(Filter(), 9))
+
+
+def free_identity(parts):
+    with parts.records.database.write(1) as connection:
+        connection.execute(inbound_message.update().values(source_message_id="<another>"))
+
+
+def test_what_is_held_for_its_sender_keeps_its_message_id_where_that_is_free(parts):
+    conflict = held(parts, Held.SENDER, b"1\n", b"2\n")
+    free_identity(parts)
+    assert replay.identity_of(conflict, parts) == "<order-1@shop.example>"
+    assert replay.accept_conflict(conflict, parts, "me@here", "known")
+    assert identities(parts) == ["<another>", "<order-1@shop.example>"]
+    assert not replay.accept_conflict(conflict, parts, "me@here")
+
+
+@pytest.mark.parametrize("reason", Held)
+def test_what_is_held_gets_an_identity_of_its_own_where_its_message_id_is_taken(parts, reason):
+    conflict = held(parts, reason, b"1\n", b"2\n")
+    own = f"<order-1@shop.example>#{conflict.fingerprint[:16]}"
+    assert replay.identity_of(conflict, parts) == own
+    assert replay.accept_conflict(conflict, parts, "me@here")
+    assert identities(parts) == ["<order-1@shop.example>", own]
+    assert len(parts.queue.extractions) == 2
+
+
+@pytest.mark.parametrize("reason", Held)
+def test_what_is_held_stays_held_where_each_identity_is_taken(parts, reason):
+    conflict = held(parts, reason, b"1\n", b"2\n")
+    assert replay.accept_conflict(conflict, parts, "me@here")
+    with parts.records.database.write(1) as connection:
+        connection.execute(message_conflict.update().values(resolution=None))
+    before = (identities(parts), parts.records.events.of(1, conflict.id))
+    assert replay.identity_of(conflict, parts) is None
+    with pytest.raises(IdentityTaken):
+        replay.accept_conflict(conflict, parts, "me@here")
+    assert parts.records.conflicts.open() == [conflict]
+    assert (identities(parts), parts.records.events.of(1, conflict.id)) == before
+
+
+def test_what_is_held_and_erased_can_only_be_discarded(quiet):
+    for body in (b"1\n", b"2\n"):
+        quiet.deliver(ACME, mail(1, body))
+    with closing(sqlite3.connect(quiet.state / "orderflow.db")) as database, database:
+        database.execute("UPDATE message_conflict SET erased_at = '2026-11-20 00:00:00'")
+    (held,) = rows(quiet.replay("conflicts", "--json"))
+    (foreseen,) = rows(quiet.replay("conflicts", "--accept", held["id"], "--dry-run", "--json"))
+    (ended,) = rows(quiet.replay("conflicts", "--accept", held["id"], "--json"))
+    assert foreseen["outcome"] == ended["outcome"] == "its mail is erased: it can only be discarded"
+    assert len(rows(quiet.replay("conflicts", "--json"))) == 1
+    (ended,) = rows(quiet.replay("conflicts", "--discard", held["id"], "--json"))
+    assert ended["outcome"] == "discarded"
+
+
+def test_a_run_tells_its_events_of_an_accepted_mail(parts):
+    conflict, run = held(parts, Held.IDENTITY, b"1\n", b"2\n"), uuid4()
+    assert replay.accept_conflict(conflict, parts, "me@here", "they called", run)
+    (event,) = parts.records.events.of(1, conflict.id)
+    assert (event.kind, event.run_id, event.details["why"]) == (EventKind.ACCEPTED, run, "they called")
+    assert read_message(parts.archive.read(conflict.raw_key, conflict.digest)) is not None
+
+
+# Under roles
+
+
+def test_an_operator_does_all_of_it_under_row_level_security(postgres, place):
+    under = UnderRoles(postgres, place)
+    deployment = under.deployment
+    deployment.deliver(ACME, order(1))
+    deployment.deliver(ACME, mail(1, b"other\n"))
+    with deployment.worker:
+        assert wait_until(lambda: {row["status"] for row in deployment.messages()} == {"PARSED"}, 30, interval=0.5)
+        for command in ("message", "handover"):
+            *_, end = rows(
+                deployment.replay(command, "--sender", "@shop.example", "--status", "parsed", "--yes", "--json")
+            )
+            assert (end["replayed"], end["outcome"]) == (1, "ENDED")
+            deployment.wait_finished(1)
+        (held,) = rows(deployment.replay("conflicts", "--json"))
+        assert deployment.replay("conflicts", "--accept", held["id"]).strip() == "1 of 1 conflicts: accepted"
+        deployment.wait_finished(2)
+    with psycopg.connect(under.tenants.url("owner").replace("+psycopg", "")) as connection:
+        counts = dict(connection.execute("SELECT kind, count(*) FROM message_event GROUP BY kind").fetchall())
+    assert (counts["REPLAYED"], counts["ACCEPTED"], counts["HANDED_OVER"]) == (3, 2, 7), counts
+    assert [run["state"] for run in rows(deployment.replay("runs", "--json"))] == ["ended"] * 3
