@@ -1,10 +1,14 @@
 """Delivery: from a spool entry to an outcome. The one way in, whichever door a message comes through.
 
 deliver() is the list of steps: organisation, identity, archive, row, task. Each can be done twice: the
-object by its content's digest, the row by its unique identity, the task because it is only a bell. So
-killed between any two lines and run again, it ends with one object and one row. The identity is looked
-up before the archive is written, so that a redelivery leaves no orphan object; of two deliveries at
-the same time the unique constraint chooses one, and the other takes its own object back.
+object by its content's digest, the row by its unique identity and an id made from the object's key, the task
+because it is only a bell. So killed between any two lines and run again, it ends with one object and one row.
+The identity is looked up before the archive is written, so that a redelivery leaves no orphan object; of two
+deliveries at the same time the unique constraint chooses one, and the other takes its own object back.
+
+Held mail has a key of its own, see `keys`. One that lost a race stands under a message's: it is put anew, and the
+first object goes before the row is written, so that the archive never says of two mails that they are messages of
+one identity. The object's metadata has all of the row that the mail itself does not tell.
 
 receive() and settle() wrap it, for a message in memory that its sender still has, and for a spool entry:
 they make every end an outcome, and decide where the message stays.
@@ -22,24 +26,25 @@ import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from .archive import ArchiveUnavailable, raw_key
+from .archive import ArchiveUnavailable
 from .assembly import Parts
 from .envelope import Envelope, ForeignDomain, decode, organization_slug
+from .keys import EMAIL, held_id, message_id, raw_key
 from .logs import event, place
 from .message import Message, read_message
 from .mime.words import storable
 from .outcomes import DeadlineReached, Outcome
 from .queue import QueueUnavailable
-from .records import Known, NewMessage, Organization, RecordsUnavailable
+from .records import Event, Known, NewMessage, Organization, RecordsUnavailable
 from .spool import Entry, SpoolFull
+from .status import EventKind, Held
 from .traits import read_traits
 
 SET_ASIDE_AFTER = 3
-EMAIL = "EMAIL"
 _OUTAGES = (Outcome.BACKEND_DOWN, Outcome.DEADLINE)
 
 
@@ -52,7 +57,26 @@ class Delivery:
     message_id: UUID | None = None
 
 
-def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
+@dataclass(frozen=True)
+class Way:
+    """How a message comes in: its source; whether it is live, and goes first; and who imports it, in which run."""
+
+    source: str = EMAIL
+    is_live: bool = True
+    importer: str = ""
+    run_id: UUID | None = None
+
+    def told(self, new: NewMessage) -> Event | None:
+        """Tell of an import; what comes by mail is told by its row."""
+        if not self.importer:
+            return None
+        return Event(new.org_id, new.id, EventKind.IMPORTED, self.importer, _now(), run_id=self.run_id)
+
+
+BY_MAIL = Way()
+
+
+def deliver(envelope: Envelope, raw: bytes, parts: Parts, way: Way = BY_MAIL) -> Delivery:
     """Deliver one message. Raises RecordsUnavailable, ArchiveUnavailable, ForeignDomain."""
     messages = parts.records.messages
     org = _organization(envelope.recipient, parts)
@@ -61,21 +85,21 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     message = read_message(raw)
     if message is None:
         return Delivery(Outcome.MALFORMED, org.slug)
-    known = messages.find_identity(org.id, EMAIL, message.source_message_id)
+    known = messages.find_identity(org.id, way.source, message.source_message_id)
     if known and message.fingerprint in known.digests:
-        _take_back(known, message.digest, org, parts)
+        _take_back(known, message, org, way, parts)
         return Delivery(Outcome.DUPLICATE, org.slug, known.id)
     waiting = _waiting(parts)
     if _is_too_much(waiting or 0, parts):
         return Delivery(Outcome.OVERLOADED, org.slug)
-    new = _new_message(envelope, message, org, known_traits(raw, envelope.sender, parts))
-    parts.archive.put(new.raw_key, raw, new.digest, _metadata(envelope, org))
+    new = _new_message(envelope, message, org, known_traits(raw, envelope.sender, parts), way)
     if known:
-        return _hold(known, new, org, parts)
-    if not messages.insert(new, _now() + timedelta(seconds=parts.settings.sweep_after)):
-        return _second(new, org, parts)
+        return _hold(known, new, raw, envelope, org, parts)
+    parts.archive.put(new.raw_key, raw, new.digest, _metadata(envelope, new, org))
+    if not messages.insert(new, _now() + timedelta(seconds=parts.settings.sweep_after), way.told(new)):
+        return _second(new, raw, envelope, org, way, parts)
     if waiting is not None:  # a queue that was away a moment ago is not waited for again
-        ring(new, parts)
+        ring(new, parts, way.is_live)
     return Delivery(Outcome.DELIVERED, org.slug, new.id)
 
 
@@ -231,58 +255,79 @@ def _is_too_much(waiting: int, parts: Parts) -> bool:
     return 0 < most <= waiting or 0 < longest <= parts.records.messages.recent_lag()
 
 
-def _new_message(envelope: Envelope, message: Message, org: Organization, traits: list[str]) -> NewMessage:
+def _new_message(envelope: Envelope, message: Message, org: Organization, traits: list[str], way: Way) -> NewMessage:
+    key = raw_key(org.id, message.digest, way.source)
     return NewMessage(
         org_id=org.id,
-        id=uuid4(),
-        source=EMAIL,
+        id=message_id(key),
+        source=way.source,
         envelope_sender=storable(envelope.sender),
         envelope_recipient=storable(envelope.recipient),
         queue_id=storable(envelope.queue_id),
         client_address=storable(envelope.client_address),
         received_at=envelope.received_at,
-        raw_key=raw_key(org.id, message.digest),
+        raw_key=key,
         traits=traits,
         **vars(message),
     )
 
 
-def _metadata(envelope: Envelope, org: Organization) -> dict[str, str]:
+def _metadata(envelope: Envelope, new: NewMessage, org: Organization) -> dict[str, str]:
     return {
         "org": org.slug,
-        "source": EMAIL,
-        "sender": storable(envelope.sender),
-        "recipient": storable(envelope.recipient),
+        "id": str(new.id),
+        "source": new.source,
+        "sender": new.envelope_sender,
+        "recipient": new.envelope_recipient,
         "original-recipient": storable(envelope.original_recipient),
-        "queue-id": storable(envelope.queue_id),
-        "client-address": storable(envelope.client_address),
-        "received-at": envelope.received_at.isoformat(),
+        "queue-id": new.queue_id,
+        "client-address": new.client_address,
+        "received-at": new.received_at.isoformat(),
     }
 
 
-def _second(new: NewMessage, org: Organization, parts: Parts) -> Delivery:
-    """End a delivery that lost the race for its identity."""
-    known = parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id)
+def _second(new: NewMessage, raw: bytes, envelope: Envelope, org: Organization, way: Way, parts: Parts) -> Delivery:
+    """End a delivery that lost the race for its identity, or whose mail is a message under another identity."""
+    messages = parts.records.messages
+    known = messages.find_identity(new.org_id, new.source, new.source_message_id)
     if known is None:
-        raise RuntimeError("an identity was taken and is gone")
+        if messages.get(new.org_id, new.id) is None:
+            raise RuntimeError("an identity was taken and is gone")
+        return Delivery(Outcome.DUPLICATE, org.slug, new.id)
     if new.fingerprint not in known.digests:
-        return _hold(known, new, org, parts)
-    _take_back(known, new.digest, org, parts)
+        return _hold(known, new, raw, envelope, org, parts)
+    _take_back(known, new, org, way, parts)
     return Delivery(Outcome.DUPLICATE, org.slug, known.id)
 
 
-def _hold(known: Known, new: NewMessage, org: Organization, parts: Parts) -> Delivery:
-    """Record a conflict: the identity is known with other content, which is archived by now."""
-    if not parts.records.conflicts.insert(known, new):
+def _hold(
+    known: Known | None,
+    new: NewMessage,
+    raw: bytes,
+    envelope: Envelope,
+    org: Organization,
+    parts: Parts,
+    reason: Held = Held.IDENTITY,
+) -> Delivery:
+    """Archive and record a mail that is held: its identity is known with other content, or for another reason."""
+    key = raw_key(org.id, new.digest, new.source, is_held=True)
+    held = replace(new, id=held_id(key), raw_key=key)
+    parts.archive.put(key, raw, new.digest, {**_metadata(envelope, held, org), "held": reason.value})
+    parts.archive.delete(new.raw_key)  # of an attempt that took itself for the first
+    if not parts.records.conflicts.insert(known, held, reason):
         winner = parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id)
-        _take_back(winner or known, new.digest, org, parts)
-    return Delivery(Outcome.HELD, org.slug, known.id)
+        if winner and new.digest not in winner.digests.values():
+            parts.archive.delete(key)
+    return Delivery(Outcome.HELD, org.slug, known.id if known else held.id)
 
 
-def _take_back(known: Known, digest: str, org: Organization, parts: Parts) -> None:
+def _take_back(known: Known, message: Message | NewMessage, org: Organization, way: Way, parts: Parts) -> None:
     """Delete the object of a delivery that has made no row, its own or that of an attempt that was killed here."""
-    if digest not in known.digests.values():
-        parts.archive.delete(raw_key(org.id, digest))
+    if message.digest in known.digests.values():
+        return
+    parts.archive.delete(raw_key(org.id, message.digest, way.source))
+    if known.is_held(message.fingerprint):
+        parts.archive.delete(raw_key(org.id, message.digest, way.source, is_held=True))
 
 
 def _count_failure(entry: str, key: str, why: str, parts: Parts) -> Delivery:

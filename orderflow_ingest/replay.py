@@ -2,17 +2,20 @@
 
 A replayed message goes back to RECEIVED and is extracted anew from the archive; its documents keep
 their ids and are handed over again. A dead letter goes back to the spool and is delivered. A conflict
-is accepted as a message of its own, or discarded; its raw mail stays in the archive either way.
+is accepted as a message of its own, or discarded; its raw mail stays in the archive either way, and the decision is
+put beside it before the row has it: where the archive knows of none, there was none.
 """
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
+from .archived import Decision, write_decision
 from .assembly import Parts
-from .delivery import EMAIL, Delivery, known_traits, ring, settle
+from .delivery import Delivery, known_traits, ring, settle
+from .keys import EMAIL, message_id, read_raw_key
 from .message import Message, read_message
-from .records import Conflict, Event, InboundMessage, NewMessage
+from .records import Conflict, Event, InboundMessage, Mail, NewMessage
 from .status import EventKind
 
 
@@ -39,11 +42,8 @@ def accept_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "")
     message = read_message(raw)
     if message is None:
         raise ValueError("a held message has no header")
-    new = _of_conflict(conflict, message, known_traits(raw, conflict.envelope_sender, parts))
-    now = datetime.now(UTC)
-    if not parts.records.conflicts.resolve(
-        conflict, new, now, _resolved(conflict, EventKind.ACCEPTED, actor, why, now)
-    ):
+    new = accepted(conflict, message, known_traits(raw, conflict.envelope_sender, parts))
+    if not _resolve(conflict, new, EventKind.ACCEPTED, actor, why, parts):
         return False
     ring(new, parts)
     return True
@@ -51,22 +51,17 @@ def accept_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "")
 
 def discard_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "") -> bool:
     """Close a conflict without making it a message; False if it is closed."""
-    now = datetime.now(UTC)
-    told = _resolved(conflict, EventKind.DISCARDED, actor, why, now)
-    return parts.records.conflicts.resolve(conflict, None, now, told)
+    return _resolve(conflict, None, EventKind.DISCARDED, actor, why, parts)
 
 
-def _resolved(conflict: Conflict, kind: EventKind, actor: str, why: str, now: datetime) -> Event:
-    details = {"held": str(conflict.id), "reason": conflict.reason.value, "why": why}
-    return Event(conflict.org_id, conflict.id, kind, actor, now, details=details)
-
-
-def _of_conflict(conflict: Conflict, message: Message, traits: list[str]) -> NewMessage:
+def accepted(conflict: Mail, message: Message, traits: list[str]) -> NewMessage:
+    """Say what a held mail is as a message of its own: the same whenever it is asked."""
     own = replace(message, source_message_id=f"{message.source_message_id}#{message.fingerprint[:16]}")
+    name = read_raw_key(conflict.raw_key)
     return NewMessage(
         org_id=conflict.org_id,
-        id=uuid4(),
-        source=EMAIL,
+        id=message_id(conflict.raw_key),
+        source=name.source if name else EMAIL,
         envelope_sender=conflict.envelope_sender,
         envelope_recipient=conflict.envelope_recipient,
         queue_id=conflict.queue_id,
@@ -76,3 +71,22 @@ def _of_conflict(conflict: Conflict, message: Message, traits: list[str]) -> New
         traits=traits,
         **vars(own),
     )
+
+
+def _resolve(conflict: Conflict, new: NewMessage | None, kind: EventKind, actor: str, why: str, parts: Parts) -> bool:
+    now = datetime.now(UTC)
+    told = Event(
+        conflict.org_id,
+        conflict.id,
+        kind,
+        actor,
+        now,
+        details={"held": str(conflict.id), "reason": conflict.reason.value, "why": why},
+    )
+    write_decision(conflict.raw_key, Decision(kind.value, actor, why, now), parts.archive)
+    if parts.records.conflicts.resolve(conflict, new, now, told):
+        return True
+    before = parts.records.conflicts.resolution(conflict.org_id, conflict.id)
+    if before:  # somebody was first, and his decision stands
+        write_decision(conflict.raw_key, Decision(before, "", "", now), parts.archive)
+    return False

@@ -7,12 +7,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 FLOORS = (
-    {"mime", "outcomes", "status", "header", "envelope", "message", "traits", "containers", "attachments"},
+    {"mime", "outcomes", "status", "header", "envelope", "keys", "message", "traits", "containers", "attachments"},
     {"limits", "grouping", "durable", "entry", "breaker", "trust", "sampled", "answered"},
     {"settings", "logs", "spool", "archive", "records", "queue"},
     {"assembly"},
-    {"attempts", "delivery"},
+    {"archived", "attempts", "delivery"},
     {"extraction", "handover", "replay"},
+    {"rebuild", "imports"},
     {"terminal", "deadline", "service_health"},
     {"in_process"},
     {"deliver_cli", "service", "replay_cli", "admin_cli", "tasks"},

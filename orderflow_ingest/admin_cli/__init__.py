@@ -8,15 +8,19 @@ orderflow-admin postfix    print the Postfix configuration for these settings
 orderflow-admin roles      print roles and policies, least privilege for each program
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
 from .. import __version__
+from ..archive import ArchiveUnavailable
+from ..archived import claim_organization, write_organization, write_organizations
 from ..assembly import Parts
 from ..envelope import is_slug
-from ..records import OrganizationExists, recipients_path, schema
+from ..records import OrganizationDiffers, OrganizationExists, recipients_path, schema
 from ..settings import load
 from ..status import Status
 from ..terminal import json_option, opened, print_rows, program, settings_option
@@ -50,6 +54,8 @@ def init(settings_file: str | None) -> None:
     schema.upgrade(parts.records.database)
     parts.queue.create_tables()
     _publish(parts)
+    with _archive_may_be_away():
+        write_organizations(parts.records, parts.archive)
     click.echo(f"ready: {parts.settings.state_dir}, schema {schema.needed_version()}")
 
 
@@ -71,6 +77,7 @@ def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
         parts.records.organizations.add(slug, name or slug)
     except OrganizationExists:
         raise click.ClickException(f"an organisation {slug} exists already") from None
+    _claim(slug, parts)
     _publish(parts)
     settings = parts.settings
     click.echo(f"added {slug}: {settings.local_part}+{slug}@{settings.domains[0]}")
@@ -171,7 +178,37 @@ def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
     if not parts.records.organizations.set_active(slug, is_active):
         raise click.ClickException(f"no organisation is named {slug}")
     _publish(parts)
+    org = parts.records.restoring.charter(slug)
+    if org:
+        with _archive_may_be_away():
+            write_organization(org, parts.archive)
     click.echo(f"{'enabled' if is_active else 'disabled'} {slug}")
+
+
+def _claim(slug: str, parts: Parts) -> None:
+    """Write a new organisation into the archive, which may know its id as another's: nothing must get mixed up."""
+    org = parts.records.restoring.charter(slug)
+    try:
+        if org:
+            claim_organization(org, parts.archive)
+    except ArchiveUnavailable:
+        parts.records.restoring.remove_new(slug)
+        raise
+    except OrganizationDiffers as error:
+        parts.records.restoring.remove_new(slug)
+        raise click.ClickException(f"{error}: this archive has organisations; run orderflow-replay archive") from None
+
+
+@contextmanager
+def _archive_may_be_away() -> Iterator[None]:
+    """Go on without the archive: what it is to know of an organisation is written by the next init."""
+    try:
+        yield
+    except ArchiveUnavailable as error:
+        told = (
+            "the archive was not told of every organisation; run init again, with an operator's rights in the archive"
+        )
+        click.echo(f"warning: {told}: {error}", err=True)
 
 
 def _publish(parts: Parts) -> None:

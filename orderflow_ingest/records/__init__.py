@@ -10,12 +10,15 @@ from .documents import Document, Documents, NewDocument, SkippedPart
 from .events import Event, Events, add_events, operator_name
 from .messages import InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
+from .restoring import Came, Charter, OfHeld, OfMessage, OrganizationDiffers, Restoring
 from .runs import Run, Runs
 from .selection import Filter
 
 __all__ = [
     "EVERY",
     "NO_TENANT",
+    "Came",
+    "Charter",
     "Conflict",
     "Conflicts",
     "Database",
@@ -30,11 +33,15 @@ __all__ = [
     "Messages",
     "NewDocument",
     "NewMessage",
+    "OfHeld",
+    "OfMessage",
     "Organization",
+    "OrganizationDiffers",
     "OrganizationExists",
     "Organizations",
     "Records",
     "RecordsUnavailable",
+    "Restoring",
     "Run",
     "Runs",
     "SkippedPart",
@@ -55,3 +62,4 @@ class Records:
         self.documents = Documents(self.database, self.messages)
         self.events = Events(self.database)
         self.runs = Runs(self.database)
+        self.restoring = Restoring(self.database)

@@ -6,6 +6,8 @@
     orderflow-replay spool         deliver what was left in the spool
     orderflow-replay dead          show or deliver what was set aside
     orderflow-replay conflicts     show, accept or discard what was held
+    orderflow-replay archive       make the rows anew from the archive alone
+    orderflow-replay import        take in mail of the past: files, mbox, Maildir
 
 Everything that changes something has --dry-run. Every replay can be stopped and begun again: rows say
 what is done, and what was led back is found by the sweep.
@@ -25,6 +27,8 @@ from ..envelope import decode
 from ..records import Document, Filter, InboundMessage, SkippedPart, operator_name
 from ..status import Status
 from ..terminal import json_option, opened, print_rows, program, progress, settings_option
+from .archive import rebuild_from_archive
+from .imports import import_mail
 
 PAGE = 500
 STATUSES = click.Choice([status.value for status in Status], case_sensitive=False)
@@ -51,6 +55,10 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 @click.version_option(__version__)
 def cli() -> None:
     """See the module's header."""
+
+
+cli.add_command(rebuild_from_archive)
+cli.add_command(import_mail)
 
 
 @cli.command("list")
