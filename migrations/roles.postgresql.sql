@@ -82,6 +82,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE
     ON organization, inbound_message, document, skipped_part, message_conflict, message_event, operator_run
     TO orderflow_operator;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA @SCHEMA@ TO orderflow_operator;
+-- A rebuild gives organisations their ids back, and moves on what gives the next one.
+GRANT SELECT, UPDATE ON SEQUENCE organization_id_seq TO orderflow_operator;
 GRANT SELECT ON alembic_version, recipient TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION orderflow_due_messages(timestamptz, integer) TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION orderflow_due_documents(timestamptz, integer) TO orderflow_operator;

@@ -3,10 +3,13 @@
     file:///directory      the same keys as files, written by tmp + sync + rename
     s3://bucket/prefix     any S3-compatible store, by boto3
 
-Keys are `org/<org_id>/raw/<digest>.eml` and `org/<org_id>/documents/<digest>`, digest being the
-content's SHA-256: a second put writes the same object, one prefix holds one tenant, and nothing that a
-sender wrote becomes part of a key. put() returns when the object is durable. read() verifies the digest.
-A raw object carries its envelope as metadata, so that the rows can be rebuilt from the archive alone.
+Keys are as in `keys`: a content's SHA-256 in one tenant's prefix, so that a second put writes the same object. put()
+returns when the object is durable. read() verifies the digest. A raw object carries its envelope as metadata, so that
+the rows can be rebuilt from the archive alone.
+
+Metadata comes back as it was given, whatever is in it. With files it lies in KEY.meta beside the object. S3 takes 2 KB
+of it, and some stores 256 characters for a value: what is longer lies in KEY.meta too, put before the object, which
+says so in its own metadata; it goes before the object does. A listing tells no KEY.meta.
 
 Small objects that several threads put at the same time go into files together, with one sync for a directory:
 see `grouping`. An attempt at S3 has the time that `limits` gives it; there are two.
@@ -16,6 +19,7 @@ import hashlib
 import itertools
 import json
 import os
+import stat
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
@@ -31,9 +35,29 @@ from . import limits, s3_answers, trust
 from .breaker import Guard
 from .durable import sync_directory, write_all
 from .grouping import Grouped
+from .keys import document_key, raw_key
 
-_METADATA_LIMIT = 400
+_META = ".meta"
+_VALUE_LIMIT = 250
+_METADATA_LIMIT = 1900
+_BESIDE = "beside"  # the one name in the metadata of an S3 object whose metadata lies beside it
 _SMALL = 1 << 20
+
+
+__all__ = [
+    "Archive",
+    "ArchiveUnavailable",
+    "Description",
+    "Fetched",
+    "FileArchive",
+    "Listed",
+    "ObjectDamaged",
+    "ObjectMissing",
+    "S3Archive",
+    "document_key",
+    "open_archive",
+    "raw_key",
+]
 
 
 class ArchiveUnavailable(Exception):
@@ -46,16 +70,6 @@ class ObjectMissing(Exception):
 
 class ObjectDamaged(Exception):
     """The object's content is not what was put: its digest differs."""
-
-
-def raw_key(org_id: int, digest: str) -> str:
-    """Give the key of a raw message."""
-    return f"org/{org_id}/raw/{digest}.eml"
-
-
-def document_key(org_id: int, digest: str) -> str:
-    """Give the key of a document."""
-    return f"org/{org_id}/documents/{digest}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,14 @@ class Description:
     metadata: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """An object's content, which nobody has verified, and its metadata."""
+
+    data: bytes
+    metadata: dict[str, str]
+
+
 class Archive(Protocol):
     """What either archive does. All raise ArchiveUnavailable."""
 
@@ -84,8 +106,14 @@ class Archive(Protocol):
     def read(self, key: str, digest: str) -> bytes:
         """Read an object and verify it. Raises ObjectMissing, ObjectDamaged."""
 
+    def fetch(self, key: str) -> Fetched:
+        """Read an object and its metadata; whether it is whole is the caller's to see.
+
+        Raises ObjectMissing, and ObjectDamaged for metadata that does not read.
+        """
+
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is removed."""
+        """Remove an object and its metadata; one that is not there is removed."""
 
     def describe(self, key: str) -> Description:
         """Tell an object's size and the metadata it was put with. Raises ObjectMissing."""
@@ -161,7 +189,7 @@ class FileArchive:
             for path, data, metadata in objects:
                 self._make_directory(path.parent)
                 if metadata:
-                    self._write(path.with_name(path.name + ".meta"), json.dumps(dict(metadata)).encode())
+                    self._write(_meta_of(path), json.dumps(dict(metadata)).encode())
                 if not _holds(path, data):
                     self._write(path, data)
             for directory in {path.parent for path, _, _ in objects}:
@@ -171,33 +199,36 @@ class FileArchive:
         return [True] * len(objects)
 
     def read(self, key: str, digest: str) -> bytes:
-        try:
+        with self._reading(key):
             return _verified((self._root / key).read_bytes(), key, digest)
-        except FileNotFoundError as error:
-            if not self._root.is_dir():
-                raise _unavailable(error) from error
-            raise ObjectMissing(key) from None
-        except OSError as error:
-            raise _unavailable(error) from error
+
+    def fetch(self, key: str) -> Fetched:
+        with self._reading(key):
+            return Fetched((self._root / key).read_bytes(), self._metadata(key))
 
     def describe(self, key: str) -> Description:
-        path = self._root / key
+        with self._reading(key):
+            about = (self._root / key).stat()
+            if not stat.S_ISREG(about.st_mode):
+                raise ObjectMissing(key)
+            return Description(about.st_size, self._metadata(key))
+
+    def _metadata(self, key: str) -> dict[str, str]:
         try:
-            size = path.stat().st_size
-        except FileNotFoundError as error:
+            return _read_metadata(_meta_of(self._root / key).read_bytes(), key)
+        except FileNotFoundError:
+            return {}
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             if not self._root.is_dir():
                 raise _unavailable(error) from error
             raise ObjectMissing(key) from None
         except OSError as error:
             raise _unavailable(error) from error
-        try:
-            return Description(size, json.loads(path.with_name(path.name + ".meta").read_bytes()))
-        except FileNotFoundError:
-            return Description(size, {})
-        except OSError as error:
-            raise _unavailable(error) from error
-        except ValueError as error:
-            raise ObjectDamaged(f"{key}.meta") from error
 
     def iterate(self, prefix: str = "", after: str = "") -> Iterator[Listed]:
         """List objects. A directory is read at a time: its names are held in memory, and no others."""
@@ -220,7 +251,7 @@ class FileArchive:
             if name.endswith("/"):
                 if (key.startswith(prefix) or prefix.startswith(key)) and key + "\U0010ffff" > after:
                     yield from self._below(directory / name, key, prefix, after)
-            elif key.startswith(prefix) and key > after and not name.endswith(".meta"):
+            elif key.startswith(prefix) and key > after and not name.endswith(_META):
                 with suppress(FileNotFoundError):
                     about = (directory / name).stat()
                     yield Listed(key, about.st_size, datetime.fromtimestamp(about.st_mtime, UTC))
@@ -229,8 +260,9 @@ class FileArchive:
         path = self._root / key
         try:
             self._root.stat()
+            # In this order: metadata without an object is told by no listing.
+            _meta_of(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            path.with_name(path.name + ".meta").unlink(missing_ok=True)
         except OSError as error:
             raise _unavailable(error) from error
 
@@ -291,6 +323,14 @@ class S3Archive:
 
     def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
         """Store an object, encrypted if so demanded. Both checksums are sent: stores differ in what they verify."""
+        quoted = {name: quote(value, safe="@+.:/") for name, value in (metadata or {}).items()}
+        if _is_too_long(quoted):
+            beside = json.dumps(dict(metadata or {})).encode()
+            self._put(key + _META, beside, hashlib.sha256(beside).hexdigest(), {})
+            quoted = {_BESIDE: "yes"}
+        self._put(key, data, digest, quoted)
+
+    def _put(self, key: str, data: bytes, digest: str, quoted: dict[str, str]) -> None:
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
         answer = self._call(
             "put_object",
@@ -298,7 +338,7 @@ class S3Archive:
             Body=data,
             ContentMD5=b64encode(md5).decode(),
             ChecksumSHA256=b64encode(bytes.fromhex(digest)).decode(),
-            Metadata={name: quote(value, safe="@+.:/")[:_METADATA_LIMIT] for name, value in (metadata or {}).items()},
+            Metadata=quoted,
             **self._encryption,
         )
         if not answer.get("ETag"):
@@ -309,12 +349,20 @@ class S3Archive:
             raise ArchiveUnavailable("S3: the store did not encrypt the object as ORDERFLOW_S3_ENCRYPTION says")
 
     def read(self, key: str, digest: str) -> bytes:
-        body = self._call("get_object", key)["Body"]
+        return _verified(self._get(key)[0], key, digest)
+
+    def fetch(self, key: str) -> Fetched:
+        data, answer = self._get(key)
+        return Fetched(data, self._metadata(key, answer))
+
+    def _get(self, key: str) -> tuple[bytes, Any]:
+        answer = self._call("get_object", key)
         with self._translated("get_object", key):
-            data = body.read()
-        return _verified(data, key, digest)
+            return answer["Body"].read(), answer
 
     def delete(self, key: str) -> None:
+        if key.endswith(".eml"):  # nothing else has metadata; it goes first, since no listing tells it
+            self._call("delete_object", key + _META)
         self._call("delete_object", key)
 
     def keeps_versions(self) -> bool | None:
@@ -326,8 +374,22 @@ class S3Archive:
         return "Status" in answer
 
     def describe(self, key: str) -> Description:
-        answer = self._call("head_object", key)
-        return Description(answer["ContentLength"], {n: unquote(v) for n, v in answer.get("Metadata", {}).items()})
+        try:
+            answer = self._call("head_object", key)
+        except ObjectMissing:
+            with self._translated("head_bucket", ""):  # without a body both answers look the same
+                self._client.head_bucket(Bucket=self._bucket)
+            raise
+        return Description(answer["ContentLength"], self._metadata(key, answer))
+
+    def _metadata(self, key: str, answer: Any) -> dict[str, str]:
+        own = {name: unquote(value) for name, value in answer.get("Metadata", {}).items()}
+        if _BESIDE not in own:
+            return own
+        try:
+            return _read_metadata(self._get(key + _META)[0], key)
+        except ObjectMissing as error:
+            raise ObjectDamaged(key + _META) from error
 
     def iterate(self, prefix: str = "", after: str = "") -> Iterator[Listed]:
         asked = {"Prefix": self._prefix + prefix, "StartAfter": self._prefix + after if after else ""}
@@ -335,6 +397,8 @@ class S3Archive:
             with self._translated("list_objects_v2", ""):
                 page = self._client.list_objects_v2(Bucket=self._bucket, **{n: v for n, v in asked.items() if v})
             for one in page.get("Contents", ()):
+                if one["Key"].endswith(_META):
+                    continue
                 yield Listed(one["Key"].removeprefix(self._prefix), one["Size"], one["LastModified"])
             if not page.get("IsTruncated"):
                 return
@@ -418,6 +482,23 @@ def _verified(data: bytes, key: str, digest: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != digest:
         raise ObjectDamaged(key)
     return data
+
+
+def _meta_of(path: Path) -> Path:
+    return path.with_name(path.name + _META)
+
+
+def _read_metadata(data: bytes, key: str) -> dict[str, str]:
+    try:
+        return {str(name): str(value) for name, value in json.loads(data).items()}
+    except (ValueError, AttributeError) as error:
+        raise ObjectDamaged(key + _META) from error
+
+
+def _is_too_long(quoted: dict[str, str]) -> bool:
+    """Tell whether S3 might not take this metadata."""
+    lengths = [len(value) for value in quoted.values()]
+    return max(lengths, default=0) > _VALUE_LIMIT or sum(lengths) + sum(map(len, quoted)) > _METADATA_LIMIT
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -1,10 +1,14 @@
 """Delivery: from a spool entry to an outcome. The one way in, whichever door a message comes through.
 
 deliver() is the list of steps: organisation, identity, archive, row, task. Each can be done twice: the
-object by its content's digest, the row by its unique identity, the task because it is only a bell. So
-killed between any two lines and run again, it ends with one object and one row. The identity is looked
-up before the archive is written (see `recognition`), so that a redelivery leaves no orphan object; of two
-deliveries at the same time the unique constraint chooses one, and the other takes its own object back.
+object by its content's digest, the row by its unique identity and an id made from the object's key, the task
+because it is only a bell. So killed between any two lines and run again, it ends with one object and one row.
+The identity is looked up before the archive is written (see `recognition`), so that a redelivery leaves no orphan
+object; of two deliveries at the same time the unique constraint chooses one, and the other takes its own object back.
+
+Held mail has a key of its own, see `keys`. One that lost a race stands under a message's: it is put anew, and the
+first object goes before the row is written, so that the archive never says of two mails that they are messages of
+one identity. The object's metadata has all of the row that the mail itself does not tell.
 
 receive() and settle() wrap it, for a message in memory that its sender still has, and for a spool entry:
 they make every end an outcome, and decide where the message stays.
@@ -25,12 +29,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from . import metrics
-from .archive import ArchiveUnavailable, raw_key
+from .archive import ArchiveUnavailable
 from .assembly import Parts
 from .envelope import Envelope, ForeignDomain, decode, organization_slug
+from .keys import EMAIL, held_id, message_id, raw_key
 from .logs import event, place
 from .message import Message, own_identity, read_message
 from .mime.words import storable
@@ -38,13 +43,12 @@ from .org_settings import BadOrgSettings
 from .outcomes import DeadlineReached, Outcome
 from .queue import QueueUnavailable
 from .recognition import recognise
-from .records import Known, NewMessage, Organization, RecordsUnavailable
+from .records import Event, Known, NewMessage, Organization, RecordsUnavailable
 from .spool import Entry, SpoolFull
-from .status import Held
+from .status import EventKind, Held
 from .traits import read_traits
 
 SET_ASIDE_AFTER = 3
-EMAIL = "EMAIL"
 _OUTAGES = (Outcome.BACKEND_DOWN, Outcome.DEADLINE)
 
 
@@ -57,7 +61,36 @@ class Delivery:
     message_id: UUID | None = None
 
 
-def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
+@dataclass(frozen=True)
+class Way:
+    """How a message comes in: its source; whether it is live, and goes first; and who imports it, in which run."""
+
+    source: str = EMAIL
+    is_live: bool = True
+    importer: str = ""
+    run_id: UUID | None = None
+
+    def told(self, new: NewMessage) -> Event | None:
+        """Tell of an import; what comes by mail is told by its row."""
+        if not self.importer:
+            return None
+        return Event(new.org_id, new.id, EventKind.IMPORTED, self.importer, _now(), run_id=self.run_id)
+
+
+BY_MAIL = Way()
+
+
+@dataclass(frozen=True)
+class _Coming:
+    """A mail on its way in: its envelope, its bytes, its organisation, and how it comes."""
+
+    envelope: Envelope
+    raw: bytes
+    org: Organization
+    way: Way
+
+
+def deliver(envelope: Envelope, raw: bytes, parts: Parts, way: Way = BY_MAIL) -> Delivery:
     """Deliver one message. Raises RecordsUnavailable, ArchiveUnavailable, ForeignDomain, BadOrgSettings."""
     org = _organization(envelope.recipient, parts)
     if isinstance(org, Outcome):
@@ -65,19 +98,19 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     message = read_message(raw)
     if message is None:
         return Delivery(Outcome.MALFORMED, org.slug)
-    seen = recognise(EMAIL, message, raw, org, parts.records, parts.settings.authserv_id)
+    coming = _Coming(envelope, raw, org, way)
+    seen = recognise(way.source, message, raw, org, parts.records, parts.settings.authserv_id, bool(way.importer))
     if seen.verdict:
         if seen.known:
-            _take_back(seen.known, message, org, parts)
+            _take_back(seen.known, message.fingerprint, message.digest, coming, parts)
         return Delivery(seen.verdict, org.slug, seen.known.id if seen.known else None)
     waiting = _waiting(parts)
     if _is_too_much(waiting or 0, parts):
         return Delivery(Outcome.OVERLOADED, org.slug)
-    new = _new_message(envelope, seen.message, org, known_traits(raw, envelope.sender, parts))
-    parts.archive.put(new.raw_key, raw, new.digest, _metadata(envelope, org))
+    new = _new_message(envelope, seen.message, org, known_traits(raw, envelope.sender, parts), way)
     if seen.held:
-        return _hold(seen.known, new, org, parts, seen.held)
-    return _record(new, org, parts, waiting is not None)
+        return _hold(seen.known, new, seen.held, coming, parts)
+    return _record(new, message, coming, parts, rings=waiting is not None)
 
 
 def welcome(recipient: str, parts: Parts) -> Outcome | None:
@@ -232,74 +265,97 @@ def _is_too_much(waiting: int, parts: Parts) -> bool:
     return 0 < most <= waiting or 0 < longest <= parts.records.messages.recent_lag()
 
 
-def _new_message(envelope: Envelope, message: Message, org: Organization, traits: list[str]) -> NewMessage:
+def _new_message(envelope: Envelope, message: Message, org: Organization, traits: list[str], way: Way) -> NewMessage:
+    key = raw_key(org.id, message.digest, way.source)
     return NewMessage(
         org_id=org.id,
-        id=uuid4(),
-        source=EMAIL,
+        id=message_id(key),
+        source=way.source,
         envelope_sender=storable(envelope.sender),
         envelope_recipient=storable(envelope.recipient),
         queue_id=storable(envelope.queue_id),
         client_address=storable(envelope.client_address),
         received_at=envelope.received_at,
-        raw_key=raw_key(org.id, message.digest),
+        raw_key=key,
         traits=traits,
         **vars(message),
     )
 
 
-def _metadata(envelope: Envelope, org: Organization) -> dict[str, str]:
+def _metadata(envelope: Envelope, new: NewMessage, org: Organization) -> dict[str, str]:
     return {
         "org": org.slug,
-        "source": EMAIL,
-        "sender": storable(envelope.sender),
-        "recipient": storable(envelope.recipient),
+        "id": str(new.id),
+        "source": new.source,
+        "sender": new.envelope_sender,
+        "recipient": new.envelope_recipient,
         "original-recipient": storable(envelope.original_recipient),
-        "queue-id": storable(envelope.queue_id),
-        "client-address": storable(envelope.client_address),
-        "received-at": envelope.received_at.isoformat(),
+        "queue-id": new.queue_id,
+        "client-address": new.client_address,
+        "received-at": new.received_at.isoformat(),
     }
 
 
-def _record(new: NewMessage, org: Organization, parts: Parts, rings: bool) -> Delivery:
-    """Record a message and ring for it, unless the queue was away a moment ago: it is not waited for again."""
-    if not parts.records.messages.insert(new, _now() + timedelta(seconds=parts.settings.sweep_after)):
-        return _second(new, org, parts, rings)
+def _record(new: NewMessage, message: Message, coming: _Coming, parts: Parts, rings: bool) -> Delivery:
+    """Archive and record a message, and ring for it, unless the queue was away a moment ago: it is not waited for."""
+    is_own = new.source_message_id != message.source_message_id
+    told = {**_metadata(coming.envelope, new, coming.org), **({"identity": "own"} if is_own else {})}
+    parts.archive.put(new.raw_key, coming.raw, new.digest, told)
+    due = _now() + timedelta(seconds=parts.settings.sweep_after)
+    if not parts.records.messages.insert(new, due, coming.way.told(new)):
+        return _second(new, message, coming, parts, rings)
     if rings:
-        ring(new, parts)
-    return Delivery(Outcome.DELIVERED, org.slug, new.id)
+        ring(new, parts, coming.way.is_live)
+    return Delivery(Outcome.DELIVERED, coming.org.slug, new.id)
 
 
-def _second(new: NewMessage, org: Organization, parts: Parts, rings: bool) -> Delivery:
-    """End a delivery that lost the race for its identity."""
-    known = parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id)
+def _second(new: NewMessage, message: Message, coming: _Coming, parts: Parts, rings: bool) -> Delivery:
+    """End a delivery that lost the race for its identity, or whose mail is a message under another identity."""
+    messages, org = parts.records.messages, coming.org
+    known = messages.find_identity(new.org_id, new.source, new.source_message_id)
     if known is None:
-        raise RuntimeError("an identity was taken and is gone")
+        if messages.get(new.org_id, new.id) is None:
+            raise RuntimeError("an identity was taken and is gone")
+        return Delivery(Outcome.DUPLICATE, org.slug, new.id)
     if new.fingerprint in known.digests:
-        _take_back(known, new, org, parts)
+        _take_back(known, new.fingerprint, new.digest, coming, parts)
         return Delivery(Outcome.DUPLICATE, org.slug, known.id)
-    if org.settings.accepts_conflicts and not new.source_message_id.endswith(own_identity("", new.fingerprint)):
+    if org.settings.accepts_conflicts and new.source_message_id == message.source_message_id:
         own = own_identity(new.source_message_id, new.fingerprint)
-        return _record(replace(new, source_message_id=own), org, parts, rings)
-    return _hold(known, new, org, parts, Held.IDENTITY)
+        return _record(replace(new, source_message_id=own), message, coming, parts, rings)
+    return _hold(known, new, Held.IDENTITY, coming, parts)
 
 
-def _hold(known: Known | None, new: NewMessage, org: Organization, parts: Parts, why: Held) -> Delivery:
-    """Hold a mail that is archived by now: its identity is `known` with other content, or its sender is a stranger."""
-    if parts.records.conflicts.insert(known, new, why):
-        return Delivery(Outcome.HELD, org.slug, known.id if known else new.id)
-    winner = parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id) if known else None
-    _take_back(winner or known, new, org, parts)
-    return Delivery(Outcome.HELD, org.slug, known.id if known else None)
+def _hold(known: Known | None, new: NewMessage, why: Held, coming: _Coming, parts: Parts) -> Delivery:
+    """Archive and record a mail that is held: its identity is `known` with other content, or its sender a stranger."""
+    key = raw_key(new.org_id, new.digest, new.source, is_held=True)
+    held = replace(new, id=held_id(key), raw_key=key)
+    told = {**_metadata(coming.envelope, held, coming.org), "held": why.value}
+    parts.archive.put(key, coming.raw, new.digest, told)
+    parts.archive.delete(new.raw_key)  # of an attempt that took itself for the first
+    if not parts.records.conflicts.insert(known, held, why):
+        winner = _known_now(known, new, parts)
+        if winner:
+            _take_back(winner, new.fingerprint, new.digest, coming, parts)
+    return Delivery(Outcome.HELD, coming.org.slug, known.id if known else held.id)
 
 
-def _take_back(known: Known | None, mail: Message | NewMessage, org: Organization, parts: Parts) -> None:
+def _known_now(known: Known | None, new: NewMessage, parts: Parts) -> Known | None:
+    """Tell what is recorded of a mail that was held before."""
+    if known is None:
+        held = parts.records.conflicts.alone(new.org_id, new.fingerprint)
+        return Known.of_held(held.id, held.fingerprint, held.digest) if held else None
+    return parts.records.messages.find_identity(new.org_id, new.source, new.source_message_id)
+
+
+def _take_back(known: Known, fingerprint: str, digest: str, coming: _Coming, parts: Parts) -> None:
     """Delete the object of a delivery that has made no row, its own or that of an attempt that was killed here."""
-    if known and mail.digest in known.digests.values():
+    if digest in known.digests.values():
         return
-    held = parts.records.conflicts.alone(org.id, mail.fingerprint)
-    if held is None or held.digest != mail.digest:
-        parts.archive.delete(raw_key(org.id, mail.digest))
+    org_id, source = coming.org.id, coming.way.source
+    parts.archive.delete(raw_key(org_id, digest, source))
+    if known.is_held(fingerprint):
+        parts.archive.delete(raw_key(org_id, digest, source, is_held=True))
 
 
 def _count_failure(entry: str, key: str, why: str, parts: Parts) -> Delivery:

@@ -12,13 +12,14 @@ import time
 from datetime import timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from . import metrics
-from .archive import Archive, document_key
+from .archive import Archive
 from .assembly import Parts
 from .attachments import Part, accept_types, read_parts
 from .attempts import OUTAGES, Erased, LeaseLost, need_no_loss, note_failure, now, told, worker_name
+from .keys import document_id, document_key
 from .limits import TimeUp
 from .logs import event, place
 from .org_settings import BadOrgSettings
@@ -70,10 +71,10 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
     errors: list[tuple[str, Exception]] = []
     for part in accept_types(read_parts(raw), _accepted_types(attempt.org_id, parts)):
         if not part.taken:
-            skipped.append(_passed_over(part))
+            skipped.append(passed_over(part))
             continue
         try:
-            found.append(_archived(attempt.org_id, part, parts.archive))
+            found.append(_archived(attempt, part, parts.archive))
         except (*OUTAGES, MemoryError):
             raise
         except Exception as error:
@@ -99,7 +100,8 @@ def _accepted_types(org_id: int, parts: Parts) -> tuple[str, ...]:
     return org.settings.document_types if org else ()
 
 
-def _passed_over(part: Part) -> SkippedPart:
+def passed_over(part: Part) -> SkippedPart:
+    """Say what is recorded of a part that is no document."""
     return SkippedPart(
         part.path,
         part.filename,
@@ -111,12 +113,11 @@ def _passed_over(part: Part) -> SkippedPart:
     )
 
 
-def _archived(org_id: int, part: Part, archive: Archive) -> NewDocument:
+def document_of(org_id: int, message_id: UUID, part: Part) -> NewDocument:
+    """Say what is recorded of a part that is a document; the same part with the same content has the same id."""
     digest = hashlib.sha256(part.data).hexdigest()
-    key = document_key(org_id, digest)
-    archive.put(key, part.data, digest)
     return NewDocument(
-        id=uuid4(),
+        id=document_id(message_id, part.path, digest),
         part_path=part.path,
         kind=part.kind,
         filename=part.filename,
@@ -129,8 +130,14 @@ def _archived(org_id: int, part: Part, archive: Archive) -> NewDocument:
         defects=list(part.defects),
         size=part.size,
         digest=digest,
-        object_key=key,
+        object_key=document_key(org_id, digest),
     )
+
+
+def _archived(attempt: InboundMessage, part: Part, archive: Archive) -> NewDocument:
+    new = document_of(attempt.org_id, attempt.id, part)
+    archive.put(new.object_key, part.data, new.digest)
+    return new
 
 
 def _ring_for_documents(attempt: InboundMessage, parts: Parts, is_live: bool) -> int:

@@ -58,7 +58,7 @@ def recognise(
     allowed = settings.allowed_senders if not is_trusted else ()
     if allowed and (held := records.conflicts.alone(org.id, fingerprint)):
         verdict = Outcome.DUPLICATE if held.resolution else Outcome.HELD
-        return Recognised(message, Known(held.id, {fingerprint: held.digest}), verdict)
+        return Recognised(message, Known.of_held(held.id, fingerprint, held.digest), verdict)
     if settings.max_message_size and len(raw) > settings.max_message_size and not is_trusted:
         return Recognised(message, verdict=Outcome.TOO_BIG)
     doubt = doubt_sender(raw, allowed, authserv_id) if allowed else None

@@ -3,7 +3,8 @@
 A replayed message goes back to RECEIVED and is extracted anew from the archive; its documents keep
 their ids and are handed over again. A hand-over alone leads documents back to PENDING. Either is done once by one
 run, whatever becomes of the run, by the key of its event. A dead letter goes back to the spool and is delivered. A
-held mail is accepted as a message of its own, or discarded; its raw mail stays in the archive either way.
+held mail is accepted as a message of its own, or discarded; its raw mail stays in the archive either way, and the
+decision is put beside it before the row has it: where the archive knows of none, there was none.
 
 What has been erased is never led back: there is nothing left to take anew. Why a thing would be passed over is told
 by the same words before and afterwards.
@@ -12,14 +13,16 @@ by the same words before and afterwards.
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
+from .archived import Decision, write_decision
 from .assembly import Parts
-from .delivery import EMAIL, Delivery, known_traits, ring, settle
+from .delivery import Delivery, known_traits, ring, settle
+from .keys import EMAIL, decision_key, message_id, read_raw_key
 from .logs import event
 from .message import Message, own_identity, read_message
 from .queue import QueueUnavailable
-from .records import Conflict, Document, Event, IdentityTaken, InboundMessage, NewMessage
+from .records import Conflict, Document, Event, IdentityTaken, InboundMessage, Mail, NewMessage
 from .status import EventKind, HandOver, Held
 
 ERASED = "its mail is erased"
@@ -83,16 +86,16 @@ def accept_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "",
     """
     if conflict.erased_at:
         return False
-    now = datetime.now(UTC)
-    told = _resolved(conflict, EventKind.ACCEPTED, actor, why, now, run_id)
+    told = _resolved(conflict, EventKind.ACCEPTED, actor, why, run_id)
     for new in _of_conflict(conflict, parts):
         try:
-            if not parts.records.conflicts.resolve(conflict, new, now, told):
+            if not _resolve(conflict, new, told, parts):
                 return False
         except IdentityTaken:
             continue
         ring(new, parts)
         return True
+    parts.archive.delete(decision_key(conflict.raw_key))
     raise IdentityTaken
 
 
@@ -106,14 +109,26 @@ def identity_of(conflict: Conflict, parts: Parts) -> str | None:
 
 def discard_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
     """Close a conflict without making it a message; False if it is closed."""
-    now = datetime.now(UTC)
-    told = _resolved(conflict, EventKind.DISCARDED, actor, why, now, run_id)
-    return parts.records.conflicts.resolve(conflict, None, now, told)
+    return _resolve(conflict, None, _resolved(conflict, EventKind.DISCARDED, actor, why, run_id), parts)
 
 
-def _resolved(conflict: Conflict, kind: EventKind, actor: str, why: str, now: datetime, run_id: UUID | None) -> Event:
+def _resolved(conflict: Conflict, kind: EventKind, actor: str, why: str, run_id: UUID | None) -> Event:
     details = {"held": str(conflict.id), "reason": conflict.reason.value, "why": why}
+    now = datetime.now(UTC)
     return Event(conflict.org_id, conflict.id, kind, actor, now, run_id=run_id, details=details)
+
+
+def _resolve(conflict: Conflict, new: NewMessage | None, told: Event, parts: Parts) -> bool:
+    """Put the decision beside the mail, then close the conflict; False if somebody was first. Raises IdentityTaken."""
+    identity = new.source_message_id if new else ""
+    decision = Decision(told.kind.value, told.actor, told.details["why"], told.at, identity)
+    write_decision(conflict.raw_key, decision, parts.archive)
+    if parts.records.conflicts.resolve(conflict, new, told.at, told):
+        return True
+    before = parts.records.conflicts.resolution(conflict.org_id, conflict.id)
+    if before:  # somebody was first, and his decision stands
+        write_decision(conflict.raw_key, replace(decision, resolution=before, actor="", why=""), parts.archive)
+    return False
 
 
 def _of_conflict(conflict: Conflict, parts: Parts) -> Iterator[NewMessage]:
@@ -125,16 +140,19 @@ def _of_conflict(conflict: Conflict, parts: Parts) -> Iterator[NewMessage]:
         raise ValueError("a held message has no header")
     traits = known_traits(raw, conflict.envelope_sender, parts)
     if conflict.reason is Held.SENDER:
-        yield _new(conflict, message, traits)
-    own = own_identity(message.source_message_id, message.fingerprint)
-    yield _new(conflict, replace(message, source_message_id=own), traits)
+        yield accepted(conflict, message, traits, message.source_message_id)
+    yield accepted(conflict, message, traits)
 
 
-def _new(conflict: Conflict, message: Message, traits: list[str]) -> NewMessage:
+def accepted(conflict: Mail, message: Message, traits: list[str], identity: str = "") -> NewMessage:
+    """Say what a held mail is as a message: under this identity, or one that its content makes its own."""
+    own = identity or own_identity(message.source_message_id, message.fingerprint)
+    message = replace(message, source_message_id=own)
+    name = read_raw_key(conflict.raw_key)
     return NewMessage(
         org_id=conflict.org_id,
-        id=uuid4(),
-        source=EMAIL,
+        id=message_id(conflict.raw_key),
+        source=name.source if name else EMAIL,
         envelope_sender=conflict.envelope_sender,
         envelope_recipient=conflict.envelope_recipient,
         queue_id=conflict.queue_id,

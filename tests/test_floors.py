@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 FLOORS = (
     {
-        *("mime", "outcomes", "status", "header", "envelope", "message", "traits", "containers", "attachments"),
+        *("mime", "outcomes", "status", "header", "envelope", "keys", "message", "traits", "containers", "attachments"),
         *("org_settings", "senders"),
     },
     {
@@ -26,8 +26,10 @@ FLOORS = (
     },
     {"settings", "logs", "spool", "archive", "records", "queue", "heartbeat"},
     {"assembly", "recognition"},
-    {"attempts", "delivery"},
-    {"extraction", "handover", "replay", "keeping"},
+    {"archived", "attempts", "delivery"},
+    {"extraction", "handover", "replay"},
+    {"rebuild", "imports"},
+    {"keeping"},
     {"terminal", "deadline", "service_health"},
     {"in_process"},
     {"deliver_cli", "service", "replay_cli", "admin_cli", "metrics_cli", "tasks"},

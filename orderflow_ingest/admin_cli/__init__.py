@@ -17,6 +17,7 @@ orderflow-admin erase      delete all that there is of an organisation, a sender
 import click
 
 from .. import __version__
+from ..archived import write_organizations
 from ..records import schema
 from ..settings import load
 from ..terminal import json_option, opened, print_rows, program, settings_option
@@ -25,7 +26,7 @@ from .check import check_all
 from .erase import erase
 from .find import find
 from .findings import Level
-from .organizations import org, publish
+from .organizations import archive_may_be_away, org, publish
 from .reconcile import reconcile
 from .retention import retention
 from .show import show
@@ -61,6 +62,8 @@ def init(settings_file: str | None) -> None:
     schema.upgrade(parts.records.database)
     parts.queue.create_tables()
     publish(parts)
+    with archive_may_be_away():
+        write_organizations(parts.records, parts.archive)
     click.echo(f"ready: {parts.settings.state_dir}, schema {schema.needed_version()}")
 
 

@@ -1,13 +1,17 @@
 """orderflow-admin org: organisations, their settings, and what would become of a mail to one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import click
 
+from ..archive import ArchiveUnavailable
+from ..archived import claim_organization, write_organization
 from ..assembly import Parts
 from ..envelope import is_slug
 from ..org_settings import KEYS, BadOrgSettings
-from ..records import OrganizationExists, recipients_path
+from ..records import OrganizationDiffers, OrganizationExists, recipients_path
 from ..terminal import json_option, opened, print_rows, settings_option
 from .asking import named_org
 from .trial import try_mail
@@ -31,6 +35,7 @@ def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
         parts.records.organizations.add(slug, name or slug)
     except OrganizationExists:
         raise click.ClickException(f"an organisation {slug} exists already") from None
+    _claim(slug, parts)
     publish(parts)
     settings = parts.settings
     click.echo(f"added {slug}: {settings.local_part}+{slug}@{settings.domains[0]}")
@@ -142,6 +147,38 @@ def publish(parts: Parts) -> None:
         parts.records.organizations.publish(path)
 
 
+@contextmanager
+def archive_may_be_away() -> Iterator[None]:
+    """Go on without the archive: what it is to know of an organisation is written by the next init."""
+    try:
+        yield
+    except ArchiveUnavailable as error:
+        told = "the archive was not told of every organisation; run init again, with an operator's rights in it"
+        click.echo(f"warning: {told}: {error}", err=True)
+
+
+def _claim(slug: str, parts: Parts) -> None:
+    """Write a new organisation into the archive, which may know its id as another's: nothing must get mixed up."""
+    charter = parts.records.restoring.charter(slug)
+    try:
+        if charter:
+            claim_organization(charter, parts.archive)
+    except ArchiveUnavailable:
+        parts.records.restoring.remove_new(slug)
+        raise
+    except OrganizationDiffers as error:
+        parts.records.restoring.remove_new(slug)
+        raise click.ClickException(f"{error}: this archive has organisations; run orderflow-replay archive") from None
+
+
+def _archive(slug: str, parts: Parts) -> None:
+    """Write an organisation as it is now into the archive, from which its row can be made anew."""
+    charter = parts.records.restoring.charter(slug)
+    if charter:
+        with archive_may_be_away():
+            write_organization(charter, parts.archive)
+
+
 def _listed(stored: Any, as_json: bool) -> Any:
     return dict(stored) if as_json else " ".join(f"{name}={value}" for name, value in stored.items()) or None
 
@@ -151,15 +188,17 @@ def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
     if not parts.records.organizations.set_active(slug, is_active):
         raise click.ClickException(f"no organisation is named {slug}")
     publish(parts)
+    _archive(slug, parts)
     click.echo(f"{'enabled' if is_active else 'disabled'} {slug}")
 
 
 def _change(slug: str, changes: dict[str, str], settings_file: str | None) -> None:
-    organizations = opened(settings_file).records.organizations
+    parts = opened(settings_file)
     try:
-        is_known = organizations.change_settings(slug, changes)
+        is_known = parts.records.organizations.change_settings(slug, changes)
     except BadOrgSettings as error:
         raise click.UsageError(str(error)) from None
     if not is_known:
         raise click.ClickException(f"no organisation is named {slug}")
+    _archive(slug, parts)
     click.echo(f"{slug}: {', '.join(changes)} {'set' if any(changes.values()) else 'as for everybody'}")

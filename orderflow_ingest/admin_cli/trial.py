@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from ..assembly import Parts
 from ..attachments import accept_types, read_parts
-from ..delivery import EMAIL
 from ..envelope import ForeignDomain, organization_slug
+from ..keys import EMAIL
 from ..message import read_message
 from ..org_settings import BadOrgSettings
 from ..outcomes import Outcome

@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 from ..archive import Listed, ObjectDamaged, ObjectMissing
 from ..assembly import Parts
 from ..delivery import ring
+from ..keys import is_decision
 from ..records import Area, Event, Holding, Kind, Organization
 from ..status import EventKind, Status
 from . import orphans
 from .findings import Digests, Finding, Scope, Trouble
-from .ledger import Group, Ledger, digest_of, joined, object_key, prefix
+from .ledger import Group, Ledger, digest_of, joined, prefix
 from .orphans import Orphan, is_there
 
 _MISSING = {
@@ -54,7 +55,7 @@ class Comparison:
         """Join what is listed with what rows name."""
         listing = self._parts.archive.iterate(prefix(self._org.id, area))
         seen = 0
-        for listed, group in joined(listing, ledger.groups(area), self._org.id, area):
+        for listed, group in joined(listing, ledger.groups(area)):
             if listed is None and group is not None:
                 yield from self._missing(ledger, area, group) if group.needed else ()
             elif listed is not None and group is None:
@@ -62,16 +63,16 @@ class Comparison:
             elif listed is not None and group is not None:
                 seen += 1
                 yield from self._both(ledger, area, listed, group, seen)
-        for digest in self._samples[area]:
-            yield from self._verified(ledger, area, digest)
+        for key in self._samples[area]:
+            yield from self._verified(ledger, area, key)
 
     def orphan_documents(self, ledger: Ledger) -> Iterator[Finding]:
         """Tell documents that no row names, when the rows were read once more."""
         if next(ledger.suspects(), None) is None:
             return
         ledger.acquit(self._parts.records.holdings.iterate(self._org.id, Kind.DOCUMENT))
-        for digest, size in ledger.suspects():
-            key, fixed = object_key(self._org.id, Area.DOCUMENTS, digest), ""
+        for key, size in ledger.suspects():
+            fixed = ""
             if self._scope.fix and self._scope.orphan_documents:
                 self._parts.archive.delete(key)
                 fixed = "deleted"
@@ -96,18 +97,18 @@ class Comparison:
         if not group.needed:
             yield from self._left_behind(ledger, area, listed, group)
         elif self._scope.digests is Digests.ALL:
-            yield from self._verified(ledger, area, group.digest)
+            yield from self._verified(ledger, area, group.key)
         elif self._scope.digests is Digests.SAMPLE:
             chosen = self._samples[area]
             if len(chosen) < self._scope.sample:
-                chosen.append(group.digest)
+                chosen.append(group.key)
             elif (place := random.randrange(seen)) < self._scope.sample:  # noqa: S311
-                chosen[place] = group.digest
+                chosen[place] = group.key
 
     def _left_behind(self, ledger: Ledger, area: Area, listed: Listed, group: Group) -> Iterator[Finding]:
         if listed.put_at > self._old or not self._scope.covers(listed.put_at):
             return
-        again = (self._parts.records.holdings.again(row) for row in ledger.rows(area, group.digest))
+        again = (self._parts.records.holdings.again(row) for row in ledger.rows(area, group.key))
         if any(row is not None and row.erased_at is None for row in again):
             return
         fixed = ""
@@ -117,23 +118,23 @@ class Comparison:
         yield self._finding(Trouble.LEFT_BEHIND, listed.key, f"{group.rows} rows say that it was erased", fixed)
 
     def _missing(self, ledger: Ledger, area: Area, group: Group) -> Iterator[Finding]:
-        if is_there(object_key(self._org.id, area, group.digest), self._parts.archive):
+        if is_there(group.key, self._parts.archive):
             return
-        yield from self._of_rows(ledger, area, group.digest, _MISSING, "its object is not in the archive")
+        yield from self._of_rows(ledger, area, group.key, _MISSING, "its object is not in the archive")
 
-    def _verified(self, ledger: Ledger, area: Area, digest: str) -> Iterator[Finding]:
+    def _verified(self, ledger: Ledger, area: Area, key: str) -> Iterator[Finding]:
         try:
-            self._parts.archive.read(object_key(self._org.id, area, digest), digest)
+            self._parts.archive.read(key, digest_of(key, self._org.id, area))
         except ObjectDamaged:
-            yield from self._of_rows(ledger, area, digest, _DAMAGED, "its bytes are not those that were put")
+            yield from self._of_rows(ledger, area, key, _DAMAGED, "its bytes are not those that were put")
         except ObjectMissing:  # it went since the listing: a retention, or a loss that the next run tells
             return
 
     def _of_rows(
-        self, ledger: Ledger, area: Area, digest: str, troubles: dict[Kind, Trouble], says: str
+        self, ledger: Ledger, area: Area, key: str, troubles: dict[Kind, Trouble], says: str
     ) -> Iterator[Finding]:
         """Tell what is wrong with an object for each row that needs it still, and extract documents' messages again."""
-        for row in ledger.rows(area, digest):
+        for row in ledger.rows(area, key):
             now = self._parts.records.holdings.again(row)
             if now is None or now.erased_at is not None or not self._scope.covers(now.received_at):
                 continue
@@ -166,12 +167,14 @@ class Comparison:
 
     def _without_row(self, ledger: Ledger, area: Area, listed: Listed) -> Iterator[Finding]:
         digest = digest_of(listed.key, self._org.id, area)
+        if is_decision(listed.key):
+            return
         if not digest:
             yield self._finding(Trouble.FOREIGN, listed.key, "no program of ours gives such a key")
         elif listed.put_at > self._old or not self._scope.covers(listed.put_at):
             return
         elif area is Area.DOCUMENTS:
-            ledger.suspect(digest, listed.size)
+            ledger.suspect(listed.key, listed.size)
         else:
             yield from self._raw_orphan(listed, digest)
 

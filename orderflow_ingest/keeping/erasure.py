@@ -23,9 +23,10 @@ from uuid import UUID
 
 from ..archive import Listed, ObjectDamaged, ObjectMissing
 from ..assembly import Parts
+from ..keys import decision_key, read_raw_key
 from ..message import read_message
 from ..records import Area, Filter, Holding, Kind, Organization
-from .ledger import Ledger, digest_of, joined, object_key, prefix
+from .ledger import Ledger, digest_of, joined, prefix
 from .retention import look_again
 from .spooled import Spooled, read_entry
 
@@ -157,13 +158,13 @@ class _Work:
         org_id = self.request.org.id
         listing = self.parts.archive.iterate(prefix(org_id, area))
         chosen = ledger.groups(area, "chosen")
-        for listed, group in joined(listing, chosen, org_id, area):
+        for listed, group in joined(listing, chosen):
             if listed is None or (group is not None and not group.needed):
                 continue
             if group is None:
                 is_going = self._is_orphan_meant(listed, area)
             else:
-                is_going = not any(_stays(row) for row in ledger.unchosen(area, group.digest))
+                is_going = not any(_stays(row) for row in ledger.unchosen(area, group.key))
                 self.done.shared += not is_going
             if is_going:
                 self._delete(ledger, listed, area)
@@ -193,10 +194,11 @@ class _Work:
         self.done.bytes += listed.size
         if self.is_dry:
             return
-        digest = digest_of(listed.key, self.request.org.id, area)
-        if area is Area.DOCUMENTS and digest:
-            ledger.note_gone([digest])
-        self.parts.archive.delete(object_key(self.request.org.id, area, digest) if digest else listed.key)
+        if area is Area.DOCUMENTS:
+            ledger.note_gone([listed.key])
+        elif read_raw_key(listed.key):
+            self.parts.archive.delete(decision_key(listed.key))
+        self.parts.archive.delete(listed.key)
 
     def _messages(self) -> Iterator[list[UUID]]:
         """Go through the ids of the messages that are meant, page by page."""

@@ -1,4 +1,4 @@
-"""A ledger: what an organisation's rows say of objects, sorted by digest, outside of the database that they are in.
+"""A ledger: what an organisation's rows say of objects, sorted by key, outside of the database that they are in.
 
 It is an SQLite database without a name: SQLite keeps it in a file in the directory for temporary files, with no name
 there either, and beyond some megabytes nothing of it in memory. It is gone with the process, however that ends. It
@@ -17,6 +17,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from ..archive import Listed
+from ..keys import document_key, document_prefix, raw_prefix, read_raw_key
 from ..records import Area, Holding, Holdings, Kind
 
 _TABLES = """
@@ -25,11 +26,11 @@ CREATE TABLE holding (
     area TEXT, digest TEXT, kind TEXT, id TEXT, message TEXT, key TEXT, received REAL, erased REAL,
     unfinished INT, failed INT, odd TEXT, documents INT, chosen INT DEFAULT 0
 );
-CREATE TABLE gone (digest TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE suspect (digest TEXT PRIMARY KEY, size INT) WITHOUT ROWID;
+CREATE TABLE gone (key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE suspect (key TEXT PRIMARY KEY, size INT) WITHOUT ROWID;
 """
 _INDEXES = """
-CREATE INDEX of_object ON holding (area, digest);
+CREATE INDEX of_object ON holding (area, key);
 CREATE INDEX of_message ON holding (message, area);
 UPDATE holding SET unfinished = 1 WHERE area = 'raw' AND message IN (
     SELECT message FROM holding WHERE area = 'documents' AND unfinished);
@@ -43,14 +44,14 @@ _HEX = frozenset("0123456789abcdef")
 class Group:
     """All rows that name one object: how many, and how many of them need it."""
 
-    digest: str
+    key: str
     rows: int
     needed: int
     erased: int
 
 
 class Ledger:
-    """The rows of one organisation that name objects, sorted by digest."""
+    """The rows of one organisation that name objects, sorted by key."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
@@ -82,17 +83,17 @@ class Ledger:
         self._db.executescript(_INDEXES)
 
     def groups(self, area: Area, needs: str = "erased IS NULL", **values: Any) -> Iterator[Group]:
-        """Go through the objects that rows name, by digest; `needs` says, in SQL, when a row needs its object."""
+        """Go through the objects that rows name, by key; `needs` says, in SQL, when a row needs its object."""
         statement = (
-            f"SELECT digest, count(*), sum({needs}), sum(erased IS NOT NULL) FROM holding "  # noqa: S608
-            "WHERE area = :area GROUP BY digest ORDER BY digest"
+            f"SELECT key, count(*), sum({needs}), sum(erased IS NOT NULL) FROM holding "  # noqa: S608
+            "WHERE area = :area GROUP BY key ORDER BY key"
         )
         for row in self._db.execute(statement, {"area": area.value, **values}):
             yield Group(*row)
 
-    def rows(self, area: Area, digest: str) -> Iterator[Holding]:
+    def rows(self, area: Area, key: str) -> Iterator[Holding]:
         """Go through the rows that name an object."""
-        return self._where("area = ? AND digest = ?", area.value, digest)
+        return self._where("area = ? AND key = ?", area.value, key)
 
     def odd(self) -> Iterator[Holding]:
         """Go through the rows that say what cannot be."""
@@ -115,10 +116,10 @@ class Ledger:
         self._db.execute("UPDATE holding SET chosen = 1")
 
     def choose_held_of_chosen(self) -> None:
-        """Choose the held mail that has the same bytes as a message that is chosen: it was accepted as that."""
+        """Choose the held mail whose object is a chosen message's: it was accepted as that."""
         self._db.execute(
-            "UPDATE holding SET chosen = 1 WHERE area = 'raw' AND kind = ? AND digest IN "
-            "(SELECT digest FROM holding WHERE area = 'raw' AND chosen AND kind = ?)",
+            "UPDATE holding SET chosen = 1 WHERE area = 'raw' AND kind = ? AND key IN "
+            "(SELECT key FROM holding WHERE area = 'raw' AND chosen AND kind = ?)",
             (Kind.HELD.value, Kind.MESSAGE.value),
         )
 
@@ -127,33 +128,33 @@ class Ledger:
         for (id,) in self._db.execute("SELECT id FROM holding WHERE chosen AND kind = ?", (kind.value,)):
             yield UUID(id)
 
-    def unchosen(self, area: Area, digest: str) -> Iterator[Holding]:
+    def unchosen(self, area: Area, key: str) -> Iterator[Holding]:
         """Go through the rows that name an object and are not chosen."""
-        return self._where("area = ? AND digest = ? AND NOT chosen", area.value, digest)
+        return self._where("area = ? AND key = ? AND NOT chosen", area.value, key)
 
-    def note_gone(self, digests: Iterable[str]) -> None:
+    def note_gone(self, keys: Iterable[str]) -> None:
         """Note documents that were deleted, to look again whether a row has come that names one."""
-        self._db.executemany("INSERT OR IGNORE INTO gone VALUES (?)", ((digest,) for digest in digests))
+        self._db.executemany("INSERT OR IGNORE INTO gone VALUES (?)", ((key,) for key in keys))
 
-    def is_gone(self, digest: str) -> bool:
+    def is_gone(self, key: str) -> bool:
         """Tell whether a document was noted as deleted."""
-        return self._db.execute("SELECT 1 FROM gone WHERE digest = ?", (digest,)).fetchone() is not None
+        return self._db.execute("SELECT 1 FROM gone WHERE key = ?", (key,)).fetchone() is not None
 
     def has_gone(self) -> bool:
         """Tell whether any document was noted as deleted."""
         return self._db.execute("SELECT 1 FROM gone LIMIT 1").fetchone() is not None
 
-    def suspect(self, digest: str, size: int) -> None:
+    def suspect(self, key: str, size: int) -> None:
         """Note a document that no row names, to be looked at again."""
-        self._db.execute("INSERT OR IGNORE INTO suspect VALUES (?, ?)", (digest, size))
+        self._db.execute("INSERT OR IGNORE INTO suspect VALUES (?, ?)", (key, size))
 
     def acquit(self, rows: Iterable[Holding]) -> None:
         """Drop the suspects that rows name by now."""
-        self._db.executemany("DELETE FROM suspect WHERE digest = ?", ((one.digest,) for one in rows))
+        self._db.executemany("DELETE FROM suspect WHERE key = ?", ((one.key,) for one in rows))
 
     def suspects(self) -> Iterator[tuple[str, int]]:
-        """Go through the documents that no row names: digest and size."""
-        yield from self._db.execute("SELECT digest, size FROM suspect ORDER BY digest")
+        """Go through the documents that no row names: key and size."""
+        yield from self._db.execute("SELECT key, size FROM suspect ORDER BY key")
 
     def _add(self, rows: Iterable[Holding]) -> None:
         self._db.executemany(
@@ -161,7 +162,7 @@ class Ledger:
             (
                 (
                     one.kind.area.value, one.digest, one.kind.value, one.id.hex, one.message_id.hex,
-                    one.key if one.odd else None, one.received_at.timestamp(),
+                    one.key, one.received_at.timestamp(),
                     one.erased_at and one.erased_at.timestamp(), one.is_unfinished, one.is_failed, one.odd,
                     one.documents,
                 )
@@ -181,7 +182,7 @@ class Ledger:
                 id=UUID(id),
                 message_id=UUID(message),
                 digest=digest,
-                key=key or object_key(self._org_id, Kind(kind).area, digest),
+                key=key,
                 received_at=datetime.fromtimestamp(received, UTC),
                 erased_at=None if erased is None else datetime.fromtimestamp(erased, UTC),
                 is_unfinished=bool(unfinished),
@@ -193,29 +194,18 @@ class Ledger:
 
 def prefix(org_id: int, area: Area) -> str:
     """Give what the keys of an organisation's objects begin with."""
-    return f"org/{org_id}/{area.value}/"
+    return raw_prefix(org_id) if area is Area.RAW else document_prefix(org_id)
 
 
-def object_key(org_id: int, area: Area, digest: str) -> str:
-    """Give the key of an object."""
-    return prefix(org_id, area) + digest + (".eml" if area is Area.RAW else "")
-
-
-def joined(
-    listing: Iterable[Listed], groups: Iterable[Group], org_id: int, area: Area
-) -> Iterator[tuple[Listed | None, Group | None]]:
-    """Join what is listed with what rows name, each in the order of digests, with one of each in memory."""
+def joined(listing: Iterable[Listed], groups: Iterable[Group]) -> Iterator[tuple[Listed | None, Group | None]]:
+    """Join what is listed with what rows name, each in the order of keys, with one of each in memory."""
     left = iter(groups)
     group = next(left, None)
     for listed in listing:
-        digest = digest_of(listed.key, org_id, area)
-        if not digest:
-            yield listed, None
-            continue
-        while group is not None and group.digest < digest:
+        while group is not None and group.key < listed.key:
             yield None, group
             group = next(left, None)
-        if group is not None and group.digest == digest:
+        if group is not None and group.key == listed.key:
             yield listed, group
             group = next(left, None)
         else:
@@ -226,9 +216,12 @@ def joined(
 
 
 def digest_of(key: str, org_id: int, area: Area) -> str:
-    """Take the digest out of an object's key; "" if it is no key of ours."""
-    digest = key.removeprefix(prefix(org_id, area)).removesuffix(".eml" if area is Area.RAW else "")
-    is_ours = len(digest) == 64 and _HEX.issuperset(digest) and key == object_key(org_id, area, digest)
+    """Take the digest out of an object's key; "" if it is no key of a mail or a document of this organisation."""
+    if area is Area.RAW:
+        name = read_raw_key(key)
+        return name.digest if name and not name.is_decision and name.org_id == org_id else ""
+    digest = key.removeprefix(prefix(org_id, area))
+    is_ours = len(digest) == 64 and _HEX.issuperset(digest) and key == document_key(org_id, digest)
     return digest if is_ours else ""
 
 

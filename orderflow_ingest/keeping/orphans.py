@@ -14,19 +14,21 @@ So no order is lost by it, and one that came again is not doubled. It is looked 
 delivery may take.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from ..archive import Archive, Description, Listed, ObjectDamaged, ObjectMissing, raw_key
+from ..archive import Archive, Description, Listed, ObjectDamaged, ObjectMissing
 from ..assembly import Parts
-from ..delivery import EMAIL, known_traits, ring
+from ..delivery import ring
+from ..keys import EMAIL, UPLOAD, held_id, read_raw_key
 from ..message import Message, read_message
-from ..mime.words import storable
-from ..records import Event, NewMessage, Organization, add_events
+from ..rebuild.reading import held_for, row_of
+from ..records import Conflict, Event, InboundMessage, Organization
 from ..status import EventKind
 
-SOURCES = (EMAIL, "UPLOAD")
+SOURCES = (EMAIL, UPLOAD)
 
 
 class Orphan(Enum):
@@ -68,10 +70,11 @@ def _judge(message: Message, org_id: int, parts: Parts) -> Orphan:
 
 def _is_kept(digests: list[str], org_id: int, ids: list[UUID], parts: Parts) -> bool:
     """Tell whether a recorded mail is in the archive, or was deleted from it on purpose."""
-    rows = [parts.records.messages.get(org_id, id) for id in ids]
-    if any(row is not None and row.erased_at is not None for row in rows):
-        return True
-    return all(is_there(raw_key(org_id, digest), parts.archive) for digest in digests)
+    messages = [row for id in ids if (row := parts.records.messages.get(org_id, id))]
+    held = [row for id in ids for row in parts.records.conflicts.of_message(org_id, id)]
+    found: list[InboundMessage | Conflict] = [*messages, *held]
+    same = [row for row in found if row.digest in digests]
+    return any(row.erased_at for row in same) or all(is_there(row.raw_key, parts.archive) for row in same)
 
 
 def is_there(key: str, archive: Archive) -> bool:
@@ -101,44 +104,22 @@ def record(listed: Listed, raw: bytes, org: Organization, parts: Parts, actor: s
 
     Idempotent as a delivery is: by the message's identity.
     """
-    message = read_message(raw)
-    if message is None:
+    message, name, told_of = read_message(raw), read_raw_key(listed.key), _metadata(listed.key, parts.archive)
+    if message is None or name is None:
         return False
-    new = _new_message(listed, message, raw, org, parts)
+    new, _ = row_of(listed.key, name, message, raw, told_of, listed.put_at, org.slug, parts)
     known = parts.records.messages.find_identity(org.id, new.source, new.source_message_id)
     if known and message.fingerprint in known.digests:
         return False
-    if known:
-        return parts.records.conflicts.insert(known, new)
+    if known or name.is_held:
+        held = replace(new, id=held_id(listed.key))
+        return parts.records.conflicts.insert(known, held, held_for(told_of))
     now = datetime.now(UTC)
     told = Event(org.id, new.id, EventKind.REBUILT, actor, now, details={"why": "raw mail without a row"})
-    with parts.records.database.write(org.id) as connection:
-        if not parts.records.messages.insert_in(connection, new, now + timedelta(seconds=parts.settings.sweep_after)):
-            return False
-        add_events(connection, [told])
+    if not parts.records.messages.insert(new, now + timedelta(seconds=parts.settings.sweep_after), told):
+        return False
     ring(new, parts, is_live=False)
     return True
-
-
-def _new_message(listed: Listed, message: Message, raw: bytes, org: Organization, parts: Parts) -> NewMessage:
-    told = _metadata(listed.key, parts.archive)
-    settings = parts.settings
-    own = f"{settings.local_part}+{org.slug}@{settings.domains[0]}"
-    sender = storable(told.get("sender", ""))
-    source = told.get("source", EMAIL)
-    return NewMessage(
-        org_id=org.id,
-        id=uuid4(),
-        source=source if source in SOURCES else EMAIL,
-        envelope_sender=sender,
-        envelope_recipient=storable(told.get("recipient") or own),
-        queue_id=storable(told.get("queue-id", "")),
-        client_address=storable(told.get("client-address", "")),
-        received_at=_moment(told.get("received-at", "")) or listed.put_at,
-        raw_key=listed.key,
-        traits=known_traits(raw, sender, parts),
-        **vars(message),
-    )
 
 
 def _metadata(key: str, archive: Archive) -> dict[str, str]:
@@ -148,11 +129,3 @@ def _metadata(key: str, archive: Archive) -> dict[str, str]:
     except (ObjectMissing, ObjectDamaged):
         return {}
     return found.metadata
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

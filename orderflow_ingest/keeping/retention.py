@@ -20,7 +20,7 @@ from ..assembly import Parts
 from ..delivery import ring
 from ..records import Area, Event, Holding, Kind, Organization
 from ..status import EventKind
-from .ledger import Ledger, joined, object_key, prefix
+from .ledger import Ledger, joined, prefix
 from .orphans import is_there
 
 _BATCH = 200
@@ -113,13 +113,13 @@ class _Pass:
         groups = self.ledger.groups(self.area, NEEDS, **values)
         listing = self.parts.archive.iterate(prefix(self.org.id, self.area))
         sizes: dict[str, int] = {}
-        for listed, group in joined(listing, groups, self.org.id, self.area):
+        for listed, group in joined(listing, groups):
             if listed is None or group is None:
                 continue
             if group.needed:
                 done.kept += 1
                 continue
-            sizes[group.digest] = listed.size
+            sizes[group.key] = listed.size
             if len(sizes) >= _BATCH:
                 self._delete(sizes, done)
                 sizes = {}
@@ -132,20 +132,20 @@ class _Pass:
         """Mark the rows of some objects, and delete those objects that nobody has come to need since."""
 
         def rows() -> Iterator[Holding]:
-            for digest in sizes:
-                yield from self.ledger.rows(self.area, digest)
+            for key in sizes:
+                yield from self.ledger.rows(self.area, key)
 
         going = set(sizes)
         if sizes and not self.is_dry:
             going = self.parts.records.erasure.mark(self.org.id, rows, self._needs, self._told)
             if self.area is Area.DOCUMENTS:
                 self.ledger.note_gone(going)
-            for digest in sorted(going):
-                self.parts.archive.delete(object_key(self.org.id, self.area, digest))
+            for key in sorted(going):
+                self.parts.archive.delete(key)
         done.busy += len(sizes) - len(going)
         done.objects += len(going)
-        done.bytes += sum(sizes[digest] for digest in going)
-        done.rows += sum(row.digest in going and row.erased_at is None for row in rows())
+        done.bytes += sum(sizes[key] for key in going)
+        done.rows += sum(row.key in going and row.erased_at is None for row in rows())
 
     def _needs(self, row: Holding) -> bool:
         """Tell whether a row needs its object by now: the same as NEEDS says in SQL."""
@@ -171,7 +171,7 @@ def look_again(ledger: Ledger, org_id: int, parts: Parts, actor: str, run_id: UU
         return 0
     found = 0
     for row in _live(parts.records.holdings.iterate(org_id, Kind.DOCUMENT)):
-        if not ledger.is_gone(row.digest) or is_there(row.key, parts.archive):
+        if not ledger.is_gone(row.key) or is_there(row.key, parts.archive):
             continue
         message = parts.records.messages.get(org_id, row.message_id)
         now = datetime.now(UTC)

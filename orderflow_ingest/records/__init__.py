@@ -14,6 +14,7 @@ from .holdings import Area, Holding, Holdings, Keeping, Kind
 from .messages import InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
 from .overview import LastError, Lately, OfOrganization, Overview
+from .restoring import Came, Charter, OfHeld, OfMessage, OrganizationDiffers, Restoring
 from .runs import Run, Runs
 from .selection import Filter, Place
 
@@ -21,7 +22,9 @@ __all__ = [
     "EVERY",
     "NO_TENANT",
     "Area",
+    "Came",
     "Census",
+    "Charter",
     "Conflict",
     "Conflicts",
     "Database",
@@ -44,14 +47,18 @@ __all__ = [
     "Messages",
     "NewDocument",
     "NewMessage",
+    "OfHeld",
+    "OfMessage",
     "OfOrganization",
     "Organization",
+    "OrganizationDiffers",
     "OrganizationExists",
     "Organizations",
     "Overview",
     "Place",
     "Records",
     "RecordsUnavailable",
+    "Restoring",
     "Run",
     "Runs",
     "SkippedPart",
@@ -76,3 +83,4 @@ class Records:
         self.overview = Overview(self.database)
         self.holdings = Holdings(self.database)
         self.erasure = Erasure(self.database)
+        self.restoring = Restoring(self.database)

@@ -94,6 +94,13 @@ class Conflicts:
         with self._database.read(whose(chosen.org_id)) as connection:
             return [_conflict(row) for row in connection.execute(statement)]
 
+    def resolution(self, org_id: int, id: UUID) -> str | None:
+        """Tell what was decided on a held mail; None if nothing was, or it is not there."""
+        c = message_conflict.c
+        with self._database.read(org_id) as connection:
+            found: str | None = connection.scalar(sa.select(c.resolution).where(c.org_id == org_id, c.id == id))
+        return found
+
     def count_open(self, org_id: int | None = None) -> int:
         """Count the conflicts that nobody has resolved."""
         statement = (

@@ -50,25 +50,25 @@ class Erasure:
         is_needed: Callable[[Holding], bool],
         told: Callable[[Holding], Event],
     ) -> set[str]:
-        """Mark rows as erased, in one transaction, and give the digests of those that no row needs any more.
+        """Mark rows as erased, in one transaction, and give the keys of those that no row needs any more.
 
         `rows` are all the rows of some objects, and are gone through twice. An object that one of them needs by now,
         or another row with the same identity, is left out, and none of its rows is marked.
         """
-        digests: set[str] = set()
+        keys: set[str] = set()
         blocked: set[str] = set()
         with self._database.write(org_id) as connection:
             for chunk in _chunks(rows()):
-                digests |= {one.digest for one in chunk}
+                keys |= {one.key for one in chunk}
                 for kind in {one.kind for one in chunk}:
                     ids = [one.id for one in chunk if one.kind is kind]
                     ids += _others(connection, org_id, ids) if kind is Kind.MESSAGE else []
                     found = read_in(connection, kind, org_id, ids, lock=True)
-                    blocked |= {one.digest for one in found if is_needed(one)}
-            for chunk in _chunks(one for one in rows() if one.digest not in blocked):
+                    blocked |= {one.key for one in found if is_needed(one)}
+            for chunk in _chunks(one for one in rows() if one.key not in blocked):
                 for kind in {one.kind for one in chunk}:
                     _mark(connection, org_id, [one for one in chunk if one.kind is kind], told)
-        return digests - blocked
+        return keys - blocked
 
     def take(self, org_id: int, ids: list[UUID], now: datetime, lease: timedelta) -> set[UUID]:
         """Take messages from the workers for the time of a lease; give those that one of them has in hand."""
@@ -136,7 +136,7 @@ def _mark(connection: sa.Connection, org_id: int, chunk: list[Holding], told: Ca
 def _others(connection: sa.Connection, org_id: int, ids: list[UUID]) -> list[UUID]:
     """List the messages of the same identity and object, by mail or upload, that may have come meanwhile."""
     mine, other = inbound_message.alias("mine"), inbound_message.alias("other")
-    is_same = (other.c.org_id == mine.c.org_id) & (other.c.digest == mine.c.digest)
+    is_same = (other.c.org_id == mine.c.org_id) & (other.c.raw_key == mine.c.raw_key)
     is_same &= other.c.source.in_(SOURCES) & (other.c.source_message_id == mine.c.source_message_id)
     statement = sa.select(other.c.id).select_from(mine).join(other, is_same)
     return list(

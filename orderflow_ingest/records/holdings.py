@@ -79,9 +79,16 @@ def _odd(*cases: tuple[sa.ColumnElement[bool], str]) -> sa.ColumnElement[str]:
     return sa.case(*cases, else_="")
 
 
-def _key(table: sa.Table, area: Area, ending: str) -> sa.ColumnElement[str]:
+def _key(table: sa.Table, area: Area) -> sa.ColumnElement[str]:
     org = sa.cast(table.c.org_id, sa.Text)
-    return sa.literal("org/").concat(org).concat(f"/{area.value}/").concat(table.c.digest).concat(ending)
+    return sa.literal("org/").concat(org).concat(f"/{area.value}/")
+
+
+def _names_mail(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Tell whether a row's key is one of those that `keys` gives to mail of its digest."""
+    places = ("", "held/", "upload/", "upload/held/")
+    name = table.c.digest.concat(".eml")
+    return table.c.raw_key.in_([_key(table, Area.RAW).concat(place).concat(name) for place in places])
 
 
 def _of_messages() -> sa.Select[Any]:
@@ -89,7 +96,7 @@ def _of_messages() -> sa.Select[Any]:
     is_unfinished = t.status.concat("").in_(_UNFINISHED)
     is_failed = t.status.concat("") == Status.FAILED.value
     odd = _odd(
-        (t.raw_key != _key(inbound_message, Area.RAW, ".eml"), "its object key is not of its digest"),
+        (~_names_mail(inbound_message), "its object key is not of its digest"),
         (is_unfinished & t.erased_at.is_not(None), "unfinished, and its raw mail was erased"),
         (is_failed & t.error_json.is_(None), "FAILED without an error"),
         (~is_unfinished & t.worker.is_not(None), "finished, and in a worker's hands"),
@@ -103,7 +110,7 @@ def _of_messages() -> sa.Select[Any]:
 def _of_held() -> sa.Select[Any]:
     c = message_conflict.c
     odd = _odd(
-        (c.raw_key != _key(message_conflict, Area.RAW, ".eml"), "its object key is not of its digest"),
+        (~_names_mail(message_conflict), "its object key is not of its digest"),
         (c.resolution.is_(None) & c.erased_at.is_not(None), "undecided, and its raw mail was erased"),
     )
     return sa.select(
@@ -117,7 +124,7 @@ def _of_documents() -> sa.Select[Any]:
     is_pending = d.handover.concat("") == HandOver.PENDING.value
     is_failed = d.handover.concat("") == HandOver.FAILED.value
     odd = _odd(
-        (d.object_key != _key(document, Area.DOCUMENTS, ""), "its object key is not of its digest"),
+        (d.object_key != _key(document, Area.DOCUMENTS).concat(d.digest), "its object key is not of its digest"),
         (is_failed & d.error_json.is_(None), "FAILED without an error"),
         (~is_pending & d.worker.is_not(None), "handed over, and in a worker's hands"),
     )

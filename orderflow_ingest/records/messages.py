@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -74,10 +74,23 @@ class InboundMessage(NewMessage):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of an identity: the message's row, and the digests under each fingerprint."""
+    """What is known of an identity: the message's row, and the digests under each fingerprint, the message's first.
+
+    Of a mail that is held and clashes with nothing: its row, and its own digest (`is_message` is false).
+    """
 
     id: UUID
     digests: dict[str, str]
+    is_message: bool = True
+
+    @classmethod
+    def of_held(cls, id: UUID, fingerprint: str, digest: str) -> Self:
+        """Say what is known of a mail that is held by itself."""
+        return cls(id, {fingerprint: digest}, is_message=False)
+
+    def is_held(self, fingerprint: str) -> bool:
+        """Tell whether a mail of this content is held, and is not the message."""
+        return fingerprint in self.digests and not (self.is_message and fingerprint == next(iter(self.digests)))
 
 
 _COLUMNS = [inbound_message.c[field.name] for field in fields(InboundMessage)]
@@ -141,25 +154,32 @@ class Messages:
                     known[org_id, id].digests[fingerprint] = digest
         return [found.get(identity) for identity in identities]
 
-    def insert(self, new: NewMessage, next_attempt_at: datetime) -> bool:
-        """Record a message as RECEIVED; False if its identity is taken (unique constraint)."""
-        return self._insert((new, next_attempt_at))
+    def insert(self, new: NewMessage, next_attempt_at: datetime, told: Event | None = None) -> bool:
+        """Record a message as RECEIVED, and tell of it; False if its identity or id is taken (unique constraints)."""
+        return self._insert((new, next_attempt_at, told))
 
     def insert_in(self, connection: sa.Connection, new: NewMessage, next_attempt_at: datetime) -> bool:
         """Record a message in a transaction that is there already."""
-        return self._insert_into(connection, [(new, next_attempt_at)])[0]
+        return self._insert_into(connection, [(new, next_attempt_at, None)])[0]
 
-    def _insert_all(self, rows: list[tuple[NewMessage, datetime]]) -> list[bool]:
-        with self._database.write({new.org_id for new, _ in rows}) as connection:
+    def _insert_all(self, rows: list[tuple[NewMessage, datetime, Event | None]]) -> list[bool]:
+        with self._database.write({new.org_id for new, _, _ in rows}) as connection:
             return self._insert_into(connection, rows)
 
-    def _insert_into(self, connection: sa.Connection, rows: list[tuple[NewMessage, datetime]]) -> list[bool]:
+    def _insert_into(
+        self, connection: sa.Connection, rows: list[tuple[NewMessage, datetime, Event | None]]
+    ) -> list[bool]:
         received = Status.RECEIVED.value
-        values = [{**vars(new), "status": received, "next_attempt_at": due} for new, due in rows]
+        values = [{**vars(new), "status": received, "next_attempt_at": due} for new, due, _ in rows]
         # In one order: two processes that insert the same identities in different ones would wait for each other.
         values.sort(key=lambda row: (row["org_id"], row["source"], row["source_message_id"]))
         found = set(connection.scalars(self._new_row, values))
-        return [new.id in found for new, _ in rows]
+        is_new = []
+        for new, _, _ in rows:  # of the same mail twice, whose id is one, the first alone is new
+            is_new.append(new.id in found)
+            found.discard(new.id)
+        add_events(connection, [told for (_, _, told), new in zip(rows, is_new, strict=True) if told and new])
+        return is_new
 
     def get(self, org_id: int, id: UUID) -> InboundMessage | None:
         """Get one message."""

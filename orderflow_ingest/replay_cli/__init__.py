@@ -7,6 +7,8 @@
     orderflow-replay spool         deliver what was left in the spool
     orderflow-replay dead          show, export or deliver what was set aside
     orderflow-replay conflicts     show, accept or discard what was held
+    orderflow-replay archive       make the rows anew from the archive alone
+    orderflow-replay import        take in mail of the past
     orderflow-replay runs          show who had what done
     orderflow-replay resume        go on with a run that was broken off
 
@@ -19,7 +21,9 @@ import click
 
 from .. import __version__
 from ..terminal import program
+from .archive import rebuild_from_archive
 from .conflicts import resolve_conflicts
+from .imports import import_mail
 from .messages import hand_over_again, list_documents, list_messages, replay_messages
 from .runs import list_runs, resume_run
 from .spooled import deliver_dead, drain_spool
@@ -39,6 +43,8 @@ for command in (
     drain_spool,
     deliver_dead,
     resolve_conflicts,
+    rebuild_from_archive,
+    import_mail,
     list_runs,
     resume_run,
 ):

@@ -1,0 +1,246 @@
+"""One mail of the archive, read: the rows that it stands for, or what is the matter with it.
+
+All of a row comes from the object: what the mail itself tells, by the functions that tell it to a delivery and to an
+extraction; the rest from the object's metadata. Two things are told by nothing in the archive, and are taken as the
+operator says: whether documents had been handed over, and why one is missing.
+
+    every document is in the archive     PARSED, and its documents DONE, or PENDING with `hand_over`
+    one is not: nobody had taken it      RECEIVED: the worker takes all of them out, and hands them over
+    one is not, and the mail came        PARSED, and that document as erased
+      before `erased_before`
+    reading its parts does not end       FAILED: a replay tries again
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from ..archive import Archive, ObjectDamaged, ObjectMissing
+from ..archived import read_decision
+from ..assembly import Parts
+from ..attachments import read_parts
+from ..delivery import known_traits
+from ..extraction import document_of, passed_over
+from ..keys import RawName, held_id, message_id, read_raw_key
+from ..limits import TimeUp
+from ..logs import place
+from ..message import Message, own_identity, read_message
+from ..mime.words import storable
+from ..records import Event, NewDocument, NewMessage, OfHeld, OfMessage, SkippedPart
+from ..replay import accepted
+from ..status import EventKind, HandOver, Held, Status
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which mail is meant, and what becomes of its documents; `at` is the time of the run, `actor` who runs it."""
+
+    at: datetime
+    actor: str
+    run_id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    hand_over: bool = False
+    erased_before: datetime | None = None
+
+    def means(self, received_at: datetime) -> bool:
+        """Tell whether mail of this time is meant."""
+        return (self.since is None or self.since <= received_at) and (self.until is None or received_at < self.until)
+
+
+class Note(StrEnum):
+    """What is worth telling of an object of the archive; `is_trouble` if no row can be made of it."""
+
+    FOREIGN = "objects that are none of ours"
+    DAMAGED = "objects that are not what was put"
+    NO_MAIL = "objects that are no mail"
+    GONE = "objects that went meanwhile"
+    OTHER_TIME = "mails of another time"
+    NEW_ID = "ids made anew, of mail that an earlier version archived"
+    NO_ENVELOPE = "mails without their envelope"
+    UNFINISHED = "mails whose documents were not all archived: left to the worker"
+    ERASED = "mails with an erased document"
+    UNREADABLE = "mails whose parts could not be read: FAILED"
+
+    @property
+    def is_trouble(self) -> bool:
+        """Tell whether something is wrong with the archive."""
+        return self is Note.FOREIGN or self.is_loss
+
+    @property
+    def is_loss(self) -> bool:
+        """Tell whether a mail of ours cannot come back."""
+        return self in (Note.DAMAGED, Note.NO_MAIL)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What an object was found to be."""
+
+    key: str
+    mail: OfMessage | OfHeld | None
+    notes: tuple[Note, ...] = ()
+
+
+class ReaderEnded(Exception):
+    """The process that read a mail's parts was ended, by the kernel for want of memory say."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    documents: tuple[NewDocument, ...]
+    skipped: tuple[SkippedPart, ...]
+    missing: tuple[str, ...]  # digests
+
+
+def read_mail(
+    key: str, put_at: datetime, choice: Choice, slug: str, parts: Parts, error: Exception | None = None
+) -> Read:
+    """Read the mail of a key. With `error`, which was the end of who read its parts, they are left alone.
+
+    Raises ArchiveUnavailable.
+    """
+    name = read_raw_key(key)
+    if name is None:
+        return Read(key, None, (Note.FOREIGN,))
+    try:
+        if not (choice.since is None and choice.until is None):
+            told = parts.archive.describe(key).metadata
+            if not choice.means(_received_at(told) or put_at):
+                return Read(key, None, (Note.OTHER_TIME,))
+        found = parts.archive.fetch(key)
+        if hashlib.sha256(found.data).hexdigest() != name.digest:
+            return Read(key, None, (Note.DAMAGED,))
+        message = read_message(found.data)
+        if message is None:
+            return Read(key, None, (Note.NO_MAIL,))
+        new, notes = row_of(key, name, message, found.data, found.metadata, put_at, slug, parts)
+        if name.is_held:
+            return _held(new, message, found.data, found.metadata, choice, notes, parts, error)
+        mail, more = _message(new, found.data, choice, parts, error)
+        return Read(key, mail, notes + more)
+    except ObjectMissing:
+        return Read(key, None, (Note.GONE,))
+    except ObjectDamaged:
+        return Read(key, None, (Note.DAMAGED,))
+
+
+def row_of(
+    key: str,
+    name: RawName,
+    message: Message,
+    raw: bytes,
+    told: Mapping[str, str],
+    put_at: datetime,
+    slug: str,
+    parts: Parts,
+) -> tuple[NewMessage, tuple[Note, ...]]:
+    """Make the row of a mail out of itself and its object's metadata, which may be missing."""
+    settings, received_at = parts.settings, _received_at(told)
+    own_address = f"{settings.local_part}+{slug}@{settings.domains[0]}"
+    own_id = _id(told)
+    notes = () if own_id else (Note.NEW_ID,)
+    sender = storable(told.get("sender", ""))
+    if told.get("identity") == "own" and not name.is_held:
+        own = own_identity(message.source_message_id, message.fingerprint)
+        message = replace(message, source_message_id=own)
+    row = NewMessage(
+        org_id=name.org_id,
+        id=own_id or (held_id(key) if name.is_held else message_id(key)),
+        source=name.source,
+        envelope_sender=sender,
+        envelope_recipient=storable(told.get("recipient") or own_address),
+        queue_id=storable(told.get("queue-id", "")),
+        client_address=storable(told.get("client-address", "")),
+        received_at=received_at or put_at,
+        raw_key=key,
+        traits=known_traits(raw, sender, parts),
+        **vars(message),
+    )
+    return row, notes if received_at else (*notes, Note.NO_ENVELOPE)
+
+
+def _message(
+    new: NewMessage, raw: bytes, choice: Choice, parts: Parts, error: Exception | None
+) -> tuple[OfMessage, tuple[Note, ...]]:
+    """Give a message with its documents, as far as it is."""
+    told = Event(new.org_id, new.id, EventKind.REBUILT, choice.actor, choice.at, run_id=choice.run_id)
+    due = choice.at + timedelta(seconds=parts.settings.sweep_after)
+    state = HandOver.PENDING if choice.hand_over else HandOver.DONE
+    mail = OfMessage(new, Status.PARSED, state, due, told)
+    try:
+        if error:
+            raise error
+        found = _read_parts(new, raw, parts.archive)
+    except (TimeUp, MemoryError, RecursionError, ReaderEnded) as failed:
+        why = {"error": type(failed).__name__, "detail": "", "where": place(failed), "attempt": 0}
+        why["at"] = choice.at.isoformat(timespec="seconds")
+        return replace(mail, status=Status.FAILED, error_json=why), (Note.UNREADABLE,)
+    if found.missing and not (choice.erased_before and new.received_at < choice.erased_before):
+        return replace(mail, status=Status.RECEIVED), (Note.UNFINISHED,)
+    erased = dict.fromkeys(found.missing, choice.at)
+    whole = replace(mail, documents=found.documents, skipped=found.skipped, erased_at=erased)
+    return whole, (Note.ERASED,) if erased else ()
+
+
+def _held(
+    new: NewMessage,
+    message: Message,
+    raw: bytes,
+    told: Mapping[str, str],
+    choice: Choice,
+    notes: tuple[Note, ...],
+    parts: Parts,
+    error: Exception | None,
+) -> Read:
+    """Give a mail that is held with what was decided on it, and the message that it has become."""
+    decision = read_decision(new.raw_key, parts.archive)
+    event = Event(new.org_id, new.id, EventKind.REBUILT, choice.actor, choice.at, run_id=choice.run_id)
+    held = OfHeld(new, held_for(told), decision.resolution if decision else None, event)
+    if decision is None or decision.resolution != EventKind.ACCEPTED.value:
+        return Read(new.raw_key, held, notes)
+    own, more = _message(accepted(new, message, new.traits, decision.identity), raw, choice, parts, error)
+    return Read(new.raw_key, replace(held, accepted=own), notes + more)
+
+
+def held_for(told: Mapping[str, str]) -> Held:
+    """Tell by its object's metadata why a mail is held."""
+    return Held(told["held"]) if told.get("held") in list(Held) else Held.IDENTITY
+
+
+def _read_parts(new: NewMessage, raw: bytes, archive: Archive) -> _Parts:
+    documents, skipped = [], []
+    for part in read_parts(raw):
+        if part.taken:
+            documents.append(document_of(new.org_id, new.id, part))
+        else:
+            skipped.append(passed_over(part))
+    missing = [document.digest for document in documents if not _is_there(document.object_key, archive)]
+    return _Parts(tuple(documents), tuple(skipped), tuple(missing))
+
+
+def _is_there(key: str, archive: Archive) -> bool:
+    try:
+        archive.describe(key)
+    except ObjectMissing:
+        return False
+    return True
+
+
+def _received_at(told: Mapping[str, str]) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(told.get("received-at", ""))
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
+
+
+def _id(told: Mapping[str, Any]) -> UUID | None:
+    try:
+        return UUID(told.get("id", ""))
+    except ValueError:
+        return None

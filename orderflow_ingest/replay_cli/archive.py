@@ -1,0 +1,228 @@
+"""orderflow-replay archive: the rows out of the archive alone.
+
+It says what it found, asks, and makes organisations, messages and documents anew; what is there already stays. A run
+that was ended goes on with --resume; begun anew it comes to the same end, and asks the database a little more.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import click
+
+from ..assembly import Parts
+from ..rebuild import Choice, Tally, find_organizations, rebuild, stray_documents
+from ..records import Came, Charter, OrganizationDiffers, Run, operator_name, recipients_path
+from ..terminal import Row, json_option, opened, print_rows, settings_option
+
+MOMENT = click.DateTime(formats=("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"))
+COMMAND = "archive"
+_SHOWN = 1.0  # seconds
+
+
+@dataclass
+class _Organizations:
+    """The organisations of an archive: those to rebuild, and what is to be told of others."""
+
+    chosen: list[Charter] = field(default_factory=list)
+    new: int = 0
+    lost: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+
+@click.command("archive")
+@click.option("--org", "slug", help="Of this organisation alone.")
+@click.option("--since", type=MOMENT, metavar="TIME", help="Received at this time (UTC) or later.")
+@click.option("--until", type=MOMENT, metavar="TIME", help="Received before this time (UTC).")
+@click.option("--hand-over", is_flag=True, help="Hand every document over again; otherwise they count as handed over.")
+@click.option(
+    "--erased-before",
+    type=MOMENT,
+    metavar="TIME",
+    help="Mail received before this time (UTC) whose document is not in the archive counts as done, the document as "
+    "erased; otherwise the worker takes it out again.",
+)
+@click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1, 64), help="So many readers.")
+@click.option("--resume", type=click.UUID, metavar="RUN", help="Go on with the run of this id, as it was begun.")
+@click.option("--dry-run", is_flag=True, help="Show what would come back, and do nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@settings_option
+def rebuild_from_archive(
+    slug: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    hand_over: bool,
+    erased_before: datetime | None,
+    concurrency: int,
+    resume: UUID | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    settings_file: str | None,
+) -> None:
+    """Make the rows anew from the archive alone: organisations, messages, documents, held mail.
+
+    The database may be empty, after init; what is there stays as it is. Nothing is handed over again.
+    """
+    parts = opened(settings_file)
+    run = _resumed(resume, parts) if resume else None
+    if run is None:
+        run = _new_run(slug, since, until, hand_over, erased_before)
+    slug, choice = run.chosen["org"], _choice(run)
+    found = _find(slug, parts)
+    for line in found.told:
+        click.echo(_printable(line), err=True)
+    if not found.chosen and not found.lost:
+        raise click.ClickException("the archive has no such organisation" if slug else "the archive is empty")
+    if not (yes or dry_run):
+        click.confirm(f"Make the rows of {len(found.chosen)} organisations anew?", abort=True, err=True)
+    if not dry_run:
+        for org in found.chosen:
+            parts.records.restoring.add_organization(org)
+        _publish(parts)
+        parts.records.runs.begin(run)
+    tally = _run(found.chosen, run, choice, parts, concurrency, dry_run)
+    is_all = not (dry_run or choice.since or choice.until)
+    stray = sum(1 for org in found.chosen for _ in stray_documents(org, parts)) if is_all else None
+    print_rows(_rows(found, tally, stray), as_json)
+    for key, trouble in tally.troubles:
+        click.echo(_printable(f"{trouble.value}: {key}"), err=True)
+    if found.lost or any(note.is_loss for note in tally.notes):
+        raise SystemExit(1)
+
+
+def _run(orgs: list[Charter], run: Run, choice: Choice, parts: Parts, processes: int, dry_run: bool) -> Tally:
+    """Rebuild, note how far it has come after each batch, and say how to go on if it is ended."""
+    tally = Tally(position=run.position or "")
+    if not dry_run:
+        click.echo(f"run {run.id}", err=True)
+    try:
+        with _speed() as show:
+            for _ in rebuild(orgs, choice, parts, processes, tally, dry_run):
+                show(tally.looked_at)
+                if not dry_run:
+                    _advance(run, tally, parts)
+    except KeyboardInterrupt:
+        if not dry_run:
+            click.echo(f"ended; go on with: orderflow-replay archive --resume {run.id}", err=True)
+        raise
+    if not dry_run:
+        _advance(run, tally, parts, is_over=True)
+    return tally
+
+
+def _advance(run: Run, tally: Tally, parts: Parts, is_over: bool = False) -> None:
+    """Note how far a run has come, with what it had done before it was gone on with."""
+    came = tally.came
+    done = came[Came.BACK] + came[Came.HELD_BACK] + came[Came.CLASH]
+    failed = sum(number for note, number in tally.notes.items() if note.is_trouble)
+    parts.records.runs.advance(
+        run.id,
+        tally.position,
+        run.done + done,
+        run.passed_over + came[Came.THERE] + came[Came.COPY],
+        run.failed + failed,
+        datetime.now(UTC),
+        is_over,
+    )
+
+
+def _find(slug: str | None, parts: Parts) -> _Organizations:
+    """Look for the organisations of the archive, and refuse those that the database knows as others."""
+    found = _Organizations()
+    for one in find_organizations(parts.archive):
+        org = one.org
+        if org is None:
+            if slug is None:
+                found.told.append(one.why if one.org_id is None else f"organisation {one.org_id} {one.why}")
+                found.lost += [] if one.org_id is None else [str(one.org_id)]
+            continue
+        if slug not in (None, org.slug):
+            continue
+        try:
+            found.new += not parts.records.restoring.has_organization(org)
+        except OrganizationDiffers as error:
+            found.told.append(f"organisation {org.slug} is left out: {error}")
+            found.lost.append(org.slug)
+            continue
+        found.chosen.append(org)
+        if one.why:
+            found.told.append(f"organisation {org.slug} {one.why}")
+    return found
+
+
+def _rows(found: _Organizations, tally: Tally, stray: int | None) -> list[Row]:
+    numbers: list[tuple[str, int]] = [("organisations that came back", found.new)]
+    numbers.append(("organisations there already", len(found.chosen) - found.new))
+    if found.lost:
+        numbers.append(("organisations left out", len(found.lost)))
+    numbers += [(came.value, tally.came[came]) for came in Came if tally.came[came] or came in _ALWAYS]
+    numbers += [(note.value, number) for note, number in sorted(tally.notes.items())]
+    if stray:
+        numbers.append(("documents whose mail is not there any more", stray))
+    return [{"what": what, "number": number} for what, number in numbers]
+
+
+_ALWAYS = (Came.BACK, Came.THERE)
+
+
+def _new_run(
+    slug: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    hand_over: bool,
+    erased_before: datetime | None,
+) -> Run:
+    chosen: dict[str, Any] = {"org": slug and slug.lower(), "hand_over": hand_over}
+    times = {"since": since, "until": until, "erased_before": erased_before}
+    chosen |= {name: moment and moment.replace(tzinfo=UTC).isoformat() for name, moment in times.items()}
+    now = datetime.now(UTC)
+    return Run(uuid4(), COMMAND, operator_name(), chosen, None, None, 0, 0, 0, now, now, None)
+
+
+def _resumed(id: UUID, parts: Parts) -> Run:
+    run = parts.records.runs.get(id)
+    if run is None or run.command != COMMAND:
+        raise click.ClickException("no run of this command has this id")
+    if run.ended_at:
+        raise click.ClickException("this run has come to its end")
+    return replace(run, actor=operator_name())
+
+
+def _choice(run: Run) -> Choice:
+    names = ("since", "until", "erased_before")
+    times = {name: run.chosen[name] and datetime.fromisoformat(run.chosen[name]) for name in names}
+    return Choice(datetime.now(UTC), run.actor, run.id, hand_over=run.chosen["hand_over"], **times)
+
+
+def _publish(parts: Parts) -> None:
+    path = recipients_path(parts.settings.database_url)
+    if path:
+        parts.records.organizations.publish(path)
+
+
+@contextmanager
+def _speed() -> Iterator[Any]:
+    """Show how many mails are done, and how many in a second, on a terminal's standard error; nothing elsewhere."""
+    begun = last = time.monotonic()
+
+    def show(number: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SHOWN and sys.stderr.isatty():
+            click.echo(f"\r{number:,} mails, {number / (now - begun):,.0f}/s ", nl=False, err=True)
+            last = now
+
+    yield show
+    if last != begun:
+        click.echo(err=True)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
