@@ -10,6 +10,7 @@ from .database import EVERY, NO_TENANT, Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
 from .erasure import Erasure
 from .events import Event, Events, add_events, operator_name
+from .figures import Figures, Numbers, Share, Slot, quantile
 from .holdings import Area, Holding, Holdings, Keeping, Kind
 from .messages import InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
@@ -30,6 +31,7 @@ __all__ = [
     "Erasure",
     "Event",
     "Events",
+    "Figures",
     "Filter",
     "Holding",
     "Holdings",
@@ -44,6 +46,7 @@ __all__ = [
     "Messages",
     "NewDocument",
     "NewMessage",
+    "Numbers",
     "OfOrganization",
     "Organization",
     "OrganizationExists",
@@ -54,9 +57,12 @@ __all__ = [
     "RecordsUnavailable",
     "Run",
     "Runs",
+    "Share",
     "SkippedPart",
+    "Slot",
     "add_events",
     "operator_name",
+    "quantile",
     "recipients_path",
     "take_census",
 ]
@@ -76,3 +82,4 @@ class Records:
         self.overview = Overview(self.database)
         self.holdings = Holdings(self.database)
         self.erasure = Erasure(self.database)
+        self.figures = Figures(self.database)
