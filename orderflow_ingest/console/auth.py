@@ -106,7 +106,6 @@ class Gate:
         logs.event("logout", "Logged out.", operator=g.user.name)
         response = redirect(url_for("gate.logged_out"), 303)
         response.delete_cookie(COOKIE)
-        response.headers["Clear-Site-Data"] = '"cache"'
         return response
 
     def _logged_out(self) -> str:
