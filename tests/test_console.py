@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +32,7 @@ from orderflow_ingest.spool import Spool
 from orderflow_ingest.status import EventKind, Status
 from tests.fakes import FaultyArchive, ListQueue, embedded
 from tests.lab.mailroom import Mailroom, picture
+from tests.lab.process import Process, wait_until
 
 PASSWORD = "correct horse battery"
 _HASH = generate_password_hash(PASSWORD, method="pbkdf2:sha256:1")  # quick
@@ -706,16 +709,45 @@ def test_a_file_of_users_that_does_not_read_lets_nobody_in(place, text):
         Users(path).find("anna")
 
 
+PROGRAM = "from orderflow_ingest.console import main; main()"
+
+
+def test_the_program_answers_at_a_unix_socket_until_it_is_told_to_end(empty):
+    socket_path = empty / "console.sock"
+    environment = {**_python(), "ORDERFLOW_STATE_DIR": str(empty), "ORDERFLOW_SETTINGS": "/dev/null"}
+    environment |= {"ORDERFLOW_CONSOLE": f"unix:{socket_path}", "PYTHONPATH": str(ROOT), "ORDERFLOW_LOG": "stderr"}
+    command = [sys.executable, "-c", PROGRAM, "serve"]
+    process = Process(command, empty / "log", env=environment, ready=socket_path.exists)
+    with process, socket.socket(socket.AF_UNIX) as client:
+        assert wait_until(lambda: client.connect_ex(str(socket_path)) == 0, 10)
+        client.sendall(
+            b"GET /messages HTTP/1.0\r\nHost: x\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n"
+        )
+        answer = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+        assert answer.startswith("HTTP/1.0 303") and "\r\nLocation: /login?next=/messages\r\n" in answer
+        assert "Server:" not in answer
+        assert oct(socket_path.stat().st_mode)[-3:] == "660"
+        child = process._child
+    assert child.returncode == 0
+    assert "nobody can log in yet: orderflow-console user add NAME" in process.tail()
+
+
+def test_a_place_that_cannot_be_listened_at_is_told_in_one_line(empty):
+    environment = {"ORDERFLOW_STATE_DIR": str(empty), "ORDERFLOW_SETTINGS": "/dev/null", "ORDERFLOW_LOG": "/dev/null"}
+    environment |= {"ORDERFLOW_CONSOLE": f"unix:{empty}/no/such/console.sock", **_python(), "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", PROGRAM, "serve"], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("Error: cannot listen at unix:")
+
+
 def test_without_the_extra_the_program_says_what_to_install():
     code = "import sys; sys.modules['flask'] = None; from orderflow_ingest.console import main; main()"
-    ended = subprocess.run(["python3", "-c", code], cwd=ROOT, capture_output=True, text=True, env=_python())
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=_python())
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "error: flask is missing: pip install 'orderflow-ingest[console]'\n"
 
 
 def _python() -> dict[str, str]:
-    import sys
-
     return {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 

@@ -175,7 +175,10 @@ def _listen(app: Any, address: str) -> None:
     proxy = {"trusted_proxy": "*", "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto"}}
     # What is sent to us are forms of a few fields.
     bounds = {"threads": _THREADS, "max_request_body_size": 1 << 16, "max_request_header_size": 1 << 15}
-    waitress.serve(app, ident="", clear_untrusted_proxy_headers=True, _quiet=True, **place, **proxy, **bounds)
+    try:
+        waitress.serve(app, ident="", clear_untrusted_proxy_headers=True, _quiet=True, **place, **proxy, **bounds)
+    except OSError as error:
+        raise click.ClickException(f"cannot listen at {address}: {error.strerror}") from None
 
 
 def _end(*_: object) -> None:

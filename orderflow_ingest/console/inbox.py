@@ -4,7 +4,7 @@ A page goes on where the one before ended, by the time and id of its last messag
 first does.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, time, timedelta
 from uuid import UUID
 
@@ -50,7 +50,7 @@ def pages(parts: Parts) -> Blueprint:
     @blueprint.get("/messages")
     def page() -> str:
         given = {field.name: request.args.get(field.name, "").strip()[:_LONGEST] for field in fields(Asked)}
-        asked = Asked(**given)
+        asked = replace(Asked(**given), org=given["org"].lower())
         found: list[InboundMessage] = []
         trouble, scope = "", None
         known = organizations(parts)

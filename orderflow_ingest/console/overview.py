@@ -50,7 +50,7 @@ def pages(parts: Parts) -> Blueprint:
     @blueprint.get("/")
     def page() -> str:
         period = next((one for one in PERIODS if one.key == request.args.get("period")), PERIODS[1])
-        scope, now = Scope(parts, request.args.get("org") or None), datetime.now(UTC)
+        scope, now = Scope(parts, request.args.get("org", "").strip().lower() or None), datetime.now(UTC)
         since = now - period.length
         slots = scope.slots(since, now, period.step)
         shares = scope.shares(since, now, _ORGANIZATIONS)
