@@ -59,7 +59,7 @@ class Mailroom:
         for minute in sorted(self.lots.triangular(1, 59, 38) for _ in range(messages)):
             slug = self.lots.choices(tuple(ORGANIZATIONS), (6, 4, 2))[0]
             self.deliver(self.order(slug), slug, minute)
-        self.deliver(self.hostile(), "acme", 59)
+        self.deliver(self.hostile(), "acme", 52)
         self.work()
         self.fail()
         self.hold()
