@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -719,7 +720,7 @@ def test_the_program_answers_at_a_unix_socket_until_it_is_told_to_end(empty):
     command = [sys.executable, "-c", PROGRAM, "serve"]
     process = Process(command, empty / "log", env=environment, ready=socket_path.exists)
     with process, socket.socket(socket.AF_UNIX) as client:
-        assert wait_until(lambda: client.connect_ex(str(socket_path)) == 0, 10)
+        assert wait_until(lambda: client.connect_ex(str(socket_path)) == 0, 30)
         client.sendall(
             b"GET /messages HTTP/1.0\r\nHost: x\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n"
         )
@@ -727,8 +728,9 @@ def test_the_program_answers_at_a_unix_socket_until_it_is_told_to_end(empty):
         assert answer.startswith("HTTP/1.0 303") and "\r\nLocation: /login?next=/messages\r\n" in answer
         assert "Server:" not in answer
         assert oct(socket_path.stat().st_mode)[-3:] == "660"
-        child = process._child
-    assert child.returncode == 0
+        os.kill(process.pid, signal.SIGTERM)
+        assert wait_until(lambda: not process.running, 60)
+        assert process._child.returncode == 0
     assert "nobody can log in yet: orderflow-console user add NAME" in process.tail()
 
 
