@@ -27,7 +27,7 @@ from orderflow_ingest.console.app import CSP, create_app
 from orderflow_ingest.console.preview import COLUMNS, ROWS, TEXT_LIMIT, Kind, picture_type, preview
 from orderflow_ingest.console.sending import SANDBOX, disposition
 from orderflow_ingest.console.users import BadUsers, User, Users
-from orderflow_ingest.records import Filter, InboundMessage, Records
+from orderflow_ingest.records import Filter, InboundMessage, Records, tables
 from orderflow_ingest.settings import BadSettings, load
 from orderflow_ingest.spool import Spool
 from orderflow_ingest.status import EventKind, Status
@@ -529,6 +529,22 @@ def test_a_held_mail_is_decided_once_with_a_reason_and_a_name(own, decision, kin
     assert after - before == (decision == "accept")
     assert ben.post(f"{url}/{decision}", data=form).status_code == 404
     assert own.parts.records.conflicts.count_open(acme) == 0
+
+
+def test_what_is_erased_is_neither_replayed_nor_accepted_nor_offered(own):
+    anna, message = as_user(own, "anna"), message_of(own.parts, "acme", statuses=(Status.FAILED,))
+    url, token = url_of(own.parts, message), token_of(anna.get("/").text)
+    (mail,) = own.parts.records.conflicts.open(message.org_id)
+    with own.parts.records.database.write(message.org_id) as connection:
+        for table in (tables.inbound_message, tables.message_conflict):
+            connection.execute(table.update().values(erased_at=datetime.now(UTC)))
+    page = anna.get(url).text
+    assert "was erased on" in page and "Replay" not in page and ".eml" not in page
+    assert anna.post(f"{url}/replay", data={"token": token}).location == f"{url}?done=erased"
+    form = {"token": token, "why": "x"}
+    assert anna.post(f"/held/acme/{mail.id}/accept", data=form).location == f"/held/acme/{mail.id}?done=erased"
+    assert anna.post(f"/held/acme/{mail.id}/discard", data=form).location == "/held?done=discarded"
+    assert own.parts.records.messages.get(message.org_id, message.id).status is Status.FAILED
 
 
 def test_a_dead_letter_is_delivered_again_or_saved_and_never_thrown_away(own):

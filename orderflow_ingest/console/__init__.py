@@ -23,6 +23,7 @@ from ..terminal import json_option, opened, print_rows, program, settings_option
 
 _LEAST = 12  # characters of a password
 _THREADS = 8
+_PATIENCE = 30.0  # seconds, where a delivery has ORDERFLOW_DEADLINE: half of it is for one backend
 
 
 @click.group(help="Show mail, documents and what is held in a browser.")
@@ -38,7 +39,7 @@ def serve(settings_file: str | None) -> None:
     from .app import create_app
     from .users import BadUsers, Users
 
-    parts = opened(settings_file)
+    parts = opened(settings_file, deadline=_PATIENCE)
     settings = parts.settings
     logs.configure(settings.log, "console", settings.state_dir)
     users = Users(settings.console_users)

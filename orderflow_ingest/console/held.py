@@ -7,6 +7,7 @@ from werkzeug.wrappers import Response
 
 from .. import logs, replay
 from ..assembly import Parts
+from ..records import IdentityTaken
 from ..status import Held
 from . import sending
 from .message import beginning
@@ -22,6 +23,8 @@ WHY = {
 _DONE = {
     "accepted": "It is a message of its own now, and a worker takes it up.",
     "discarded": "It is closed. Its raw mail stays in the archive.",
+    "taken": "It stays held: each Message-ID that it could have is another message's by now.",
+    "erased": "Its raw mail is erased: there is nothing left to accept.",
     "closed": "Somebody has decided about it already.",
     "reason": "Say why: the reason stays with the mail for good.",
 }
@@ -53,8 +56,13 @@ def pages(parts: Parts) -> Blueprint:
         reason = line(request.form.get("why", "").strip(), _LONGEST)
         if not reason:
             return redirect(url_for("held.page", slug=slug, id=id, done="reason"), 303)
+        if decision == "accept" and mail.erased_at:
+            return redirect(url_for("held.page", slug=slug, id=id, done="erased"), 303)
         resolve = replay.accept_conflict if decision == "accept" else replay.discard_conflict
-        is_done = resolve(mail, parts, actor(), reason)
+        try:
+            is_done = resolve(mail, parts, actor(), reason)
+        except IdentityTaken:
+            return redirect(url_for("held.page", slug=slug, id=id, done="taken"), 303)
         logs.event(decision, "Held mail decided." if is_done else "Held mail was closed.", org=slug, held=id,
                    operator=actor())  # fmt: skip
         return redirect(url_for("held.listed", done=f"{decision}ed" if is_done else "closed"), 303)

@@ -19,6 +19,7 @@ from .shown import lines
 _BODIES, _BODY_LIMIT, _SOURCE_LIMIT = 5, 64 << 10, 64 << 10
 _DONE = {
     "replayed": "It was led back to RECEIVED, and a worker takes it up.",
+    "erased": "Its raw mail is erased: there is nothing left to extract.",
     "moved": "It moved meanwhile, and nothing was changed: look again before you replay it.",
 }
 
@@ -58,6 +59,8 @@ def pages(parts: Parts) -> Blueprint:
     def run_again(slug: str, id: UUID) -> Response:
         need_change()
         message = the_message(parts, slug, id)
+        if replay.why_not(message):
+            return redirect(url_for("message.page", slug=slug, id=id, done="erased"), 303)
         is_done = replay.replay_message(message, parts, actor())
         logs.event("replay", "Message replayed." if is_done else "Message moved meanwhile.", org=slug, message_id=id,
                    operator=actor())  # fmt: skip

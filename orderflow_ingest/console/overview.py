@@ -84,4 +84,4 @@ def _machine(parts: Parts) -> Machine:
     except QueueUnavailable:
         queued = None
     overdue = parts.records.messages.lag(datetime.now(UTC))
-    return Machine(len(parts.spool.entries()), len(parts.spool.dead()), queued, overdue)
+    return Machine(len(parts.spool.entries()), parts.spool.count_dead(), queued, overdue)
