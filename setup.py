@@ -22,7 +22,11 @@ setup(
         "orderflow_ingest.postfix",
     ],
     package_dir={"orderflow_ingest.migrations": "migrations", "orderflow_ingest.postfix": "postfix"},
-    package_data={"orderflow_ingest.migrations": ["script.py.mako", "*.sql"], "orderflow_ingest.postfix": ["*.cf"]},
+    package_data={
+        "orderflow_ingest.console": ["templates/*.html", "static/*"],
+        "orderflow_ingest.migrations": ["script.py.mako", "*.sql"],
+        "orderflow_ingest.postfix": ["*.cf"],
+    },
     install_requires=[
         "alembic>=1.13,<2",  # schema steps; SQLAlchemy's own
         "boto3>=1.36,<2",  # S3; 1.36 is the first that sends checksums by itself
@@ -40,18 +44,26 @@ setup(
     ],
     extras_require={
         "redis": ["redis>=5,<9"],  # QUEUE_URL=redis://
+        "console": [  # orderflow-console; what it needs of sessions, forms' tokens and users is its own
+            "Flask>=3.1,<4",  # pages and templates that escape; brings Werkzeug, which hashes the passwords
+            "waitress>=3.0.2,<4",  # its HTTP server: pure Python, no children, TCP or unix socket
+        ],
         "benchmark": [  # only measured beside our own reader, by benchmarks/extraction.py
             "mail-parser>=4,<5",  # what many programs take: the standard library made convenient
             "fast-mail-parser>=0.10,<1",  # in Rust: what compiled code makes of the same mail
         ],
         "fuzz": ["atheris>=2.3,<4"],  # guides tests/fuzz.py by coverage; it needs none for its own engine
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "redis>=5,<9", "openpyxl>=3.1", "pyyaml>=6", "ruff", "mypy"],
+        "test": [
+            *("pytest>=8", "pytest-xdist>=3.5", "redis>=5,<9", "openpyxl>=3.1", "pyyaml>=6", "ruff", "mypy"),
+            *("Flask>=3.1,<4", "waitress>=3.0.2,<4", "selenium>=4.20,<5", "axe-core-python>=0.1,<1"),
+        ],
     },
     # Not a console script: those begin with imports that can fail with exit 1, which bounces mail.
     scripts=["postfix/orderflow-deliver"],
     entry_points={
         "console_scripts": [
             "orderflow-admin=orderflow_ingest.admin_cli:main",
+            "orderflow-console=orderflow_ingest.console:main",
             "orderflow-metrics=orderflow_ingest.metrics_cli:main",
             "orderflow-replay=orderflow_ingest.replay_cli:main",
             "orderflow-service=orderflow_ingest.service:main",

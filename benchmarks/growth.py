@@ -55,7 +55,7 @@ from tests.lab.process import scratch
 
 _ROOT = Path(__file__).parents[1]
 _LIMIT = 1.5
-_LEASE, _MINUTE = timedelta(minutes=10), timedelta(minutes=1)
+_LEASE, _MINUTE, _HOUR = timedelta(minutes=10), timedelta(minutes=1), timedelta(hours=1)
 _SERVER = {"shared_buffers": "3GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h", "autovacuum": "off"}
 
 
@@ -344,6 +344,11 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     "status: documents of an organisation": _of_org(lambda s, org: s.operator.documents.count_undone(org)),
     "status: conflicts": _same(lambda s: s.operator.conflicts.count_open()),
     "status: conflicts of an organisation": _of_org(lambda s, org: s.operator.conflicts.count_open(org)),
+    "figures of an hour": _same(lambda s: s.operator.figures.over(s.now - _HOUR, s.now, 120)),
+    "figures of an organisation": _of_org(
+        lambda s, org: s.operator.figures.over(s.now - history.DAY, s.now, 3600, org)
+    ),
+    "figures of an hour by organisation": _same(lambda s: s.operator.figures.by_organization(s.now - _HOUR, s.now)),
     "list: 50 newest": _same(lambda s: s.operator.messages.select(Filter(), 50)),
     "list: 50 somewhere in history": _later_pages,
     "list: 20 newest of an organisation": _of_org(

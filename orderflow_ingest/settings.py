@@ -58,6 +58,10 @@ class Settings:
     archive_url: str
     s3_endpoint_url: str | None
     s3_encryption: str
+    console: str
+    console_users: Path
+    console_proxy_header: str
+    console_timeout: float
 
     @property
     def spool_dir(self) -> Path:
@@ -199,6 +203,16 @@ def _listener(text: str) -> str:
     return text
 
 
+def _local(text: str) -> str:
+    """Take a unix socket or a loopback address: what is listened to elsewhere, everybody could read."""
+    port = re.fullmatch(r"(?:127(?:\.\d{1,3}){3}|\[::1\]|localhost):(\d+)", text)
+    if port:
+        _number(int, 1, 65535)(port[1])
+    elif not re.fullmatch(r"unix:/.+", text):
+        raise ValueError
+    return text
+
+
 _seconds = _number(float, 0.1, 1e6)
 
 
@@ -279,6 +293,17 @@ KEYS = (
     Key("ORDERFLOW_S3_ENCRYPTION", "s3_encryption", "", _matching(r"(?:AES256|aws:kms(?::[A-Za-z0-9:/_.-]{1,2048})?)?"),
         "AES256, aws:kms or aws:kms:KEY", "what the store is told to encrypt each object with: AES256, aws:kms or "
         "aws:kms:KEY, the key's id, ARN or alias", "what the bucket is set to"),
+    Key("ORDERFLOW_CONSOLE", "console", "127.0.0.1:8025", _local, "a loopback address and port or unix:/path",
+        "where the web console listens: a loopback address and port, or unix:/path"),
+    Key("ORDERFLOW_CONSOLE_USERS", "console_users", _below_state("{}/console-users.json"), _absolute,
+        "an absolute path", "the console's users, by `orderflow-console user`",
+        "console-users.json in the state directory"),
+    Key("ORDERFLOW_CONSOLE_PROXY_HEADER", "console_proxy_header", "", _matching(r"(?:[A-Za-z][A-Za-z0-9-]{1,63})?"),
+        "the name of a header", "the header in which a reverse proxy names who has logged in; the console then asks "
+        "for no password", "the console asks for a password"),
+    Key("ORDERFLOW_CONSOLE_TIMEOUT", "console_timeout", "1800", _number(float, 1, 86400),
+        "a number of seconds up to 86400", "seconds without a request after which the console asks for the password "
+        "again"),
 )  # fmt: skip
 
 _NAMES = frozenset(key.name for key in KEYS)

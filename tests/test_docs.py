@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from orderflow_ingest import admin_cli, deliver_cli, metrics_cli, org_settings, replay_cli
+from orderflow_ingest import admin_cli, console, deliver_cli, metrics_cli, org_settings, replay_cli
 from orderflow_ingest.attachments import Reason
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.settings import KEYS
@@ -66,7 +66,13 @@ def commands(group: click.Group, name: str):
             yield f"{name} {command.name}", command
 
 
-COMMANDS = dict([*commands(admin_cli.cli, "orderflow-admin"), *commands(replay_cli.cli, "orderflow-replay")])
+COMMANDS = dict(
+    [
+        *commands(admin_cli.cli, "orderflow-admin"),
+        *commands(console.cli, "orderflow-console"),
+        *commands(replay_cli.cli, "orderflow-replay"),
+    ]
+)
 COMMANDS["orderflow-metrics"] = metrics_cli.cli
 
 

@@ -32,7 +32,7 @@ FLOORS = (
     {"keeping"},
     {"terminal", "deadline", "service_health"},
     {"in_process"},
-    {"deliver_cli", "service", "replay_cli", "admin_cli", "metrics_cli", "tasks"},
+    {"deliver_cli", "service", "replay_cli", "admin_cli", "metrics_cli", "console", "tasks"},
 )
 # Rooms on a floor: message and attachments stand on the MIME reader, records on the statuses.
 MAY_SHARE_A_FLOOR = {

@@ -53,6 +53,9 @@ EXPECTED = {
     "status: documents of an organisation": {PENDING, UNDONE, PART},
     "status: conflicts": {OPEN},
     "status: conflicts of an organisation": {OPEN},
+    "figures of an hour": {BY_TIME},
+    "figures of an organisation": {BY_ORG, BY_TIME},
+    "figures of an hour by organisation": {BY_TIME},
     "list: 50 newest": {BY_TIME},
     "list: 50 somewhere in history": {BY_TIME},
     "list: 20 newest of an organisation": {BY_ORG},
@@ -246,7 +249,9 @@ def test_a_scan_and_a_ratio_over_the_limit_are_told():
 
 
 READS = [
-    what for what in MEASURES if what.startswith(("identity", "sweep", "lag", "oldest", "status", "list", "count"))
+    what
+    for what in MEASURES
+    if what.startswith(("identity", "sweep", "lag", "oldest", "status", "figures", "list", "count"))
 ]
 
 

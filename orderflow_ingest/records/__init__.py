@@ -10,6 +10,7 @@ from .database import EVERY, NO_TENANT, Database, RecordsUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
 from .erasure import Erasure
 from .events import Event, Events, add_events, operator_name
+from .figures import Figures, Numbers, Share, Slot, quantile
 from .holdings import Area, Holding, Holdings, Keeping, Kind
 from .messages import InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
@@ -33,6 +34,7 @@ __all__ = [
     "Erasure",
     "Event",
     "Events",
+    "Figures",
     "Filter",
     "Holding",
     "Holdings",
@@ -47,6 +49,7 @@ __all__ = [
     "Messages",
     "NewDocument",
     "NewMessage",
+    "Numbers",
     "OfHeld",
     "OfMessage",
     "OfOrganization",
@@ -61,9 +64,12 @@ __all__ = [
     "Restoring",
     "Run",
     "Runs",
+    "Share",
     "SkippedPart",
+    "Slot",
     "add_events",
     "operator_name",
+    "quantile",
     "recipients_path",
     "take_census",
 ]
@@ -84,3 +90,4 @@ class Records:
         self.holdings = Holdings(self.database)
         self.erasure = Erasure(self.database)
         self.restoring = Restoring(self.database)
+        self.figures = Figures(self.database)

@@ -1,0 +1,121 @@
+"""The inbox: messages, the newest first, searched and filtered, page by page.
+
+A page goes on where the one before ended, by the time and id of its last message, so that the hundredth costs what the
+first does.
+"""
+
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, date, datetime, time, timedelta
+from uuid import UUID
+
+from flask import Blueprint, render_template, request
+
+from ..assembly import Parts
+from ..records import Filter, InboundMessage, Place
+from ..status import UNFINISHED, Status
+from .scope import Scope, organizations
+
+PAGE = 50
+_LONGEST = 200
+_STATUSES = {status.value: (status,) for status in Status} | {"unfinished": UNFINISHED}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the form asks for, as it was typed."""
+
+    words: str = ""
+    sender: str = ""
+    document: str = ""
+    message_id: str = ""
+    org: str = ""
+    status: str = ""
+    since: str = ""
+    until: str = ""
+
+    @property
+    def has_more(self) -> bool:
+        """Tell whether one of the fields is used that are folded away."""
+        return any((self.sender, self.document, self.message_id, self.since, self.until))
+
+
+class Misread(Exception):
+    """A field that does not read; the text says what it should be."""
+
+
+def pages(parts: Parts) -> Blueprint:
+    """Give the page."""
+    blueprint = Blueprint("inbox", __name__)
+
+    @blueprint.get("/messages")
+    def page() -> str:
+        given = {field.name: request.args.get(field.name, "").strip()[:_LONGEST] for field in fields(Asked)}
+        asked = replace(Asked(**given), org=given["org"].lower())
+        found: list[InboundMessage] = []
+        trouble, scope = "", None
+        known = organizations(parts)
+        try:
+            if asked.org and asked.org not in {org.slug for org in known}:
+                raise Misread(f"There is no organisation {asked.org}.")
+            scope = Scope(parts, asked.org or None)
+            found = scope.messages(chosen(asked), PAGE + 1, _place(request.args.get("after", "")))
+        except Misread as error:
+            trouble = str(error)
+        query = {name: value for name, value in vars(asked).items() if value}
+        return render_template(
+            "inbox.html",
+            asked=asked,
+            query=query,
+            orgs=known,
+            statuses=_STATUSES,
+            trouble=trouble,
+            mails=[(scope.slug_of(message.org_id), message) for message in found[:PAGE] if scope],
+            after=_mark(found[PAGE - 1]) if len(found) > PAGE else None,
+            is_first=not request.args.get("after"),
+        )
+
+    return blueprint
+
+
+def chosen(asked: Asked) -> Filter:
+    """Make of what was typed what is looked for. Raises Misread."""
+    if asked.status and asked.status not in _STATUSES:
+        raise Misread("There is no such status.")
+    until = _day(asked.until)
+    is_bare = "@" in asked.message_id and not asked.message_id.startswith("<")
+    return Filter(
+        statuses=_STATUSES.get(asked.status, ()),
+        since=_day(asked.since),
+        until=until + timedelta(days=1) if until else None,
+        message_id=(f"<{asked.message_id}>" if is_bare else asked.message_id) or None,
+        sender=asked.sender or None,
+        words=asked.words or None,
+        document_words=asked.document or None,
+    )
+
+
+def _day(text: str) -> datetime | None:
+    try:
+        day = date.fromisoformat(text) if text else None
+    except ValueError:
+        day = None
+    if text and (day is None or not 1970 <= day.year < 9000):
+        raise Misread("A day is written like 2026-11-30.")
+    return datetime.combine(day, time(), UTC) if day else None
+
+
+def _mark(last: InboundMessage) -> str:
+    return f"{last.received_at.isoformat()}~{last.id}"
+
+
+def _place(mark: str) -> Place | None:
+    if not mark:
+        return None
+    at, _, id = mark.partition("~")
+    try:
+        received_at = datetime.fromisoformat(at)
+        if received_at.tzinfo is None:
+            raise ValueError
+        return Place(received_at.astimezone(UTC), UUID(id))
+    except (ValueError, OverflowError):
+        raise Misread("This page of the list is not there; begin with the newest.") from None

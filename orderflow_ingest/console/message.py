@@ -1,0 +1,147 @@
+"""A message's page: where it came from, what was in it, what happened to it; its files to look at or save; replay."""
+
+from typing import NamedTuple
+from uuid import UUID
+
+from flask import Blueprint, abort, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from .. import logs, replay
+from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
+from ..assembly import Parts
+from ..records import Document, InboundMessage, SkippedPart
+from ..status import PartKind
+from . import sending
+from .preview import PICTURE_LIMIT, Kind, kind_of, preview
+from .scope import actor, need_change, the_message
+from .shown import lines
+
+_BODIES, _BODY_LIMIT, _SOURCE_LIMIT = 5, 64 << 10, 64 << 10
+_DONE = {
+    "replayed": "It was led back to RECEIVED, and a worker takes it up.",
+    "erased": "Its raw mail is erased: there is nothing left to extract.",
+    "moved": "It moved meanwhile, and nothing was changed: look again before you replay it.",
+}
+
+
+class Body(NamedTuple):
+    """A text that was typed into a message; `note` where it cannot be shown."""
+
+    part_path: str
+    text: str
+    is_cut: bool
+    note: str
+
+
+def pages(parts: Parts) -> Blueprint:
+    """Give the pages."""
+    blueprint = Blueprint("message", __name__, url_prefix="/messages/<slug>/<uuid:id>")
+
+    @blueprint.get("")
+    def page(slug: str, id: UUID) -> str:
+        message = the_message(parts, slug, id)
+        documents = parts.records.documents.of_message(message.org_id, id)
+        skipped = parts.records.documents.skipped(message.org_id, id)
+        both: list[Document | SkippedPart] = [*documents, *skipped]
+        return render_template(
+            "message.html",
+            slug=slug,
+            message=message,
+            bodies=_bodies(parts, documents),
+            parts=sorted(both, key=_in_order),
+            shows=_shows,
+            events=parts.records.events.of_message(message),
+            names={one.id: one.filename or "the text" for one in documents},
+            done=_DONE.get(request.args.get("done", "")),
+        )
+
+    @blueprint.post("/replay")
+    def run_again(slug: str, id: UUID) -> Response:
+        need_change()
+        message = the_message(parts, slug, id)
+        if replay.why_not(message):
+            return redirect(url_for("message.page", slug=slug, id=id, done="erased"), 303)
+        is_done = replay.replay_message(message, parts, actor())
+        logs.event("replay", "Message replayed." if is_done else "Message moved meanwhile.", org=slug, message_id=id,
+                   operator=actor())  # fmt: skip
+        return redirect(url_for("message.page", slug=slug, id=id, done="replayed" if is_done else "moved"), 303)
+
+    @blueprint.get("/raw")
+    def raw(slug: str, id: UUID) -> Response:
+        message = the_message(parts, slug, id)
+        return sending.to_save(_raw(parts, message), f"{id}.eml")
+
+    @blueprint.get("/source")
+    def source(slug: str, id: UUID) -> str:
+        message = the_message(parts, slug, id)
+        text, is_cut = beginning(_raw(parts, message))
+        back = url_for("message.page", slug=slug, id=id)
+        return render_template("source.html", text=text, is_cut=is_cut, subject=message.subject, back=back)
+
+    @blueprint.get("/documents/<uuid:document_id>")
+    def save(slug: str, id: UUID, document_id: UUID) -> Response:
+        document = _document(parts, slug, id, document_id)
+        data = parts.archive.read(document.object_key, document.digest)
+        return sending.to_save(data, document.filename or f"part-{document.part_path}.txt")
+
+    @blueprint.get("/documents/<uuid:document_id>/picture")
+    def picture(slug: str, id: UUID, document_id: UUID) -> Response:
+        document = _document(parts, slug, id, document_id)
+        if kind_of(document.content_type) is not Kind.PICTURE or document.size > PICTURE_LIMIT:
+            abort(404)
+        return sending.to_draw(parts.archive.read(document.object_key, document.digest))
+
+    @blueprint.get("/documents/<uuid:document_id>/preview")
+    def look(slug: str, id: UUID, document_id: UUID) -> str:
+        document = _document(parts, slug, id, document_id)
+        if not _shows(document):
+            abort(404)
+        data = parts.archive.read(document.object_key, document.digest)
+        made = preview(data, document.content_type, "utf-8" if document.kind is PartKind.BODY else document.charset)
+        return render_template("preview.html", slug=slug, id=id, document=document, preview=made)
+
+    return blueprint
+
+
+def beginning(raw: bytes) -> tuple[str, bool]:
+    """Give the first lines of a raw mail as text, and whether there are more."""
+    return lines(raw[:_SOURCE_LIMIT].decode("utf-8", "replace")), len(raw) > _SOURCE_LIMIT
+
+
+def _raw(parts: Parts, message: InboundMessage) -> bytes:
+    return parts.archive.read(message.raw_key, message.digest)
+
+
+def _document(parts: Parts, slug: str, id: UUID, document_id: UUID) -> Document:
+    """Give a document of a message; NOT FOUND if there is none, or the user may not know of it."""
+    message = the_message(parts, slug, id)
+    documents = parts.records.documents.of_message(message.org_id, id)
+    return next((one for one in documents if one.id == document_id), None) or abort(404)
+
+
+def _shows(part: Document | SkippedPart) -> bool:
+    """Tell whether a part can be looked at."""
+    if not isinstance(part, Document) or part.erased_at or kind_of(part.content_type) is Kind.NONE:
+        return False
+    return kind_of(part.content_type) is not Kind.PICTURE or part.size <= PICTURE_LIMIT
+
+
+def _bodies(parts: Parts, documents: list[Document]) -> list[Body]:
+    """Read what was typed into a message; an archive that is away takes nothing else from the page."""
+    found: list[Body] = []
+    for document in [one for one in documents if one.kind is PartKind.BODY][:_BODIES]:
+        try:
+            made = preview(
+                parts.archive.read(document.object_key, document.digest)[:_BODY_LIMIT], "text/plain", "utf-8"
+            )
+            found.append(Body(document.part_path, made.text, document.size > _BODY_LIMIT, ""))
+        except ArchiveUnavailable:
+            found.append(Body(document.part_path, "", False, "The archive does not answer just now."))
+            break
+        except (ObjectMissing, ObjectDamaged):
+            found.append(Body(document.part_path, "", False, "The archive does not have this text any more."))
+    return found
+
+
+def _in_order(part: Document | SkippedPart) -> list[int]:
+    return [int(number) for number in part.part_path.split(".") if number.isdigit()]
