@@ -53,6 +53,7 @@ def build(engine: sa.Engine, parts: int) -> None:
         take(connection, "0004")
         with Operations.context(MigrationContext.configure(connection)):
             step("0006").secure()
+        take(connection, "0007")
         connection.exec_driver_sql(
             "CREATE TABLE alembic_version (version_num VARCHAR(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)"
         )

@@ -333,11 +333,11 @@ def _hold(known: Known | None, new: NewMessage, why: Held, coming: _Coming, part
     told = {**_metadata(coming.envelope, held, coming.org), "held": why.value}
     parts.archive.put(key, coming.raw, new.digest, told)
     parts.archive.delete(new.raw_key)  # of an attempt that took itself for the first
+    first = known or Known.of_held(held.id, held.fingerprint, held.digest)
     if not parts.records.conflicts.insert(known, held, why):
-        winner = _known_now(known, new, parts)
-        if winner:
-            _take_back(winner, new.fingerprint, new.digest, coming, parts)
-    return Delivery(Outcome.HELD, coming.org.slug, known.id if known else held.id)
+        first = _known_now(known, new, parts) or first
+        _take_back(first, new.fingerprint, new.digest, coming, parts)
+    return Delivery(Outcome.HELD, coming.org.slug, first.id)
 
 
 def _known_now(known: Known | None, new: NewMessage, parts: Parts) -> Known | None:

@@ -485,7 +485,7 @@ def test_a_message_that_is_replayed_meanwhile_keeps_its_objects(parts):
 def test_a_document_that_comes_again_while_it_is_deleted_is_extracted_again(parts):
     delivered(parts, order(1, attachments=1), at=OLD)
     again = lambda: delivered(parts, order(1, attachments=1).replace(b"order-1@", b"again@"))  # noqa: E731
-    line = "for digest in sorted(going)"
+    line = "for key in sorted(going)"
     done = at_line((retention,), line, again, lambda: retain(org(parts), Rule(None, 365), parts, ME, is_dry=False))
     assert [one.extracted_again for one in done] == [1]
     work(parts)

@@ -166,7 +166,9 @@ def deliver_late(settings: Settings) -> None:
 def work(settings: Settings, until: Callable[[Parts], bool]) -> Parts:
     """Be a worker: sweep, and run what lies in the real queue."""
     parts = open_parts(
-        settings, lambda *ids: extraction.extract(*ids, parts), lambda *ids: handover.hand_over(*ids, parts)
+        settings,
+        lambda org_id, id, is_live: extraction.extract(org_id, id, parts, is_live),
+        lambda org_id, id, _: handover.hand_over(org_id, id, parts),
     )
     end = time.monotonic() + 20
     while not until(parts):

@@ -17,8 +17,8 @@ from typing import Any, Self
 from uuid import UUID
 
 from ..archive import Listed
-from ..keys import document_key, document_prefix, raw_prefix, read_raw_key
-from ..records import Area, Holding, Holdings, Kind
+from ..keys import document_key, document_prefix, raw_key, raw_prefix, read_raw_key
+from ..records import ODD_KEY, Area, Holding, Holdings, Kind
 
 _TABLES = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8000;
@@ -162,7 +162,7 @@ class Ledger:
             (
                 (
                     one.kind.area.value, one.digest, one.kind.value, one.id.hex, one.message_id.hex,
-                    one.key, one.received_at.timestamp(),
+                    _key(one), one.received_at.timestamp(),
                     one.erased_at and one.erased_at.timestamp(), one.is_unfinished, one.is_failed, one.odd,
                     one.documents,
                 )
@@ -223,6 +223,13 @@ def digest_of(key: str, org_id: int, area: Area) -> str:
     digest = key.removeprefix(prefix(org_id, area))
     is_ours = len(digest) == 64 and _HEX.issuperset(digest) and key == document_key(org_id, digest)
     return digest if is_ours else ""
+
+
+def _key(one: Holding) -> str:
+    """Give the key of a row's object; of one that cannot be, the one that it should have."""
+    if one.odd != ODD_KEY:
+        return one.key
+    return document_key(one.org_id, one.digest) if one.kind is Kind.DOCUMENT else raw_key(one.org_id, one.digest)
 
 
 def _counted(rows: Iterator[Holding], walked: Callable[[int], object], kind: Kind) -> Iterator[Holding]:

@@ -11,7 +11,7 @@ from .documents import Document, Documents, NewDocument, SkippedPart
 from .erasure import Erasure
 from .events import Event, Events, add_events, operator_name
 from .figures import Figures, Numbers, Share, Slot, quantile
-from .holdings import Area, Holding, Holdings, Keeping, Kind
+from .holdings import ODD_KEY, Area, Holding, Holdings, Keeping, Kind
 from .messages import InboundMessage, Known, Mail, Messages, NewMessage
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
 from .overview import LastError, Lately, OfOrganization, Overview
@@ -22,6 +22,7 @@ from .selection import Filter, Place
 __all__ = [
     "EVERY",
     "NO_TENANT",
+    "ODD_KEY",
     "Area",
     "Came",
     "Census",

@@ -21,6 +21,7 @@ from .tables import PENDING, document, inbound_message, message_conflict, messag
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
 PAGE = 1000
+ODD_KEY = "its object key is not of its digest"
 _UNFINISHED = [status.value for status in UNFINISHED]
 
 
@@ -96,7 +97,7 @@ def _of_messages() -> sa.Select[Any]:
     is_unfinished = t.status.concat("").in_(_UNFINISHED)
     is_failed = t.status.concat("") == Status.FAILED.value
     odd = _odd(
-        (~_names_mail(inbound_message), "its object key is not of its digest"),
+        (~_names_mail(inbound_message), ODD_KEY),
         (is_unfinished & t.erased_at.is_not(None), "unfinished, and its raw mail was erased"),
         (is_failed & t.error_json.is_(None), "FAILED without an error"),
         (~is_unfinished & t.worker.is_not(None), "finished, and in a worker's hands"),
@@ -110,7 +111,7 @@ def _of_messages() -> sa.Select[Any]:
 def _of_held() -> sa.Select[Any]:
     c = message_conflict.c
     odd = _odd(
-        (~_names_mail(message_conflict), "its object key is not of its digest"),
+        (~_names_mail(message_conflict), ODD_KEY),
         (c.resolution.is_(None) & c.erased_at.is_not(None), "undecided, and its raw mail was erased"),
     )
     return sa.select(
@@ -124,7 +125,7 @@ def _of_documents() -> sa.Select[Any]:
     is_pending = d.handover.concat("") == HandOver.PENDING.value
     is_failed = d.handover.concat("") == HandOver.FAILED.value
     odd = _odd(
-        (d.object_key != _key(document, Area.DOCUMENTS).concat(d.digest), "its object key is not of its digest"),
+        (d.object_key != _key(document, Area.DOCUMENTS).concat(d.digest), ODD_KEY),
         (is_failed & d.error_json.is_(None), "FAILED without an error"),
         (~is_pending & d.worker.is_not(None), "handed over, and in a worker's hands"),
     )
