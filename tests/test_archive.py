@@ -449,7 +449,7 @@ def test_a_store_that_refuses_is_unavailable_with_its_code(credentials, monkeypa
     with Answers(status, body) as server:
         texts = refused(Away(server.endpoint))
     # The answer to a HEAD has no body, hence no word for it.
-    words = (f" was answered with {code}: ", f" was answered with {status}: ")
+    words = (f" was answered with {code}: ", f" was answered with {status}")
     assert all(any(word in text for word in words) and SECRET not in text for text in texts)
 
 

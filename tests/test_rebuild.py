@@ -143,7 +143,7 @@ def hold_for_its_sender(parts: Parts, raw: bytes) -> None:
     envelope, message = Envelope(f"orders+acme@{DOMAIN}", AT, sender="x@y.example"), read_message(raw)
     org = parts.records.organizations.find("acme")
     new = delivery._new_message(envelope, message, org, [], delivery.BY_MAIL)
-    delivery._hold(None, new, raw, envelope, org, parts, Held.SENDER)
+    delivery._hold(None, new, Held.SENDER, delivery._Coming(envelope, raw, org, delivery.BY_MAIL), parts)
 
 
 def rows(parts: Parts) -> dict[str, list[dict]]:

@@ -583,7 +583,7 @@ def refused(step):
     try:
         step()
     except ArchiveUnavailable as error:
-        assert str(error).endswith("AccessDenied")
+        assert "was answered with AccessDenied: " in str(error)
         return True
     return False
 
