@@ -68,8 +68,8 @@ class Postconf:
         return next((s for s in self.services if (s.name, s.type) == (name, "unix")), None)
 
     def tables(self, name: str) -> list[str]:
-        """Give the tables that a parameter lists, without `proxy:`; a table may hold blanks between { and }."""
-        found = re.findall(r"(?:[^\s,{]|\{[^}]*\})+", self.value(name))
+        """Give the tables that a parameter lists, without `proxy:`; `inline:{ { a = b } }` is one, blanks and all."""
+        found = re.findall(r"(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+", self.value(name))
         return [table.removeprefix("proxy:") for table in found]
 
     def lookup(self, key: str, table: str, account: pwd.struct_passwd | None = None) -> tuple[str | None, str]:
