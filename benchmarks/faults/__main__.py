@@ -89,6 +89,7 @@ def _run(
     def report() -> Report:
         facts = {
             "seed": options.seed, "way": options.way, "queue": options.queue,
+            "rounds": f"{len(results)} of {len(before) + len(rounds)}",
             "messages": sum(result.sent for result in results), "rate": options.rate,
             "sweep and drain each": f"{options.minute:g} s", "minutes": round((time.monotonic() - began) / 60, 1),
         }  # fmt: skip
