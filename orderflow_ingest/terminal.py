@@ -19,7 +19,7 @@ import click
 from .archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from .assembly import Parts, open_parts
 from .queue import QueueUnavailable
-from .records import RecordsUnavailable
+from .records import RecordsUnavailable, operator_name
 from .settings import BadSettings, load
 
 Row = Mapping[str, Any]
@@ -56,6 +56,7 @@ def opened(settings_file: str | None, create: bool = False, deadline: float | No
     """Open the parts of the deployment that these settings describe; backends are given time for a deadline."""
     settings = load(settings_file)
     settings = replace(settings, deadline=deadline or settings.deadline)
+    operator_name()  # kept for the trace, before this process becomes another user
     _become_owner(settings.state_dir)
     return open_parts(settings, create=create, guarded=False)
 

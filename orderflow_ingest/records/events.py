@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4, uuid5
 
@@ -56,8 +57,12 @@ class Event:
 _COLUMNS = [message_event.c[one.name] for one in fields(Event)]
 
 
+@cache
 def operator_name() -> str:
-    """Name who runs this program, for the trace of what he does: user@host, root's caller where sudo tells him."""
+    """Name who runs this program, for the trace of what he does: user@host, root's caller where sudo tells him.
+
+    The same for the life of a process: asked for before it becomes another user.
+    """
     try:
         user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):  # a user without an entry in the password file
