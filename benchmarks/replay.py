@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import psycopg
 
-from orderflow_ingest.archive import raw_key
+from orderflow_ingest.keys import raw_key
 from orderflow_ingest.message import read_message
 from orderflow_ingest.queue import Queue
 from orderflow_ingest.records import NewMessage, Records
