@@ -332,12 +332,21 @@ def _hold(known: Known | None, new: NewMessage, why: Held, coming: _Coming, part
     held = replace(new, id=held_id(key), raw_key=key)
     told = {**_metadata(coming.envelope, held, coming.org), "held": why.value}
     parts.archive.put(key, coming.raw, new.digest, told)
-    parts.archive.delete(new.raw_key)  # of an attempt that took itself for the first
+    if not _is_named(new, parts):
+        parts.archive.delete(new.raw_key)  # of an attempt that took itself for the first
     first = known or Known.of_held(held.id, held.fingerprint, held.digest)
     if not parts.records.conflicts.insert(known, held, why):
         first = _known_now(known, new, parts) or first
         _take_back(first, new.fingerprint, new.digest, coming, parts)
     return Delivery(Outcome.HELD, coming.org.slug, first.id)
+
+
+def _is_named(new: NewMessage, parts: Parts) -> bool:
+    """Tell whether a row names the object that a message of these bytes has: another delivery's, or an old one's."""
+    if parts.records.messages.get(new.org_id, new.id) is not None:
+        return True
+    held = parts.records.conflicts.alone(new.org_id, new.fingerprint)
+    return held is not None and held.raw_key == new.raw_key
 
 
 def _known_now(known: Known | None, new: NewMessage, parts: Parts) -> Known | None:

@@ -69,7 +69,7 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
     found: list[NewDocument] = []
     skipped: list[SkippedPart] = []
     errors: list[tuple[str, Exception]] = []
-    for part in accept_types(read_parts(raw), _accepted_types(attempt.org_id, parts)):
+    for part in accept_types(read_parts(raw), accepted_types(attempt.org_id, parts)):
         if not part.taken:
             skipped.append(passed_over(part))
             continue
@@ -95,7 +95,8 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
         raise PartsFailed("; ".join(f"part {path}: {place(error)}" for path, error in errors[:10])) from errors[0][1]
 
 
-def _accepted_types(org_id: int, parts: Parts) -> tuple[str, ...]:
+def accepted_types(org_id: int, parts: Parts) -> tuple[str, ...]:
+    """Give the types of attachments that an organisation takes as documents; all if it names none."""
     org = parts.records.organizations.get(org_id)
     return org.settings.document_types if org else ()
 

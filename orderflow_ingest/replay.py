@@ -84,7 +84,7 @@ def accept_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "",
 
     Raises IdentityTaken, and leaves it held, where each identity that it could have is another message's.
     """
-    if conflict.erased_at:
+    if conflict.erased_at or parts.records.conflicts.resolution(conflict.org_id, conflict.id):
         return False
     told = _resolved(conflict, EventKind.ACCEPTED, actor, why, run_id)
     for new in _of_conflict(conflict, parts):
@@ -95,7 +95,8 @@ def accept_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "",
             continue
         ring(new, parts)
         return True
-    parts.archive.delete(decision_key(conflict.raw_key))
+    if not parts.records.conflicts.resolution(conflict.org_id, conflict.id):
+        parts.archive.delete(decision_key(conflict.raw_key))
     raise IdentityTaken
 
 
@@ -120,6 +121,8 @@ def _resolved(conflict: Conflict, kind: EventKind, actor: str, why: str, run_id:
 
 def _resolve(conflict: Conflict, new: NewMessage | None, told: Event, parts: Parts) -> bool:
     """Put the decision beside the mail, then close the conflict; False if somebody was first. Raises IdentityTaken."""
+    if parts.records.conflicts.resolution(conflict.org_id, conflict.id):
+        return False
     identity = new.source_message_id if new else ""
     decision = Decision(told.kind.value, told.actor, told.details["why"], told.at, identity)
     write_decision(conflict.raw_key, decision, parts.archive)
@@ -139,6 +142,9 @@ def _of_conflict(conflict: Conflict, parts: Parts) -> Iterator[NewMessage]:
     if message is None:
         raise ValueError("a held message has no header")
     traits = known_traits(raw, conflict.envelope_sender, parts)
+    known = parts.records.messages.find_identity(conflict.org_id, EMAIL, message.source_message_id)
+    if known and not known.is_held(message.fingerprint) and message.fingerprint in known.digests:
+        return  # it has come again meanwhile, and is a message already
     if conflict.reason is Held.SENDER:
         yield accepted(conflict, message, traits, message.source_message_id)
     yield accepted(conflict, message, traits)

@@ -11,6 +11,7 @@ import pytest
 
 from orderflow_ingest import delivery, extraction, replay
 from orderflow_ingest.archive import ArchiveUnavailable
+from orderflow_ingest.archived import read_decision
 from orderflow_ingest.assembly import Parts
 from orderflow_ingest.attachments import read_parts
 from orderflow_ingest.delivery import Delivery, receive, settle
@@ -19,7 +20,7 @@ from orderflow_ingest.keys import decision_key
 from orderflow_ingest.message import read_message
 from orderflow_ingest.outcomes import DeadlineReached, Outcome
 from orderflow_ingest.recognition import recognise
-from orderflow_ingest.records import NO_TENANT, Filter, messages
+from orderflow_ingest.records import NO_TENANT, Filter, IdentityTaken, messages
 from orderflow_ingest.records.tables import organization
 from orderflow_ingest.status import Held
 from tests.fakes import embedded
@@ -446,6 +447,41 @@ def test_held_mail_that_was_accepted_is_a_duplicate_when_it_comes_again(parts):
         assert post(parts, b"Received: from c\n" + mail()).outcome is Outcome.DUPLICATE
     assert len(rows(parts)) == 1
     assert parts.archive.objects() == [decision_key(row.raw_key), row.raw_key]
+
+
+def test_held_mail_that_came_again_as_a_message_is_not_accepted_as_a_second_one(parts):
+    choose(parts, allowed_senders="@other.example")
+    post(parts, mail())
+    (conflict,) = parts.records.conflicts.open()
+    choose(parts, allowed_senders="")
+    assert post(parts, b"Received: from c\n" + mail()).outcome is Outcome.DELIVERED
+    with pytest.raises(IdentityTaken):
+        replay.accept_conflict(conflict, parts, "me@here")
+    assert len(rows(parts)) == 1 and parts.records.conflicts.open() == [conflict]
+    assert replay.identity_of(conflict, parts) is None
+
+
+def test_the_first_decision_on_held_mail_stands_in_the_archive_too(parts):
+    choose(parts, allowed_senders="@other.example")
+    post(parts, mail())
+    (conflict,) = parts.records.conflicts.open()
+    assert replay.accept_conflict(conflict, parts, "ann@desk", "rang them")
+    assert not replay.discard_conflict(conflict, parts, "bob@desk", "an old page")
+    decision = read_decision(conflict.raw_key, parts.archive)
+    assert decision is not None
+    assert (decision.resolution, decision.actor, decision.why) == ("ACCEPTED", "ann@desk", "rang them")
+    assert decision.identity == rows(parts)[0].source_message_id
+
+
+def test_mail_that_is_held_by_one_process_takes_no_object_from_another_that_records_it(parts):
+    """Two that deliver the same mail while a setting changes: each knows another one for a second."""
+    assert post(parts, mail()).outcome is Outcome.DELIVERED
+    (row,) = rows(parts)
+    envelope, org = Envelope(row.envelope_recipient, row.received_at), parts.records.organizations.get(1)
+    coming = delivery._Coming(envelope, mail(), org, delivery.BY_MAIL)
+    new = delivery._new_message(envelope, read_message(mail()), org, [], delivery.BY_MAIL)
+    assert delivery._hold(None, new, Held.SENDER, coming, parts).outcome is Outcome.HELD
+    assert parts.archive.read(row.raw_key, row.digest) == mail()
 
 
 def test_what_stays_held_is_held_though_its_sender_is_allowed_now_and_its_object_is_never_taken_back(parts):

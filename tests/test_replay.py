@@ -111,6 +111,18 @@ def test_what_is_no_time_is_said(quiet, text, said):
     assert said in failing(quiet, "orderflow-replay", "list", f"--since={text}")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("message", "--status", "parsed", "--rate", "nan"), "nan is no number"),
+        (("conflicts", "--accept", "--discard", "--org", "acme", "--all"), "say one of --accept and --discard"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(quiet, arguments, said):
+    ended = quiet.run("orderflow-replay", *arguments, check=False)
+    assert ended.returncode == 2 and said in ended.stderr
+
+
 def test_a_time_is_a_date_in_utc_or_how_long_ago():
     assert moment("2026-03-01") == datetime(2026, 3, 1, tzinfo=UTC)
     assert moment("2026-03-01T12:30") == datetime(2026, 3, 1, 12, 30, tzinfo=UTC)

@@ -21,6 +21,18 @@ WORDS = {
 IS_VALID = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 
 
+GRANTS = """
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'orderflow_worker') THEN
+        GRANT SELECT, INSERT ON message_event TO orderflow_worker;
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'orderflow_deliver') THEN
+        GRANT SELECT (settings) ON organization TO orderflow_deliver;
+    END IF;
+END $$
+"""
+
+
 def prepare(connection: sa.Connection) -> None:
     """Build the indexes of a PostgreSQL database that is in use, outside any transaction."""
     for table in WORDS:
@@ -106,6 +118,8 @@ def secure() -> None:
         named = "org_id = ANY ((SELECT orderflow_orgs())::bigint[])"
         op.execute(f"CREATE POLICY tenant ON message_event USING ({named}) WITH CHECK ({named})")
         op.execute("ALTER TABLE message_event ENABLE ROW LEVEL SECURITY")
+        # A worker of this version that starts before the roles' script has run again writes events already.
+        op.execute(GRANTS)
 
 
 def rebuild_conflicts() -> None:

@@ -26,7 +26,7 @@ from ..assembly import Parts
 from ..delivery import Way, deliver
 from ..envelope import Envelope
 from ..keys import EMAIL, UPLOAD
-from ..message import Message, read_message
+from ..message import Message, own_identity, read_message
 from ..mime.fields import first_value, iterate_fields, skip_leading_blanks, split_header
 from ..mime.words import storable
 from ..outcomes import Outcome
@@ -105,8 +105,13 @@ class Importer:
             return Verdict(Became.FAILED, "no mail: it has not one header field")
         find = self.parts.records.messages.find_identity
         by_mail = None if self.again else find(self.org.id, EMAIL, message.source_message_id)
+        if by_mail and message.fingerprint not in by_mail.digests:  # it may have been accepted as a message of its own
+            by_mail = find(self.org.id, EMAIL, own_identity(message.source_message_id, message.fingerprint))
         if by_mail and message.fingerprint in by_mail.digests:
             return Verdict(Became.CAME_BY_MAIL, "", by_mail.id)
+        held = None if self.again else self.parts.records.conflicts.alone(self.org.id, message.fingerprint)
+        if held:
+            return Verdict(Became.CAME_BY_MAIL, "", held.id)
         known = find(self.org.id, UPLOAD, message.source_message_id)
         if known is None:
             return Verdict(Became.IMPORTED)

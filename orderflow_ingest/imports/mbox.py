@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-_BEGIN = re.compile(rb"From [^\r\n]*\d{1,2}:\d\d[^\r\n]*\d{4}[^\r\n]*\r?\n?")
+_BEGIN = re.compile(rb"From [^\r\n]{0,400}\d:\d\d[^\r\n]{0,60}\d{4}[^\r\n]{0,60}\r?\n?")
 _QUOTED = re.compile(rb">+From ")
 _LINE = 1 << 16
 

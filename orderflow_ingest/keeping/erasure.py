@@ -196,7 +196,7 @@ class _Work:
             return
         if area is Area.DOCUMENTS:
             ledger.note_gone([listed.key])
-        elif read_raw_key(listed.key):
+        elif (name := read_raw_key(listed.key)) and name.is_held:
             self.parts.archive.delete(decision_key(listed.key))
         self.parts.archive.delete(listed.key)
 

@@ -76,7 +76,8 @@ class Ledger:
         A message whose documents are unfinished or failed counts as such itself.
         """
         self._org_id = org_id
-        for kind in (Kind.MESSAGE, Kind.HELD, Kind.DOCUMENT):
+        # What is held first: accepting one commits its message with it, so that one of the two is seen in need of it.
+        for kind in (Kind.HELD, Kind.MESSAGE, Kind.DOCUMENT):
             self._db.execute("BEGIN")
             self._add(_counted(holdings.iterate(org_id, kind, with_events), walked, kind))
             self._db.execute("COMMIT")

@@ -60,8 +60,10 @@ def _judge(message: Message, org_id: int, parts: Parts) -> Orphan:
     if any(message.digest in one.values() for one in digests):
         return Orphan.NONE
     same = [one[message.fingerprint] for one in digests if message.fingerprint in one]
-    if parts.records.holdings.is_held_alone(org_id, message.fingerprint):
-        return Orphan.COPY
+    held = parts.records.conflicts.alone(org_id, message.fingerprint)
+    if held:
+        is_kept = held.erased_at or is_there(held.raw_key, parts.archive)
+        return Orphan.COPY if is_kept else Orphan.ONLY_COPY
     if same:
         ids = [one.id for one in known if one]
         return Orphan.COPY if _is_kept(same, org_id, ids, parts) else Orphan.ONLY_COPY

@@ -22,9 +22,9 @@ from uuid import UUID
 from ..archive import Archive, ObjectDamaged, ObjectMissing
 from ..archived import read_decision
 from ..assembly import Parts
-from ..attachments import read_parts
+from ..attachments import accept_types, read_parts
 from ..delivery import known_traits
-from ..extraction import document_of, passed_over
+from ..extraction import accepted_types, document_of, passed_over
 from ..keys import RawName, held_id, message_id, read_raw_key
 from ..limits import TimeUp
 from ..logs import place
@@ -175,7 +175,7 @@ def _message(
     try:
         if error:
             raise error
-        found = _read_parts(new, raw, parts.archive)
+        found = _read_parts(new, raw, parts)
     except (TimeUp, MemoryError, RecursionError, ReaderEnded) as failed:
         why = {"error": type(failed).__name__, "detail": "", "where": place(failed), "attempt": 0}
         why["at"] = choice.at.isoformat(timespec="seconds")
@@ -212,14 +212,14 @@ def held_for(told: Mapping[str, str]) -> Held:
     return Held(told["held"]) if told.get("held") in list(Held) else Held.IDENTITY
 
 
-def _read_parts(new: NewMessage, raw: bytes, archive: Archive) -> _Parts:
+def _read_parts(new: NewMessage, raw: bytes, parts: Parts) -> _Parts:
     documents, skipped = [], []
-    for part in read_parts(raw):
+    for part in accept_types(read_parts(raw), accepted_types(new.org_id, parts)):
         if part.taken:
             documents.append(document_of(new.org_id, new.id, part))
         else:
             skipped.append(passed_over(part))
-    missing = [document.digest for document in documents if not _is_there(document.object_key, archive)]
+    missing = [document.digest for document in documents if not _is_there(document.object_key, parts.archive)]
     return _Parts(tuple(documents), tuple(skipped), tuple(missing))
 
 

@@ -174,13 +174,6 @@ class Holdings:
                 found = _with_documents(connection, holding.org_id, found)
         return found[0] if found else None
 
-    def is_held_alone(self, org_id: int, fingerprint: str) -> bool:
-        """Tell whether a mail of this fingerprint is held, or was, that clashes with no message."""
-        c = message_conflict.c
-        wanted = (c.org_id == org_id, c.inbound_message_id.is_(None), c.fingerprint == fingerprint)
-        with self._database.read(org_id) as connection:
-            return connection.scalar(sa.select(c.id).where(*wanted).limit(1)) is not None
-
     def count_documents(self, org_id: int, message_id: UUID) -> int:
         """Count a message's documents."""
         d = document.c

@@ -22,8 +22,8 @@ _CLOSED = "not held: it is closed, or not known"
 @click.command("conflicts")
 @click.argument("ids", nargs=-1, type=click.UUID)
 @click.option("--org", help="Of this organisation.")
-@click.option("--accept", "decision", flag_value="accept", help="Make each of them a message of its own.")
-@click.option("--discard", "decision", flag_value="discard", help="Close each of them without making it a message.")
+@click.option("--accept", is_flag=True, help="Make each of them a message of its own.")
+@click.option("--discard", is_flag=True, help="Close each of them without making it a message.")
 @click.option("--all", "every", is_flag=True, help="Decide on all that --org has, instead of IDS.")
 @click.option("--why", default="", metavar="TEXT", help="The reason, for the trace.")
 @dry_run_option
@@ -33,7 +33,8 @@ _CLOSED = "not held: it is closed, or not known"
 def resolve_conflicts(
     ids: tuple[UUID, ...],
     org: str | None,
-    decision: str | None,
+    accept: bool,
+    discard: bool,
     every: bool,
     why: str,
     dry_run: bool,
@@ -46,6 +47,9 @@ def resolve_conflicts(
     REASON says why it is held: IDENTITY, its Message-ID is known with other content; SENDER, its organisation takes no
     mail from this sender by itself.
     """
+    if accept and discard:
+        raise click.UsageError("say one of --accept and --discard")
+    decision = "accept" if accept else "discard" if discard else None
     if decision and not ids and not (every and org):
         raise click.UsageError(f"--{decision} needs IDS, or --org with --all")
     if every and (ids or not decision):

@@ -1,5 +1,6 @@
 """Commands about messages: list, documents, message and handover."""
 
+from math import isnan
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,16 @@ from .show import message_row, part_row, print_foreseen, walk
 from .trace import start_log
 from .walk import Plan, begin, pages
 
-_RATE = click.FloatRange(min=0, min_open=True)
+
+class _Rate(click.FloatRange):
+    """So many a second; nan, which no bound refuses, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        rate = super().convert(value, param, ctx)
+        return self.fail(f"{value} is no number", param, ctx) if isnan(rate) else rate
+
+
+_RATE = _Rate(0.001, 1e6)
 _PACE = (
     click.option(
         "--concurrency", default=4, show_default=True, type=click.IntRange(1, 15), help="So many at the same time."
