@@ -97,7 +97,7 @@ def test_no_path_and_no_key_holds_anything_of_a_name(deployment):
     objects = [
         path for path in paths if path.startswith("state/archive/org/") and os.path.isfile(deployment.directory / path)
     ]
-    key = r"state/archive/org/1/(raw/[0-9a-f]{64}\.eml(\.meta)?|documents/[0-9a-f]{64})"
+    key = r"state/archive/org/1/(organization\.json|raw/[0-9a-f]{64}\.eml(\.meta)?|documents/[0-9a-f]{64})"
     assert len(objects) > 2 * len(HOSTILE) and all(re.fullmatch(key, path) for path in objects)
     with sqlite3.connect(deployment.state / "orderflow.db") as database:
         keys = database.execute("SELECT raw_key FROM inbound_message UNION SELECT object_key FROM document").fetchall()
