@@ -32,7 +32,7 @@ setup(
         "boto3>=1.36,<2",  # S3; 1.36 is the first that sends checksums by itself
         "chardet>=7,<8",  # raw 8-bit file names and subjects: right about short ones, see mime/charsets.py
         "aiosmtpd>=1.4.6,<2",  # the LMTP and SMTP doors of the service; 1.4.6 is the first that is safe from smuggling
-        "click>=8.1,<9",  # the operator's programs
+        "click>=8.2,<9",  # the operator's programs
         "huey>=3.5,<4",  # the queue; 3.5 is the first with PostgreSQL
         "olefile>=0.47,<1",  # the compound files that Outlook messages are; pure Python
         "prometheus-client>=0.20,<1",  # writes the page of orderflow-metrics; no other program loads it
@@ -54,7 +54,16 @@ setup(
         ],
         "fuzz": ["atheris>=2.3,<4"],  # guides tests/fuzz.py by coverage; it needs none for its own engine
         "test": [
-            *("pytest>=8", "pytest-xdist>=3.5", "redis>=5,<9", "openpyxl>=3.1", "pyyaml>=6", "ruff", "mypy"),
+            *(
+                "pytest>=8",
+                "pytest-timeout>=2.3",
+                "pytest-xdist>=3.5",
+                "redis>=5,<9",
+                "openpyxl>=3.1",
+                "pyyaml>=6",
+                "ruff",
+                "mypy",
+            ),
             *("Flask>=3.1,<4", "waitress>=3.0.2,<4", "selenium>=4.20,<5", "axe-core-python>=0.1,<1"),
         ],
     },

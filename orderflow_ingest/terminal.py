@@ -93,6 +93,7 @@ def progress(length: int, label: str) -> Iterator[Any]:
     A text that update() is given beside the number stands behind it: the rate, say.
     """
     shown: dict[str, Any] = {"file": sys.stderr, "show_pos": True, "item_show_func": lambda text: text}
+    shown["hidden"] = not sys.stderr.isatty()
     with click.progressbar(length=length, label=label, **shown) as bar:
         yield bar
 
@@ -110,7 +111,7 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
+    if value in (None, ""):
         return "-"
     return printable(value.strftime("%Y-%m-%d %H:%M:%SZ") if isinstance(value, datetime) else str(value))
 

@@ -18,18 +18,20 @@ from urllib.parse import unquote
 import boto3
 import pytest
 
-from orderflow_ingest import archive as module
 from orderflow_ingest import limits
 from orderflow_ingest.archive import (
     ArchiveUnavailable,
+    Description,
+    Fetched,
     FileArchive,
     ObjectDamaged,
     ObjectMissing,
     S3Archive,
-    document_key,
+    files,
     open_archive,
-    raw_key,
+    s3,
 )
+from orderflow_ingest.keys import document_key, raw_key
 from tests.conftest import BUCKET
 from tests.crash import kill_at, points
 from tests.lab.process import free_port
@@ -107,7 +109,7 @@ def client(ceph):
         patch.setenv("AWS_ACCESS_KEY_ID", ceph.access_key)
         patch.setenv("AWS_SECRET_ACCESS_KEY", ceph.secret_key)
         patch.setenv("AWS_DEFAULT_REGION", ceph.region)
-        yield module._s3_client(ceph.endpoint, limits.within())
+        yield s3.s3_client(ceph.endpoint, limits.within())
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -251,9 +253,9 @@ def test_an_object_is_described_and_fetched_as_it_is_even_damaged(store):
     store.archive.put(KEY, RAW, DIGEST, {"org": "acme"})
     store.archive.put(document_key(7, DIGEST), RAW, DIGEST)
     store.change(document_key(7, DIGEST), b"other")
-    assert store.archive.describe(KEY) == module.Description(len(RAW), {"org": "acme"})
-    assert store.archive.fetch(KEY) == module.Fetched(RAW, {"org": "acme"})
-    assert store.archive.fetch(document_key(7, DIGEST)) == module.Fetched(b"other", {})
+    assert store.archive.describe(KEY) == Description(len(RAW), {"org": "acme"})
+    assert store.archive.fetch(KEY) == Fetched(RAW, {"org": "acme"})
+    assert store.archive.fetch(document_key(7, DIGEST)) == Fetched(b"other", {})
 
 
 @pytest.mark.parametrize("ask", ["describe", "fetch"])
@@ -357,7 +359,7 @@ def test_missing_credentials_are_unavailable(ceph, monkeypatch, place):
 
 def test_the_client_has_the_time_limits_that_the_header_tells(credentials):
     for deadline in (60, 600):  # a longer one changes nothing
-        config = module._s3_client("http://127.0.0.1:9", limits.within(deadline)).meta.config
+        config = s3.s3_client("http://127.0.0.1:9", limits.within(deadline)).meta.config
         assert (config.connect_timeout, config.read_timeout) == (3, 10)
         assert config.retries["total_max_attempts"] == 2
 
@@ -588,13 +590,13 @@ def put(root):
 def points_of_put():
     with tempfile.TemporaryDirectory() as directory:
         store = Files(Path(directory))
-        return points((module,), lambda: put(store.root))
+        return points((files,), lambda: put(store.root))
 
 
 @pytest.mark.parametrize("point", points_of_put(), ids=str)
 def test_killed_at_any_line_of_a_put_the_object_is_whole_or_not_there(place, point):
     store = Files(place)
-    kill_at((module,), point, lambda: put(store.root))
+    kill_at((files,), point, lambda: put(store.root))
     try:
         assert store.archive.read(KEY, DIGEST) == RAW
     except ObjectMissing:

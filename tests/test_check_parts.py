@@ -18,13 +18,14 @@ import boto3
 import psycopg
 import pytest
 
-from orderflow_ingest import heartbeat, limits, s3_answers
+from orderflow_ingest import heartbeat, limits
 from orderflow_ingest.admin_cli import access, spool_check
 from orderflow_ingest.admin_cli.check import check_all
 from orderflow_ingest.admin_cli.database_check import check_database, check_schema
 from orderflow_ingest.admin_cli.findings import Level, compare_clocks
 from orderflow_ingest.admin_cli.s3_check import check_archive
 from orderflow_ingest.admin_cli.worker_check import check_worker
+from orderflow_ingest.archive import s3_answers
 from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.queue import QueueUnavailable
 from orderflow_ingest.records import Records, RecordsUnavailable, schema

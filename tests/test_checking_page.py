@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest import database_answers, s3_answers
+from orderflow_ingest import database_answers
+from orderflow_ingest.archive import s3_answers
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "checking.md").read_text() if (ROOT / "docs" / "checking.md").exists() else ""

@@ -122,7 +122,7 @@ def test_a_raw_message_that_was_changed_is_retried_then_failed_and_says_where(pa
     assert (row.status, row.attempts) == (Status.FAILED, ATTEMPTS)
     assert row.error_json["error"] == "ObjectDamaged"
     assert row.error_json["attempt"] == ATTEMPTS
-    assert row.error_json["where"].startswith("ObjectDamaged at archive.py:")
+    assert row.error_json["where"].startswith("ObjectDamaged at interface.py:")
 
 
 def test_a_part_that_cannot_be_stored_does_not_keep_the_others_from_the_handler(parts):

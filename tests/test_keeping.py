@@ -10,7 +10,6 @@ import pytest
 import sqlalchemy as sa
 
 from orderflow_ingest import extraction, handover
-from orderflow_ingest.archive import document_key, raw_key
 from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.keeping import (
@@ -28,6 +27,7 @@ from orderflow_ingest.keeping import (
     retain,
     retention,
 )
+from orderflow_ingest.keys import document_key, raw_key
 from orderflow_ingest.message import read_message
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.records import EVERY, Filter, NewMessage, Records

@@ -149,7 +149,7 @@ def test_a_replay_extracts_again_and_hands_over_again_and_doubles_nothing(deploy
     count = len(deployment.messages())
     before = next(row for row in deployment.wait_finished(count) if row["subject"] == "Order 10")
     said = deployment.replay("message", "--yes", before["id"])
-    assert said.strip() == "1 messages were led back to RECEIVED and enqueued"
+    assert said.strip() == "led back to RECEIVED and enqueued: 1 message"
     deployment.wait_finished(count)
     (document,) = [r["document_id"] for r in deployment.log_records() if r.get("action") == "document"][-1:]
     said = deployment.replay("handover", "--yes", "--document", document, "--json")
@@ -414,7 +414,7 @@ def test_a_run_whose_queue_is_away_is_broken_off_and_loses_nothing(quiet):
     assert ended.returncode == 1 and "broken off; go on with: orderflow-replay resume" in ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("error: queue: ")
     (quiet.state / "away.db").rename(quiet.state / "queue.db")
-    assert quiet.replay("resume").startswith("3 messages were led back")
+    assert quiet.replay("resume").startswith("led back to RECEIVED and enqueued: 3 messages")
     records.database.close()
 
 

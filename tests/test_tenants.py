@@ -14,10 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from orderflow_ingest import attempts, extraction, handover, replay
-from orderflow_ingest.archive import ArchiveUnavailable, ObjectMissing, S3Archive, document_key, raw_key
+from orderflow_ingest.archive import ArchiveUnavailable, ObjectMissing, S3Archive
 from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
+from orderflow_ingest.keys import document_key, raw_key
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.records import (
     EVERY,

@@ -205,7 +205,7 @@ def _restart_everything(plant: Plant, rng: random.Random) -> Iterator[Injury]:
 # Kills at named steps, see `steps`.
 
 _SERVICE_STEPS = (
-    ("archive.py", "S3Archive.put"), ("messages.py", "Messages.insert"), ("delivery.py", "ring"),
+    ("s3.py", "S3Archive.put"), ("messages.py", "Messages.insert"), ("delivery.py", "ring"),
     ("delivery.py", "deliver"), ("delivery.py", "_conclude"),
 )  # fmt: skip
 _WORKER_STEPS = (

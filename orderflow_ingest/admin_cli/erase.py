@@ -6,17 +6,18 @@ remains is a run with the counts, under a digest of the request: no name, no add
 
 import hashlib
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import click
 
 from .. import keeping
+from ..asking import organizations
 from ..assembly import Parts
 from ..keeping import Erased, Request
-from ..records import Filter, Organization, Run, operator_name
+from ..records import Filter, Organization, Run
 from ..terminal import json_option, opened, print_rows, progress, settings_option
-from .reconcile import organizations
 
 _SLACK = 5  # seconds: an organisation that was found is remembered by a delivery for one
 
@@ -67,17 +68,17 @@ def _need_disabled(parts: Parts, org: Organization) -> None:
 
 
 def _with_bar(request: Request, parts: Parts, is_dry: bool) -> Erased:
-    run_id, actor, now = uuid4(), operator_name(), datetime.now(UTC)
+    run = Run.new("erase")
     if not is_dry:
-        words = f"{run_id} {request.org.slug} {request.sender or ''} {request.mail_id or ''}"
+        words = f"{run.id} {request.org.slug} {request.sender or ''} {request.mail_id or ''}"
         chosen = {"org_id": request.org.id, "request": hashlib.sha256(words.encode()).hexdigest()}
-        parts.records.runs.begin(Run(run_id, "erase", actor, chosen, None, None, 0, 0, 0, now, now, None))
+        parts.records.runs.begin(replace(run, chosen=chosen))
     total = parts.records.messages.count(Filter(org_id=request.org.id))
     with progress(total, "Looking" if is_dry else "Erasing") as bar:
-        done = keeping.erase(request, parts, actor, run_id, is_dry, bar.update)
+        done = keeping.erase(request, parts, run.actor, run.id, is_dry, bar.update)
     if not is_dry:
         rows = done.messages + done.held
-        parts.records.runs.advance(run_id, vars(done), rows, done.in_hand, 0, datetime.now(UTC), is_over=done.is_all)
+        parts.records.runs.advance(run.id, vars(done), rows, done.in_hand, 0, datetime.now(UTC), is_over=done.is_all)
     return done
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
+from ..asking import moment, org_id_of, org_option
 from ..records import Conflict, Filter, InboundMessage
 from ..status import HandOver, Status
 from ..terminal import json_option, opened, print_rows, settings_option
-from .asking import MOMENT, org_id_of, org_option, utc
 
 _HELD = "HELD"
 _STATUSES = click.Choice([*(status.value for status in Status), _HELD], case_sensitive=False)
@@ -27,8 +27,8 @@ _STATUSES = click.Choice([*(status.value for status in Status), _HELD], case_sen
 @click.option("--subject", metavar="WORDS", help="With these words in the subject or the sender's addresses, as WORDS.")
 @click.option("--message-id", metavar="ID", help="With this Message-ID, <> and all.")
 @click.option("--document", metavar="WORDS", help="With a document that has these words in its file name.")
-@click.option("--since", type=MOMENT, metavar="TIME", help="Received at this time (UTC) or later.")
-@click.option("--until", type=MOMENT, metavar="TIME", help="Received before this time (UTC).")
+@click.option("--since", type=moment, metavar="TIME", help="Received at this time (UTC) or later; or 2h, 3d ago.")
+@click.option("--until", type=moment, metavar="TIME", help="Received before this time (UTC); or 2h, 3d ago.")
 @click.option("--status", "statuses", multiple=True, type=_STATUSES, help="Of this status; may be repeated.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10000), help="At most so many.")
 @json_option
@@ -52,8 +52,8 @@ def find(
     chosen = Filter(
         org_id=org_id_of(parts, slug),
         statuses=tuple(Status(name.upper()) for name in statuses if name.upper() != _HELD),
-        since=utc(since),
-        until=utc(until),
+        since=since,
+        until=until,
         message_id=message_id and message_id.strip(),
         sender=sender and sender.strip(),
         words=" ".join([*words, subject or ""]).strip() or None,

@@ -8,12 +8,12 @@ import click
 
 from ..archive import ArchiveUnavailable
 from ..archived import claim_organization, write_organization
+from ..asking import named_org
 from ..assembly import Parts
 from ..envelope import is_slug
 from ..org_settings import KEYS, BadOrgSettings
 from ..records import OrganizationDiffers, OrganizationExists, recipients_path
 from ..terminal import json_option, opened, print_rows, settings_option
-from .asking import named_org
 from .trial import try_mail
 
 

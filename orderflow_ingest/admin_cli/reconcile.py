@@ -9,23 +9,27 @@ import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import click
 
 from .. import keeping
+from ..asking import moment, organizations
 from ..assembly import Parts
 from ..keeping import Digests, Finding, Scope
-from ..records import Filter, Organization, Run, operator_name
+from ..records import Filter, Organization, Run
 from ..terminal import json_option, opened, print_rows, progress, settings_option
-
-MOMENT = click.DateTime(formats=("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"))
 
 
 @click.command()
 @click.option("--org", "slug", help="Of this organisation alone.")
-@click.option("--since", type=MOMENT, metavar="TIME", help="Mail received, objects put at this time (UTC) or later.")
-@click.option("--until", type=MOMENT, metavar="TIME", help="Mail received, objects put before this time (UTC).")
+@click.option(
+    "--since",
+    type=moment,
+    metavar="TIME",
+    help="Mail received, objects put since (UTC, or 2h, 3d ago).",
+)
+@click.option("--until", type=moment, metavar="TIME", help="Mail received, objects put before (UTC, or 2h ago).")
 @click.option(
     "--digests",
     type=click.Choice([one.value for one in Digests]),
@@ -74,8 +78,8 @@ def reconcile(
         actor=run.actor,
         fix=fix,
         run_id=run.id,
-        since=since and since.replace(tzinfo=UTC),
-        until=until and until.replace(tzinfo=UTC),
+        since=since,
+        until=until,
         digests=Digests(digests),
         sample=sample,
         overdue=timedelta(minutes=minutes),
@@ -85,19 +89,9 @@ def reconcile(
     _conclude(parts, found, fixed, as_json)
 
 
-def organizations(parts: Parts, slug: str | None) -> list[Organization]:
-    """Give the organisation of a slug, or all."""
-    found = [org for org in parts.records.organizations.all() if slug in (None, org.slug)]
-    if slug and not found:
-        raise click.ClickException(f"no organisation is named {slug}")
-    return found
-
-
 def _run(parts: Parts, resumed: UUID | None, fix: bool) -> Run:
-    now = datetime.now(UTC)
     if resumed is None:
-        command = "reconcile --fix" if fix else "reconcile"
-        run = Run(uuid4(), command, operator_name(), {}, None, None, 0, 0, 0, now, now, None)
+        run = Run.new("reconcile --fix" if fix else "reconcile")
         parts.records.runs.begin(run)
         return run
     found = parts.records.runs.get(resumed)

@@ -6,15 +6,14 @@ nothing is said objects are kept for ever. Without --yes it only tells what woul
 
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import click
 
 from .. import keeping
+from ..asking import organizations
 from ..keeping import Retained
-from ..records import Filter, Run, operator_name
+from ..records import Filter, Run
 from ..terminal import json_option, opened, print_rows, progress, settings_option
-from .reconcile import organizations
 
 DAYS = click.IntRange(1)
 
@@ -40,13 +39,12 @@ def retention(
 ) -> None:
     """Tell which raw mail and documents are kept for no longer; with --yes, delete them. Their rows stay."""
     parts = opened(settings_file)
-    now = datetime.now(UTC)
     rules = [
         (org, rule)
         for org in organizations(parts, slug)
         if (rule := keeping.rule_of(org, parts, raw_days, document_days, also_failed)).is_any
     ]
-    run = Run(uuid4(), "retention", operator_name(), {}, None, None, 0, 0, 0, now, now, None)
+    run = Run.new("retention")
     if yes:
         parts.records.runs.begin(run)
     rows: list[dict[str, Any]] = []

@@ -15,10 +15,10 @@ from uuid import UUID
 
 import click
 
+from ..asking import org_id_of, org_option
 from ..assembly import Parts
 from ..records import Conflict, Document, Filter, InboundMessage, SkippedPart
 from ..terminal import json_option, opened, print_rows, printable, settings_option
-from .asking import org_id_of, org_option
 from .output import Write, output
 from .story import Story, tell_held, tell_message
 

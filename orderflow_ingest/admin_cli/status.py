@@ -14,12 +14,12 @@ from typing import Any
 import click
 
 from ..archive import ArchiveUnavailable
+from ..asking import org_id_of, org_option
 from ..assembly import Parts
 from ..queue import QueueUnavailable
 from ..records import LastError, RecordsUnavailable
 from ..status import UNFINISHED, Status
 from ..terminal import Row, json_option, opened, print_rows, settings_option
-from .asking import org_id_of, org_option
 from .mail_queue import deferred_mail
 
 DAY, WEEK = timedelta(hours=24), timedelta(days=7)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from ..archive import Listed, ObjectDamaged, ObjectMissing
+from ..archive import Listed, ObjectDamaged, ObjectMissing, is_there
 from ..assembly import Parts
 from ..delivery import ring
 from ..keys import is_decision
@@ -16,7 +16,7 @@ from ..status import EventKind, Status
 from . import orphans
 from .findings import Digests, Finding, Scope, Trouble
 from .ledger import Group, Ledger, digest_of, joined, prefix
-from .orphans import Orphan, is_there
+from .orphans import Orphan
 
 _MISSING = {
     Kind.MESSAGE: Trouble.RAW_MISSING,

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from uuid import UUID
 
-from ..archive import Archive, Description, Listed, ObjectDamaged, ObjectMissing
+from ..archive import Archive, Description, Listed, ObjectDamaged, ObjectMissing, is_there
 from ..assembly import Parts
 from ..delivery import ring
 from ..keys import EMAIL, UPLOAD, held_id, read_raw_key
@@ -77,17 +77,6 @@ def _is_kept(digests: list[str], org_id: int, ids: list[UUID], parts: Parts) -> 
     found: list[InboundMessage | Conflict] = [*messages, *held]
     same = [row for row in found if row.digest in digests]
     return any(row.erased_at for row in same) or all(is_there(row.raw_key, parts.archive) for row in same)
-
-
-def is_there(key: str, archive: Archive) -> bool:
-    """Tell whether there is an object of this key."""
-    try:
-        archive.describe(key)
-    except ObjectMissing:
-        return False
-    except ObjectDamaged:  # of its metadata: the object is there
-        return True
-    return True
 
 
 def remove_copy(listed: Listed, digest: str, raw: bytes, org: Organization, parts: Parts) -> bool:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from ..archive import is_there
 from ..assembly import Parts
 from ..delivery import ring
 from ..records import Area, Event, Holding, Kind, Organization
 from ..status import EventKind
 from .ledger import Ledger, joined, prefix
-from .orphans import is_there
 
 _BATCH = 200
 NEEDS = "erased IS NULL AND (unfinished OR received >= :cutoff OR (failed AND NOT :also_failed))"

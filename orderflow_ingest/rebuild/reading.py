@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from ..archive import Archive, ObjectDamaged, ObjectMissing
+from ..archive import ObjectDamaged, ObjectMissing, is_there
 from ..archived import read_decision
 from ..assembly import Parts
 from ..attachments import accept_types, read_parts
@@ -219,16 +219,8 @@ def _read_parts(new: NewMessage, raw: bytes, parts: Parts) -> _Parts:
             documents.append(document_of(new.org_id, new.id, part))
         else:
             skipped.append(passed_over(part))
-    missing = [document.digest for document in documents if not _is_there(document.object_key, parts.archive)]
+    missing = [document.digest for document in documents if not is_there(document.object_key, parts.archive)]
     return _Parts(tuple(documents), tuple(skipped), tuple(missing))
-
-
-def _is_there(key: str, archive: Archive) -> bool:
-    try:
-        archive.describe(key)
-    except ObjectMissing:
-        return False
-    return True
 
 
 def _received_at(told: Mapping[str, str]) -> datetime | None:

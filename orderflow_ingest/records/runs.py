@@ -6,13 +6,14 @@ are what an operator typed.
 """
 
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 
 from .database import NO_TENANT, Database
+from .events import operator_name
 from .tables import operator_run
 
 
@@ -32,6 +33,12 @@ class Run:
     started_at: datetime
     updated_at: datetime
     ended_at: datetime | None
+
+    @classmethod
+    def new(cls, command: str, chosen: dict[str, Any] | None = None, selected: int | None = None) -> "Run":
+        """Make a run of whoever runs this program, that has yet to begin."""
+        now = datetime.now(UTC)
+        return cls(uuid4(), command, operator_name(), chosen or {}, None, selected, 0, 0, 0, now, now, None)
 
 
 _COLUMNS = [operator_run.c[one.name] for one in fields(Run)]

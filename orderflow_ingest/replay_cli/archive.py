@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import click
 
+from ..asking import moment
 from ..assembly import Parts
 from ..rebuild import Choice, Tally, find_organizations, rebuild, stray_documents
 from ..records import Came, Charter, OrganizationDiffers, Run, operator_name, recipients_path
-from ..terminal import Row, json_option, opened, print_rows, settings_option
+from ..terminal import Row, json_option, opened, print_rows, printable, settings_option
 
-MOMENT = click.DateTime(formats=("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"))
 COMMAND = "archive"
 _SHOWN = 1.0  # seconds
 
@@ -37,12 +37,12 @@ class _Organizations:
 
 @click.command("archive")
 @click.option("--org", "slug", help="Of this organisation alone.")
-@click.option("--since", type=MOMENT, metavar="TIME", help="Received at this time (UTC) or later.")
-@click.option("--until", type=MOMENT, metavar="TIME", help="Received before this time (UTC).")
+@click.option("--since", type=moment, metavar="TIME", help="Received at this time (UTC) or later; or 2h, 3d ago.")
+@click.option("--until", type=moment, metavar="TIME", help="Received before this time (UTC); or 2h, 3d ago.")
 @click.option("--hand-over", is_flag=True, help="Hand every document over again; otherwise they count as handed over.")
 @click.option(
     "--erased-before",
-    type=MOMENT,
+    type=moment,
     metavar="TIME",
     help="Mail received before this time (UTC) whose document is not in the archive counts as done, the document as "
     "erased; otherwise the worker takes it out again.",
@@ -77,7 +77,7 @@ def rebuild_from_archive(
     slug, choice = run.chosen["org"], _choice(run)
     found = _find(slug, parts)
     for line in found.told:
-        click.echo(_printable(line), err=True)
+        click.echo(printable(line), err=True)
     if not found.chosen and not found.lost:
         raise click.ClickException("the archive has no such organisation" if slug else "the archive is empty")
     if not (yes or dry_run):
@@ -92,7 +92,7 @@ def rebuild_from_archive(
     stray = sum(1 for org in found.chosen for _ in stray_documents(org, parts)) if is_all else None
     print_rows(_rows(found, tally, stray), as_json)
     for key, trouble in tally.troubles:
-        click.echo(_printable(f"{trouble.value}: {key}"), err=True)
+        click.echo(printable(f"{trouble.value}: {key}"), err=True)
     if found.lost or any(note.is_loss for note in tally.notes):
         raise SystemExit(1)
 
@@ -181,9 +181,8 @@ def _new_run(
 ) -> Run:
     chosen: dict[str, Any] = {"org": slug and slug.lower(), "hand_over": hand_over}
     times = {"since": since, "until": until, "erased_before": erased_before}
-    chosen |= {name: moment and moment.replace(tzinfo=UTC).isoformat() for name, moment in times.items()}
-    now = datetime.now(UTC)
-    return Run(uuid4(), COMMAND, operator_name(), chosen, None, None, 0, 0, 0, now, now, None)
+    chosen |= {name: at and at.isoformat() for name, at in times.items()}
+    return Run.new(COMMAND, chosen)
 
 
 def _resumed(id: UUID, parts: Parts) -> Run:
@@ -222,7 +221,3 @@ def _speed() -> Iterator[Any]:
     yield show
     if last != begun:
         click.echo(err=True)
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)

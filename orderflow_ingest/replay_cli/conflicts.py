@@ -7,10 +7,11 @@ import click
 
 from .. import replay
 from ..archive import ObjectDamaged, ObjectMissing
+from ..asking import org_id_of
 from ..assembly import Parts
 from ..records import Conflict, IdentityTaken, operator_name
 from ..terminal import json_option, opened, print_rows, settings_option
-from .options import dry_run_option, org_id, yes_option
+from .options import dry_run_option, yes_option
 from .trace import Tally, traced
 
 _MOST = 100_000
@@ -55,7 +56,7 @@ def resolve_conflicts(
     if every and (ids or not decision):
         raise click.UsageError("--all goes with --accept or --discard, and without IDS")
     parts = opened(settings_file)
-    found = parts.records.conflicts.open(org_id(parts, org), ids, _MOST)
+    found = parts.records.conflicts.open(org_id_of(parts, org), ids, _MOST)
     if not decision:
         print_rows([_row(conflict) for conflict in found], as_json)
         return

@@ -9,16 +9,16 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import click
 
 from .. import logs
+from ..asking import named_org
 from ..assembly import Parts
 from ..imports import Became, Importer, OfFile, Verdict, count_bytes, read_paths
 from ..message import read_message
-from ..records import Organization, Run, operator_name
-from ..terminal import Row, json_option, opened, print_rows, progress, settings_option
+from ..records import Organization, Run
+from ..terminal import Row, json_option, opened, print_rows, printable, progress, settings_option
 
 _WAIT = 1.0  # seconds
 _BATCH = 100  # mails between two notes of how far it has come
@@ -40,9 +40,8 @@ def import_mail(
     """
     parts = opened(settings_file)
     org = _organization(slug, parts)
-    now = datetime.now(UTC)
     chosen = {"org": org.slug, "paths": [str(path) for path in paths], "again": again}
-    run = Run(uuid4(), "import", operator_name(), chosen, None, None, 0, 0, 0, now, now, None)
+    run = Run.new("import", chosen)
     importer = Importer(parts, org, run.actor, run.id, again, lambda: time.sleep(_WAIT))
     mails = read_paths(list(paths), parts.settings.max_message_size)
     with progress(count_bytes(list(paths)), "Looking" if dry_run else "Importing") as bar:
@@ -83,19 +82,13 @@ def _tell(mail: OfFile, verdict: Verdict, as_json: bool, dry_run: bool) -> None:
     """Tell of a mail: all of them in a dry run, else those that failed, on standard error."""
     row = {"file": mail.name, "became": verdict.became.value, "why": verdict.why, "id": verdict.message_id}
     if dry_run:
-        print_rows([row] if as_json else iter([{**row, "file": _printable(mail.name)}]), as_json)
+        print_rows([row] if as_json else iter([{**row, "file": printable(mail.name)}]), as_json)
     elif verdict.became is Became.FAILED:
-        click.echo(f"failed: {_printable(mail.name)}: {verdict.why}", err=True)
+        click.echo(f"failed: {printable(mail.name)}: {verdict.why}", err=True)
 
 
 def _organization(slug: str, parts: Parts) -> Organization:
-    org = parts.records.organizations.find(slug.lower())
-    if org is None:
-        raise click.ClickException(f"no organisation is named {slug}")
+    org = named_org(parts, slug)
     if not org.is_active:
         raise click.ClickException(f"{org.slug} is disabled; orderflow-admin org enable {org.slug} first")
     return org
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)

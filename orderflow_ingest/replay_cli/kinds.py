@@ -57,7 +57,7 @@ class Extraction:
     def count(self, chosen: Filter, parts: Parts) -> tuple[int, str]:
         """Count the messages."""
         count = parts.records.messages.count(chosen)
-        return count, _number(count, "message")
+        return count, number(count, "message")
 
     def items(self, page: list[InboundMessage], chosen: Filter, parts: Parts) -> list[Item]:
         """Give each message with all of its documents."""
@@ -68,7 +68,7 @@ class Extraction:
         """Say what would become of a message."""
         if why := replay.why_not(item.message):
             return Ending(PASSED_OVER, why)
-        again = f"; {_number(len(item.documents), 'document')} handed over again" if item.documents else ""
+        again = f"; {number(len(item.documents), 'document')} handed over again" if item.documents else ""
         return Ending(REPLAYED, f"RECEIVED, extracted again{again}")
 
     def act(self, item: Item, parts: Parts, run_id: UUID) -> Ending:
@@ -87,7 +87,7 @@ class HandOver:
     def count(self, chosen: Filter, parts: Parts) -> tuple[int, str]:
         """Count the messages with documents that are meant."""
         documents, messages = parts.records.documents.count(chosen)
-        return messages, f"{_number(documents, 'document')} of {_number(messages, 'message')}"
+        return messages, f"{number(documents, 'document')} of {number(messages, 'message')}"
 
     def items(self, page: list[InboundMessage], chosen: Filter, parts: Parts) -> list[Item]:
         """Give each message with its documents that are meant; one without is none."""
@@ -101,7 +101,7 @@ class HandOver:
         free = [path for path, why in hindrances if not why]
         if not free:
             return Ending(PASSED_OVER, not_told)
-        says = f"{_number(len(free), 'document')} handed over again: part {', '.join(free)}"
+        says = f"{number(len(free), 'document')} handed over again: part {', '.join(free)}"
         return Ending(REPLAYED, f"{says}; not {not_told}" if not_told else says)
 
     def act(self, item: Item, parts: Parts, run_id: UUID) -> Ending:
@@ -112,13 +112,12 @@ class HandOver:
         done = replay.replay_handover(item.documents, parts, operator_name(), run_id)
         if done == sum(not replay.why_not_handed_over(one) for one in item.documents):
             return foreseen
-        return (
-            Ending(REPLAYED, f"{_number(done, 'document')} handed over again") if done else Ending(PASSED_OVER, MOVED)
-        )
+        return Ending(REPLAYED, f"{number(done, 'document')} handed over again") if done else Ending(PASSED_OVER, MOVED)
 
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Extraction(), HandOver())}
 
 
-def _number(count: int, what: str) -> str:
+def number(count: int, what: str) -> str:
+    """Write so many of something."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -7,7 +7,7 @@ from uuid import UUID
 import click
 
 from ..assembly import Parts
-from ..records import Filter, operator_name
+from ..records import Filter
 from ..status import Status
 from ..terminal import json_option, opened, print_rows, settings_option, typed
 from .kinds import KINDS
@@ -125,7 +125,7 @@ def _run(kind: str, given: dict[str, Any]) -> None:
         click.confirm(question, abort=True, err=True)
     start_log(parts)
     plan = Plan(kind, meant, limit, given["concurrency"], given["rate"], given["max_waiting"])
-    walk(begin(plan, typed(), operator_name(), selected, parts), parts, given["as_json"])
+    walk(begin(plan, typed(), selected, parts), parts, given["as_json"])
 
 
 def _count(kind: str, meant: Filter, parts: Parts) -> tuple[int, str]:

@@ -1,18 +1,18 @@
 """What the commands share: the options that say which messages are meant, and what is made of them.
 
-A time is a date, or a date and a time, in UTC, or how long ago: `2h`, `3d`. What a run needs to go on later is
-written down as JSON: by then `--since 2h` would be another time, and mail that has come since is not meant.
+What a run needs to go on later is written down as JSON: by then `--since 2h` would be another time, and mail that has
+come since is not meant.
 """
 
-import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import reduce
 from typing import Any
 from uuid import UUID
 
 import click
 
+from ..asking import moment, org_id_of
 from ..assembly import Parts
 from ..records import Filter
 from ..status import Status
@@ -20,25 +20,6 @@ from ..status import Status
 Command = Callable[..., Any]
 
 _STATUSES = click.Choice([status.value for status in Status], case_sensitive=False)
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_AGO = re.compile(r"(\d{1,4})([mhdw])", re.ASCII)
-_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
-
-
-def moment(text: str | datetime) -> datetime:
-    """Read a time."""
-    if isinstance(text, datetime):
-        return text
-    if ago := _AGO.fullmatch(text):
-        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    for form in _FORMS:
-        try:
-            return datetime.strptime(text, form).replace(tzinfo=UTC)
-        except ValueError:
-            continue
-    raise click.BadParameter(f"{text!r} is no time: write 2026-03-01, 2026-03-01T12:00 (UTC), or how long ago: 2h, 3d")
-
-
 _SELECTION = (
     click.argument("ids", nargs=-1, type=click.UUID),
     click.option("--org", help="Of this organisation."),
@@ -72,7 +53,7 @@ def is_any(selected: dict[str, Any]) -> bool:
 def chosen(parts: Parts, selected: dict[str, Any]) -> Filter:
     """Make a Filter of what `selection` was given."""
     return Filter(
-        org_id=org_id(parts, selected["org"]),
+        org_id=org_id_of(parts, selected["org"]),
         ids=tuple(dict.fromkeys(selected["ids"])),
         statuses=tuple(Status(name.upper()) for name in selected["status"]),
         since=selected["since"],
@@ -86,16 +67,6 @@ def chosen(parts: Parts, selected: dict[str, Any]) -> Filter:
         unseen=selected["unseen"],
         document_ids=tuple(dict.fromkeys(selected["document"])),
     )
-
-
-def org_id(parts: Parts, slug: str | None) -> int | None:
-    """Give the organisation's id; None stands for all."""
-    if slug is None:
-        return None
-    org = parts.records.organizations.find(slug.lower())
-    if org is None:
-        raise click.ClickException(f"no organisation is named {slug}")
-    return org.id
 
 
 def to_json(chosen: Filter) -> dict[str, Any]:

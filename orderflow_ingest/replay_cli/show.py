@@ -12,13 +12,13 @@ import click
 from ..assembly import Parts
 from ..records import Document, Filter, InboundMessage, Run, SkippedPart
 from ..terminal import print_rows, progress
-from .kinds import KINDS, PASSED_OVER, REPLAYED, Ending, Item
+from .kinds import KINDS, PASSED_OVER, REPLAYED, Ending, Item, number
 from .walk import Plan, Walk, pages
 
 _REDRAWN = 0.1  # seconds
 _DONE = {
-    "message": "{} messages were led back to RECEIVED and enqueued",
-    "handover": "the documents of {} messages were led back to PENDING and enqueued",
+    "message": "led back to RECEIVED and enqueued: {}",
+    "handover": "led back to PENDING and enqueued: the documents of {}",
 }
 
 
@@ -83,7 +83,7 @@ def walk(run: Run, parts: Parts, as_json: bool) -> None:
         counts = {"selected": run.selected, "replayed": walk.counts[REPLAYED], "passed_over": walk.counts[PASSED_OVER]}
         click.echo(json.dumps({"run": str(run.id), "outcome": "ENDED" if is_over else "STOPPED", **counts}))
     else:
-        click.echo(_DONE[kind].format(walk.counts[REPLAYED]))
+        click.echo(_DONE[kind].format(number(walk.counts[REPLAYED], "message")))
         for says, count in passed_over.most_common():
             click.echo(f"{count} passed over: {says}")
     if not is_over:

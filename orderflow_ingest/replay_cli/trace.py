@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from .. import logs, metrics
 from ..assembly import Parts
-from ..records import Run, operator_name
+from ..records import Run
 from ..terminal import typed
 
 
@@ -33,11 +33,7 @@ def start_log(parts: Parts) -> None:
 def traced(parts: Parts, kind: str, chosen: list[Any]) -> Iterator[Tally]:
     """Record a command over a few things that were named; its row says so when it has ended, however it did."""
     start_log(parts)
-    now = datetime.now(UTC)
-    names = [str(one) for one in chosen]
-    run = Run(
-        uuid4(), typed(), operator_name(), {"kind": kind, "ids": names}, None, len(names), 0, 0, 0, now, now, None
-    )
+    run = Run.new(typed(), {"kind": kind, "ids": [str(one) for one in chosen]}, len(chosen))
     parts.records.runs.begin(run)
     tally = Tally(run.id)
     try:

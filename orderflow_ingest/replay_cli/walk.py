@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Self
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from ..assembly import Parts
 from ..records import Filter, InboundMessage, Place, Run
@@ -117,17 +117,23 @@ class Walk:
         in_hand: deque[tuple[Item, Future[Ending]]] = deque()
         try:
             for item in items:
-                if not self.pace.wait(lambda: self._signals > 0, self._look_up):
+                if not self.pace.wait(lambda: self._signals > 0, lambda: self._settle_done(in_hand)):
                     break
                 in_hand.append((item, pool.submit(self._kind.act, item, self._parts, self.run_id)))
-                while len(in_hand) > 2 * self.plan.concurrency or (in_hand and in_hand[0][1].done()):
+                if len(in_hand) > 2 * self.plan.concurrency:
                     self._settle(*in_hand.popleft())
+                self._settle_done(in_hand)
             while in_hand:
                 self._settle(*in_hand.popleft())
         finally:  # after an error: what was done beyond it is told too
             for item, future in in_hand:
                 if future.exception() is None:
                     self._count(item, future.result())
+
+    def _settle_done(self, in_hand: deque[tuple[Item, Future[Ending]]]) -> None:
+        while in_hand and in_hand[0][1].done():
+            self._settle(*in_hand.popleft())
+        self._look_up()
 
     def _settle(self, item: Item, future: Future[Ending]) -> None:
         self._count(item, future.result())
@@ -169,14 +175,14 @@ class Walk:
                 signal.signal(number, handler)
 
 
-def begin(plan: Plan, command: str, actor: str, selected: int, parts: Parts) -> Run:
+def begin(plan: Plan, command: str, selected: int, parts: Parts) -> Run:
     """Record a run that begins. What comes in from now on is not meant, unless it is named."""
     now = datetime.now(UTC)
     chosen = plan.chosen
     if not (chosen.ids or chosen.document_ids):
         chosen = replace(chosen, until=min(now, chosen.until or now))
     written = replace(plan, chosen=chosen).to_json()
-    run = Run(uuid4(), command, actor, written, None, selected, 0, 0, 0, now, now, None)
+    run = Run.new(command, written, selected)
     parts.records.runs.begin(run)
     return run
 

@@ -1,0 +1,69 @@
+"""The archive: raw messages and documents as objects, in files or behind the S3 API, chosen by URL.
+
+    file:///directory      the same keys as files, written by tmp + sync + rename
+    s3://bucket/prefix     any S3-compatible store, by boto3
+
+Keys are as in `keys`: a content's SHA-256 in one tenant's prefix, so that a second put writes the same object. put()
+returns when the object is durable. read() verifies the digest. A raw object carries its envelope as metadata, so that
+the rows can be rebuilt from the archive alone.
+
+Metadata comes back as it was given, whatever is in it. With files it lies in KEY.meta beside the object. S3 takes 2 KB
+of it, and some stores 256 characters for a value: what is longer lies in KEY.meta too, put before the object, which
+says so in its own metadata; it goes before the object does. A listing tells no KEY.meta.
+
+Small objects that several threads put at the same time go into files together, with one sync for a directory:
+see `grouping`. An attempt at S3 has the time that `limits` gives it; there are two.
+"""
+
+from contextlib import nullcontext
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .. import limits
+from ..breaker import Guard
+from .files import FileArchive
+from .interface import Archive, ArchiveUnavailable, Description, Fetched, Listed, ObjectDamaged, ObjectMissing
+from .s3 import S3Archive, s3_client
+
+__all__ = [
+    "Archive",
+    "ArchiveUnavailable",
+    "Description",
+    "Fetched",
+    "FileArchive",
+    "Listed",
+    "ObjectDamaged",
+    "ObjectMissing",
+    "S3Archive",
+    "is_there",
+    "open_archive",
+]
+
+
+def open_archive(
+    url: str,
+    endpoint_url: str | None = None,
+    encryption: str = "",
+    times: limits.Times | None = None,
+    guard: Guard = nullcontext,
+) -> Archive:
+    """Open the archive at `url`; boto3 is imported only for s3:, and `guard` stands around each use of it.
+
+    `encryption` is as in ORDERFLOW_S3_ENCRYPTION.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return FileArchive(Path(url.removeprefix("file://")))
+    client = s3_client(endpoint_url, times or limits.within())
+    return S3Archive(client, parts.netloc, parts.path.strip("/"), encryption, guard)
+
+
+def is_there(key: str, archive: Archive) -> bool:
+    """Tell whether there is an object of this key."""
+    try:
+        archive.describe(key)
+    except ObjectMissing:
+        return False
+    except ObjectDamaged:  # of its metadata: the object is there
+        return True
+    return True

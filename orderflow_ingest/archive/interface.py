@@ -1,0 +1,99 @@
+"""What an archive is, whichever it is: its interface, what it gives, how it fails; and metadata as it lies beside."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+META = ".meta"
+
+
+class ArchiveUnavailable(Exception):
+    """The archive is away, slow, refusing, full, or there is no such bucket."""
+
+
+class ObjectMissing(Exception):
+    """There is no object of this key."""
+
+
+class ObjectDamaged(Exception):
+    """The object's content is not what was put: its digest differs."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object in a listing: its key, its size in bytes, and when it was last put."""
+
+    key: str
+    size: int
+    put_at: datetime
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the archive knows of an object without reading it."""
+
+    size: int
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An object's content, which nobody has verified, and its metadata."""
+
+    data: bytes
+    metadata: dict[str, str]
+
+
+class Archive(Protocol):
+    """What either archive does. All raise ArchiveUnavailable."""
+
+    def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
+        """Store an object durably; the same object again is the same object."""
+
+    def read(self, key: str, digest: str) -> bytes:
+        """Read an object and verify it. Raises ObjectMissing, ObjectDamaged."""
+
+    def fetch(self, key: str) -> Fetched:
+        """Read an object and its metadata; whether it is whole is the caller's to see.
+
+        Raises ObjectMissing, and ObjectDamaged for metadata that does not read.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove an object and its metadata; one that is not there is removed."""
+
+    def describe(self, key: str) -> Description:
+        """Tell an object's size and the metadata it was put with. Raises ObjectMissing."""
+
+    def iterate(self, prefix: str = "", after: str = "") -> Iterator[Listed]:
+        """List the objects whose keys begin so, in the order of their keys' bytes, beyond a key; page by page.
+
+        Nothing is held in memory but a page. What comes or goes meanwhile may be told or not.
+        """
+
+    def keeps_versions(self) -> bool | None:
+        """Tell whether what is deleted can still be had, as an older version; None if that is not told to us."""
+
+    def prepare(self) -> None:
+        """Create what put() needs; safe to repeat."""
+
+    def clean(self, older_than: float = 86400.0) -> None:
+        """Delete what killed processes left half written, if it is older than so many seconds."""
+
+
+def verified(data: bytes, key: str, digest: str) -> bytes:
+    """Give the content back if its digest is right. Raises ObjectDamaged."""
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ObjectDamaged(key)
+    return data
+
+
+def read_metadata(data: bytes, key: str) -> dict[str, str]:
+    """Read what lies in KEY.meta. Raises ObjectDamaged."""
+    try:
+        return {str(name): str(value) for name, value in json.loads(data).items()}
+    except (ValueError, AttributeError) as error:
+        raise ObjectDamaged(key + META) from error

@@ -1,0 +1,218 @@
+"""The archive behind the S3 API."""
+
+import hashlib
+import json
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, unquote
+
+from .. import limits, trust
+from ..breaker import Guard
+from . import s3_answers
+from .interface import (
+    META,
+    ArchiveUnavailable,
+    Description,
+    Fetched,
+    Listed,
+    ObjectDamaged,
+    ObjectMissing,
+    read_metadata,
+    verified,
+)
+
+_VALUE_LIMIT = 250
+_METADATA_LIMIT = 1900
+_BESIDE = "beside"  # the one name in the metadata of an S3 object whose metadata lies beside it
+
+
+@dataclass(frozen=True)
+class StoreSaid:
+    """What a store's answer to a listing tells: its clock, if it says, and why it refuses to list; "" if not."""
+
+    clock: datetime | None
+    refusal: str
+
+
+class S3Archive:
+    """Objects in one bucket, below a prefix, encrypted by the store as it is told, or as the bucket is set to."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str, encryption: str = "", guard: Guard = nullcontext):
+        self._client = client
+        self._guard = guard
+        self._encryption = _encryption(encryption)
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    def prepare(self) -> None:
+        """Nothing: a bucket and its rules are made by who owns the account."""
+
+    def clean(self, older_than: float = 86400.0) -> None:
+        """Nothing: a put that is cut short leaves no object."""
+
+    def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
+        """Store an object, encrypted if so demanded. Both checksums are sent: stores differ in what they verify."""
+        quoted = {name: quote(value, safe="@+.:/") for name, value in (metadata or {}).items()}
+        if _is_too_long(quoted):
+            beside = json.dumps(dict(metadata or {})).encode()
+            self._put(key + META, beside, hashlib.sha256(beside).hexdigest(), {})
+            quoted = {_BESIDE: "yes"}
+        self._put(key, data, digest, quoted)
+
+    def _put(self, key: str, data: bytes, digest: str, quoted: dict[str, str]) -> None:
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        answer = self._call(
+            "put_object",
+            key,
+            Body=data,
+            ContentMD5=b64encode(md5).decode(),
+            ChecksumSHA256=b64encode(bytes.fromhex(digest)).decode(),
+            Metadata=quoted,
+            **self._encryption,
+        )
+        if not answer.get("ETag"):
+            raise ArchiveUnavailable("S3: put_object was answered by something that is no store")
+        # A store may pass over a kind of encryption that it does not know, and keep the object in the clear.
+        demanded = self._encryption.get("ServerSideEncryption")
+        if demanded and answer.get("ServerSideEncryption") != demanded:
+            raise ArchiveUnavailable("S3: the store did not encrypt the object as ORDERFLOW_S3_ENCRYPTION says")
+
+    def read(self, key: str, digest: str) -> bytes:
+        return verified(self._get(key)[0], key, digest)
+
+    def fetch(self, key: str) -> Fetched:
+        data, answer = self._get(key)
+        return Fetched(data, self._metadata(key, answer))
+
+    def _get(self, key: str) -> tuple[bytes, Any]:
+        answer = self._call("get_object", key)
+        with self._translated("get_object", key):
+            return answer["Body"].read(), answer
+
+    def delete(self, key: str) -> None:
+        if key.endswith(".eml"):  # nothing else has metadata; it goes first, since no listing tells it
+            self._call("delete_object", key + META)
+        self._call("delete_object", key)
+
+    def keeps_versions(self) -> bool | None:
+        try:
+            with self._translated("get_bucket_versioning", ""):
+                answer = self._client.get_bucket_versioning(Bucket=self._bucket)
+        except ArchiveUnavailable:  # our role need not be allowed to ask
+            return None
+        return "Status" in answer
+
+    def describe(self, key: str) -> Description:
+        try:
+            answer = self._call("head_object", key)
+        except ObjectMissing:
+            with self._translated("head_bucket", ""):  # without a body both answers look the same
+                self._client.head_bucket(Bucket=self._bucket)
+            raise
+        return Description(answer["ContentLength"], self._metadata(key, answer))
+
+    def _metadata(self, key: str, answer: Any) -> dict[str, str]:
+        own = {name: unquote(value) for name, value in answer.get("Metadata", {}).items()}
+        if _BESIDE not in own:
+            return own
+        try:
+            return read_metadata(self._get(key + META)[0], key)
+        except ObjectMissing as error:
+            raise ObjectDamaged(key + META) from error
+
+    def iterate(self, prefix: str = "", after: str = "") -> Iterator[Listed]:
+        asked = {"Prefix": self._prefix + prefix, "StartAfter": self._prefix + after if after else ""}
+        while True:
+            with self._translated("list_objects_v2", ""):
+                page = self._client.list_objects_v2(Bucket=self._bucket, **{n: v for n, v in asked.items() if v})
+            for one in page.get("Contents", ()):
+                if one["Key"].endswith(META):
+                    continue
+                yield Listed(one["Key"].removeprefix(self._prefix), one["Size"], one["LastModified"])
+            if not page.get("IsTruncated"):
+                return
+            asked = {"Prefix": asked["Prefix"], "ContinuationToken": page["NextContinuationToken"]}
+
+    def look(self) -> StoreSaid:
+        """Ask the store for a list of one name; whatever it answers tells its clock. Raises ArchiveUnavailable."""
+        from botocore.exceptions import ClientError
+
+        answer: Mapping[str, Any] = {}
+        refusal = ""
+        try:
+            with self._translated("list_objects_v2", ""):
+                answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        except ArchiveUnavailable as error:
+            if not isinstance(error.__cause__, ClientError):
+                raise
+            answer, refusal = error.__cause__.response, str(error)
+        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+        return StoreSaid(_http_date(date), refusal)
+
+    def _call(self, operation: str, key: str, **arguments: Any) -> Any:
+        with self._translated(operation, key):
+            return getattr(self._client, operation)(Bucket=self._bucket, Key=self._prefix + key, **arguments)
+
+    @contextmanager
+    def _translated(self, operation: str, key: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        with self._guard():
+            try:
+                yield
+            except ClientError as error:
+                code = error.response.get("Error", {}).get("Code", "")
+                # The answer to a HEAD has no body to tell more.
+                if code == "NoSuchKey" or (operation, code) == ("head_object", "404"):
+                    raise ObjectMissing(key) from error
+                raise ArchiveUnavailable(f"S3: {s3_answers.answered(operation, error.response)}") from error
+            except (BotoCoreError, ResponseParserError) as error:
+                why = trust.refused(error)
+                said = f"{type(error).__name__}{why}" if why else s3_answers.failed(error)
+                raise ArchiveUnavailable(f"S3: {said}") from error
+
+
+def s3_client(endpoint_url: str | None, times: limits.Times) -> Any:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        signature_version="s3v4",
+        connect_timeout=times.connect,
+        read_timeout=times.read,
+        max_pool_connections=limits.S3_CONNECTIONS,
+        retries={"mode": "standard", "total_max_attempts": limits.S3_ATTEMPTS},
+        s3={"addressing_style": "path"} if endpoint_url else None,
+    )
+    try:
+        return boto3.client("s3", endpoint_url=endpoint_url, config=config)
+    except (ValueError, BotoCoreError) as error:
+        raise ArchiveUnavailable(f"S3: {s3_answers.failed(error)}") from error
+
+
+def _encryption(setting: str) -> dict[str, str]:
+    """Give the arguments of put_object for AES256, aws:kms and aws:kms:KEY; none for an empty setting."""
+    if not setting.startswith("aws:kms"):
+        return {"ServerSideEncryption": setting} if setting else {}
+    key = setting.removeprefix("aws:kms").removeprefix(":")
+    return {"ServerSideEncryption": "aws:kms", **({"SSEKMSKeyId": key} if key else {})}
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(text).astimezone(UTC)
+    except ValueError:
+        return None
+
+
+def _is_too_long(quoted: dict[str, str]) -> bool:
+    """Tell whether S3 might not take this metadata."""
+    lengths = [len(value) for value in quoted.values()]
+    return max(lengths, default=0) > _VALUE_LIMIT or sum(lengths) + sum(map(len, quoted)) > _METADATA_LIMIT

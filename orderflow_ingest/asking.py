@@ -1,0 +1,55 @@
+"""What an operator can say in the same way to every program: which organisation is meant, and when.
+
+A time is a date, or a date and a time, in UTC, or how long ago: `2h`, `3d`.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from .assembly import Parts
+from .records import Organization
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_AGO = re.compile(r"(\d{1,4})([mhdw])", re.ASCII)
+_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
+
+
+def moment(text: str | datetime) -> datetime:
+    """Read a time that was typed: the type of an option. Raises click.BadParameter."""
+    if isinstance(text, datetime):
+        return text
+    if ago := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    for form in _FORMS:
+        try:
+            return datetime.strptime(text, form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    raise click.BadParameter(f"{text!r} is no time: write 2026-03-01, 2026-03-01T12:00 (UTC), or how long ago: 2h, 3d")
+
+
+def org_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --org."""
+    return click.option("--org", "slug", help="Of this organisation alone.")(command)
+
+
+def named_org(parts: Parts, slug: str) -> Organization:
+    """Give the organisation of a slug; an error in one line if there is none."""
+    org = parts.records.organizations.find(slug.lower())
+    if org is None:
+        raise click.ClickException(f"no organisation is named {slug}")
+    return org
+
+
+def org_id_of(parts: Parts, slug: str | None) -> int | None:
+    """Give the id of the organisation that is named; None stands for all."""
+    return named_org(parts, slug).id if slug else None
+
+
+def organizations(parts: Parts, slug: str | None) -> list[Organization]:
+    """Give the organisation that is named, or all."""
+    return [named_org(parts, slug)] if slug else list(parts.records.organizations.all())
