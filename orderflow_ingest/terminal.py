@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,31 @@ from .records import RecordsUnavailable, operator_name
 from .settings import BadSettings, load
 
 Row = Mapping[str, Any]
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for, since a program needs one of them.
+
+    `rooms` are names of commands and where each lies, as module:attribute, the module as `package` sees it.
+    """
+
+    def __init__(self, *arguments: Any, package: str, rooms: Mapping[str, str], **attributes: Any):
+        super().__init__(*arguments, **attributes)
+        self._package, self._rooms = package, rooms
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names of the commands."""
+        return sorted(self._rooms)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None if there is none of this name."""
+        if cmd_name not in self._rooms:
+            return None
+        module, _, name = self._rooms[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module, self._package), name)
+        return command
+
+
 _TYPED = 2000  # characters of a command line that are kept
 
 

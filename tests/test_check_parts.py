@@ -19,12 +19,13 @@ import psycopg
 import pytest
 
 from orderflow_ingest import heartbeat, limits
-from orderflow_ingest.admin_cli import access, spool_check
-from orderflow_ingest.admin_cli.check import check_all
-from orderflow_ingest.admin_cli.database_check import check_database, check_schema
-from orderflow_ingest.admin_cli.findings import Level, compare_clocks
-from orderflow_ingest.admin_cli.s3_check import check_archive
-from orderflow_ingest.admin_cli.worker_check import check_worker
+from orderflow_ingest.admin_cli import access
+from orderflow_ingest.admin_cli.checks import check_all
+from orderflow_ingest.admin_cli.checks import spool as spool_check
+from orderflow_ingest.admin_cli.checks.database import check_database, check_schema
+from orderflow_ingest.admin_cli.checks.findings import Level, compare_clocks
+from orderflow_ingest.admin_cli.checks.s3 import check_archive
+from orderflow_ingest.admin_cli.checks.worker import check_worker
 from orderflow_ingest.archive import s3_answers
 from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.queue import QueueUnavailable
@@ -166,7 +167,7 @@ def test_a_clock_that_s3_refuses_is_told_as_such_and_one_that_is_off_before_it_d
         ("+30s", "WARNING", "s ahead of the S3 store's"),
     ):
         program = (
-            "import sys; from orderflow_ingest.admin_cli.s3_check import check_archive;"
+            "import sys; from orderflow_ingest.admin_cli.checks.s3 import check_archive;"
             "from orderflow_ingest.assembly import open_parts; from orderflow_ingest.settings import load;"
             "print(list(check_archive(open_parts(load(sys.argv[1]), guarded=False))))"
         )
@@ -360,7 +361,7 @@ def test_too_few_connections_are_told_with_the_number_to_set(parts, postgres, ow
     """Asked of numbers, since a server's limit holds until it is started anew."""
     from dataclasses import replace
 
-    from orderflow_ingest.admin_cli import database_check
+    from orderflow_ingest.admin_cli.checks import database as database_check
     from orderflow_ingest.records import server
 
     opened = parts(DATABASE_URL=owned.url)

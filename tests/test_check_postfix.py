@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from orderflow_ingest.admin_cli.postconf import Postconf
-from orderflow_ingest.admin_cli.postfix_check import check_postfix, open_postfix
-from orderflow_ingest.admin_cli.postfix_daemon import check_daemon
+from orderflow_ingest.admin_cli.checks.postconf import Postconf
+from orderflow_ingest.admin_cli.checks.postfix import check_postfix, open_postfix
+from orderflow_ingest.admin_cli.checks.postfix_daemon import check_daemon
 from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.settings import load
 from tests.lab.deployment import DOMAIN, Deployment

@@ -12,11 +12,7 @@ from orderflow_ingest.archive import s3_answers
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "checking.md").read_text() if (ROOT / "docs" / "checking.md").exists() else ""
 PACKAGE = ROOT / "orderflow_ingest"
-CHECKS = sorted(
-    path
-    for path in (PACKAGE / "admin_cli").glob("*.py")
-    if path.stem.endswith(("_check", "_ways", "_probes", "_daemon")) or path.stem in ("check", "findings", "openness")
-)
+CHECKS = sorted((PACKAGE / "admin_cli" / "checks").glob("*.py"))
 LEVELS = {"TROUBLE", "WARNING"}
 
 

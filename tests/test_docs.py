@@ -59,7 +59,8 @@ def test_every_reason_for_a_part_stands_in_the_manual(reason):
 
 
 def commands(group: click.Group, name: str):
-    for command in group.commands.values():
+    context = click.Context(group)
+    for command in (group.get_command(context, one) for one in group.list_commands(context)):
         if isinstance(command, click.Group):
             yield from commands(command, f"{name} {command.name}")
         else:

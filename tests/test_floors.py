@@ -21,7 +21,6 @@ FLOORS = (
         "trust",
         "sampled",
         "answered",
-        "s3_answers",
         "database_answers",
     },
     {"settings", "logs", "spool", "archive", "records", "queue", "heartbeat"},
@@ -30,7 +29,7 @@ FLOORS = (
     {"extraction", "handover", "replay"},
     {"rebuild", "imports"},
     {"keeping"},
-    {"terminal", "deadline", "service_health"},
+    {"terminal", "asking", "deadline", "service_health"},
     {"in_process"},
     {"deliver_cli", "service", "replay_cli", "admin_cli", "metrics_cli", "console", "tasks"},
 )

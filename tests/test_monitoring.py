@@ -486,8 +486,8 @@ def test_no_alert_is_without_a_test_of_its_firing_a_severity_and_a_way_out():
 
 
 def test_commands_that_alerts_name_exist():
-    known = {f"orderflow-admin {name}" for name in admin_cli.cli.commands}
-    known |= {f"orderflow-replay {name}" for name in replay_cli.cli.commands}
+    known = {f"orderflow-admin {name}" for name in admin_cli.cli.list_commands(None)}
+    known |= {f"orderflow-replay {name}" for name in replay_cli.cli.list_commands(None)}
     for rule in RULES:
         named = re.findall(r"`(orderflow-(?:admin|replay) \w+)", rule["annotations"]["description"])
         assert set(named) <= known, rule["alert"]

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from orderflow_ingest.admin_cli.openness import _connections, check_openness
+from orderflow_ingest.admin_cli.checks.openness import _connections, check_openness
 from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.settings import load
 from tests.lab.deployment import Deployment

@@ -20,35 +20,32 @@ is found by the sweep. Each room of this package is one family of commands; `wal
 import click
 
 from .. import __version__
-from ..terminal import program
-from .archive import rebuild_from_archive
-from .conflicts import resolve_conflicts
-from .imports import import_mail
-from .messages import hand_over_again, list_documents, list_messages, replay_messages
-from .runs import list_runs, resume_run
-from .spooled import deliver_dead, drain_spool
+from ..terminal import LazyGroup, program
+
+_ROOMS = {
+    "archive": ".archive:rebuild_from_archive",
+    "conflicts": ".conflicts:resolve_conflicts",
+    "dead": ".spooled:deliver_dead",
+    "documents": ".messages:list_documents",
+    "handover": ".messages:hand_over_again",
+    "import": ".imports:import_mail",
+    "list": ".messages:list_messages",
+    "message": ".messages:replay_messages",
+    "resume": ".runs:resume_run",
+    "runs": ".runs:list_runs",
+    "spool": ".spooled:drain_spool",
+}
 
 
-@click.group(help="Put messages, documents, spool entries, dead letters and held mail through again.")
+@click.group(
+    cls=LazyGroup,
+    package=__name__,
+    rooms=_ROOMS,
+    help="Put messages, documents, spool entries, dead letters and held mail through again.",
+)
 @click.version_option(__version__)
 def cli() -> None:
     """See the module's header."""
-
-
-for command in (
-    list_messages,
-    list_documents,
-    replay_messages,
-    hand_over_again,
-    drain_spool,
-    deliver_dead,
-    resolve_conflicts,
-    rebuild_from_archive,
-    import_mail,
-    list_runs,
-    resume_run,
-):
-    cli.add_command(command)
 
 
 def main() -> None:

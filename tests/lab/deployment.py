@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orderflow_ingest.service_health import ServiceSilent, ask
+from tests.lab import warm
 from tests.lab.postfix import Postfix
 from tests.lab.process import Process, Server, free_port, wait_until
 
@@ -196,10 +197,13 @@ class Deployment(Server):
     def run(self, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of the operator's programs as the deployment's user."""
         env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(self.settings_file), **self.environment}
-        ended = subprocess.run(
-            [self.programs / program, *arguments], cwd="/", env=env, text=True, timeout=120,
-            stdin=subprocess.DEVNULL, capture_output=True, **self.credentials(),
-        )  # fmt: skip
+        if self.programs == PROGRAMS and program in warm.PROGRAMS:
+            ended = warm.run(self.programs / program, arguments, env, self.credentials(), timeout=120)
+        else:
+            ended = subprocess.run(
+                [self.programs / program, *arguments], cwd="/", env=env, text=True, timeout=120,
+                stdin=subprocess.DEVNULL, capture_output=True, **self.credentials(),
+            )  # fmt: skip
         if check and ended.returncode:
             raise AssertionError(f"{program} {' '.join(arguments)}: {ended.returncode}\n{ended.stdout}{ended.stderr}")
         return ended

@@ -6,10 +6,10 @@ What an error means is in `database_answers`, what PostgreSQL says of itself com
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import heartbeat
-from ..assembly import Parts
-from ..limits import CONNECTIONS
-from ..records import RecordsUnavailable, schema, server
+from ... import heartbeat
+from ...assembly import Parts
+from ...limits import CONNECTIONS
+from ...records import RecordsUnavailable, schema, server
 from .findings import Said, compare_clocks
 
 _SERVICE = CONNECTIONS + 1  # rows and queue

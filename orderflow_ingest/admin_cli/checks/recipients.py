@@ -9,9 +9,9 @@ import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..assembly import Parts
-from ..records import RecordsUnavailable, recipients_path
-from .access import as_user, why_closed
+from ...assembly import Parts
+from ...records import RecordsUnavailable, recipients_path
+from ..access import as_user, why_closed
 from .findings import Said
 from .postconf import Postconf, Service
 

@@ -11,9 +11,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from ..assembly import Parts
-from ..records import RecordsUnavailable, schema
-from ..settings import Settings
+from ...assembly import Parts
+from ...records import RecordsUnavailable, schema
+from ...settings import Settings
 from .findings import Said
 
 _VERIFY = "say ?sslmode=verify-full&sslrootcert=FILE behind it"

@@ -8,11 +8,11 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from .. import __version__
-from ..service_health import PIPE_SOCKET, ServiceSilent, ask
-from ..settings import Settings
+from ... import __version__
+from ...service_health import PIPE_SOCKET, ServiceSilent, ask
+from ...settings import Settings
+from ..postfix_config import PIPE
 from .findings import Said
-from .postfix_config import PIPE
 
 _START = "systemctl enable --now orderflow-service.socket orderflow-service@1"
 _RESTART = "systemctl restart 'orderflow-service@*'"

@@ -1,6 +1,6 @@
 """Whether the archive takes, gives and takes back an object, each tried for itself, and the store's clock.
 
-What an error of S3 means is in `s3_answers`; here it is said which rights are missing, all in one go. The probe
+What an error of S3 means is in `archive.s3_answers`; here it is said which rights are missing, all in one go. The probe
 lies below `probe/`, for which the policies of `orderflow-admin roles s3` give every role its rights.
 """
 
@@ -9,11 +9,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing, S3Archive
-from ..assembly import Parts
-from ..settings import BadSettings, read_file
+from ...archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing, S3Archive
+from ...assembly import Parts
+from ...settings import BadSettings, read_file
 from .findings import Said, compare_clocks
-from .spool_check import check_room
+from .spool import check_room
 
 _LISTING = "a missing object is taken for an outage, and the worker tries it for ever"
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from .. import __version__, heartbeat
-from ..assembly import Parts
-from ..queue import QueueUnavailable
-from ..records import RecordsUnavailable
+from ... import __version__, heartbeat
+from ...assembly import Parts
+from ...queue import QueueUnavailable
+from ...records import RecordsUnavailable
 from .findings import Said, ago
 
 _LATE = 180.0  # seconds: it sweeps every minute, and a long one may be under way

@@ -11,13 +11,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..assembly import Parts
-from ..settings import Settings
+from ...assembly import Parts
+from ...settings import Settings
 from .findings import Said
 from .postconf import Postconf
 from .postfix_probes import line
 from .postfix_ways import check_way, way_of
-from .recipient_check import check_recipients
+from .recipients import check_recipients
 
 
 def open_postfix(config: str | None) -> Postconf | Said:

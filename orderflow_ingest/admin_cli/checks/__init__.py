@@ -1,0 +1,152 @@
+"""What `orderflow-admin check` looks at: every part is really used, and told in a line what to change.
+
+Each part is a generator of findings in a module of its own; docs/checking.md lists what they find. What mail goes
+through is looked at as the user that delivers, since root would find everything in order.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+
+from ...archive import ArchiveUnavailable
+from ...assembly import Parts, open_parts
+from ...attempts import HandlerUnavailable
+from ...handover import load_handler
+from ...logs import place
+from ...queue import QueueUnavailable
+from ...records import RecordsUnavailable, recipients_path
+from ...settings import BadSettings, Settings, read_file
+from ..access import as_owner
+from .database import check_database, check_schema
+from .findings import Finding, Level, Said
+from .openness import check_openness
+from .postconf import Postconf
+from .postfix import check_postfix, open_postfix
+from .postfix_daemon import check_daemon
+from .postfix_ways import way_of
+from .s3 import check_archive
+from .service import check_service
+from .spool import check_spool, user
+from .worker import check_worker
+
+
+def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool = True) -> Iterator[Finding]:
+    """Look at every part; one that fails does not hide the next."""
+    parts = _opened(settings)
+    postfix = open_postfix(postfix_config) if with_postfix else None
+    way = way_of(postfix) if isinstance(postfix, Postconf) else None
+    if isinstance(parts, Finding):
+        yield parts
+    else:
+        with as_owner(settings.spool_dir):
+            for part, look in _PARTS:
+                yield from _findings(part, look(parts))
+    yield from _findings("service", check_service(settings, way))
+    if isinstance(postfix, Postconf):
+        if isinstance(parts, Parts):
+            yield from _findings("postfix", check_postfix(parts, postfix))
+        yield from _findings("mail", check_daemon(postfix))
+    elif postfix:
+        yield from _findings("postfix", iter((postfix,)))
+
+
+def _opened(settings: Settings) -> Parts | Finding:
+    """Open the parts; what cannot even be opened is a finding."""
+    try:
+        return open_parts(settings, guarded=False)
+    except ArchiveUnavailable as error:
+        return Finding("archive", Level.TROUBLE, str(error))
+    except (QueueUnavailable, RecordsUnavailable) as error:
+        return Finding("queue" if isinstance(error, QueueUnavailable) else "database", Level.TROUBLE, str(error))
+
+
+def _findings(part: str, said: Iterator[Said]) -> Iterator[Finding]:
+    try:
+        for level, text in said:
+            yield Finding(part, Level[level], text)
+    except Exception as error:
+        yield Finding(part, Level.TROUBLE, f"could not be checked: {place(error)}")
+
+
+def _settings(parts: Parts) -> Iterator[Said]:
+    file = parts.settings.file
+    if file is None:
+        yield "OK", "no file, everything as it comes"
+        return
+    try:
+        read_file(str(file))
+    except BadSettings as error:
+        yield "TROUBLE", f"{error} by {user()}, who delivers: chgrp it to that user's group, chmod 640 {file}"
+        return
+    if file.stat().st_mode & 0o007 and file.is_file():
+        yield "TROUBLE", f"{file} can hold passwords and is open to every user: chmod 640 {file}"
+    else:
+        yield "OK", str(file)
+
+
+def _breaker(parts: Parts) -> Iterator[Said]:
+    """Look whether deliveries of this host are told that a backend is away, and could tell each other."""
+    directory = parts.settings.away_dir
+    if not os.access(directory if directory.exists() else directory.parent, os.W_OK, effective_ids=True):
+        yield "TROUBLE", f"{directory} cannot be written by {user()}, who delivers: chown it"
+        return
+    away = sorted(path.name for path in directory.glob("*"))
+    if away:
+        yield "TROUBLE", f"{' and '.join(away)}: deliveries here have found it away, and are deferred while it is"
+    else:
+        yield "OK", "no backend is known to be away"
+
+
+def _queue(parts: Parts) -> Iterator[Said]:
+    try:
+        depth, rings = parts.queue.depth(), parts.queue.rings()
+    except QueueUnavailable as error:
+        yield "TROUBLE", f"{error}; look at QUEUE_URL, or run orderflow-admin init"
+        return
+    if not rings:
+        yield (
+            "WARNING",
+            "NOTIFY is not heard by who LISTENs, so each task waits for the worker's next look: a transaction pooler? "
+            "set QUEUE_URL to the server itself",
+        )
+    yield "OK", f"answers, {depth} tasks waiting"
+
+
+def _organizations(parts: Parts) -> Iterator[Said]:
+    organizations = parts.records.organizations
+    try:
+        active = {org.slug for org in organizations.all() if org.is_active}
+    except RecordsUnavailable as error:
+        yield "TROUBLE", f"cannot be read: {error}"
+        return
+    published = recipients_path(parts.settings.database_url)
+    if not active:
+        yield "TROUBLE", "none is active, so no mail is accepted: run orderflow-admin org add SLUG"
+    elif published and organizations.published(published) != active:
+        yield "TROUBLE", f"{published}, which Postfix reads, differs from the table: run orderflow-admin init"
+    else:
+        yield "OK", f"{len(active)} active"
+
+
+def _handler(parts: Parts) -> Iterator[Said]:
+    target = parts.settings.document_handler
+    try:
+        load_handler(target)
+    except HandlerUnavailable as error:
+        yield "TROUBLE", f"ORDERFLOW_DOCUMENT_HANDLER {error}: install it into the environment of the worker"
+        return
+    yield "OK", target
+
+
+_PARTS: list[tuple[str, Callable[[Parts], Iterator[Said]]]] = [
+    ("settings", _settings),
+    ("spool", check_spool),
+    ("breaker", _breaker),
+    ("archive", check_archive),
+    ("database", check_database),
+    ("schema", check_schema),
+    ("queue", _queue),
+    ("organisations", _organizations),
+    ("document handler", _handler),
+    ("worker", check_worker),
+    ("openness", check_openness),
+]

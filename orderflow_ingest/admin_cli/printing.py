@@ -1,0 +1,44 @@
+"""orderflow-admin postfix and roles: what belongs into Postfix, PostgreSQL and S3, printed for these settings."""
+
+import click
+
+from ..settings import load
+from ..terminal import settings_option
+from . import postfix_config, roles
+
+
+@click.command("postfix")
+@click.argument("part", type=click.Choice(["main", "master", "map"]))
+@click.option(
+    "--way",
+    type=click.Choice(postfix_config.WAYS),
+    default=postfix_config.PIPE,
+    show_default=True,
+    help="How mail gets from Postfix to a delivery.",
+)
+@click.option("--user", default="orderflow", show_default=True, help="The user that the pipe's program runs as.")
+@click.option("--program", "program_path", help="What the pipe starts, say orderflow-deliver; default: Python itself.")
+@settings_option
+def print_postfix(part: str, way: str, user: str, program_path: str | None, settings_file: str | None) -> None:
+    """Print main.cf lines, master.cf entries, or the recipient map, for these settings."""
+    click.echo(postfix_config.render(part, load(settings_file), way, user, program_path), nl=False)
+
+
+@click.group("roles")
+def print_roles() -> None:
+    """Print roles and policies, least privilege for each program."""
+
+
+@print_roles.command("postgresql")
+@click.option("--schema", "name", default="public", show_default=True, help="The schema that holds the tables.")
+@settings_option
+def print_postgresql_roles(name: str, settings_file: str | None) -> None:
+    """Print the SQL script that makes the roles in the database; a superuser runs it, after init."""
+    click.echo(roles.postgresql(load(settings_file), name), nl=False)
+
+
+@print_roles.command("s3")
+@settings_option
+def print_s3_policies(settings_file: str | None) -> None:
+    """Print an example policy for each role, for this bucket and prefix, as JSON."""
+    click.echo(roles.s3(load(settings_file)), nl=False)
