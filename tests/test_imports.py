@@ -18,6 +18,7 @@ from orderflow_ingest.imports import Became, Importer, read_paths, read_trace
 from orderflow_ingest.imports.mbox import read_mbox
 from orderflow_ingest.keys import raw_key
 from orderflow_ingest.records import Filter
+from orderflow_ingest.replay import accept_conflict
 from orderflow_ingest.status import EventKind
 from tests.fakes import embedded
 from tests.lab.deployment import DOMAIN, Deployment
@@ -193,6 +194,18 @@ def test_what_came_by_mail_is_passed_over_unless_it_is_wanted_again(parts, files
     assert became(take(parts, files, again=True)) == [Became.IMPORTED]
     assert became(take(parts, files, again=True)) == [Became.THERE]
     assert [row.source for row in messages(parts)] == ["EMAIL", "UPLOAD"]
+
+
+def test_what_came_by_mail_was_held_and_accepted_as_its_own_is_passed_over_too(parts, files):
+    changed = order(1) + b"other\n"
+    for raw in (order(1), changed):
+        deliver(Envelope(f"orders+acme@{DOMAIN}", NOW), raw, parts)
+    (files / "1.eml").write_bytes(changed)
+    (held,) = parts.records.conflicts.open()
+    assert became(take(parts, files)) == [Became.CAME_BY_MAIL], "while it is held"
+    assert accept_conflict(held, parts, "jo@desk")
+    assert became(take(parts, files)) == [Became.CAME_BY_MAIL]
+    assert [row.source for row in messages(parts)] == ["EMAIL", "EMAIL"]
 
 
 def test_the_same_bytes_by_mail_and_by_import_keep_an_envelope_each(parts, files):

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from orderflow_ingest import extraction, handover
+from orderflow_ingest import extraction, handover, replay
 from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.keeping import (
@@ -37,6 +37,7 @@ from orderflow_ingest.records.tables import (
     message_conflict,
     message_event,
     operator_run,
+    organization,
     skipped_part,
 )
 from orderflow_ingest.status import EventKind, HandOver, Status
@@ -227,6 +228,20 @@ def test_an_orphan_that_is_a_copy_is_deleted_but_never_the_only_copy(parts):
     assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "deleted")]
     assert key not in objects(parts) and message.raw_key in objects(parts)
     assert found(parts) == []
+
+
+def test_an_orphan_that_is_the_only_copy_of_held_mail_stays(parts):
+    change(parts, organization, settings={"allowed_senders": "@other.example"})
+    assert deliver(parts, order(3)).outcome is Outcome.HELD
+    (held,) = parts.records.conflicts.open()
+    key = put_orphan(parts, b"Received: later\n" + order(3))
+    kept = parts.archive.read(held.raw_key, held.digest)
+    parts.archive.delete(held.raw_key)
+    assert sorted(found(parts, MENDED)) == [(Trouble.HELD_MISSING, ""), (Trouble.RAW_ORPHAN, "")]
+    assert key in objects(parts)
+    parts.archive.put(held.raw_key, kept, held.digest)
+    assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "deleted")]
+    assert objects(parts) >= {held.raw_key} and key not in objects(parts)
 
 
 def test_a_copy_that_a_row_comes_to_name_while_it_is_deleted_is_there_again(parts):
@@ -480,6 +495,26 @@ def test_a_message_that_is_replayed_meanwhile_keeps_its_objects(parts):
     (raw, _) = at_line((retention,), mark, again, lambda: retain(org(parts), YEAR, parts, ME, is_dry=False))
     assert (raw.objects, raw.busy) == (0, 1)
     assert old.raw_key in objects(parts) and row(parts, old.id).erased_at is None
+
+
+def test_held_mail_that_is_accepted_while_the_rows_are_read_keeps_its_object(parts, monkeypatch):
+    delivered(parts, order(1))
+    deliver(parts, order(1) + b"other content\n", at=OLD)
+    (held,) = parts.records.conflicts.open()
+    iterate = type(parts.records.holdings).iterate
+    kinds = []
+
+    def once_one_is_read(self, org_id, kind, *others):
+        kinds.append(kind)
+        if len(kinds) == 2:
+            assert replay.accept_conflict(held, parts, ME)
+        return iterate(self, org_id, kind, *others)
+
+    monkeypatch.setattr(type(parts.records.holdings), "iterate", once_one_is_read)
+    keep(parts)
+    assert len(kinds) >= 3 and held.raw_key in objects(parts)
+    work(parts)
+    assert {one.status for one in parts.records.messages.select(Filter(), 9)} == {Status.PARSED}
 
 
 def test_a_document_that_comes_again_while_it_is_deleted_is_extracted_again(parts):

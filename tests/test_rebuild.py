@@ -231,6 +231,18 @@ def test_documents_are_handed_over_again_only_if_that_is_wanted(alone):
     assert found == before
 
 
+def test_what_an_organisation_takes_for_documents_is_known_to_the_rebuild(alone):
+    assert alone.records.organizations.change_settings("acme", {"document_types": "text/csv"})
+    write_organizations(alone.records, alone.archive)
+    deliver(alone, order(1))
+    work(alone)
+    before = rows(alone)
+    assert not before["document"] and before["skipped_part"], "no CSV is in it"
+    wipe(alone)
+    assert build(alone).came[Came.BACK] == 1
+    assert rows(alone) == before
+
+
 def test_a_mail_that_nobody_had_extracted_is_left_to_the_worker_and_lost_to_nobody(alone):
     deliver(alone, order(1))
     deliver(alone, order(2))
