@@ -45,7 +45,7 @@ from tests.lab import smtp
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
 from tests.mails import mail, order
-from tests.test_records import LEASE, NOW, claimed, inserted, new, part
+from tests.test_records import LEASE, NOW, claimed, inserted, new, of_version, part
 
 GROUPS = ("map", "deliver", "worker", "metrics", "operator")
 TABLES = (inbound_message, document, skipped_part, message_conflict, message_event)
@@ -561,6 +561,19 @@ def test_a_program_of_the_version_before_goes_on_as_the_owner(tenants):
 
 
 # S3 policies
+
+
+def test_programs_of_this_version_go_on_between_its_schema_and_its_roles_script(postgres, tenants):
+    """A worker writes events, and a delivery reads organisations' settings, as soon as there are any."""
+    database, connection = of_version(postgres, "0005")
+    schema.upgrade(database)
+    asked = (
+        "SELECT has_table_privilege('orderflow_worker', 'message_event', 'INSERT'), "
+        "has_column_privilege('orderflow_deliver', 'organization', 'settings', 'SELECT')"
+    )
+    with connection:
+        assert connection.execute(asked).fetchone() == (True, True)
+    database.close()
 
 
 def test_the_policies_name_the_bucket_and_the_prefix(deployment):
