@@ -12,6 +12,13 @@ from tests.lab.redis import Redis
 from tests.lab.s3 import CephS3
 
 BUCKET = "orders"
+# What takes minutes begins first, so that the last process to end is not alone with it.
+LONG = ("faults", "end_to_end", "replay", "operator", "service", "ways", "rebuild", "check_ways", "secrets")
+
+
+def pytest_collection_modifyitems(items):
+    names = [f"test_{name}.py" for name in LONG]
+    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
 
 
 @pytest.fixture(autouse=True)
