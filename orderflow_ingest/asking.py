@@ -47,9 +47,9 @@ def named_org(parts: Parts, slug: str) -> Organization:
 
 def org_id_of(parts: Parts, slug: str | None) -> int | None:
     """Give the id of the organisation that is named; None stands for all."""
-    return named_org(parts, slug).id if slug else None
+    return None if slug is None else named_org(parts, slug).id
 
 
 def organizations(parts: Parts, slug: str | None) -> list[Organization]:
     """Give the organisation that is named, or all."""
-    return [named_org(parts, slug)] if slug else list(parts.records.organizations.all())
+    return list(parts.records.organizations.all()) if slug is None else [named_org(parts, slug)]

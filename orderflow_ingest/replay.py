@@ -13,12 +13,13 @@ by the same words before and afterwards.
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from .archived import Decision, write_decision
 from .assembly import Parts
 from .delivery import Delivery, known_traits, ring, settle
-from .keys import EMAIL, decision_key, message_id, read_raw_key
+from .keys import EMAIL, message_id, read_raw_key
 from .logs import event
 from .message import Message, own_identity, read_message
 from .queue import QueueUnavailable
@@ -95,8 +96,6 @@ def accept_conflict(conflict: Conflict, parts: Parts, actor: str, why: str = "",
             continue
         ring(new, parts)
         return True
-    if not parts.records.conflicts.resolution(conflict.org_id, conflict.id):
-        parts.archive.delete(decision_key(conflict.raw_key))
     raise IdentityTaken
 
 
@@ -120,18 +119,11 @@ def _resolved(conflict: Conflict, kind: EventKind, actor: str, why: str, run_id:
 
 
 def _resolve(conflict: Conflict, new: NewMessage | None, told: Event, parts: Parts) -> bool:
-    """Put the decision beside the mail, then close the conflict; False if somebody was first. Raises IdentityTaken."""
-    if parts.records.conflicts.resolution(conflict.org_id, conflict.id):
-        return False
+    """Close the conflict, the decision beside its mail; False if somebody was first. Raises IdentityTaken."""
     identity = new.source_message_id if new else ""
     decision = Decision(told.kind.value, told.actor, told.details["why"], told.at, identity)
-    write_decision(conflict.raw_key, decision, parts.archive)
-    if parts.records.conflicts.resolve(conflict, new, told.at, told):
-        return True
-    before = parts.records.conflicts.resolution(conflict.org_id, conflict.id)
-    if before:  # somebody was first, and his decision stands
-        write_decision(conflict.raw_key, replace(decision, resolution=before, actor="", why=""), parts.archive)
-    return False
+    write = partial(write_decision, conflict.raw_key, decision, parts.archive)
+    return parts.records.conflicts.resolve(conflict, new, told.at, told, before_commit=write)
 
 
 def _of_conflict(conflict: Conflict, parts: Parts) -> Iterator[NewMessage]:

@@ -102,6 +102,11 @@ def token_of(page: str) -> str:
     return re.search(r'name="token" value="([0-9A-Za-z_-]+)"', page)[1]
 
 
+def form_of(page: str) -> dict[str, str]:
+    """Give what the replay's form on a message's page sends."""
+    return {"token": token_of(page), "seen": re.search(r'name="seen" value="([^"]+)"', page)[1]}
+
+
 def message_of(parts: Parts, slug: str, **wanted) -> InboundMessage:
     org = parts.records.organizations.find(slug)
     return parts.records.messages.select(Filter(org_id=org.id, **wanted), 1)[0]
@@ -226,10 +231,10 @@ def test_a_proxy_is_believed_where_the_settings_name_its_header_and_nowhere_else
     assert client.post("/login", headers=headers, data={"token": "x"}).status_code in (302, 400)
     url = url_of(parts, message_of(parts, "acme", statuses=(Status.FAILED,)))
     assert client.post(f"{url}/replay", headers=headers).status_code == 400
-    token = token_of(client.get(url, headers=headers).text)
+    form = form_of(client.get(url, headers=headers).text)
     other = {"X-Forwarded-User": "anna"}
-    assert client.post(f"{url}/replay", headers=other, data={"token": token}).status_code == 400
-    assert client.post(f"{url}/replay", headers=headers, data={"token": token}).status_code == 303
+    assert client.post(f"{url}/replay", headers=other, data=form).status_code == 400
+    assert client.post(f"{url}/replay", headers=headers, data=form).status_code == 303
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:80", "192.0.2.1:80", "localhost", "[::]:80", "127.0.0.1:70000", "unix:x"])
@@ -498,10 +503,13 @@ def test_a_replay_leads_back_to_received_and_names_who_did_it(own):
     own.parts.queue.extractions.clear()
     assert anna.post(f"{url}/replay").status_code == 400
     assert own.parts.records.messages.get(message.org_id, message.id).status is Status.FAILED
-    answer = anna.post(f"{url}/replay", data={"token": token_of(anna.get(url).text)})
+    form = form_of(anna.get(url).text)
+    answer = anna.post(f"{url}/replay", data=form)
     assert answer.location == f"{url}?done=replayed"
     assert "a worker takes it up" in anna.get(answer.location).text
     assert own.parts.records.messages.get(message.org_id, message.id).status is Status.RECEIVED
+    assert own.parts.queue.extractions == [(message.org_id, message.id)]
+    assert anna.post(f"{url}/replay", data=form).location == f"{url}?done=moved", "a second click changes nothing"
     assert own.parts.queue.extractions == [(message.org_id, message.id)]
     told = own.parts.records.events.of(message.org_id, message.id)[-1]
     assert (told.kind, told.actor) == (EventKind.REPLAYED, "anna (console)")
@@ -540,7 +548,8 @@ def test_what_is_erased_is_neither_replayed_nor_accepted_nor_offered(own):
             connection.execute(table.update().values(erased_at=datetime.now(UTC)))
     page = anna.get(url).text
     assert "was erased on" in page and "Replay" not in page and ".eml" not in page
-    assert anna.post(f"{url}/replay", data={"token": token}).location == f"{url}?done=erased"
+    seen = message_of(own.parts, "acme", ids=(message.id,)).updated_at.isoformat()
+    assert anna.post(f"{url}/replay", data={"token": token, "seen": seen}).location == f"{url}?done=erased"
     form = {"token": token, "why": "x"}
     assert anna.post(f"/held/acme/{mail.id}/accept", data=form).location == f"/held/acme/{mail.id}?done=erased"
     assert anna.post(f"/held/acme/{mail.id}/discard", data=form).location == "/held?done=discarded"
@@ -578,7 +587,7 @@ def test_a_backend_that_is_away_is_a_page_that_says_so(own):
     own.parts.archive.fault = None
     own.parts.queue.is_away = True
     assert ">away<" in anna.get("/").text
-    assert anna.post(f"{url}/replay", data={"token": token_of(anna.get(url).text)}).status_code == 303
+    assert anna.post(f"{url}/replay", data=form_of(anna.get(url).text)).location == f"{url}?done=replayed"
     own.parts.records.database.close()
     Path(own.parts.settings.state_dir, "orderflow.db").rename(Path(own.parts.settings.state_dir, "elsewhere.db"))
     for path in ("/", "/messages", url, "/held"):

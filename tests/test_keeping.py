@@ -168,6 +168,19 @@ def test_a_document_that_is_lost_is_extracted_anew_and_not_handed_over_again(par
     assert (replayed.actor, replayed.details) == (ME, {"why": "reconcile"})
 
 
+def test_a_document_that_was_never_handed_over_since_it_is_lost_is_handed_over_once_it_is_there(parts):
+    deliver(parts, order(1, attachments=1))
+    message = parts.records.messages.select(Filter(), 1)[0]
+    extraction.extract(1, message.id, parts)
+    lost = documents(parts, message)[0]
+    parts.archive.delete(lost.object_key)
+    change(parts, document, handover="FAILED", error_json={"error": "ObjectMissing"})
+    assert found(parts, MENDED) == [(Trouble.DOCUMENT_MISSING, f"message {message.id} is extracted again")]
+    work(parts)
+    assert [one.handover for one in documents(parts, message)] == [HandOver.DONE]
+    assert found(parts) == []
+
+
 def test_a_document_whose_raw_mail_is_missing_too_is_only_told(parts):
     message = delivered(parts, order(1, attachments=1))
     parts.archive.delete(documents(parts, message)[0].object_key)
@@ -681,9 +694,22 @@ def test_a_worker_begins_nothing_with_a_message_that_is_being_erased(parts):
     assert everything_of(parts, 1) == ([0, 0, 0, 0, 0], set())
 
 
-def test_mail_that_arrives_meanwhile_is_new_mail(parts):
+def test_what_was_decided_on_held_mail_is_erased_too_even_after_a_retention(parts):
+    delivered(parts, order(1), at=OLD)
+    for name in (b"kept", b"gone"):
+        deliver(parts, order(1) + name, at=OLD)
+    for held in parts.records.conflicts.open():
+        assert replay.discard_conflict(held, parts, ME, "rang the sender")
+    assert sum(key.endswith(".decision.json") for key in objects(parts)) == 2
+    keep(parts, Rule(365, None))
+    assert not any("/raw/" in key for key in objects(parts)), "a decision goes with its mail"
+    erased(parts, sender=SENDER)
+    assert objects(parts) == set()
+
+
+@pytest.mark.parametrize("line", ["ledger.read(", "for area in Area:"])
+def test_mail_that_arrives_meanwhile_is_new_mail(parts, line):
     delivered(parts, order(1))
-    line = "for area in Area:"
     at_line((erasure,), line, lambda: delivered(parts, order(5)), lambda: erased(parts, sender=SENDER))
     (new,) = parts.records.messages.select(Filter(), 9)
     assert new.subject == "Order 5" and found(parts) == []

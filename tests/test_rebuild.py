@@ -5,14 +5,16 @@ import json
 import signal
 import sqlite3
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import boto3
 import pytest
 import sqlalchemy as sa
 
 from orderflow_ingest import delivery, extraction, handover, replay
-from orderflow_ingest.archive import open_archive
+from orderflow_ingest.archive import ArchiveUnavailable, open_archive
 from orderflow_ingest.archived import claim_organization, read_decision, write_organizations
 from orderflow_ingest.assembly import Parts
 from orderflow_ingest.delivery import Way
@@ -256,6 +258,47 @@ def test_a_mail_that_nobody_had_extracted_is_left_to_the_worker_and_lost_to_nobo
     work(alone)
     assert {row.status for row in alone.records.messages.select(Filter(), 9)} == {Status.PARSED}
     assert {row["handover"] for row in rows(alone)["document"]} == {"DONE"}
+
+
+def test_a_reader_needs_the_archive_alone(alone):
+    """No connection for each reader, and none that fails while a mail is read."""
+    deliver(alone, order(1))
+    work(alone)
+    write_organizations(alone.records, alone.archive)
+    before = rows(alone)
+    wipe(alone)
+    nowhere = replace(alone.settings, database_url="postgresql+psycopg://nobody@127.0.0.1:9/none")
+    assert not build(replace(alone, settings=nowhere), processes=1).notes
+    assert rows(alone) == before
+
+
+def test_a_mail_whose_metadata_is_damaged_comes_back_without_it(alone):
+    deliver(alone, order(1))
+    work(alone)
+    write_organizations(alone.records, alone.archive)
+    (message,) = alone.records.messages.select(Filter(), 9)
+    meta = Path(alone.settings.state_dir, "archive", message.raw_key + ".meta")
+    meta.write_bytes(meta.read_bytes()[:9])
+    wipe(alone)
+    assert build(alone, since=AT - timedelta(days=1)).came[Came.BACK] == 1
+    (back,) = alone.records.messages.select(Filter(), 9)
+    assert (back.id, back.source_message_id, back.envelope_sender) == (message.id, message.source_message_id, "")
+    assert back.status is Status.PARSED
+
+
+def test_a_decision_that_cannot_be_archived_is_none(alone, monkeypatch):
+    deliver(alone, order(1))
+    deliver(alone, order(1) + b"other")
+    (held,) = alone.records.conflicts.open()
+
+    def refuse(*_):
+        raise ArchiveUnavailable("away")
+
+    monkeypatch.setattr(alone.archive, "put", refuse)
+    for decide in (replay.accept_conflict, replay.discard_conflict):
+        with pytest.raises(ArchiveUnavailable):
+            decide(held, alone, "jo@desk")
+    assert alone.records.conflicts.open() == [held] and len(alone.records.messages.select(Filter(), 9)) == 1
 
 
 def test_a_document_that_was_erased_comes_back_as_such_where_the_operator_says_so(alone):

@@ -125,7 +125,7 @@ def _go_through(
             for finding in keeping.reconcile(org, scope, parts, bar.update):
                 tell(finding)
             note(org.slug, is_over=False)
-    for finding in keeping.reconcile_host(slug, scope, parts):
+    for finding in keeping.reconcile_host(slug and slug.lower(), scope, parts):
         tell(finding)
     note(None, is_over=True)
     return found, fixed

@@ -56,7 +56,9 @@ class FileArchive:
                 self._make_directory(path.parent)
                 if metadata:
                     self._write(_meta_of(path), json.dumps(dict(metadata)).encode())
-                if not _holds(path, data):
+                if _holds(path, data):
+                    os.utime(path)  # it was put now, as a listing tells
+                else:
                     self._write(path, data)
             for directory in {path.parent for path, _, _ in objects}:
                 sync_directory(directory)

@@ -59,6 +59,8 @@ def pages(parts: Parts) -> Blueprint:
     def run_again(slug: str, id: UUID) -> Response:
         need_change()
         message = the_message(parts, slug, id)
+        if request.form.get("seen") != message.updated_at.isoformat():
+            return redirect(url_for("message.page", slug=slug, id=id, done="moved"), 303)
         if replay.why_not(message):
             return redirect(url_for("message.page", slug=slug, id=id, done="erased"), 303)
         is_done = replay.replay_message(message, parts, actor())

@@ -16,7 +16,7 @@ A held mail of somebody else's that clashes with an erased message stays held.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from uuid import UUID
@@ -106,6 +106,7 @@ class _Work:
     parts: Parts
     is_dry: bool
     done: Erased
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def spool(self) -> None:
         """Erase entries that nobody is at, and dead letters."""
@@ -147,7 +148,7 @@ class _Work:
             for page in self._messages():
                 ledger.choose(page)
             if request.sender:
-                ledger.choose(self.parts.records.erasure.held_from(org_id, request.sender))
+                ledger.choose(self.parts.records.erasure.held_from(org_id, request.sender, self.began))
             if request.mail_id:
                 ledger.choose([request.mail_id])
             ledger.choose_held_of_chosen()
@@ -172,6 +173,9 @@ class _Work:
     def rows(self, ledger: Ledger) -> None:
         """Delete the chosen rows, held mail first."""
         erasure, org_id = self.parts.records.erasure, self.request.org.id
+        if not self.is_dry:
+            for key in ledger.chosen_held():
+                self.parts.archive.delete(decision_key(key))  # where a retention has deleted the mail, it is alone
         for ids in _pages(ledger.chosen(Kind.HELD)):
             self.done.held += len(ids) if self.is_dry else erasure.delete_held(org_id, ids)
         for ids in _pages(ledger.chosen(Kind.MESSAGE)):
@@ -204,7 +208,7 @@ class _Work:
         """Go through the ids of the messages that are meant, page by page."""
         request, last = self.request, None
         ids = (request.mail_id,) if request.mail_id else ()
-        chosen = Filter(org_id=request.org.id, ids=ids, sender=request.sender)
+        chosen = Filter(org_id=request.org.id, ids=ids, sender=request.sender, until=self.began)
         while page := self.parts.records.messages.select(chosen, _PAGE, last):
             yield [message.id for message in page]
             last = page[-1]

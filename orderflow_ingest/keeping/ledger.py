@@ -129,6 +129,12 @@ class Ledger:
         for (id,) in self._db.execute("SELECT id FROM holding WHERE chosen AND kind = ?", (kind.value,)):
             yield UUID(id)
 
+    def chosen_held(self) -> Iterator[str]:
+        """Go through the keys of the chosen held mail."""
+        statement = "SELECT DISTINCT key FROM holding WHERE chosen AND kind = ?"
+        for (key,) in self._db.execute(statement, (Kind.HELD.value,)):
+            yield key
+
     def unchosen(self, area: Area, key: str) -> Iterator[Holding]:
         """Go through the rows that name an object and are not chosen."""
         return self._where("area = ? AND key = ? AND NOT chosen", area.value, key)

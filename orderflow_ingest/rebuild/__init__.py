@@ -73,10 +73,10 @@ def rebuild(
     """
     in_hand: deque[_Batch] = deque()
 
-    def chunks() -> Iterator[tuple[str, Chunk]]:
+    def chunks() -> Iterator[tuple[Charter, Chunk]]:
         for batch in _batches(orgs, parts, tally.position):
             in_hand.append(batch)
-            yield batch.org.slug, batch.unread
+            yield batch.org, batch.unread
 
     restoring = parts.records.restoring
     with Readers(parts, choice, processes) as readers:

@@ -15,6 +15,7 @@ from datetime import datetime
 from .. import limits
 from ..archive import ArchiveUnavailable
 from ..assembly import Parts, open_parts
+from ..records import Charter
 from .reading import Choice, Read, ReaderEnded, read_mail
 
 
@@ -31,24 +32,24 @@ def main() -> None:
     parts = open_parts(settings, guarded=False)
     while True:
         try:
-            slug, chunk, is_whole = pickle.load(sys.stdin.buffer)  # noqa: S301  see the header
+            org, chunk, is_whole = pickle.load(sys.stdin.buffer)  # noqa: S301  see the header
         except EOFError:
             return
         try:
-            answer: object = [_read(slug, key, put_at, choice, parts, is_whole) for key, put_at in chunk]
+            answer: object = [_read(org, key, put_at, choice, parts, is_whole) for key, put_at in chunk]
         except ArchiveUnavailable as error:
             answer = str(error)
         pickle.dump(answer, answers)
         answers.flush()
 
 
-def _read(slug: str, key: str, put_at: datetime, choice: Choice, parts: Parts, is_whole: bool) -> Read:
+def _read(org: Charter, key: str, put_at: datetime, choice: Choice, parts: Parts, is_whole: bool) -> Read:
     """Read a mail, with its parts if that is wanted and takes neither all memory nor all time."""
     signal.setitimer(signal.ITIMER_REAL, parts.settings.task_time_limit)
     try:
-        return read_mail(key, put_at, choice, slug, parts, None if is_whole else ReaderEnded())
+        return read_mail(key, put_at, choice, org, parts, None if is_whole else ReaderEnded())
     except (limits.TimeUp, MemoryError):
-        return read_mail(key, put_at, choice, slug, parts, ReaderEnded())
+        return read_mail(key, put_at, choice, org, parts, ReaderEnded())
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

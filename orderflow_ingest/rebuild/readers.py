@@ -18,6 +18,7 @@ from typing import IO, cast
 
 from ..archive import ArchiveUnavailable
 from ..assembly import Parts
+from ..records import Charter
 from .reading import Choice, Read, read_mail
 
 Chunk = list[tuple[str, datetime]]  # keys, and when each was put
@@ -44,41 +45,41 @@ class Readers:
         for reader in self._readers:
             reader.end()
 
-    def read(self, chunks: Iterable[tuple[str, Chunk]]) -> Iterator[list[Read]]:
-        """Read chunks of (organisation's slug, mails), and give each in its turn. Raises ArchiveUnavailable."""
-        waiting: deque[tuple[_Reader, str, Chunk]] = deque()
-        for number, (slug, chunk) in enumerate(chunks):
+    def read(self, chunks: Iterable[tuple[Charter, Chunk]]) -> Iterator[list[Read]]:
+        """Read chunks of (organisation, mails), and give each in its turn. Raises ArchiveUnavailable."""
+        waiting: deque[tuple[_Reader, Charter, Chunk]] = deque()
+        for number, (org, chunk) in enumerate(chunks):
             if not self._readers:
-                yield [read_mail(key, put_at, self._choice, slug, self._parts) for key, put_at in chunk]
+                yield [read_mail(key, put_at, self._choice, org, self._parts) for key, put_at in chunk]
                 continue
             reader = self._readers[number % len(self._readers)]
-            reader.ask(slug, chunk)
-            waiting.append((reader, slug, chunk))
+            reader.ask(org, chunk)
+            waiting.append((reader, org, chunk))
             if len(waiting) >= _AHEAD * len(self._readers):
                 yield self._answer(*waiting.popleft())
         while waiting:
             yield self._answer(*waiting.popleft())
 
-    def _answer(self, reader: "_Reader", slug: str, chunk: Chunk) -> list[Read]:
+    def _answer(self, reader: "_Reader", org: Charter, chunk: Chunk) -> list[Read]:
         try:
             return reader.answer()
         except _Ended:
-            found = self._read_singly(slug, chunk)
+            found = self._read_singly(org, chunk)
             reader.begin_again()
             return found
 
-    def _read_singly(self, slug: str, chunk: Chunk) -> list[Read]:
+    def _read_singly(self, org: Charter, chunk: Chunk) -> list[Read]:
         """Read mails one of which may have ended its reader, one by one; who ends another is told without its parts."""
         found = []
         reader = _Reader(self._parts, self._choice)
         try:
             for one in chunk:
-                reader.ask(slug, [one])
+                reader.ask(org, [one])
                 try:
                     found += reader.answer()
                 except _Ended:
                     reader.begin_again()
-                    reader.ask(slug, [one], is_whole=False)
+                    reader.ask(org, [one], is_whole=False)
                     found += reader.answer()
         except _Ended as error:
             raise ArchiveUnavailable("what reads the archive ends, whatever it reads: see its words above") from error
@@ -92,12 +93,12 @@ class _Reader:
 
     def __init__(self, parts: Parts, choice: Choice):
         self._first = (parts.settings, choice)
-        self._asked: deque[tuple[str, Chunk, bool]] = deque()
+        self._asked: deque[tuple[Charter, Chunk, bool]] = deque()
         self._begin()
 
-    def ask(self, slug: str, chunk: Chunk, is_whole: bool = True) -> None:
+    def ask(self, org: Charter, chunk: Chunk, is_whole: bool = True) -> None:
         """Ask for a chunk of mails; is_whole: with their parts."""
-        self._asked.append((slug, chunk, is_whole))
+        self._asked.append((org, chunk, is_whole))
         self._send(self._asked[-1])
 
     def answer(self) -> list[Read]:

@@ -19,18 +19,19 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from ..archive import ObjectDamaged, ObjectMissing, is_there
+from ..archive import Fetched, ObjectDamaged, ObjectMissing, is_there
 from ..archived import read_decision
 from ..assembly import Parts
 from ..attachments import accept_types, read_parts
 from ..delivery import known_traits
-from ..extraction import accepted_types, document_of, passed_over
+from ..extraction import document_of, passed_over
 from ..keys import RawName, held_id, message_id, read_raw_key
 from ..limits import TimeUp
 from ..logs import place
 from ..message import Message, own_identity, read_message
 from ..mime.words import storable
-from ..records import Event, NewDocument, NewMessage, OfHeld, OfMessage, SkippedPart
+from ..org_settings import read_settings
+from ..records import Charter, Event, NewDocument, NewMessage, OfHeld, OfMessage, SkippedPart
 from ..replay import accepted
 from ..status import EventKind, HandOver, Held, Status
 
@@ -98,9 +99,11 @@ class _Parts:
 
 
 def read_mail(
-    key: str, put_at: datetime, choice: Choice, slug: str, parts: Parts, error: Exception | None = None
+    key: str, put_at: datetime, choice: Choice, org: Charter, parts: Parts, error: Exception | None = None
 ) -> Read:
-    """Read the mail of a key. With `error`, which was the end of who read its parts, they are left alone.
+    """Read the mail of a key, of this organisation, by the archive alone.
+
+    With `error`, which was the end of who read its parts, they are left alone.
 
     Raises ArchiveUnavailable.
     """
@@ -109,19 +112,17 @@ def read_mail(
         return Read(key, None, (Note.FOREIGN,))
     try:
         if not (choice.since is None and choice.until is None):
-            told = parts.archive.describe(key).metadata
+            told = _metadata(key, parts)
             if not choice.means(_received_at(told) or put_at):
                 return Read(key, None, (Note.OTHER_TIME,))
-        found = parts.archive.fetch(key)
-        if hashlib.sha256(found.data).hexdigest() != name.digest:
-            return Read(key, None, (Note.DAMAGED,))
+        found = _fetch(key, name, parts)
         message = read_message(found.data)
         if message is None:
             return Read(key, None, (Note.NO_MAIL,))
-        new, notes = row_of(key, name, message, found.data, found.metadata, put_at, slug, parts)
+        new, notes = row_of(key, name, message, found.data, found.metadata, put_at, org.slug, parts)
         if name.is_held:
-            return _held(new, message, found.data, found.metadata, choice, notes, parts, error)
-        mail, more = _message(new, found.data, choice, parts, error)
+            return _held(new, message, found.data, found.metadata, choice, notes, org, parts, error)
+        mail, more = _message(new, found.data, choice, org, parts, error)
         return Read(key, mail, notes + more)
     except ObjectMissing:
         return Read(key, None, (Note.GONE,))
@@ -165,7 +166,7 @@ def row_of(
 
 
 def _message(
-    new: NewMessage, raw: bytes, choice: Choice, parts: Parts, error: Exception | None
+    new: NewMessage, raw: bytes, choice: Choice, org: Charter, parts: Parts, error: Exception | None
 ) -> tuple[OfMessage, tuple[Note, ...]]:
     """Give a message with its documents, as far as it is."""
     told = Event(new.org_id, new.id, EventKind.REBUILT, choice.actor, choice.at, run_id=choice.run_id)
@@ -175,7 +176,7 @@ def _message(
     try:
         if error:
             raise error
-        found = _read_parts(new, raw, parts)
+        found = _read_parts(new, raw, org, parts)
     except (TimeUp, MemoryError, RecursionError, ReaderEnded) as failed:
         why = {"error": type(failed).__name__, "detail": "", "where": place(failed), "attempt": 0}
         why["at"] = choice.at.isoformat(timespec="seconds")
@@ -194,6 +195,7 @@ def _held(
     told: Mapping[str, str],
     choice: Choice,
     notes: tuple[Note, ...],
+    org: Charter,
     parts: Parts,
     error: Exception | None,
 ) -> Read:
@@ -203,7 +205,7 @@ def _held(
     held = OfHeld(new, held_for(told), decision.resolution if decision else None, event)
     if decision is None or decision.resolution != EventKind.ACCEPTED.value:
         return Read(new.raw_key, held, notes)
-    own, more = _message(accepted(new, message, new.traits, decision.identity), raw, choice, parts, error)
+    own, more = _message(accepted(new, message, new.traits, decision.identity), raw, choice, org, parts, error)
     return Read(new.raw_key, replace(held, accepted=own), notes + more)
 
 
@@ -212,15 +214,33 @@ def held_for(told: Mapping[str, str]) -> Held:
     return Held(told["held"]) if told.get("held") in list(Held) else Held.IDENTITY
 
 
-def _read_parts(new: NewMessage, raw: bytes, parts: Parts) -> _Parts:
+def _read_parts(new: NewMessage, raw: bytes, org: Charter, parts: Parts) -> _Parts:
     documents, skipped = [], []
-    for part in accept_types(read_parts(raw), accepted_types(new.org_id, parts)):
+    for part in accept_types(read_parts(raw), read_settings(org.settings).document_types):
         if part.taken:
             documents.append(document_of(new.org_id, new.id, part))
         else:
             skipped.append(passed_over(part))
     missing = [document.digest for document in documents if not is_there(document.object_key, parts.archive)]
     return _Parts(tuple(documents), tuple(skipped), tuple(missing))
+
+
+def _fetch(key: str, name: RawName, parts: Parts) -> Fetched:
+    """Fetch a mail, without its metadata where that is damaged or not there. Raises ObjectMissing, ObjectDamaged."""
+    try:
+        found = parts.archive.fetch(key)
+    except ObjectDamaged:
+        return Fetched(parts.archive.read(key, name.digest), {})
+    if hashlib.sha256(found.data).hexdigest() != name.digest:
+        raise ObjectDamaged(key)
+    return found
+
+
+def _metadata(key: str, parts: Parts) -> Mapping[str, str]:
+    try:
+        return parts.archive.describe(key).metadata
+    except ObjectDamaged:
+        return {}
 
 
 def _received_at(told: Mapping[str, str]) -> datetime | None:

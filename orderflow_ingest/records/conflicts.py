@@ -4,6 +4,7 @@ Idempotent by UNIQUE (org_id, inbound_message_id, fingerprint), and by (org_id, 
 no message. A conflict is resolved once; accepting it records the message in the same transaction.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
@@ -109,8 +110,17 @@ class Conflicts:
         with self._database.read(whose(org_id)) as connection:
             return connection.scalar(statement) or 0
 
-    def resolve(self, conflict: Conflict, accepted: NewMessage | None, now: datetime, told: Event) -> bool:
+    def resolve(
+        self,
+        conflict: Conflict,
+        accepted: NewMessage | None,
+        now: datetime,
+        told: Event,
+        before_commit: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Close a conflict, and record `accepted` as a message due now; False if it is closed already.
+
+        `before_commit` is called when this is settled, while the others that decide on it wait.
 
         `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes. Raises
         IdentityTaken, and leaves the conflict open, where that message cannot be recorded.
@@ -125,6 +135,7 @@ class Conflicts:
                 if not self._messages.insert_in(connection, accepted, now):
                     raise IdentityTaken
                 add_events(connection, [replace(told, inbound_message_id=accepted.id)])
+            before_commit()
             return True
 
     def _of(self, org_id: int, *wanted: sa.ColumnElement[bool] | sa.TextClause) -> list[Conflict]:

@@ -20,6 +20,8 @@ from .messages import InboundMessage, Messages, by_keys, token
 from .selection import Filter, condition, of_document
 from .tables import FAILED_HANDOVER, PENDING, document, inbound_message, owned, skipped_part
 
+_LOST = ("ObjectMissing", "ObjectDamaged")  # errors of a document whose object is not what was put
+
 
 @dataclass(frozen=True)
 class NewDocument:
@@ -224,11 +226,18 @@ class Documents:
     def extract_again(self, message: InboundMessage, due: datetime, told: Event) -> bool:
         """Lead a message back to RECEIVED whose documents keep the state of their hand-over, as far as they are there.
 
+        One that FAILED since its object was missing or damaged is PENDING again: it is put anew.
+
         False if the message moved meanwhile, or its raw mail was erased. `told` is written with it.
         """
         with self._database.write(message.org_id) as connection:
             if message.erased_at is not None or not self._messages.replay_in(connection, message, due):
                 return False
+            d = document.c
+            lost = d.error_json["error"].as_string().in_(_LOST)
+            mine = (d.org_id == message.org_id, d.inbound_message_id == message.id)
+            failed = d.handover == HandOver.FAILED.value
+            connection.execute(document.update().where(*mine, failed, lost).values(**_anew(due)))
             add_events(connection, [told])
             return True
 

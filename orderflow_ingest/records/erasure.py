@@ -102,12 +102,12 @@ class Erasure:
             connection.execute(message_event.delete().where(e.org_id == org_id, e.inbound_message_id.in_(ids)))
             return connection.execute(message_conflict.delete().where(c.org_id == org_id, c.id.in_(ids))).rowcount
 
-    def held_from(self, org_id: int, sender: str) -> list[UUID]:
-        """List the mail, held or decided on, that is from an address by its header or its envelope."""
+    def held_from(self, org_id: int, sender: str, until: datetime) -> list[UUID]:
+        """List the mail, held or decided on, received before, from an address by its header or its envelope."""
         c = message_conflict.c
         is_from = (sa.func.lower(c.from_email) == sender) | (sa.func.lower(c.envelope_sender) == sender)
         with self._database.read(org_id) as connection:
-            return list(connection.scalars(sa.select(c.id).where(c.org_id == org_id, is_from)))
+            return list(connection.scalars(sa.select(c.id).where(c.org_id == org_id, c.received_at < until, is_from)))
 
     def forget_settings(self, org_id: int) -> None:
         """Let an organisation's row say no more than that its address is refused: its name and settings go."""

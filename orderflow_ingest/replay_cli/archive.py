@@ -17,6 +17,7 @@ import click
 
 from ..asking import moment
 from ..assembly import Parts
+from ..org_settings import BadOrgSettings, read_settings
 from ..rebuild import Choice, Tally, find_organizations, rebuild, stray_documents
 from ..records import Came, Charter, OrganizationDiffers, Run, operator_name, recipients_path
 from ..terminal import Row, json_option, opened, print_rows, printable, settings_option
@@ -146,8 +147,9 @@ def _find(slug: str | None, parts: Parts) -> _Organizations:
         if slug not in (None, org.slug):
             continue
         try:
+            read_settings(org.settings)
             found.new += not parts.records.restoring.has_organization(org)
-        except OrganizationDiffers as error:
+        except (OrganizationDiffers, BadOrgSettings) as error:
             found.told.append(f"organisation {org.slug} is left out: {error}")
             found.lost.append(org.slug)
             continue
