@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.faults import report
 from benchmarks.faults.campaign import Result, mixed
-from benchmarks.faults.catalogue import FAULTS, SHORT, STEPS
+from benchmarks.faults.catalogue import DEPLOYED, FAULTS, SHORT, STEPS
 from benchmarks.faults.load import Identity, content_digest, mails, write_mail
 from benchmarks.faults.maillog import Maillog
 from benchmarks.faults.reconcile import (
@@ -157,6 +157,10 @@ def test_a_mix_is_the_same_for_a_seed_and_its_faults_touch_different_parts():
     for one in first:
         touched = [part for fault in one.faults for part in fault.touches]
         assert len(touched) == len(set(touched)) and 1 <= len(one.faults) <= 3
+
+
+def test_every_module_that_a_deploy_may_break_is_there():
+    assert all((ROOT / "orderflow_ingest" / f"{name}.py").is_file() for name in DEPLOYED)
 
 
 def test_every_named_step_is_a_function_of_ours():

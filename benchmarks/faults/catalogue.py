@@ -519,15 +519,17 @@ def _records_of_the_past(log: Path, since: int) -> int:
     return sum(datetime.fromisoformat(text.decode()) < limit for text in times)
 
 
+DEPLOYED = ("__init__", "delivery", "deliver_cli", "outcomes", "settings", "archive/s3", "extraction", "entry")
+
+
 @contextmanager
 def _broken_deploy(plant: Plant, rng: random.Random) -> Iterator[Injury]:
     """Put a module there that raises, is empty or cut off, one after the other, restarting the units each time."""
-    names = ("__init__", "delivery", "deliver_cli", "outcomes", "settings", "archive", "extraction", "entry")
     bad = ("raise RuntimeError('by the campaign')\n{}", "import no_such_module\n{}", "", "{:.300}", "def (\n{}")
     done: list[str] = []
 
     def deploy() -> None:
-        file = plant.package / f"{rng.choice(names)}.py"
+        file = plant.package / f"{rng.choice(DEPLOYED)}.py"
         text = file.read_text()
         how = rng.choice(bad)
         replace(file, how.format(text) if how else "")
