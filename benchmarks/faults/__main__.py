@@ -51,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rounds, skipped = _rounds(options, lacks)
     for name, why in skipped.items():
         tell(f"not injected: {name} {why}")
-    before = _kept(options)
+    before, stacks = _kept(options)
     rounds = [one for one in rounds if one.name not in {result.name for result in before}]
-    report = _run(options, rounds, skipped, may_mount, before)
+    report = _run(options, rounds, skipped, may_mount, before, stacks + 1)
     print(report.text())
     if options.docs:
         write([report], _DOCS)
@@ -70,19 +70,24 @@ def _rounds(options: argparse.Namespace, lacks: dict[str, str]) -> tuple[list[Ro
     return rounds, {name: lacks[name] for name in names if lacks[name]}
 
 
-def _kept(options: argparse.Namespace) -> list[Result]:
-    """Give the rounds that a campaign of the same seed has kept in --json, when it was broken off."""
+def _kept(options: argparse.Namespace) -> tuple[list[Result], int]:
+    """Give the rounds that a campaign of the same seed has kept in --json, and on how many stacks they ran."""
     if not options.json or not options.json.exists():
-        return []
+        return [], 0
     found = read(options.json.read_text())
     same = {"seed": options.seed, "way": options.way, "queue": options.queue}
     if any(found.facts[name] != value for name, value in same.items()):
         sys.exit(f"{options.json} holds another campaign: {found.facts}")
-    return list(found.results)
+    return list(found.results), found.facts["stacks"]
 
 
 def _run(
-    options: argparse.Namespace, rounds: list[Round], skipped: dict[str, str], may_mount: bool, before: list[Result]
+    options: argparse.Namespace,
+    rounds: list[Round],
+    skipped: dict[str, str],
+    may_mount: bool,
+    before: list[Result],
+    stacks: int,
 ) -> Report:
     began, results, verdict = time.monotonic(), list(before), Verdict((), 0, 0, 0)
 
@@ -92,9 +97,8 @@ def _run(
             "rounds": f"{len(results)} of {len(before) + len(rounds)}",
             "messages": sum(result.sent for result in results), "rate": options.rate,
             "sweep and drain each": f"{options.minute:g} s", "minutes": round((time.monotonic() - began) / 60, 1),
+            "stacks": stacks,
         }  # fmt: skip
-        if before:
-            facts["stacks"] = "two: it was broken off and gone on with"
         return Report(facts, results, verdict, skipped)
 
     tell(f"seed {options.seed}: {len(rounds)} rounds of {options.messages} messages, {options.way}, {options.queue}")
