@@ -440,12 +440,12 @@ def _spool_read_only(plant: Plant, _: random.Random) -> Iterator[Injury]:
 
 def _remount(path: Path, how: str) -> None:
     """Remount, again where it is busy: a file is open for writing."""
-    for attempt in range(100):
+    for attempt in range(600):
         try:
             run(["mount", "-o", f"remount,{how}", path])
             return
         except LabError:
-            if attempt == 99:
+            if attempt == 599:
                 raise
             time.sleep(0.05)
 
