@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from orderflow_ingest import delivery, extraction, handover, replay
 from orderflow_ingest.archive import ArchiveUnavailable, open_archive
-from orderflow_ingest.archived import claim_organization, read_decision, write_organizations
+from orderflow_ingest.archived import claim_organization, read_decision, read_organization, write_organizations
 from orderflow_ingest.assembly import Parts
 from orderflow_ingest.delivery import Way
 from orderflow_ingest.envelope import Envelope
@@ -481,12 +481,14 @@ def test_readers_that_are_killed_cost_no_mail(alone):
     for number in range(30):
         deliver(alone, mail(number))
     work(alone)
+    write_organizations(alone.records, alone.archive)
     listed = [(one.key, one.put_at) for one in alone.archive.iterate("org/1/raw/")]
+    acme = read_organization(1, alone.archive)
     with Readers(alone, Choice(AT, "jo@desk"), 2) as readers:
 
         def chunks():
             for n in range(0, 30, 5):
-                yield "acme", listed[n : n + 5]
+                yield acme, listed[n : n + 5]
                 if n == 5:
                     readers._readers[1]._process.kill()
 
