@@ -193,12 +193,15 @@ class Mailroom:
     def date_back(self) -> None:
         """Put the times of rows and events back to just after the mail came."""
         with self.parts.records.database.engine.begin() as connection:
-            for (trigger,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").all():
-                connection.exec_driver_sql(f"DROP TRIGGER {trigger}")
+            triggers = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").all()
+            for name, _ in triggers:
+                connection.exec_driver_sql(f"DROP TRIGGER {name}")
             rows = connection.exec_driver_sql("SELECT org_id, id, received_at FROM inbound_message").all()
             for org_id, id, received in rows:
                 came, took = datetime.fromisoformat(received), self.lots.lognormvariate(1, 1.1)
                 self._shift(connection, org_id, id, came, took)
+            for _, statement in triggers:
+                connection.exec_driver_sql(statement)
 
     def _shift(self, connection: sa.Connection, org_id: int, id: str, came: datetime, took: float) -> None:
         key = {"org": org_id, "id": id, "created": _text(came + timedelta(seconds=0.3))}
