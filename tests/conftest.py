@@ -12,6 +12,8 @@ from tests.lab.redis import Redis
 from tests.lab.s3 import CephS3
 
 BUCKET = "orders"
+# Who starts the tests in the background may have them ignore Ctrl-C, and all that they start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What takes minutes begins first, so that the last process to end is not alone with it.
 LONG = ("faults", "end_to_end", "replay", "operator", "service", "ways", "rebuild", "check_ways", "secrets")
 
