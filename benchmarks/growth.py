@@ -20,7 +20,8 @@
 What has to hold, or the command ends with 1: no ratio is over 1.5, and no statement reads a tenant table from end to
 end (Seq Scan). A message by its id alone is looked up in each organisation: its cost is that of their number, and
 a table of next to nothing is read faster; its ratio is told and not held. Nor is that of what `find` asks for: a word
-costs what its list in the index is long, and that is history.
+costs what its list in the index is long, and that is history. Nor that of the counts of a week over all organisations:
+the databases have the same last 24 hours, but the large one ten times the last week.
 
 --directory keeps the databases there, and takes those that it finds. --docs writes docs/growth.json and
 docs/growth-plans.md, and the figures into docs/growth.md.
@@ -326,6 +327,7 @@ def _later_pages(side: Side) -> Calls:
 _FAILED = (Status.FAILED,)
 _WEEK = 7 * history.DAY
 _BY_ORGANIZATIONS = "a message of unknown organisation"
+_OTHERWISE_BOUND = (_BY_ORGANIZATIONS, "status: a day and a week", "status: each organisation")
 _BUSY = 40  # organisations that have 20 messages even where there are 10,000 in all
 MEASURES: dict[str, Callable[[Side], Calls]] = {
     "identity, unknown": _misses,
@@ -445,7 +447,7 @@ def measure(what: str, sides: Sequence[Side], calls: int) -> dict[str, Any]:
 
 def complaints(cases: Sequence[dict[str, Any]]) -> list[str]:
     """Tell what does not hold."""
-    bound = [c for c in cases if c["what"] != _BY_ORGANIZATIONS and not c["what"].startswith("find: ")]
+    bound = [c for c in cases if c["what"] not in _OTHERWISE_BOUND and not c["what"].startswith("find: ")]
     slow = [f"{c['what']}: {c['ratio']:.2f} times the time" for c in bound if c["ratio"] > _LIMIT]
     return slow + [f"{c['what']}: Seq Scan on {', '.join(c['scans'])}" for c in cases if c["scans"]]
 

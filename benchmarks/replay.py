@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
 
@@ -110,7 +110,9 @@ def main() -> None:
         fill(deployment, url, count)
         with deployment.worker, psycopg.connect(postgres.conninfo("replay"), autocommit=True) as connection:
             depths: list[int] = []
-            Thread(target=_watch, args=(url, depths), daemon=True).start()
+            is_over = Event()
+            watching = Thread(target=_watch, args=(url, depths, is_over))
+            watching.start()
             choice = ("message", "--status", "failed", "--status", "received", "--status", "parsed", "--yes")
             began = time.monotonic()
             legs = [Leg(deployment, *choice).read(count // 4, signal.SIGINT)]
@@ -119,8 +121,11 @@ def main() -> None:
             walked = time.monotonic() - began
             while (unfinished := connection.execute(_UNFINISHED).fetchone()) != (0, 0):
                 if time.monotonic() - began > 3600:
+                    is_over.set()
                     sys.exit(f"not finished: {unfinished}")
                 time.sleep(0.5)
+            is_over.set()
+            watching.join()
             events = connection.execute(_EVENTS).fetchone()
             for leg in legs:
                 print(json.dumps(leg))
@@ -131,11 +136,10 @@ def main() -> None:
                 sys.exit("NOT EXACT")
 
 
-def _watch(url: str, depths: list[int]) -> None:
+def _watch(url: str, depths: list[int], is_over: Event) -> None:
     queue = Queue(url)
-    while True:
+    while not is_over.wait(0.5):
         depths.append(queue.depth())
-        time.sleep(0.5)
 
 
 if __name__ == "__main__":
