@@ -18,7 +18,7 @@ from typing import Any
 
 from .archive import Archive, ObjectDamaged, ObjectMissing
 from .envelope import is_slug
-from .keys import decision_key, organization_key, raw_prefix
+from .keys import decision_key, organization_key, raw_prefix, read_raw_key
 from .records import Charter, OrganizationDiffers, Records
 
 _LIMIT = 1 << 20
@@ -123,6 +123,14 @@ def read_decision(held: str, archive: Archive) -> Decision | None:
     if decision.resolution not in ("ACCEPTED", "DISCARDED"):
         raise ObjectDamaged(key)
     return decision
+
+
+def delete(key: str, archive: Archive) -> None:
+    """Delete an object, and before it, if it is held mail, the decision on it."""
+    name = read_raw_key(key)
+    if name and name.is_held:
+        archive.delete(decision_key(key))
+    archive.delete(key)
 
 
 def _put(key: str, content: Mapping[str, Any], archive: Archive) -> None:

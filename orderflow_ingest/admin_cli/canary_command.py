@@ -11,7 +11,7 @@ import click
 from ..assembly import Parts, open_parts
 from ..records import Organization, RecordsUnavailable
 from ..settings import load
-from ..terminal import json_option, print_rows, settings_option
+from ..terminal import json_option, print_rows, printable, settings_option
 from .access import as_owner
 from .canary import Canary, Missed, Step
 from .probe_mail import new_probe
@@ -49,7 +49,7 @@ def canary(
             steps.append(step)
             _clear()
             if not as_json:
-                click.echo(f"{step.name:<10} {step.seconds:7.2f} s  {_plain(step.says)}")
+                click.echo(f"{step.name:<10} {step.seconds:7.2f} s  {printable(step.says)}")
     except Missed as error:
         missed = error
     total = time.monotonic() - began
@@ -59,7 +59,7 @@ def canary(
     if textfile:
         _write(textfile, steps, missed is None, total)
     if missed is not None:
-        raise click.ClickException(f"{missed.step}: {_plain(str(missed))}")
+        raise click.ClickException(f"{missed.step}: {printable(str(missed))}")
     if not as_json:
         click.echo(f"{'total':<10} {total:7.2f} s")
 
@@ -100,10 +100,6 @@ def _show(step: str, seconds: float) -> None:
 def _clear() -> None:
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
-
-
-def _plain(text: str) -> str:
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _print_json(steps: list[Step], missed: Missed | None) -> None:

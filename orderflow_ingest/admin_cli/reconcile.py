@@ -14,7 +14,7 @@ from uuid import UUID
 import click
 
 from .. import keeping
-from ..asking import moment, organizations
+from ..asking import moment, org_option, organizations
 from ..assembly import Parts
 from ..keeping import Digests, Finding, Scope
 from ..records import Filter, Organization, Run
@@ -22,7 +22,7 @@ from ..terminal import json_option, opened, print_rows, progress, settings_optio
 
 
 @click.command()
-@click.option("--org", "slug", help="Of this organisation alone.")
+@org_option
 @click.option(
     "--since",
     type=moment,

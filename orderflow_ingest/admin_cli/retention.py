@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .. import keeping
-from ..asking import organizations
+from ..asking import org_option, organizations
 from ..keeping import Retained
 from ..records import Filter, Run
 from ..terminal import json_option, opened, print_rows, progress, settings_option
@@ -19,7 +19,7 @@ DAYS = click.IntRange(1)
 
 
 @click.command()
-@click.option("--org", "slug", help="Of this organisation alone.")
+@org_option
 @click.option(
     "--raw-days", type=DAYS, metavar="N", help="Keep raw mail N days, whatever the organisations' settings say."
 )

@@ -22,8 +22,9 @@ from itertools import islice
 from uuid import UUID
 
 from ..archive import Listed, ObjectDamaged, ObjectMissing
+from ..archived import delete
 from ..assembly import Parts
-from ..keys import decision_key, read_raw_key
+from ..keys import decision_key
 from ..message import read_message
 from ..records import Area, Filter, Holding, Kind, Organization
 from .ledger import Ledger, digest_of, joined, prefix
@@ -200,9 +201,7 @@ class _Work:
             return
         if area is Area.DOCUMENTS:
             ledger.note_gone([listed.key])
-        elif (name := read_raw_key(listed.key)) and name.is_held:
-            self.parts.archive.delete(decision_key(listed.key))
-        self.parts.archive.delete(listed.key)
+        delete(listed.key, self.parts.archive)
 
     def _messages(self) -> Iterator[list[UUID]]:
         """Go through the ids of the messages that are meant, page by page."""

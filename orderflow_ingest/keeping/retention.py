@@ -17,9 +17,9 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from ..archive import is_there
+from ..archived import delete
 from ..assembly import Parts
 from ..delivery import ring
-from ..keys import decision_key, read_raw_key
 from ..records import Area, Event, Holding, Kind, Organization
 from ..status import EventKind
 from .ledger import Ledger, joined, prefix
@@ -142,9 +142,7 @@ class _Pass:
             if self.area is Area.DOCUMENTS:
                 self.ledger.note_gone(going)
             for key in sorted(going):
-                if (name := read_raw_key(key)) and name.is_held:
-                    self.parts.archive.delete(decision_key(key))
-                self.parts.archive.delete(key)
+                delete(key, self.parts.archive)
         done.busy += len(sizes) - len(going)
         done.objects += len(going)
         done.bytes += sum(sizes[key] for key in going)

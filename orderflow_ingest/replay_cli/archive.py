@@ -15,7 +15,7 @@ from uuid import UUID
 
 import click
 
-from ..asking import moment
+from ..asking import moment, org_option
 from ..assembly import Parts
 from ..org_settings import BadOrgSettings, read_settings
 from ..rebuild import Choice, Tally, find_organizations, rebuild, stray_documents
@@ -37,7 +37,7 @@ class _Organizations:
 
 
 @click.command("archive")
-@click.option("--org", "slug", help="Of this organisation alone.")
+@org_option
 @click.option("--since", type=moment, metavar="TIME", help="Received at this time (UTC) or later; or 2h, 3d ago.")
 @click.option("--until", type=moment, metavar="TIME", help="Received before this time (UTC); or 2h, 3d ago.")
 @click.option("--hand-over", is_flag=True, help="Hand every document over again; otherwise they count as handed over.")
