@@ -109,7 +109,7 @@ def test_refused_is_who_connects_and_who_is_there(wire):
             talk(there)
     with pytest.raises(ConnectionRefusedError):
         connect(wire)
-    wire.turn("pass")
+    assert wire.turn("pass") == 1
     with connect(wire) as one:
         assert talk(one) == b"hello\n"
 

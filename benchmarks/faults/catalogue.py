@@ -282,9 +282,8 @@ def _wire(name: str, mode: str, detail: str = "") -> Inject:
         wire = plant.wires[name]
         wire.turn(mode, detail)
         counted: list[int] = []
-        is_seen = mode != "refuse"  # the kernel answers those
         try:
-            yield Injury(hits=(lambda: sum(counted) if counted else wire.hits()) if is_seen else lambda: None)
+            yield Injury(hits=lambda: sum(counted) if counted else wire.hits())
         finally:
             counted.append(wire.turn("pass"))
 

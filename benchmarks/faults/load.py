@@ -131,7 +131,11 @@ def _mail(message_id: str, number: int, rng: random.Random) -> Mail:
 
 
 class Load:
-    """One stream of mails to a loopback port, `count` at the least: it goes on until enough()."""
+    """One stream of mails to a loopback port, `count` at the least: it goes on until enough().
+
+    After twice `count` it thins out, to half the rate with each `count` more: where a server is slow to start, the
+    load would else grow beyond what the machine can finish.
+    """
 
     def __init__(self, port: int, run: str, count: int, rate: float, rng: random.Random) -> None:
         self.run, self.count = run, count
@@ -174,7 +178,7 @@ class Load:
     def _feed(self) -> None:
         due = time.monotonic()
         for mail, orgs in self._plan:
-            due += 1 / self._rate
+            due += 2 ** max(0.0, self.sent / self.count - 2) / self._rate
             with self._lock:
                 while (left := due - time.monotonic()) > 0 and not self._is_stopped:
                     self._lock.wait(left)

@@ -8,9 +8,9 @@
     answer   each HTTP request gets this status and an S3 error of this code, as 503 SlowDown
 
 turn() changes the mode for new connections and those that are there, and tells how much the mode before has hit:
-connections, answers or requests. What was swallowed while it hung is lost, so those connections are reset when
-that ends, as by the restart of a server; `hang for good` leaves them silent for ever. The server behind may come
-and go; while it is away, who connects is reset.
+connections, answers or requests; of `refuse` only the connections that were there, since the kernel answers new ones.
+What was swallowed while it hung is lost, so those connections are reset when that ends, as by the restart of a server;
+`hang for good` leaves them silent for ever. The server behind may come and go; while it is away, who connects is reset.
 """
 
 import asyncio
@@ -95,8 +95,10 @@ class _Proxy:
         """Change the mode; give the hits of the one before."""
         before, self.mode, self.detail, self.hits = (self.mode, self.hits), mode, detail, 0
         if before[0] == "hang" or mode in ("refuse", "answer"):
-            for end in [end for end in self.ends if not end.is_silent]:
+            cut = [end for end in self.ends if not end.is_silent]
+            for end in cut:
                 end.abort()
+            self.hits = sum(isinstance(end, _Client) for end in cut) if mode == "refuse" else 0
         if mode == "refuse" and self._server:
             self._server.close()
             self._server = None
