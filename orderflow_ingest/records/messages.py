@@ -94,8 +94,8 @@ class Known:
 
 
 _COLUMNS = [inbound_message.c[field.name] for field in fields(InboundMessage)]
-
-
+_KEY = (inbound_message.c.org_id, inbound_message.c.id)
+_KEYED = [column for column in _COLUMNS if column not in set(_KEY)]
 _IDENTITY = (inbound_message.c.org_id, inbound_message.c.source, inbound_message.c.source_message_id)
 _OWNER = (message_conflict.c.org_id, message_conflict.c.inbound_message_id)
 
@@ -183,8 +183,9 @@ class Messages:
 
     def get(self, org_id: int, id: UUID) -> InboundMessage | None:
         """Get one message."""
-        found = self.select(Filter(org_id=org_id, ids=(id,)), limit=1)
-        return found[0] if found else None
+        with self._database.read(org_id) as connection:
+            row = _found(connection, _KEY, [(org_id, id)], *_KEYED).one_or_none()
+        return _message(row) if row else None
 
     def select(self, chosen: Filter, limit: int, after: InboundMessage | Place | None = None) -> list[InboundMessage]:
         """Select messages, the newest first; `after` the last one of the page before, or its place."""
