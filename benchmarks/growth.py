@@ -21,7 +21,8 @@ What has to hold, or the command ends with 1: no ratio is over 1.5, and no state
 end (Seq Scan). A message by its id alone is looked up in each organisation: its cost is that of their number, and
 a table of next to nothing is read faster; its ratio is told and not held. Nor is that of what `find` asks for: a word
 costs what its list in the index is long, and that is history. Nor that of the counts of a week over all organisations:
-the databases have the same last 24 hours, but the large one ten times the last week.
+the databases have the same last 24 hours, but the large one ten times the last week. Held are the same counts over as
+many messages of each, the newest ones.
 
 --directory keeps the databases there, and takes those that it finds. --docs writes docs/growth.json and
 docs/growth-plans.md, and the figures into docs/growth.md.
@@ -37,7 +38,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -56,6 +57,7 @@ from tests.lab.process import scratch
 
 _ROOT = Path(__file__).parents[1]
 _LIMIT = 1.5
+_NEWEST = history.RECENT + 50  # about what the small database has of a week
 _LEASE, _MINUTE, _HOUR = timedelta(minutes=10), timedelta(minutes=1), timedelta(hours=1)
 _SERVER = {"shared_buffers": "3GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h", "autovacuum": "off"}
 
@@ -110,6 +112,14 @@ class Side:
     identities: list[tuple[int, UUID, str]] = field(default_factory=list)
     pages: list[InboundMessage] = field(default_factory=list)
     written: int = 0
+
+    @cached_property
+    def newest_since(self) -> datetime:
+        """Give the moment since which the newest messages came, as many on each side."""
+        newest = f"SELECT received_at FROM inbound_message ORDER BY received_at DESC LIMIT {_NEWEST}"
+        with self.owner.connect() as connection:
+            found: datetime = connection.exec_driver_sql(f"SELECT min(received_at) FROM ({newest}) n").scalar_one()
+        return found
 
     def draw(self) -> None:
         """Draw messages of all organisations and of both years."""
@@ -394,6 +404,10 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     ),
     "status: each organisation": _same(
         lambda s: s.operator.overview.by_organization(s.now - history.DAY, s.now - _WEEK)
+    ),
+    "status: a day and the newest": _same(lambda s: s.operator.overview.lately(s.now - history.DAY, s.newest_since)),
+    "status: each organisation, the newest": _same(
+        lambda s: s.operator.overview.by_organization(s.now - history.DAY, s.newest_since)
     ),
     "status: last errors": _same(lambda s: s.operator.overview.last_errors(s.now - _WEEK, 10)),
     "status: last errors of an organisation": _of_org(

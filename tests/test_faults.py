@@ -213,7 +213,7 @@ def test_the_list_names_every_fault_and_what_it_breaks():
 @pytest.mark.timeout(1800)
 def test_a_short_campaign_keeps_every_promise_and_hits(place):
     command = [sys.executable, "-m", "benchmarks.faults", "--short", "--seed", "4711", "--json", place / "found.json"]
-    options = ["--messages", "50", "--rate", "12", "--minute", "3", "--patience", "600"]
+    options = ["--messages", "40", "--rate", "8", "--minute", "3", "--patience", "600"]
     with open(place / "said", "w+") as said:  # no pipe: its servers would keep one open if it were killed
         campaign = subprocess.Popen([*command, *options], cwd=ROOT, stdout=said, stderr=said)
         try:
@@ -228,5 +228,5 @@ def test_a_short_campaign_keeps_every_promise_and_hits(place):
     names = [result["name"] for result in found["results"]]
     assert [name for name in SHORT if name not in (*names, *found["skipped"])] == [] and "mix 1" in names[-1]
     for result in found["results"]:
-        assert result["sent"] >= 50 and result["accepted"] == result["sent"] and result["recovered"] is not None
+        assert result["sent"] >= 40 and result["accepted"] == result["sent"] and result["recovered"] is not None
         assert result["hit"] > 0, result
