@@ -17,7 +17,8 @@
 -- The owner of the tables, who runs `init`, is bound by no row-level security; let no program deliver as the owner.
 
 BEGIN;
-SET LOCAL search_path = @SCHEMA@, pg_temp;
+-- Whoever may make functions in a schema of this path would have a superuser run them: ours is named each time.
+SET LOCAL search_path = pg_catalog, pg_temp;
 -- Nothing waits here for long: behind us all mail would.
 SET LOCAL lock_timeout = '5s';
 
@@ -42,7 +43,7 @@ REVOKE ALL ON SCHEMA @SCHEMA@ FROM PUBLIC;
 -- The owner of the tables may have lived by the rights of PUBLIC: the schema may be another's, as in PostgreSQL up to 14.
 DO $$
 DECLARE
-    owner text := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'organization'::regclass);
+    owner text := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = '@SCHEMA@.organization'::regclass);
 BEGIN
     EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', current_database(), owner);
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA @SCHEMA@ TO %I', owner);
@@ -53,42 +54,48 @@ REVOKE ALL ON ALL TABLES IN SCHEMA @SCHEMA@
     FROM PUBLIC, orderflow_map, orderflow_deliver, orderflow_worker, orderflow_metrics, orderflow_operator;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA @SCHEMA@
     FROM PUBLIC, orderflow_map, orderflow_deliver, orderflow_worker, orderflow_metrics, orderflow_operator;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @SCHEMA@
+    FROM orderflow_map, orderflow_deliver, orderflow_worker, orderflow_metrics, orderflow_operator;
+-- Who may make large objects may fill the disk.
+REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea), lo_put(oid, bigint, bytea),
+    lowrite(integer, bytea) FROM PUBLIC;
 
 -- Postfix's recipient map: the slugs of active organisations, and nothing else.
-GRANT SELECT ON recipient TO orderflow_map;
+GRANT SELECT ON @SCHEMA@.recipient TO orderflow_map;
 
 -- A delivery: finds its organisation, looks for the message's identity, adds the message or holds it. Of the rows it
 -- sees those of the organisations that its transaction names. It changes and deletes nothing.
-GRANT SELECT (id, slug, name, is_active, settings) ON organization TO orderflow_deliver;
-GRANT SELECT, INSERT ON inbound_message, message_conflict TO orderflow_deliver;
-GRANT SELECT ON alembic_version TO orderflow_deliver;
-GRANT EXECUTE ON FUNCTION orderflow_overdue_since() TO orderflow_deliver;
+GRANT SELECT (id, slug, name, is_active, settings) ON @SCHEMA@.organization TO orderflow_deliver;
+GRANT SELECT, INSERT ON @SCHEMA@.inbound_message, @SCHEMA@.message_conflict TO orderflow_deliver;
+GRANT SELECT ON @SCHEMA@.alembic_version TO orderflow_deliver;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_overdue_since() TO orderflow_deliver;
 
 -- The worker: it delivers what was left in the spool too. Of a message it changes how far it is, never what came.
 GRANT orderflow_deliver TO orderflow_worker;
-GRANT UPDATE (status, attempts, next_attempt_at, worker, error_json) ON inbound_message TO orderflow_worker;
-GRANT SELECT, INSERT, UPDATE, DELETE ON document TO orderflow_worker;
-GRANT SELECT, INSERT, DELETE ON skipped_part TO orderflow_worker;
-GRANT SELECT, INSERT ON message_event TO orderflow_worker;
-GRANT EXECUTE ON FUNCTION orderflow_due_messages(timestamptz, integer) TO orderflow_worker;
-GRANT EXECUTE ON FUNCTION orderflow_due_documents(timestamptz, integer) TO orderflow_worker;
+GRANT UPDATE (status, attempts, next_attempt_at, worker, error_json) ON @SCHEMA@.inbound_message TO orderflow_worker;
+GRANT SELECT, INSERT, UPDATE, DELETE ON @SCHEMA@.document TO orderflow_worker;
+GRANT SELECT, INSERT, DELETE ON @SCHEMA@.skipped_part TO orderflow_worker;
+GRANT SELECT, INSERT ON @SCHEMA@.message_event TO orderflow_worker;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_messages(timestamptz, integer) TO orderflow_worker;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_documents(timestamptz, integer) TO orderflow_worker;
 
 -- Monitoring: numbers of rows, and a time. Not one row of a tenant.
-GRANT EXECUTE ON FUNCTION orderflow_census() TO orderflow_metrics;
-GRANT EXECUTE ON FUNCTION orderflow_overdue_since() TO orderflow_metrics;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_census() TO orderflow_metrics;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_overdue_since() TO orderflow_metrics;
 
 -- An operator: all tenants.
 GRANT SELECT, INSERT, UPDATE, DELETE
-    ON organization, inbound_message, document, skipped_part, message_conflict, message_event, operator_run
+    ON @SCHEMA@.organization, @SCHEMA@.inbound_message, @SCHEMA@.document, @SCHEMA@.skipped_part,
+        @SCHEMA@.message_conflict, @SCHEMA@.message_event, @SCHEMA@.operator_run
     TO orderflow_operator;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA @SCHEMA@ TO orderflow_operator;
 -- A rebuild gives organisations their ids back, and moves on what gives the next one.
-GRANT SELECT, UPDATE ON SEQUENCE organization_id_seq TO orderflow_operator;
-GRANT SELECT ON alembic_version, recipient TO orderflow_operator;
-GRANT EXECUTE ON FUNCTION orderflow_due_messages(timestamptz, integer) TO orderflow_operator;
-GRANT EXECUTE ON FUNCTION orderflow_due_documents(timestamptz, integer) TO orderflow_operator;
-GRANT EXECUTE ON FUNCTION orderflow_overdue_since() TO orderflow_operator;
-GRANT EXECUTE ON FUNCTION orderflow_census() TO orderflow_operator;
+GRANT SELECT, UPDATE ON SEQUENCE @SCHEMA@.organization_id_seq TO orderflow_operator;
+GRANT SELECT ON @SCHEMA@.alembic_version, @SCHEMA@.recipient TO orderflow_operator;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_messages(timestamptz, integer) TO orderflow_operator;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_documents(timestamptz, integer) TO orderflow_operator;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_overdue_since() TO orderflow_operator;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_census() TO orderflow_operator;
 
 -- Only where it is missing: making one locks the table.
 DO $$
@@ -96,8 +103,12 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY['inbound_message', 'document', 'skipped_part', 'message_conflict', 'message_event'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_policy WHERE polname = 'operator' AND polrelid = name::regclass) THEN
-            EXECUTE format('CREATE POLICY operator ON %I TO orderflow_operator USING (true) WITH CHECK (true)', name);
+        IF NOT EXISTS (
+            SELECT FROM pg_policy WHERE polname = 'operator' AND polrelid = ('@SCHEMA@.' || name)::regclass
+        ) THEN
+            EXECUTE format(
+                'CREATE POLICY operator ON @SCHEMA@.%I TO orderflow_operator USING (true) WITH CHECK (true)', name
+            );
         END IF;
     END LOOP;
 END $$;
@@ -106,13 +117,15 @@ END $$;
 -- them, and keeps what Huey remembers: the schedule, locks and what was revoked. Tasks hold ids alone.
 DO $$
 BEGIN
-    IF to_regclass('huey_task') IS NOT NULL THEN
-        GRANT SELECT (queue) ON huey_task TO orderflow_metrics;
-        GRANT SELECT (queue), INSERT (queue, data, priority) ON huey_task TO orderflow_deliver;
-        GRANT USAGE ON SEQUENCE huey_task_id_seq TO orderflow_deliver;
-        GRANT SELECT, INSERT, UPDATE, DELETE ON huey_task, huey_schedule, huey_kv, huey_counter
+    IF to_regclass('@SCHEMA@.huey_task') IS NOT NULL THEN
+        GRANT SELECT (queue) ON @SCHEMA@.huey_task TO orderflow_metrics;
+        GRANT SELECT (queue), INSERT (queue, data, priority) ON @SCHEMA@.huey_task TO orderflow_deliver;
+        GRANT USAGE ON SEQUENCE @SCHEMA@.huey_task_id_seq TO orderflow_deliver;
+        GRANT SELECT, INSERT, UPDATE, DELETE
+            ON @SCHEMA@.huey_task, @SCHEMA@.huey_schedule, @SCHEMA@.huey_kv, @SCHEMA@.huey_counter
             TO orderflow_worker, orderflow_operator;
-        GRANT USAGE ON SEQUENCE huey_task_id_seq, huey_schedule_id_seq TO orderflow_worker, orderflow_operator;
+        GRANT USAGE ON SEQUENCE @SCHEMA@.huey_task_id_seq, @SCHEMA@.huey_schedule_id_seq
+            TO orderflow_worker, orderflow_operator;
     END IF;
 END $$;
 COMMIT;

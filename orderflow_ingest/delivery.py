@@ -34,7 +34,7 @@ from uuid import UUID
 from . import metrics
 from .archive import ArchiveUnavailable
 from .assembly import Parts
-from .envelope import Envelope, ForeignDomain, decode, organization_slug
+from .envelope import BEFORE_QUEUE, Envelope, ForeignDomain, decode, organization_slug
 from .keys import EMAIL, held_id, message_id, raw_key
 from .logs import event, place
 from .message import Message, own_identity, read_message
@@ -99,7 +99,8 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts, way: Way = BY_MAIL) ->
     if message is None:
         return Delivery(Outcome.MALFORMED, org.slug)
     coming = _Coming(envelope, raw, org, way)
-    seen = recognise(way.source, message, raw, org, parts.records, parts.settings.authserv_id, bool(way.importer))
+    authserv_id, is_filtered = parts.settings.authserv_id, envelope.door != BEFORE_QUEUE
+    seen = recognise(way.source, message, raw, org, parts.records, authserv_id, bool(way.importer), is_filtered)
     if seen.verdict:
         if seen.known:
             _take_back(seen.known, message.fingerprint, message.digest, coming, parts)

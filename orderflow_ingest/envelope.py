@@ -11,6 +11,7 @@ from datetime import datetime
 
 from .header import decode_header, encode_header
 
+BEFORE_QUEUE = "before-queue"
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -27,7 +28,7 @@ class Envelope:
     """The envelope of one delivery to one recipient.
 
     `sender` is empty for a bounce. `queue_id` is for finding a delivery in Postfix's log; Postfix uses
-    it again later.
+    it again later. `door` is BEFORE_QUEUE for mail that smtpd asks about: it has passed no milter, see `senders`.
     """
 
     recipient: str
@@ -36,6 +37,7 @@ class Envelope:
     original_recipient: str = ""
     queue_id: str = ""
     client_address: str = ""
+    door: str = ""
 
     def encode(self) -> bytes:
         """Write the envelope as header lines, without the blank line that ends them."""
@@ -56,6 +58,7 @@ def decode(header: bytes) -> Envelope:
             queue_id=found["queue_id"],
             client_address=found["client_address"],
             received_at=datetime.fromisoformat(found["received_at"]),
+            door=found.get("door", ""),
         )
     except (KeyError, ValueError) as error:
         raise BadEnvelope(f"envelope header does not read: {type(error).__name__}") from None

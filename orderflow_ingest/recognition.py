@@ -40,10 +40,12 @@ def recognise(
     records: Records,
     authserv_id: str,
     is_trusted: bool = False,
+    is_filtered: bool = True,
 ) -> Recognised:
     """Tell what a mail is to an organisation. Raises RecordsUnavailable, BadOrgSettings.
 
-    `is_trusted`: an operator brings it, so that neither its size nor its sender is judged.
+    `is_trusted`: an operator brings it, so that neither its size nor its sender is judged. `is_filtered`: as in
+    `senders`.
     """
     settings, fingerprint = org.settings, message.fingerprint
     known = records.messages.find_identity(org.id, source, message.source_message_id)
@@ -61,7 +63,7 @@ def recognise(
         return Recognised(message, Known.of_held(held.id, fingerprint, held.digest), verdict)
     if settings.max_message_size and len(raw) > settings.max_message_size and not is_trusted:
         return Recognised(message, verdict=Outcome.TOO_BIG)
-    doubt = doubt_sender(raw, allowed, authserv_id) if allowed else None
+    doubt = doubt_sender(raw, allowed, authserv_id, is_filtered) if allowed else None
     if doubt:
         return Recognised(message, held=Held.SENDER, doubt=doubt)
     if known and settings.accepts_conflicts and by_own is None:

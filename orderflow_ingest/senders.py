@@ -8,6 +8,9 @@ Anybody can write a From. Without an `authserv_id` this is a filter against stra
 Authentication-Results field (RFC 8601) of that authserv-id has to say that the From's domain is authenticated: by
 dmarc=pass, or by dkim=pass or spf=pass of that very domain or of one that it lies in. That field is as good as the
 server that wrote it, which must take out those that a sender put in under its name (RFC 8601, section 5).
+
+Where smtpd asks us before it queues a mail, no milter has seen header and body (smtpd shows them commands alone).
+Whatever calls such a mail authenticated was written by its sender.
 """
 
 import re
@@ -29,15 +32,18 @@ class Doubt(StrEnum):
     NOT_AUTHENTICATED = "From is not authenticated"
 
 
-def doubt_sender(raw: bytes, allowed: tuple[str, ...], authserv_id: str) -> Doubt | None:
-    """Tell what speaks against taking a mail for one of these addresses and @domains; None if nothing does."""
+def doubt_sender(raw: bytes, allowed: tuple[str, ...], authserv_id: str, is_filtered: bool = True) -> Doubt | None:
+    """Tell what speaks against taking a mail for one of these addresses and @domains; None if nothing does.
+
+    `is_filtered`: it has passed the server that authenticates.
+    """
     addresses = _senders(raw)
     if not addresses:
         return Doubt.NO_ADDRESS
     if not all(address in allowed or f"@{domain_of(address)}" in allowed for address in addresses):
         return Doubt.NOT_ALLOWED
     if authserv_id:
-        passed = _passed(raw, authserv_id)
+        passed = _passed(raw, authserv_id) if is_filtered else []
         if not all(_is_authenticated(domain_of(address), passed) for address in addresses):
             return Doubt.NOT_AUTHENTICATED
     return None

@@ -521,6 +521,14 @@ def test_a_store_that_passes_over_the_encryption_is_unavailable(credentials, con
             archive.put(KEY, RAW, DIGEST)
 
 
+@pytest.mark.parametrize("key", [None, "arn:aws:kms:eu-central-1:1:key/other"])
+def test_a_store_that_takes_another_key_than_the_one_named_is_unavailable(credentials, key):
+    headers = {"ETag": '"e"', "x-amz-server-side-encryption": "aws:kms"}
+    headers |= {"x-amz-server-side-encryption-aws-kms-key-id": key} if key else {}
+    with Answers(200, headers=headers) as server, pytest.raises(ArchiveUnavailable, match="did not encrypt"):
+        open_archive("s3://orders", server.endpoint, "aws:kms:a-b").put(KEY, RAW, DIGEST)
+
+
 @pytest.mark.parametrize(
     ("setting", "sent", "key"),
     [
@@ -533,6 +541,8 @@ def test_a_store_that_passes_over_the_encryption_is_unavailable(credentials, con
 )
 def test_a_put_demands_the_encryption_and_is_content_with_its_confirmation(credentials, setting, sent, key):
     confirmed = {"x-amz-server-side-encryption": sent} if sent else {}
+    if key and "alias" not in key:
+        confirmed["x-amz-server-side-encryption-aws-kms-key-id"] = key
     with Answers(200, headers={"ETag": '"e"', **confirmed}) as server:
         open_archive("s3://orders", server.endpoint, setting).put(KEY, RAW, DIGEST)
         ((_, _, headers),) = server.requests

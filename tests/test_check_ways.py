@@ -207,6 +207,15 @@ def test_something_else_that_listens_there_is_found(template, place):
         listener.wait()
 
 
+@pytest.mark.parametrize("way", [LMTP, BEFORE_QUEUE])
+def test_authentication_that_no_milter_can_have_written_is_told(template, place, way):
+    deployment = deployed(template, place, way)
+    deployment.write_settings({"ORDERFLOW_AUTHSERV_ID": "mx.lab.example"})
+    deployment.configure_postfix()
+    said = findings(deployment)["postfix"][1]
+    assert ("before the queue no milter sees a mail" in said) is (way == BEFORE_QUEUE)
+
+
 @pytest.mark.parametrize("way", [PIPE, LMTP, BEFORE_QUEUE])
 def test_the_printed_configuration_draws_no_word_from_postconf(template, place, way):
     deployment = deployed(template, place, way)

@@ -767,6 +767,13 @@ def test_a_place_that_cannot_be_listened_at_is_told_in_one_line(empty):
     assert ended.stderr.splitlines()[-1].startswith("Error: cannot listen at unix:")
 
 
+def test_a_proxy_is_not_believed_at_a_port_where_any_user_of_the_host_could_be_one(empty):
+    environment = {"ORDERFLOW_STATE_DIR": str(empty), "ORDERFLOW_SETTINGS": "/dev/null", "ORDERFLOW_LOG": "/dev/null"}
+    environment |= {"ORDERFLOW_CONSOLE_PROXY_HEADER": "X-User", **_python(), "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", PROGRAM, "serve"], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1 and "ORDERFLOW_CONSOLE=unix:/path" in ended.stderr
+
+
 def test_without_the_extra_the_program_says_what_to_install():
     code = "import sys; sys.modules['flask'] = None; from orderflow_ingest.console import main; main()"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=_python())

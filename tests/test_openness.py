@@ -1,6 +1,8 @@
 """`orderflow-admin check` names what is more open than it need be, and is content with what the README sets up."""
 
 import json
+import re
+import shutil
 import subprocess
 from uuid import uuid4
 
@@ -64,6 +66,9 @@ def test_a_role_that_row_level_security_does_not_bind(quiet, tenants, postgres, 
         url = postgres.url(tenants.name, role)
     quiet.write_settings({"DATABASE_URL": url})
     ((finding, says),) = openness(quiet)
+    assert finding == "warning" and (said or "MAP_DATABASE_URL is DATABASE_URL") in says
+    quiet.write_settings({"DATABASE_URL": url, "MAP_DATABASE_URL": tenants.url("map")})
+    ((finding, says),) = openness(quiet)
     assert (finding == "warning" and said in says) if said else finding == "ok"
 
 
@@ -75,7 +80,10 @@ REMOTE = "postgresql://of:hidden@db.example:5433/of"
     [
         ({"MAP_DATABASE_URL": REMOTE}, ["MAP_DATABASE_URL goes to another host without verifying it"]),
         ({"MAP_DATABASE_URL": f"{REMOTE}?sslmode=require"}, ["MAP_DATABASE_URL goes to another host without"]),
+        ({"MAP_DATABASE_URL": f"{REMOTE}?sslmode=verify-ca"}, ["MAP_DATABASE_URL goes to another host without"]),
         ({"MAP_DATABASE_URL": f"{REMOTE}?sslmode=verify-full"}, []),
+        ({"MAP_DATABASE_URL": "postgresql://of@localhost/of?hostaddr=10.1.2.3"}, ["goes to another host without"]),
+        ({"MAP_DATABASE_URL": "postgresql://of@localhost/of?host=db.example"}, ["goes to another host without"]),
         ({"MAP_DATABASE_URL": "postgresql://of@/of?host=/run/postgresql"}, []),
         ({"MAP_DATABASE_URL": "postgresql://of@/of?host=db.example"}, ["MAP_DATABASE_URL goes to another host"]),
         ({"MAP_DATABASE_URL": "postgresql://of@[::1]/of"}, []),
@@ -86,6 +94,8 @@ REMOTE = "postgresql://of:hidden@db.example:5433/of"
         ({"QUEUE_URL": "redis://:hidden@localhost:6379/0"}, []),
         ({"QUEUE_URL": "rediss://:hidden@192.0.2.1:6379/0"}, []),
         ({"QUEUE_URL": "rediss://192.0.2.1:6379/0?ssl_cert_reqs=none"}, ["QUEUE_URL goes to another host without"]),
+        ({"QUEUE_URL": "rediss://192.0.2.1:6379/0?ssl_check_hostname=No"}, ["QUEUE_URL goes to another host without"]),
+        ({"QUEUE_URL": "rediss://192.0.2.1:6379/0?ssl_check_hostname=yes"}, []),
         ({"ARCHIVE_URL": "s3://orders", "S3_ENDPOINT_URL": "http://192.0.2.1"}, ["S3_ENDPOINT_URL goes to another"]),
         ({"ARCHIVE_URL": "s3://orders", "S3_ENDPOINT_URL": "http://127.0.0.1:9"}, []),
         ({"ARCHIVE_URL": "s3://orders", "S3_ENDPOINT_URL": "https://192.0.2.1"}, []),
@@ -129,16 +139,28 @@ def test_a_file_that_others_may_read_or_replace(quiet, fault, finding, said):
     assert found == finding and said in says and "hidden" not in says
 
 
-def test_a_map_that_every_user_can_read(quiet, tenants):
+def test_a_map_whose_password_all_can_read_and_one_whose_passfile_nobody_reads(quiet, tenants):
     quiet.write_settings({"DATABASE_URL": tenants.url("deliver"), "MAP_DATABASE_URL": tenants.url("map")})
     quiet.configure_postfix()
     table = quiet.postfix.config_directory / "orderflow_recipients.cf"
+    passfile = table.with_suffix(".pgpass")
     quiet.user = "root"
 
     def said():
         options = ("--postfix-config", str(quiet.postfix.config_directory), "--json")
         return quiet.run("orderflow-admin", "check", *options, check=False).stdout
 
-    assert "holds a password" not in said()
+    assert "password" not in said() and "passfile" not in said()
+    passfile.chmod(0o640)
+    assert f"{passfile} is open to others, so that libpq reads no password there: chmod 600" in said()
+    passfile.chmod(0o600)
+    shutil.chown(passfile, "nobody")
+    assert f"{passfile} is not postfix's: chown postfix" in said()
+    passfile.unlink()
+    assert f"{passfile} is not there: install -m 600 -o postfix" in said()
+    url = tenants.url("map").replace("+psycopg", "")
+    table.write_text(re.sub("(?m)^hosts = .*", f"hosts = {url}", table.read_text()))
     table.chmod(0o644)
-    assert f"{table} holds a password and is open to every user: chmod 640" in said()
+    told = said()
+    assert f"{table} holds a password and is open to every user: chmod 640" in told
+    assert f"{table}: hosts has the password, which Postfix logs" in told

@@ -227,8 +227,19 @@ def test_check_says_so_when_the_pipe_user_cannot_run_the_program(quiet):
 
 def test_the_map_for_postgresql_names_the_database(quiet):
     quiet.write_settings({"DATABASE_URL": "postgresql://me:p%40ss@db.example:5433/orders"})
-    lines = quiet.admin("postfix", "map").splitlines()
-    assert {"hosts = db.example:5433", "user = me", "password = p@ss", "dbname = orders"} <= set(lines)
+    lines = quiet.admin("postfix", "map", "--passfile", "/etc/pg pass").splitlines()
+    url = "postgresql://me@db.example:5433/orders?connect_timeout=10&passfile=%2Fetc%2Fpg%20pass"
+    assert f"hosts = {url}" in lines
+    assert quiet.admin("postfix", "passfile") == "*:*:orders:me:p@ss\n"
+
+
+def test_the_map_passes_on_what_libpq_is_told_and_its_password_stands_in_the_passfile_alone(quiet):
+    quiet.write_settings({"DATABASE_URL": "postgresql://me:a%3Ab%5C@h/d?sslmode=verify-full&host=x"})
+    assert quiet.admin("postfix", "passfile") == "*:*:d:me:a\\:b\\\\\n"
+    table = quiet.admin("postfix", "map")
+    assert "sslmode=verify-full" in table and "host=x" in table and "passfile=" in table and "a%3A" not in table
+    quiet.write_settings({"DATABASE_URL": "postgresql://me@/orders?host=/run/postgresql"})
+    assert "passfile=" not in quiet.admin("postfix", "map") and quiet.admin("postfix", "passfile") == ""
 
 
 def test_tls_can_be_required(quiet):

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.lab import smtp
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.lab.process import free_port, wait_until
 from tests.mails import order
@@ -174,7 +175,20 @@ def test_help_and_the_scripts_hold_no_secret(quiet):
         ("orderflow-admin", "--help"), ("orderflow-admin", "roles", "--help"), ("orderflow-replay", "--help"),
         ("orderflow-service", "--help"), ("orderflow-deliver", "--help"), ("orderflow-admin", "roles", "postgresql"),
         ("orderflow-admin", "roles", "s3"), ("orderflow-admin", "postfix", "master"),
+        ("orderflow-admin", "postfix", "map"),
     ):  # fmt: skip
         ended = quiet.run(*command, check=False)
         assert SECRET not in ended.stdout + ended.stderr and KEY not in ended.stdout + ended.stderr, command
-    assert SECRET in quiet.admin("postfix", "map"), "the one that is made to hold it"
+    assert SECRET in quiet.admin("postfix", "passfile"), "the one that is made to hold it"
+
+
+@pytest.mark.parametrize("url", [of("127.0.0.1:1/map"), of("127.0.0.1:1/map?sslmode=verify-full")])
+def test_postfix_logs_no_password_of_a_map_whose_database_is_away(quiet, url):
+    quiet.write_settings({"DATABASE_URL": url})
+    quiet.configure_postfix()
+    with quiet.postfix:
+        (reply,) = smtp.send(quiet.postfix.smtp_port, "a@b.example", [f"orders+acme@{DOMAIN}"], order(1)).rcpt
+        assert reply.code == 451
+        log = quiet.postfix.log()
+    assert "connect to pgsql server" in log and "127.0.0.1:1" in log
+    assert SECRET not in log and SECRET not in (quiet.postfix.config_directory / "orderflow_recipients.cf").read_text()

@@ -101,6 +101,12 @@ def test_every_address_of_from_has_to_be_authenticated():
     assert doubt("a@shop.example, ann@other.example", f"{one}; spf=pass smtp.mailfrom=other.example", MX) is None
 
 
+def test_what_has_passed_nobody_who_authenticates_is_not_authenticated_whatever_it_says():
+    raw = f"Authentication-Results: {MX}; dmarc=pass header.from=shop.example\nFrom: a@shop.example\n\n".encode()
+    assert doubt_sender(raw, ALLOWED, MX) is None and doubt_sender(raw, ALLOWED, "", is_filtered=False) is None
+    assert doubt_sender(raw, ALLOWED, MX, is_filtered=False) is Doubt.NOT_AUTHENTICATED
+
+
 def test_where_the_header_of_the_sender_was_taken_for_body_his_own_results_count_for_nothing():
     forged = f"Authentication-Results: {MX}; dmarc=pass header.from=shop.example\n"
     raw = f"Received: from x\n\n\n{forged}From: buyer@shop.example\nSubject: x\n\n".encode()

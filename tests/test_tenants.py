@@ -408,6 +408,44 @@ def test_the_script_can_be_run_again_and_takes_back_what_was_given_by_hand(tenan
         connection.execute("SELECT * FROM document")
 
 
+def test_the_script_takes_back_functions_too(tenants, deployment, postgres):
+    with psycopg.connect(postgres.conninfo(tenants.name), autocommit=True) as superuser:
+        superuser.execute("GRANT EXECUTE ON FUNCTION orderflow_census() TO orderflow_map")
+    tenants.make_roles(deployment)
+    with tenants.connect("map") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("SELECT * FROM orderflow_census()")
+
+
+@pytest.mark.parametrize("call", ["lo_create(0)", "lo_from_bytea(0, 'x')", "lo_creat(1)"])
+def test_no_group_makes_large_objects(tenants, call):
+    with tenants.connect("map") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(f"SELECT {call}")
+
+
+def test_nothing_of_the_owners_is_run_by_the_superuser_who_runs_the_script(deployment, postgres):
+    """Functions and operators of the schema that fit the script's calls better than those they are named after."""
+    tenants = Tenants(postgres)
+    tenants.set_up(deployment)
+    body = f"BEGIN EXECUTE 'ALTER ROLE {tenants.owner} SUPERUSER'; RETURN 'SELECT 1'; END"
+    with tenants.connect("owner") as owner:
+        for arguments in ("text, name", "text, text", "text, name, text", "text, name, name", "text, text, text"):
+            owner.execute(f"CREATE FUNCTION public.format({arguments}) RETURNS text LANGUAGE plpgsql AS $${body}$$")
+        owner.execute(f"CREATE FUNCTION public.cat(text, text) RETURNS text LANGUAGE plpgsql AS $${body}$$")
+        owner.execute("CREATE OPERATOR public.|| (FUNCTION = public.cat, LEFTARG = text, RIGHTARG = text)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            owner.execute("SELECT public.cat('a', 'b')")
+        tenants.make_roles(deployment)
+        found = owner.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+        assert found.fetchall() == [(False,)]
+
+
+@pytest.mark.parametrize("name", ["a'b", "a%Ib", "a\\b"])
+def test_a_schema_whose_name_the_script_could_not_hold_is_refused(deployment, tenants, name):
+    deployment.write_settings({"DATABASE_URL": tenants.owner_url})
+    ended = deployment.run("orderflow-admin", "roles", "postgresql", "--schema", name, check=False)
+    assert ended.returncode == 1 and "--schema" in ended.stderr
+
+
 def test_the_script_is_for_the_schema_it_is_told_and_quotes_its_name(deployment, postgres):
     """A schema whose name would end the statement."""
     name, evil = f"tenants_{uuid4().hex}", 'a"; DROP TABLE x; --'

@@ -164,6 +164,5 @@ def test_an_order_goes_through_a_deployment_whose_backends_are_all_behind_tls(
 
         assert lookup().stdout.strip() == "acme"
         deployment.write_settings({**settings, "DATABASE_URL": url(secure_postgres, stranger.file)})
-        file = deployment.postfix.config_directory / "orderflow_recipients.cf"
-        file.write_text(deployment.admin("postfix", "map"))
+        deployment.configure_postfix()
         assert lookup().returncode == 1 and "certificate verify failed" in lookup().stderr

@@ -18,14 +18,16 @@ from tests.mails import mail, order
 ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"
 QUICK = "minimal_backoff_time = 1s\nmaximal_backoff_time = 1s\n"
 PIPE, LMTP, BEFORE_QUEUE = WAYS = ("pipe", "lmtp", "before-queue")
+MX, STRICT = "mx.lab.example", f"orders+strict@{DOMAIN}"
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def deployment(request):
     """A deployment of each way; worker, service and Postfix run."""
     with scratch() as place:
-        deployment = Deployment(place, way=request.param, service=True, overrides=QUICK)
-        deployment.set_up("acme", "beta")
+        deployment = Deployment(place, {"ORDERFLOW_AUTHSERV_ID": MX}, way=request.param, service=True, overrides=QUICK)
+        deployment.set_up("acme", "beta", "strict")
+        deployment.admin("org", "set", "strict", "allowed_senders=@shop.example")
         with deployment:
             yield deployment
 
@@ -275,3 +277,18 @@ def test_five_hundred_sessions_at_once_lose_and_double_nothing(place, way):
     assert found == {(f"Order {number}", recipient): 1 for number, recipient in recipients.items()}
     status = deployment.status()
     assert (status["tasks waiting"], status["spool entries"], status["dead letters"]) == (500, 0, 0)
+
+
+def test_who_says_that_a_sender_is_authenticated_is_believed_where_a_milter_can_have_said_it(deployment):
+    """Before the queue smtpd shows its milters no header, so there the field is the sender's own."""
+    results = f"Authentication-Results: {MX}; dmarc=pass header.from=shop.example\n".encode()
+    assert send(deployment, results + order(900), STRICT).accepted
+
+    def taken() -> bool:
+        return any(row["recipient"] == STRICT for row in deployment.messages())
+
+    def held() -> bool:
+        return bool(deployment.run("orderflow-replay", "conflicts", "--org", "strict", "--json").stdout)
+
+    wanted, other = (held, taken) if deployment.way == "before-queue" else (taken, held)
+    assert wait_until(wanted, 30, interval=0.5) and not other()

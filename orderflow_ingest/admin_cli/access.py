@@ -1,4 +1,6 @@
-"""Who may reach a file: asked of the kernel as that user, so that groups and access lists count too."""
+"""Who may reach a file: asked of the kernel as that user, so that groups and access lists count too; and what a user's
+programs get to see of our environment.
+"""
 
 import os
 import pwd
@@ -6,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# What programs of Postfix are started with: none of our environment, which may hold passwords.
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 _ENFORCES = Path("/sys/fs/selinux/enforce")
 
 

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from typing import Any
 
+from .access import ENVIRONMENT
+
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin"
 
 
@@ -42,8 +44,9 @@ def _queue(postfix_config: str | None) -> list[dict[str, Any]] | None:
     as_root: dict[str, Any] = {"user": 0, "group": 0} if os.getuid() == 0 else {}
     try:
         ended = subprocess.run(
-            [postqueue, *options, "-j"], capture_output=True, text=True, check=True, timeout=20, **as_root
-        )
+            [postqueue, *options, "-j"], capture_output=True, text=True, check=True, timeout=20, env=ENVIRONMENT,
+            **as_root,
+        )  # fmt: skip
         return [json.loads(line) for line in ended.stdout.splitlines()]
     except (subprocess.SubprocessError, OSError, ValueError):
         return None

@@ -8,12 +8,14 @@ ways from Postfix to a delivery; each has its fragments, and main.cf has a part 
     before-queue   smtpd asks the service before it answers; LMTP for what comes in by other doors
 
 For before-queue the service needs an address to give other mail back to, ORDERFLOW_RELAY.
+
+Postfix logs what stands in `hosts` of a PostgreSQL map when it cannot connect, and libpq is told how to verify a server
+only there, as a URL: so the password stands in a file of its own, which libpq reads by itself.
 """
 
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import URL, make_url
 
@@ -23,6 +25,7 @@ from ..settings import SYSTEM_FILE, BadSettings, Settings
 
 PIPE, LMTP, BEFORE_QUEUE = WAYS = ("pipe", "lmtp", "before-queue")
 TIME_LIMIT_FACTOR = 10
+PASSFILE = "/etc/postfix/orderflow_recipients.pgpass"
 _FILES = {
     ("main", PIPE): ("main.cf", "main.pipe.cf"),
     ("main", LMTP): ("main.cf", "main.lmtp.cf"),
@@ -38,8 +41,10 @@ _LMTP_ROLES = {
 }
 
 
-def render(part: str, settings: Settings, way: str, user: str, program: str | None) -> str:
-    """Give the text of `main`, `master` or `map`. Raises BadSettings."""
+def render(part: str, settings: Settings, way: str, user: str, program: str | None, passfile: str = PASSFILE) -> str:
+    """Give the text of `main`, `master`, `map` or `passfile`, which lies at that path. Raises BadSettings."""
+    if part == "passfile":
+        return _passfile(make_url(settings.map_database_url))
     if way == BEFORE_QUEUE and not re.fullmatch(r"[^/]+:\d+", settings.relay or ""):
         raise BadSettings("ORDERFLOW_RELAY must be host:port for the way before-queue, 127.0.0.1:10026 say")
     map_type = "sqlite" if recipients_path(settings.database_url) else "pgsql"
@@ -64,7 +69,7 @@ def render(part: str, settings: Settings, way: str, user: str, program: str | No
         "COMMAND": program or command(),
         "SETTINGS": f"--settings {settings.file} " if settings.file and str(settings.file) != SYSTEM_FILE else "",
         "RECIPIENTS": recipients_path(settings.database_url),
-        **_database(settings.map_database_url),
+        "DATABASE": _libpq(make_url(settings.map_database_url), passfile),
     }
     files = _FILES.get((part, way), (f"orderflow_recipients.{map_type}.cf",))
     text = "".join((_fragments() / file).read_text() for file in files)
@@ -94,20 +99,21 @@ def _postmasters(settings: Settings) -> str:
     return "".join(f"    {{ {name} = root@localhost }}\n" for name in names)
 
 
-def _database(url: str) -> dict[str, Any]:
-    parts = make_url(url)
-    host = parts.host or parts.query.get("host") or "localhost"
-    return {
-        # Only a URL can tell Postfix's libpq more than host and port: to verify the server's certificate, say.
-        "HOSTS": _libpq(parts) if set(parts.query) - {"host"} else f"{host}:{parts.port}" if parts.port else host,
-        "DATABASE_USER": parts.username or "",
-        "DATABASE_PASSWORD": parts.password or "",
-        "DATABASE": parts.database or "",
-    }
+def _libpq(url: URL, passfile: str) -> str:
+    """Give a URL as libpq reads it in `hosts`, a list by commas: without the password."""
+    secret = {"passfile": passfile} if url.password else {}
+    asked = {"connect_timeout": "10", **url.query, **secret}
+    bare = URL.create("postgresql", url.username, None, url.host, url.port, url.database, asked)
+    place, _, query = bare.render_as_string().partition("?")
+    return f"{place}?{query.replace('+', '%20')}".replace(",", "%2C")
 
 
-def _libpq(url: URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+def _passfile(url: URL) -> str:
+    """Give the line of a passfile, which libpq reads if nobody but its owner may."""
+    if not url.password:
+        return ""
+    fields = ["*", "*", url.database or "*", url.username or "*", str(url.password)]
+    return ":".join(field.replace("\\", "\\\\").replace(":", "\\:") for field in fields) + "\n"
 
 
 def _fragments() -> Path:

@@ -8,7 +8,7 @@ from . import postfix_config, roles
 
 
 @click.command("postfix")
-@click.argument("part", type=click.Choice(["main", "master", "map"]))
+@click.argument("part", type=click.Choice(["main", "master", "map", "passfile"]))
 @click.option(
     "--way",
     type=click.Choice(postfix_config.WAYS),
@@ -18,10 +18,18 @@ from . import postfix_config, roles
 )
 @click.option("--user", default="orderflow", show_default=True, help="The user that the pipe's program runs as.")
 @click.option("--program", "program_path", help="What the pipe starts, say orderflow-deliver; default: Python itself.")
+@click.option(
+    "--passfile",
+    default=postfix_config.PASSFILE,
+    show_default=True,
+    help="Where the map for PostgreSQL finds its password.",
+)
 @settings_option
-def print_postfix(part: str, way: str, user: str, program_path: str | None, settings_file: str | None) -> None:
-    """Print main.cf lines, master.cf entries, or the recipient map, for these settings."""
-    click.echo(postfix_config.render(part, load(settings_file), way, user, program_path), nl=False)
+def print_postfix(
+    part: str, way: str, user: str, program_path: str | None, passfile: str, settings_file: str | None
+) -> None:
+    """Print main.cf lines, master.cf entries, the recipient map, or the map's password, for these settings."""
+    click.echo(postfix_config.render(part, load(settings_file), way, user, program_path, passfile), nl=False)
 
 
 @click.group("roles")

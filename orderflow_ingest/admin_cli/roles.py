@@ -24,6 +24,8 @@ def postgresql(settings: Settings, name: str) -> str:
     """Give the script for the schema of this name. Raises BadSettings."""
     if not settings.database_url.startswith("postgresql"):
         raise BadSettings("DATABASE_URL must be a postgresql: URL: SQLite has no roles")
+    if set(name) & set("'%\\"):  # it stands in texts and patterns of the script, too
+        raise BadSettings("--schema: a name without ' % or \\")
     text = (schema.migrations_dir() / "roles.postgresql.sql").read_text()
     quoted = name.replace('"', '""')
     return text.replace("@SCHEMA@", f'"{quoted}"')

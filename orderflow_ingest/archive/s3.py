@@ -78,8 +78,8 @@ class S3Archive:
         if not answer.get("ETag"):
             raise ArchiveUnavailable("S3: put_object was answered by something that is no store")
         # A store may pass over a kind of encryption that it does not know, and keep the object in the clear.
-        demanded = self._encryption.get("ServerSideEncryption")
-        if demanded and answer.get("ServerSideEncryption") != demanded:
+        demanded, key_id = (self._encryption.get(name) for name in ("ServerSideEncryption", "SSEKMSKeyId"))
+        if (demanded and answer.get("ServerSideEncryption") != demanded) or not _is_of(key_id, answer):
             raise ArchiveUnavailable("S3: the store did not encrypt the object as ORDERFLOW_S3_ENCRYPTION says")
 
     def read(self, key: str, digest: str) -> bytes:
@@ -203,6 +203,13 @@ def _encryption(setting: str) -> dict[str, str]:
         return {"ServerSideEncryption": setting} if setting else {}
     key = setting.removeprefix("aws:kms").removeprefix(":")
     return {"ServerSideEncryption": "aws:kms", **({"SSEKMSKeyId": key} if key else {})}
+
+
+def _is_of(key_id: str | None, answer: Any) -> bool:
+    """Tell whether an answer names the KMS key that was asked for, as far as one can see: it never names an alias."""
+    if key_id is None or "alias/" in key_id:
+        return True
+    return str(answer.get("SSEKMSKeyId", "")).rpartition("/")[2] == key_id.rpartition("/")[2]
 
 
 def _http_date(text: str) -> datetime | None:

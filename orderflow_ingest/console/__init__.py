@@ -41,6 +41,11 @@ def serve(settings_file: str | None) -> None:
 
     parts = opened(settings_file, deadline=_PATIENCE)
     settings = parts.settings
+    if settings.console_proxy_header and not settings.console.startswith("unix:"):
+        raise click.ClickException(
+            "ORDERFLOW_CONSOLE_PROXY_HEADER needs a socket that the proxy alone may open, ORDERFLOW_CONSOLE=unix:/path:"
+            " at a port every user of this host could name himself"
+        )
     logs.configure(settings.log, "console", settings.state_dir)
     users = Users(settings.console_users)
     try:

@@ -2,8 +2,8 @@
 
 Every request passes `Gate.check` before a page is looked for; but for styles and the login form nothing is answered to
 who is nobody, not even that there is no such page. With ORDERFLOW_CONSOLE_PROXY_HEADER set no password is taken: that
-header names the user, as far as the users' file knows him. That is safe because we listen on loopback or a unix
-socket alone (`settings`), and for as long as the proxy removes such a header that its clients send.
+header names the user, as far as the users' file knows him. That is safe because we then listen on a unix socket alone,
+and for as long as the proxy removes such a header that its clients send.
 
 A form is ours if the browser does not say that another site sent it, and if it carries the token of the session; that
 of the login form is also in a cookie. Cookies are HttpOnly and SameSite=Strict, and Secure where the proxy says https.

@@ -8,7 +8,7 @@ import click
 
 from ..assembly import Parts
 from ..records import Run
-from ..terminal import json_option, opened, print_rows, settings_option
+from ..terminal import json_option, opened, print_rows, printable, settings_option
 from .kinds import KINDS
 from .show import walk
 from .trace import start_log
@@ -38,7 +38,9 @@ def resume_run(run_id: UUID | None, as_json: bool, settings_file: str | None) ->
     """
     parts = opened(settings_file)
     run = _named(run_id, parts) if run_id else _latest(parts)
-    click.echo(f"going on with {run.id}, {run.done + run.passed_over} of {run.selected}: {run.command}", err=True)
+    click.echo(
+        f"going on with {run.id}, {run.done + run.passed_over} of {run.selected}: {printable(run.command)}", err=True
+    )
     start_log(parts)
     walk(run, parts, as_json)
 
@@ -50,7 +52,7 @@ def _named(run_id: UUID, parts: Parts) -> Run:
     if run.ended_at:
         raise click.ClickException("this run has ended; begin another")
     if run.chosen.get("kind") not in KINDS:
-        raise click.ClickException(f"this run is gone on with by its own command: {run.command}")
+        raise click.ClickException(f"this run is gone on with by its own command: {printable(run.command)}")
     return run
 
 

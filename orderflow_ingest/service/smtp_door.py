@@ -14,6 +14,7 @@ both have in common.
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from ..envelope import BEFORE_QUEUE
 from ..outcomes import Outcome
 from . import postmaster
 from .smtp_session import IDLE, MailDoor, Session, Transaction, reply_of
@@ -56,6 +57,7 @@ class SmtpSession(Session):
 
     greeting = "EHLO"
     ident = "ESMTP OrderFlow ingest"
+    door_name = BEFORE_QUEUE
     commands = ("HELO", *Session.commands)
 
     def __init__(self, door: MailDoor, relay: postmaster.Relay | None):

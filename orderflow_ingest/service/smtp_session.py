@@ -77,7 +77,7 @@ class Transaction:
     def queue_id(self) -> str:
         return self.forwarded.get("IDENT", "")
 
-    def envelopes(self) -> list[Envelope]:
+    def envelopes(self, door: str) -> list[Envelope]:
         """Give one envelope for each recipient, all of one instant."""
         now = datetime.now(UTC)
         address = client_address(self.forwarded.get("ADDR", ""))
@@ -88,6 +88,7 @@ class Transaction:
                 sender=self.sender or "",
                 queue_id=self.queue_id,
                 client_address=address,
+                door=door,
             )
             for recipient in self.recipients
         ]
@@ -133,6 +134,7 @@ class Session(aiosmtpd.smtp.SMTP):
 
     greeting: str
     ident: str
+    door_name = ""  # in envelopes
     commands: tuple[str, ...] = ("XFORWARD", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY")
     command_size_limit = 1 << 20  # Input has a limit, the same for every command
 
@@ -394,7 +396,8 @@ class Session(aiosmtpd.smtp.SMTP):
 
     async def _deliver(self, transaction: Transaction, raw: bytes) -> list[str]:
         deliver = self.door.desk.deliver
-        return self._replies(await asyncio.gather(*(deliver(envelope, raw) for envelope in transaction.envelopes())))
+        envelopes = transaction.envelopes(self.door_name)
+        return self._replies(await asyncio.gather(*(deliver(envelope, raw) for envelope in envelopes)))
 
     def _replies(self, outcomes: list[Outcome]) -> list[str]:
         """Give the replies for the recipients' outcomes, in their order."""

@@ -94,12 +94,14 @@ class Deployment(Server):
 
     def configure_postfix(self, master: str = "", overrides: str = "") -> None:
         """Write Postfix's configuration for the settings as they are now."""
-        options = ("--way", self.way, "--user", self.user)
-        main, service, table = (self.admin("postfix", part, *options) for part in ("main", "master", "map"))
+        passfile = "orderflow_recipients.pgpass"
+        options = ("--way", self.way, "--user", self.user, "--passfile", f"{self.postfix.config_directory}/{passfile}")
+        parts = ("main", "master", "map", "passfile")
+        main, service, table, password = (self.admin("postfix", part, *options) for part in parts)
         self.postfix.configure(
             main,
             service + master,
-            {"orderflow_recipients.cf": table},
+            {"orderflow_recipients.cf": table, passfile: password},
             OWN_POSTFIX + self._overrides + overrides,
         )
 

@@ -73,7 +73,8 @@ class Postfix(Server):
         """Write the configuration: the base, the main.cf and master.cf fragments, then main.cf `overrides`.
 
         A later value of a parameter and a later entry of a service win. The service `smtp inet` of a fragment
-        is put on our port. `maps` are further files in the directory that main.cf calls $config_directory.
+        is put on our port. `maps` are further files in the directory that main.cf calls $config_directory;
+        a .pgpass is Postfix's alone.
         """
         self.config_directory.mkdir(parents=True, exist_ok=True)
         own = {"lab": self.directory, "queue": self.directory / "queue", "data": self.directory / "data"}
@@ -92,9 +93,9 @@ class Postfix(Server):
         for name, text in files.items():
             file = self.config_directory / name
             file.write_text(text)
-            if name in maps and "password" in text:
-                file.chmod(0o640)
-                shutil.chown(file, group="postfix")
+            if name.endswith(".pgpass"):
+                file.chmod(0o600)
+                shutil.chown(file, "postfix")
             os.utime(file, (past, past))
 
     def start(self) -> None:

@@ -16,6 +16,7 @@ from ...records import RecordsUnavailable, schema
 from ...settings import Settings
 from .findings import Said
 
+_FALSE = ("0", "F", "FALSE", "N", "NO")  # as redis-py reads it
 _VERIFY = "say ?sslmode=verify-full&sslrootcert=FILE behind it"
 
 
@@ -37,6 +38,12 @@ def _role(parts: Parts) -> Iterator[Said]:
             "WARNING",
             f"DATABASE_URL: its role {why}, so row-level security does not keep the tenants apart: "
             "run orderflow-admin roles postgresql, and let a member of orderflow_deliver deliver",
+        )
+    elif parts.settings.map_database_url == parts.settings.database_url and not parts.records.database.is_sqlite:
+        yield (
+            "WARNING",
+            "MAP_DATABASE_URL is DATABASE_URL: Postfix gets the password of the role that delivers; let its map log in "
+            "as a member of orderflow_map",
         )
 
 
@@ -62,18 +69,22 @@ def _unverified(url: str) -> str:
     if url.startswith("sqlite") or _is_here(url):
         return ""
     if url.startswith("postgresql"):
-        return "" if asked.get("sslmode") in ("verify-full", "verify-ca") else f"without verifying it: {_VERIFY}"
+        # With verify-ca any certificate of that authority will do, and the system's sign for everybody.
+        return "" if asked.get("sslmode") == "verify-full" else f"without verifying it: {_VERIFY}"
     if url.startswith("redis:"):
         return "in the clear: say rediss:"
-    is_off = asked.get("ssl_cert_reqs", "required") != "required" or asked.get("ssl_check_hostname", "true") == "false"
+    is_off = (
+        asked.get("ssl_cert_reqs", "required") != "required" or asked.get("ssl_check_hostname", "").upper() in _FALSE
+    )
     return "without verifying it: leave out ssl_cert_reqs and ssl_check_hostname" if is_off else ""
 
 
 def _is_here(url: str) -> bool:
-    """Tell whether a URL stays on this host: loopback or a unix socket."""
+    """Tell whether a URL stays on this host: loopback or a unix socket. What libpq is told behind the ? goes first."""
     parts = urlsplit(url)
-    hosts = parts.hostname or ",".join(parse_qs(parts.query).get("host", [""]))
-    return all(_is_local(host) for host in hosts.split(","))
+    asked = parse_qs(parts.query)
+    hosts = asked.get("hostaddr") or asked.get("host") or [parts.hostname or ""]
+    return all(_is_local(host) for host in ",".join(hosts).split(","))
 
 
 def _is_local(host: str) -> bool:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..access import ENVIRONMENT
+
 _COMPLAINT = re.compile(r"(?:line (\d+): )?(overriding earlier entry|unused parameter): ([^=\s]+)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -79,15 +81,16 @@ class Postconf:
         """
         postmap = str(Path(self.program).with_name("postmap"))
         ended = subprocess.run(
-            [postmap, "-c", self.place, "-q", key, table], capture_output=True, text=True, cwd="/", **_as(account)
-        )
+            [postmap, "-c", self.place, "-q", key, table], capture_output=True, text=True, cwd="/", env=ENVIRONMENT,
+            **_as(account),
+        )  # fmt: skip
         told = [line for line in ended.stderr.splitlines() if not _COMPLAINT.search(line)]
         return (ended.stdout.strip() if ended.returncode == 0 else None), "\n".join(told)
 
     def _complaints(self) -> list[tuple[str, str, str]]:
         """Give what postconf finds wrong in main.cf: line, what, and the parameter's name."""
         command = [self.program, "-c", self.place, "-n"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        said = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stderr
         found = (_COMPLAINT.search(line) for line in said.splitlines())
         return sorted({(one[1] or "", one[2], one[3]) for one in found if one})
 
@@ -98,7 +101,7 @@ class Postconf:
 
     def _run(self, *arguments: str) -> str:
         command = [self.program, "-c", self.place, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stdout
 
 
 def _as(account: pwd.struct_passwd | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..access import ENVIRONMENT
 from .findings import Said
 from .postconf import Postconf
 
@@ -24,7 +25,8 @@ def _runs(asked: Postconf) -> Iterator[Said]:
     if os.geteuid():  # postfix(1) answers root alone
         return
     postfix = str(Path(asked.program).with_name("postfix"))
-    ended = subprocess.run([postfix, "-c", asked.place, "status"], capture_output=True, stdin=subprocess.DEVNULL)
+    command = [postfix, "-c", asked.place, "status"]
+    ended = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, env=ENVIRONMENT)
     if ended.returncode:
         start = "systemctl enable --now postfix" if asked.place == "/etc/postfix" else f"postfix -c {asked.place} start"
         yield "TROUBLE", f"Postfix does not run: {start}; postfix check says what is wrong"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...outcomes import Outcome
-from ..access import as_user
+from ..access import ENVIRONMENT, as_user
 from .findings import Said
 from .postconf import Postconf, Service
 
@@ -27,7 +27,7 @@ def runs_as(account: pwd.struct_passwd, command: list[str]) -> bool:
         ended = subprocess.run(
             command,
             cwd="/",
-            env={"PATH": "/usr/bin:/bin"},
+            env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             user=account.pw_uid,

@@ -157,6 +157,12 @@ def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
 
 def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
     wanted = f"unix:{settings.socket_dir / SMTP_SOCKET}"
+    if settings.authserv_id:
+        yield (
+            "WARNING",
+            "ORDERFLOW_AUTHSERV_ID: before the queue no milter sees a mail, so that none is called authenticated: all "
+            "mail to organisations with allowed_senders is held; take the way lmtp or pipe",
+        )
     for service in _filters(asked):
         place = f"master.cf: {service.name}"
         if asked.value("smtpd_proxy_filter", service) != wanted:

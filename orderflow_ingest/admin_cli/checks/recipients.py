@@ -6,8 +6,10 @@ A map that points elsewhere would refuse or accept everything, unnoticed; one th
 
 import os
 import pwd
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from ...assembly import Parts
 from ...records import RecordsUnavailable, recipients_path
@@ -22,7 +24,7 @@ def check_recipients(parts: Parts, asked: Postconf) -> Iterator[Said]:
     if not tables:
         yield "TROUBLE", "main.cf: virtual_mailbox_maps is empty: every recipient is accepted and bounces later"
         return
-    yield from _passwords(tables)
+    yield from _passwords(tables, account)
     yield from _reached(asked)
     settings = parts.settings
     for table in tables:
@@ -53,14 +55,44 @@ def _mail_owner(asked: Postconf) -> pwd.struct_passwd | None:
         return None
 
 
-def _passwords(tables: list[str]) -> Iterator[Said]:
+def _passwords(tables: list[str], account: pwd.struct_passwd | None) -> Iterator[Said]:
+    """Look where the maps for PostgreSQL have their passwords."""
     for table in tables:
         file = Path(table.removeprefix("pgsql:"))
-        if table.startswith("pgsql:") and file.exists() and file.stat().st_mode & 0o007:
+        try:
+            text = file.read_text(errors="replace") if table.startswith("pgsql:") else ""
+        except OSError:  # the look-up tells what may not be read
+            continue
+        is_logged = re.search(r"^hosts\s*=.*://[^\s/@]*:[^\s/@]+@", text, re.MULTILINE)
+        if is_logged:
+            yield (
+                "WARNING",
+                f"{file}: hosts has the password, which Postfix logs when the database is away: print it anew by "
+                "orderflow-admin postfix map, and postfix passfile",
+            )
+        if (is_logged or re.search(r"^password\s*=\s*\S", text, re.MULTILINE)) and file.stat().st_mode & 0o007:
             yield (
                 "WARNING",
                 f"{file} holds a password and is open to every user: chmod 640 {file}; chgrp postfix {file}",
             )
+        if found := re.search(r"^hosts\s*=.*[?&]passfile=([^\s&,]+)", text, re.MULTILINE):
+            yield from _passfile(Path(unquote(found[1])), account)
+
+
+def _passfile(file: Path, account: pwd.struct_passwd | None) -> Iterator[Said]:
+    """Look whether libpq reads a password from its file: it passes over one that others may read, without a word."""
+    try:
+        seen = file.stat()
+    except FileNotFoundError:
+        made = f"install -m 600 -o postfix /dev/null {file}"
+        yield "TROUBLE", f"{file} is not there: {made}, then orderflow-admin postfix passfile > {file}"
+        return
+    except OSError:
+        return
+    if seen.st_mode & 0o077:
+        yield "TROUBLE", f"{file} is open to others, so that libpq reads no password there: chmod 600 {file}"
+    if account and seen.st_uid != account.pw_uid:
+        yield "TROUBLE", f"{file} is not {account.pw_name}'s: chown {account.pw_name} {file}"
 
 
 def _reached(asked: Postconf) -> Iterator[Said]:
