@@ -11,7 +11,8 @@ last one the row is FAILED, with error_json: what, where, when, how often.
       that does not import
     Erased: its object was deleted on purpose        1
 
-A worker that is killed leaves its lease behind; when that is over the next attempt begins.
+A worker that is killed leaves its lease behind; when that is over the next attempt begins. Leases and retries go by
+the database's clock, whichever host's is wrong.
 
 Where the database itself is away when a failure is to be noted, that is tried for a while; then the attempt
 counts as one that ended without a word.
@@ -57,11 +58,6 @@ OUTAGES = (ArchiveUnavailable, RecordsUnavailable, HandlerUnavailable)
 _POISON = (TimeUp, MemoryError, WorkersLost)
 
 
-def now() -> datetime:
-    """Give the time, aware UTC."""
-    return datetime.now(UTC)
-
-
 def worker_name() -> str:
     """Name this worker on the rows that it has in hand."""
     return f"{socket.gethostname()}:{os.getpid()}"
@@ -89,14 +85,14 @@ def note_failure(
         return True
     counted = min(attempts, POISON_ATTEMPTS - 1) if is_outage else attempts
     delay = parts.settings.retry_delay * _BACKOFF ** (counted - 1)
-    _note(lambda: retry_later(why, counted, now() + timedelta(seconds=delay)))
+    _note(lambda: retry_later(why, counted, parts.records.database.now() + timedelta(seconds=delay)))
     return False
 
 
 def told(attempts: int, error: BaseException, is_ours: bool) -> dict[str, Any]:
     """Tell a failure for error_json, without a text that could hold message content."""
     detail = str(error) if type(error).__module__.startswith("orderflow_ingest.") else ""
-    at = now().isoformat(timespec="seconds")
+    at = datetime.now(UTC).isoformat(timespec="seconds")
     where = place(error, is_ours)
     return {"error": type(error).__name__, "detail": detail, "where": where, "at": at, "attempt": attempts}
 
@@ -119,8 +115,9 @@ def sweep(parts: Parts) -> int:
     """
     if parts.queue.depth() >= SWEEP_LIMIT:
         return 0
-    messages = parts.records.messages.due(now(), SWEEP_LIMIT)
-    documents = parts.records.documents.due(now(), SWEEP_LIMIT)
+    now = parts.records.database.now()
+    messages = parts.records.messages.due(now, SWEEP_LIMIT)
+    documents = parts.records.documents.due(now, SWEEP_LIMIT)
     for org_id, message_id in messages:
         parts.queue.extract(org_id, message_id)
     for org_id, document_id in documents:

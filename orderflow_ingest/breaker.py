@@ -1,15 +1,16 @@
 """A circuit breaker: a backend that is known to be away is not waited for again by every delivery.
 
     closed    calls go through. One that fails after more than SLOW seconds opens it; what fails at once, a refusal
-              of these credentials say, costs nothing and changes nothing
+              of these credentials say, costs nothing and changes nothing, nor does what the backend itself answers
     open      calls fail at once, for PROBE seconds
     probing   then one call goes through, and the others fail at once until it has ended: if it failed as slowly, it
-              is open for another PROBE seconds, else closed
+              is open for another PROBE seconds, else closed. A probe that takes over PATIENCE seconds tells nothing,
+              its process was paused say: then all go through
 
 It is a file, so that all programs of this host know of it together: the instances of the service, the workers, and
-each orderflow-deliver that Postfix starts without one. There while it is open, changed when it was opened; who
-probes holds an flock on it, which the kernel takes back from a killed process. A clock that was set back closes
-nothing for longer than PROBE seconds. Where the file cannot be written every call goes through.
+each orderflow-deliver that Postfix starts without one. There while it is open, changed when it is opened and when
+it is probed; who probes holds an flock on it, which the kernel takes back from a killed process. A clock that was
+set back closes nothing for longer than PROBE seconds. Where the file cannot be written every call goes through.
 """
 
 import fcntl
@@ -26,6 +27,7 @@ from .outcomes import DeadlineReached
 
 SLOW = 1.0  # seconds
 PROBE = 5.0  # seconds
+PATIENCE = 40.0  # seconds, more than a call takes, see `limits`
 Guard = Callable[[], AbstractContextManager[None]]
 
 
@@ -43,8 +45,8 @@ class Breaker:
         probe, is_away, began = self._enter(), False, time.monotonic()
         try:
             yield
-        except (self._error, DeadlineReached):
-            is_away = True
+        except (self._error, DeadlineReached) as error:
+            is_away = not getattr(error, "is_answer", False)
             raise
         finally:
             if is_away:
@@ -66,8 +68,16 @@ class Breaker:
             about = os.fstat(file.fileno())
             if about.st_ino == self._void or not stat.S_ISREG(about.st_mode):
                 return None
-            if not 0 <= time.time() - about.st_mtime < PROBE:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            age = time.time() - about.st_mtime
+            if not 0 <= age < PROBE:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if 0 <= age < PATIENCE:
+                        raise
+                    return None
+                with suppress(OSError):  # another user's
+                    os.utime(file.fileno())
                 return file
         file.close()
         raise self._error(f"{self._name}: known to be away, tried again within {PROBE:.0f} s")

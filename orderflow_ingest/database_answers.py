@@ -13,7 +13,7 @@ _INIT = "run orderflow-admin init"
 _POOLER = "it is a pooler such as pgbouncer: name the server itself"
 _CODES = {
     "42501": "the role of {url} has no right to do this; see orderflow-admin roles",
-    "55P03": "another session has a table locked; when it has ended run this again",
+    "55P03": "another session has the row or the table locked; it is tried again, or run this again",
     "42P01": f"a table is missing: {_INIT}, or set the role's search_path to the schema of the tables",
     "42703": f"a column is missing, the schema is of another version: {_INIT}",
     "42883": f"a function is missing, the schema is of another version: {_INIT}",

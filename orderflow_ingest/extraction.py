@@ -18,9 +18,8 @@ from . import metrics
 from .archive import Archive
 from .assembly import Parts
 from .attachments import Part, accept_types, read_parts
-from .attempts import OUTAGES, Erased, LeaseLost, need_no_loss, note_failure, now, told, worker_name
+from .attempts import OUTAGES, Erased, LeaseLost, need_no_loss, note_failure, told, worker_name
 from .keys import document_id, document_key
-from .limits import TimeUp
 from .logs import event, place
 from .org_settings import BadOrgSettings
 from .queue import QueueUnavailable
@@ -36,8 +35,8 @@ def extract(org_id: int, message_id: UUID, parts: Parts, is_live: bool = True) -
     """Take one attempt at a message; the documents of one that is not live are rung for behind all that is."""
     began, org = time.monotonic(), parts.records.organizations.slug(org_id)
     names: dict[str, Any] = {"org": org, "message_id": message_id}
-    lease = timedelta(seconds=parts.settings.lease)
-    attempt = parts.records.messages.claim(org_id, message_id, worker_name(), now(), lease)
+    lease, now = timedelta(seconds=parts.settings.lease), parts.records.database.now()
+    attempt = parts.records.messages.claim(org_id, message_id, worker_name(), now, lease)
     if attempt is None:
         event("extract", "Nothing to do for this message.", **names)
         return
@@ -52,7 +51,9 @@ def extract(org_id: int, message_id: UUID, parts: Parts, is_live: bool = True) -
     except LeaseLost:
         end = "lost"
         event("extract", "Lease was lost to another worker.", logging.WARNING, **names)
-    except (Exception, SystemExit, TimeUp) as error:
+    except KeyboardInterrupt:  # Huey's, who ends the worker
+        raise
+    except BaseException as error:
         end = "failed" if _note_failure(attempt, error, parts, names) else "retry"
     else:
         end = "parsed"
@@ -79,7 +80,7 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
             raise
         except Exception as error:
             errors.append((part.path, error))
-    due = now() + timedelta(seconds=parts.settings.sweep_after)
+    due = parts.records.database.now() + timedelta(seconds=parts.settings.sweep_after)
     if not parts.records.documents.record(attempt, found, skipped, due, is_complete=not errors):
         raise LeaseLost
     event(

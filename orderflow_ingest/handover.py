@@ -2,7 +2,7 @@
 
 The handler is `package.module:function`, called with an OrderDocument. It must know a document that comes
 again by its id: a worker can be killed after the handler returned and before that is noted. What it raises,
-SystemExit included, is a failed attempt (see `attempts`); a handler that cannot be loaded is an outage.
+SystemExit and the like included, is a failed attempt (see `attempts`); a handler that cannot be loaded is an outage.
 """
 
 import logging
@@ -26,11 +26,9 @@ from .attempts import (
     LeaseLost,
     need_no_loss,
     note_failure,
-    now,
     told,
     worker_name,
 )
-from .limits import TimeUp
 from .logs import event
 from .records import Document, InboundMessage
 
@@ -61,7 +59,8 @@ def hand_over(org_id: int, document_id: UUID, parts: Parts) -> None:
     began, documents = time.monotonic(), parts.records.documents
     org = parts.records.organizations.slug(org_id)
     names: dict[str, Any] = {"org": org, "document_id": document_id}
-    attempt = documents.claim(org_id, document_id, worker_name(), now(), timedelta(seconds=parts.settings.lease))
+    lease, now = timedelta(seconds=parts.settings.lease), parts.records.database.now()
+    attempt = documents.claim(org_id, document_id, worker_name(), now, lease)
     if attempt is None:
         event("hand_over", "Nothing to do for this document.", **names)
         return
@@ -74,7 +73,9 @@ def hand_over(org_id: int, document_id: UUID, parts: Parts) -> None:
     except LeaseLost:
         end = "lost"
         event("hand_over", "Lease was lost to another worker.", logging.WARNING, **names)
-    except (Exception, SystemExit, TimeUp) as error:
+    except KeyboardInterrupt:  # Huey's, who ends the worker
+        raise
+    except BaseException as error:  # whatever a handler raises: Rust's libraries have one of their own
         end = "failed" if _note_failure(attempt, error, parts, names) else "retry"
     else:
         end = "done"

@@ -5,6 +5,9 @@ connect timeout, by the server's own statement timeout, and, where no server is 
 the kernel, which gives up a connection whose other end acknowledges nothing. A server that acknowledges and
 hangs is what `answered` is for.
 
+The other way round, a program that is paused or cut off in a transaction holds its locks no longer than IDLE; who waits
+for them gives up before a statement's time is over, and so can tell a lock from a server that is slow.
+
 What one call to a backend may take, all its attempts together, is less than half of a delivery's deadline, from 15
 seconds on: so a backend that hangs is told as such, before the deadline is.
 """
@@ -16,6 +19,7 @@ DEADLINE = 60  # of a delivery, where nothing else is set
 CONNECT = 3
 STATEMENT = 15
 READ = 10
+IDLE = 60  # in a transaction between two statements; an operator's decision puts an object there
 S3_ATTEMPTS = 2
 S3_CONNECTIONS = 50  # that stay open; with fewer than there are threads each put would open its own
 CONNECTIONS = 15  # to the database, at the most, of one process; work is grouped, and few are in use
@@ -43,9 +47,18 @@ def postgresql(connect: float, statement: float) -> dict[str, Any]:
     No prepared statements: a transaction pooler such as pgbouncer loses them.
     """
     milliseconds = int(1000 * statement)
+    session = {
+        "statement_timeout": milliseconds,
+        "lock_timeout": milliseconds // 3,
+        "idle_in_transaction_session_timeout": 1000 * IDLE,
+        "tcp_keepalives_idle": 10,
+        "tcp_keepalives_interval": 5,
+        "tcp_keepalives_count": 3,
+        "timezone": "UTC",
+    }
     return {
         "connect_timeout": max(2, round(connect)),
-        "options": f"-c statement_timeout={milliseconds} -c timezone=UTC",
+        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
         "tcp_user_timeout": milliseconds,
         "keepalives_idle": 10,
         "keepalives_interval": 5,

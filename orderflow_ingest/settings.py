@@ -252,7 +252,8 @@ KEYS = (
         "seconds after which another worker takes over what a lost one had in hand; a task is ended after 0.8 of it"),
     Key("ORDERFLOW_TASK_MEMORY", "task_memory", "2147483648", _task_memory,
         "a number of bytes from 268435456 on, which a worker needs for itself, or 0 for no limit",
-        "bytes of memory (address space) that a worker process may have; beyond them a task fails; 0: no limit"),
+        "bytes of memory (address space) that a worker process may have; beyond them a task fails, and a process that "
+        "keeps half of them is started anew; 0: no limit"),
     Key("ORDERFLOW_SWEEP_AFTER", "sweep_after", "120", _seconds, "a number of seconds",
         "seconds after which the sweep enqueues what no worker has begun"),
     Key("ORDERFLOW_MAX_QUEUE", "max_queue", "100000", _number(int, 0), "a number of tasks, 0 for no limit",

@@ -9,6 +9,7 @@ spool of the worker's own host; on a mail host without a worker a timer runs `or
 Nothing is connected before it is used, hence after a worker process was forked: no connection is shared.
 """
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -34,7 +35,7 @@ from .settings import load
 def extract(org_id: int, message_id: UUID, is_live: bool) -> None:
     """Take out a message's attachments; the documents of what is replayed stay behind live mail."""
     _bound_memory()
-    with _outages_logged("extract", org_id=org_id, message_id=message_id):
+    with _ended_at_last(), _outages_logged("extract", org_id=org_id, message_id=message_id):
         extraction.extract(org_id, message_id, parts, is_live)
     _end_if_swollen()
 
@@ -42,7 +43,7 @@ def extract(org_id: int, message_id: UUID, is_live: bool) -> None:
 def hand_over(org_id: int, document_id: UUID, _is_live: bool) -> None:
     """Call the document handler with one document."""
     _bound_memory()
-    with _outages_logged("hand_over", org_id=org_id, document_id=document_id):
+    with _ended_at_last(), _outages_logged("hand_over", org_id=org_id, document_id=document_id):
         handover.hand_over(org_id, document_id, parts)
     _end_if_swollen()
 
@@ -78,9 +79,30 @@ def drain() -> None:
             continue
 
 
+def _is_worker() -> bool:
+    """Tell whether this is a worker process: never the consumer, which starts the others, nor a thread of it."""
+    return multiprocessing.parent_process() is not None
+
+
+@contextmanager
+def _ended_at_last() -> Iterator[None]:
+    """End this worker process with its lease, telling where, in a call that never comes back to Python.
+
+    The time limit does not reach there: it is the handler of a signal.
+    """
+    if not _is_worker():
+        yield
+        return
+    faulthandler.dump_traceback_later(settings.lease, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def _is_bounded() -> bool:
-    """Tell whether this is a worker process with a bound: never the consumer, which starts the others."""
-    return settings.task_memory > 0 and multiprocessing.parent_process() is not None
+    """Tell whether this is a worker process with a bound."""
+    return settings.task_memory > 0 and _is_worker()
 
 
 def _bound_memory() -> None:
@@ -94,10 +116,12 @@ def _bound_memory() -> None:
 def _end_if_swollen() -> None:
     """End a worker process that half of its memory stays with, what a handler leaks say; Huey starts another.
 
-    Else the next message would be told to be poison for want of what an earlier one has taken.
+    Else the next message would be told to be poison for want of what an earlier one has taken. Address space that a
+    library reserves and does not touch is no leak, as long as enough of the bound is left.
     """
-    pages = int(Path("/proc/self/statm").read_text().split()[0])  # of its address space: proc(5)
-    if pages * resource.getpagesize() > settings.task_memory / 2 and _is_bounded():
+    space, resident = Path("/proc/self/statm").read_text().split()[:2]  # in pages: proc(5)
+    most = settings.task_memory / resource.getpagesize()
+    if (int(resident) > most / 2 or int(space) > most * 7 / 8) and _is_bounded():
         logs.event("worker", "Worker process ended, to be started anew: it kept too much memory.", logging.WARNING)
         os._exit(0)
 

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -548,6 +548,13 @@ def test_a_put_demands_the_encryption_and_is_content_with_its_confirmation(crede
         ((_, _, headers),) = server.requests
     prefix = "x-amz-server-side-encryption"
     assert (headers[prefix], headers[f"{prefix}-aws-kms-key-id"]) == (sent, key)
+
+
+def test_an_object_that_is_damaged_is_told_as_such_by_a_store_that_keeps_checksums_too(credentials):
+    """botocore, left to itself, would compare them and end the read as if the store were away."""
+    headers = {"x-amz-checksum-sha256": b64encode(bytes.fromhex(DIGEST)).decode(), "x-amz-checksum-type": "FULL_OBJECT"}
+    with Answers(200, body=b"x" + RAW[1:], headers=headers) as server, pytest.raises(ObjectDamaged):
+        open_archive("s3://orders", server.endpoint).read(KEY, DIGEST)
 
 
 def test_a_body_that_was_damaged_on_its_way_is_refused_by_the_store(place, client):

@@ -75,6 +75,36 @@ def test_a_deadline_that_runs_out_in_a_call_opens_it(breaker):
     assert not is_through(breaker)
 
 
+def test_what_the_backend_itself_answers_does_not_however_long_it_took(breaker, path):
+    answer = Away("locked")
+    answer.is_answer = True
+    opened(breaker, answer)
+    assert is_through(breaker) and not path.exists()
+
+
+def test_a_probe_that_was_paused_keeps_nobody_out_for_long(breaker, path):
+    opened(breaker)
+    age(path, 6)
+    with path.open() as paused:
+        fcntl.flock(paused, fcntl.LOCK_EX)
+        assert not is_through(breaker), "it may come back yet"
+        age(path, 41)
+        assert is_through(breaker) and is_through(Breaker(path, "backend", Away))
+        assert path.exists(), "it is the probe that closes it"
+        opened(breaker)
+        assert not is_through(breaker), "it is away still"
+    age(path, 6)
+    assert is_through(breaker) and not path.exists()
+
+
+def test_a_probe_has_its_time_from_when_it_begins(breaker, path):
+    opened(breaker)
+    age(path, 500)
+    with breaker():
+        assert not is_through(Breaker(path, "backend", Away))
+    assert not path.exists()
+
+
 def test_an_error_that_is_none_of_the_backend_does_not(breaker):
     opened(breaker, ValueError())
     assert is_through(breaker)

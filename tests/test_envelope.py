@@ -43,12 +43,12 @@ def envelope(**changes):
         "x" * 5000,
     ],
 )
-@pytest.mark.parametrize("field", ["recipient", "sender", "original_recipient", "queue_id", "client_address"])
+@pytest.mark.parametrize("field", ["recipient", "sender", "original_recipient", "queue_id", "client_address", "door"])
 def test_what_was_encoded_is_decoded(field, text):
     written = envelope(**{field: text})
     header = written.encode()
     assert decode(header) == written
-    assert header.count(b"\n") == 6 and b"\r" not in header and b"\n\n" not in header
+    assert header.count(b"\n") == 7 and b"\r" not in header and b"\n\n" not in header
     assert decode(header.rstrip(b"\n")) == written
 
 

@@ -37,12 +37,12 @@ MAIL = write_mail("<1@buyer.example>", 1, [b"%PDF-1.4\none\n", b"%PDF-1.4\ntwo\n
 OTHER = write_mail("<1@buyer.example>", 1, [], "Another order.")
 ACME = Identity("acme", MAIL.message_id)
 ID = UUID(int=1)
-ROW = Row(ACME, ID, "PARSED", "raw", "org/1/raw/raw.eml")
+ROW = Row(ACME, "org/1/", ID, "PARSED", "raw", "org/1/raw/raw.eml")
 DOCUMENTS = tuple(
     DocumentRow(ID, UUID(int=10 + number), f"1.{number}", digest, f"org/1/documents/{digest}", "DONE")
     for number, digest in enumerate(MAIL.documents)
 )
-HANDED = tuple(Handed(row.id, ID, row.part_path, row.digest) for row in DOCUMENTS)
+HANDED = tuple(Handed(row.id, ID, row.part_path, row.digest, "acme") for row in DOCUMENTS)
 OBJECTS = {ROW.raw_key: Object("raw", MAIL.digest)} | {row.object_key: Object(row.digest, "") for row in DOCUMENTS}
 WHOLE = Evidence([ROW], DOCUMENTS, (), OBJECTS, (), HANDED)
 HELD = Held(ID, "other", "org/1/raw/other.eml")
@@ -83,6 +83,8 @@ def test_a_held_and_a_set_aside_message_are_as_they_should_be():
         (replace(WHOLE, documents=[*DOCUMENTS[1:], replace(DOCUMENTS[0], digest="x")]), "altered", "was not in the"),
         (replace(WHOLE, objects=without(DOCUMENTS[0].object_key)), "lost", "document org/1/documents/"),
         (replace(WHOLE, handed=HANDED[1:]), "lost", "its handler was never called"),
+        (replace(WHOLE, handed=[*HANDED[1:], replace(HANDED[0], org="beta")]), "leaked", "handed over as beta's"),
+        (replace(WHOLE, rows=[replace(ROW, area="org/2/")]), "leaked", "raw.eml does not lie below org/2/"),
         (replace(WHOLE, handed=[*HANDED[1:], replace(HANDED[0], digest="x")]), "altered", "with other bytes"),
         (replace(WHOLE, handed=[*HANDED, replace(HANDED[0], document=uuid4())]), "doubled", "under 2 ids"),
         (
@@ -102,6 +104,11 @@ def test_a_held_and_a_set_aside_message_are_as_they_should_be():
 )
 def test_what_is_not_as_it_should_be_is_named(there, kind, says):
     assert [(kind, says in detail) for kind, detail in found(there) if says in detail] == [(kind, True)]
+
+
+def test_a_row_of_a_tenant_that_was_sent_nothing_is_a_leak():
+    other = replace(ROW, identity=Identity("beta", MAIL.message_id), area="org/2/", raw_key="org/2/raw/raw.eml")
+    assert ("leaked", f"message {ID} was never sent to this tenant") in found(replace(WHOLE, rows=[ROW, other]))
 
 
 def test_a_conflict_that_is_nowhere_is_lost():
@@ -200,6 +207,13 @@ def test_a_report_tells_a_broken_promise_and_is_written(place):
     assert not told.is_kept and "<1@buyer.example> for acme: content" in told.text()
     report.write([report.read(one.json()) for one in (kept, told)], place)
     assert report.read(told.json()) == told
+    begun = report.Report(
+        {"seed": 1}, [Result("kill-all", hit=1, details="a.py b before: 0; a.py b after: 2")], None, {}
+    )
+    assert not begun.is_kept and "not been reconciled together" in begun.text()
+    assert "in any round: a.py b before." in begun.text() and report.read(begun.json()) == begun
+    idle = report.Report({"seed": 1}, [Result("kill-all")], Verdict(()), {})
+    assert "Met nothing, and so shows nothing: kill-all." in idle.text()
     assert "kill-all" in (place / "faults.md").read_text()
     assert [one["kept"] for one in json.loads((place / "faults.json").read_text())] == [True, False]
 

@@ -143,7 +143,7 @@ def test_a_map_whose_password_all_can_read_and_one_whose_passfile_nobody_reads(q
     quiet.write_settings({"DATABASE_URL": tenants.url("deliver"), "MAP_DATABASE_URL": tenants.url("map")})
     quiet.configure_postfix()
     table = quiet.postfix.config_directory / "orderflow_recipients.cf"
-    passfile = table.with_suffix(".pgpass")
+    passfile = quiet.passfile
     quiet.user = "root"
 
     def said():

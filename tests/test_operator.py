@@ -268,7 +268,7 @@ def test_help_is_there_for_every_command(quiet):
 
 
 HANDLERS = """
-import os, time
+import ctypes, os, time
 
 def once(order):
     mark = os.environ["MARK"]
@@ -288,6 +288,20 @@ def poisoned(order):
         bytearray(1 << 30)
     if "-669-" in order.document.filename:
         time.sleep(600)
+
+def deaf(order):
+    if "-666-" in order.document.filename:
+        open(os.environ["MARK"], "w").close()
+        libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+        libc.pthread_mutex_lock(mutex)
+        libc.pthread_mutex_lock(mutex)
+
+class Panic(BaseException):  # what a library in Rust raises
+    pass
+
+def panics(order):
+    if "-666-" in order.document.filename:
+        raise Panic("secret 12 widgets")
 """
 
 
@@ -331,6 +345,35 @@ def test_a_handler_that_hangs_is_ended_and_the_other_orders_go_on(place):
         assert wait_until(is_handed_over, 60, interval=0.5)
         ended = [r for r in deployment.log_records() if r.get("error") == "TimeUp"]
         assert {r["where"].split(":")[0] for r in ended} == {"TimeUp at handlers.py"}
+
+
+def test_a_handler_that_never_comes_back_to_python_is_ended_with_its_lease_and_given_up(place):
+    """More such documents than there are workers, which no signal's handler reaches, and an order behind them."""
+    deployment = with_handler(place, "deaf", lease="3")
+    with deployment.worker, deployment.new_sweeper():
+        deployment.deliver(ACME, order(666, attachments=3))
+        assert wait_until((deployment.state / "mark").exists, 30)
+        deployment.deliver(f"orders+beta@{DOMAIN}", order(1, attachments=1))
+        deployment.wait_finished(2, timeout=240)
+    states = {
+        row["subject"]: {d["state"] for d in deployment.documents(row["id"]) if d["filename"]}
+        for row in deployment.messages()
+    }
+    assert states == {"Order 666": {"FAILED"}, "Order 1": {"DONE"}}
+    said = (deployment.directory / "worker.log").read_text()
+    assert "Timeout (0:00:03)!" in said and 'handlers.py", line' in said and "12 widgets" not in said
+
+
+def test_whatever_a_handler_raises_is_noted_and_its_text_told_nowhere(place):
+    deployment = with_handler(place, "panics", lease="60")
+    with deployment.worker, deployment.new_sweeper():
+        deployment.deliver(ACME, order(666, attachments=1))
+        deployment.wait_finished(1, timeout=120)
+    (row,) = deployment.messages()
+    (failed,) = [one for one in deployment.documents(row["id"]) if one["state"] == "FAILED"]
+    records = deployment.log_records()
+    assert [r["error"] for r in records if r["message"] == "Hand-over failed for good."] == ["Panic"]
+    assert "secret" not in (deployment.directory / "worker.log").read_text() + json.dumps(records) + json.dumps(failed)
 
 
 def test_documents_that_kill_hang_or_swell_their_worker_are_given_up_after_the_third_time(place):

@@ -5,7 +5,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import uuid4
 
@@ -531,7 +531,7 @@ def test_monitoring_is_told_numbers_of_all_tenants(records, tenants):
     assert (sum(found.unfinished.values()), found.conflicts) == (rows[0], held) and rows[0] > 0 and held
     assert found.failed_documents == {"bolt": 1}
     assert found.oldest_unfinished is not None
-    assert records.messages.lag(attempts.now()) > 0
+    assert records.messages.lag(datetime.now(UTC)) > 0
     with tenants.connect("owner") as owner:  # the statement that SQLite is asked, and the function
         own = {tuple(row) for row in owner.execute(CENSUS)}
         assert own == {tuple(row) for row in owner.execute("SELECT * FROM orderflow_census()")} and own
@@ -719,7 +719,7 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     assert operating.records.conflicts.of_id(ended[3].message_id)[0].reason is Held.SENDER
     assert operating.records.organizations.change_settings("acme", {"document_types": "image/*"})
     working.queue.huey.flush()
-    assert wait_until(lambda: (1, id) in working.records.messages.due(attempts.now(), 100), 10)
+    assert wait_until(lambda: (1, id) in working.records.messages.due(datetime.now(UTC), 100), 10)
     assert attempts.sweep(working) >= 1
     extraction.extract(1, id, working)
     assert {part.reason for part in working.records.documents.skipped(1, id)} >= {"not accepted"}
@@ -736,11 +736,11 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     (held,) = [c for c in operating.records.conflicts.open(1) if c.inbound_message_id == id]
     assert replay.accept_conflict(held, operating, "me@here")
     extraction.extract(1, id, working)
-    failing = working.records.documents.claim(1, documents[0].id, "w", attempts.now(), timedelta(0))
+    failing = working.records.documents.claim(1, documents[0].id, "w", datetime.now(UTC), timedelta(0))
     assert failing is not None and working.records.documents.give_up(failing, {"error": "x"})
-    again = claimed(working.records, inserted(delivering.records, source_message_id="<late>"), attempts.now())
+    again = claimed(working.records, inserted(delivering.records, source_message_id="<late>"), datetime.now(UTC))
     assert working.records.messages.retry_later(again, {}, 1, NOW)
-    again = claimed(working.records, again, attempts.now())
+    again = claimed(working.records, again, datetime.now(UTC))
     assert working.records.messages.give_up(again, {"error": "x"})
     for opened in (delivering, working, operating):
         opened.records.database.close()

@@ -25,7 +25,7 @@ MX, STRICT = "mx.lab.example", f"orders+strict@{DOMAIN}"
 def deployment(request):
     """A deployment of each way; worker, service and Postfix run."""
     with scratch() as place:
-        deployment = Deployment(place, {"ORDERFLOW_AUTHSERV_ID": MX}, way=request.param, service=True, overrides=QUICK)
+        deployment = Deployment(place, way=request.param, service=True, overrides=QUICK)
         deployment.set_up("acme", "beta", "strict")
         deployment.admin("org", "set", "strict", "allowed_senders=@shop.example")
         with deployment:
@@ -281,6 +281,9 @@ def test_five_hundred_sessions_at_once_lose_and_double_nothing(place, way):
 
 def test_who_says_that_a_sender_is_authenticated_is_believed_where_a_milter_can_have_said_it(deployment):
     """Before the queue smtpd shows its milters no header, so there the field is the sender's own."""
+    deployment.write_settings({"ORDERFLOW_AUTHSERV_ID": MX})
+    deployment.service.stop()
+    deployment.service.start()
     results = f"Authentication-Results: {MX}; dmarc=pass header.from=shop.example\n".encode()
     assert send(deployment, results + order(900), STRICT).accepted
 

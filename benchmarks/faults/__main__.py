@@ -51,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rounds, skipped = _rounds(options, lacks)
     for name, why in skipped.items():
         tell(f"not injected: {name} {why}")
-    before, stacks = _kept(options)
+    before, stacks, minutes = _kept(options)
     rounds = [one for one in rounds if one.name not in {result.name for result in before}]
-    report = _run(options, rounds, skipped, may_mount, before, stacks + 1)
+    report = _run(options, rounds, skipped, may_mount, before, stacks + 1, minutes)
     print(report.text())
     if options.docs:
         write([report], _DOCS)
@@ -70,15 +70,15 @@ def _rounds(options: argparse.Namespace, lacks: dict[str, str]) -> tuple[list[Ro
     return rounds, {name: lacks[name] for name in names if lacks[name]}
 
 
-def _kept(options: argparse.Namespace) -> tuple[list[Result], int]:
-    """Give the rounds that a campaign of the same seed has kept in --json, and on how many stacks they ran."""
+def _kept(options: argparse.Namespace) -> tuple[list[Result], int, float]:
+    """Give the rounds that a campaign of the same seed has kept in --json, on how many stacks, and the minutes."""
     if not options.json or not options.json.exists():
-        return [], 0
+        return [], 0, 0.0
     found = read(options.json.read_text())
     same = {"seed": options.seed, "way": options.way, "queue": options.queue}
     if any(found.facts[name] != value for name, value in same.items()):
         sys.exit(f"{options.json} holds another campaign: {found.facts}")
-    return list(found.results), found.facts["stacks"]
+    return list(found.results), found.facts["stacks"], found.facts["minutes"]
 
 
 def _run(
@@ -88,10 +88,11 @@ def _run(
     may_mount: bool,
     before: list[Result],
     stacks: int,
+    minutes: float,
 ) -> Report:
-    began, results, verdict = time.monotonic(), list(before), Verdict((), 0, 0, 0)
+    began, results = time.monotonic() - 60 * minutes, list(before)
 
-    def report() -> Report:
+    def report(verdict: Verdict | None = None) -> Report:
         facts = {
             "seed": options.seed, "way": options.way, "queue": options.queue,
             "rounds": f"{len(results)} of {len(before) + len(rounds)}",
@@ -116,10 +117,10 @@ def _run(
                 tell(f"  BROKEN {finding}")
             if options.json:  # after each round: what is broken off is not lost
                 options.json.write_text(report().json())
-        verdict = campaign.all()
+        found = report(campaign.all())
     if options.json:
-        options.json.write_text(report().json())
-    return report()
+        options.json.write_text(found.json())
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

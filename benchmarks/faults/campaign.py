@@ -23,6 +23,7 @@ from tests.lab.process import LabError
 
 _LEAD, _ON, _TAIL = 0.2, 0.5, 0.3
 _TICK = 0.1
+_TURNS = 60.0  # seconds more for a fault that has not hit all that it is to hit
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Campaign:
                 injuries.append(stack.enter_context(fault.inject(self._plant, rng)))
                 self._pause(least / 3 * rng.random() if len(chosen.faults) > 1 else 0.0, injuries)
             self._pause(least, injuries)
+            self._wait_until_through(injuries)
             rng.shuffle(on)
             for _, stack in on[1:]:
                 stack.close()
@@ -143,6 +145,11 @@ class Campaign:
                 injury.tick()
             time.sleep(min(_TICK, max(0.0, left)))
 
+    def _wait_until_through(self, injuries: Sequence[Injury]) -> None:
+        until = time.monotonic() + _TURNS
+        while time.monotonic() < until and not all(injury.is_through() for injury in injuries):
+            self._pause(1.0, injuries)
+
     def _wait(self, load: Load, run: str) -> bool:
         """Wait for quiet; false if the time was up before."""
         until, told = time.monotonic() + self._patience, 0.0
@@ -150,7 +157,7 @@ class Campaign:
             try:
                 self._plant.revive()
                 state = self._plant.state(run)
-            except (LabError, OSError) as error:
+            except (LabError, OSError, psycopg.Error) as error:
                 if time.monotonic() < until:  # a server that a loaded machine is slow to start is started again
                     self._tell(f"  the stack cannot be asked yet: {str(error).splitlines()[0]}")
                     continue

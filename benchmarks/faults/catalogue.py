@@ -39,6 +39,7 @@ class Injury:
     tick: Callable[[], None] = lambda: None
     hits: Callable[[], int | None] = lambda: None
     details: Callable[[], str] = lambda: ""
+    is_through: Callable[[], bool] = lambda: True  # whether all that it is to hit has been hit
 
 
 Inject = Callable[[Plant, random.Random], AbstractContextManager[Injury]]
@@ -234,7 +235,10 @@ class _Plan:
             file.chmod(0o666)
 
     def injury(self) -> Injury:
-        return Injury(hits=lambda: len(self._lines()), details=self._details)
+        return Injury(lambda: None, lambda: len(self._lines()), self._details, self._is_through)
+
+    def _is_through(self) -> bool:
+        return set(self._lines()) >= {" ".join(step) for step in self._steps}
 
     def _lines(self) -> list[str]:
         return self._hits.read_text().splitlines()
@@ -309,6 +313,20 @@ def _flapping(plant: Plant, rng: random.Random) -> Iterator[Injury]:
 def _database_stopped(plant: Plant, _: random.Random) -> Iterator[Injury]:
     """Freeze PostgreSQL, and let it go on."""
     members = plant.postgres.processes()
+    for pid in members:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield Injury(hits=lambda: len(members))
+    finally:
+        for pid in members:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def _worker_paused(plant: Plant, rng: random.Random) -> Iterator[Injury]:
+    """Freeze a worker's processes with what they have in hand; let them go on when others have taken it over."""
+    members = plant.units.pids(rng.choice([name for name in plant.units.names(is_service=False) if "worker" in name]))
     for pid in members:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -501,21 +519,21 @@ def _clock_back(hours: float) -> Inject:
         with _environment(plant, **preload):
             time.sleep(2)
             since = plant.units.log.stat().st_size
-            clock.write_text(f"-{int(3600 * hours)}\n")
+            clock.write_text(f"{-int(3600 * hours):+d}\n")
             counted: list[int] = []
-            yield Injury(hits=lambda: counted[0] if counted else _records_of_the_past(plant.units.log, since))
-            counted.append(_records_of_the_past(plant.units.log, since))
+            yield Injury(hits=lambda: counted[0] if counted else _records_of_another_time(plant.units.log, since))
+            counted.append(_records_of_another_time(plant.units.log, since))
 
     return inject
 
 
-def _records_of_the_past(log: Path, since: int) -> int:
-    """Count the log records whose time is over five minutes ago."""
+def _records_of_another_time(log: Path, since: int) -> int:
+    """Count the log records whose time is over five minutes away."""
     with log.open("rb") as file:
         file.seek(since)
         times = re.findall(rb'"timestamp": "([^"]+)"', file.read())
-    limit = datetime.now(UTC) - timedelta(minutes=5)
-    return sum(datetime.fromisoformat(text.decode()) < limit for text in times)
+    now, limit = datetime.now(UTC), timedelta(minutes=5)
+    return sum(abs(datetime.fromisoformat(text.decode()) - now) > limit for text in times)
 
 
 DEPLOYED = ("__init__", "delivery", "deliver_cli", "outcomes", "settings", "archive/s3", "extraction", "entry")
@@ -636,6 +654,8 @@ def _faults() -> Iterator[Fault]:
                 _wire("database", "hang for good"), "database", seconds=12.0)  # fmt: skip
     yield fault("archive-hangs-for-good", "the S3 server: open connections are silent for ever, later new ones serve",
                 _wire("archive", "hang for good"), "archive", seconds=12.0)  # fmt: skip
+    yield fault("worker-paused", "a worker's processes frozen by SIGSTOP past their lease, then let go on",
+                _worker_paused, _UNITS, seconds=40.0)  # fmt: skip
     yield fault("database-stopped", "PostgreSQL: frozen by SIGSTOP, goes on by SIGCONT", _database_stopped, "database",
                 "recipients")  # fmt: skip
     yield fault("archive-500", "the S3 server answers 500", _wire("archive", "answer", "500 InternalError"), "archive")
@@ -662,6 +682,8 @@ def _faults() -> Iterator[Fault]:
                 library=_FAKETIME)  # fmt: skip
     yield fault("clock-back-hour", "the clock of service and workers steps back an hour: S3 refuses signatures",
                 _clock_back(1), _UNITS, library=_FAKETIME)  # fmt: skip
+    yield fault("clock-ahead", "the clock of service and workers is a year ahead: S3 refuses signatures",
+                _clock_back(-24 * 365), _UNITS, library=_FAKETIME)  # fmt: skip
     yield fault("broken-deploy", "a module raises on import, is empty or cut off; all is restarted", _broken_deploy,
                 _UNITS)  # fmt: skip
     yield fault("settings-gone", "the settings file is gone, and all is restarted",

@@ -19,6 +19,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -197,9 +198,20 @@ class Plant:
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask PostgreSQL itself, as its superuser."""
-        with psycopg.connect(self.postgres.conninfo(DATABASE), autocommit=True, connect_timeout=10) as connection:
+        with self._superuser() as connection:
             cursor = connection.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
+
+    def _superuser(self) -> psycopg.Connection[Any]:
+        """Connect, again while the few connections that a superuser has are in use, or the server starts."""
+        until = time.monotonic() + 10
+        while True:
+            try:
+                return psycopg.connect(self.postgres.conninfo(DATABASE), autocommit=True, connect_timeout=10)
+            except psycopg.OperationalError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.25)
 
     def state(self, run: str) -> State:
         """Tell how far the messages of a run are."""
@@ -227,7 +239,8 @@ class Plant:
         """Gather all that is there of the Message-IDs that begin so; each object is read and its digest computed."""
         ours = f"<{prefix}%"
         rows = self.sql(
-            """SELECT o.slug, m.source_message_id, m.id, m.status, m.digest, m.raw_key, coalesce(m.error_json::text, '')
+            """SELECT o.slug, m.source_message_id, 'org/' || o.id || '/', m.id, m.status, m.digest, m.raw_key,
+                      coalesce(m.error_json::text, '')
                FROM inbound_message m JOIN organization o ON o.id = m.org_id WHERE m.source_message_id LIKE %s""",
             ours,
         )
@@ -268,8 +281,8 @@ class Plant:
 
     def _calls(self) -> Iterator[Handed]:
         for line in self.received.read_text().splitlines():
-            document, message, path, digest = line.split()
-            yield Handed(UUID(document), UUID(message), path, digest)
+            document, message, path, digest, org = line.split()
+            yield Handed(UUID(document), UUID(message), path, digest, org)
 
     def _dead(self) -> Iterator[SetAside]:
         for path in (self.spool / "dead").glob("*"):
@@ -353,7 +366,7 @@ class Plant:
 
     def _units(self) -> list[Unit]:
         worker = [self.deploy / "bin" / "huey_consumer", "orderflow_ingest.tasks.huey", "--worker-type", "process"]
-        worker += ["--workers", "2", "--max-delay", "0.2", "--scheduler-interval", "1", "--quiet"]
+        worker += ["--workers", "2", "--max-delay", "0.2", "--scheduler-interval", "1", "-c", "1", "--quiet"]
         units = [Unit(f"service-{n}", [self.deploy / "bin" / "orderflow-service"], is_service=True) for n in (1, 2)]
         units += [Unit(f"worker-{n}", worker, stop_signal=signal.SIGINT) for n in (1, 2)]
         if self._minute < 60:

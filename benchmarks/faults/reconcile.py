@@ -7,6 +7,7 @@ beside the message that has its Message-ID; or set aside with a reason. Everythi
     doubled     it is there twice, or a document of it has two rows or two ids
     altered     an object's digest is not that of its row, or its content is not what was sent
     bounced     a client was refused for good, or Postfix gave it up
+    leaked      a tenant has what was never sent to it: a row, an object among its own, a call of its handler
     failed      FAILED, with the error
     unfinished  not final when the time was up; or no client could get rid of it
 
@@ -20,14 +21,15 @@ from uuid import UUID
 
 from benchmarks.faults.load import Identity, Mail
 
-KINDS = ("lost", "doubled", "altered", "bounced", "failed", "unfinished")
+KINDS = ("lost", "doubled", "altered", "bounced", "leaked", "failed", "unfinished")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A message's row."""
+    """A message's row; `area` is where the objects of its tenant lie."""
 
     identity: Identity
+    area: str
     id: UUID
     status: str
     digest: str
@@ -83,6 +85,7 @@ class Handed:
     message: UUID
     part_path: str
     digest: str
+    org: str
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,11 @@ def reconcile(
     dead = _grouped(there.set_aside, lambda one: one.identity)
     findings: list[Finding] = []
     counts: Counter[str] = Counter()
+    for row in there.rows:
+        keys = [row.raw_key, *(one.object_key for one in documents.get(row.id, ()))]
+        keys += [one.raw_key for one in held.get(row.id, ())]
+        calls = handed.get(row.id, ())
+        findings += [Finding("leaked", row.identity, detail) for detail in _leaks(row, contents, keys, calls)]
     for identity, digests in accepted.items():
         ours, known = rows.get(identity, []), contents[identity]
         places = Counter({one.content: 1 for one in dead.get(identity, ())})
@@ -164,6 +172,17 @@ def reconcile(
                 told.append(("doubled", f"content {digest[:12]} is there {places[digest]} times"))
         findings += [Finding(kind, identity, detail) for kind, detail in told]
     return Verdict(tuple(findings), counts["parsed"], counts["held"], counts["set_aside"])
+
+
+def _leaks(
+    row: Row, contents: Mapping[Identity, object], keys: Sequence[str], calls: Sequence[Handed]
+) -> Iterator[str]:
+    if row.identity not in contents:
+        yield f"message {row.id} was never sent to this tenant"
+    yield from (f"{key} does not lie below {row.area}" for key in keys if not key.startswith(row.area))
+    yield from (
+        f"document {call.document} was handed over as {call.org}'s" for call in calls if call.org != row.identity.org
+    )
 
 
 def _grouped(items, key):  # type: ignore[no-untyped-def]

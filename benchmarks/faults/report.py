@@ -7,6 +7,7 @@ writes the two files again from what several campaigns have kept by --json.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,17 +42,22 @@ that is told; the reconciliation of all rounds together is that of the last stac
 
 @dataclass(frozen=True)
 class Report:
-    """All results of a campaign, and what the reconciliation of all rounds together found."""
+    """All results of a campaign, and what the reconciliation of all rounds together found; None: it is not over."""
 
     facts: dict[str, Any]
     results: Sequence[Result]
-    verdict: Verdict
+    verdict: Verdict | None
     skipped: dict[str, str]
 
     @property
     def is_kept(self) -> bool:
-        """Tell whether every promise was kept."""
-        return not self.verdict.findings and not any(result.findings for result in self.results)
+        """Tell whether every promise was kept, to the end."""
+        return self.verdict is not None and not self._is_broken
+
+    @property
+    def _is_broken(self) -> bool:
+        rounds = any(result.findings for result in self.results)
+        return rounds or (self.verdict is not None and bool(self.verdict.findings))
 
     def rows(self) -> list[list[str]]:
         """Give the table, the sums last."""
@@ -70,9 +76,26 @@ class Report:
                 parts.append(f"{result.name}: {result.details}")
         for result in self.results:
             parts += [f"BROKEN, {result.name}: {finding}" for finding in result.findings]
-        parts += [f"BROKEN, all rounds together: {finding}" for finding in self.verdict.findings]
-        parts.append("Every promise was kept." if self.is_kept else "NOT every promise was kept.")
+        if idle := ", ".join(result.name for result in self.results if not result.hit):
+            parts.append(f"Met nothing, and so shows nothing: {idle}.")
+        if missed := ", ".join(step for step, count in self.steps().items() if not count):
+            parts.append(f"Steps at which nothing was killed in any round: {missed}.")
+        if self.verdict is None:
+            parts.append("The campaign is not over: the rounds have not been reconciled together.")
+        else:
+            parts += [f"BROKEN, all rounds together: {finding}" for finding in self.verdict.findings]
+        parts.append("NOT every promise was kept." if self._is_broken else "Every promise was kept.")
         return "\n\n".join(parts)
+
+    def steps(self) -> Counter[str]:
+        """Count over all rounds how often something was killed at each named step."""
+        counts: Counter[str] = Counter()
+        for result in self.results:
+            for one in result.details.split("; "):
+                step, _, count = one.rpartition(": ")
+                if count.isdecimal():
+                    counts[step] += int(count)
+        return counts
 
     def json(self) -> str:
         """Write all of it for machines."""
@@ -80,7 +103,7 @@ class Report:
             "facts": self.facts,
             "kept": self.is_kept,
             "results": [asdict(result) for result in self.results],
-            "all": asdict(self.verdict),
+            "all": self.verdict and asdict(self.verdict),
             "skipped": self.skipped,
         }
         return json.dumps(found, indent=1, default=str) + "\n"
@@ -99,7 +122,7 @@ def read(text: str) -> Report:
     """Read what Report.json() wrote."""
     found = json.loads(text)
     results = [Result(**one | {"findings": list(_findings(one))}) for one in found["results"]]
-    verdict = Verdict(**found["all"] | {"findings": tuple(_findings(found["all"]))})
+    verdict = found["all"] and Verdict(**found["all"] | {"findings": tuple(_findings(found["all"]))})
     return Report(found["facts"], results, verdict, found["skipped"])
 
 

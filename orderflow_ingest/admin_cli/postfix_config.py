@@ -25,7 +25,7 @@ from ..settings import SYSTEM_FILE, BadSettings, Settings
 
 PIPE, LMTP, BEFORE_QUEUE = WAYS = ("pipe", "lmtp", "before-queue")
 TIME_LIMIT_FACTOR = 10
-PASSFILE = "/etc/postfix/orderflow_recipients.pgpass"
+PASSFILE = "/var/lib/postfix/orderflow_recipients.pgpass"
 _FILES = {
     ("main", PIPE): ("main.cf", "main.pipe.cf"),
     ("main", LMTP): ("main.cf", "main.lmtp.cf"),
@@ -69,7 +69,8 @@ def render(part: str, settings: Settings, way: str, user: str, program: str | No
         "COMMAND": program or command(),
         "SETTINGS": f"--settings {settings.file} " if settings.file and str(settings.file) != SYSTEM_FILE else "",
         "RECIPIENTS": recipients_path(settings.database_url),
-        "DATABASE": _libpq(make_url(settings.map_database_url), passfile),
+        "HOSTS": _libpq(make_url(settings.map_database_url), passfile),
+        "DATABASE": make_url(settings.map_database_url).database or "orderflow",
     }
     files = _FILES.get((part, way), (f"orderflow_recipients.{map_type}.cf",))
     text = "".join((_fragments() / file).read_text() for file in files)

@@ -190,6 +190,8 @@ def s3_client(endpoint_url: str | None, times: limits.Times) -> Any:
         max_pool_connections=limits.S3_CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": limits.S3_ATTEMPTS},
         s3={"addressing_style": "path"} if endpoint_url else None,
+        # What is read is held against its digest by us, who tell a damaged object from a store that is away.
+        response_checksum_validation="when_required",
     )
     try:
         return boto3.client("s3", endpoint_url=endpoint_url, config=config)

@@ -15,9 +15,10 @@ holds neither a statement nor a parameter, since parameters are message content.
 (DataError, IntegrityError) is a fault of ours and passes through.
 """
 
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -34,6 +35,8 @@ from ..breaker import Guard
 _READS = "orderflow_reads"
 _ALIVE = "SELECT 1"
 _AS_IT_IS = {"no_parameters": True}
+_LOCKED = "55P03"
+_CLOCK_KEPT = 60.0  # seconds
 
 
 class Whose(Enum):
@@ -48,7 +51,9 @@ Orgs = int | Collection[int] | Whose
 
 
 class RecordsUnavailable(Exception):
-    """The database is away, slow, refusing, full, or not set up."""
+    """The database is away, slow, refusing, full, or not set up; `is_answer`: it is there, and has a row locked."""
+
+    is_answer = False
 
 
 class Database:
@@ -75,6 +80,7 @@ class Database:
         else:
             sa.event.listen(self.engine, "do_connect", partial(_connect_postgresql, times or limits.within()))
         self._reader = self.engine.execution_options(**{_READS: True})
+        self._clock: tuple[float, datetime] | None = None
 
     @contextmanager
     def read(self, orgs: Orgs) -> Iterator[sa.Connection]:
@@ -94,6 +100,20 @@ class Database:
         """
         with self._guard(), _translated(), self._used(self.engine, _begin(orgs)) as connection:
             yield connection
+
+    def now(self) -> datetime:
+        """Give the time by PostgreSQL's clock, aware UTC: whose host's clock is wrong must not set times on rows.
+
+        It is asked once a minute; between, the time goes on by a clock that nobody sets. Raises RecordsUnavailable.
+        """
+        if self.is_sqlite:
+            return datetime.now(UTC)
+        if self._clock is None or time.monotonic() - self._clock[0] > _CLOCK_KEPT:
+            with self.read(NO_TENANT) as connection:
+                told = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+            self._clock = time.monotonic(), told
+        asked, told = self._clock
+        return told + timedelta(seconds=time.monotonic() - asked)
 
     @contextmanager
     def _used(self, engine: sa.Engine, first: str) -> Iterator[sa.Connection]:
@@ -205,6 +225,8 @@ def _translated() -> Iterator[None]:
     except (exc.DataError, exc.IntegrityError, exc.NotSupportedError):
         raise
     except exc.DBAPIError as error:
-        raise RecordsUnavailable(f"database: {database_answers.explained(error.orig, 'DATABASE_URL')}") from error
+        unavailable = RecordsUnavailable(f"database: {database_answers.explained(error.orig, 'DATABASE_URL')}")
+        unavailable.is_answer = getattr(error.orig, "sqlstate", None) == _LOCKED
+        raise unavailable from error
     except exc.TimeoutError as error:
         raise RecordsUnavailable("database: no connection of the pool became free") from error

@@ -148,7 +148,9 @@ class Restoring:
         statement = sa.select(d.digest).where(d.org_id == org_id).distinct().order_by(sa.collate(d.digest, self._bytes))
         with self._database.read(org_id) as connection:
             if not self._database.is_sqlite:
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # it sorts all of them first
+                # It sorts all of them first, and between two the caller may take its time.
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             streamed = connection.execution_options(yield_per=1000)
             yield from streamed.scalars(statement)
 

@@ -120,7 +120,7 @@ def _take_time(connection: sa.Connection) -> None:
     driver: Any = connection.connection.driver_connection
     driver.answer_within = None
     connection.detach()
-    connection.exec_driver_sql("SET statement_timeout = 0")
+    connection.exec_driver_sql("SET statement_timeout = 0; SET lock_timeout = 0")
 
 
 def _run(connection: sa.Connection, target: str) -> None:

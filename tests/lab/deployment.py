@@ -94,16 +94,22 @@ class Deployment(Server):
 
     def configure_postfix(self, master: str = "", overrides: str = "") -> None:
         """Write Postfix's configuration for the settings as they are now."""
-        passfile = "orderflow_recipients.pgpass"
-        options = ("--way", self.way, "--user", self.user, "--passfile", f"{self.postfix.config_directory}/{passfile}")
+        options = ("--way", self.way, "--user", self.user, "--passfile", str(self.passfile))
         parts = ("main", "master", "map", "passfile")
         main, service, table, password = (self.admin("postfix", part, *options) for part in parts)
         self.postfix.configure(
             main,
             service + master,
-            {"orderflow_recipients.cf": table, passfile: password},
+            {"orderflow_recipients.cf": table},
             OWN_POSTFIX + self._overrides + overrides,
         )
+
+        self.postfix.keep_secret(self.passfile, password)
+
+    @property
+    def passfile(self) -> Path:
+        """Give the file in which Postfix finds the map's password."""
+        return self.postfix.directory / "data" / "orderflow_recipients.pgpass"
 
     def start(self) -> None:
         """Start the worker, the service if there is to be one, and Postfix."""
@@ -138,7 +144,7 @@ class Deployment(Server):
             "0.2",
         ]
         return Process(
-            [*command, "-s", "1"],
+            [*command, "-s", "1", "-c", "1"],
             log,
             ready=lambda: log.exists() and "Huey consumer started" in log.read_text(),
             user=self.user,

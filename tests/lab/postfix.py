@@ -73,8 +73,7 @@ class Postfix(Server):
         """Write the configuration: the base, the main.cf and master.cf fragments, then main.cf `overrides`.
 
         A later value of a parameter and a later entry of a service win. The service `smtp inet` of a fragment
-        is put on our port. `maps` are further files in the directory that main.cf calls $config_directory;
-        a .pgpass is Postfix's alone.
+        is put on our port. `maps` are further files in the directory that main.cf calls $config_directory.
         """
         self.config_directory.mkdir(parents=True, exist_ok=True)
         own = {"lab": self.directory, "queue": self.directory / "queue", "data": self.directory / "data"}
@@ -93,10 +92,14 @@ class Postfix(Server):
         for name, text in files.items():
             file = self.config_directory / name
             file.write_text(text)
-            if name.endswith(".pgpass"):
-                file.chmod(0o600)
-                shutil.chown(file, "postfix")
             os.utime(file, (past, past))
+
+    def keep_secret(self, file: Path, text: str) -> None:
+        """Write a file of Postfix's, which nobody else may read."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(0o600)
+        file.write_text(text)
+        shutil.chown(file, "postfix")
 
     def start(self) -> None:
         """Start, with the queue that is there."""
