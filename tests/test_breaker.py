@@ -187,6 +187,7 @@ def test_a_probe_that_was_killed_is_followed_by_another(breaker, path):
     os.waitpid(child, 0)
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    age(path, module.PROBE + 1)
     assert is_through(breaker)
 
 

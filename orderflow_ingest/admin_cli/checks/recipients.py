@@ -84,8 +84,11 @@ def _passfile(file: Path, account: pwd.struct_passwd | None) -> Iterator[Said]:
     try:
         seen = file.stat()
     except FileNotFoundError:
-        made = f"install -m 600 -o postfix /dev/null {file}"
-        yield "TROUBLE", f"{file} is not there: {made}, then orderflow-admin postfix passfile > {file}"
+        yield (
+            "TROUBLE",
+            f"{file} is not there: install -m 600 -o postfix /dev/null {file}, then "
+            f"orderflow-admin postfix passfile > {file}",
+        )
         return
     except OSError:
         return
