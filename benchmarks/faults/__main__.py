@@ -51,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rounds, skipped = _rounds(options, lacks)
     for name, why in skipped.items():
         tell(f"not injected: {name} {why}")
-    before, stacks, minutes = _kept(options)
+    before, stacks = _kept(options)
     rounds = [one for one in rounds if one.name not in {result.name for result in before}]
-    report = _run(options, rounds, skipped, may_mount, before, stacks + 1, minutes)
+    report = _run(options, rounds, skipped, may_mount, before, stacks + 1)
     print(report.text())
     if options.docs:
         write([report], _DOCS)
@@ -70,15 +70,15 @@ def _rounds(options: argparse.Namespace, lacks: dict[str, str]) -> tuple[list[Ro
     return rounds, {name: lacks[name] for name in names if lacks[name]}
 
 
-def _kept(options: argparse.Namespace) -> tuple[list[Result], int, float]:
-    """Give the rounds that a campaign of the same seed has kept in --json, on how many stacks, and the minutes."""
+def _kept(options: argparse.Namespace) -> tuple[list[Result], int]:
+    """Give the rounds that a campaign of the same seed has kept in --json, and on how many stacks they ran."""
     if not options.json or not options.json.exists():
-        return [], 0, 0.0
+        return [], 0
     found = read(options.json.read_text())
     same = {"seed": options.seed, "way": options.way, "queue": options.queue}
     if any(found.facts[name] != value for name, value in same.items()):
         sys.exit(f"{options.json} holds another campaign: {found.facts}")
-    return list(found.results), found.facts["stacks"], found.facts["minutes"]
+    return list(found.results), found.facts["stacks"]
 
 
 def _run(
@@ -88,16 +88,16 @@ def _run(
     may_mount: bool,
     before: list[Result],
     stacks: int,
-    minutes: float,
 ) -> Report:
-    began, results = time.monotonic() - 60 * minutes, list(before)
+    results = list(before)
 
     def report(verdict: Verdict | None = None) -> Report:
         facts = {
             "seed": options.seed, "way": options.way, "queue": options.queue,
             "rounds": f"{len(results)} of {len(before) + len(rounds)}",
             "messages": sum(result.sent for result in results), "rate": options.rate,
-            "sweep and drain each": f"{options.minute:g} s", "minutes": round((time.monotonic() - began) / 60, 1),
+            "sweep and drain each": f"{options.minute:g} s",
+            "minutes": round(sum(result.seconds for result in results) / 60, 1),
             "stacks": stacks,
         }  # fmt: skip
         return Report(facts, results, verdict, skipped)
