@@ -82,6 +82,8 @@ EXPECTED = {
     "status: a day and a week": {BY_TIME},
     "status: a day and a week of an organisation": {BY_ORG, BY_TIME},
     "status: each organisation": {UNFINISHED, FAILED, OPEN, PENDING, UNDONE, BY_TIME},
+    "status: a day and the newest": {BY_TIME},
+    "status: each organisation, the newest": {UNFINISHED, FAILED, OPEN, PENDING, UNDONE, BY_TIME},
     "status: last errors": {UNFINISHED, FAILED, PENDING, UNDONE},
     "status: last errors of an organisation": {UNFINISHED, FAILED, PENDING, UNDONE, BY_ORG, PART},
     "status: what is held": {OPEN},
@@ -262,9 +264,10 @@ def test_sqlite_reads_no_tenant_table_from_end_to_end(tmp_path, what):
     """It plans without statistics, so that empty tables tell as much as full ones."""
     records = Records(f"sqlite:///{tmp_path}/a.db", create=True)
     schema.upgrade(records.database)
-    asked = []
+    asked, side = [], Side("large", records, records, records.database.engine, NOW, ORGANIZATIONS)
+    side.newest_since = NOW
     sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
-    next(MEASURES[what](Side("large", records, records, records.database.engine, NOW, ORGANIZATIONS)))()
+    next(MEASURES[what](side))()
     (statement, parameters), *_ = asked
     with records.database.read(EVERY) as connection:
         plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
