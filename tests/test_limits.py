@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -13,10 +12,8 @@ import pytest
 from orderflow_ingest import limits
 from orderflow_ingest.breaker import Breaker
 from orderflow_ingest.records import Records, RecordsUnavailable, schema
-from tests.lab.process import wait_until
+from tests.lab.process import FAKETIME, wait_until
 from tests.test_records import LEASE, NOW, claimed, inserted
-
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 @pytest.fixture

@@ -25,10 +25,9 @@ import psycopg
 
 from benchmarks.faults.plant import BUCKET, DATABASE, MAP_ROLE, QUEUES, ROLE, WAYS, Plant
 from tests.lab.deployment import ENVIRONMENT
-from tests.lab.process import LabError, run
+from tests.lab.process import FAKETIME, LabError, run
 
 _PIPE = frozenset({"pipe"})
-_FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 _UNITS, _SETTINGS, _POSTFIX = "units", "settings", "postfix"
 
 
@@ -133,7 +132,7 @@ def _kill_worker(plant: Plant, rng: random.Random) -> Iterator[Injury]:
     """Kill a process of a worker, its main process now and then."""
 
     def kill() -> bool:
-        pids = plant.units.pids(rng.choice([name for name in plant.units.names(is_service=False) if "worker" in name]))
+        pids = plant.units.pids(rng.choice(_workers(plant)))
         if not pids:
             return False
         with suppress(ProcessLookupError):
@@ -142,6 +141,10 @@ def _kill_worker(plant: Plant, rng: random.Random) -> Iterator[Injury]:
         return False
 
     yield _Every(1.5, kill).injury()
+
+
+def _workers(plant: Plant) -> list[str]:
+    return [name for name in plant.units.names(is_service=False) if "worker" in name]
 
 
 @contextmanager
@@ -310,31 +313,24 @@ def _flapping(plant: Plant, rng: random.Random) -> Iterator[Injury]:
 
 
 @contextmanager
-def _database_stopped(plant: Plant, _: random.Random) -> Iterator[Injury]:
-    """Freeze PostgreSQL, and let it go on."""
-    members = plant.postgres.processes()
-    for pid in members:
+def _frozen(pids: list[int]) -> Iterator[Injury]:
+    """Freeze processes with what they have in hand, and let them go on."""
+    for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        yield Injury(hits=lambda: len(members))
+        yield Injury(hits=lambda: len(pids))
     finally:
-        for pid in members:
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
 
-@contextmanager
-def _worker_paused(plant: Plant, rng: random.Random) -> Iterator[Injury]:
-    """Freeze a worker's processes with what they have in hand; let them go on when others have taken it over."""
-    members = plant.units.pids(rng.choice([name for name in plant.units.names(is_service=False) if "worker" in name]))
-    for pid in members:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield Injury(hits=lambda: len(members))
-    finally:
-        for pid in members:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+def _database_stopped(plant: Plant, _: random.Random) -> AbstractContextManager[Injury]:
+    return _frozen(plant.postgres.processes())
+
+
+def _worker_paused(plant: Plant, rng: random.Random) -> AbstractContextManager[Injury]:
+    return _frozen(plant.units.pids(rng.choice(_workers(plant))))
 
 
 # Credentials, names, settings.
@@ -513,7 +509,7 @@ def _clock_back(hours: float) -> Inject:
         clock.write_text("+0\n")
         clock.chmod(0o644)
         preload = {
-            "PRELOAD": str(_FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_CACHE_DURATION": "1",
+            "PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1", "PYTHONPATH": str(plant.place / "sleep"),
         }  # fmt: skip
         with _environment(plant, **preload):
@@ -679,11 +675,11 @@ def _faults() -> Iterator[Fault]:
     yield fault("database-disk-full", "PostgreSQL's disk is full", _database_disk_full, "database", "recipients",
                 mounts=True)  # fmt: skip
     yield fault("clock-back", "the clock of service and workers steps back 10 minutes", _clock_back(1 / 6), _UNITS,
-                library=_FAKETIME)  # fmt: skip
+                library=FAKETIME)  # fmt: skip
     yield fault("clock-back-hour", "the clock of service and workers steps back an hour: S3 refuses signatures",
-                _clock_back(1), _UNITS, library=_FAKETIME)  # fmt: skip
+                _clock_back(1), _UNITS, library=FAKETIME)  # fmt: skip
     yield fault("clock-ahead", "the clock of service and workers is a year ahead: S3 refuses signatures",
-                _clock_back(-24 * 365), _UNITS, library=_FAKETIME)  # fmt: skip
+                _clock_back(-24 * 365), _UNITS, library=FAKETIME)  # fmt: skip
     yield fault("broken-deploy", "a module raises on import, is empty or cut off; all is restarted", _broken_deploy,
                 _UNITS)  # fmt: skip
     yield fault("settings-gone", "the settings file is gone, and all is restarted",
