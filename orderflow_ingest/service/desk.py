@@ -5,7 +5,8 @@
                always passes
     deadline   an answer comes within the delivery's deadline, DEADLINE if no other. A thread cannot be ended
                from outside: it goes on, keeps its place and its bytes, and what it records is recorded; its
-               backends' own time limits end it. While such have every place, nothing new is taken
+               backends' own time limits end it. While such have every place, nothing new is taken. What has
+               waited for a place till then is dropped: who was answered DEADLINE has the message, and comes again
 
 All methods belong to the event loop's thread. Nothing here raises: a door gets an outcome.
 """
@@ -47,7 +48,7 @@ class Desk:
 
     @property
     def is_stuck(self) -> bool:
-        """Tell whether every place is held by a delivery that is past its deadline."""
+        """Tell whether as many deliveries as there are places are past their deadline."""
         return self._overdue >= self.settings.concurrency
 
     @property
@@ -112,7 +113,7 @@ class Desk:
             answer(self._counted(_refused(Outcome.OVERLOADED)))
             return
         told = partial(self._tell_counted, answer)
-        self._begin(partial(_settled, entry, self.parts), size, told, name=name)
+        self._begin(partial(_settled, entry, self.parts), size, told, name=name, drop=partial(self._discard, entry))
 
     def health(self) -> dict[str, object]:
         """Tell how the service does."""
@@ -149,22 +150,35 @@ class Desk:
         answer(self._counted(outcome))
 
     def _begin(
-        self, work: Callable[[], Outcome | None], size: int, answer: Answer, if_late: int = 0, name: str = ""
+        self,
+        work: Callable[[], Outcome | None],
+        size: int,
+        answer: Answer,
+        if_late: int = 0,
+        name: str = "",
+        drop: Callable[[], None] = lambda: None,
     ) -> None:
-        """Have the work done by a place, and answer once: with its outcome, or with DEADLINE when that is over."""
+        """Have the work done by a place, and answer once: with its outcome, or with DEADLINE when that is over.
+
+        Work that no place has begun by then is not done: `drop` takes away what it would have ended.
+        """
         delivery = _Delivery(answer, size)
         delivery.timer = self._loop.call_later(self.settings.deadline, self._late, delivery, if_late, name)
         self._running += 1
-        self._work.put(partial(self._do, work, delivery))
+        self._work.put(partial(self._do, work, drop, delivery))
 
     def _take_place(self) -> None:
         while True:
             self._work.get()()
 
-    def _do(self, work: Callable[[], Outcome | None], delivery: "_Delivery") -> None:
+    def _do(self, work: Callable[[], Outcome | None], drop: Callable[[], None], delivery: "_Delivery") -> None:
         """Do the work, in a thread."""
         try:
-            outcome = work()
+            if delivery.is_late:
+                drop()
+                outcome = None
+            else:
+                outcome = work()
         except BaseException as error:
             event("deliver", "Delivery broke.", ERROR, outcome=Outcome.INTERNAL.name, reason=place(error))
             outcome = _refused(Outcome.INTERNAL)
