@@ -36,8 +36,8 @@ not at once, its queue had to try again. Held: the same Message-ID with other co
 fault really met: processes killed, or connections, answers and requests at the wire; where that cannot be counted,
 attempts and clients that were put off. Recovered: seconds from the end of the fault until the last message and
 document was final; nobody did anything for it. A campaign that was broken off goes on with a new stack, at the rate
-that is told; the reconciliation of all rounds together is that of the last stack. All that stands from `lost` to
-`unfinished` is a broken promise."""
+that is told; the reconciliation of all rounds together is that of the last stack. Of the named steps `_conclude` is the
+spool's, which mail by LMTP does not pass. All that stands from `lost` to `unfinished` is a broken promise."""
 
 
 @dataclass(frozen=True)
