@@ -1,5 +1,6 @@
 """What `check` finds in main.cf, master.cf and the recipient map that every way shares; asked of the modules."""
 
+import pwd
 import re
 import shutil
 import subprocess
@@ -116,6 +117,15 @@ def test_a_map_that_root_reads_and_postfix_does_not_is_told_with_what_to_open(de
     finally:
         deployment.state.chmod(0o711)
     assert f"{deployment.state} is closed to postfix: chmod o+x {deployment.state}" in text
+
+
+def test_what_is_started_as_another_user_sees_none_of_our_environment(config, place, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    (place / "postconf").symlink_to(shutil.which("postconf"))
+    (place / "postmap").write_text("#!/bin/sh\nenv\n")
+    (place / "postmap").chmod(0o755)
+    seen, _ = Postconf(str(place / "postconf"), str(config)).lookup("key", "table", pwd.getpwnam("postfix"))
+    assert "PATH=" in seen and "hidden" not in seen
 
 
 def test_a_postfix_that_does_not_run_and_one_without_a_queue_are_told(deployment, config, place):
