@@ -37,6 +37,7 @@ _ALIVE = "SELECT 1"
 _AS_IT_IS = {"no_parameters": True}
 _LOCKED = "55P03"
 _CLOCK_KEPT = 60.0  # seconds
+_WAL_PATIENCE = 5.0  # seconds
 
 
 class Whose(Enum):
@@ -173,8 +174,17 @@ def _arguments(is_sqlite: bool, times: limits.Times) -> dict[str, Any]:
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
+    until = time.monotonic() + _WAL_PATIENCE
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+        while True:
+            try:
+                connection.execute(f"PRAGMA {pragma}")
+                break
+            except connection.OperationalError:
+                # Who makes a new file a WAL database locks it, and SQLite waits for him in no timeout of ours.
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
 
 def _connect_postgresql(times: limits.Times, _dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
