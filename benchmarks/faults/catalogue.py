@@ -241,7 +241,7 @@ class _Plan:
             file.chmod(0o666)
 
     def injury(self) -> Injury:
-        return Injury(lambda: None, lambda: len(self._lines()), self._details, self._is_through)
+        return Injury(hits=lambda: len(self._lines()), details=self._details, is_through=self._is_through)
 
     def _is_through(self) -> bool:
         return set(self._lines()) >= {" ".join(step) for step in self._steps}
@@ -505,7 +505,7 @@ def _database_disk_full(plant: Plant, _: random.Random) -> Iterator[Injury]:
 # Time, deploys, migrations.
 
 
-def _clock_back(hours: float) -> Inject:
+def _clock_behind(hours: float) -> Inject:
     @contextmanager
     def inject(plant: Plant, _: random.Random) -> Iterator[Injury]:
         clock = plant.place / "clock"
@@ -677,12 +677,12 @@ def _faults() -> Iterator[Fault]:
                 "recipients")  # fmt: skip
     yield fault("database-disk-full", "PostgreSQL's disk is full", _database_disk_full, "database", "recipients",
                 mounts=True)  # fmt: skip
-    yield fault("clock-back", "the clock of service and workers steps back 10 minutes", _clock_back(1 / 6), _UNITS,
+    yield fault("clock-back", "the clock of service and workers steps back 10 minutes", _clock_behind(1 / 6), _UNITS,
                 library=FAKETIME)  # fmt: skip
     yield fault("clock-back-hour", "the clock of service and workers steps back an hour: S3 refuses signatures",
-                _clock_back(1), _UNITS, library=FAKETIME)  # fmt: skip
+                _clock_behind(1), _UNITS, library=FAKETIME)  # fmt: skip
     yield fault("clock-ahead", "the clock of service and workers is a year ahead: S3 refuses signatures",
-                _clock_back(-24 * 365), _UNITS, library=FAKETIME)  # fmt: skip
+                _clock_behind(-24 * 365), _UNITS, library=FAKETIME)  # fmt: skip
     yield fault("broken-deploy", "a module raises on import, is empty or cut off; all is restarted", _broken_deploy,
                 _UNITS)  # fmt: skip
     yield fault("settings-gone", "the settings file is gone, and all is restarted",

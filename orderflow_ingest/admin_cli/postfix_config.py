@@ -43,8 +43,9 @@ _LMTP_ROLES = {
 
 def render(part: str, settings: Settings, way: str, user: str, program: str | None, passfile: str = PASSFILE) -> str:
     """Give the text of `main`, `master`, `map` or `passfile`, which lies at that path. Raises BadSettings."""
+    database = make_url(settings.map_database_url)
     if part == "passfile":
-        return _passfile(make_url(settings.map_database_url))
+        return _passfile(database)
     if way == BEFORE_QUEUE and not re.fullmatch(r"[^/]+:\d+", settings.relay or ""):
         raise BadSettings("ORDERFLOW_RELAY must be host:port for the way before-queue, 127.0.0.1:10026 say")
     map_type = "sqlite" if recipients_path(settings.database_url) else "pgsql"
@@ -69,8 +70,8 @@ def render(part: str, settings: Settings, way: str, user: str, program: str | No
         "COMMAND": program or command(),
         "SETTINGS": f"--settings {settings.file} " if settings.file and str(settings.file) != SYSTEM_FILE else "",
         "RECIPIENTS": recipients_path(settings.database_url),
-        "HOSTS": _libpq(make_url(settings.map_database_url), passfile),
-        "DATABASE": make_url(settings.map_database_url).database or "orderflow",
+        "HOSTS": _libpq(database, passfile),
+        "DATABASE": database.database or "orderflow",
     }
     files = _FILES.get((part, way), (f"orderflow_recipients.{map_type}.cf",))
     text = "".join((_fragments() / file).read_text() for file in files)

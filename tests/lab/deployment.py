@@ -103,7 +103,6 @@ class Deployment(Server):
             {"orderflow_recipients.cf": table},
             OWN_POSTFIX + self._overrides + overrides,
         )
-
         self.postfix.keep_secret(self.passfile, password)
 
     @property
