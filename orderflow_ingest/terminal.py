@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from .access import become_owner
 from .archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from .assembly import Parts, open_parts
 from .queue import QueueUnavailable
@@ -83,18 +84,8 @@ def opened(settings_file: str | None, create: bool = False, deadline: float | No
     settings = load(settings_file)
     settings = replace(settings, deadline=deadline or settings.deadline)
     operator_name()  # kept for the trace, before this process becomes another user
-    _become_owner(settings.state_dir)
+    become_owner(settings.state_dir)
     return open_parts(settings, create=create, guarded=False)
-
-
-def _become_owner(directory: Path) -> None:
-    """Be the user that the state belongs to: what root wrote, no delivery could touch."""
-    if os.geteuid() or not directory.is_dir():
-        return
-    owner = directory.stat()
-    os.setgroups([owner.st_gid])
-    os.setgid(owner.st_gid)
-    os.setuid(owner.st_uid)
 
 
 def print_rows(rows: Iterable[Row], as_json: bool) -> None:

@@ -15,6 +15,10 @@ _REASONS = (
     ),
     ("certificate has expired", "its certificate has expired"),
     ("root certificate file|could not read root cert", "the file of sslrootcert cannot be read"),
+    (
+        "could not open certificate file|private key file",
+        "the file of sslcert or sslkey, by default below ~/.postgresql, cannot be used",
+    ),
     (r"ca certificate bundle|ssl validation failed.*no such file", "the file of AWS_CA_BUNDLE cannot be read"),
     ("certificate.verify.failed", "its certificate is not signed by an authority that we trust"),
     ("server does not support ssl", "it does not offer TLS"),

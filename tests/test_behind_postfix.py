@@ -27,11 +27,18 @@ CASES = {
     "disabled": ({"ORDERFLOW_STATE_DIR": "{disabled}"}, mail(3), BOUNCED, Outcome.ORG_DISABLED.dsn_code),
     "malformed": ({}, b"\nno header\n", BOUNCED, Outcome.MALFORMED.dsn_code),
     "toobig": ({"ORDERFLOW_MAX_MESSAGE_SIZE": "100"}, mail(4), BOUNCED, Outcome.TOO_BIG.dsn_code),
-    "down": ({"DATABASE_URL": "postgresql://127.0.0.1:{closed}/x"}, mail(5), DEFERRED, "4.3.0"),
+    # What notes that its database is away has a state of its own: the others would believe it.
+    "down": (
+        {"ORDERFLOW_STATE_DIR": "{away}", "DATABASE_URL": "postgresql://127.0.0.1:{closed}/x"},
+        mail(5), DEFERRED, "4.3.0",
+    ),
     "full": ({"ORDERFLOW_STATE_DIR": "{without}/none"}, mail(6), DEFERRED, Outcome.SPOOL_FULL.dsn_code),
     "overloaded": ({"ORDERFLOW_MAX_QUEUE": "1"}, mail(7), DEFERRED, Outcome.OVERLOADED.dsn_code),
     "deadline": (
-        {"ORDERFLOW_DEADLINE": "1", "DATABASE_URL": "postgresql://127.0.0.1:{silent}/x"},
+        {
+            "ORDERFLOW_STATE_DIR": "{late}", "ORDERFLOW_DEADLINE": "1",
+            "DATABASE_URL": "postgresql://127.0.0.1:{silent}/x",
+        },
         mail(8), DEFERRED, Outcome.DEADLINE.dsn_code,
     ),
     "misconfigured": ({"ORDERFLOW_DOMAIN": "elsewhere.example"}, mail(9), DEFERRED, Outcome.MISCONFIGURED.dsn_code),
@@ -87,12 +94,11 @@ def postfix():
         silent.listen(100)
         domains = ",".join(recipient(*key).partition("@")[2] for key in EXPECTED)
         deployment = Deployment(place / "deployment", {"ORDERFLOW_DOMAIN": domains})
-        without, disabled = Deployment(place / "without"), Deployment(place / "disabled")
-        deployment.set_up("acme")
-        without.set_up("spare")
-        disabled.set_up("acme", "spare")
-        disabled.admin("org", "disable", "acme")
-        names = {"without": without.state, "disabled": disabled.state}
+        others = {name: Deployment(place / name) for name in ("without", "disabled", "away", "late")}
+        for other in (deployment, *others.values()):
+            other.set_up("acme" if other is not others["without"] else "spare")
+        others["disabled"].admin("org", "disable", "acme")
+        names: dict[str, object] = {name: other.state for name, other in others.items()}
         names |= {"closed": free_port(), "silent": silent.getsockname()[1]}
         common = {"ORDERFLOW_STATE_DIR": str(deployment.state), "ORDERFLOW_DOMAIN": domains}
         entries = {how: entry(deployment, how) for how in FAULTS}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from orderflow_ingest.admin_cli.access import as_user
+from orderflow_ingest.access import as_user
 from orderflow_ingest.admin_cli.canary import STEPS, Canary, Missed, Step
 from orderflow_ingest.admin_cli.mail_queue import waiting_because
 from orderflow_ingest.admin_cli.probe_mail import Refused, new_probe, send

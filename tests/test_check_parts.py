@@ -18,8 +18,7 @@ import boto3
 import psycopg
 import pytest
 
-from orderflow_ingest import heartbeat, limits
-from orderflow_ingest.admin_cli import access
+from orderflow_ingest import access, heartbeat, limits
 from orderflow_ingest.admin_cli.checks import check_all
 from orderflow_ingest.admin_cli.checks import spool as spool_check
 from orderflow_ingest.admin_cli.checks.database import check_database, check_schema

@@ -29,7 +29,7 @@ FLOORS = (
     {"extraction", "handover", "replay"},
     {"rebuild", "imports"},
     {"keeping"},
-    {"terminal", "asking", "deadline", "service_health"},
+    {"access", "terminal", "asking", "deadline", "service_health"},
     {"in_process"},
     {"deliver_cli", "service", "replay_cli", "admin_cli", "metrics_cli", "console", "tasks"},
 )
@@ -46,6 +46,7 @@ MAY_SHARE_A_FLOOR = {
     ("attachments", "mime"),
     ("attachments", "containers"),
     ("attachments", "status"),
+    ("terminal", "access"),
 }
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -3,6 +3,8 @@
 The servers are real; their certificates are for 127.0.0.1, and signed by the lab's own authority.
 """
 
+import re
+import shutil
 import subprocess
 from urllib.parse import quote
 
@@ -166,3 +168,21 @@ def test_an_order_goes_through_a_deployment_whose_backends_are_all_behind_tls(
         deployment.write_settings({**settings, "DATABASE_URL": url(secure_postgres, stranger.file)})
         deployment.configure_postfix()
         assert lookup().returncode == 1 and "certificate verify failed" in lookup().stderr
+
+
+def test_what_root_looks_at_as_another_user_is_looked_for_where_that_one_may_look(secure_postgres, authority, place):
+    """libpq looks for certificates below $HOME, which is root's; and Postfix's map has a file of its own to read."""
+    settings = {"DATABASE_URL": url(secure_postgres, authority.file).replace("+psycopg", "")}
+    deployment = Deployment(place / "by-root", settings)
+    deployment.set_up("globex")
+    home, closed = place / "home", place / "closed"
+    for directory in (home, closed):
+        directory.mkdir(mode=0o700)
+    deployment.user, deployment.environment = "root", {**deployment.environment, "HOME": str(home)}
+    assert "globex" in deployment.admin("org", "list")
+    shutil.copy(authority.file, closed)
+    deployment.write_settings({**settings, "MAP_DATABASE_URL": url(secure_postgres, closed / authority.file.name)})
+    deployment.configure_postfix()
+    options = ("--postfix-config", str(deployment.postfix.config_directory))
+    told = deployment.run("orderflow-admin", "check", *options, check=False).stdout
+    assert re.search(r"schema +ok", told) and f"{closed} is closed to postfix: chmod o+x {closed}" in told

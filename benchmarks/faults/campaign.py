@@ -78,19 +78,22 @@ class Campaign:
         load = Load(plant.port, run, chosen.messages, self._rate, rng)
         result = Result(chosen.name)
         plant.maillog.read()
-        bounces, felt = len(plant.maillog.bounces), plant.maillog.attempts_deferred
+        bounces, before = len(plant.maillog.bounces), plant.maillog.attempts_deferred
+
+        def felt() -> int:
+            plant.maillog.read()
+            return plant.maillog.attempts_deferred - before + load.put_off
+
         began = time.monotonic()
         load.start()
         try:
             self._pause(_LEAD * chosen.messages / self._rate, [])
-            injuries = self._try_to_injure(chosen, rng, result, run)
+            injuries = self._try_to_injure(chosen, rng, result, run, felt)
             healed = time.monotonic()
             self._pause(_TAIL * chosen.messages / self._rate, [])
             load.enough()
-            plant.maillog.read()
-            result.felt = plant.maillog.attempts_deferred - felt + load.put_off
-            counts = [count for injury in injuries if (count := injury.hits()) is not None]
-            result.hit = sum(counts) if len(counts) == len(injuries) else sum(counts) + result.felt
+            result.felt = felt()
+            result.hit = _hits(injuries, felt)
             result.details = "; ".join(text for injury in injuries if (text := injury.details()))
             if self._wait(load, run):
                 result.recovered = time.monotonic() - healed
@@ -107,16 +110,18 @@ class Campaign:
         """Reconcile all rounds together."""
         return reconcile(self._accepted, self._contents, self._plant.evidence(f"campaign-{self._seed}-"))
 
-    def _try_to_injure(self, chosen: Round, rng: random.Random, result: Result, run: str) -> list[Injury]:
+    def _try_to_injure(
+        self, chosen: Round, rng: random.Random, result: Result, run: str, felt: Callable[[], int]
+    ) -> list[Injury]:
         """Inject the faults; where that cannot be done the round is a failed one, and the campaign goes on."""
         try:
-            return self._injure(chosen, rng)
+            return self._injure(chosen, rng, felt)
         except (LabError, OSError, psycopg.Error) as error:
             why = f"the fault could not be injected or healed: {type(error).__name__}: {error}"
             result.findings.append(Finding("failed", Identity("-", run), why))
             return []
 
-    def _injure(self, chosen: Round, rng: random.Random) -> list[Injury]:
+    def _injure(self, chosen: Round, rng: random.Random, felt: Callable[[], int]) -> list[Injury]:
         """Inject the faults one after the other, keep them on, and heal them in any order."""
         least = max(max(fault.seconds for fault in chosen.faults), _ON * chosen.messages / self._rate)
         on: list[tuple[Fault, ExitStack]] = []
@@ -128,7 +133,7 @@ class Campaign:
                 injuries.append(stack.enter_context(fault.inject(self._plant, rng)))
                 self._pause(least / 3 * rng.random() if len(chosen.faults) > 1 else 0.0, injuries)
             self._pause(least, injuries)
-            self._wait_until_through(injuries)
+            self._wait_until_through(injuries, felt)
             rng.shuffle(on)
             for _, stack in on[1:]:
                 stack.close()
@@ -145,9 +150,11 @@ class Campaign:
                 injury.tick()
             time.sleep(min(_TICK, max(0.0, left)))
 
-    def _wait_until_through(self, injuries: Sequence[Injury]) -> None:
+    def _wait_until_through(self, injuries: Sequence[Injury], felt: Callable[[], int]) -> None:
         until = time.monotonic() + _TURNS
-        while time.monotonic() < until and not all(injury.is_through() for injury in injuries):
+        while not (_hits(injuries, felt) and all(injury.is_through() for injury in injuries)):
+            if time.monotonic() > until:
+                return
             self._pause(1.0, injuries)
 
     def _wait(self, load: Load, run: str) -> bool:
@@ -191,6 +198,12 @@ class Campaign:
         elif result.recovered is None and not result.findings:
             state = plant.state(run)
             result.findings.append(Finding("unfinished", Identity("-", run), f"not quiet: {state}"))
+
+
+def _hits(injuries: Sequence[Injury], felt: Callable[[], int]) -> int:
+    """Give how often faults have hit, by what was put off where one cannot be counted."""
+    counts = [injury.hits() for injury in injuries]
+    return sum(filter(None, counts)) + (felt() if None in counts else 0)
 
 
 def rounds_of(faults: Sequence[Fault], messages: int) -> list[Round]:

@@ -409,21 +409,25 @@ def _settings_file(plant: Plant, rng: random.Random, is_gone: bool) -> Iterator[
 
 @contextmanager
 def _spool_full(plant: Plant, _: random.Random) -> Iterator[Injury]:
-    with _filled(plant.spool):
-        yield Injury()
+    with _filled(plant.spool) as fill:
+        yield Injury(fill)  # again and again: entries that are delivered make room for others
 
 
 @contextmanager
-def _filled(directory: Path) -> Iterator[None]:
-    """Fill a file system to the last byte."""
+def _filled(directory: Path) -> Iterator[Callable[[], None]]:
+    """Fill a file system to the last byte; give what fills it up again."""
     filler = directory / "filler"
-    try:
-        with filler.open("wb", buffering=0) as file, suppress(OSError):
+
+    def fill() -> None:
+        with filler.open("ab", buffering=0) as file, suppress(OSError):
             for size in (1 << 20, 1 << 12, 1):
                 with suppress(OSError):
                     while True:
                         file.write(b"\0" * size)
-        yield
+
+    try:
+        fill()
+        yield fill
     finally:
         filler.unlink(missing_ok=True)
 

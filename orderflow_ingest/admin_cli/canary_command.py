@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from ..access import as_owner
 from ..assembly import Parts, open_parts
 from ..records import Organization, RecordsUnavailable
 from ..settings import load
 from ..terminal import json_option, print_rows, printable, settings_option
-from .access import as_owner
 from .canary import Canary, Missed, Step
 from .probe_mail import new_probe
 from .textfile import write_textfile

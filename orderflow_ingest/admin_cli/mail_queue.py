@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from .access import ENVIRONMENT
+from ..access import ENVIRONMENT
 
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin"
 

@@ -7,6 +7,7 @@ through is looked at as the user that delivers, since root would find everything
 import os
 from collections.abc import Callable, Iterator
 
+from ...access import as_owner
 from ...archive import ArchiveUnavailable
 from ...assembly import Parts, open_parts
 from ...attempts import HandlerUnavailable
@@ -15,7 +16,6 @@ from ...logs import place
 from ...queue import QueueUnavailable
 from ...records import RecordsUnavailable, recipients_path
 from ...settings import BadSettings, Settings, read_file
-from ..access import as_owner
 from .database import check_database, check_schema
 from .findings import Finding, Level, Said
 from .openness import check_openness

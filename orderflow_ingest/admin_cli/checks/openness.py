@@ -28,10 +28,14 @@ def check_openness(parts: Parts) -> Iterator[Said]:
 
 
 def _role(parts: Parts) -> Iterator[Said]:
-    """Look at the role that delivers; where the database is away or old its own finding tells."""
+    """Look at the role that delivers."""
     try:
         why = schema.unbound(parts.records.database)
     except RecordsUnavailable:
+        yield (
+            "WARNING",
+            "the role of DATABASE_URL could not be looked at: see the finding of the database or the schema",
+        )
         return
     if why:
         yield (

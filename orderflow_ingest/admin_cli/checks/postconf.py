@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..access import ENVIRONMENT
+from ...access import ENVIRONMENT
 
 _COMPLAINT = re.compile(r"(?:line (\d+): )?(overriding earlier entry|unused parameter): ([^=\s]+)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

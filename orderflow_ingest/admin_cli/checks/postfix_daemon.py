@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..access import ENVIRONMENT
+from ...access import ENVIRONMENT
 from .findings import Said
 from .postconf import Postconf
 

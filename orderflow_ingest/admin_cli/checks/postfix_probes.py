@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...access import ENVIRONMENT, as_user
 from ...outcomes import Outcome
-from ..access import ENVIRONMENT, as_user
 from .findings import Said
 from .postconf import Postconf, Service
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from ...access import confinement, is_noexec, why_closed
 from ...service_health import LMTP_SOCKET, PIPE_SOCKET, SMTP_SOCKET
 from ...settings import SYSTEM_FILE, Settings
-from ..access import confinement, is_noexec, why_closed
 from ..postfix_config import BEFORE_QUEUE, LMTP, PIPE, time_limit
 from .findings import Said
 from .postconf import Postconf, Service

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+from ...access import as_user, why_closed
 from ...assembly import Parts
 from ...records import RecordsUnavailable, recipients_path
-from ..access import as_user, why_closed
 from .findings import Said
 from .postconf import Postconf, Service
 
@@ -75,8 +75,14 @@ def _passwords(tables: list[str], account: pwd.struct_passwd | None) -> Iterator
                 "WARNING",
                 f"{file} holds a password and is open to every user: chmod 640 {file}; chgrp postfix {file}",
             )
-        if found := re.search(r"^hosts\s*=.*[?&]passfile=([^\s&,]+)", text, re.MULTILINE):
-            yield from _passfile(Path(unquote(found[1])), account)
+        if passfile := _named(text, "passfile"):
+            yield from _passfile(passfile, account)
+
+
+def _named(text: str, option: str) -> Path | None:
+    """Give the file that an option of a map's URL names."""
+    found = re.search(rf"^hosts\s*=.*[?&]{option}=([^\s&,]+)", text, re.MULTILINE)
+    return Path(unquote(found[1])) if found else None
 
 
 def _passfile(file: Path, account: pwd.struct_passwd | None) -> Iterator[Said]:
@@ -122,10 +128,11 @@ def _is_chrooted(asked: Postconf, service: Service) -> bool:
 
 def _why(said: str, parts: Parts, table: str, account: pwd.struct_passwd | None) -> str:
     """Say what to open, where a right is missing; else what postmap said."""
-    files = [Path(table.partition(":")[2]), recipients_path(parts.settings.database_url)]
     if account is None or os.geteuid():
         return said.splitlines()[-1].rpartition(": ")[2]
-    for file in (Path(file) for file in files if file):
+    source = Path(table.partition(":")[2])
+    authority = _named(source.read_text(errors="replace"), "sslrootcert") if table.startswith("pgsql:") else None
+    for file in filter(None, (source, recipients_path(parts.settings.database_url), authority)):
         if closed := why_closed(file, account):
             return closed
         if file.is_file() and not _reads(file, account):

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...access import account_of, closed_directory
 from ...assembly import Parts
 from ...spool import SpoolFull
-from ..access import account_of, closed_directory
 from .findings import Said, ago
 
 _INODES = 1000

@@ -1,5 +1,7 @@
-"""Who may reach a file: asked of the kernel as that user, so that groups and access lists count too; and what a user's
-programs get to see of our environment.
+"""Being another user: the one that delivers, for what root wrote no delivery could touch; or any other, to ask the
+kernel what that one may reach, so that groups and access lists count too.
+
+Who becomes another has that one's HOME too, where libpq looks for certificates and keys: root's would be closed to it.
 """
 
 import os
@@ -16,13 +18,16 @@ _ENFORCES = Path("/sys/fs/selinux/enforce")
 @contextmanager
 def as_user(account: pwd.struct_passwd) -> Iterator[None]:
     """Be a user with its groups, and no others; run by root."""
-    groups = os.getgroups()
+    groups, home = os.getgroups(), os.environ.get("HOME")
     os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))
     os.setegid(account.pw_gid)
     os.seteuid(account.pw_uid)
+    os.environ["HOME"] = account.pw_dir
     try:
         yield
     finally:
+        os.environ.pop("HOME")
+        os.environ.update({"HOME": home} if home is not None else {})
         os.seteuid(0)
         os.setegid(0)
         os.setgroups(groups)
@@ -38,13 +43,29 @@ def account_of(uid: int, gid: int) -> pwd.struct_passwd:
 
 @contextmanager
 def as_owner(directory: Path) -> Iterator[None]:
-    """Be the user that a directory belongs to, who delivers: root would find everything in order."""
-    if os.geteuid() or not directory.is_dir():
+    """Be the user that a directory belongs to, where we are root; else who we are."""
+    account = _owner(directory)
+    if account is None:
         yield
         return
-    owner = directory.stat()
-    with as_user(account_of(owner.st_uid, owner.st_gid)):
+    with as_user(account):
         yield
+
+
+def become_owner(directory: Path) -> None:
+    """Be the user that a directory belongs to from now on, where we are root."""
+    if account := _owner(directory):
+        os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
+        os.environ["HOME"] = account.pw_dir
+
+
+def _owner(directory: Path) -> pwd.struct_passwd | None:
+    if os.geteuid() or not directory.is_dir():
+        return None
+    owner = directory.stat()
+    return account_of(owner.st_uid, owner.st_gid)
 
 
 def closed_directory(path: Path) -> Path | None:
