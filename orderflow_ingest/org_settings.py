@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+MOST_DAYS = 36500
+_A_NUMBER_OF_DAYS = f"a number of days, at most {MOST_DAYS}"
 _ADDRESS = re.compile(r"[^\s@,<>]*@[^\s@,<>.]+(?:\.[^\s@,<>.]+)*")
 _CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9.+_-]*/(?:\*|[a-z0-9][a-z0-9.+_-]*)")
 
@@ -62,6 +64,13 @@ def _number(text: str) -> int | None:
     return int(text)
 
 
+def _days(text: str) -> int | None:
+    days = _number(text)
+    if days is not None and days > MOST_DAYS:
+        raise ValueError
+    return days
+
+
 def _policy(text: str) -> bool:
     return {"hold": False, "accept": True}[text.lower()]
 
@@ -78,9 +87,9 @@ KEYS = (
         "content types of attachments that become documents, comma separated, a kind as image/*", "all"),
     OrgKey("max_message_size", "max_message_size", "", _number, "a number of bytes",
         "bytes; a larger mail is TOO_BIG", "ORDERFLOW_MAX_MESSAGE_SIZE alone"),
-    OrgKey("keep_raw_days", "keep_raw_days", "", _number, "a number of days",
+    OrgKey("keep_raw_days", "keep_raw_days", "", _days, _A_NUMBER_OF_DAYS,
         "days after which a retention deletes raw mail", "for ever"),
-    OrgKey("keep_documents_days", "keep_documents_days", "", _number, "a number of days",
+    OrgKey("keep_documents_days", "keep_documents_days", "", _days, _A_NUMBER_OF_DAYS,
         "days after which a retention deletes documents", "for ever"),
 )  # fmt: skip
 _BY_NAME = {key.name: key for key in KEYS}
