@@ -62,10 +62,11 @@ INSERT INTO skipped_part (org_id, inbound_message_id, part_path, declared_type, 
 SELECT org_id, id, '9', 'image/png', 800, 'small image' FROM inbound_message WHERE ascii(digest) % 5 = 0
 """)
 _CONFLICTS = sa.text("""
-INSERT INTO message_conflict (org_id, id, inbound_message_id, envelope_sender, envelope_recipient, queue_id,
-  client_address, from_email, subject, raw_key, digest, fingerprint, received_at, resolution)
-SELECT org_id, gen_random_uuid(), id, envelope_sender, envelope_recipient, queue_id, client_address, from_email,
-  subject, raw_key, reverse(digest), digest, received_at, CASE WHEN received_at < :today THEN 'DISCARDED' END
+INSERT INTO message_conflict (org_id, id, inbound_message_id, source_message_id, envelope_sender, envelope_recipient,
+  queue_id, client_address, from_email, subject, raw_key, digest, fingerprint, received_at, resolution)
+SELECT org_id, gen_random_uuid(), id, source_message_id, envelope_sender, envelope_recipient, queue_id, client_address,
+  from_email, subject, raw_key, reverse(digest), digest, received_at,
+  CASE WHEN received_at < :today THEN 'DISCARDED' END
 FROM (SELECT *, row_number() OVER () AS n FROM inbound_message WHERE status = 'PARSED') message
 WHERE n % CASE WHEN received_at < :today THEN 500 ELSE 50 END = 0
 """)

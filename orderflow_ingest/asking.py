@@ -32,6 +32,12 @@ def moment(text: str | datetime) -> datetime:
     raise click.BadParameter(f"{text!r} is no time: write 2026-03-01, 2026-03-01T12:00 (UTC), or how long ago: 2h, 3d")
 
 
+def whole_message_id(text: str) -> str:
+    """Give a Message-ID as it is recorded, whether it was typed with its <> or without."""
+    text = text.strip()
+    return f"<{text}>" if "@" in text and not text.startswith("<") else text
+
+
 def org_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --org."""
     return click.option("--org", "slug", help="Of this organisation alone.")(command)

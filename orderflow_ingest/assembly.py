@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from . import limits
 from .archive import Archive, ArchiveUnavailable, open_archive
@@ -21,6 +22,10 @@ class Parts:
     archive: Archive
     records: Records
     queue: Queue
+
+    def swept_at(self) -> datetime:
+        """Say when the sweep rings for what is rung for now, by the database's clock. Raises RecordsUnavailable."""
+        return self.records.database.now() + timedelta(seconds=self.settings.sweep_after)
 
 
 def open_parts(

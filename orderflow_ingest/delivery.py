@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
 from . import metrics
@@ -302,8 +302,7 @@ def _record(new: NewMessage, message: Message, coming: _Coming, parts: Parts, ri
     is_own = new.source_message_id != message.source_message_id
     told = {**_metadata(coming.envelope, new, coming.org), **({"identity": "own"} if is_own else {})}
     parts.archive.put(new.raw_key, coming.raw, new.digest, told)
-    due = _now() + timedelta(seconds=parts.settings.sweep_after)
-    if not parts.records.messages.insert(new, due, coming.way.told(new)):
+    if not parts.records.messages.insert(new, parts.swept_at(), coming.way.told(new)):
         return _second(new, message, coming, parts, rings)
     if rings:
         ring(new, parts, coming.way.is_live)

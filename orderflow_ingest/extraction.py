@@ -80,8 +80,7 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
             raise
         except Exception as error:
             errors.append((part.path, error))
-    due = parts.records.database.now() + timedelta(seconds=parts.settings.sweep_after)
-    if not parts.records.documents.record(attempt, found, skipped, due, is_complete=not errors):
+    if not parts.records.documents.record(attempt, found, skipped, parts.swept_at(), is_complete=not errors):
         raise LeaseLost
     event(
         "store",

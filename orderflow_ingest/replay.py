@@ -12,7 +12,7 @@ by the same words before and afterwards.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
@@ -35,9 +35,9 @@ def why_not(message: InboundMessage) -> str:
     return ERASED if message.erased_at else ""
 
 
-def why_not_handed_over(document: Document) -> str:
-    """Tell why a document cannot be handed over again now; nothing if it can."""
-    is_leased = document.worker is not None and document.next_attempt_at > datetime.now(UTC)
+def why_not_handed_over(document: Document, now: datetime) -> str:
+    """Tell why a document cannot be handed over again, by the database's clock; nothing if it can."""
+    is_leased = document.worker is not None and document.next_attempt_at > now
     if document.handover is HandOver.PENDING and is_leased:
         return IN_WORK
     return ERASED if document.erased_at else ""
@@ -47,9 +47,8 @@ def replay_message(message: InboundMessage, parts: Parts, actor: str, run_id: UU
     """Lead a message back to RECEIVED and ring for it, behind all live mail; False if it moved meanwhile."""
     if why_not(message):
         return False
-    now = datetime.now(UTC)
-    told = Event(message.org_id, message.id, EventKind.REPLAYED, actor, now, run_id=run_id)
-    if not parts.records.documents.replay(message, now + timedelta(seconds=parts.settings.sweep_after), told):
+    told = Event(message.org_id, message.id, EventKind.REPLAYED, actor, datetime.now(UTC), run_id=run_id)
+    if not parts.records.documents.replay(message, parts.swept_at(), told):
         return False
     ring(message, parts, is_live=False)
     return True
@@ -57,14 +56,13 @@ def replay_message(message: InboundMessage, parts: Parts, actor: str, run_id: UU
 
 def replay_handover(documents: list[Document], parts: Parts, actor: str, run_id: UUID | None = None) -> int:
     """Have documents of one message handed over again, behind all live mail; give how many had not moved meanwhile."""
-    now = datetime.now(UTC)
+    at, now = datetime.now(UTC), parts.records.database.now()
     told = [
-        (one, Event(one.org_id, one.inbound_message_id, EventKind.REPLAYED, actor, now, one.id, run_id))
+        (one, Event(one.org_id, one.inbound_message_id, EventKind.REPLAYED, actor, at, one.id, run_id))
         for one in documents
-        if not why_not_handed_over(one)
+        if not why_not_handed_over(one, now)
     ]
-    due = now + timedelta(seconds=parts.settings.sweep_after)
-    done = parts.records.documents.replay_handover(told, now, due)
+    done = parts.records.documents.replay_handover(told, now, parts.swept_at())
     try:
         for id in done:
             parts.queue.hand_over(documents[0].org_id, id, is_live=False)
@@ -123,7 +121,7 @@ def _resolve(conflict: Conflict, new: NewMessage | None, told: Event, parts: Par
     identity = new.source_message_id if new else ""
     decision = Decision(told.kind.value, told.actor, told.details["why"], told.at, identity)
     write = partial(write_decision, conflict.raw_key, decision, parts.archive)
-    return parts.records.conflicts.resolve(conflict, new, told.at, told, before_commit=write)
+    return parts.records.conflicts.resolve(conflict, new, parts.records.database.now(), told, before_commit=write)
 
 
 def _of_conflict(conflict: Conflict, parts: Parts) -> Iterator[NewMessage]:

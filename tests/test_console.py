@@ -361,7 +361,7 @@ def test_mail_is_found_by_words_sender_document_id_status_and_day(room):
 
 @pytest.mark.parametrize("query", [
     {"since": "yesterday"}, {"until": "9999-12-31"}, {"status": "LOST"}, {"after": "x~y"}, {"org": "<script>"},
-    {"after": "2026-01-01T00:00:00~" + str(uuid4())}, {"words": "\x00\ud800"}, {"words": "'; DROP TABLE"},
+    {"after": "2026-01-01T00:00:00~" + str(uuid4())}, {"words": "\ud800"}, {"words": "'; DROP TABLE"},
     {"org": "a" * 5000},
 ])  # fmt: skip
 def test_what_does_not_read_is_told_and_never_fails(room, query):
@@ -813,6 +813,8 @@ def test_a_deployment_on_postgresql_is_shown_as_one_on_sqlite(place, postgres):
             assert 'data-label="Received">1<' in page
         assert found(client, words=re.search(r"\d+", message.subject)[0]) == [str(message.id)]
         assert "EXTRACTED" in client.get(url_of(parts, message)).text
+        for path in ("/messages?sender=a%00@b", "/?org=%00", f"/messages/a%00/{message.id}"):
+            assert client.get(path).status_code == 400, "PostgreSQL knows no such text"
     assert as_user(room, "anna").get("/?org=beta").status_code == 200
     parts.records.database.close()
     owner.database.close()

@@ -95,11 +95,18 @@ def test_a_reconcile_that_was_broken_off_goes_on_behind_the_last_organisation(he
     run = first.stderr.split()[1]
     again = here.run("reconcile", "--resume", run)
     assert again.exit_code == 1 and "has come to its end" in again.stderr
-    here.parts.records.runs.advance(UUID(run), "acme", 0, 0, 0, datetime.now(UTC))
-    with here.parts.records.database.write(1) as connection:
-        connection.exec_driver_sql("UPDATE operator_run SET ended_at = NULL")
-    told = rows(here.run("reconcile", "--resume", run, "--json").stdout)
-    assert [one["about"] for one in told if "about" in one] == ["org/2/raw/x"]
+    here.parts.archive.delete("org/2/raw/x")
+
+    def resumed(failed):
+        here.parts.records.runs.advance(UUID(run), "acme", 0, 0, failed, datetime.now(UTC))
+        with here.parts.records.database.write(1) as connection:
+            connection.exec_driver_sql("UPDATE operator_run SET ended_at = NULL")
+        return here.run("reconcile", "--resume", run, "--json")
+
+    well, ill = resumed(0), resumed(1)
+    assert [one["about"] for one in rows(well.stdout + ill.stdout) if "about" in one] == []
+    assert well.exit_code == 0 and rows(well.stdout)[-1] == {"what": "all findings", "found": 0, "fixed": 0}
+    assert ill.exit_code == 1 and rows(ill.stdout)[-1] == {"what": "all findings", "found": 1, "fixed": 0}
 
 
 def test_retention_takes_the_days_of_each_organisation_and_deletes_only_with_yes(here):
@@ -152,7 +159,7 @@ def test_what_a_worker_has_in_hand_is_told_by_the_status(here):
     new = receive(Envelope(f"orders+acme@{DOMAIN}", datetime.now(UTC)), order(2), here.parts)
     here.parts.records.messages.claim(1, new.message_id, "w", datetime.now(UTC), timedelta(hours=1))
     ended = here.run("erase", "--org", "acme", "--sender", "buyer@shop.example", "--yes")
-    assert ended.exit_code == 1 and "1 are in the hands of a worker or a delivery" in ended.stderr
+    assert ended.exit_code == 1 and "1 are left, in the hands of a worker or a delivery" in ended.stderr
     assert here.parts.records.runs.latest()[0].ended_at is None
 
 

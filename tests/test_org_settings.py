@@ -31,7 +31,7 @@ def test_what_is_set_is_read_as_it_is_meant():
         ("allowed_senders", "<a@b.example>"), ("conflicts", "maybe"), ("document_types", "pdf"),
         ("document_types", "*/*"), ("document_types", "/pdf"), ("max_message_size", "0"),
         ("max_message_size", "1e6"), ("max_message_size", "-1"), ("keep_raw_days", "ever"),
-        ("keep_documents_days", "²"),
+        ("keep_documents_days", "²"), ("keep_raw_days", "36501"), ("keep_documents_days", "99999999"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_meant_is_refused_by_its_key_and_never_told(key, value):

@@ -315,19 +315,19 @@ def test_a_document_that_was_erased_comes_back_as_such_where_the_operator_says_s
     assert found == before
 
 
-def test_a_document_whose_mail_is_gone_is_told(alone):
-    deliver(alone, order(1))
-    deliver(alone, order(2))
-    work(alone)
-    write_organizations(alone.records, alone.archive)
-    gone = next(row for row in alone.records.messages.select(Filter(), 9) if row.subject == "Order 2")
-    keys = {d.object_key for d in alone.records.documents.of_message(1, gone.id)}
-    alone.archive.delete(gone.raw_key)
-    alone.archive.put("org/1/documents/zzz", b"", hashlib.sha256(b"").hexdigest())
-    wipe(alone)
-    build(alone)
-    (org, _) = alone.records.restoring.charters()
-    assert {one.key for one in stray_documents(org, alone)} == keys | {"org/1/documents/zzz"}
+def test_a_document_whose_mail_is_gone_is_told(parts):
+    deliver(parts, order(1))
+    deliver(parts, order(2))
+    work(parts)
+    write_organizations(parts.records, parts.archive)
+    gone = next(row for row in parts.records.messages.select(Filter(), 9) if row.subject == "Order 2")
+    keys = {d.object_key for d in parts.records.documents.of_message(1, gone.id)}
+    parts.archive.delete(gone.raw_key)
+    parts.archive.put("org/1/documents/zzz", b"", hashlib.sha256(b"").hexdigest())
+    wipe(parts)
+    build(parts)
+    (org, _) = parts.records.restoring.charters()
+    assert {one.key for one in stray_documents(org, parts)} == keys | {"org/1/documents/zzz"}
 
 
 def test_what_is_no_mail_of_ours_is_told_and_ends_nothing(alone):

@@ -506,6 +506,7 @@ def test_mail_is_found_by_words_of_sender_subject_and_document(records):
 
     assert found(words="4711") == found(words="best 47 BUYER") == found(words="märz") == {order.id}
     assert found(words="order 4711") == found(words="%") == found(words="!") == set()
+    assert found(words="MÄRZ FÜR") == {order.id}
     assert found(words="acme tools") == found(sender="sales@acme-tools.example") == {other.id}
     assert found(sender="@acme-tools.example") == {other.id} and found(sender="@tools.example") == set()
     assert found(sender="@shop.example") == {order.id, other.id}, "the envelope counts too"

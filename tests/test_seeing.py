@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest import admin_cli
+from orderflow_ingest import admin_cli, replay
 from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
@@ -156,7 +156,8 @@ def test_mail_is_found_by_what_a_supplier_can_tell_of_it(seen):
     assert found(seen, "bestell", "4711") == found(seen, "--subject", "4711") == ["Bestellung 4711"]
     assert found(seen, "--document", "po 4711") == found(seen, "--sender", "bounce@shop.example") == ["Bestellung 4711"]
     assert found(seen, "--sender", "@shop.example", "--limit", "3", "--status", "parsed") == every
-    assert found(seen, "--message-id", "<order-8@shop.example>") == ["Order 17"]
+    both = ["Order 17", "Order 17"]  # and what is held since it clashes
+    assert found(seen, "--message-id", "<order-8@shop.example>") == both
     assert found(seen, "--org", "beta") == found(seen, "--document", "order-9-1.pdf") == ["Order 9"]
     assert found(seen, "--status", "parsed", "--since", f"{today}") == every
     assert found(seen, "--until", f"{today}") == found(seen, "--status", "failed") == found(seen, "nothing") == []
@@ -283,6 +284,27 @@ def test_status_watches_in_lines_until_it_is_interrupted(seen):
         watching.send_signal(signal.SIGINT)
         rest = watching.stdout.read()
         assert watching.wait() == 0 and "\x1b" not in rest
+
+
+def test_what_is_held_for_its_sender_is_found_by_its_message_id(quiet):
+    """Where is my order? It has been taken, and waits for somebody to decide."""
+    admin(quiet, "org", "set", "acme", "allowed_senders=@other.example")
+    assert quiet.deliver(ACME, mail(1)) is quiet.deliver(ACME, mail(2)) is Outcome.HELD
+    one, two = sorted(quiet.parts.records.conflicts.open(), key=lambda held: held.source_message_id)
+    name = one.source_message_id
+    for asked in (name, name.strip("<>")):
+        (told,) = rows(admin(quiet, "find", "--message-id", asked, "--json"))
+        assert (told["id"], told["status"]) == (str(one.id), "HELD")
+    assert admin(quiet, "show", name) == admin(quiet, "show", str(one.id)[:13], "--org", "acme")
+    assert f"Message-ID    {name}" in admin(quiet, "show", name)
+    assert replay.discard_conflict(one, quiet.parts, "jo", "a stranger")
+    assert replay.accept_conflict(two, quiet.parts, "jo")
+    (told,) = rows(admin(quiet, "find", "--message-id", name, "--json"))
+    assert told["status"] == "DISCARDED" and "a stranger" in admin(quiet, "show", name)
+    (told,) = rows(admin(quiet, "find", "--message-id", two.source_message_id, "--json"))
+    assert told["status"] == "RECEIVED", "it is a message now, and told once"
+    status, out, err = ran(quiet, "find", "--document", "order")
+    assert (status, out) == (0, "") and "held mail was not looked at" in err
 
 
 def told_of(deployment: Place, address: str, *arguments: str) -> dict[str, str]:

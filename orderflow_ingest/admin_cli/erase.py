@@ -49,11 +49,13 @@ def erase(
             raise click.ClickException("nothing was erased")
     done = _with_bar(request, parts, is_dry=False)
     _print(done, as_json)
+    if not any(vars(done).values()):
+        click.echo(f"there was nothing to erase: {org.slug} has no such mail", err=True)
     if parts.archive.keeps_versions():
         click.echo("the bucket keeps versions: what was deleted is there until its rules let old versions go", err=True)
     if not done.is_all:
         again = f"run this again in {parts.settings.lease:.0f} s"
-        click.echo(f"{done.in_hand} are in the hands of a worker or a delivery: {again}", err=True)
+        click.echo(f"{done.in_hand} are left, in the hands of a worker or a delivery: {again}", err=True)
         raise SystemExit(1)
 
 

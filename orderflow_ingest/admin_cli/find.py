@@ -1,7 +1,8 @@
 """orderflow-admin find: where is my supplier's order? One line for each mail, the newest first.
 
 Words are sought at their beginning, in the sender's addresses and the subject, or in the names of documents; see
-`records.selection`. Mail that is held is found too, though not by Message-ID or document: its row tells neither.
+`records.selection`. Mail that is held is found too, though not by a document: nothing was taken out of it yet. By its
+Message-ID mail is found that was held and discarded.
 `orderflow-admin show ID` then tells the whole story of one.
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from ..asking import moment, org_id_of, org_option
+from ..asking import moment, org_id_of, org_option, whole_message_id
 from ..records import Conflict, Filter, InboundMessage
 from ..status import HandOver, Status
 from ..terminal import json_option, opened, print_rows, settings_option
@@ -25,7 +26,7 @@ _STATUSES = click.Choice([*(status.value for status in Status), _HELD], case_sen
 @org_option
 @click.option("--sender", metavar="ADDRESS", help="From this address, or from a domain written @domain.")
 @click.option("--subject", metavar="WORDS", help="With these words in the subject or the sender's addresses, as WORDS.")
-@click.option("--message-id", metavar="ID", help="With this Message-ID, <> and all.")
+@click.option("--message-id", metavar="ID", help="With this Message-ID.")
 @click.option("--document", metavar="WORDS", help="With a document that has these words in its file name.")
 @click.option("--since", type=moment, metavar="TIME", help="Received at this time (UTC) or later; or 2h, 3d ago.")
 @click.option("--until", type=moment, metavar="TIME", help="Received before this time (UTC); or 2h, 3d ago.")
@@ -54,7 +55,7 @@ def find(
         statuses=tuple(Status(name.upper()) for name in statuses if name.upper() != _HELD),
         since=since,
         until=until,
-        message_id=message_id and message_id.strip(),
+        message_id=message_id and whole_message_id(message_id),
         sender=sender and sender.strip(),
         words=" ".join([*words, subject or ""]).strip() or None,
         document_words=document,
@@ -63,7 +64,7 @@ def find(
     found = parts.records.messages.select(chosen, limit) if of_status != {_HELD} else []
     hand_overs = parts.records.overview.hand_overs(found)
     mails: list[InboundMessage | Conflict] = [*found]
-    if not (message_id or document) and (not of_status or _HELD in of_status):
+    if not document and (not of_status or _HELD in of_status):
         mails += parts.records.conflicts.find(chosen, limit)
     mails.sort(key=lambda mail: mail.received_at, reverse=True)
     slugs = parts.records.organizations.slug
@@ -74,6 +75,8 @@ def find(
     print_rows(rows, as_json)
     if not rows and not as_json:
         click.echo("nothing is found", err=True)
+    if document:
+        click.echo("held mail was not looked at: nothing is taken out of it before it is accepted", err=True)
 
 
 def _row(message: InboundMessage | Conflict, org: str, documents: Counter[HandOver], as_json: bool) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def _row(message: InboundMessage | Conflict, org: str, documents: Counter[HandOv
         "id": message.id,
         "received": message.received_at,
         "org": org,
-        "status": message.status.value if isinstance(message, InboundMessage) else _HELD,
+        "status": message.status.value if isinstance(message, InboundMessage) else message.resolution or _HELD,
         "sender": message.from_email or message.envelope_sender,
         "subject": message.subject if as_json else message.subject[:60],
         "documents": {state.value: documents[state] for state in HandOver} if as_json else told,

@@ -48,7 +48,7 @@ from ..terminal import json_option, opened, print_rows, progress, settings_optio
     "--minutes",
     default=15,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, 525600),
     help="When spool entries and due work are too old.",
 )
 @click.option("--fix", is_flag=True, help="Mend what is safe to mend; without it nothing is changed.")
@@ -86,7 +86,7 @@ def reconcile(
         orphan_documents=orphan_documents,
     )
     found, fixed = _go_through(parts, organizations(parts, slug), slug, scope, run, as_json)
-    _conclude(parts, found, fixed, as_json)
+    _conclude(parts, found, fixed, run.failed, as_json)
 
 
 def _run(parts: Parts, resumed: UUID | None, fix: bool) -> Run:
@@ -138,14 +138,18 @@ def _print(finding: Finding, as_json: bool) -> None:
     print_rows(iter([{**row, "says": finding.says, "fixed": finding.fixed or None}]), as_json)
 
 
-def _conclude(parts: Parts, found: Counter[str], fixed: Counter[str], as_json: bool) -> None:
-    """Print how many there are of each kind, and what waits in the queue beside what is due."""
+def _conclude(parts: Parts, found: Counter[str], fixed: Counter[str], before: int, as_json: bool) -> None:
+    """Print how many there are of each kind, and what waits in the queue beside what is due; exit 1 if any is left.
+
+    `before` it was broken off the run had found so many that are not mended.
+    """
     rows = [{"what": what, "found": number, "fixed": fixed[what]} for what, number in sorted(found.items())]
-    rows.append({"what": "all findings", "found": found.total(), "fixed": fixed.total()})
+    rows += [{"what": "before this was broken off", "found": before, "fixed": 0}] if before else []
+    rows.append({"what": "all findings", "found": found.total() + before, "fixed": fixed.total()})
     if not as_json:
         click.echo()
     print_rows(rows, as_json)
-    late = round(parts.records.messages.lag(datetime.now(UTC)))
+    late = round(parts.records.messages.lag(parts.records.database.now()))
     click.echo(f"{parts.queue.depth()} tasks wait in the queue; the oldest due message is {late} s overdue", err=True)
-    if found.total() > fixed.total():
+    if found.total() + before > fixed.total():
         raise SystemExit(1)

@@ -12,10 +12,11 @@ import click
 from .. import keeping
 from ..asking import org_option, organizations
 from ..keeping import Retained
+from ..org_settings import MOST_DAYS
 from ..records import Filter, Run
 from ..terminal import json_option, opened, print_rows, progress, settings_option
 
-DAYS = click.IntRange(1)
+DAYS = click.IntRange(1, MOST_DAYS)
 
 
 @click.command()

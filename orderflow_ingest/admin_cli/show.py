@@ -81,7 +81,9 @@ def _named(name: str, org_id: int | None, parts: Parts) -> Mail:
 def _candidates(name: str, org_id: int | None, parts: Parts) -> list[Mail]:
     messages = parts.records.messages
     if name.startswith("<") or name.startswith("synthetic:"):
-        return [*messages.select(Filter(org_id=org_id, message_id=name), _SEVERAL)]
+        named = Filter(org_id=org_id, message_id=name)
+        # What is held since it clashes with a message is told with that.
+        return [*messages.select(named, _SEVERAL)] or [*parts.records.conflicts.find(named, _SEVERAL)]
     digits = name.replace("-", "").lower()
     if not _BEGINNING.fullmatch(name) or len(digits) > 32:
         raise click.UsageError("MESSAGE is an id, the beginning of one with --org, or a Message-ID in <>")
@@ -89,7 +91,8 @@ def _candidates(name: str, org_id: int | None, parts: Parts) -> list[Mail]:
         if org_id is None:
             raise click.UsageError("the beginning of an id needs --org")
         ids = tuple(parts.records.overview.ids_that_begin(org_id, digits, _SEVERAL))
-        return [*messages.select(Filter(org_id=org_id, ids=ids), _SEVERAL)] if ids else []
+        found = messages.select(Filter(org_id=org_id, ids=ids), _SEVERAL) if ids else []
+        return [*found, *parts.records.conflicts.that_begin(org_id, digits, _SEVERAL)]
     id = UUID(digits)
     return [*messages.select(Filter(org_id=org_id, ids=(id,)), _SEVERAL), *parts.records.conflicts.of_id(id, org_id)]
 
@@ -142,7 +145,9 @@ def _facts(story: Story) -> dict[str, Any]:
     facts |= {"envelope": f"{mail.envelope_sender or '<>'} -> {mail.envelope_recipient}"}
     facts |= {"from": mail.from_email, "subject": mail.subject}
     if isinstance(mail, InboundMessage):
-        facts |= {"sent": mail.sent_at, "source": mail.source, "Message-ID": mail.source_message_id}
+        facts |= {"sent": mail.sent_at, "source": mail.source}
+    facts["Message-ID"] = mail.source_message_id
+    if isinstance(mail, InboundMessage):
         facts |= {"traits": ", ".join(mail.traits) or None, "size": mail.size}
     return facts | {"digest": mail.digest, "key": mail.raw_key, "fingerprint": mail.fingerprint}
 

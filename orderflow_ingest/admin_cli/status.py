@@ -106,7 +106,7 @@ def _rows(parts: Parts, org_id: int | None, deferred: int | None) -> list[tuple[
         rows.append(("spool entries", len(parts.spool.entries())))
         rows.append(("dead letters", len(parts.spool.dead())))
         rows.append(("tasks waiting", _depth(parts)))
-        rows.append(("seconds overdue", round(records.messages.lag(now))))
+        rows.append(("seconds overdue", round(records.messages.lag(records.database.now()))))
         rows.append(("deferred by Postfix", deferred))
     errors = records.overview.last_errors(now - WEEK, _ERRORS, org_id)
     rows.append(("last errors", [_error(error) for error in errors]))

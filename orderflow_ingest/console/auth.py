@@ -11,6 +11,7 @@ of the login form is also in a cookie. Cookies are HttpOnly and SameSite=Strict,
 
 import hmac
 import secrets
+from collections.abc import Iterator
 from hashlib import sha256
 from urllib.parse import urlsplit
 
@@ -48,6 +49,8 @@ class Gate:
         g.user, g.form_token, g.by_proxy = None, "", bool(self._header)
         if request.endpoint == "static":
             return None
+        if "\0" in "".join((request.path, *_given())):  # PostgreSQL takes no such text
+            abort(400)
         if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
             abort(403)
         if self._header:
@@ -110,6 +113,12 @@ class Gate:
 
     def _logged_out(self) -> str:
         return render_template("logged_out.html")
+
+
+def _given() -> Iterator[str]:
+    for fields in (request.args, request.form):
+        for _, value in fields.items(multi=True):
+            yield value
 
 
 def _form(is_wrong: bool = False, wait: int = 0) -> Response:

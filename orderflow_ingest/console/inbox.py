@@ -10,6 +10,7 @@ from uuid import UUID
 
 from flask import Blueprint, render_template, request
 
+from ..asking import whole_message_id
 from ..assembly import Parts
 from ..records import Filter, InboundMessage, Place
 from ..status import UNFINISHED, Status
@@ -82,12 +83,11 @@ def chosen(asked: Asked) -> Filter:
     if asked.status and asked.status not in _STATUSES:
         raise Misread("There is no such status.")
     until = _day(asked.until)
-    is_bare = "@" in asked.message_id and not asked.message_id.startswith("<")
     return Filter(
         statuses=_STATUSES.get(asked.status, ()),
         since=_day(asked.since),
         until=until + timedelta(days=1) if until else None,
-        message_id=(f"<{asked.message_id}>" if is_bare else asked.message_id) or None,
+        message_id=whole_message_id(asked.message_id) or None,
         sender=asked.sender or None,
         words=asked.words or None,
         document_words=asked.document or None,

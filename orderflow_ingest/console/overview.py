@@ -83,5 +83,5 @@ def _machine(parts: Parts) -> Machine:
         queued = parts.queue.depth()
     except QueueUnavailable:
         queued = None
-    overdue = parts.records.messages.lag(datetime.now(UTC))
+    overdue = parts.records.messages.lag(parts.records.database.now())
     return Machine(len(parts.spool.entries()), parts.spool.count_dead(), queued, overdue)

@@ -5,7 +5,7 @@ Its mends are in the header of `reconcile`.
 
 import random
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from ..archive import Listed, ObjectDamaged, ObjectMissing, is_there
 from ..assembly import Parts
@@ -17,6 +17,7 @@ from . import orphans
 from .findings import Digests, Finding, Scope, Trouble
 from .ledger import Group, Ledger, digest_of, joined, prefix
 from .orphans import Orphan
+from .retention import look_again
 
 _MISSING = {
     Kind.MESSAGE: Trouble.RAW_MISSING,
@@ -74,13 +75,15 @@ class Comparison:
         for key, size in ledger.suspects():
             fixed = ""
             if self._scope.fix and self._scope.orphan_documents:
+                ledger.note_gone([key])
                 self._parts.archive.delete(key)
                 fixed = "deleted"
             yield self._finding(Trouble.DOCUMENT_ORPHAN, key, f"{size} bytes", fixed)
+        look_again(ledger, self._org.id, self._parts, self._scope.actor, self._scope.run_id)
 
     def overdue(self) -> Iterator[Finding]:
         """Tell what should have been begun long ago, and ring for it."""
-        before = datetime.now(UTC) - self._scope.overdue
+        before = self._parts.records.database.now() - self._scope.overdue
         queue = self._parts.queue
         for kind, trouble, call in (
             (Kind.MESSAGE, Trouble.MESSAGE_OVERDUE, queue.extract),
@@ -160,8 +163,7 @@ class Comparison:
             message.org_id, message.id, EventKind.REPLAYED, self._scope.actor, now, run_id=self._scope.run_id,
             details={"why": "reconcile"},
         )  # fmt: skip
-        due = now + timedelta(seconds=self._parts.settings.sweep_after)
-        if self._parts.records.documents.extract_again(message, due, told):
+        if self._parts.records.documents.extract_again(message, self._parts.swept_at(), told):
             ring(message, self._parts, is_live=False)
         return f"message {message.id} is extracted again"
 

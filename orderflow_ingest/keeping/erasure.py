@@ -92,6 +92,7 @@ def erase(
         for area in Area:
             work.objects(ledger, area)
         work.rows(ledger)
+        work.left(in_hand)
         if not is_dry and not request.is_of_all:
             done.extracted_again = look_again(ledger, request.org.id, parts, actor, run_id)
     if request.is_of_all and not in_hand:
@@ -135,8 +136,9 @@ class _Work:
         """Take the messages from the workers; give those that one of them has in hand."""
         in_hand: set[UUID] = set()
         if not self.is_dry:
+            now = self.parts.records.database.now()
             for page in self._messages():
-                in_hand |= self.parts.records.erasure.take(self.request.org.id, page, datetime.now(UTC), _LEASE)
+                in_hand |= self.parts.records.erasure.take(self.request.org.id, page, now, _LEASE)
         self.done.in_hand += len(in_hand)
         return in_hand
 
@@ -181,6 +183,11 @@ class _Work:
             self.done.held += len(ids) if self.is_dry else erasure.delete_held(org_id, ids)
         for ids in _pages(ledger.chosen(Kind.MESSAGE)):
             self.done.messages += len(ids) if self.is_dry else erasure.delete_messages(org_id, ids)
+
+    def left(self, in_hand: set[UUID]) -> None:
+        """Count what is there still: what was held, say, and has been accepted meanwhile."""
+        if not self.is_dry:
+            self.done.in_hand += sum(len(set(page) - in_hand) for page in self._messages())
 
     def rest(self) -> None:
         """Delete what lies below an organisation's prefix still, and what its row says of it."""

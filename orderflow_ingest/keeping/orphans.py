@@ -15,7 +15,7 @@ delivery may take.
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import Enum
 from uuid import UUID
 
@@ -107,7 +107,7 @@ def record(listed: Listed, raw: bytes, org: Organization, parts: Parts, actor: s
         return parts.records.conflicts.insert(known, held, held_for(told_of))
     now = datetime.now(UTC)
     told = Event(org.id, new.id, EventKind.REBUILT, actor, now, details={"why": "raw mail without a row"})
-    if not parts.records.messages.insert(new, now + timedelta(seconds=parts.settings.sweep_after), told):
+    if not parts.records.messages.insert(new, parts.swept_at(), told):
         return False
     ring(new, parts, is_live=False)
     return True

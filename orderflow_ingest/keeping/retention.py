@@ -7,8 +7,9 @@ stays as long as any of its message's documents is not handed over.
 
 The rows are marked, with an event each, and then the object is deleted. Killed in between, the next run finds an
 object in the listing all of whose rows are marked, and deletes it. A document may come again with new mail in the
-moment in which it is deleted: so the rows are read once more at the end, and the message of such a row is extracted
-again from its raw mail.
+moment in which it is deleted: so at the end what workers have in hand is begun anew, since they put objects before
+rows; then the rows are read once more, and the message of one whose document is gone is extracted again from its raw
+mail.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from ..archive import is_there
 from ..archived import delete
 from ..assembly import Parts
 from ..delivery import ring
+from ..org_settings import MOST_DAYS
 from ..records import Area, Event, Holding, Kind, Organization
 from ..status import EventKind
 from .ledger import Ledger, joined, prefix
@@ -44,7 +46,7 @@ class Rule:
     def cutoff(self, area: Area, now: datetime) -> datetime | None:
         """Say what objects must be older than, by the time their mail came, to go."""
         days = self.raw_days if area is Area.RAW else self.document_days
-        return None if days is None else now - timedelta(days=days)
+        return None if days is None else now - timedelta(days=min(days, MOST_DAYS))
 
 
 @dataclass
@@ -167,9 +169,15 @@ def erased_event(row: Holding, actor: str, run_id: UUID | None, why: str) -> Eve
 
 
 def look_again(ledger: Ledger, org_id: int, parts: Parts, actor: str, run_id: UUID | None) -> int:
-    """Find rows that came while their object was deleted, and have their messages extracted again: give how many."""
+    """Find rows that came while their object was deleted, and have their messages extracted again: give how many.
+
+    Who is at a message, and may have put such an object already, loses it, and it is begun anew.
+    """
     if not ledger.has_gone():
         return 0
+    for id in parts.records.erasure.unseat(org_id, parts.records.database.now()):
+        if begun := parts.records.messages.get(org_id, id):
+            ring(begun, parts)
     found = 0
     for row in _live(parts.records.holdings.iterate(org_id, Kind.DOCUMENT)):
         if not ledger.is_gone(row.key) or is_there(row.key, parts.archive):
@@ -177,8 +185,7 @@ def look_again(ledger: Ledger, org_id: int, parts: Parts, actor: str, run_id: UU
         message = parts.records.messages.get(org_id, row.message_id)
         now = datetime.now(UTC)
         told = Event(org_id, row.message_id, EventKind.REPLAYED, actor, now, run_id=run_id, details={"why": "erasure"})
-        due = now + timedelta(seconds=parts.settings.sweep_after)
-        if message is not None and parts.records.documents.extract_again(message, due, told):
+        if message is not None and parts.records.documents.extract_again(message, parts.swept_at(), told):
             ring(message, parts, is_live=False)
             found += 1
     return found

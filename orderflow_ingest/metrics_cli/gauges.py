@@ -89,7 +89,7 @@ def of_database(parts: Parts) -> Iterator[Sample]:
     for status, number in (*census.unfinished.items(), (Status.FAILED, sum(census.failed.values()))):
         yield Sample(MESSAGES, number, (status.value,))
     yield Sample(OLDEST, max(0.0, (now - oldest).total_seconds()) if oldest else 0)
-    yield Sample(OVERDUE, parts.records.messages.lag(now))
+    yield Sample(OVERDUE, parts.records.messages.lag(parts.records.database.now()))
     yield Sample(DOCUMENTS, census.pending_documents, (HandOver.PENDING.value,))
     yield Sample(DOCUMENTS, sum(census.failed_documents.values()), (HandOver.FAILED.value,))
     yield Sample(CONFLICTS, sum(census.conflicts.values()))

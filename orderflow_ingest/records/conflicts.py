@@ -12,11 +12,11 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from ..status import Held
+from ..status import EventKind, Held
 from .database import Database, whose
 from .events import Event, add_events
 from .messages import Known, Mail, Messages, NewMessage
-from .selection import Filter, held_condition
+from .selection import Filter, begins, held_condition
 from .tables import ALONE, OPEN, message_conflict, of_any, owned
 
 
@@ -25,6 +25,7 @@ class Conflict(Mail):
     """A mail that is held, why, and the message whose identity it has, if it clashes with one."""
 
     inbound_message_id: UUID | None
+    source_message_id: str | None
     reason: Held
     resolution: str | None
     erased_at: datetime | None
@@ -49,7 +50,8 @@ class Conflicts:
     def insert(self, known: Known | None, new: NewMessage, reason: Held = Held.IDENTITY) -> bool:
         """Record `new` as held, since it clashes with `known` or for another reason; False if it is there already."""
         values = {name: getattr(new, name) for name in _MAIL}
-        values |= {"inbound_message_id": known and known.id, "reason": reason.value}
+        values |= {"source_message_id": new.source_message_id, "reason": reason.value}
+        values["inbound_message_id"] = known and known.id
         statement = self._database.insert(message_conflict).values(values).on_conflict_do_nothing()
         with self._database.write(new.org_id) as connection:
             return connection.scalar(statement.returning(message_conflict.c.id)) is not None
@@ -79,6 +81,10 @@ class Conflicts:
         with self._database.read(whose(org_id)) as connection:
             return [_conflict(row) for row in connection.execute(statement)]
 
+    def that_begin(self, org_id: int, digits: str, limit: int) -> list[Conflict]:
+        """List what was held under ids that begin with these hexadecimal digits, whether it is decided or not."""
+        return self._of(org_id, begins(message_conflict.c.id, digits))[:limit]
+
     def count_open_by_reason(self, org_id: int | None = None) -> dict[Held, int]:
         """Count the held mails that nobody has decided on, by the reason."""
         c = message_conflict.c
@@ -88,10 +94,14 @@ class Conflicts:
         return {reason: found.get(reason, 0) for reason in Held}
 
     def find(self, chosen: Filter, limit: int) -> list[Conflict]:
-        """Find the held mails that nobody has decided on by time, sender and words, the newest first."""
+        """Find held mail by time, sender, words and Message-ID, the newest first.
+
+        What nobody has decided on; by its Message-ID what was discarded, too: what was accepted is a message.
+        """
         c = message_conflict.c
         wanted = held_condition(chosen, self._database.is_sqlite)
-        statement = sa.select(*_COLUMNS).where(wanted, _OPEN).order_by(c.received_at.desc(), c.id).limit(limit)
+        is_left = _OPEN if chosen.message_id is None else c.resolution.is_distinct_from(EventKind.ACCEPTED.value)
+        statement = sa.select(*_COLUMNS).where(wanted, is_left).order_by(c.received_at.desc(), c.id).limit(limit)
         with self._database.read(whose(chosen.org_id)) as connection:
             return [_conflict(row) for row in connection.execute(statement)]
 

@@ -174,6 +174,8 @@ def _arguments(is_sqlite: bool, times: limits.Times) -> dict[str, Any]:
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
+    # SQLite's own knows the letters of ASCII alone.
+    connection.create_function("lower", 1, lambda text: text and str(text).lower(), deterministic=True)
     until = time.monotonic() + _WAL_PATIENCE
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         while True:

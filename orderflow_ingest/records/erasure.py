@@ -5,10 +5,11 @@ rows that it has looked at to the end of its transaction, and a replay refuses a
 was not deleted is found by who lists the archive.
 
 A message that is to go with all it has is taken from the workers first, by take(): for so long as the lease lasts
-nobody puts objects for it. Every write can be done twice: it is about rows by their keys, and those that are gone
-are no fault.
+nobody puts objects for it, and no replay leads it back. Every write can be done twice: it is about rows by their keys,
+and those that are gone are no fault.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 from .database import NO_TENANT, Database
 from .events import Event, add_events
 from .holdings import Holding, Kind, read_in
+from .messages import ERASER
 from .tables import (
     SOURCES,
     UNFINISHED,
@@ -34,7 +36,6 @@ from .tables import (
 
 _CHUNK = 500
 _TABLES = {Kind.MESSAGE: inbound_message, Kind.HELD: message_conflict, Kind.DOCUMENT: document}
-ERASER = "erase/"
 
 
 class Erasure:
@@ -71,16 +72,25 @@ class Erasure:
         return keys - blocked
 
     def take(self, org_id: int, ids: list[UUID], now: datetime, lease: timedelta) -> set[UUID]:
-        """Take messages from the workers for the time of a lease; give those that one of them has in hand."""
+        """Take messages from workers and replays for the time of a lease; give those that a worker has in hand."""
         t = inbound_message.c
-        mine = (t.org_id == org_id, t.id.in_(ids), sa.text(UNFINISHED))
-        is_held = t.worker.is_not(None) & t.worker.not_like(f"{ERASER}%") & (t.next_attempt_at > now)
+        mine = (t.org_id == org_id, t.id.in_(ids))
         values = {"worker": ERASER, "next_attempt_at": now + lease}
         with self._database.write(org_id) as connection:
-            in_hand = set(connection.scalars(sa.select(t.id).where(*mine, is_held).with_for_update()))
+            in_hand = set(connection.scalars(sa.select(t.id).where(*mine, *_in_hand(now)).with_for_update()))
             free = inbound_message.update().where(*mine, t.id.not_in(in_hand))
             connection.execute(free.values(**values, attempts=sa.func.coalesce(sa.func.nullif(t.attempts, 0), 1)))
         return in_hand
+
+    def unseat(self, org_id: int, now: datetime) -> list[UUID]:
+        """Have the attempts that workers have in hand lose their lease, and be made anew; give their messages.
+
+        A worker puts objects before he writes the rows that name them: what he has put may have been deleted since.
+        """
+        t = inbound_message.c
+        statement = inbound_message.update().where(t.org_id == org_id, *_in_hand(now)).returning(t.id)
+        with self._database.write(org_id) as connection:
+            return list(connection.scalars(statement.values(worker=None, next_attempt_at=now, attempts=t.attempts - 1)))
 
     def delete_messages(self, org_id: int, ids: list[UUID]) -> int:
         """Delete messages with their documents, passed-over parts and events; give their number.
@@ -118,10 +128,22 @@ class Erasure:
     def forget_runs(self, word: str) -> int:
         """Blank what operators typed where it names an address; give the number of such runs."""
         r = operator_run.c
-        typed = sa.func.lower(r.command.concat(" ").concat(sa.cast(r.chosen, sa.Text)))
-        statement = operator_run.update().where(typed.contains(word, autoescape=True))
         with self._database.write(NO_TENANT) as connection:
-            return connection.execute(statement.values(command="erased", chosen={})).rowcount
+            typed = connection.execute(sa.select(r.id, r.command, r.chosen)).all()
+            named = [id for id, command, chosen in typed if word in _plain(command, chosen)]
+            for id in named:
+                connection.execute(operator_run.update().where(r.id == id).values(command="erased", chosen={}))
+        return len(named)
+
+
+def _in_hand(now: datetime) -> tuple[sa.ColumnElement[bool] | sa.TextClause, ...]:
+    t = inbound_message.c
+    return sa.text(UNFINISHED), t.worker.is_not(None), t.worker.not_like(f"{ERASER}%"), t.next_attempt_at > now
+
+
+def _plain(command: str, chosen: dict[str, Any]) -> str:
+    """Give what was typed without the shell's quotes around an apostrophe, and without JSON's escapes of letters."""
+    return f"{command} {json.dumps(chosen, ensure_ascii=False)}".replace("'\"'\"'", "'").lower()
 
 
 def _mark(connection: sa.Connection, org_id: int, chunk: list[Holding], told: Callable[[Holding], Event]) -> None:

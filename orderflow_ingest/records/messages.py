@@ -9,7 +9,7 @@ names that token, so that a worker that was thought lost and is not writes nothi
 
 import os
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Self
 from uuid import UUID
@@ -130,7 +130,7 @@ class Messages:
 
     def __init__(self, database: Database):
         self._database = database
-        self.recent_lag = Sampled(lambda: self.lag(datetime.now(UTC)), _LAG_SECONDS, 0.0, errors=(RecordsUnavailable,))
+        self.recent_lag = Sampled(lambda: self.lag(database.now()), _LAG_SECONDS, 0.0, errors=(RecordsUnavailable,))
         self._find = Grouped(self._find_all, shared=(RecordsUnavailable,))
         self._insert = Grouped(self._insert_all, shared=(RecordsUnavailable,))
         self._new_row = database.insert(inbound_message).on_conflict_do_nothing().returning(inbound_message.c.id)
@@ -283,7 +283,7 @@ class Messages:
         return self._update(attempt, Status.FAILED, values, (EventKind.FAILED, error))
 
     def replay_in(self, connection: sa.Connection, message: InboundMessage, due: datetime) -> bool:
-        """Lead a message back to RECEIVED, to be extracted anew; False if it moved meanwhile, or was erased."""
+        """Lead a message back to RECEIVED, to be extracted anew; False if it moved meanwhile, or is erased."""
         t = inbound_message.c
         values = {"status": Status.RECEIVED.value, "attempts": 0, "next_attempt_at": due, "worker": None}
         statement = (
@@ -291,6 +291,7 @@ class Messages:
             .where(t.org_id == message.org_id, t.id == message.id)
             .where(stands_at((message.status,)), t.attempts == message.attempts, t.erased_at.is_(None))
             .where(stands_at(sources(Status.RECEIVED)))
+            .where(t.worker.is_(None) | t.worker.not_like(f"{ERASER}%") | (t.next_attempt_at <= due))
             .values(**values, error_json=None)
         )
         return connection.execute(statement).rowcount == 1
@@ -324,6 +325,9 @@ class Messages:
             if is_done and told:
                 add_events(own, [Event.by_worker(attempt.org_id, attempt.id, attempt.worker, *told)])
             return is_done
+
+
+ERASER = "erase/"  # the mark of who erases a message
 
 
 def token(worker: str) -> str:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from ..status import HandOver, Status
 from .database import EVERY, Database, whose
 from .messages import InboundMessage
+from .selection import begins
 from .tables import (
     FAILED,
     FAILED_HANDOVER,
@@ -152,8 +153,7 @@ class Overview:
     def ids_that_begin(self, org_id: int, beginning: str, limit: int) -> list[UUID]:
         """List the ids of an organisation's messages that begin with these hexadecimal digits."""
         t = inbound_message.c
-        first, last = (UUID(beginning.ljust(32, digit)) for digit in "0f")
-        statement = sa.select(t.id).where(t.org_id == org_id, t.id >= first, t.id <= last).order_by(t.id).limit(limit)
+        statement = sa.select(t.id).where(t.org_id == org_id, begins(t.id, beginning)).order_by(t.id).limit(limit)
         with self._database.read(org_id) as connection:
             return list(connection.scalars(statement))
 

@@ -145,7 +145,9 @@ class Restoring:
     def digests_of_documents(self, org_id: int) -> Iterator[str]:
         """Go through the digests of an organisation's documents in their order, each once."""
         d = document.c
-        statement = sa.select(d.digest).where(d.org_id == org_id).distinct().order_by(sa.collate(d.digest, self._bytes))
+        # Grouped: of what is DISTINCT, PostgreSQL sorts by nothing but itself.
+        grouped = sa.select(d.digest).where(d.org_id == org_id).group_by(d.digest)
+        statement = grouped.order_by(sa.collate(d.digest, self._bytes))
         with self._database.read(org_id) as connection:
             if not self._database.is_sqlite:
                 # It sorts all of them first, and between two the caller may take its time.
@@ -197,7 +199,8 @@ class Restoring:
         self, connection: sa.Connection, new: NewMessage, clashes: UUID | None, reason: Held, resolution: str | None
     ) -> None:
         values = {name: getattr(new, name) for name in _MAIL}
-        values |= {"inbound_message_id": clashes, "reason": reason.value, "resolution": resolution}
+        values |= {"inbound_message_id": clashes, "source_message_id": new.source_message_id}
+        values |= {"reason": reason.value, "resolution": resolution}
         connection.execute(self._database.insert(message_conflict).values(values).on_conflict_do_nothing())
 
     def _add_message(self, connection: sa.Connection, mail: OfMessage) -> None:

@@ -180,14 +180,22 @@ def condition(chosen: Filter, is_sqlite: bool, by: Ways = _PLANNED) -> sa.Column
     return sa.and_(*conditions, *_of_documents(chosen, is_sqlite, by.documents))
 
 
+def begins(id: sa.ColumnElement[UUID], digits: str) -> sa.ColumnElement[bool]:
+    """Tell whether an id begins with these hexadecimal digits."""
+    first, last = (UUID(digits.ljust(32, digit)) for digit in "0f")
+    return (id >= first) & (id <= last)
+
+
 def held_condition(chosen: Filter, is_sqlite: bool) -> sa.ColumnElement[bool]:
-    """Give what a held mail must be to be one of those that are meant, by its time, its sender and its words."""
+    """Give what a held mail must be to be one of those that are meant: by time, sender, words and Message-ID."""
     c = message_conflict.c
     conditions = [owned(message_conflict, chosen.org_id), *_words_of_messages(chosen, is_sqlite)]
     if chosen.since:
         conditions.append(c.received_at >= chosen.since)
     if chosen.until:
         conditions.append(c.received_at < chosen.until)
+    if chosen.message_id:
+        conditions.append(c.source_message_id == chosen.message_id)
     if chosen.sender:
         conditions.append(_is_from(chosen.sender, message_conflict))
     return sa.and_(*conditions)

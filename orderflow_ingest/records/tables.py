@@ -214,6 +214,7 @@ message_conflict = sa.Table(
     *_mail(),
     sa.Column("resolution", sa.Text),
     sa.Column("reason", sa.String(10), nullable=False, server_default=Held.IDENTITY.value),
+    sa.Column("source_message_id", sa.Text),  # NULL of what was held before this column was there
     *_times(),
     sa.UniqueConstraint("org_id", "inbound_message_id", "fingerprint"),
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),

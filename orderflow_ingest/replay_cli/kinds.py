@@ -4,6 +4,7 @@ Each says what it would do with a message, in the words in which it tells afterw
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -17,10 +18,11 @@ MOVED = "it has moved meanwhile"
 
 @dataclass(frozen=True)
 class Item:
-    """A message, and those of its documents that are meant."""
+    """A message, those of its documents that are meant, and when they were read, by the database's clock."""
 
     message: InboundMessage
     documents: list[Document]
+    read_at: datetime
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Extraction:
 
     def items(self, page: list[InboundMessage], chosen: Filter, parts: Parts) -> list[Item]:
         """Give each message with all of its documents."""
-        documents = parts.records.documents.of_messages(page)
-        return [Item(message, documents[message.id]) for message in page]
+        documents, now = parts.records.documents.of_messages(page), parts.records.database.now()
+        return [Item(message, documents[message.id], now) for message in page]
 
     def foresee(self, item: Item) -> Ending:
         """Say what would become of a message."""
@@ -91,12 +93,12 @@ class HandOver:
 
     def items(self, page: list[InboundMessage], chosen: Filter, parts: Parts) -> list[Item]:
         """Give each message with its documents that are meant; one without is none."""
-        documents = parts.records.documents.of_messages(page, chosen)
-        return [Item(message, documents[message.id]) for message in page if documents[message.id]]
+        documents, now = parts.records.documents.of_messages(page, chosen), parts.records.database.now()
+        return [Item(message, documents[message.id], now) for message in page if documents[message.id]]
 
     def foresee(self, item: Item) -> Ending:
         """Say what would become of a message's documents."""
-        hindrances = [(one.part_path, replay.why_not_handed_over(one)) for one in item.documents]
+        hindrances = [(one.part_path, replay.why_not_handed_over(one, item.read_at)) for one in item.documents]
         not_told = "; ".join(f"part {path}: {why}" for path, why in hindrances if why)
         free = [path for path, why in hindrances if not why]
         if not free:
@@ -110,7 +112,7 @@ class HandOver:
         if foreseen.outcome != REPLAYED:
             return foreseen
         done = replay.replay_handover(item.documents, parts, operator_name(), run_id)
-        if done == sum(not replay.why_not_handed_over(one) for one in item.documents):
+        if done == sum(not replay.why_not_handed_over(one, item.read_at) for one in item.documents):
             return foreseen
         return Ending(REPLAYED, f"{number(done, 'document')} handed over again") if done else Ending(PASSED_OVER, MOVED)
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import click
 
-from ..asking import moment, org_id_of
+from ..asking import moment, org_id_of, whole_message_id
 from ..assembly import Parts
 from ..records import Filter
 from ..status import Status
@@ -58,7 +58,7 @@ def chosen(parts: Parts, selected: dict[str, Any]) -> Filter:
         statuses=tuple(Status(name.upper()) for name in selected["status"]),
         since=selected["since"],
         until=selected["until"],
-        message_id=selected["message_id"],
+        message_id=selected["message_id"] and whole_message_id(selected["message_id"]),
         sender=selected["sender"],
         words=selected["words"],
         document_words=selected["document_words"],

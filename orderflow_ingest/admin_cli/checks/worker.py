@@ -6,7 +6,6 @@ in the queue. So the worker that has another queue, or none, is found by that; t
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from ... import __version__, heartbeat
 from ...assembly import Parts
@@ -65,7 +64,7 @@ def _sweeps(parts: Parts) -> Iterator[Said]:
 
 def _undone(parts: Parts) -> Iterator[Said]:
     try:
-        lag = parts.records.messages.lag(datetime.now(UTC))
+        lag = parts.records.messages.lag(parts.records.database.now())
     except RecordsUnavailable:
         return  # the database's own finding tells
     if lag > parts.settings.lease + parts.settings.sweep_after:
