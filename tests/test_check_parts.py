@@ -354,6 +354,10 @@ def test_a_database_without_tables_and_one_of_another_encoding_are_told_before_i
     execute(postgres, f"CREATE DATABASE latin_{name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
     text = worst(asked(parts, url.replace(name, f"latin_{name}")))
     assert "its encoding is LATIN1" in text and "createdb -E UTF8" in text
+    execute(postgres, f"CREATE DATABASE c_{name} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    ascii_alone = "its locale knows the letters of ASCII alone"
+    assert ascii_alone in worst(asked(parts, url.replace(name, f"c_{name}")))
+    assert ascii_alone not in worst(asked(parts, url))
 
 
 def test_too_few_connections_are_told_with_the_number_to_set(parts, postgres, owned, place):

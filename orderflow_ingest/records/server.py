@@ -15,6 +15,7 @@ _SAYS = """
 SELECT current_user::text AS role,
        current_database()::text AS database,
        pg_encoding_to_char(d.encoding)::text AS encoding,
+       pg_encoding_to_char(d.encoding) != 'UTF8' OR lower(chr(196)) = chr(228) AS knows_letters,
        clock_timestamp() AS clock,
        pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS is_read_only,
        current_setting('fsync') AS fsync,
@@ -54,6 +55,7 @@ class Server:
     role: str
     database: str
     encoding: str
+    knows_letters: bool
     clock: datetime
     asked_at: float
     is_read_only: bool

@@ -61,6 +61,12 @@ def _holds(says: server.Server) -> Iterator[Said]:
     if says.encoding != "UTF8":
         made = "createdb -E UTF8 -T template0"
         yield "TROUBLE", f"its encoding is {says.encoding}, which cannot hold every subject: make it anew by {made}"
+    if not says.knows_letters:
+        yield (
+            "WARNING",
+            "its locale knows the letters of ASCII alone, so that Ä and ä are two to who looks for mail: "
+            "make it anew by createdb -E UTF8 -l C.UTF-8 -T template0",
+        )
     if says.is_read_only:
         yield "TROUBLE", "it is a standby, or read-only: name the primary in DATABASE_URL"
     for name in ("fsync", "full_page_writes"):
