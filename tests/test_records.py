@@ -497,6 +497,47 @@ def test_what_is_held_for_its_sender_clashes_with_nothing_and_is_held_once(recor
     assert (found.id, found.inbound_message_id, found.reason) == (later.id, None, Held.SENDER)
 
 
+def test_held_mail_is_found_by_its_message_id_until_it_is_a_message(records):
+    _, clashing, _ = conflicting(records)
+    alone = new(fingerprint="e" * 64, source_message_id="<alone@x>")
+    assert records.conflicts.insert(None, alone, Held.SENDER)
+
+    def found(message_id, **chosen):
+        return [one.id for one in records.conflicts.find(Filter(message_id=message_id, **chosen), 9)]
+
+    assert found(alone.source_message_id) == found(alone.source_message_id, org_id=1) == [alone.id]
+    assert found(clashing.source_message_id) == [clashing.id] and found(alone.source_message_id, org_id=2) == []
+    assert [one.id for one in records.conflicts.that_begin(1, alone.id.hex[:9], 9)] == [alone.id]
+    (one, two) = sorted(records.conflicts.open(), key=lambda held: held.id == alone.id)
+    assert records.conflicts.resolve(two, None, NOW, told(EventKind.DISCARDED, two.id))
+    accepted = replace(clashing, id=uuid4(), source_message_id="<17#e>")
+    assert records.conflicts.resolve(one, accepted, NOW, told(EventKind.ACCEPTED, one.id))
+    assert found(alone.source_message_id) == [alone.id] and found(clashing.source_message_id) == []
+
+
+def test_what_workers_have_in_hand_is_begun_anew_and_nothing_else_is_touched(records):
+    attempt, waiting, done = claimed(records, inserted(records)), inserted(records), stored(records, [part()])
+    other = claimed(records, inserted(records, org_id=2))
+    assert records.messages.finish(done, {})
+    lost = claimed(records, inserted(records), NOW - 2 * LEASE)
+    before = [row(records, one) for one in (waiting, done, other, lost)]
+    assert records.erasure.unseat(1, NOW) == [attempt.id]
+    assert [row(records, one) for one in (waiting, done, other, lost)] == before
+    assert not records.messages.finish(attempt, {}), "its lease is lost"
+    again = claimed(records, attempt)
+    assert (again.attempts, again.status) == (1, Status.RECEIVED)
+
+
+def test_what_is_being_erased_is_not_led_back(records):
+    done = stored(records, [part()])
+    assert records.messages.finish(done, {})
+    message = row(records, done)
+    assert records.erasure.take(1, [message.id], NOW, LEASE) == set()
+    replayed = told(EventKind.REPLAYED, message.id)
+    assert not records.documents.replay(message, NOW + MINUTE, replayed)
+    assert records.documents.replay(message, NOW + 2 * LEASE, replayed), "whoever erased it is gone"
+
+
 def test_mail_is_found_by_words_of_sender_subject_and_document(records):
     order = stored(records, [part(filename="PO_4711-final.pdf")], subject="Bestellung 4711/26 für März")
     other = inserted(records, from_email="Sales@Acme-Tools.example", subject="Order 17")
