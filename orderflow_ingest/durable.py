@@ -18,9 +18,18 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def sync_file(path: "str | PathLike[str]") -> None:
+    """Make the content of a file durable. Raises OSError."""
+    _sync(path, 0)
+
+
 def sync_directory(path: "str | PathLike[str]") -> None:
     """Make the names in a directory durable. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path, os.O_DIRECTORY)
+
+
+def _sync(path: "str | PathLike[str]", flag: int) -> None:
+    fd = os.open(path, os.O_RDONLY | flag | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

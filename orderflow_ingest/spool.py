@@ -20,12 +20,13 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
-from .durable import sync_directory
+from .durable import sync_directory, sync_file
 from .entry import BLOCK, DIGITS, MAGIC, InputTooBig, InputTruncated, SpoolFull, lock_entry, write_entry
 
-__all__ = ["Entry", "EntryDamaged", "InputTooBig", "InputTruncated", "Spool", "SpoolFull"]
+__all__ = ["Entry", "EntryDamaged", "InputTooBig", "InputTruncated", "Spool", "SpoolFull", "last_line"]
 
 _STATES = ("tmp", "new", "dead", "failures")
+_NO_REASON = "no reason was noted"
 _NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 
 
@@ -118,6 +119,7 @@ class Spool:
     def set_aside(self, entry: Entry, key: str, why: str) -> None:
         """Move an entry to dead/ with the notes of its failures and `why`; durable on return."""
         self.note_failure(key, why)
+        sync_file(self._path("failures", key))
         os.replace(self._path("failures", key), self._path("dead", entry.name + ".why"))
         os.replace(self._path("new", entry.name), self._path("dead", entry.name))
         sync_directory(self._path("dead"))
@@ -195,12 +197,17 @@ class Spool:
     def _why(self, name: str) -> str:
         try:
             with open(self._path("dead", name + ".why"), encoding="utf-8", errors="replace") as file:
-                return file.read().strip()
+                return file.read().strip() or _NO_REASON
         except FileNotFoundError:
-            return "no reason was noted"
+            return _NO_REASON
 
     def _path(self, *parts: str) -> str:
         return os.path.join(self.directory, *parts)
+
+
+def last_line(why: str) -> str:
+    """Give the failure for which a dead letter was set aside: the last one of all that `dead` tells."""
+    return why.splitlines()[-1]
 
 
 def _unlink(path: str) -> None:

@@ -366,6 +366,9 @@ def test_old_spool_entries_and_dead_letters_are_told_of_their_organisation(parts
     parts.spool.set_aside(parts.spool.claim(name), "k", "it broke")
     (dead,) = reconcile_host("acme", old, parts)
     assert dead.trouble is Trouble.DEAD and "it broke" in dead.says
+    (parts.settings.spool_dir / "dead" / f"{name}.why").write_text("")
+    (dead,) = reconcile_host("acme", old, parts)
+    assert dead.says.startswith("no reason was noted; ")
 
 
 def _reader(raw):

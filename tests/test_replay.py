@@ -459,8 +459,10 @@ def test_a_dead_letter_is_shown_exported_and_delivered(quiet):
 def test_a_damaged_dead_letter_is_told_and_does_not_keep_the_others_from_being_shown(quiet):
     dead = quiet.state / "spool" / "dead"
     (dead / "1-broken").write_text("nothing of ours")
+    (dead / "1-broken.why").touch()
     subprocess.run(["chown", "-R", "nobody:", dead], check=True)
-    assert rows(quiet.replay("dead", "--json"))[0]["recipient"] == "unreadable: EntryDamaged"
+    (broken,) = rows(quiet.replay("dead", "--json"))
+    assert (broken["recipient"], broken["why"]) == ("unreadable: EntryDamaged", "no reason was noted")
     assert "is not whole; its file is" in failing(quiet, "orderflow-replay", "dead", "--show", "1-broken")
 
 

@@ -13,7 +13,7 @@ import pytest
 from orderflow_ingest import entry as entry_module
 from orderflow_ingest import spool as spool_module
 from orderflow_ingest.outcomes import DeadlineReached
-from orderflow_ingest.spool import EntryDamaged, InputTooBig, InputTruncated, Spool, SpoolFull
+from orderflow_ingest.spool import EntryDamaged, InputTooBig, InputTruncated, Spool, SpoolFull, last_line
 from tests.crash import at_line, kill_at, points
 
 HEADER = b"recipient: orders+acme@orderflow.example.com\nsender: buyer@shop.example\n"
@@ -416,6 +416,24 @@ def test_a_dead_letter_tells_every_failure(spool):
     assert spool.dead() == [(name, "first\nsecond\nthird")]
     assert spool.entries() == [] and os.listdir(Path(spool.directory) / "failures") == []
     assert spool.read_dead(name) == (HEADER, RAW)
+
+
+def test_the_notes_of_a_dead_letter_are_synced_before_they_are_moved(spool, monkeypatch):
+    synced = []
+    monkeypatch.setattr(spool_module, "sync_file", lambda path: synced.append((path, Path(path).read_text())))
+    spooled(spool)
+    set_aside(spool)
+    ((path, text),) = synced
+    assert Path(path).parent.name == "failures" and text == spool.dead()[0][1] + "\n"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\n \n"])
+def test_a_dead_letter_without_notes_has_no_reason(spool, text):
+    name = spooled(spool)
+    set_aside(spool)
+    (Path(spool.directory) / "dead" / f"{name}.why").write_text(text)
+    assert spool.dead() == [(name, "no reason was noted")]
+    assert last_line("first\nsecond") == "second" and last_line(spool.dead()[0][1]) == "no reason was noted"
 
 
 def test_a_revived_letter_is_spooled_again_without_its_reasons(spool):

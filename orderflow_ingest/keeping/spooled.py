@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from ..assembly import Parts
 from ..envelope import BadEnvelope, Envelope, ForeignDomain, decode, organization_slug
-from ..spool import EntryDamaged
+from ..spool import EntryDamaged, last_line
 from .findings import Finding, Trouble
 
 
@@ -33,7 +33,7 @@ def left_in_spool(slug: str | None, overdue: timedelta, parts: Parts) -> Iterato
     for name, why in parts.spool.dead():
         entry = read_entry(name, parts, is_dead=True)
         if entry is not None and slug in (None, entry.slug):
-            yield Finding(Trouble.DEAD, entry.slug, name, f"{why.splitlines()[-1]}; see orderflow-replay dead")
+            yield Finding(Trouble.DEAD, entry.slug, name, f"{last_line(why)}; see orderflow-replay dead")
 
 
 def read_entry(name: str, parts: Parts, is_dead: bool) -> Spooled | None:

@@ -11,7 +11,7 @@ from ..assembly import Parts
 from ..deadline import deadline
 from ..envelope import BadEnvelope, decode
 from ..mime.fields import split_header
-from ..spool import EntryDamaged
+from ..spool import EntryDamaged, last_line
 from ..terminal import json_option, opened, print_rows, printable, progress, settings_option
 from .options import dry_run_option
 from .trace import start_log, traced
@@ -123,7 +123,7 @@ def _dead_row(name: str, why: str, parts: Parts) -> dict[str, Any]:
         recipient = decode(parts.spool.read_dead(name)[0]).recipient
     except (EntryDamaged, BadEnvelope, OSError) as error:
         recipient = f"unreadable: {type(error).__name__}"
-    return {"entry": name, "recipient": recipient, "why": why.splitlines()[-1]}
+    return {"entry": name, "recipient": recipient, "why": last_line(why)}
 
 
 def _ended(ended: delivery.Delivery) -> dict[str, Any]:
