@@ -238,7 +238,8 @@ KEYS = (
     Key("ORDERFLOW_SPOOL_MODE", "spool_accepts", "defer", _word(defer=False, accept=True), "defer or accept",
         "defer: after a temporary failure Postfix keeps the message; accept: our spool does, and Postfix hears 250"),
     Key("ORDERFLOW_DEADLINE", "deadline", "60", _seconds, "a number of seconds",
-        "seconds for one delivery; Postfix's time limit is ten times as long"),
+        "seconds for one delivery; Postfix's time limit is ten times as long, and at least 600 s; orderflow-service's "
+        "TimeoutStopSec must stay above it"),
     Key("ORDERFLOW_DOCUMENT_HANDLER", "document_handler", "orderflow_ingest.handover:log_document",
         _matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"), "of the form package.module:function",
         "called by the worker once per document", "logs the document"),

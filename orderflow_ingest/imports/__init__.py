@@ -8,7 +8,7 @@ live mail. So it can be done twice: (organisation, UPLOAD, Message-ID) and the f
 came by mail with the same content is passed over too, unless it is wanted again.
 
     received_at   the date of the topmost Received field; else the Date field; else the file's time; else now.
-                  One that is before e-mail or ahead of the clock does not count
+                  A field's that is before e-mail or over a day ahead of the clock does not count
     sender        Return-Path; else the From line of mbox; else the address of the From field
     recipient     the organisation's address
 

@@ -55,7 +55,7 @@ DOCUMENTS = Gauge("orderflow_documents", "Documents that are not handed over: PE
 FAILED_DOCUMENTS = Gauge(
     "orderflow_documents_failed_by_org", "Documents whose hand-over FAILED, of organisations that have any", ("org",)
 )
-CONFLICTS = Gauge("orderflow_conflicts", "Mails that are held: a known Message-ID with other content")
+CONFLICTS = Gauge("orderflow_conflicts", "Mails that are held")
 HELD = Gauge("orderflow_conflicts_by_org", "Mails that are held, of organisations that have any", ("org",))
 QUEUE = Gauge("orderflow_queue_tasks", "Tasks that wait for a worker")
 SPOOL = Gauge("orderflow_spool_entries", "Entries of this host's spool, in hand or left")

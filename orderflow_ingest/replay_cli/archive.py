@@ -69,7 +69,8 @@ def rebuild_from_archive(
 ) -> None:
     """Make the rows anew from the archive alone: organisations, messages, documents, held mail.
 
-    The database may be empty, after init; what is there stays as it is. Nothing is handed over again.
+    The database may be empty, after init; what is there stays as it is. A mail whose documents are all archived is not
+    handed over again, unless by --hand-over; one that lacks a document goes to the worker, who hands all of them over.
     """
     parts = opened(settings_file)
     run = _resumed(resume, parts) if resume else None

@@ -14,7 +14,7 @@ from contextlib import suppress
 from ..logs import event
 from .smtp_words import path
 
-_TIME_LIMIT = 15.0  # seconds for each of six steps; Postfix waits smtpd_proxy_timeout, 100 s, for all of them
+_TIME_LIMIT = 15.0  # seconds for each of six steps; Postfix waits smtpd_proxy_timeout, 100 s or more, for all
 _LOCAL_PARTS = ("postmaster", "abuse")
 _AT_A_TIME = 4
 

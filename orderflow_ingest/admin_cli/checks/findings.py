@@ -33,7 +33,7 @@ class Finding:
 def compare_clocks(whose: str, theirs: float, ours: float) -> Iterator[Said]:
     """Compare another's clock with ours, both in seconds since 1970; an answer's way and whole seconds are allowed for.
 
-    Leases, retries and the sweep go by the clocks of several hosts; S3 refuses a signature that is 15 minutes off.
+    Times of receipt go by each host's clock; S3 refuses a signature that is 15 minutes off.
     """
     off = theirs - ours
     if abs(off) > _CLOCK_WARNING:
