@@ -15,6 +15,17 @@ UNITS = sorted(
     if path.suffix in (".service", ".socket", ".timer")
 )
 SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
+# What a unit runs, when and with how much; all else in [Service] is what it may not do.
+OF_ITS_OWN = {
+    *("Type", "Sockets", "NotifyAccess", "WatchdogSec", "Environment", "EnvironmentFile", "ExecStart"),
+    *("Restart", "RestartSec", "TimeoutStartSec", "TimeoutStopSec", "KillSignal", "KillMode"),
+    *("Nice", "IOSchedulingClass", "MemoryMax", "TasksMax", "RuntimeDirectory", "RuntimeDirectoryMode"),
+}
+EXCEPTIONS = {
+    ("orderflow-service@.service", "PrivateUsers"): "it has to see who connects",
+    ("orderflow-canary.service", "ReadWritePaths"): "--textfile is written for node_exporter",
+    ("orderflow-console.service", "ReadWritePaths"): "its unix socket may lie beside the service's",
+}
 
 
 @pytest.fixture
@@ -37,6 +48,26 @@ def test_the_exposure_is_small(installed, unit):
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", installed / unit.name]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert float(re.search(r"exposure level for \S+: ([\d.]+)", said)[1]) <= 2.0
+
+
+def closed(unit: Path) -> dict[str, list[str]]:
+    """Give what a service may not do: the values of each directive, in order."""
+    text, found = unit.read_text().partition("[Service]")[2].partition("[Install]")[0], {}
+    for name, value in re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE):
+        if name not in OF_ITS_OWN:
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_all_services_are_closed_alike_but_for_the_exceptions():
+    usual = closed(UNITS[0].parent / "orderflow-worker.service")
+    differ = {
+        (unit.name, name)
+        for unit in SERVICES
+        for name in usual.keys() | closed(unit).keys()
+        if closed(unit).get(name) != usual.get(name)
+    }
+    assert differ == set(EXCEPTIONS)
 
 
 def test_the_worker_is_stopped_the_way_that_lets_it_finish(installed):
