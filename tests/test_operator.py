@@ -47,7 +47,7 @@ def test_init_is_safe_to_repeat_and_closes_the_state_directory(quiet):
 def test_organisations_are_added_listed_disabled_and_published_to_postfix(quiet):
     assert quiet.admin("org", "add", "nova", "--name", "Nova GmbH").strip() == f"added nova: orders+nova@{DOMAIN}"
     assert {row["slug"]: row["name"] for row in rows(quiet.admin("org", "list", "--json"))}["nova"] == "Nova GmbH"
-    quiet.admin("org", "disable", "acme")
+    assert quiet.admin("org", "disable", "ACME").strip() == "disabled acme"
     with sqlite3.connect(quiet.state / "recipients.db") as published:
         assert published.execute("SELECT slug FROM recipient").fetchall() == [("nova",)]
 

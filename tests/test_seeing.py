@@ -322,7 +322,9 @@ def test_settings_of_an_organisation_are_set_shown_heeded_and_taken_back(quiet):
     assert quiet.deliver(ACME, mail(1)) is Outcome.HELD
     assert status_of(quiet)["held: SENDER"] == 1
     assert quiet.deliver(ACME, mail(2, b"x" * 100000)) is Outcome.TOO_BIG
-    admin(quiet, "org", "unset", "acme", "allowed_senders", "max_message_size")
+    both = admin(quiet, "org", "set", "ACME", "allowed_senders=", "conflicts=hold", "max_message_size= ")
+    assert both.strip() == "acme: conflicts set; allowed_senders, max_message_size as for everybody"
+    assert admin(quiet, "org", "unset", "acme", "conflicts").strip() == "acme: conflicts as for everybody"
     time.sleep(1.1)  # for as long settings are remembered
     assert quiet.deliver(ACME, mail(2, b"x" * 100000)) is Outcome.DELIVERED
 

@@ -184,7 +184,7 @@ def _listed(stored: Any, as_json: bool) -> Any:
 
 
 def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
-    parts = opened(settings_file)
+    parts, slug = opened(settings_file), slug.lower()
     if not parts.records.organizations.set_active(slug, is_active):
         raise click.ClickException(f"no organisation is named {slug}")
     publish(parts)
@@ -193,7 +193,7 @@ def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
 
 
 def _change(slug: str, changes: dict[str, str], settings_file: str | None) -> None:
-    parts = opened(settings_file)
+    parts, slug = opened(settings_file), slug.lower()
     try:
         is_known = parts.records.organizations.change_settings(slug, changes)
     except BadOrgSettings as error:
@@ -201,4 +201,7 @@ def _change(slug: str, changes: dict[str, str], settings_file: str | None) -> No
     if not is_known:
         raise click.ClickException(f"no organisation is named {slug}")
     _archive(slug, parts)
-    click.echo(f"{slug}: {', '.join(changes)} {'set' if any(changes.values()) else 'as for everybody'}")
+    chosen = ", ".join(name for name, value in changes.items() if value.strip())
+    usual = ", ".join(name for name, value in changes.items() if not value.strip())
+    done = (f"{chosen} set" if chosen else "", f"{usual} as for everybody" if usual else "")
+    click.echo(f"{slug}: {'; '.join(filter(None, done))}")
