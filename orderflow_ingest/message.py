@@ -19,15 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import getaddresses, parsedate_to_datetime
 
-from .mime.fields import (
-    TRACE_FIELDS,
-    Field,
-    find_sender_header,
-    first_value,
-    iterate_fields,
-    skip_leading_blanks,
-    split_header,
-)
+from .mime.fields import TRACE_FIELDS, Field, find_sender_header, first_value, read_header
 from .mime.words import decode_text, storable
 
 _FINGERPRINTED = (
@@ -38,7 +30,6 @@ _SYNTHETIC = "synthetic:"
 _MESSAGE_ID_LIMIT = 500
 _SUBJECT_LIMIT = 1000
 _ADDRESS_LIMIT = 320
-_HEADER_LIMIT = 4 << 20
 _FIELD_LIMIT = 4096
 _BLOCK = 1 << 20
 
@@ -83,9 +74,7 @@ def read_message(raw: bytes) -> Message | None:
 
 def _read_header(raw: bytes) -> tuple[tuple[Field, ...], int]:
     """Read the fields that count, none if the sender wrote no field at all, and tell where the body begins."""
-    start = skip_leading_blanks(raw, find_sender_header(raw))
-    header_end, body_start = split_header(raw, start)
-    found = iterate_fields(raw[start : min(header_end, start + _HEADER_LIMIT)])
+    found, body_start = read_header(raw, find_sender_header(raw))
     own = (field for field in found if field.name not in TRACE_FIELDS)
     first = next(own, None)
     if first is None:

@@ -14,11 +14,11 @@ Whatever calls such a mail authenticated was written by its sender.
 """
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 
-from .mime.fields import Field, find_sender_header, iterate_fields, skip_leading_blanks, split_header
+from .mime.fields import Field, find_sender_header, read_header
 
-_HEADER_LIMIT = 4 << 20
 _NO_ADDRESS = re.compile(r'[\s<>,;:"()\[\]\\]+')
 # Which property of a result names the domain that has passed.
 _PROPERTIES = {"dmarc": "header.from", "dkim": "header.d", "spf": "smtp.mailfrom"}
@@ -55,25 +55,20 @@ def domain_of(address: str) -> str:
 
 
 def _senders(raw: bytes) -> set[str]:
-    start = skip_leading_blanks(raw, find_sender_header(raw))
     words: list[str] = []
-    for field in _fields(raw, start):
-        if field.name == "from":
-            words += _NO_ADDRESS.split(field.value.decode("utf-8", "replace").lower())
+    for field in _fields(raw, find_sender_header(raw), "from"):
+        words += _NO_ADDRESS.split(field.value.decode("utf-8", "replace").lower())
     return {word for word in words if "@" in word}
 
 
-def _fields(raw: bytes, start: int) -> list[Field]:
-    header_end, _ = split_header(raw, start)
-    wanted = ("from", "authentication-results")
-    return [f for f in iterate_fields(raw[start : min(header_end, start + _HEADER_LIMIT)]) if f.name in wanted]
+def _fields(raw: bytes, start: int, name: str) -> Iterator[Field]:
+    fields, _ = read_header(raw, start)
+    return (field for field in fields if field.name == name)
 
 
 def _passed(raw: bytes, authserv_id: str) -> list[tuple[str, str]]:
     """List what the topmost field of this authserv-id says has passed: method and domain."""
-    for field in _fields(raw, skip_leading_blanks(raw)):
-        if field.name != "authentication-results":
-            continue
+    for field in _fields(raw, 0, "authentication-results"):
         name, *results = _plain(field.value.decode("utf-8", "replace")).lower().split(";")
         if name.split()[:1] == [authserv_id.lower()]:
             return [passed for result in results if (passed := _read_result(result))]

@@ -8,9 +8,8 @@ handler, which may answer, and for who looks for a loop.
 from collections.abc import Callable
 from enum import StrEnum
 
-from .mime.fields import iterate_fields, skip_leading_blanks, split_header
+from .mime.fields import read_header
 
-_HEADER_LIMIT = 1 << 20
 _VALUE_LIMIT = 1000
 
 
@@ -30,9 +29,8 @@ def read_traits(raw: bytes, sender: str, is_own: Callable[[str], bool]) -> list[
     values that mailing lists and programs use. Delivered-To is what Postfix's loop detection goes by.
     """
     found = set() if sender else {Trait.NULL_SENDER}
-    start = skip_leading_blanks(raw)
-    header_end, _ = split_header(raw, start)
-    for field in iterate_fields(raw[start : min(header_end, start + _HEADER_LIMIT)]):
+    fields, _ = read_header(raw)
+    for field in fields:
         if field.name not in ("auto-submitted", "precedence", "delivered-to"):
             continue
         value = field.value[:_VALUE_LIMIT].decode("ascii", "replace").strip().lower()

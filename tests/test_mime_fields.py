@@ -4,7 +4,14 @@ import time
 
 import pytest
 
-from orderflow_ingest.mime.fields import Field, iterate_fields, looks_like_header, skip_leading_blanks, split_header
+from orderflow_ingest.mime.fields import (
+    Field,
+    iterate_fields,
+    looks_like_header,
+    read_header,
+    skip_leading_blanks,
+    split_header,
+)
 
 
 def names_and_values(block: bytes) -> list[tuple[str, bytes]]:
@@ -66,6 +73,18 @@ def test_a_header_ends_at_the_first_empty_line(raw: bytes, header: bytes, body: 
     end, start = split_header(raw)
     assert (raw[:end].rstrip(b"\r"), raw[start:]) == (header, body)
     assert split_header(memoryview(raw)) == (end, start)
+
+
+def test_a_header_is_read_past_blanks_up_to_its_limit_and_its_body_follows() -> None:
+    raw = b"\xef\xbb\xbf\r\nA: b\r\nC: d\r\n\r\nE: f\n\nbody"
+    fields, body_start = read_header(raw)
+    assert (list(fields), raw[body_start:]) == ([Field("a", b"b"), Field("c", b"d")], b"E: f\n\nbody")
+    fields, body_start = read_header(raw, body_start)
+    assert (list(fields), raw[body_start:]) == ([Field("e", b"f")], b"body")
+    filler = b"X: " + b"x" * 1020 + b"\n"
+    fields, body_start = read_header(filler * 4096 + b"Late: 1\n\nbody")
+    assert {field.name for field in fields} == {"x"} and body_start == 1024 * 4096 + 9
+    assert list(read_header(b"")[0]) == list(read_header(b"\n\nno header")[0]) == []
 
 
 def test_empty_lines_before_a_message_are_skipped_only_if_a_header_follows() -> None:

@@ -27,7 +27,7 @@ from ..delivery import Way, deliver
 from ..envelope import Envelope
 from ..keys import EMAIL, UPLOAD
 from ..message import Message, own_identity, read_message
-from ..mime.fields import first_value, iterate_fields, skip_leading_blanks, split_header
+from ..mime.fields import first_value, read_header
 from ..mime.words import storable
 from ..outcomes import Outcome
 from ..queue import QueueUnavailable
@@ -38,7 +38,6 @@ __all__ = ["Became", "Importer", "OfFile", "Verdict", "count_bytes", "read_paths
 
 _FIRST_MAIL = datetime(1971, 1, 1, tzinfo=UTC)
 _CLOCKS_DIFFER = timedelta(days=1)
-_HEADER_LIMIT = 1 << 20
 _ADDRESS_LIMIT = 1000
 
 
@@ -139,9 +138,8 @@ class Importer:
 
 def read_trace(raw: bytes, now: datetime) -> tuple[datetime | None, str | None]:
     """Read when a mail was received and from whom, by its own header; None for what it does not tell."""
-    start = skip_leading_blanks(raw)
-    end, _ = split_header(raw, start)
-    fields = tuple(iterate_fields(raw[start : min(end, start + _HEADER_LIMIT)]))
+    found, _ = read_header(raw)
+    fields = [field for field in found if field.name in ("received", "date", "return-path")]
     received = (first_value(fields, "received") or b"").rpartition(b";")[2]
     dates = (_moment(received, now), _moment(first_value(fields, "date") or b"", now))
     path = first_value(fields, "return-path")

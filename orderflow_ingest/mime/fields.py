@@ -23,6 +23,7 @@ _TRACE = re.compile(
 )
 _SENDER_FIELDS = frozenset(("from", "to", "subject", "date", "message-id", "content-type"))
 _NEAR = 65536
+_HEADER_LIMIT = 4 << 20
 _BOM = b"\xef\xbb\xbf"
 _NAME = re.compile(rb'([^\x00-\x20\x7f-\xff:"=<>(),;@]+)[ \t]*:')
 _BLANK_LINE = re.compile(rb"\n\r{0,2}\n|\r\r(?!\n)")
@@ -116,6 +117,16 @@ def skip_leading_blanks(raw: bytes | memoryview, start: int = 0, end: int | None
     stop = len(raw) if end is None else end
     found = _LEADING_BLANKS.match(raw, start, stop)
     return found.end() if found else start
+
+
+def read_header(raw: bytes, start: int = 0) -> tuple[Iterator[Field], int]:
+    """Give the fields of the header at start, past blanks before it, and where its body starts.
+
+    Fields are read as they are asked for, and out of the first 4 MB alone.
+    """
+    start = skip_leading_blanks(raw, start)
+    header_end, body_start = split_header(raw, start)
+    return iterate_fields(raw[start : min(header_end, start + _HEADER_LIMIT)]), body_start
 
 
 def find_sender_header(raw: bytes) -> int:
