@@ -29,7 +29,7 @@ FLOORS = (
     {"extraction", "handover", "replay"},
     {"rebuild", "imports"},
     {"keeping"},
-    {"access", "terminal", "asking", "deadline", "service_health"},
+    {"access", "terminal", "asking", "output", "deadline", "service_health"},
     {"in_process"},
     {"deliver_cli", "service", "replay_cli", "admin_cli", "metrics_cli", "console", "tasks"},
 )

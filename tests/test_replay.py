@@ -445,7 +445,14 @@ def test_a_dead_letter_is_shown_exported_and_delivered(quiet):
     file = quiet.state / "dead.eml"
     quiet.replay("dead", "--export", dead["entry"], str(file))
     assert file.read_bytes() == raw and oct(file.stat().st_mode)[-3:] == "600"
-    assert failing(quiet, "orderflow-replay", "dead", "--export", dead["entry"], str(file)).endswith("File exists")
+    is_there = f"Error: {file} is there already; --force writes over it"
+    assert failing(quiet, "orderflow-replay", "dead", "--export", dead["entry"], str(file)) == is_there
+    file.write_bytes(b"x" * 100_000)
+    quiet.replay("dead", "--export", dead["entry"], str(file), "--force")
+    assert file.read_bytes() == raw == quiet.replay("dead", "--export", dead["entry"], "-").encode()
+    other = quiet.state / "other.eml"
+    unknown = failing(quiet, "orderflow-replay", "dead", "--export", "nope", str(other))
+    assert unknown == "Error: no dead letter is named nope" and not other.exists()
 
     quiet.admin("org", "enable", "acme")
     assert quiet.replay("dead", "--all", "--dry-run").count(dead["entry"]) == 1
@@ -463,7 +470,10 @@ def test_a_damaged_dead_letter_is_told_and_does_not_keep_the_others_from_being_s
     subprocess.run(["chown", "-R", "nobody:", dead], check=True)
     (broken,) = rows(quiet.replay("dead", "--json"))
     assert (broken["recipient"], broken["why"]) == ("unreadable: EntryDamaged", "no reason was noted")
-    assert "is not whole; its file is" in failing(quiet, "orderflow-replay", "dead", "--show", "1-broken")
+    file = quiet.state / "broken.eml"
+    for option in (["--show", "1-broken"], ["--export", "1-broken", str(file)]):
+        assert "is not whole; its file is" in failing(quiet, "orderflow-replay", "dead", *option)
+    assert not file.exists()
 
 
 # Held mail

@@ -238,6 +238,10 @@ def test_root_writes_where_the_owner_of_the_state_could_not(seen, tmp_path):
     tmp_path.chmod(0o700)
     admin(seen, "show", "<order-7@shop.example>", "--raw", str(tmp_path / "mail.eml"))
     assert (tmp_path / "mail.eml").read_bytes() == TOLD
+    assert failing(seen, "show", "<order-7@shop.example>", "--document", "9", str(tmp_path / "other")).startswith(
+        "Error: no document has this part"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["mail.eml"], "a file is left that nothing was written to"
 
 
 def test_bytes_are_not_written_to_a_terminal(seen):

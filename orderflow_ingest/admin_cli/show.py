@@ -17,9 +17,9 @@ import click
 
 from ..asking import org_id_of, org_option
 from ..assembly import Parts
+from ..output import Write, output
 from ..records import Conflict, Document, Filter, InboundMessage, SkippedPart
 from ..terminal import json_option, opened, print_rows, printable, settings_option
-from .output import Write, output
 from .story import Story, tell_held, tell_message
 
 _BEGINNING = re.compile(r"[0-9a-fA-F-]{4,36}")

@@ -1,6 +1,6 @@
 """Commands about this host's spool: what was left in it, and what was set aside."""
 
-import os
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..assembly import Parts
 from ..deadline import deadline
 from ..envelope import BadEnvelope, decode
 from ..mime.fields import split_header
+from ..output import output
 from ..spool import EntryDamaged, last_line
 from ..terminal import json_option, opened, print_rows, printable, progress, settings_option
 from .options import dry_run_option
@@ -41,7 +42,8 @@ def drain_spool(dry_run: bool, as_json: bool, settings_file: str | None) -> None
 @click.argument("names", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Every dead letter.")
 @click.option("--show", metavar="NAME", help="Show the envelope, the failures and the header of one.")
-@click.option("--export", nargs=2, metavar="NAME FILE", help="Write the mail of one to a new file, as it came.")
+@click.option("--export", nargs=2, metavar="NAME FILE", help="Write the mail of one, as it came; - is standard output.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
 @dry_run_option
 @json_option
 @settings_option
@@ -50,6 +52,7 @@ def deliver_dead(
     every: bool,
     show: str | None,
     export: tuple[str, str] | None,
+    force: bool,
     dry_run: bool,
     as_json: bool,
     settings_file: str | None,
@@ -57,17 +60,17 @@ def deliver_dead(
     """Show what was set aside in the spool; with NAMES or --all, deliver it again."""
     if sum(map(bool, (names, every, show, export))) > 1:
         raise click.UsageError("NAMES, --all, --show and --export exclude each other")
-    file = _create(export[1]) if export else -1  # by who asks for it, not by the owner of the spool
-    parts = opened(settings_file)
-    dead = dict(parts.spool.dead())
-    unknown = [name for name in (*names, *filter(None, (show, export and export[0]))) if name not in dead]
-    if unknown:
-        raise click.ClickException(f"no dead letter is named {printable(unknown[0])}")
+    with output(export[1], force) if export else nullcontext() as write:
+        parts = opened(settings_file)
+        dead = dict(parts.spool.dead())
+        unknown = [name for name in (*names, *filter(None, (show, export and export[0]))) if name not in dead]
+        if unknown:
+            raise click.ClickException(f"no dead letter is named {printable(unknown[0])}")
+        if export and write:
+            write(_read(export[0], parts)[1])
+            return
     if show:
         _show(show, dead[show], parts, as_json)
-    elif export:
-        with open(file, "wb") as written:
-            written.write(parts.spool.read_dead(export[0])[1])
     elif dry_run or not (names or every):
         print_rows([_dead_row(name, dead[name], parts) for name in names or dead], as_json)
     else:
@@ -89,10 +92,7 @@ def _deliver(names: list[str], parts: Parts) -> list[dict[str, Any]]:
 
 def _show(name: str, why: str, parts: Parts, as_json: bool) -> None:
     """Print all that is known of a dead letter, but for its content."""
-    try:
-        header, raw = parts.spool.read_dead(name)
-    except EntryDamaged as error:
-        raise click.ClickException(f"{error}; its file is {parts.spool.directory}/dead/{name}") from error
+    header, raw = _read(name, parts)
     try:
         envelope = asdict(decode(header))
     except BadEnvelope as error:
@@ -111,11 +111,13 @@ def _show(name: str, why: str, parts: Parts, as_json: bool) -> None:
             click.echo(printable(f"  {line.expandtabs()}"))
 
 
-def _create(file: str) -> int:
+def _read(name: str, parts: Parts) -> tuple[bytes, bytes]:
     try:
-        return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise click.ClickException(f"{printable(file)} cannot be made: {error.strerror}") from error
+        return parts.spool.read_dead(name)
+    except FileNotFoundError:
+        raise click.ClickException(f"{name} is no dead letter any more") from None
+    except EntryDamaged as error:
+        raise click.ClickException(f"{error}; its file is {parts.spool.directory}/dead/{name}") from error
 
 
 def _dead_row(name: str, why: str, parts: Parts) -> dict[str, Any]:
