@@ -8,7 +8,7 @@ from . import limits
 from .archive import Archive, ArchiveUnavailable, open_archive
 from .breaker import Breaker
 from .queue import Body, Queue
-from .records import Records, RecordsUnavailable
+from .records import Records, RecordsUnavailable, recipients_path
 from .settings import Settings
 from .spool import Spool
 
@@ -49,3 +49,10 @@ def open_parts(
         records=Records(settings.database_url, create, times, records),
         queue=Queue(settings.queue_url, extract, hand_over, create, settings.task_time_limit),
     )
+
+
+def publish_recipients(parts: Parts) -> None:
+    """Write the active organisations where Postfix's sqlite: map reads them, if it is that."""
+    path = recipients_path(parts.settings.database_url)
+    if path:
+        parts.records.organizations.publish(path)

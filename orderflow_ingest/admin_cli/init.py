@@ -3,9 +3,10 @@
 import click
 
 from ..archived import write_organizations
+from ..assembly import publish_recipients
 from ..records import schema
 from ..terminal import opened, settings_option
-from .organizations import archive_may_be_away, publish
+from .organizations import archive_may_be_away
 
 
 @click.command()
@@ -24,7 +25,7 @@ def init(settings_file: str | None) -> None:
     parts.archive.prepare()
     schema.upgrade(parts.records.database)
     parts.queue.create_tables()
-    publish(parts)
+    publish_recipients(parts)
     with archive_may_be_away():
         write_organizations(parts.records, parts.archive)
     click.echo(f"ready: {parts.settings.state_dir}, schema {schema.needed_version()}")

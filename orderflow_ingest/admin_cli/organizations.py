@@ -9,10 +9,10 @@ import click
 from ..archive import ArchiveUnavailable
 from ..archived import claim_organization, write_organization
 from ..asking import named_org
-from ..assembly import Parts
+from ..assembly import Parts, publish_recipients
 from ..envelope import is_slug
 from ..org_settings import KEYS, BadOrgSettings
-from ..records import OrganizationDiffers, OrganizationExists, recipients_path
+from ..records import OrganizationDiffers, OrganizationExists
 from ..terminal import json_option, opened, print_rows, settings_option
 from .trial import try_mail
 
@@ -36,7 +36,7 @@ def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
     except OrganizationExists:
         raise click.ClickException(f"an organisation {slug} exists already") from None
     _claim(slug, parts)
-    publish(parts)
+    publish_recipients(parts)
     settings = parts.settings
     click.echo(f"added {slug}: {settings.local_part}+{slug}@{settings.domains[0]}")
 
@@ -140,13 +140,6 @@ def test_mail(
     print_rows([{"what": what, "value": value} for what, value in try_mail(address, raw, sender, size, parts)], as_json)
 
 
-def publish(parts: Parts) -> None:
-    """Write the active organisations where Postfix's sqlite: map reads them, if it is that."""
-    path = recipients_path(parts.settings.database_url)
-    if path:
-        parts.records.organizations.publish(path)
-
-
 @contextmanager
 def archive_may_be_away() -> Iterator[None]:
     """Go on without the archive: what it is to know of an organisation is written by the next init."""
@@ -187,7 +180,7 @@ def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
     parts, slug = opened(settings_file), slug.lower()
     if not parts.records.organizations.set_active(slug, is_active):
         raise click.ClickException(f"no organisation is named {slug}")
-    publish(parts)
+    publish_recipients(parts)
     _archive(slug, parts)
     click.echo(f"{'enabled' if is_active else 'disabled'} {slug}")
 

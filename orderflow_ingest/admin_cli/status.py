@@ -104,7 +104,7 @@ def _rows(parts: Parts, org_id: int | None, deferred: int | None) -> list[tuple[
     rows += [(f"held: {reason.value}", count) for reason, count in held.items()]
     if org_id is None:
         rows.append(("spool entries", len(parts.spool.entries())))
-        rows.append(("dead letters", len(parts.spool.dead())))
+        rows.append(("dead letters", parts.spool.count_dead()))
         rows.append(("tasks waiting", _depth(parts)))
         rows.append(("seconds overdue", round(records.messages.lag(records.database.now()))))
         rows.append(("deferred by Postfix", deferred))

@@ -16,10 +16,10 @@ from uuid import UUID
 import click
 
 from ..asking import moment, org_option
-from ..assembly import Parts
+from ..assembly import Parts, publish_recipients
 from ..org_settings import BadOrgSettings, read_settings
 from ..rebuild import Choice, Tally, find_organizations, rebuild, stray_documents
-from ..records import Came, Charter, OrganizationDiffers, Run, operator_name, recipients_path
+from ..records import Came, Charter, OrganizationDiffers, Run, operator_name
 from ..terminal import Row, json_option, opened, print_rows, printable, settings_option
 
 COMMAND = "archive"
@@ -87,7 +87,7 @@ def rebuild_from_archive(
     if not dry_run:
         for org in found.chosen:
             parts.records.restoring.add_organization(org)
-        _publish(parts)
+        publish_recipients(parts)
         parts.records.runs.begin(run)
     tally = _run(found.chosen, run, choice, parts, concurrency, dry_run)
     is_all = not (dry_run or choice.since or choice.until)
@@ -201,12 +201,6 @@ def _choice(run: Run) -> Choice:
     names = ("since", "until", "erased_before")
     times = {name: run.chosen[name] and datetime.fromisoformat(run.chosen[name]) for name in names}
     return Choice(datetime.now(UTC), run.actor, run.id, hand_over=run.chosen["hand_over"], **times)
-
-
-def _publish(parts: Parts) -> None:
-    path = recipients_path(parts.settings.database_url)
-    if path:
-        parts.records.organizations.publish(path)
 
 
 @contextmanager

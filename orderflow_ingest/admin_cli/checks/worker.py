@@ -69,5 +69,5 @@ def _undone(parts: Parts) -> Iterator[Said]:
         return  # the database's own finding tells
     if lag > parts.settings.lease + parts.settings.sweep_after:
         yield "TROUBLE", f"work is overdue for {ago(lag)}: does orderflow-worker run? does it keep up? see its log"
-    if dead := len(parts.spool.dead()):
+    if dead := parts.spool.count_dead():
         yield "TROUBLE", f"{dead} messages were set aside: see orderflow-replay dead"
