@@ -1,4 +1,4 @@
-"""What an operator can say in the same way to every program: which organisation is meant, and when.
+"""What an operator can say in the same way to every program: which organisation and which mail is meant, and when.
 
 A time is a date, or a date and a time, in UTC, or how long ago: `2h`, `3d`.
 """
@@ -6,6 +6,7 @@ A time is a date, or a date and a time, in UTC, or how long ago: `2h`, `3d`.
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from typing import Any
 
 import click
@@ -16,6 +17,12 @@ from .records import Organization
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO = re.compile(r"(\d{1,4})([mhdw])", re.ASCII)
 _FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
+_MAIL = (
+    click.option("--sender", metavar="ADDRESS", help="From this address, or from a domain written @domain."),
+    click.option("--words", metavar="WORDS", help="With all these words in sender and subject, or their beginnings."),
+    click.option("--message-id", metavar="ID", help="With this Message-ID."),
+    click.option("--document", metavar="WORDS", help="With all these words in a document's file name."),
+)
 
 
 def moment(text: str | datetime) -> datetime:
@@ -41,6 +48,20 @@ def whole_message_id(text: str) -> str:
 def org_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --org."""
     return click.option("--org", "slug", help="Of this organisation alone.")(command)
+
+
+def period_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --since and --until, which say when a mail was received."""
+    since = click.option(
+        "--since", type=moment, metavar="TIME", help="Received at this time (UTC) or later; or 2h, 3d ago."
+    )
+    until = click.option("--until", type=moment, metavar="TIME", help="Received before this time (UTC); or 2h, 3d ago.")
+    return since(until(command))
+
+
+def mail_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options by which every program selects mail, whatever else each has."""
+    return period_options(reduce(lambda made, option: option(made), reversed(_MAIL), command))
 
 
 def named_org(parts: Parts, slug: str) -> Organization:

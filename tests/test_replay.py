@@ -17,13 +17,14 @@ import pytest
 from click.testing import CliRunner
 
 from orderflow_ingest import extraction, replay
+from orderflow_ingest.asking import moment
 from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.message import read_message
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.records import Filter, IdentityTaken, NewMessage, Records
 from orderflow_ingest.records.tables import document, inbound_message, message_conflict
-from orderflow_ingest.replay_cli.options import chosen, from_json, moment, selection, to_json
+from orderflow_ingest.replay_cli.options import chosen, from_json, selection, to_json
 from orderflow_ingest.replay_cli.pace import Pace
 from orderflow_ingest.status import EventKind, Held, Status
 from tests.fakes import embedded
@@ -95,12 +96,12 @@ def test_messages_are_selected_by_what_is_known_of_them(parts):
     assert mean("--status", "failed", "--status", "received") == set()
     assert mean(str(ids[1])) == mean("--message-id", "<order-1@shop.example>") == {"1"}
     assert mean("--sender", "buyer-2@shop.example") == mean("--words", "order 2") == {"2"}
-    assert mean("--document-words", "order 3") == {"3"} and mean("--document-type", "image/*") == set()
+    assert mean("--document", "order 3") == {"3"} and mean("--document-type", "image/*") == set()
     assert (
         mean("--unseen") == mean("--error", "KeyError") == mean("--unseen", "--document-type", "application/*") == {"2"}
     )
     (one, *_) = parts.records.documents.of_message(1, ids[0])
-    assert mean("--document", str(one.id)) == {"0"} and mean("--document", str(one.id), "--unseen") == set()
+    assert mean("--document-id", str(one.id)) == {"0"} and mean("--document-id", str(one.id), "--unseen") == set()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_a_replay_extracts_again_and_hands_over_again_and_doubles_nothing(deploy
     assert said.strip() == "led back to RECEIVED and enqueued: 1 message"
     deployment.wait_finished(count)
     (document,) = [r["document_id"] for r in deployment.log_records() if r.get("action") == "document"][-1:]
-    said = deployment.replay("handover", "--yes", "--document", document, "--json")
+    said = deployment.replay("handover", "--yes", "--document-id", document, "--json")
     assert [row["outcome"] for row in rows(said)] == ["REPLAYED", "ENDED"]
     assert rows(said)[0]["says"].startswith("1 document handed over again: part ")
     deployment.wait_finished(count)

@@ -153,7 +153,7 @@ def test_mail_is_found_by_what_a_supplier_can_tell_of_it(seen):
     assert [row["status"] for row in rows(admin(seen, "find", "17", "--json"))] == ["HELD", "PARSED"]
     assert found(seen, "--status", "held") == found(seen, "--status", "held", "17", "--org", "acme") == ["Order 17"]
     assert found(seen, "--status", "held", "--org", "beta") == found(seen, "--status", "held", "4711") == []
-    assert found(seen, "bestell", "4711") == found(seen, "--subject", "4711") == ["Bestellung 4711"]
+    assert found(seen, "bestell", "4711") == found(seen, "--words", "4711") == ["Bestellung 4711"]
     assert found(seen, "--document", "po 4711") == found(seen, "--sender", "bounce@shop.example") == ["Bestellung 4711"]
     assert found(seen, "--sender", "@shop.example", "--limit", "3", "--status", "parsed") == every
     both = ["Order 17", "Order 17"]  # and what is held since it clashes

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ..asking import moment, org_id_of, org_option, whole_message_id
+from ..asking import mail_options, org_id_of, org_option, whole_message_id
 from ..records import Conflict, Filter, InboundMessage
 from ..status import HandOver, Status
 from ..terminal import json_option, opened, print_rows, settings_option
@@ -22,27 +22,22 @@ _STATUSES = click.Choice([*(status.value for status in Status), _HELD], case_sen
 
 
 @click.command()
-@click.argument("words", nargs=-1)
+@click.argument("sought", nargs=-1, metavar="[WORDS]...")
 @org_option
-@click.option("--sender", metavar="ADDRESS", help="From this address, or from a domain written @domain.")
-@click.option("--subject", metavar="WORDS", help="With these words in the subject or the sender's addresses, as WORDS.")
-@click.option("--message-id", metavar="ID", help="With this Message-ID.")
-@click.option("--document", metavar="WORDS", help="With a document that has these words in its file name.")
-@click.option("--since", type=moment, metavar="TIME", help="Received at this time (UTC) or later; or 2h, 3d ago.")
-@click.option("--until", type=moment, metavar="TIME", help="Received before this time (UTC); or 2h, 3d ago.")
+@mail_options
 @click.option("--status", "statuses", multiple=True, type=_STATUSES, help="Of this status; may be repeated.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10000), help="At most so many.")
 @json_option
 @settings_option
 def find(
-    words: tuple[str, ...],
+    sought: tuple[str, ...],
     slug: str | None,
-    sender: str | None,
-    subject: str | None,
-    message_id: str | None,
-    document: str | None,
     since: datetime | None,
     until: datetime | None,
+    sender: str | None,
+    words: str | None,
+    message_id: str | None,
+    document: str | None,
     statuses: tuple[str, ...],
     limit: int,
     as_json: bool,
@@ -57,7 +52,7 @@ def find(
         until=until,
         message_id=message_id and whole_message_id(message_id),
         sender=sender and sender.strip(),
-        words=" ".join([*words, subject or ""]).strip() or None,
+        words=" ".join([*sought, words or ""]).strip() or None,
         document_words=document,
     )
     of_status = {name.upper() for name in statuses}

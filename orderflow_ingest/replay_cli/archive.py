@@ -15,7 +15,7 @@ from uuid import UUID
 
 import click
 
-from ..asking import moment, org_option
+from ..asking import moment, org_option, period_options
 from ..assembly import Parts, publish_recipients
 from ..org_settings import BadOrgSettings, read_settings
 from ..rebuild import Choice, Tally, find_organizations, rebuild, stray_documents
@@ -38,8 +38,7 @@ class _Organizations:
 
 @click.command("archive")
 @org_option
-@click.option("--since", type=moment, metavar="TIME", help="Received at this time (UTC) or later; or 2h, 3d ago.")
-@click.option("--until", type=moment, metavar="TIME", help="Received before this time (UTC); or 2h, 3d ago.")
+@period_options
 @click.option("--hand-over", is_flag=True, help="Hand every document over again; otherwise they count as handed over.")
 @click.option(
     "--erased-before",

@@ -83,10 +83,10 @@ def list_documents(id: UUID, as_json: bool, settings_file: str | None) -> None:
 def replay_messages(**given: Any) -> None:
     """Extract messages again from the archive, by IDS or by options.
 
-    Without IDS, FAILED messages are chosen, unless --status, --message-id, --error, --document or --unseen says more.
-    Documents keep their ids and are handed over again.
+    Without IDS, FAILED messages are chosen, unless --status, --message-id, --error, --document-id or --unseen says
+    more. Documents keep their ids and are handed over again.
     """
-    says_more = ("ids", "status", "message_id", "error", "document", "unseen")
+    says_more = ("ids", "status", "message_id", "error", "document_id", "unseen")
     if is_any(_selected(given)) and not any(given[name] for name in says_more):
         given["status"] = (Status.FAILED.value,)
     _run("message", given)
@@ -97,7 +97,7 @@ def replay_messages(**given: Any) -> None:
 def hand_over_again(**given: Any) -> None:
     """Hand documents over to the document handler again, as they are in the archive, by IDS of messages or by options.
 
-    Chosen are all documents of the messages, or those that --document, --document-type, --document-words, --error and
+    Chosen are all documents of the messages, or those that --document, --document-id, --document-type, --error and
     --unseen mean. What a worker has in hand is left to it.
     """
     _run("handover", given)

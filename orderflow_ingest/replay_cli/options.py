@@ -12,7 +12,7 @@ from uuid import UUID
 
 import click
 
-from ..asking import moment, org_id_of, whole_message_id
+from ..asking import mail_options, org_id_of, whole_message_id
 from ..assembly import Parts
 from ..records import Filter
 from ..status import Status
@@ -24,15 +24,10 @@ _SELECTION = (
     click.argument("ids", nargs=-1, type=click.UUID),
     click.option("--org", help="Of this organisation."),
     click.option("--status", multiple=True, type=_STATUSES, help="Of this status; may be repeated."),
-    click.option("--since", type=moment, metavar="TIME", help="Received at this time (UTC) or later; or 2h, 3d ago."),
-    click.option("--until", type=moment, metavar="TIME", help="Received before this time (UTC); or 2h, 3d ago."),
-    click.option("--sender", metavar="ADDRESS", help="From this address, or from a domain written @domain."),
-    click.option("--words", metavar="TEXT", help="With all these words in sender and subject, or their beginnings."),
-    click.option("--message-id", metavar="ID", help="With this Message-ID, as it stands in the header."),
+    mail_options,
     click.option("--error", metavar="CLASS", help="With this error, of the message or of a document."),
     click.option("--document-type", metavar="TYPE", help="With a document of this content type; image/* for a kind."),
-    click.option("--document-words", metavar="TEXT", help="With all these words in a document's file name."),
-    click.option("--document", multiple=True, type=click.UUID, metavar="ID", help="With this document; repeatable."),
+    click.option("--document-id", multiple=True, type=click.UUID, metavar="ID", help="With this document; repeatable."),
     click.option("--unseen", is_flag=True, help="With a document that the handler has not taken."),
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
@@ -61,11 +56,11 @@ def chosen(parts: Parts, selected: dict[str, Any]) -> Filter:
         message_id=selected["message_id"] and whole_message_id(selected["message_id"]),
         sender=selected["sender"],
         words=selected["words"],
-        document_words=selected["document_words"],
+        document_words=selected["document"],
         document_type=selected["document_type"],
         error=selected["error"],
         unseen=selected["unseen"],
-        document_ids=tuple(dict.fromkeys(selected["document"])),
+        document_ids=tuple(dict.fromkeys(selected["document_id"])),
     )
 
 
