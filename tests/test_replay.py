@@ -455,13 +455,17 @@ def test_a_dead_letter_is_shown_exported_and_delivered(quiet):
     unknown = failing(quiet, "orderflow-replay", "dead", "--export", "nope", str(other))
     assert unknown == "Error: no dead letter is named nope" and not other.exists()
 
+    again = quiet.run("orderflow-replay", "dead", dead["entry"], check=False)
+    assert again.returncode == 1 and "ORG_DISABLED" in again.stdout
     quiet.admin("org", "enable", "acme")
     assert quiet.replay("dead", "--all", "--dry-run").count(dead["entry"]) == 1
-    assert "DELIVERED" in quiet.replay("dead", dead["entry"])
+    assert "Deliver 1 dead letter again?" in quiet.run("orderflow-replay", "dead", "--all", check=False).stderr
+    assert "DELIVERED" in quiet.replay("dead", "--all", "--yes")
     assert list((spool / "dead").iterdir()) == []
     assert len(quiet.messages()) == 1
-    (run,) = rows(quiet.replay("runs", "--json"))
-    assert (run["command"], run["done"]) == (f"orderflow-replay dead {dead['entry']}", 1)
+    run, failed = rows(quiet.replay("runs", "--json"))
+    assert (run["command"], run["done"], run["failed"]) == ("orderflow-replay dead --all --yes", 1, 0)
+    assert (failed["command"], failed["done"], failed["failed"]) == (f"orderflow-replay dead {dead['entry']}", 0, 1)
 
 
 def test_a_damaged_dead_letter_is_told_and_does_not_keep_the_others_from_being_shown(quiet):

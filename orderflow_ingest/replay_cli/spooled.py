@@ -14,7 +14,8 @@ from ..mime.fields import split_header
 from ..output import output
 from ..spool import EntryDamaged, last_line
 from ..terminal import json_option, opened, print_rows, printable, progress, settings_option
-from .options import dry_run_option
+from .kinds import number
+from .options import dry_run_option, yes_option
 from .trace import start_log, traced
 
 
@@ -45,6 +46,7 @@ def drain_spool(dry_run: bool, as_json: bool, settings_file: str | None) -> None
 @click.option("--export", nargs=2, metavar="NAME FILE", help="Write the mail of one, as it came; - is standard output.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @dry_run_option
+@yes_option
 @json_option
 @settings_option
 def deliver_dead(
@@ -54,10 +56,11 @@ def deliver_dead(
     export: tuple[str, str] | None,
     force: bool,
     dry_run: bool,
+    yes: bool,
     as_json: bool,
     settings_file: str | None,
 ) -> None:
-    """Show what was set aside in the spool; with NAMES or --all, deliver it again."""
+    """Show what was set aside in the spool; with NAMES or --all, deliver it again; exit 1 if some is left."""
     if sum(map(bool, (names, every, show, export))) > 1:
         raise click.UsageError("NAMES, --all, --show and --export exclude each other")
     with output(export[1], force) if export else nullcontext() as write:
@@ -74,10 +77,16 @@ def deliver_dead(
     elif dry_run or not (names or every):
         print_rows([_dead_row(name, dead[name], parts) for name in names or dead], as_json)
     else:
-        print_rows(_deliver(list(names or dead), parts), as_json)
+        if every and not yes:
+            click.confirm(f"Deliver {number(len(dead), 'dead letter')} again?", abort=True, err=True)
+        rows, left = _deliver(list(names or dead), parts)
+        print_rows(rows, as_json)
+        if left:
+            raise SystemExit(1)
 
 
-def _deliver(names: list[str], parts: Parts) -> list[dict[str, Any]]:
+def _deliver(names: list[str], parts: Parts) -> tuple[list[dict[str, Any]], int]:
+    """Deliver dead letters again; give what became of each, and how many are left."""
     rows = []
     with traced(parts, "dead", names) as tally, progress(len(names), "Delivering") as bar:
         for name in names:
@@ -87,7 +96,7 @@ def _deliver(names: list[str], parts: Parts) -> list[dict[str, Any]]:
             tally.done += is_done
             tally.failed += not is_done
             bar.update(1)
-    return rows
+    return rows, tally.failed
 
 
 def _show(name: str, why: str, parts: Parts, as_json: bool) -> None:
