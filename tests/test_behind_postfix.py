@@ -163,7 +163,7 @@ def test_nothing_that_is_our_fault_ever_bounces(postfix):
 
 
 def test_a_bounce_tells_the_sender_our_words_and_nothing_of_this_host(postfix):
-    assert wait_until(lambda: len(postfix.outbound()) >= 8, 30)
+    assert wait_until(lambda: len(postfix.outbound()) >= 8, 60)
     for bounce in postfix.outbound():
         report = bounce.partition(b"Content-Description: Undelivered")[0]
         assert b"Traceback" not in report

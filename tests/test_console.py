@@ -745,7 +745,7 @@ def test_the_program_answers_at_a_unix_socket_until_it_is_told_to_end(empty):
     command = [sys.executable, "-c", PROGRAM, "serve"]
     process = Process(command, empty / "log", env=environment, ready=socket_path.exists)
     with process, socket.socket(socket.AF_UNIX) as client:
-        assert wait_until(lambda: client.connect_ex(str(socket_path)) == 0, 30)
+        assert wait_until(lambda: client.connect_ex(str(socket_path)) == 0, 60)
         client.sendall(
             b"GET /messages HTTP/1.0\r\nHost: x\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n"
         )

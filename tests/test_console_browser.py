@@ -61,7 +61,7 @@ def log_in(desk, name: str, password: str = PASSWORD) -> None:
     field(desk, "name").send_keys(name)
     field(desk, "password").send_keys(password)
     desk.browser.find_element(By.CSS_SELECTOR, "main button").click()
-    assert wait_until(lambda: "/login" not in desk.browser.current_url, 20)
+    assert wait_until(lambda: "/login" not in desk.browser.current_url, 60)
 
 
 def screen(browser: Chrome, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
@@ -113,7 +113,7 @@ def test_a_wrong_password_is_told_and_the_right_one_lets_in_to_what_was_asked_fo
     for password, title in (("wrong password", "Log in"), (PASSWORD, "Messages")):
         field(desk, "name").send_keys("anna")
         field(desk, "password").send_keys(password + Keys.ENTER)
-        assert wait_until(lambda title=title: title in desk.browser.title, 30)
+        assert wait_until(lambda title=title: title in desk.browser.title, 60)
         if title == "Log in":
             assert "do not belong together" in text(desk, "[role=alert]")
     assert desk.browser.current_url.endswith("/messages?status=FAILED")
@@ -146,14 +146,14 @@ def test_mail_is_searched_opened_looked_at_and_saved(anna):
     go(anna, "/messages")
     press(anna, "More fields")
     field(anna, "document").send_keys(name + Keys.ENTER)
-    assert wait_until(lambda: len(anna.browser.find_elements(By.CSS_SELECTOR, ".mails li")) == 1, 30)
+    assert wait_until(lambda: len(anna.browser.find_elements(By.CSS_SELECTOR, ".mails li")) == 1, 60)
     anna.browser.find_element(By.CSS_SELECTOR, "a.subject").click()
     assert anna.browser.current_url.endswith(path)
     assert "EXTRACTED" in text(anna) and "please deliver as follows" in text(anna)
     row = anna.browser.find_element(By.XPATH, f"//tr[.//th[contains(., '{name}')]]")
     row.find_element(By.PARTIAL_LINK_TEXT, "Save").click()
     saved = anna.place / "downloads" / name
-    assert wait_until(saved.exists, 30) and saved.read_text().startswith("item;goods;quantity")
+    assert wait_until(saved.exists, 60) and saved.read_text().startswith("item;goods;quantity")
     row.find_element(By.PARTIAL_LINK_TEXT, "Look").click()
     cells = [cell.text for cell in anna.browser.find_elements(By.CSS_SELECTOR, "table.plain tr:first-child td")]
     assert cells == ["item", "goods", "quantity"]
@@ -168,7 +168,7 @@ def test_a_picture_is_drawn(anna):
     row = anna.browser.find_element(By.XPATH, f"//tr[.//th[contains(., '{name}')]]")
     row.find_element(By.PARTIAL_LINK_TEXT, "Look").click()
     drawn = anna.browser.find_element(By.CSS_SELECTOR, ".picture img")
-    assert wait_until(lambda: anna.browser.execute_script("return arguments[0].naturalWidth", drawn) == 360, 30)
+    assert wait_until(lambda: anna.browser.execute_script("return arguments[0].naturalWidth", drawn) == 360, 60)
 
 
 def test_nothing_of_a_hostile_mail_runs_or_is_fetched(anna):
@@ -191,7 +191,7 @@ def test_a_failed_message_is_replayed_after_a_question(anna):
     assert "Replay this message" not in text(anna)
     press(anna, "Replay…")
     press(anna, "Replay this message")
-    assert wait_until(lambda: "a worker takes it up" in text(anna), 30)
+    assert wait_until(lambda: "a worker takes it up" in text(anna), 60)
     assert "anna (console)" in text(anna)
     assert anna.parts.records.messages.get(message.org_id, message.id).status is Status.RECEIVED
 
@@ -204,7 +204,7 @@ def test_a_held_mail_is_accepted_with_a_reason(anna):
     assert anna.browser.current_url.endswith(str(mail.id))
     field(anna, "why").send_keys("The buyer wrote two orders under one number")
     press(anna, "Accept")
-    assert wait_until(lambda: "It is a message of its own now" in text(anna), 30)
+    assert wait_until(lambda: "It is a message of its own now" in text(anna), 60)
     (told,) = anna.parts.records.events.of(mail.org_id, mail.id)
     assert (told.kind, told.details["why"]) == (EventKind.ACCEPTED, "The buyer wrote two orders under one number")
 
@@ -228,18 +228,18 @@ def test_the_keyboard_alone_leads_to_a_message_and_back_out(anna):
     anna.browser.switch_to.active_element.send_keys(Keys.ENTER)
     tab_to("words")
     anna.browser.switch_to.active_element.send_keys("hillside" + Keys.ENTER)
-    assert wait_until(lambda: "words=hillside" in anna.browser.current_url, 30)
+    assert wait_until(lambda: "words=hillside" in anna.browser.current_url, 60)
     subject = anna.browser.find_element(By.CSS_SELECTOR, "a.subject").text
     tab_to(subject)
     anna.browser.switch_to.active_element.send_keys(Keys.ENTER)
-    assert wait_until(lambda: text(anna, "h1") == subject, 30)
+    assert wait_until(lambda: text(anna, "h1") == subject, 60)
     tab_to("Replay…")
     anna.browser.switch_to.active_element.send_keys(Keys.SPACE)
     tab_to("Replay this message")
     go(anna, "/")
     tab_to("Log out")
     anna.browser.switch_to.active_element.send_keys(Keys.ENTER)
-    assert wait_until(lambda: "You are logged out" in text(anna), 30)
+    assert wait_until(lambda: "You are logged out" in text(anna), 60)
     go(anna, "/messages")
     assert "/login" in anna.browser.current_url
 

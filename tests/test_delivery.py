@@ -216,7 +216,7 @@ def test_work_that_waits_too_long_defers_what_is_new_and_no_duplicate(place, mon
     first = post(parts, mail(1))
     assert first.outcome is Outcome.DELIVERED
     numbers = itertools.count(10)
-    assert wait_until(lambda: post(parts, mail(next(numbers))).outcome is Outcome.OVERLOADED, 20, interval=0.1)
+    assert wait_until(lambda: post(parts, mail(next(numbers))).outcome is Outcome.OVERLOADED, 60, interval=0.1)
     assert post(parts, mail(1)).outcome is Outcome.DUPLICATE
     for row in rows(parts):
         extraction.extract(1, row.id, parts)

@@ -47,7 +47,7 @@ def send(deployment: Deployment, raw: bytes, *recipients: str, sender: str = "bu
 def test_an_order_becomes_documents(deployment):
     assert send(deployment, demo.purchase_order()).accepted
     (row,) = deployment.wait_parsed("Purchase order 4711: 12 widgets")
-    assert wait_until(lambda: {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}, 30, interval=0.6)
+    assert wait_until(lambda: {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}, 60, interval=0.6)
     documents = {d["filename"]: (d["type"], d["size"]) for d in deployment.documents(row["id"])}
     excel = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
     assert documents["order-4711.pdf"] == ("application/pdf", len(demo.PDF))
@@ -65,7 +65,7 @@ def test_what_attachments_hold_becomes_documents_and_every_part_is_told(deployme
     )
     assert send(deployment, b"Subject: Wrapped\r\n" + raw).accepted
     (row,) = deployment.wait_parsed("Wrapped")
-    assert wait_until(lambda: {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}, 30, interval=0.6)
+    assert wait_until(lambda: {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}, 60, interval=0.6)
     shown = [json.loads(line) for line in deployment.replay("documents", row["id"], "--json").splitlines()]
     assert [(p["part"], p["filename"], p["state"], p["why"], p["defects"]) for p in shown] == [
         ("0", None, "passed over", "container", ""),

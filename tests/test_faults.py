@@ -142,7 +142,7 @@ def test_a_load_thins_out_where_a_fault_takes_long():
     load = Load(free_port(), "r", 10, 200, random.Random(3))
     load.start()
     try:
-        assert wait_until(lambda: load.sent > 40, 30)
+        assert wait_until(lambda: load.sent > 40, 60)
         sent, began = load.sent, time.monotonic()
         time.sleep(1)
         assert load.sent - sent < 100 * (time.monotonic() - began)  # of 200 a second

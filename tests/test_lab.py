@@ -59,7 +59,7 @@ def test_a_server_that_is_never_ready_is_killed_and_reported(place):
 
 def test_a_process_runs_as_the_user_asked_for(place):
     with Process(["sh", "-c", "id -un; id -Gn; sleep 60"], place / "log", user="nobody") as process:
-        assert wait_until(lambda: process.tail() == "nobody\nnogroup", 10)
+        assert wait_until(lambda: process.tail() == "nobody\nnogroup", 60)
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -176,13 +176,13 @@ def test_postfix_keeps_its_queue_through_a_kill_and_tries_again_by_itself(place)
     with postfix:
         assert send(postfix.smtp_port, "buyer@shop.example", ["orders@lab.example"], MAIL).accepted
         pid = postfix._master.pid
-        assert wait_until(lambda: [mail["queue_name"] for mail in postfix.queue()] == ["active"], 30)
+        assert wait_until(lambda: [mail["queue_name"] for mail in postfix.queue()] == ["active"], 60)
         postfix.kill()
         assert not alive(pid) and not listening(postfix.smtp_port)
         postfix.configure(TO_CAT, CAT)
         postfix.start()
         postfix.wait_delivery("orders@lab.example", "sent")
-        assert wait_until(lambda: postfix.queue() == [], 30)
+        assert wait_until(lambda: postfix.queue() == [], 60)
     assert not listening(postfix.smtp_port)
 
 
@@ -368,7 +368,7 @@ def test_pipe_reads_the_end_of_a_command_as_our_table_says(contract, verdicts, w
 def test_what_the_command_printed_is_read_by_the_sender(contract, verdicts):
     contract.wait_delivery(verdicts["says-5.1.1-75"], BOUNCED)
     words = b"in its own words"
-    assert wait_until(lambda: any(words in b" ".join(mail.split()) for mail in contract.outbound()), 30)
+    assert wait_until(lambda: any(words in b" ".join(mail.split()) for mail in contract.outbound()), 60)
 
 
 def accept(contract, recipient, raw):
@@ -392,7 +392,7 @@ def queue_size(raw):
 def test_size_is_that_of_the_queue_file_and_not_of_standard_input(contract, service, body):
     """It counts lines as records, and leaves out the header fields that pipe(8) prepends."""
     queue_id = accept(contract, f"keep@{service}.example", MAIL + BODIES[body])
-    assert wait_until((contract.directory / "out" / f"{queue_id}.done").exists, 30)
+    assert wait_until((contract.directory / "out" / f"{queue_id}.done").exists, 60)
     raw, size = (
         (contract.directory / "out" / queue_id).read_bytes(),
         int((contract.directory / "out" / f"{queue_id}.done").read_text()),
@@ -405,7 +405,7 @@ def test_size_is_that_of_the_queue_file_and_not_of_standard_input(contract, serv
 @pytest.mark.parametrize("body", BODIES)
 def test_standard_input_ends_with_a_line_end_even_if_the_message_did_not(contract, body):
     queue_id = accept(contract, "keep@plain.example", MAIL + BODIES[body])
-    assert wait_until((contract.directory / "out" / f"{queue_id}.done").exists, 30)
+    assert wait_until((contract.directory / "out" / f"{queue_id}.done").exists, 60)
     assert (contract.directory / "out" / queue_id).read_bytes().endswith(b"\n")
 
 
@@ -416,9 +416,9 @@ def test_a_killed_pipe_shows_as_end_of_file_in_mid_line_another_parent_and_a_clo
         contract.directory / "out" / f"{queue_id}.parent",
         contract.directory / "out" / f"{queue_id}.orphan",
     )
-    assert wait_until(parent.exists, 30)
+    assert wait_until(parent.exists, 60)
     os.kill(int(parent.read_text()), 9)
-    assert wait_until(orphan.exists, 30)
+    assert wait_until(orphan.exists, 60)
     length, ends_with_lf, heard = orphan.read_text().split()
     assert 0 < int(length) < len(BIG) and (ends_with_lf, heard) == ("False", "False")
     contract.wait_delivery("orphan@plain.example", SENT)

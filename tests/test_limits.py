@@ -63,7 +63,7 @@ def test_a_session_that_is_paused_in_a_transaction_is_ended_and_its_locks_with_i
 
     with pytest.raises(RecordsUnavailable), paused.database.write(1) as connection:
         assert paused.messages.holds(attempt, connection)
-        assert wait_until(is_taken_over, 30, interval=0.1)
+        assert wait_until(is_taken_over, 60, interval=0.1)
         paused.messages.holds(attempt, connection)
     paused.database.close()
 

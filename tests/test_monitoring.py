@@ -284,10 +284,10 @@ def test_more_clients_than_it_has_threads_for_are_sent_away_and_the_others_answe
     port = free_port()
     with exporter(busy[0], f"127.0.0.1:{port}"):
         idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
-        assert wait_until(lambda: asked(port, b"GET /metrics HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 503 "), 10)
+        assert wait_until(lambda: asked(port, b"GET /metrics HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 503 "), 60)
         for client in idle:
             client.close()
-        assert wait_until(lambda: b" 200 OK" in asked(port, b"GET /metrics HTTP/1.0\r\n\r\n")[:20], 10)
+        assert wait_until(lambda: b" 200 OK" in asked(port, b"GET /metrics HTTP/1.0\r\n\r\n")[:20], 60)
 
 
 def test_a_unix_socket_is_for_its_user_and_group_and_a_killed_ones_is_replaced(busy):
@@ -295,7 +295,7 @@ def test_a_unix_socket_is_for_its_user_and_group_and_a_killed_ones_is_replaced(b
     path = deployment.sockets / "metrics.sock"
     for _ in range(2):
         with exporter(deployment, f"unix:{path}") as process:
-            assert wait_until(lambda: served(path), 10)
+            assert wait_until(lambda: served(path), 60)
             assert oct(path.stat().st_mode)[-3:] == "660"
             env = {"ORDERFLOW_METRICS": f"unix:{path}"}
             ended = run(deployment, env)

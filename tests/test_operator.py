@@ -199,7 +199,7 @@ def test_check_as_root_looks_with_the_eyes_of_who_delivers_and_leaves_nothing_of
 def test_check_finds_what_a_worker_leaves_undone_and_what_was_set_aside(quiet):
     quiet.write_settings({"ORDERFLOW_LEASE": "0.1", "ORDERFLOW_SWEEP_AFTER": "0.1"})
     quiet.deliver(ACME, mail(1))
-    assert wait_until(lambda: "does orderflow-worker run?" in check(quiet, "--no-postfix")["worker"][1], 20)
+    assert wait_until(lambda: "does orderflow-worker run?" in check(quiet, "--no-postfix")["worker"][1], 60)
 
 
 def test_what_root_runs_leaves_nothing_of_root_behind(quiet):
@@ -321,7 +321,7 @@ def test_a_worker_killed_in_mid_task_loses_nothing(place):
     deployment = with_handler(place, "once", lease="2")
     with deployment.worker as worker:
         deployment.deliver(ACME, order(1, attachments=3))
-        assert wait_until((deployment.state / "mark").exists, 30)
+        assert wait_until((deployment.state / "mark").exists, 60)
         worker.kill()
         worker.start()
         deployment.wait_finished(1, timeout=150)
@@ -335,7 +335,7 @@ def test_a_handler_that_hangs_is_ended_and_the_other_orders_go_on(place):
     deployment = with_handler(place, "by_name", lease="3")
     with deployment.worker:
         deployment.deliver(ACME, order(666, attachments=3))
-        assert wait_until((deployment.state / "mark").exists, 30)
+        assert wait_until((deployment.state / "mark").exists, 60)
         deployment.deliver(f"orders+beta@{DOMAIN}", order(1, attachments=1))
 
         def is_handed_over() -> bool:
@@ -352,7 +352,7 @@ def test_a_handler_that_never_comes_back_to_python_is_ended_with_its_lease_and_g
     deployment = with_handler(place, "deaf", lease="3")
     with deployment.worker, deployment.new_sweeper():
         deployment.deliver(ACME, order(666, attachments=3))
-        assert wait_until((deployment.state / "mark").exists, 30)
+        assert wait_until((deployment.state / "mark").exists, 60)
         deployment.deliver(f"orders+beta@{DOMAIN}", order(1, attachments=1))
         deployment.wait_finished(2, timeout=240)
     states = {

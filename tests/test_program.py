@@ -321,11 +321,11 @@ def test_a_writer_that_is_killed_in_the_middle_leaves_nothing(deployment):
     writer.stdin.write(mail(401))
     writer.stdin.close()
     arriving = deployment.state / "spool" / "tmp"
-    assert wait_until(lambda: any(path.stat().st_size > len(mail(401)) for path in arriving.iterdir()), 20)
+    assert wait_until(lambda: any(path.stat().st_size > len(mail(401)) for path in arriving.iterdir()), 60)
     writer.kill()
     writer.wait()
-    assert wait_until(lambda: not os.listdir(arriving), 20)
-    assert wait_until(lambda: deployment.log_records()[-1].get("outcome") == "TRUNCATED", 20)
+    assert wait_until(lambda: not os.listdir(arriving), 60)
+    assert wait_until(lambda: deployment.log_records()[-1].get("outcome") == "TRUNCATED", 60)
     assert not any("<order-401@" in str(row) for row in deployment.messages())
     assert verdict(deployment.deliver(ACME, mail(401, b"12 widgets\nand the rest\n"))) == means(Outcome.DELIVERED)
 

@@ -287,7 +287,7 @@ def test_messages_are_written_while_an_index_is_built(postgres):
         upgrade = pool.submit(schema.upgrade, database)
         waiting = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONC%%' AND wait_event_type = 'Lock'"
         with database.read(NO_TENANT) as connection:
-            assert wait_until(lambda: connection.exec_driver_sql(waiting).one_or_none() or upgrade.done(), 30)
+            assert wait_until(lambda: connection.exec_driver_sql(waiting).one_or_none() or upgrade.done(), 60)
         assert not upgrade.done()
         records = Records(str(database.engine.url))
         records.organizations.add("acme", "Acme")
@@ -1539,7 +1539,7 @@ def test_a_connection_that_is_silent_for_ever_is_unavailable_in_time_and_another
             inserted(records)
         assert time.monotonic() - began < 40
         wire.turn("pass")
-        assert wait_until(lambda: _serves(records), 30)
+        assert wait_until(lambda: _serves(records), 60)
         records.database.close()
 
 

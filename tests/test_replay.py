@@ -600,7 +600,7 @@ def test_an_operator_does_all_of_it_under_row_level_security(postgres, place):
     deployment.deliver(ACME, order(1))
     deployment.deliver(ACME, mail(1, b"other\n"))
     with deployment.worker:
-        assert wait_until(lambda: {row["status"] for row in deployment.messages()} == {"PARSED"}, 30, interval=0.5)
+        assert wait_until(lambda: {row["status"] for row in deployment.messages()} == {"PARSED"}, 60, interval=0.5)
         for command in ("message", "handover"):
             *_, end = rows(
                 deployment.replay(command, "--sender", "@shop.example", "--status", "parsed", "--yes", "--json")

@@ -189,7 +189,7 @@ def test_postfix_logs_no_password_of_a_map_whose_database_is_away(quiet, url):
     with quiet.postfix:
         (reply,) = smtp.send(quiet.postfix.smtp_port, "a@b.example", [f"orders+acme@{DOMAIN}"], order(1)).rcpt
         assert reply.code == 451
-        assert wait_until(lambda: "connect to pgsql server" in quiet.postfix.log(), 30), (
+        assert wait_until(lambda: "connect to pgsql server" in quiet.postfix.log(), 60), (
             "its log is written by a daemon"
         )
     log = quiet.postfix.log()

@@ -393,6 +393,6 @@ def test_status_counts_what_postfix_holds_back_and_has_a_dash_where_there_is_non
         for _ in range(2):
             assert send(postfix.smtp_port, "a@b.example", ["postmaster@far.example"], mail()).accepted
         told = wait_until(
-            lambda: status_of(quiet, "--postfix-config", str(postfix.config_directory))["deferred by Postfix"] == 2, 20
+            lambda: status_of(quiet, "--postfix-config", str(postfix.config_directory))["deferred by Postfix"] == 2, 60
         )
         assert told, postfix.queue()

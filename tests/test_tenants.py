@@ -722,7 +722,7 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     assert operating.records.conflicts.of_id(ended[3].message_id)[0].reason is Held.SENDER
     assert operating.records.organizations.change_settings("acme", {"document_types": "image/*"})
     working.queue.huey.flush()
-    assert wait_until(lambda: (1, id) in working.records.messages.due(datetime.now(UTC), 100), 10)
+    assert wait_until(lambda: (1, id) in working.records.messages.due(datetime.now(UTC), 100), 60)
     assert attempts.sweep(working) >= 1
     extraction.extract(1, id, working)
     assert {part.reason for part in working.records.documents.skipped(1, id)} >= {"not accepted"}

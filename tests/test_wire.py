@@ -175,7 +175,7 @@ def test_it_outlives_what_is_behind_it(wire, echo):
     echo.stop()
     assert not answers(wire)
     echo.start()
-    assert wait_until(lambda: answers(wire), 10)
+    assert wait_until(lambda: answers(wire), 60)
 
 
 def test_an_unknown_mode_is_refused(wire):
