@@ -13,6 +13,7 @@ from .header import decode_header, encode_header
 
 BEFORE_QUEUE = "before-queue"
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+POSTMASTERS = ("postmaster", "abuse")  # local parts of no organisation: RFC 5321 section 4.5.1, RFC 2142
 
 
 class BadEnvelope(ValueError):

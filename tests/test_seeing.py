@@ -358,6 +358,7 @@ def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place
         return told_of(quiet, address, *arguments)["outcome"].split(":")[0]
 
     assert outcome(f"orders+nope@{DOMAIN}") == outcome(f"orders@{DOMAIN}") == "UNKNOWN_ORG"
+    assert told_of(quiet, f"Postmaster@{DOMAIN}") == {"recipient": "no organisation's: Postfix's aliases take it"}
     assert outcome("orders+acme@elsewhere.example") == "MISCONFIGURED"
     assert outcome(ACME) == outcome(ACME, "--sender", "a@b.example", "--size", "1000") == "DELIVERED"
     assert outcome(ACME, "--size", "30000000") == "TOO_BIG"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
+from ..envelope import POSTMASTERS
 from ..outcomes import Outcome
 from ..records import recipients_path
 from ..settings import SYSTEM_FILE, BadSettings, Settings
@@ -97,7 +98,7 @@ def command() -> str:
 
 
 def _postmasters(settings: Settings) -> str:
-    names = [f"{name}@{domain}" for domain in settings.domains for name in ("postmaster", "abuse")]
+    names = [f"{name}@{domain}" for domain in settings.domains for name in POSTMASTERS]
     return "".join(f"    {{ {name} = root@localhost }}\n" for name in names)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from ..assembly import Parts
-from ..mime.fields import find_sender_header, iterate_fields, skip_leading_blanks, split_header
+from ..mime.fields import find_sender_header, read_header
 from ..mime.words import decode_text, storable
 from ..records import Conflict, Document, Event, InboundMessage, SkippedPart
 from ..status import EventKind
@@ -16,7 +16,7 @@ _SHOWN = (
     *("from", "sender", "reply-to", "to", "cc", "subject", "date", "message-id", "in-reply-to"),
     *("return-path", "delivered-to", "received", "authentication-results", "x-mailer", "user-agent"),
 )
-_HEADER_LIMIT, _MOST_FIELDS, _LONGEST = 1 << 20, 60, 500
+_MOST_FIELDS, _LONGEST = 60, 500
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def tell_held(held: Conflict, parts: Parts) -> Story:
     return Story(parts.records.organizations.slug(held.org_id), held, header, missing, events=events)
 
 
-def read_header(raw: bytes) -> list[tuple[str, str]]:
+def shown_header(raw: bytes) -> list[tuple[str, str]]:
     """Read the fields that tell who wrote a mail and which way it came, as they stand, those of servers first."""
     found: list[tuple[str, str]] = []
     # Where a server found no header, its own fields stand in front of the sender's.
-    for start in dict.fromkeys((skip_leading_blanks(raw), skip_leading_blanks(raw, find_sender_header(raw)))):
-        header_end, _ = split_header(raw, start)
-        for one in iterate_fields(raw[start : min(header_end, start + _HEADER_LIMIT)]):
+    for start in dict.fromkeys((0, find_sender_header(raw))):
+        header, _ = read_header(raw, start)
+        for one in header:
             if one.name in _SHOWN and len(found) < _MOST_FIELDS:
                 text = " ".join(decode_text(one.value[: 4 * _LONGEST]).split())
                 found.append((one.name.title(), storable(text)[:_LONGEST]))
@@ -72,7 +72,7 @@ def _header(mail: InboundMessage | Conflict, parts: Parts) -> tuple[list[tuple[s
     if mail.erased_at:
         return [], f"raw mail was erased at {mail.erased_at:%Y-%m-%d %H:%M}Z"
     try:
-        return read_header(parts.archive.read(mail.raw_key, mail.digest)), ""
+        return shown_header(parts.archive.read(mail.raw_key, mail.digest)), ""
     except ArchiveUnavailable as error:
         return [], str(error)
     except (ObjectMissing, ObjectDamaged) as error:

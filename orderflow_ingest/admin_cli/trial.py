@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..assembly import Parts
 from ..attachments import accept_types, read_parts
-from ..envelope import ForeignDomain, organization_slug
+from ..envelope import POSTMASTERS, ForeignDomain, organization_slug
 from ..keys import EMAIL
 from ..message import read_message
 from ..org_settings import BadOrgSettings
@@ -27,6 +27,9 @@ def try_mail(address: str, raw: bytes | None, sender: str | None, size: int | No
     except ForeignDomain:
         yield "recipient", "its domain is not in ORDERFLOW_DOMAIN"
         yield _ended(Outcome.MISCONFIGURED)
+        return
+    if address.partition("@")[0].lower() in POSTMASTERS:
+        yield "recipient", "no organisation's: Postfix's aliases take it"
         return
     org = parts.records.organizations.find(slug) if slug else None
     if org is None:

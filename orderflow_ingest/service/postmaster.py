@@ -11,11 +11,11 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from ..envelope import POSTMASTERS
 from ..logs import event
 from .smtp_words import path
 
 _TIME_LIMIT = 15.0  # seconds for each of six steps; Postfix waits smtpd_proxy_timeout, 100 s or more, for all
-_LOCAL_PARTS = ("postmaster", "abuse")
 _AT_A_TIME = 4
 
 NOBODY = "550 5.1.1 no such mailbox"
@@ -28,7 +28,7 @@ _AWAY = "451 4.4.1 the postmaster's mail system does not answer, try again later
 def is_postmaster(recipient: str, domains: tuple[str, ...]) -> bool:
     """Tell whether `recipient` is postmaster or abuse of one of our domains, or plain postmaster."""
     local, _, domain = recipient.partition("@")
-    return local.lower() in _LOCAL_PARTS and domain.lower() in (*domains, "")
+    return local.lower() in POSTMASTERS and domain.lower() in (*domains, "")
 
 
 class Relay:
