@@ -8,6 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,11 +25,12 @@ from werkzeug.security import generate_password_hash
 from orderflow_ingest import console
 from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts
-from orderflow_ingest.console import sessions
+from orderflow_ingest.console import device, sessions
 from orderflow_ingest.console.app import CSP, create_app
 from orderflow_ingest.console.preview import COLUMNS, ROWS, TEXT_LIMIT, Kind, picture_type, preview
 from orderflow_ingest.console.sending import SANDBOX, disposition
-from orderflow_ingest.console.users import BadUsers, User, Users
+from orderflow_ingest.console.throttle import LoginThrottle
+from orderflow_ingest.console.users import BadUsers, User, Users, hashed
 from orderflow_ingest.records import Filter, InboundMessage, Records, tables
 from orderflow_ingest.settings import BadSettings, load
 from orderflow_ingest.spool import Spool
@@ -87,9 +91,13 @@ def own(filled, place) -> SimpleNamespace:
     return opened(place)
 
 
-def login(client: FlaskClient, name: str, password: str = PASSWORD, where: str = "/login"):
+def login(client: FlaskClient, name: str, password: str = PASSWORD, where: str = "/login", **options):
     token = re.search(r'name="token" value="([^"]+)"', client.get("/login").text)[1]
-    return client.post(where, data={"token": token, "name": name, "password": password})
+    return client.post(where, data={"token": token, "name": name, "password": password}, **options)
+
+
+def guess(client: FlaskClient, name: str) -> int:
+    return login(client, name, "a wrong password").status_code
 
 
 def as_user(room: SimpleNamespace, name: str) -> FlaskClient:
@@ -175,23 +183,124 @@ def test_a_login_form_of_another_site_is_refused(room):
     assert client.post("/login", data={**form, "token": token}, headers=crossing).status_code == 403
 
 
-def test_passwords_are_guessed_five_times_and_no_more(own):
-    client = own.app.test_client()
-    assert [login(client, "anna", "wrong").status_code for _ in range(6)] == [403] * 5 + [429]
-    refused = login(client, "anna")
-    assert refused.status_code == 429 and 0 < int(refused.headers["Retry-After"]) <= 301
-    assert login(client, "looker").status_code == 303  # another name is not to suffer
+def test_a_strangers_guesses_make_the_stranger_wait_and_no_user(own):
+    stranger, anna = own.app.test_client(), as_user(own, "anna")
+    assert [guess(stranger, "anna") for _ in range(6)] == [403] * 5 + [429]
+    refused = login(stranger, "anna")
+    assert refused.status_code == 429 and 0 < int(refused.headers["Retry-After"]) <= 6
+    assert anna.get("/").status_code == 200  # who is logged in stays so
+    elsewhere = {"REMOTE_ADDR": "192.0.2.7"}
+    assert login(own.app.test_client(), "anna", environ_base=elsewhere).status_code == 303
+    assert login(stranger, "looker").status_code == 303  # another name at the same address
 
 
-def test_guesses_count_by_address_too_and_are_forgotten_when_the_password_was_known(monkeypatch):
-    guesses = sessions.Guesses()
-    assert [guesses.take(f"name-{n}", "192.0.2.1") > 0 for n in range(21)] == [False] * 20 + [True]
-    assert guesses.take("name-1", "192.0.2.2") == 0
+def test_a_browser_that_was_logged_in_before_logs_in_again_whatever_strangers_at_its_address_try(own):
+    anna, stranger = as_user(own, "anna"), own.app.test_client()
+    anna.post("/logout", data={"token": token_of(anna.get("/").text)})
+    assert anna.get("/").status_code == 303
+    assert [guess(stranger, "anna") for _ in range(6)][-1] == 429
+    assert login(anna, "anna").status_code == 303
+    anna.delete_cookie("orderflow_console")
+    assert [guess(anna, "anna") for _ in range(11)] == [403] * 10 + [429]  # it has a count of its own
+    other = as_user(own, "looker")
+    other.delete_cookie("orderflow_console")
+    assert login(other, "anna").status_code == 429  # a known browser of another user is a stranger's
+
+
+def test_the_cookie_of_a_known_browser_is_of_one_user_one_password_and_ninety_days(own, monkeypatch):
+    cookie = device.new_device("anna", "scrypt:hash")
+    assert device.known_device(cookie, "anna", "scrypt:hash")
+    for name, known in (("ben", "scrypt:hash"), ("anna", "scrypt:other"), ("anna", None), ("anna", "")):
+        assert device.known_device(cookie, name, known) == ""
+    for forged in ("", ".", "..", "x" * 9000, cookie[:-1], "9" * 190 + ".x.y", "\udcff.\udcff." + cookie):
+        assert device.known_device(forged, "anna", "scrypt:hash") == ""
+    now = time.time()
+    monkeypatch.setattr(device.time, "time", lambda: now + device.DEVICE_AGE + 1)
+    assert device.known_device(cookie, "anna", "scrypt:hash") == ""
+
+
+def test_each_wrong_password_beyond_the_free_ones_makes_the_next_wait_twice_as_long():
+    now = [1000.0]
+    throttle = LoginThrottle(clock=lambda: now[0])
+    waits = []
+    assert [throttle.take("anna", "192.0.2.1", "") for _ in range(4)] == [0] * 4
     for _ in range(9):
-        assert guesses.take("anna", "192.0.2.3") == 0
-        guesses.forget("anna", "192.0.2.3")
-    monkeypatch.setattr(sessions, "_WINDOW", -1.0)
-    assert guesses.take("name-22", "192.0.2.1") == 0
+        assert throttle.take("anna", "192.0.2.1", "") == 0
+        waits.append(throttle.take("anna", "192.0.2.1", ""))  # refused, hence not counted
+        assert throttle.take("anna", "192.0.2.1", "") == waits[-1]
+        now[0] += waits[-1]
+    assert waits == [6, 11, 21, 41, 81, 161, 301, 301, 301]
+    now[0] += 3601
+    assert [throttle.take("anna", "192.0.2.1", "") for _ in range(6)] == [0, 0, 0, 0, 0, 6]
+
+
+@pytest.mark.parametrize(
+    ("tries", "free"),
+    [
+        (lambda n: (f"name-{n}", "192.0.2.1"), 20),
+        (lambda n: (f"name-{n}", f"2001:db8::{n:x}"), 20),  # one network
+        (lambda n: ("anna", f"192.0.2.{n}"), 100),
+        (lambda n: ("anna", f"2001:db8:0:{n:x}::1"), 100),
+        (lambda n: ("anna", "192.0.2.1"), 5),
+        (lambda n: ("anna", f"no address {n}"), 5),
+    ],
+)
+def test_neither_many_names_nor_many_addresses_are_a_way_round(tries, free):
+    throttle = LoginThrottle(clock=lambda: 1000.0)
+    assert [throttle.take(*tries(n), "") > 0 for n in range(free + 1)] == [False] * free + [True]
+    assert throttle.take("anna", "192.0.2.1", "known") == 0
+
+
+def test_the_tries_of_one_who_knew_the_password_are_forgotten():
+    throttle = LoginThrottle(clock=lambda: 1000.0)
+    for _ in range(50):
+        assert throttle.take("anna", "192.0.2.3", "") == 0
+        throttle.forget("anna", "192.0.2.3", "")
+
+
+def test_passwords_in_check_leave_threads_for_pages_and_places_for_known_browsers(own):
+    """While three strangers are in a check a fourth hears 503 at once; a known browser has a place, pages load."""
+    known = as_user(own, "anna")
+    began, go_on = threading.Semaphore(0), threading.Event()
+
+    class Slow(Users):
+        def check(self, name: str, password: str) -> User | None:
+            if name != "anna":
+                began.release()
+                assert go_on.wait(60)
+            return super().check(name, password)
+
+    slow = SimpleNamespace(app=create_app(own.parts, Slow(own.users._path)))
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(guess, slow.app.test_client(), f"stranger-{n}") for n in range(3)]
+        for _ in waiting:
+            assert began.acquire(timeout=60)
+        refused = login(slow.app.test_client(), "looker")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert "Wait a moment" in refused.text
+        fresh = slow.app.test_client()
+        assert fresh.get("/login").status_code == 200
+        cookie = known.get_cookie("orderflow_console_device", path="/login")
+        fresh.set_cookie(cookie.key, cookie.value, path="/login")
+        assert login(fresh, "anna").status_code == 303
+        go_on.set()
+        assert [one.result() for one in waiting] == [403] * 3
+    assert login(slow.app.test_client(), "looker").status_code == 303, "a refused one was not counted"
+
+
+def test_a_name_that_nobody_has_takes_as_much_work_as_a_wrong_password(place):
+    """By counted CPU time of this thread: scrypt runs for both, and nothing else counts beside it."""
+    users = Users(place / "users.json")
+    with users.changed() as table:
+        table["anna"] = User("anna", hashed(PASSWORD), None, True)
+        table["robot"] = User("robot", None, None, False)
+    took = {}
+    for name in ("anna", "nobody", "robot") * 3:
+        before = time.thread_time()
+        assert users.check(name, "wrong password") is None
+        took.setdefault(name, []).append(time.thread_time() - before)
+    quickest = {name: min(times) for name, times in took.items()}
+    assert max(quickest.values()) < 1.5 * min(quickest.values()), quickest
 
 
 def test_logging_out_ends_the_session_and_not_just_the_cookie(room):

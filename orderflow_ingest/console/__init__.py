@@ -22,7 +22,6 @@ from .. import __version__, logs
 from ..terminal import json_option, opened, print_rows, program, settings_option
 
 _LEAST = 12  # characters of a password
-_THREADS = 8
 _PATIENCE = 30.0  # seconds, where a delivery has ORDERFLOW_DEADLINE: half of it is for one backend
 
 
@@ -170,19 +169,10 @@ def _asked() -> str:
 
 
 def _listen(app: Any, address: str) -> None:
-    import waitress
+    from .http_server import serve
 
-    place = (
-        {"unix_socket": address.removeprefix("unix:"), "unix_socket_perms": "660"}
-        if address.startswith("unix:")
-        else {"listen": address}
-    )
-    # Whoever can reach us is on this host: the proxy's word on client and scheme is taken.
-    proxy = {"trusted_proxy": "*", "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto"}}
-    # What is sent to us are forms of a few fields.
-    bounds = {"threads": _THREADS, "max_request_body_size": 1 << 16, "max_request_header_size": 1 << 15}
     try:
-        waitress.serve(app, ident="", clear_untrusted_proxy_headers=True, _quiet=True, **place, **proxy, **bounds)
+        serve(app, address)
     except OSError as error:
         raise click.ClickException(f"cannot listen at {address}: {error.strerror}") from None
 

@@ -20,10 +20,13 @@ from werkzeug.wrappers import Response
 
 from .. import logs
 from ..settings import Settings
-from .sessions import Guesses, Sessions
+from .device import DEVICE_AGE, known_device, new_device
+from .sessions import Sessions
+from .throttle import LoginThrottle, TooManyLogins
 from .users import User, Users, is_name
 
 COOKIE, LOGIN_COOKIE = "orderflow_console", "orderflow_console_login"
+DEVICE_COOKIE = "orderflow_console_device"
 _OPEN = ("static", "gate.login", "gate.logged_out")
 
 
@@ -32,7 +35,7 @@ class Gate:
 
     def __init__(self, users: Users, settings: Settings):
         self._users, self._header = users, settings.console_proxy_header
-        self._sessions, self._guesses = Sessions(settings.console_timeout), Guesses()
+        self._sessions, self._throttle = Sessions(settings.console_timeout), LoginThrottle()
         self._secret = secrets.token_bytes(32)
 
     def install(self, app: Flask) -> None:
@@ -86,14 +89,20 @@ class Gate:
         if request.method == "GET":
             return _form()
         _need_token(request.cookies.get(LOGIN_COOKIE, ""))
-        name, address = request.form.get("name", "")[:64], request.remote_addr or ""
-        if wait := self._guesses.take(name, address):
-            return _form(wait=wait)
-        user = self._users.check(name, request.form.get("password", "")[:1000])
+        name, address = request.form.get("name", "")[:64], (request.remote_addr or "")[:64]
+        user = self._users.find(name)
+        device = known_device(request.cookies.get(DEVICE_COOKIE, ""), name, user.password if user else None)
+        try:
+            with self._throttle.place(device):
+                if wait := self._throttle.take(name, address, device):
+                    return _form(429, wait)
+                user = self._users.check(name, request.form.get("password", "")[:1000])
+        except TooManyLogins:
+            return _form(503, 1)
         if user is None:
             logs.event("login", "Login refused.", logs.WARNING, client=address)
-            return _form(is_wrong=True)
-        self._guesses.forget(name, address)
+            return _form(403)
+        self._throttle.forget(name, address, device)
         return self._let_in(user)
 
     def _let_in(self, user: User) -> Response:
@@ -101,6 +110,10 @@ class Gate:
         self._sessions.end(request.cookies.get(COOKIE, ""))
         response = redirect(_local(request.args.get("next", "")), 303)
         _set_cookie(response, COOKIE, self._sessions.begin(user))
+        if user.password:
+            _set_cookie(
+                response, DEVICE_COOKIE, new_device(user.name, user.password), url_for("gate.login"), DEVICE_AGE
+            )
         response.delete_cookie(LOGIN_COOKIE)
         return response
 
@@ -121,11 +134,10 @@ def _given() -> Iterator[str]:
             yield value
 
 
-def _form(is_wrong: bool = False, wait: int = 0) -> Response:
-    """Give the login form, with a token in it and in a cookie."""
+def _form(status: int = 200, wait: int = 0) -> Response:
+    """Return the login form, with a token in it and in a cookie; `wait` seconds are told to who comes too often."""
     token = secrets.token_urlsafe(32)
-    page = render_template("login.html", token=token, is_wrong=is_wrong, wait=wait)
-    response = make_response(page, 429 if wait else 403 if is_wrong else 200)
+    response = make_response(render_template("login.html", token=token, status=status, wait=wait), status)
     if wait:
         response.headers["Retry-After"] = str(wait)
     _set_cookie(response, LOGIN_COOKIE, token)
@@ -144,8 +156,9 @@ def _need_token(known: str) -> None:
         abort(400)
 
 
-def _set_cookie(response: Response, name: str, value: str) -> None:
-    response.set_cookie(name, value, httponly=True, samesite="Strict", secure=request.is_secure, path="/")
+def _set_cookie(response: Response, name: str, value: str, path: str = "/", age: int | None = None) -> None:
+    is_secure = request.is_secure
+    response.set_cookie(name, value, max_age=age, httponly=True, samesite="Strict", secure=is_secure, path=path)
 
 
 def _local(path: str) -> str:

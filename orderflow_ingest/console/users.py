@@ -26,7 +26,7 @@ from ..durable import sync_directory
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _TOO_OPEN = 0o027
-# Each takes 32 MB and a tenth of a second: who guesses shall not take all.
+# Each takes 32 MB and a tenth of a second; how many may wait for one says `throttle`.
 _CHECKS = threading.BoundedSemaphore(2)
 
 

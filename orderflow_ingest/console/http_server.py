@@ -1,0 +1,154 @@
+"""The console's HTTP server: waitress, with bounds on connections that bring no request.
+
+    accepted    waits for a request, for REQUEST_TIME seconds from the connection, or from the last answer, on
+    received    the whole request is here; only now a thread works on it
+    answered    waits for the next request, or is closed
+
+Guarantees: a connection is closed when its request does not come in time, however steadily its bytes drip. The server
+never stops to accept: beyond `most_connections` the connection that has waited longest for its request is closed for
+each new one, so that clients that send nothing cannot keep others out. Only a request that was received takes a thread.
+A request whose length can be read in two ways is refused with 400, and its connection is closed (RFC 9112, sections 6.1
+to 6.3 and 11.2): one with Transfer-Encoding, which no browser and no proxy that buffers sends; one with two values of
+Content-Length.
+
+It overrides `maintenance`, `handle_accept`, `service` and `parse_header` of waitress, which its source alone documents;
+tests of the running program hold each of them.
+"""
+
+import re
+import resource
+import time
+from typing import Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.server import TcpWSGIServer, UnixWSGIServer
+from waitress.task import ThreadedTaskDispatcher
+
+THREADS = 8
+REQUEST_TIME = 20.0  # seconds
+_MOST = 512  # connections
+_FILES = 256  # that may be open beside connections: of the database, the queue, the archive
+_DIGITS = 12  # of a Content-Length
+_CODED = re.compile(rb"^transfer-encoding:", re.IGNORECASE | re.MULTILINE)
+_OPTIONS = {
+    "threads": THREADS,
+    "ident": "",
+    # What is sent to us are forms of a few fields.
+    "max_request_body_size": 1 << 16,
+    "max_request_header_size": 1 << 15,
+    "channel_timeout": 60,  # seconds for a client to take a part of its answer
+    "cleanup_interval": 1,
+    # Whoever can reach us is on this host: the proxy's word on client and scheme is taken.
+    "trusted_proxy": "*",
+    "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto"},
+    "clear_untrusted_proxy_headers": True,
+}
+
+
+class _Parser(HTTPRequestParser):  # type: ignore[misc]
+    """Reads a request; one whose length is not certain is refused."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the header. Raise ParsingError, which is answered with 400 and the end of the connection."""
+        try:
+            super().parse_header(header_plus)
+        except ParsingError:
+            raise
+        except ValueError:  # a target or a number that Python's own functions refuse
+            raise ParsingError("The request cannot be read") from None
+        if _CODED.search(header_plus):  # of HTTP/1.1 the library has taken the field out
+            raise ParsingError("Transfer-Encoding is not taken: send Content-Length")
+        if len(self.headers.get("CONTENT_LENGTH", "")) > _DIGITS:
+            raise ParsingError("Content-Length is invalid")
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection that knows for how long a request has been waited for."""
+
+    parser_class = _Parser
+
+    def __init__(self, *arguments: Any, **options: Any):
+        self.waits_since = time.monotonic()
+        super().__init__(*arguments, **options)
+
+    def service(self) -> None:
+        """Answer one request; from its end on the next one is waited for."""
+        super().service()
+        self.waits_since = time.monotonic()
+
+    @property
+    def is_working(self) -> bool:
+        """Tell whether a request is being answered, or waits for a thread."""
+        return bool(self.requests)
+
+    @property
+    def is_sending(self) -> bool:
+        """Tell whether the client has not taken all of its answer."""
+        return bool(self.total_outbufs_len)
+
+
+class _Bounded:
+    """Bounds the connections of a server, and the time of those that wait."""
+
+    channel_class = _Channel
+    active_channels: dict[int, _Channel]
+
+    def handle_accept(self) -> None:
+        """Accept a connection; beyond the bound another one is closed for it."""
+        super().handle_accept()  # type: ignore[misc]
+        if len(self.active_channels) > most_connections():
+            waiting = [channel for channel in self.active_channels.values() if not channel.is_working]
+            # What takes an answer goes last. The new connection is one of them, so that none is left only by a race.
+            if waiting:
+                min(waiting, key=lambda channel: (channel.is_sending, channel.waits_since)).handle_close()
+
+    def maintenance(self, now: float) -> None:
+        """Close what has waited too long; the library's own asks for the last byte alone."""
+        super().maintenance(now)  # type: ignore[misc]
+        for channel in list(self.active_channels.values()):
+            is_late = time.monotonic() - channel.waits_since > REQUEST_TIME
+            if is_late and not channel.is_working and not channel.is_sending:
+                channel.will_close = True
+
+
+class _Tcp(_Bounded, TcpWSGIServer):  # type: ignore[misc]
+    pass
+
+
+class _Unix(_Bounded, UnixWSGIServer):  # type: ignore[misc]
+    pass
+
+
+def serve(app: Any, address: str) -> None:
+    """Answer at host:port or unix:/path until SystemExit. Raise OSError where nothing can listen there."""
+    is_unix = address.startswith("unix:")
+    place: dict[str, Any] = {"listen": address}
+    if is_unix:
+        place = {"unix_socket": address.removeprefix("unix:"), "unix_socket_perms": "660"}
+    # Our own bound comes first: at this one the library would stop to accept.
+    chosen = Adjustments(connection_limit=4 * _MOST, **_OPTIONS, **place)
+    connections: dict[int, Any] = {}
+    threads = ThreadedTaskDispatcher()
+    threads.set_thread_count(chosen.threads)
+    common = {"map": connections, "dispatcher": threads, "adj": chosen}
+    if is_unix:
+        _Unix(app, **common)
+    else:
+        for sockinfo in chosen.listen:  # localhost is two addresses
+            _Tcp(app, sockinfo=sockinfo, **common)
+    try:
+        # poll(2): select(2) knows no file beyond the 1024th.
+        wasyncore.loop(timeout=chosen.asyncore_loop_timeout, map=connections, use_poll=True)
+    finally:
+        threads.shutdown()
+
+
+def most_connections() -> int:
+    """Return how many connections may be open at a time: what the limit of open files leaves, and no more than 512."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST
+    return max(16, min(_MOST, soft - _FILES))
