@@ -10,8 +10,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orderflow_ingest import admin_cli, metrics, metrics_cli, replay_cli
 from orderflow_ingest.metrics_cli import gauges
+from orderflow_ingest.metrics_cli.server import Exporter
 from orderflow_ingest.settings import BadSettings, load
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS, Deployment
 from tests.lab.process import Process, free_port, listening, scratch, wait_until
@@ -280,14 +283,43 @@ def test_prometheus_is_answered_and_whoever_asks_wrongly_is_told_so(busy):
         assert asked(port, b"HEAD /metrics HTTP/1.0\r\n\r\n").endswith(b"\r\n\r\n")
 
 
-def test_more_clients_than_it_has_threads_for_are_sent_away_and_the_others_answered(busy):
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.0\r\nX: "], ids=["nothing", "half a header"])
+def test_clients_that_hang_keep_nobody_out(busy, sent):
     port = free_port()
     with exporter(busy[0], f"127.0.0.1:{port}"):
-        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
-        assert wait_until(lambda: asked(port, b"GET /metrics HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 503 "), 60)
+        idle = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(100)]
+        for client in idle:
+            with suppress(OSError):  # closed for one that came later
+                client.sendall(sent)
+        for _ in range(5):
+            assert b" 200 OK" in asked(port, b"GET /metrics HTTP/1.0\r\n\r\n")[:20]
         for client in idle:
             client.close()
-        assert wait_until(lambda: b" 200 OK" in asked(port, b"GET /metrics HTTP/1.0\r\n\r\n")[:20], 60)
+
+
+def test_what_more_clients_ask_than_are_answered_at_a_time_is_refused_and_the_others_answered():
+    began, go_on = threading.Semaphore(0), threading.Event()
+
+    class SlowPage:
+        def collect(self):
+            began.release()
+            assert go_on.wait(60)
+            return []
+
+    port = free_port()
+    slow = Exporter(f"127.0.0.1:{port}", SlowPage())
+    threading.Thread(target=slow.serve_forever, daemon=True).start()
+    request = b"GET /metrics HTTP/1.0\r\n\r\n"
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(asked, port, request) for _ in range(8)]
+        for _ in answers:
+            assert began.acquire(timeout=60)
+        assert asked(port, request).startswith(b"HTTP/1.0 503 ")
+        go_on.set()
+        assert all(b" 200 OK" in answer.result()[:20] for answer in answers)
+    assert b" 200 OK" in asked(port, request)[:20]
+    slow.shutdown()
+    slow.server_close()
 
 
 def test_a_unix_socket_is_for_its_user_and_group_and_a_killed_ones_is_replaced(busy):

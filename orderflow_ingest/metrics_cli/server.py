@@ -1,7 +1,8 @@
 """The exporter: GET /metrics over HTTP, at a TCP address or a unix socket.
 
-At most MOST clients are answered at a time, each in a thread, and each has IDLE seconds for its next byte; who comes
-when all are busy hears 503. A page costs what it costs once: `Page` keeps what it has measured.
+At most MOST requests are answered at a time, the next hears 503. A connection waits for its request in a thread, IDLE
+seconds for each next byte; beyond CLIENTS the one that has waited longest is closed for a new one, so that clients that
+send nothing keep Prometheus out never. A page costs what it costs once: `Page` keeps what it has measured.
 """
 
 import os
@@ -9,6 +10,7 @@ import socket
 import stat
 import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
@@ -21,8 +23,8 @@ from ..logs import ERROR, event, place
 from .page import Page
 
 MOST = 8
+CLIENTS = 32
 IDLE = 10.0  # seconds
-_BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class AddressTaken(Exception):
@@ -38,7 +40,9 @@ class Exporter(ThreadingMixIn, HTTPServer):
 
     def __init__(self, address: str, page: Page):
         self.page = page
-        self._free = threading.BoundedSemaphore(MOST)
+        self.free = threading.BoundedSemaphore(MOST)
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Any] = {}  # connections without a request, by id, the longest waiting first
         self._path = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
         if self._path:
             self.address_family = socket.AF_UNIX
@@ -60,28 +64,30 @@ class Exporter(ThreadingMixIn, HTTPServer):
         self.server_name, self.server_port = "", 0
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, or say at once that there is none left."""
-        if self._free.acquire(blocking=False):
-            try:
-                super().process_request(request, client_address)
-            except BaseException:  # no thread could be started
-                self._free.release()
-                raise
-            return
+        """Wait for a request in a thread; one connection that waits too is closed where there are too many."""
+        with self._lock:
+            if len(self._waiting) >= CLIENTS:
+                with suppress(OSError):  # gone already; its thread ends in any case
+                    self._waiting.pop(next(iter(self._waiting))).shutdown(socket.SHUT_RDWR)
+            self._waiting[id(request)] = request
         try:
-            request.settimeout(0.1)
-            request.sendall(_BUSY)
-        except OSError:  # gone already: nobody is left to tell
-            pass
-        finally:
-            self.shutdown_request(request)
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self.received(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and be free for the next one."""
+        """Answer, whatever becomes of it."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self.received(request)
+
+    def received(self, request: Any) -> None:
+        """Note that a connection waits no more; safe to repeat."""
+        with self._lock:
+            if self._waiting.get(id(request)) is request:
+                del self._waiting[id(request)]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what is not just a client that left."""
@@ -100,6 +106,16 @@ class _Handler(BaseHTTPRequestHandler):
         if urlsplit(self.path).path != "/metrics":
             self.send_error(404, "the metrics are at /metrics")
             return
+        self.server.received(self.connection)
+        if not self.server.free.acquire(blocking=False):
+            self.send_error(503, "too many ask at a time")
+            return
+        try:
+            self._answer()
+        finally:
+            self.server.free.release()
+
+    def _answer(self) -> None:
         encode, content_type = choose_encoder(self.headers.get("Accept") or "")
         try:
             text = encode(self.server.page)
