@@ -3,22 +3,32 @@
 The file is `--settings F`, else $ORDERFLOW_SETTINGS, else /etc/orderflow/ingest.env if it exists; the
 form is that of systemd's EnvironmentFile, so that units and programs read the same one. With no
 settings at all everything lives under one state directory: SQLite database and queue, archive as
-files, spool. An unknown ORDERFLOW_ key or a bad value is refused with the key's name and never with
-its value, which may be a secret.
+files, spool.
 
-pipe(8) starts programs with an almost empty environment, so the AWS_ keys of the file are put into
-this process's environment, where the AWS SDK looks for them.
+An unknown ORDERFLOW_ key or a bad value stops every program: orderflow-deliver answers 75, so that
+Postfix keeps the mail, and nothing bounces. To pass over a misspelt key would be worse: a deployment
+would believe every From, or write elsewhere, and nobody would know. The error names file, line and key,
+and the known key that is nearest; never a value, which may be a secret.
+
+Keys that begin with ORDERFLOW_HANDLER_ are the document handler's own, and any such key is taken. They,
+and the AWS_ keys, are put from the file into this process's environment, where the handler and the AWS
+SDK look for them: pipe(8) starts programs with an almost empty environment. What is there already stays.
 """
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 SYSTEM_FILE = "/etc/orderflow/ingest.env"
+HANDLER_PREFIX = "ORDERFLOW_HANDLER_"
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PREFIX = "ORDERFLOW_"
+# Of difflib's ratio: for a key that is meant to be ours, and for one that may be another program's.
+_LIKE, _VERY_LIKE = 0.6, 0.8
 
 
 class BadSettings(Exception):
@@ -62,6 +72,12 @@ class Settings:
     console_users: Path
     console_proxy_header: str
     console_timeout: float
+
+    @property
+    def source(self) -> str:
+        """Return which settings file is in force, for people: an error can come of the wrong one."""
+        none = f"none (no --settings, no $ORDERFLOW_SETTINGS, no {SYSTEM_FILE}), the defaults are in force"
+        return str(self.file) if self.file else none
 
     @property
     def spool_dir(self) -> Path:
@@ -312,49 +328,93 @@ _NAMES = frozenset(key.name for key in KEYS)
 
 
 def load(file: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings. Raises BadSettings."""
+    """Read the settings. Raise BadSettings."""
     environment = os.environ if environ is None else environ
     path = file or environment.get("ORDERFLOW_SETTINGS") or (SYSTEM_FILE if os.path.exists(SYSTEM_FILE) else None)
-    values = read_file(path) if path else {}
+    given = {name: (value, f"settings file {path}, line {line}") for name, value, line in _lines(path)} if path else {}
     if environ is None:
-        for name, value in values.items():
-            if name.startswith("AWS_"):
+        for name, (value, _) in given.items():
+            if name.startswith(("AWS_", HANDLER_PREFIX)):
                 os.environ.setdefault(name, value)
-    values |= {n: v for n, v in environment.items() if n in _NAMES or n.startswith("ORDERFLOW_")}
-    values.pop("ORDERFLOW_SETTINGS", None)
-    return _settings(values, path)
+    for name, value in environment.items():
+        if name in _NAMES or name.startswith(_PREFIX):
+            given[name] = value, "environment"
+    given.pop("ORDERFLOW_SETTINGS", None)
+    return _settings(given, path)
 
 
 def read_file(path: str) -> dict[str, str]:
-    """Read KEY=value lines; # and ; begin a comment line, quotes around a value are taken off."""
+    """Read KEY=value lines; # and ; begin a comment line, quotes around a value are taken off. Raise BadSettings."""
+    return {name: value for name, value, _ in _lines(path)}
+
+
+def doubtful_lines(path: str) -> Iterator[str]:
+    """Say which lines of a settings file may not mean what they say. Raise BadSettings.
+
+    A key that is no program's of ours is passed over, since the file may hold what others read; but `DATABSE_URL`
+    leaves the embedded database in force.
+    """
+    lines: dict[str, int] = {}
+    for name, _, number in _lines(path):
+        if name in lines:
+            yield f"line {number}: {name} stands in line {lines[name]} too, and the last one counts"
+        elif (
+            name not in _NAMES
+            and not name.startswith((_PREFIX, "AWS_"))
+            and (meant := _nearest(name.upper(), _NAMES, _VERY_LIKE))
+        ):
+            yield f"line {number}: {name} is no key of these programs: is {meant} meant?"
+        lines[name] = number
+
+
+def _lines(path: str) -> list[tuple[str, str, int]]:
+    """Read a file's keys, values and line numbers."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSettings(f"settings file {path} cannot be read: {type(error).__name__}") from error
-    values = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    except (OSError, ValueError) as error:  # also a path that is none, and bytes that are no UTF-8
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise BadSettings(f"settings file {path} cannot be read: {why}") from error
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
         if not line or line[0] in "#;":
             continue
         name, equals, value = line.partition("=")
         name, value = name.strip(), value.strip()
-        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        if not equals or not _KEY.fullmatch(name) or "\0" in value:
             raise BadSettings(f"settings file {path}, line {number}: not of the form KEY=value")
         if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
             value = value[1:-1]
-        values[name] = value
-    return values
+        found.append((name, value, number))
+    return found
 
 
-def _settings(values: dict[str, str], path: str | None) -> Settings:
-    unknown = sorted(name for name in values if name.startswith("ORDERFLOW_") and name not in _NAMES)
+def _settings(given: dict[str, tuple[str, str]], path: str | None) -> Settings:
+    unknown = [
+        f"{place}: unknown key {name}{_meant(name)}"
+        for name, (_, place) in sorted(given.items())
+        if name.startswith(_PREFIX) and name not in _NAMES and not name.startswith(HANDLER_PREFIX)
+    ]
     if unknown:
-        raise BadSettings(f"unknown settings key {', '.join(unknown)}")
+        raise BadSettings(f"{'; '.join(unknown)}; keys of your document handler begin with {HANDLER_PREFIX}")
     found: dict[str, Any] = {}
     for key in KEYS:
         default = key.default if isinstance(key.default, str) else key.default(found)
+        value, place = given.get(key.name, ("", "default"))
         try:
-            found[key.field] = key.read(values.get(key.name) or default)
+            found[key.field] = key.read(value or default)
         except ValueError:
-            raise BadSettings(f"{key.name} must be {key.expected}") from None
+            raise BadSettings(f"{place}: {key.name} must be {key.expected}") from None
     return Settings(file=Path(path).absolute() if path else None, **found)
+
+
+def _meant(name: str) -> str:
+    known = {key.name.removeprefix(_PREFIX): key.name for key in KEYS}
+    meant = _nearest(name.removeprefix(_PREFIX), known, _LIKE)
+    return f", {known[meant]} is meant?" if meant else ""
+
+
+def _nearest(name: str, names: Iterable[str], least: float) -> str:
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, names, n=1, cutoff=least)), "")

@@ -59,7 +59,7 @@ def test_organisations_are_added_listed_disabled_and_published_to_postfix(quiet)
         (("org", "add", "Not/A/Slug"), "Error: a slug is of a-z, 0-9 and inner hyphens, at most 63 characters"),
         (("org", "disable", "nope"), "Error: no organisation is named nope"),
         (("status", "--org", "nope"), "Error: no organisation is named nope"),
-        (("init", "--settings", "/no/file"), "error: settings file /no/file cannot be read: FileNotFoundError"),
+        (("init", "--settings", "/no/file"), "error: settings file /no/file cannot be read: No such file or directory"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(quiet, arguments, said):

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from orderflow_ingest.settings import KEYS, BadSettings, load, read_file
+from orderflow_ingest.settings import KEYS, BadSettings, doubtful_lines, load, read_file
 
 SECRET = "not-for-any-log"
 
@@ -160,14 +162,92 @@ def test_a_bad_value_is_refused_with_the_keys_name_and_never_its_value(name, tex
     with pytest.raises(BadSettings) as refused:
         loaded(**{name: text})
     key = next(key for key in KEYS if key.name == name)
-    assert str(refused.value) == f"{name} must be {key.expected}"
+    assert str(refused.value) == f"environment: {name} must be {key.expected}"
     assert refused.value.__cause__ is None and refused.value.__suppress_context__
 
 
-def test_an_unknown_key_of_ours_is_refused_by_name():
+def test_an_unknown_key_of_ours_is_refused_by_name_with_the_one_that_is_meant():
     with pytest.raises(BadSettings) as refused:
-        loaded(ORDERFLOW_DEADLNE=SECRET, ORDERFLOW_A=SECRET, PATH="/bin")
-    assert str(refused.value) == "unknown settings key ORDERFLOW_A, ORDERFLOW_DEADLNE"
+        loaded(ORDERFLOW_DEADLNE=SECRET, ORDERFLOW_X9=SECRET, PATH="/bin")
+    assert str(refused.value) == (
+        "environment: unknown key ORDERFLOW_DEADLNE, ORDERFLOW_DEADLINE is meant?; "
+        "environment: unknown key ORDERFLOW_X9; keys of your document handler begin with ORDERFLOW_HANDLER_"
+    )
+
+
+@pytest.mark.parametrize("key", [key.name for key in KEYS if key.name.startswith("ORDERFLOW_")])
+def test_for_every_key_a_slip_is_answered_with_the_key(key):
+    for slip in (key[:-1], key[:-2] + key[-1] + key[-2], key + "S"):
+        if slip.startswith("ORDERFLOW_") and slip not in {known.name for known in KEYS}:
+            with pytest.raises(BadSettings, match=f"unknown key {slip}, {key} is meant"):
+                loaded(**{slip: SECRET})
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_a_long_value_is_read_in_a_time_that_grows_as_its_length(key):
+    """By counted CPU time of this thread: twice the length is not four times the work."""
+
+    def took(text: str) -> float:
+        before = time.thread_time()
+        with suppress(ValueError):
+            key.read(text)
+        return time.thread_time() - before
+
+    for begin in ("", "postgresql://", "postgresql://u:", "sqlite:////", "s3://abc/", "http://", "unix:/"):
+        for run in ("a", "1", ".", "%41", ":", "/", " ", "a.", "[", "a@", "x,", "=&"):
+            once, twice = (min(took(f"{begin}{run * n}!") for _ in range(2)) for n in (20_000, 40_000))
+            assert once < 0.01 or twice < 3 * once, (begin, run)
+
+
+def test_a_key_without_the_prefix_is_found_behind_it():
+    with pytest.raises(BadSettings, match="unknown key ORDERFLOW_DATABASE_URL, DATABASE_URL is meant"):
+        loaded(ORDERFLOW_DATABASE_URL=SECRET)
+
+
+def test_what_is_wrong_in_the_file_is_told_by_its_line(place):
+    file = written(place, f"# ours\n\nORDERFLOW_LEASE={SECRET}\n".encode())
+    with pytest.raises(BadSettings) as refused:
+        load(file, {})
+    assert str(refused.value) == f"settings file {file}, line 3: ORDERFLOW_LEASE must be a number of seconds"
+    file = written(place, f"ORDERFLOW_LEASE=5\nORDERFLOW_DOMAINS={SECRET}\n".encode())
+    with pytest.raises(
+        BadSettings, match=f"settings file {file}, line 2: unknown key ORDERFLOW_DOMAINS, ORDERFLOW_DOM"
+    ):
+        load(file, {})
+    with pytest.raises(BadSettings, match="environment: ORDERFLOW_LEASE must be a number of seconds"):
+        load(written(place, b"ORDERFLOW_LEASE=5\n"), {"ORDERFLOW_LEASE": SECRET})  # the one that is in force
+
+
+def test_keys_of_the_handler_are_taken_and_stand_in_no_value_of_ours(place):
+    file = written(place, f"ORDERFLOW_HANDLER_SHOP_PASSWORD={SECRET}\n".encode())
+    assert SECRET not in repr(load(file, {"ORDERFLOW_HANDLER_URL": SECRET}))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("DATABSE_URL=x", "line 1: DATABSE_URL is no key of these programs: is DATABASE_URL meant?"),
+        ("A=1\narchive_url=x", "line 2: archive_url is no key of these programs: is ARCHIVE_URL meant?"),
+        ("ORDERFLW_LEASE=1", "line 1: ORDERFLW_LEASE is no key of these programs: is ORDERFLOW_LEASE meant?"),
+        ("S3_ENDPOINT=x", "line 1: S3_ENDPOINT is no key of these programs: is S3_ENDPOINT_URL meant?"),
+        ("QUEUE_URL=x\nTZ=UTC\nQUEUE_URL=y", "line 3: QUEUE_URL stands in line 1 too, and the last one counts"),
+        ("TZ=UTC\nLANG=C\nAWS_ACCESS_KEY_ID=x\nSENTRY_DSN=x\nHTTPS_PROXY=x\nORDERFLOW_HANDLER_URL=x", ""),
+    ],
+)
+def test_a_line_that_may_mean_another_key_is_named(place, text, said):
+    assert list(doubtful_lines(written(place, text.encode()))) == ([said] if said else [])
+
+
+@pytest.mark.parametrize("text", [b"A=a\0b\n", b"A\0=b\n"])
+def test_a_line_with_a_nul_is_refused(place, text):
+    with pytest.raises(BadSettings, match="line 1: not of the form"):
+        read_file(written(place, text))
+
+
+def test_lines_are_counted_as_an_editor_does(place):
+    assert read_file(written(place, "A=x\x0cy\u2028z\n".encode())) == {"A": "x\x0cy\u2028z"}
+    with pytest.raises(BadSettings, match="line 3"):
+        read_file(written(place, "# \x0b \x85 \u2028\n\nno equals sign\n".encode()))
 
 
 @pytest.mark.parametrize("secret", ["DATABASE_URL", "QUEUE_URL"])
@@ -241,15 +321,18 @@ def test_the_file_stands_with_its_absolute_path(place):
     assert (done.stdout, done.stderr) == (f"{place}/ingest.env\n", "")
 
 
-def test_the_aws_keys_of_the_file_reach_the_environment_and_do_not_replace_what_is_there(place):
-    file = written(place, b"AWS_ACCESS_KEY_ID=file\nAWS_SECRET_ACCESS_KEY=file\nTZ=file\n")
+def test_the_keys_of_aws_and_of_the_handler_reach_the_environment_and_do_not_replace_what_is_there(place):
+    text = b"AWS_ACCESS_KEY_ID=file\nAWS_SECRET_ACCESS_KEY=file\nTZ=file\n"
+    file = written(place, text + b"ORDERFLOW_HANDLER_URL=file\nORDERFLOW_HANDLER_KEY=file\n")
     script = (
         "import os; from orderflow_ingest.settings import load; load()\n"
-        "print([os.environ.get(n) for n in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'TZ')])"
+        "names = 'AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'TZ', 'ORDERFLOW_HANDLER_URL', 'ORDERFLOW_HANDLER_KEY'\n"
+        "print([os.environ.get(name) for name in names])"
     )
-    environ = {"PYTHONPATH": str(Path(__file__).parents[1]), "ORDERFLOW_SETTINGS": file, "AWS_ACCESS_KEY_ID": "own"}
+    own = {"AWS_ACCESS_KEY_ID": "own", "ORDERFLOW_HANDLER_KEY": "own"}
+    environ = {"PYTHONPATH": str(Path(__file__).parents[1]), "ORDERFLOW_SETTINGS": file, **own}
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("['own', 'file', None]\n", "")
+    assert (done.stdout, done.stderr) == ("['own', 'file', None, 'file', 'own']\n", "")
 
 
 def test_reading_settings_for_another_environment_leaves_ours_alone(place):
