@@ -69,9 +69,14 @@ def _owner(directory: Path) -> pwd.struct_passwd | None:
 
 
 def closed_directory(path: Path) -> Path | None:
-    """Give the first directory above a path that whoever we are may not enter, by way of its links too."""
+    """Give the first directory above a path that whoever we are may not enter, by way of its links too.
+
+    A directory that is not there is not closed, and neither is what would lie below it.
+    """
     for way in (path.absolute(), path.resolve()):
         for directory in reversed(way.parents):
+            if not os.path.lexists(directory):
+                break
             # Of a link its target counts, which is the other way.
             if not directory.is_symlink() and not os.access(directory, os.X_OK, effective_ids=True):
                 return directory

@@ -2,10 +2,15 @@
 
 A server's error has an SQLSTATE. What keeps a connection from being made has none: libpq tells it in a text, which
 may hold names and addresses; so it is searched for what is known, and nothing of it is passed on. The same for
-SQLite, whose code for a missing table is that of any error. Pure: it imports no driver.
+SQLite, whose code for a missing table is that of any error. It imports no driver. That an SQLite file cannot be opened
+has reasons which SQLite does not tell apart; for that one error the file itself is looked at.
+
+Every such text begins with the database that was asked, see `named`: it may be another one than was meant.
 """
 
+import os
 import re
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from . import trust
 
@@ -14,9 +19,12 @@ _POOLER = "it is a pooler such as pgbouncer: name the server itself"
 _CODES = {
     "42501": "the role of {url} has no right to do this; see orderflow-admin roles",
     "55P03": "another session has the row or the table locked; it is tried again, or run this again",
-    "42P01": f"a table is missing: {_INIT}, or set the role's search_path to the schema of the tables",
+    "42P01": (
+        f"a table is missing: {_INIT} as the owner of the database, or set the role's search_path to the schema of the "
+        "tables"
+    ),
     "42703": f"a column is missing, the schema is of another version: {_INIT}",
-    "42883": f"a function is missing, the schema is of another version: {_INIT}",
+    "42883": f"a function is missing, there are no tables or those of another version: {_INIT}",
     "3F000": "no schema of the role's search_path is there for it: GRANT USAGE, or ALTER ROLE … SET search_path",
     "25006": "the server is a standby, or read-only: name the primary in {url}",
     "53100": "the server's disk is full",
@@ -25,7 +33,7 @@ _CODES = {
     "57P01": "the server is ending",
     "57P03": "the server is starting or ending",
     "58P01": "the server's files are damaged",
-    "SQLITE_CANTOPEN": f"the file cannot be opened: {_INIT}, as the user that delivers",
+    "SQLITE_CANTOPEN": "the file cannot be opened: run this as the user that delivers",
     "SQLITE_READONLY": "the file or its directory is not this user's: chown it to the user that delivers",
     "SQLITE_READONLY_DIRECTORY": "its directory is not this user's: chown it to the user that delivers",
     "SQLITE_READONLY_DBMOVED": "the file was replaced while it was in use: restart the service and the worker",
@@ -34,6 +42,7 @@ _CODES = {
     "SQLITE_CORRUPT": "the file is damaged: restore it from a backup",
     "SQLITE_BUSY": "another program holds it locked",
 }
+_NOT_THERE = f"there is no such file: {_INIT}, as the user that delivers"
 _TEXTS = (
     (r"password authentication failed", "the server refuses the password in {url}"),
     (r"no password supplied", "{url} lacks the password: postgresql://USER:PASSWORD@HOST/NAME"),
@@ -77,13 +86,37 @@ _REDIS_TEXTS = (
 )
 
 
-def explained(error: BaseException | None, url: str) -> str:
-    """Name an error by its class or code and say what to change; `url` is the setting that names the database."""
+def named(url: str) -> str:
+    """Return which database a URL names, for people: an SQLite file, or host, port and name; never a password."""
+    if url.startswith("sqlite"):
+        return url.removeprefix("sqlite:///")
+    parts = urlsplit(url)
+    asked = parse_qs(parts.query)
+    host = (asked.get("hostaddr") or asked.get("host") or [parts.hostname or "localhost"])[-1]
+    port = f":{parts.port}" if parts.port else ""
+    return f"{host}{port}/{(asked.get('dbname') or [unquote(parts.path.strip('/'))])[-1]}"
+
+
+def explained(error: BaseException | None, setting: str, url: str) -> str:
+    """Name the database and the error, and say what to change in the setting that names the database."""
     code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
     name = type(error).__name__
-    if meaning := _meaning(error, code):
-        return f"{code or name}: {meaning.format(url=url)}"
-    return f"{name} {code}" if code else f"{name}{trust.refused(error)}"
+    meaning = _meaning(error, code).format(url=setting)
+    if code == "SQLITE_CANTOPEN" and _is_missing(named(url)):
+        meaning = _NOT_THERE
+    if meaning:
+        return f"{named(url)}: {code or name}: {meaning}"
+    return f"{named(url)}: {name} {code}" if code else f"{named(url)}: {name}{trust.refused(error)}"
+
+
+def _is_missing(file: str) -> bool:
+    try:
+        os.stat(file)
+    except FileNotFoundError:
+        return True
+    except OSError:  # a directory that is closed to this user
+        return False
+    return False
 
 
 def _meaning(error: BaseException | None, code: str | None) -> str:

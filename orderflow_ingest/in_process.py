@@ -35,7 +35,7 @@ def deliver(
     logs.configure(settings.log, "deliver", settings.state_dir, on_standard_error=False)
     metrics.start(settings.metrics_dir)
     if why:
-        logs.event("deliver", "Service could not be asked.", logs.WARNING, reason=why)
+        logs.event("deliver", "Service could not be asked.", logs.WARNING, reason=why, settings=settings.source)
     parts = open_parts(settings)
     try:
         entry = parts.spool.write(header, read, settings.max_message_size, is_whole)
@@ -51,7 +51,7 @@ def refused(error: Exception, queue_id: str, spool: "str | os.PathLike[str]") ->
 
     outcome = {SpoolFull: Outcome.SPOOL_FULL, InputTooBig: Outcome.TOO_BIG}.get(type(error), Outcome.TRUNCATED)
     _log_somewhere()
-    logs.event("spool", "Message was not spooled.", outcome=outcome.name, queue_id=queue_id, reason=error)
+    logs.event("spool", "Message was not spooled.", outcome=outcome.name, queue_id=queue_id, reason=error, spool=spool)
     _count(outcome, spool)
     return outcome
 

@@ -54,6 +54,11 @@ class QueueUnavailable(Exception):
     """The queue is away, refusing, or not set up."""
 
 
+def is_client_error(error: BaseException) -> bool:
+    """Tell whether an error comes from the client of the queue's database."""
+    return isinstance(error, _CLIENT_ERRORS)
+
+
 class JsonSerializer(Serializer):  # type: ignore[misc]
     """Huey's messages as JSON lists of their fields."""
 
@@ -152,6 +157,7 @@ class Queue:
         create: bool = False,
         time_limit: float | None = None,
     ):
+        self._url = url
         self.huey = _open(url, create)
         self.recent_depth = Sampled(self.depth, _COUNTED, 0, errors=(QueueUnavailable,))
         self._extract = _declare(self.huey, "extract", extract, time_limit)
@@ -159,26 +165,26 @@ class Queue:
 
     def extract(self, org_id: int, message_id: UUID, is_live: bool = True) -> None:
         """Ring for the extraction of a message; what is not live comes behind all that is. Raises QueueUnavailable."""
-        _twice(lambda: self._extract(org_id, str(message_id), priority=None if is_live else _BEHIND))
+        self._twice(lambda: self._extract(org_id, str(message_id), priority=None if is_live else _BEHIND))
 
     def hand_over(self, org_id: int, document_id: UUID, is_live: bool = True) -> None:
         """Ring for the hand-over of a document, as extract() does. Raises QueueUnavailable."""
-        _twice(lambda: self._hand_over(org_id, str(document_id), priority=None if is_live else _BEHIND))
+        self._twice(lambda: self._hand_over(org_id, str(document_id), priority=None if is_live else _BEHIND))
 
     def depth(self) -> int:
         """Count the waiting tasks. Raises QueueUnavailable."""
-        return int(_twice(self.huey.pending_count))
+        return int(self._twice(self.huey.pending_count))
 
     def note_sweep(self, who: str, at: float) -> None:
         """Note who swept last, of all hosts, and when (seconds since 1970). Raises QueueUnavailable.
 
         Idempotent by the one key; Redis and SQL storages alike keep it beside the tasks.
         """
-        _twice(lambda: self.huey.storage.put_data(_SWEPT, json.dumps([who, at]).encode()))
+        self._twice(lambda: self.huey.storage.put_data(_SWEPT, json.dumps([who, at]).encode()))
 
     def last_sweep(self) -> tuple[str, float] | None:
         """Give what note_sweep() noted last. Raises QueueUnavailable, also where this role may not read it."""
-        found = _twice(lambda: self.huey.storage.peek_data(_SWEPT))
+        found = self._twice(lambda: self.huey.storage.peek_data(_SWEPT))
         try:
             who, at = json.loads(found)
             return str(who), float(at)
@@ -191,30 +197,31 @@ class Queue:
         Between us and the server may stand a transaction pooler, which gives a session to somebody else.
         """
         storage = self.huey.storage
-        return not isinstance(storage, _Postgres) or bool(_twice(storage.is_heard))
+        return not isinstance(storage, _Postgres) or bool(self._twice(storage.is_heard))
 
     def create_tables(self) -> None:
         """Create what the storage needs; safe to repeat. Raises QueueUnavailable."""
-        _twice(getattr(self.huey.storage, "initialize_schema", lambda: None))
+        self._twice(getattr(self.huey.storage, "initialize_schema", lambda: None))
 
+    def _twice(self, call: Callable[[], Any]) -> Any:
+        """Call, and once more after an error that came at once: Huey finds out by one that its connection is gone.
 
-def _twice(call: Callable[[], Any]) -> Any:
-    """Call, and once more after an error that came at once: Huey finds out by one that its connection is gone.
+        In two calls of CREATE TABLE IF NOT EXISTS at the same time, too, the second try is the one that works.
+        """
+        began = time.monotonic()
+        try:
+            return call()
+        except _CLIENT_ERRORS as error:
+            if time.monotonic() - began > limits.QUEUE / 2:
+                raise self._unavailable(error) from error
+        try:
+            return call()
+        except _CLIENT_ERRORS as error:
+            raise self._unavailable(error) from error
 
-    In two calls of CREATE TABLE IF NOT EXISTS at the same time, too, the second try is the one that works.
-    """
-    began = time.monotonic()
-    try:
-        return call()
-    except _CLIENT_ERRORS as error:
-        if time.monotonic() - began > limits.QUEUE / 2:
-            metrics.count(metrics.BACKEND_ERRORS, "queue")
-            raise QueueUnavailable(f"queue: {database_answers.explained(error, 'QUEUE_URL')}") from error
-    try:
-        return call()
-    except _CLIENT_ERRORS as error:
+    def _unavailable(self, error: Exception) -> QueueUnavailable:
         metrics.count(metrics.BACKEND_ERRORS, "queue")
-        raise QueueUnavailable(f"queue: {database_answers.explained(error, 'QUEUE_URL')}") from error
+        return QueueUnavailable(f"queue {database_answers.explained(error, 'QUEUE_URL', self._url)}")
 
 
 def _open(url: str, create: bool) -> Huey:

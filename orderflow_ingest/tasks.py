@@ -7,6 +7,8 @@ was rung for twice finds nothing to do, a spool entry is delivered by who locks 
 spool of the worker's own host; on a mail host without a worker a timer runs `orderflow-replay spool`.
 
 Nothing is connected before it is used, hence after a worker process was forked: no connection is shared.
+
+A worker with settings that cannot be used says so in one line and ends with status 78, which systemd shows as CONFIG.
 """
 
 import faulthandler
@@ -15,6 +17,8 @@ import multiprocessing
 import os
 import resource
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +30,15 @@ from huey import crontab
 from . import __version__, attempts, delivery, extraction, handover, heartbeat, logs, metrics
 from .archive import ArchiveUnavailable
 from .assembly import open_parts
+from .database_answers import explained
 from .deadline import deadline
-from .queue import QueueUnavailable
+from .queue import QueueUnavailable, is_client_error
 from .records import RecordsUnavailable
-from .settings import load
+from .settings import BadSettings, load
+from .terminal import log_start
+
+_REPEATED = 60.0  # seconds
+_logged: dict[type[BaseException], float] = {}  # when, by time.monotonic()
 
 
 def extract(org_id: int, message_id: UUID, is_live: bool) -> None:
@@ -48,9 +57,32 @@ def hand_over(org_id: int, document_id: UUID, _is_live: bool) -> None:
     _end_if_swollen()
 
 
+def _log_once_a_minute(record: logging.LogRecord) -> bool:
+    """Take the place of Huey's records about a queue that is away: one of ours a minute for each class of error.
+
+    Each process tries the queue several times a second meanwhile, and Huey logs a traceback for each try.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None or not is_client_error(error):
+        return True
+    now = time.monotonic()
+    if now - _logged.get(type(error), -_REPEATED) >= _REPEATED:
+        _logged[type(error)] = now
+        reason = explained(error, "QUEUE_URL", settings.queue_url)
+        logs.event("worker", "Queue could not be asked.", logging.ERROR, reason=reason, settings=settings.source)
+    return False
+
+
 os.umask(0o077)
-settings = load()
+try:
+    settings = load()
+except BadSettings as error:
+    # SystemExit, since Huey tries an import that fails with another error twice, and prints both.
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(os.EX_CONFIG) from None
 logs.configure(settings.log, "worker", settings.state_dir)
+for process in ("Worker", "Scheduler"):
+    logging.getLogger(f"huey.consumer.{process}").addFilter(_log_once_a_minute)
 metrics.start(settings.metrics_dir)
 parts = open_parts(settings, extract, hand_over)
 huey = parts.queue.huey
@@ -59,6 +91,7 @@ huey = parts.queue.huey
 @huey.on_startup()  # type: ignore[untyped-decorator]
 def live() -> None:
     """Show `orderflow-admin check` that this worker process is there."""
+    log_start("worker", "Worker process started.", settings)
     heartbeat.live(settings.workers_dir)
 
 

@@ -1,6 +1,10 @@
 """What the operator's programs share: tables and JSON on standard output, errors in one line.
 
 Whatever a sender wrote is made printable first: a subject can hold escape sequences for a terminal.
+
+An error of a backend is told with the settings file that was in force, see `explain`: what looks like a database
+without tables is often a forgotten `--settings`. The backend's own text names database, queue or archive. So every
+program loads its settings by `loaded` or `opened`, and ends by `program`.
 """
 
 import json
@@ -20,9 +24,11 @@ import click
 from .access import become_owner
 from .archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from .assembly import Parts, open_parts
+from .database_answers import named
+from .logs import WARNING, event
 from .queue import QueueUnavailable
 from .records import RecordsUnavailable, operator_name
-from .settings import BadSettings, load
+from .settings import BadSettings, Settings, load
 
 Row = Mapping[str, Any]
 
@@ -53,19 +59,58 @@ class LazyGroup(click.Group):
 _TYPED = 2000  # characters of a command line that are kept
 
 
+class NotSetUp(Exception):
+    """What init makes is not there; the text says what."""
+
+
+_BACKENDS = (NotSetUp, RecordsUnavailable, ArchiveUnavailable, QueueUnavailable, ObjectMissing, ObjectDamaged, OSError)
+_in_force: list[Settings] = []  # the settings of this program, once they are loaded
+
+
 def program(cli: click.Command) -> None:
     """Run a click program: 0 for success, 1 for an error told in one line, 2 for wrong usage."""
     os.umask(0o077)
     try:
         cli()
-    except (BadSettings, RecordsUnavailable, ArchiveUnavailable, QueueUnavailable) as error:
+    except BadSettings as error:
         _end(str(error))
-    except (ObjectMissing, ObjectDamaged) as error:
-        _end(f"{type(error).__name__}: {error}")
+    except _BACKENDS as error:
+        _end(explain(error))
     except UnicodeEncodeError:
         _end("an argument is not UTF-8")
-    except PermissionError as error:
-        _end(f"{error.filename}: permission denied; run this as the user that owns the state directory")
+
+
+def loaded(settings_file: str | None) -> Settings:
+    """Load the settings, and keep them for `explain`. Raise BadSettings."""
+    settings = load(settings_file)
+    _in_force[:] = [settings]
+    return settings
+
+
+def explain(error: Exception) -> str:
+    """Say in a line what a backend's error is, which settings file was in force, and which archive where it is that."""
+    text = str(error)
+    if isinstance(error, PermissionError):
+        text = f"{error.filename}: permission denied; run this as the user that owns the state directory"
+    elif isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    elif isinstance(error, ObjectMissing | ObjectDamaged):
+        text = f"{type(error).__name__}: {error}"
+    for settings in _in_force:
+        is_archive = isinstance(error, ArchiveUnavailable | ObjectMissing | ObjectDamaged)
+        if is_archive and settings.archive_url.startswith("s3:"):  # files are named by their path
+            text += f"; archive: {settings.archive_url}"
+        text += f"; settings: {settings.source}"
+    return text
+
+
+def log_start(action: str, sentence: str, settings: Settings, **fields: Any) -> None:
+    """Log that a program has begun to serve, with the settings and the database it has; warn where init is missing."""
+    known: dict[str, Any] = {"settings": settings.source, "database": named(settings.database_url)}
+    event(action, sentence, **fields, **known)
+    if not settings.spool_dir.is_dir():
+        reason = f"{settings.spool_dir} is not there: run orderflow-admin init, as the user that delivers"
+        event(action, "Deployment was not found to be set up.", WARNING, reason=reason, **known)
 
 
 def settings_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,7 +126,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def opened(settings_file: str | None, create: bool = False, deadline: float | None = None) -> Parts:
     """Open the parts of the deployment that these settings describe; backends are given time for a deadline."""
-    settings = load(settings_file)
+    settings = loaded(settings_file)
     settings = replace(settings, deadline=deadline or settings.deadline)
     operator_name()  # kept for the trace, before this process becomes another user
     become_owner(settings.state_dir)

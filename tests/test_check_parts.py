@@ -517,3 +517,22 @@ def test_a_file_system_from_which_nothing_runs_is_found(monkeypatch):
     assert not access.is_noexec(Path("/usr/bin/env"))
     monkeypatch.setattr(access.os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NODEV))
     assert access.is_noexec(Path("/usr/bin/env"))
+
+
+def test_a_handler_that_reads_its_own_keys_when_it_is_imported_is_loaded_as_the_worker_does(place, monkeypatch):
+    (place / "handler_of_the_test.py").write_text(
+        "import os\nURL = os.environ['ORDERFLOW_HANDLER_URL'], os.environ['ORDERFLOW_HANDLER_KEY']\n"
+        "def take(order):\n    return None\n"
+    )
+    monkeypatch.syspath_prepend(str(place))
+    for name in ("ORDERFLOW_HANDLER_URL", "ORDERFLOW_HANDLER_KEY"):
+        monkeypatch.setenv(name, "taken back at the end")
+        monkeypatch.delenv(name)
+    values = {"ORDERFLOW_STATE_DIR": str(place), "ORDERFLOW_DOCUMENT_HANDLER": "handler_of_the_test:take"}
+    file = place / "ingest.env"
+    file.write_text("".join(f"{name}={value}\n" for name, value in values.items()) + "ORDERFLOW_HANDLER_URL=x\n")
+    (place / "worker.env").write_text(f"ORDERFLOW_HANDLER_KEY={SECRET}\n")
+    monkeypatch.setenv("ORDERFLOW_SETTINGS", str(file))
+    found = list(check_all(load(), None, with_postfix=False))
+    assert [one.level for one in found if one.part == "document handler"] == [Level.OK]
+    assert not any(SECRET in one.text for one in found)

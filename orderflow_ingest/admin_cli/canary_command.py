@@ -11,8 +11,7 @@ import click
 from ..access import as_owner
 from ..assembly import Parts, open_parts
 from ..records import Organization, RecordsUnavailable
-from ..settings import load
-from ..terminal import json_option, print_rows, printable, settings_option
+from ..terminal import explain, json_option, loaded, print_rows, printable, settings_option
 from .canary import Canary, Missed, Step
 from .probe_mail import new_probe
 from .textfile import write_textfile
@@ -68,7 +67,7 @@ def _flight(
     slug: str, server: str, sender: str | None, timeout: float, postfix_config: str | None, settings_file: str | None
 ) -> Iterator[Step]:
     """Prepare the flight and fly. Raises Missed, also where the organisation is not there."""
-    settings = load(settings_file)
+    settings = loaded(settings_file)
     domain = settings.domains[0]
     try:
         probe = new_probe(server, sender or f"postmaster@{domain}", f"{settings.local_part}+{slug}@{domain}")
@@ -83,7 +82,7 @@ def _organization(parts: Parts, slug: str) -> Organization:
     try:
         org = parts.records.organizations.find(slug)
     except RecordsUnavailable as error:
-        raise Missed("organisation", f"{error}; orderflow-admin check") from error
+        raise Missed("organisation", f"{explain(error)}; see orderflow-admin check") from error
     if org is None:
         raise Missed("organisation", f"there is none named {slug}: run orderflow-admin org add {slug}")
     if not org.is_active:

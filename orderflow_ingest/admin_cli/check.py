@@ -2,8 +2,7 @@
 
 import click
 
-from ..settings import load
-from ..terminal import json_option, print_rows, settings_option
+from ..terminal import json_option, loaded, print_rows, settings_option
 from .checks import check_all
 from .checks.findings import Level
 
@@ -17,7 +16,7 @@ _MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.TROUBLE: "TROUBLE"}
 @settings_option
 def check(postfix_config: str | None, no_postfix: bool, as_json: bool, settings_file: str | None) -> None:
     """Verify every part, and that Postfix's settings agree with these; exit 1 on trouble."""
-    settings = load(settings_file)
+    settings = loaded(settings_file)
     findings = list(check_all(settings, postfix_config, with_postfix=not no_postfix))
     print_rows(
         [{"part": found.part, "finding": _MARKS[found.level], "says": found.text} for found in findings],

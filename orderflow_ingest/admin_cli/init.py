@@ -28,4 +28,7 @@ def init(settings_file: str | None) -> None:
     publish_recipients(parts)
     with archive_may_be_away():
         write_organizations(parts.records, parts.archive)
+    if parts.settings.state_dir.stat().st_uid == 0:
+        told = f"{parts.settings.state_dir} is root's, and Postfix starts no delivery as root"
+        click.echo(f"warning: {told}: chown -R USER: {parts.settings.state_dir}, for the USER that delivers", err=True)
     click.echo(f"ready: {parts.settings.state_dir}, schema {schema.needed_version()}")

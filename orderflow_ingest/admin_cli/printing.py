@@ -2,8 +2,7 @@
 
 import click
 
-from ..settings import load
-from ..terminal import settings_option
+from ..terminal import loaded, settings_option
 from . import postfix_config, roles
 
 
@@ -29,7 +28,7 @@ def print_postfix(
     part: str, way: str, user: str, program_path: str | None, passfile: str, settings_file: str | None
 ) -> None:
     """Print main.cf lines, master.cf entries, the recipient map, or the map's password, for these settings."""
-    click.echo(postfix_config.render(part, load(settings_file), way, user, program_path, passfile), nl=False)
+    click.echo(postfix_config.render(part, loaded(settings_file), way, user, program_path, passfile), nl=False)
 
 
 @click.group("roles")
@@ -42,11 +41,11 @@ def print_roles() -> None:
 @settings_option
 def print_postgresql_roles(name: str, settings_file: str | None) -> None:
     """Print the SQL script that makes the roles in the database; a superuser runs it, after init."""
-    click.echo(roles.postgresql(load(settings_file), name), nl=False)
+    click.echo(roles.postgresql(loaded(settings_file), name), nl=False)
 
 
 @print_roles.command("s3")
 @settings_option
 def print_s3_policies(settings_file: str | None) -> None:
     """Print an example policy for each role, for this bucket and prefix, as JSON."""
-    click.echo(roles.s3(load(settings_file)), nl=False)
+    click.echo(roles.s3(loaded(settings_file)), nl=False)

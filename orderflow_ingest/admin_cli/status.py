@@ -19,7 +19,7 @@ from ..assembly import Parts
 from ..queue import QueueUnavailable
 from ..records import LastError, RecordsUnavailable
 from ..status import UNFINISHED, Status
-from ..terminal import Row, json_option, opened, print_rows, settings_option
+from ..terminal import Row, explain, json_option, opened, print_rows, settings_option
 from .mail_queue import deferred_mail
 
 DAY, WEEK = timedelta(hours=24), timedelta(days=7)
@@ -81,7 +81,7 @@ def _watch(seconds: float, as_json: bool, draw: Callable[[], None]) -> None:
             try:
                 draw()
             except _AWAY as error:
-                click.echo(f"error: {error}", err=True)
+                click.echo(f"error: {explain(error)}", err=True)
             sys.stdout.flush()
             time.sleep(seconds)
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """The archive in files: one for an object, and KEY.meta with its metadata beside it."""
 
+import errno
 import itertools
 import json
 import os
@@ -40,7 +41,7 @@ class FileArchive:
         except FileNotFoundError:
             return  # another process cleans too, or there is nothing yet
         except OSError as error:
-            raise _unavailable(error) from error
+            raise self._unavailable(error) from error
 
     def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
         """Store an object durably; small ones of several threads together, with one sync for their directory."""
@@ -63,7 +64,7 @@ class FileArchive:
             for directory in {path.parent for path, _, _ in objects}:
                 sync_directory(directory)
         except OSError as error:
-            raise _unavailable(error) from error
+            raise self._unavailable(error) from error
         return [True] * len(objects)
 
     def read(self, key: str, digest: str) -> bytes:
@@ -93,15 +94,15 @@ class FileArchive:
             yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             if not self._root.is_dir():
-                raise _unavailable(error) from error
+                raise self._unavailable(error) from error
             raise ObjectMissing(key) from None
         except OSError as error:
-            raise _unavailable(error) from error
+            raise self._unavailable(error) from error
 
     def iterate(self, prefix: str = "", after: str = "") -> Iterator[Listed]:
         """List objects. A directory is read at a time: its names are held in memory, and no others."""
         if not self._root.is_dir():
-            raise ArchiveUnavailable("archive files: the directory is not there")
+            raise self._unavailable(FileNotFoundError(errno.ENOENT, ""))
         yield from self._below(self._root, "", prefix, after)
 
     def _below(self, directory: Path, base: str, prefix: str, after: str) -> Iterator[Listed]:
@@ -111,7 +112,7 @@ class FileArchive:
         except FileNotFoundError:
             return  # it went meanwhile
         except OSError as error:
-            raise _unavailable(error) from error
+            raise self._unavailable(error) from error
         for name in found:
             key = base + name
             if base == "" and name == "tmp/":
@@ -132,7 +133,7 @@ class FileArchive:
             _meta_of(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise _unavailable(error) from error
+            raise self._unavailable(error) from error
 
     def keeps_versions(self) -> bool | None:
         return False
@@ -149,6 +150,12 @@ class FileArchive:
             with suppress(FileNotFoundError):
                 temporary.unlink()
             raise
+
+    def _unavailable(self, error: OSError) -> ArchiveUnavailable:
+        why = os.strerror(error.errno or 0)
+        if error.errno == errno.ENOENT:
+            why = "there is no such directory: run orderflow-admin init, as the user that delivers"
+        return ArchiveUnavailable(f"archive {self._root}: {why}")
 
     def _make_directory(self, path: Path) -> None:
         """Create a directory and make its names durable up to the root, which prepare() has made."""
@@ -174,7 +181,3 @@ def _holds(path: Path, data: bytes) -> bool:
         return path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:
         return False
-
-
-def _unavailable(error: OSError) -> ArchiveUnavailable:
-    return ArchiveUnavailable(f"archive files: {os.strerror(error.errno or 0)}")

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from .. import __version__, logs
-from ..terminal import json_option, opened, print_rows, program, settings_option
+from ..terminal import json_option, log_start, opened, print_rows, program, settings_option
 
 _LEAST = 12  # characters of a password
 _PATIENCE = 30.0  # seconds, where a delivery has ORDERFLOW_DEADLINE: half of it is for one backend
@@ -54,7 +54,7 @@ def serve(settings_file: str | None) -> None:
     if not known:
         click.echo("nobody can log in yet: orderflow-console user add NAME", err=True)
     signal.signal(signal.SIGTERM, _end)
-    logs.event("console", "Console listening.", address=settings.console)
+    log_start("console", "Console listening.", settings, address=settings.console)
     _listen(create_app(parts, users), settings.console)
 
 

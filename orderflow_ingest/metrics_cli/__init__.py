@@ -20,7 +20,7 @@ from typing import NoReturn
 import click
 
 from .. import __version__, logs
-from ..terminal import opened, program, settings_option
+from ..terminal import log_start, opened, program, settings_option
 from .page import Page
 from .server import AddressTaken, Exporter
 
@@ -38,6 +38,8 @@ def cli(once: bool, textfile: Path | None, any_address: bool, settings_file: str
     parts = opened(settings_file, deadline=_DEADLINE)
     address = parts.settings.metrics
     page = Page(parts)
+    if once or textfile:
+        logs.configure("stderr", "metrics", None)  # a part that is away is told there, with its reason
     if textfile:
         _write_whole(textfile, page.text())
     if once:
@@ -55,7 +57,7 @@ def cli(once: bool, textfile: Path | None, any_address: bool, settings_file: str
         raise click.ClickException(f"{address} cannot be listened at: {reason}") from None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
-    logs.event("metrics", "Metrics are served.", address=address)
+    log_start("metrics", "Metrics are served.", parts.settings, address=address)
     exporter.serve_forever()
 
 

@@ -71,6 +71,8 @@ class Database:
         guard: Guard = nullcontext,
     ):
         self.is_sqlite = url.startswith("sqlite")
+        self.name = database_answers.named(url)
+        self._url = url
         self._guard = guard
         target = _sqlite_url(url, create) if self.is_sqlite else url
         arguments = _arguments(self.is_sqlite, times or limits.within())
@@ -90,7 +92,7 @@ class Database:
         Of PostgreSQL it is in a transaction, except for NO_TENANT, which has nothing to say in one.
         """
         first = _ALIVE if orgs is NO_TENANT else _begin(orgs)
-        with self._guard(), _translated(), self._used(self._reader, first) as connection:
+        with self._guard(), _translated(self._url), self._used(self._reader, first) as connection:
             yield connection
 
     @contextmanager
@@ -99,7 +101,7 @@ class Database:
 
         Raises RecordsUnavailable.
         """
-        with self._guard(), _translated(), self._used(self.engine, _begin(orgs)) as connection:
+        with self._guard(), _translated(self._url), self._used(self.engine, _begin(orgs)) as connection:
             yield connection
 
     def now(self) -> datetime:
@@ -231,14 +233,15 @@ def whose(org_id: int | None) -> Orgs:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(url: str) -> Iterator[None]:
     try:
         yield
     except (exc.DataError, exc.IntegrityError, exc.NotSupportedError):
         raise
     except exc.DBAPIError as error:
-        unavailable = RecordsUnavailable(f"database: {database_answers.explained(error.orig, 'DATABASE_URL')}")
+        unavailable = RecordsUnavailable(f"database {database_answers.explained(error.orig, 'DATABASE_URL', url)}")
         unavailable.is_answer = getattr(error.orig, "sqlstate", None) == _LOCKED
         raise unavailable from error
     except exc.TimeoutError as error:
-        raise RecordsUnavailable("database: no connection of the pool became free") from error
+        why = "no connection of the pool became free"
+        raise RecordsUnavailable(f"database {database_answers.named(url)}: {why}") from error

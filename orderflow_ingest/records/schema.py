@@ -44,14 +44,16 @@ def current_version(database: Database) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def _need_utf8(connection: sa.Connection) -> None:
+def _need_utf8(connection: sa.Connection, database: str) -> None:
     """Refuse a database that cannot hold every subject and file name."""
     encoding = connection.scalar(
         sa.text("SELECT pg_encoding_to_char(encoding)::text FROM pg_database WHERE datname = current_database()")
     )
     name = encoding.decode() if isinstance(encoding, bytes) else encoding
     if name != "UTF8":
-        raise RecordsUnavailable(f"database: its encoding is {name}; make it by createdb -E UTF8 -T template0")
+        raise RecordsUnavailable(
+            f"database {database}: its encoding is {name}; make it by createdb -E UTF8 -T template0"
+        )
 
 
 def unbound(database: Database) -> str:
@@ -94,13 +96,15 @@ def upgrade(database: Database) -> None:
         else:
             _upgrade_postgresql(database)
     except (CommandError, RevisionError) as error:
-        raise RecordsUnavailable("database: its schema is newer than this program") from error
+        raise RecordsUnavailable(
+            f"database {database.name}: its schema is newer than this program: install the new one"
+        ) from error
 
 
 def _upgrade_postgresql(database: Database) -> None:
     with database.read(NO_TENANT) as outside:
         _take_time(outside)
-        _need_utf8(outside)
+        _need_utf8(outside, database.name)
         # Asked for again and again: who waits inside a statement holds a snapshot, which a concurrent build waits for.
         while not outside.scalar(sa.text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}):
             time.sleep(_POLL)

@@ -13,7 +13,7 @@ from ..envelope import BadEnvelope, decode
 from ..mime.fields import split_header
 from ..output import output
 from ..spool import EntryDamaged, last_line
-from ..terminal import json_option, opened, print_rows, printable, progress, settings_option
+from ..terminal import NotSetUp, json_option, opened, print_rows, printable, progress, settings_option
 from .kinds import number
 from .options import dry_run_option, yes_option
 from .trace import start_log, traced
@@ -26,6 +26,7 @@ from .trace import start_log, traced
 def drain_spool(dry_run: bool, as_json: bool, settings_file: str | None) -> None:
     """Deliver what was left in the spool of this host."""
     parts = opened(settings_file)
+    _need_spool(parts)
     names = parts.spool.entries()
     if dry_run:
         print_rows([{"entry": name} for name in names], as_json)
@@ -65,6 +66,7 @@ def deliver_dead(
         raise click.UsageError("NAMES, --all, --show and --export exclude each other")
     with output(export[1], force) if export else nullcontext() as write:
         parts = opened(settings_file)
+        _need_spool(parts)
         dead = dict(parts.spool.dead())
         unknown = [name for name in (*names, *filter(None, (show, export and export[0]))) if name not in dead]
         if unknown:
@@ -83,6 +85,12 @@ def deliver_dead(
         print_rows(rows, as_json)
         if left:
             raise SystemExit(1)
+
+
+def _need_spool(parts: Parts) -> None:
+    """Raise NotSetUp where there is no spool: an empty answer would say that nothing was left in it."""
+    if not parts.settings.spool_dir.is_dir():
+        raise NotSetUp(f"{parts.settings.spool_dir} is not there: run orderflow-admin init, as the user that delivers")
 
 
 def _deliver(names: list[str], parts: Parts) -> tuple[list[dict[str, Any]], int]:

@@ -32,8 +32,8 @@ import click
 from .. import __version__, logs, metrics
 from ..assembly import Parts, open_parts
 from ..service_health import LMTP_SOCKET, PIPE_SOCKET, SMTP_SOCKET, SOCKETS
-from ..settings import Settings, load
-from ..terminal import program, settings_option
+from ..settings import Settings
+from ..terminal import loaded, log_start, program, settings_option
 from . import systemd
 from .desk import Desk
 from .peers import mail_uids, own_uids
@@ -56,7 +56,7 @@ class SocketTaken(Exception):
 @click.version_option(__version__)
 def cli(settings_file: str | None) -> None:
     """See the module's header."""
-    settings = load(settings_file)
+    settings = loaded(settings_file)
     logs.configure(settings.log, "service", settings.state_dir)
     metrics.start(settings.metrics_dir)
     sys.setswitchinterval(_SWITCH_INTERVAL)
@@ -77,7 +77,7 @@ async def serve(parts: Parts) -> None:
     opened = systemd.activated_sockets() or _listen(parts.settings)
     doors = _doors(desk)
     servers = [await loop.create_server(doors[name], sock=one, backlog=BACKLOG) for name, one in opened.items()]
-    logs.event("service", "Service listens.", sockets=", ".join(sorted(opened)))
+    log_start("service", "Service listens.", parts.settings, sockets=", ".join(sorted(opened)))
     systemd.notify("READY=1")
     watchdog = asyncio.create_task(_watch(desk))
     await over.wait()

@@ -15,9 +15,9 @@ from ...handover import load_handler
 from ...logs import place
 from ...queue import QueueUnavailable
 from ...records import RecordsUnavailable, recipients_path
-from ...settings import BadSettings, Settings, read_file
+from ...settings import HANDLER_PREFIX, BadSettings, Settings, doubtful_lines, read_file
 from .database import check_database, check_schema
-from .findings import Finding, Level, Said
+from .findings import Finding, Level, Said, run_init
 from .openness import check_openness
 from .postconf import Postconf
 from .postfix import check_postfix, open_postfix
@@ -31,6 +31,7 @@ from .worker import check_worker
 
 def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool = True) -> Iterator[Finding]:
     """Look at every part; one that fails does not hide the next."""
+    _take_handler_keys(settings)
     parts = _opened(settings)
     postfix = open_postfix(postfix_config) if with_postfix else None
     way = way_of(postfix) if isinstance(postfix, Postconf) else None
@@ -47,6 +48,20 @@ def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool
         yield from _findings("mail", check_daemon(postfix))
     elif postfix:
         yield from _findings("postfix", iter((postfix,)))
+
+
+def _take_handler_keys(settings: Settings) -> None:
+    """Put the handler's keys of worker.env into the environment, as the worker's unit does over the settings file.
+
+    The handler may read them when it is imported, which `check` tries.
+    """
+    if settings.file is None:
+        return
+    try:
+        found = read_file(str(settings.file.parent / "worker.env"))
+    except BadSettings:  # it is not there, or root's alone
+        return
+    os.environ.update({name: value for name, value in found.items() if name.startswith(HANDLER_PREFIX)})
 
 
 def _opened(settings: Settings) -> Parts | Finding:
@@ -70,12 +85,16 @@ def _findings(part: str, said: Iterator[Said]) -> Iterator[Finding]:
 def _settings(parts: Parts) -> Iterator[Said]:
     file = parts.settings.file
     if file is None:
-        yield "OK", "no file, everything as it comes"
+        yield "OK", parts.settings.source
         return
     try:
-        read_file(str(file))
+        for text in doubtful_lines(str(file)):
+            yield "WARNING", f"{file}, {text}"
     except BadSettings as error:
-        yield "TROUBLE", f"{error} by {user()}, who delivers: chgrp it to that user's group, chmod 640 {file}"
+        yield (
+            "TROUBLE",
+            f"{error}; {user()}, who delivers, must read it: chgrp it to that user's group, chmod 640 {file}",
+        )
         return
     if file.stat().st_mode & 0o007 and file.is_file():
         yield "TROUBLE", f"{file} can hold passwords and is open to every user: chmod 640 {file}"
@@ -86,6 +105,9 @@ def _settings(parts: Parts) -> Iterator[Said]:
 def _breaker(parts: Parts) -> Iterator[Said]:
     """Look whether deliveries of this host are told that a backend is away, and could tell each other."""
     directory = parts.settings.away_dir
+    if not parts.settings.state_dir.is_dir():
+        yield "TROUBLE", f"{parts.settings.state_dir} is not there: {run_init(parts.settings)}"
+        return
     if not os.access(directory if directory.exists() else directory.parent, os.W_OK, effective_ids=True):
         yield "TROUBLE", f"{directory} cannot be written by {user()}, who delivers: chown it"
         return
@@ -100,7 +122,7 @@ def _queue(parts: Parts) -> Iterator[Said]:
     try:
         depth, rings = parts.queue.depth(), parts.queue.rings()
     except QueueUnavailable as error:
-        yield "TROUBLE", f"{error}; look at QUEUE_URL, or run orderflow-admin init"
+        yield "TROUBLE", str(error)
         return
     if not rings:
         yield (
@@ -116,7 +138,7 @@ def _organizations(parts: Parts) -> Iterator[Said]:
     try:
         active = {org.slug for org in organizations.all() if org.is_active}
     except RecordsUnavailable as error:
-        yield "TROUBLE", f"cannot be read: {error}"
+        yield "TROUBLE", f"they cannot be read: {error}"
         return
     published = recipients_path(parts.settings.database_url)
     if not active:

@@ -29,9 +29,9 @@ def check_database(parts: Parts) -> Iterator[Said]:
         if says is None or (says.sees_tables and not says.missing_rights):
             parts.records.organizations.find("probe")
     except RecordsUnavailable as error:
-        yield "TROUBLE", f"{error}; look at DATABASE_URL, or run orderflow-admin init"
+        yield "TROUBLE", str(error)
         return
-    yield from findings or [("OK", f"{name} answers")]
+    yield from findings or [("OK", f"{name} answers, {parts.records.database.name}")]
 
 
 def check_schema(parts: Parts) -> Iterator[Said]:

@@ -6,6 +6,9 @@ A finding is a level's name and a text. The text holds what is wrong and the lin
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+
+from ...settings import SYSTEM_FILE, Settings
 
 Said = tuple[str, str]  # name of a level, and the text
 
@@ -42,6 +45,13 @@ def compare_clocks(whose: str, theirs: float, ours: float) -> Iterator[Said]:
             f"this host's clock is {abs(off):.0f} s {'behind' if off > 0 else 'ahead of'} {whose}: on the one that is "
             "wrong, timedatectl set-ntp true",
         )
+
+
+def run_init(settings: Settings) -> str:
+    """Return the command that makes what is missing, for these settings."""
+    is_usual = settings.file in (None, Path(SYSTEM_FILE))
+    option = "" if is_usual else f" --settings {settings.file}"
+    return f"run orderflow-admin init{option}, as the user that delivers"
 
 
 def ago(seconds: float) -> str:

@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 from ...access import ENVIRONMENT
 
 _COMPLAINT = re.compile(r"(?:line (\d+): )?(overriding earlier entry|unused parameter): ([^=\s]+)")
+_WORD = re.compile(r"\S+")
+_TIME = re.compile(r"(\d+)([smhdw]?)")
+_TABLE = re.compile(r"(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -33,15 +37,12 @@ class Service:
 
     def attribute(self, name: str) -> str | None:
         """Give an attribute of pipe(8) or lmtp(8), such as user=; None if it is not there."""
-        found = re.search(rf"\s{name}=(\S*)", self.command)
-        return found[1] if found else None
+        return next((word.partition("=")[2] for word in self.command.split()[1:] if word.startswith(f"{name}=")), None)
 
     @property
     def argv(self) -> list[str]:
         """Give pipe(8)'s command and arguments, macros as they stand, without the braces around one with blanks."""
-        text = self.command.partition(" argv=")[2]
-        words = re.findall(r"(?<!\S)\{(?!\S*\}\S)(.*?)\}(?!\S)|(\S+)", text)
-        return [braced.strip() or word for braced, word in words]
+        return list(_words(self.command.partition(" argv=")[2]))
 
 
 class Postconf:
@@ -62,7 +63,7 @@ class Postconf:
 
     def seconds(self, name: str, service: Service | None = None) -> float:
         """Give a time in seconds; 0.0 where there is none."""
-        found = re.fullmatch(r"(\d+)([smhdw]?)", self.value(name, service))
+        found = _TIME.fullmatch(self.value(name, service))
         return float(found[1]) * _UNITS[found[2]] if found else 0.0
 
     def service(self, name: str) -> Service | None:
@@ -71,7 +72,7 @@ class Postconf:
 
     def tables(self, name: str) -> list[str]:
         """Give the tables that a parameter lists, without `proxy:`; `inline:{ { a = b } }` is one, blanks and all."""
-        found = re.findall(r"(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+", self.value(name))
+        found = _TABLE.findall(self.value(name))
         return [table.removeprefix("proxy:") for table in found]
 
     def lookup(self, key: str, table: str, account: pwd.struct_passwd | None = None) -> tuple[str | None, str]:
@@ -110,3 +111,19 @@ def _as(account: pwd.struct_passwd | None) -> dict[str, Any]:
         return {}
     groups = os.getgrouplist(account.pw_name, account.pw_gid)
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
+
+
+def _words(text: str) -> Iterator[str]:
+    """Split a command at its blanks, but for those between `{` and `}`, which begin and end a word."""
+    begin = -1  # of the braces that are open
+    for found in _WORD.finditer(text):
+        word = found[0]
+        if begin < 0 and word.startswith("{") and "}" not in word[:-1]:
+            begin = found.start() + 1
+        if begin < 0:
+            yield word
+        elif word.endswith("}"):
+            yield text[begin : found.end() - 1].strip()
+            begin = -1
+    if begin >= 0:
+        yield text[begin - 1 :].strip()

@@ -19,6 +19,8 @@ from .postfix_probes import line
 from .postfix_ways import check_way, way_of
 from .recipients import check_recipients
 
+_BLANKS = re.compile(r"[\s,]+")
+
 
 def open_postfix(config: str | None) -> Postconf | Said:
     """Ask Postfix for its settings; a finding if that cannot be done."""
@@ -119,4 +121,4 @@ def _has_certificate(asked: Postconf) -> bool:
 
 
 def _words(asked: Postconf, name: str) -> set[str]:
-    return set(re.split(r"[\s,]+", asked.value(name)))
+    return set(_BLANKS.split(asked.value(name)))

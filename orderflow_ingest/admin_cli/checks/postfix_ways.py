@@ -60,7 +60,7 @@ def _pipe(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
     limit = asked.seconds("orderflow_time_limit") or asked.seconds("command_time_limit")
     if limit < 2 * settings.deadline:
         yield "TROUBLE", line("orderflow_time_limit", f"{time_limit(settings)}s", "at it Postfix kills the program")
-    if not re.search(r"\snull_sender=(\s|$)", service.command):
+    if service.attribute("null_sender") != "":
         yield "TROUBLE", "master.cf: orderflow: null_sender= (empty) is missing: bounces come from MAILER-DAEMON"
     if service.chroot == "y":
         yield "TROUBLE", "master.cf: orderflow: chroot must be n: the program lies outside"

@@ -17,6 +17,11 @@ from ...records import RecordsUnavailable, recipients_path
 from .findings import Said
 from .postconf import Postconf, Service
 
+_HOSTS = re.compile(r"hosts\s*=")
+_PASSWORD_IN_URL = re.compile(r"://[^\s/@:]*:[^\s/@]+@")
+_PASSWORD = re.compile(r"^password\s*=\s*\S", re.MULTILINE)
+_OPTION = re.compile(r"[?&](\w+)=([^\s&,]+)")
+
 
 def check_recipients(parts: Parts, asked: Postconf) -> Iterator[Said]:
     """Ask the recipient maps for an organisation that is there, and for one that cannot be."""
@@ -63,14 +68,14 @@ def _passwords(tables: list[str], account: pwd.struct_passwd | None) -> Iterator
             text = file.read_text(errors="replace") if table.startswith("pgsql:") else ""
         except OSError:  # the look-up tells what may not be read
             continue
-        is_logged = re.search(r"^hosts\s*=.*://[^\s/@]*:[^\s/@]+@", text, re.MULTILINE)
+        is_logged = any(_PASSWORD_IN_URL.search(line) for line in text.splitlines() if _HOSTS.match(line))
         if is_logged:
             yield (
                 "WARNING",
                 f"{file}: hosts has the password, which Postfix logs when the database is away: print it anew by "
                 "orderflow-admin postfix map, and postfix passfile",
             )
-        if (is_logged or re.search(r"^password\s*=\s*\S", text, re.MULTILINE)) and file.stat().st_mode & 0o007:
+        if (is_logged or _PASSWORD.search(text)) and file.stat().st_mode & 0o007:
             yield (
                 "WARNING",
                 f"{file} holds a password and is open to every user: chmod 640 {file}; chgrp postfix {file}",
@@ -81,8 +86,11 @@ def _passwords(tables: list[str], account: pwd.struct_passwd | None) -> Iterator
 
 def _named(text: str, option: str) -> Path | None:
     """Give the file that an option of a map's URL names."""
-    found = re.search(rf"^hosts\s*=.*[?&]{option}=([^\s&,]+)", text, re.MULTILINE)
-    return Path(unquote(found[1])) if found else None
+    for line in text.splitlines():
+        for name, value in _OPTION.findall(line) if _HOSTS.match(line) else ():
+            if name == option:
+                return Path(unquote(value))
+    return None
 
 
 def _passfile(file: Path, account: pwd.struct_passwd | None) -> Iterator[Said]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...access import account_of, closed_directory
 from ...assembly import Parts
 from ...spool import SpoolFull
-from .findings import Said, ago
+from .findings import Said, ago, run_init
 
 _INODES = 1000
 _WAITS = 600.0  # seconds, for what the drain sees to every minute
@@ -20,7 +20,7 @@ def check_spool(parts: Parts) -> Iterator[Said]:
     directory = parts.settings.spool_dir
     if not directory.is_dir():
         closed = closed_directory(directory)
-        why = f"{closed} is closed to {user()}: chmod o+x {closed}" if closed else "run orderflow-admin init"
+        why = f"{closed} is closed to {user()}: chmod o+x {closed}" if closed else run_init(parts.settings)
         yield "TROUBLE", f"{directory} is not there: {why}"
         return
     if not parts.spool.is_on_one_file_system():

@@ -59,7 +59,7 @@ def _sweeps(parts: Parts) -> Iterator[Said]:
         since = f"the last sweep was {ago(late)} ago, by {host}" if late is not None else "none has ever swept"
         yield "TROUBLE", f"no worker runs, {since}, so documents are not handed over: {_START}"
     else:
-        yield "OK", "none runs here; whether one runs elsewhere, the role of these settings may not see"
+        yield "OK", "none runs here; whether one runs elsewhere, the queue does not tell the role of these settings"
 
 
 def _undone(parts: Parts) -> Iterator[Said]:
