@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from .ascii_case import ascii_lower
 from .assembly import Parts
 from .records import Organization
 
@@ -66,7 +67,7 @@ def mail_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def named_org(parts: Parts, slug: str) -> Organization:
     """Give the organisation of a slug; an error in one line if there is none."""
-    org = parts.records.organizations.find(slug.lower())
+    org = parts.records.organizations.find(ascii_lower(slug))
     if org is None:
         raise click.ClickException(f"no organisation is named {slug}")
     return org

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, fields
 from datetime import datetime
 
+from .ascii_case import ascii_lower
 from .header import decode_header, encode_header
 
 BEFORE_QUEUE = "before-queue"
@@ -76,11 +77,11 @@ def organization_slug(recipient: str, local_part: str, domains: tuple[str, ...])
     Letter case does not matter. Raises ForeignDomain, which is a fault of ours and not the sender's.
     """
     local, at, domain = recipient.rpartition("@")
-    if not at or domain.lower() not in domains:
+    if not at or ascii_lower(domain) not in domains:
         raise ForeignDomain("recipient's domain is not in ORDERFLOW_DOMAIN")
     user, _, extension = local.partition("+")
-    slug = extension.lower()
-    if user.lower() != local_part or not (extension.isascii() and is_slug(slug)):
+    slug = ascii_lower(extension)
+    if ascii_lower(user) != local_part or not (extension.isascii() and is_slug(slug)):
         return None
     return slug
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .ascii_case import ascii_lower
+
 MOST_DAYS = 36500
 _A_NUMBER_OF_DAYS = f"a number of days, at most {MOST_DAYS}"
 _ADDRESS = re.compile(r"[^\s@,<>]*@[^\s@,<>.]+(?:\.[^\s@,<>.]+)*")
@@ -48,7 +50,7 @@ class OrgKey:
 
 def _list_of(pattern: re.Pattern[str]) -> Callable[[str], tuple[str, ...]]:
     def read(text: str) -> tuple[str, ...]:
-        found = tuple(dict.fromkeys(re.split(r"[\s,]+", text.strip(" ,").lower()))) if text.strip(" ,") else ()
+        found = tuple(dict.fromkeys(re.split(r"[\s,]+", ascii_lower(text.strip(" ,"))))) if text.strip(" ,") else ()
         if not all(pattern.fullmatch(one) for one in found):
             raise ValueError
         return found

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .ascii_case import ascii_lower
+
 SYSTEM_FILE = "/etc/orderflow/ingest.env"
 HANDLER_PREFIX = "ORDERFLOW_HANDLER_"
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -170,7 +172,7 @@ def _number(kind: Callable[[str], Any], least: float, most: float = 1e12) -> Cal
 
 def _domains(text: str) -> tuple[str, ...]:
     one = _matching(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
-    return tuple(one(part.strip().lower()) for part in text.split(","))
+    return tuple(one(ascii_lower(part.strip())) for part in text.split(","))
 
 
 # What libpq and SQLAlchemy read differently, and what libpq quotes in its errors, password and all: a % that begins no

@@ -7,9 +7,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 FLOORS = (
+    {"ascii_case"},
     {
         *("mime", "outcomes", "status", "header", "envelope", "keys", "message", "traits", "containers", "attachments"),
-        *("org_settings", "senders"),
+        *("org_settings", "authentication_results", "senders"),
     },
     {
         "limits",
@@ -42,6 +43,7 @@ MAY_SHARE_A_FLOOR = {
     ("message", "mime"),
     ("traits", "mime"),
     ("senders", "mime"),
+    ("senders", "authentication_results"),
     ("containers", "mime"),
     ("attachments", "mime"),
     ("attachments", "containers"),

@@ -8,6 +8,7 @@ import click
 
 from ..archive import ArchiveUnavailable
 from ..archived import claim_organization, write_organization
+from ..ascii_case import ascii_lower
 from ..asking import named_org
 from ..assembly import Parts, publish_recipients
 from ..envelope import is_slug
@@ -177,7 +178,7 @@ def _listed(stored: Any, as_json: bool) -> Any:
 
 
 def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
-    parts, slug = opened(settings_file), slug.lower()
+    parts, slug = opened(settings_file), ascii_lower(slug)
     if not parts.records.organizations.set_active(slug, is_active):
         raise click.ClickException(f"no organisation is named {slug}")
     publish_recipients(parts)
@@ -186,7 +187,7 @@ def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
 
 
 def _change(slug: str, changes: dict[str, str], settings_file: str | None) -> None:
-    parts, slug = opened(settings_file), slug.lower()
+    parts, slug = opened(settings_file), ascii_lower(slug)
     try:
         is_known = parts.records.organizations.change_settings(slug, changes)
     except BadOrgSettings as error:

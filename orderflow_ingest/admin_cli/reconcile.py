@@ -14,6 +14,7 @@ from uuid import UUID
 import click
 
 from .. import keeping
+from ..ascii_case import ascii_lower
 from ..asking import moment, org_option, organizations
 from ..assembly import Parts
 from ..keeping import Digests, Finding, Scope
@@ -125,7 +126,7 @@ def _go_through(
             for finding in keeping.reconcile(org, scope, parts, bar.update):
                 tell(finding)
             note(org.slug, is_over=False)
-    for finding in keeping.reconcile_host(slug and slug.lower(), scope, parts):
+    for finding in keeping.reconcile_host(slug and ascii_lower(slug), scope, parts):
         tell(finding)
     note(None, is_over=True)
     return found, fixed

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from flask import Blueprint, render_template, request
 
+from ..ascii_case import ascii_lower
 from ..asking import whole_message_id
 from ..assembly import Parts
 from ..records import Filter, InboundMessage, Place
@@ -51,7 +52,7 @@ def pages(parts: Parts) -> Blueprint:
     @blueprint.get("/messages")
     def page() -> str:
         given = {field.name: request.args.get(field.name, "").strip()[:_LONGEST] for field in fields(Asked)}
-        asked = replace(Asked(**given), org=given["org"].lower())
+        asked = replace(Asked(**given), org=ascii_lower(given["org"]))
         found: list[InboundMessage] = []
         trouble, scope = "", None
         known = organizations(parts)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from flask import Blueprint, render_template, request
 
+from ..ascii_case import ascii_lower
 from ..assembly import Parts
 from ..queue import QueueUnavailable
 from ..records import Filter
@@ -50,7 +51,7 @@ def pages(parts: Parts) -> Blueprint:
     @blueprint.get("/")
     def page() -> str:
         period = next((one for one in PERIODS if one.key == request.args.get("period")), PERIODS[1])
-        scope, now = Scope(parts, request.args.get("org", "").strip().lower() or None), datetime.now(UTC)
+        scope, now = Scope(parts, ascii_lower(request.args.get("org", "").strip()) or None), datetime.now(UTC)
         since = now - period.length
         slots = scope.slots(since, now, period.step)
         shares = scope.shares(since, now, _ORGANIZATIONS)

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import click
 
+from ..ascii_case import ascii_lower
 from ..asking import moment, org_option, period_options
 from ..assembly import Parts, publish_recipients
 from ..org_settings import BadOrgSettings, read_settings
@@ -181,7 +182,7 @@ def _new_run(
     hand_over: bool,
     erased_before: datetime | None,
 ) -> Run:
-    chosen: dict[str, Any] = {"org": slug and slug.lower(), "hand_over": hand_over}
+    chosen: dict[str, Any] = {"org": slug and ascii_lower(slug), "hand_over": hand_over}
     times = {"since": since, "until": until, "erased_before": erased_before}
     chosen |= {name: at and at.isoformat() for name, at in times.items()}
     return Run.new(COMMAND, chosen)

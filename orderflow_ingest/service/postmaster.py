@@ -11,6 +11,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from ..ascii_case import ascii_lower
 from ..envelope import POSTMASTERS
 from ..logs import event
 from .smtp_words import path
@@ -28,7 +29,7 @@ _AWAY = "451 4.4.1 the postmaster's mail system does not answer, try again later
 def is_postmaster(recipient: str, domains: tuple[str, ...]) -> bool:
     """Tell whether `recipient` is postmaster or abuse of one of our domains, or plain postmaster."""
     local, _, domain = recipient.partition("@")
-    return local.lower() in POSTMASTERS and domain.lower() in (*domains, "")
+    return ascii_lower(local) in POSTMASTERS and ascii_lower(domain) in (*domains, "")
 
 
 class Relay:
