@@ -27,7 +27,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -37,13 +37,15 @@ from .assembly import Parts
 from .envelope import BEFORE_QUEUE, Envelope, ForeignDomain, decode, organization_slug
 from .keys import EMAIL, held_id, message_id, raw_key
 from .logs import event, place
-from .message import Message, own_identity, read_message
+from .message import Message, own_identity, read_mail
+from .mime.fields import MailHeader
 from .mime.words import storable
 from .org_settings import BadOrgSettings
 from .outcomes import DeadlineReached, Outcome
 from .queue import QueueUnavailable
 from .recognition import recognise
 from .records import Event, Known, NewMessage, Organization, RecordsUnavailable
+from .senders import Authenticator
 from .spool import Entry, SpoolFull
 from .status import EventKind, Held
 from .traits import read_traits
@@ -54,11 +56,12 @@ _OUTAGES = (Outcome.BACKEND_DOWN, Outcome.DEADLINE)
 
 @dataclass(frozen=True)
 class Delivery:
-    """How a delivery ended: the outcome, and the organisation and row where there are any."""
+    """How a delivery ended: the outcome, the organisation and row where there are any, and why a mail is held."""
 
     outcome: Outcome
     org: str | None = None
     message_id: UUID | None = None
+    reason: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -95,22 +98,22 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts, way: Way = BY_MAIL) ->
     org = _organization(envelope.recipient, parts)
     if isinstance(org, Outcome):
         return Delivery(org)
-    message = read_message(raw)
-    if message is None:
+    mail = read_mail(raw)
+    if mail is None:
         return Delivery(Outcome.MALFORMED, org.slug)
-    coming = _Coming(envelope, raw, org, way)
-    authserv_id, is_filtered = parts.settings.authserv_id, envelope.door != BEFORE_QUEUE
-    seen = recognise(way.source, message, raw, org, parts.records, authserv_id, bool(way.importer), is_filtered)
+    message, coming = mail.message, _Coming(envelope, raw, org, way)
+    server = Authenticator(parts.settings.authserv_id, envelope.queue_id, envelope.door != BEFORE_QUEUE)
+    seen = recognise(mail, org, way.source, None if way.importer else server, parts.records, parts.archive)
     if seen.verdict:
         if seen.known:
-            _take_back(seen.known, message.fingerprint, message.digest, coming, parts)
-        return Delivery(seen.verdict, org.slug, seen.known.id if seen.known else None)
+            _take_back(seen.known, seen.fingerprint, message.digest, coming, parts)
+        return Delivery(seen.verdict, org.slug, seen.known.id if seen.known else None, seen.doubt or "")
     waiting = _waiting(parts)
     if _is_too_much(waiting or 0, parts):
         return Delivery(Outcome.OVERLOADED, org.slug)
-    new = _new_message(envelope, seen.message, org, known_traits(raw, envelope.sender, parts), way)
+    new = _new_message(envelope, seen.message, org, known_traits(mail.header, envelope.sender, parts), way)
     if seen.held:
-        return _hold(seen.known, new, seen.held, coming, parts)
+        return replace(_hold(seen.known, new, seen.held, coming, parts), reason=seen.doubt or "")
     return _record(new, message, coming, parts, rings=waiting is not None)
 
 
@@ -248,7 +251,7 @@ def _waiting(parts: Parts) -> int | None:
         return None
 
 
-def known_traits(raw: bytes, sender: str, parts: Parts) -> list[str]:
+def known_traits(header: MailHeader, sender: str, parts: Parts) -> list[str]:
     """Tell the traits of a mail; one that was delivered to an organisation of ours before comes in a loop."""
 
     def is_own(recipient: str) -> bool:
@@ -257,7 +260,7 @@ def known_traits(raw: bytes, sender: str, parts: Parts) -> list[str]:
         except ForeignDomain:
             return False
 
-    return [trait.value for trait in read_traits(raw, sender, is_own)]
+    return [trait.value for trait in read_traits(header, sender, is_own)]
 
 
 def _is_too_much(waiting: int, parts: Parts) -> bool:
@@ -279,7 +282,7 @@ def _new_message(envelope: Envelope, message: Message, org: Organization, traits
         received_at=envelope.received_at,
         raw_key=key,
         traits=traits,
-        **vars(message),
+        **message.recorded(),
     )
 
 
@@ -332,8 +335,10 @@ def _hold(known: Known | None, new: NewMessage, why: Held, coming: _Coming, part
     held = replace(new, id=held_id(key), raw_key=key)
     told = {**_metadata(coming.envelope, held, coming.org), "held": why.value}
     parts.archive.put(key, coming.raw, new.digest, told)
-    if not _is_named(new, parts):
-        parts.archive.delete(new.raw_key)  # of an attempt that took itself for the first
+    # Of an attempt that took itself for the first. A stranger's mail never does, and an object that has no row yet may
+    # be that of an allowed sender's mail, which is being recorded at this moment.
+    if why is Held.IDENTITY and not _is_named(new, parts):
+        parts.archive.delete(new.raw_key)
     first = known or Known.of_held(held.id, held.fingerprint, held.digest)
     if not parts.records.conflicts.insert(known, held, why):
         first = _known_now(known, new, parts) or first
@@ -358,13 +363,19 @@ def _known_now(known: Known | None, new: NewMessage, parts: Parts) -> Known | No
 
 
 def _take_back(known: Known, fingerprint: str, digest: str, coming: _Coming, parts: Parts) -> None:
-    """Delete the object of a delivery that has made no row, its own or that of an attempt that was killed here."""
+    """Delete the object of a delivery that has made no row, its own or that of an attempt that was killed here.
+
+    A mail that is held for its sender has never been put under a message's key: that object is another mail's.
+    """
     if digest in known.digests.values():
         return
     org_id, source = coming.org.id, coming.way.source
-    parts.archive.delete(raw_key(org_id, digest, source))
+    if known.is_message:
+        parts.archive.delete(raw_key(org_id, digest, source))
     if known.is_held(fingerprint):
-        parts.archive.delete(raw_key(org_id, digest, source, is_held=True))
+        key = raw_key(org_id, digest, source, is_held=True)
+        if not parts.records.conflicts.of_id(held_id(key), org_id):
+            parts.archive.delete(key)
 
 
 def _count_failure(entry: str, key: str, why: str, parts: Parts) -> Delivery:
@@ -428,7 +439,7 @@ def _tell(delivery: Delivery, envelope: Envelope | None, size: int, entry: str, 
         extension=envelope and _extension(envelope.recipient),
         size=size,
         entry=entry,
-        reason=why,
+        reason=why or delivery.reason,
     )
     metrics.count(metrics.DELIVERIES, delivery.org or "", outcome.name)
     metrics.observe(metrics.DELIVERY_SECONDS, time.monotonic() - began)

@@ -1,20 +1,38 @@
 """Recognition: what a mail is to its organisation, before anything of it is written.
 
-known already       its Message-ID and its content are: a duplicate. Or it is held, and nobody has decided yet
+Its sender is judged first, where the organisation names those whose mail it takes: whatever a stranger sends can then
+neither tell nor change what becomes of an allowed sender's mail.
+
+of a stranger       too big, for the organisation's own limit; else held, once for each content. Nothing is said of what
+                    the organisation has, and what it has does not matter
+known already       its Message-ID and its content are: a duplicate
 too big             larger than the organisation's own limit
-of a stray sender   held, if the organisation names those whose mail it takes
 known otherwise     its Message-ID is known with other content: held; or, where the organisation is set so, a message
                     of its own, under its Message-ID and its fingerprint
+new                 all other mail. That a copy by a stranger is held, or was discarded, does not matter: the mail
+                    becomes a message, and the copy stays. Who accepts the copy later is told that it is a message
 
-A delivery asks, and `orderflow-admin org test` asks the same without delivering. Nothing here writes.
+A message is a message, whoever sent it: where an operator has accepted a stranger's copy, or the copy came before the
+organisation named its senders, the order is in hand, and the allowed sender's own mail is a duplicate of it. Only what
+is held because of its Message-ID is looked at again: if that copy does not pass the policy, by its raw mail in the
+archive, the mail that does is a message of its own.
+
+What earlier versions recorded is found by the former fingerprint, where that differs. They took more for the same than
+it is, so the raw mail in the archive is compared then. Where it is gone the mail is held, and not lost. One case stays
+as it was: a mail without anything of the kind, that an earlier version would have taken for another one with it, which
+that version recorded under the same Message-ID, is a duplicate of that.
+
+A delivery asks, and `orderflow-admin org test` and an import ask the same without delivering. Nothing here writes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .message import Message, own_identity
+from .archive import Archive, ObjectDamaged, ObjectMissing
+from .message import Message, ReadMail, former_identity, own_identity, read_mail
 from .outcomes import Outcome
-from .records import Known, Organization, Records
-from .senders import Doubt, doubt_sender
+from .records import Conflict, Known, Mail, Organization, Records
+from .senders import Authenticator, Doubt, check_sender
 from .status import Held
 
 
@@ -22,7 +40,8 @@ from .status import Held
 class Recognised:
     """What a mail is: over with `verdict`, to be held for `held`, or, with neither, a new message.
 
-    `message` has the identity that it is to be recorded under, `known` is who has it, or what it clashes with.
+    `message` has the identity that it is to be recorded under, `known` is who has it, or what it clashes with, and
+    `fingerprint` that by which `known` has it.
     """
 
     message: Message
@@ -30,42 +49,129 @@ class Recognised:
     verdict: Outcome | None = None
     held: Held | None = None
     doubt: Doubt | None = None
+    fingerprint: str = ""
 
 
 def recognise(
-    source: str,
-    message: Message,
-    raw: bytes,
-    org: Organization,
-    records: Records,
-    authserv_id: str,
-    is_trusted: bool = False,
-    is_filtered: bool = True,
+    mail: ReadMail, org: Organization, source: str, server: Authenticator | None, records: Records, archive: Archive
 ) -> Recognised:
-    """Tell what a mail is to an organisation. Raises RecordsUnavailable, BadOrgSettings.
+    """Tell what a mail is to an organisation. Raises RecordsUnavailable, ArchiveUnavailable, BadOrgSettings.
 
-    `is_trusted`: an operator brings it, so that neither its size nor its sender is judged. `is_filtered`: as in
-    `senders`.
+    `server` is who authenticates senders; None where an operator brings the mail, so that neither its size nor its
+    sender is judged.
     """
-    settings, fingerprint = org.settings, message.fingerprint
-    known = records.messages.find_identity(org.id, source, message.source_message_id)
-    if known and fingerprint in known.digests:
-        return Recognised(message, known, Outcome.DUPLICATE)
-    own, by_own = message, None
-    if known:  # it may have been accepted as a message of its own
-        own = replace(message, source_message_id=own_identity(message.source_message_id, fingerprint))
-        by_own = records.messages.find_identity(org.id, source, own.source_message_id)
-    if by_own and fingerprint in by_own.digests:
-        return Recognised(own, by_own, Outcome.DUPLICATE)
-    allowed = settings.allowed_senders if not is_trusted else ()
-    if allowed and (held := records.conflicts.alone(org.id, fingerprint)):
-        verdict = Outcome.DUPLICATE if held.resolution else Outcome.HELD
-        return Recognised(message, Known.of_held(held.id, fingerprint, held.digest), verdict)
-    if settings.max_message_size and len(raw) > settings.max_message_size and not is_trusted:
-        return Recognised(message, verdict=Outcome.TOO_BIG)
-    doubt = doubt_sender(raw, allowed, authserv_id, is_filtered) if allowed else None
-    if doubt:
+    message, settings, look_up = mail.message, org.settings, LookUp(org.id, records, archive)
+    allowed = settings.allowed_senders if server else ()
+    is_too_big = bool(server and settings.max_message_size and message.size > settings.max_message_size)
+    if server and allowed and (doubt := check_sender(mail.header, allowed, server)):
+        if is_too_big:
+            return Recognised(message, verdict=Outcome.TOO_BIG)
+        if held := look_up.held_alone(message):
+            verdict = Outcome.DUPLICATE if held.resolution else Outcome.HELD
+            of_copy = Known.of_held(held.id, held.fingerprint, held.digest)
+            return Recognised(message, of_copy, verdict, doubt=doubt, fingerprint=held.fingerprint)
         return Recognised(message, held=Held.SENDER, doubt=doubt)
-    if known and settings.accepts_conflicts and by_own is None:
+    same = look_up.find_same(message, source)
+    is_by_copy = bool(same and server and allowed and look_up.is_held_for_a_stranger(same, allowed, server))
+    if same and not is_by_copy:
+        return Recognised(same.message, same.known, Outcome.DUPLICATE, fingerprint=same.fingerprint)
+    if is_too_big:
+        return Recognised(message, verdict=Outcome.TOO_BIG)
+    known = look_up.find(source, message.source_message_id)
+    if known is None:
+        return Recognised(message)
+    own = replace(message, source_message_id=own_identity(message.source_message_id, message.fingerprint))
+    if (settings.accepts_conflicts or is_by_copy) and look_up.find(source, own.source_message_id) is None:
         return Recognised(own)
-    return Recognised(message, known, held=Held.IDENTITY if known else None)
+    return Recognised(message, known, held=Held.IDENTITY)
+
+
+@dataclass(frozen=True)
+class Same:
+    """What is recorded of a mail: under which identity, by whom, and by which of its fingerprints."""
+
+    message: Message
+    known: Known
+    fingerprint: str
+
+
+class LookUp:
+    """Looks for what is recorded of one mail in one organisation; each identity is asked for once."""
+
+    def __init__(self, org_id: int, records: Records, archive: Archive):
+        self._org_id = org_id
+        self._records = records
+        self._archive = archive
+        self._found: dict[tuple[str, str], Known | None] = {}
+
+    def find(self, source: str, identity: str) -> Known | None:
+        """Return who has an identity."""
+        key = (source, identity)
+        if key not in self._found:
+            self._found[key] = self._records.messages.find_identity(self._org_id, source, identity)
+        return self._found[key]
+
+    def find_same(self, message: Message, source: str) -> Same | None:
+        """Return what is recorded of this very mail: a message, or else what is held because of its Message-ID.
+
+        Raises RecordsUnavailable, ArchiveUnavailable.
+        """
+        held = None
+        for identity in self._identities(message, source):
+            known = self.find(source, identity)
+            fingerprint = self._fingerprint_in(known, message) if known else ""
+            if known and fingerprint:
+                same = Same(replace(message, source_message_id=identity), known, fingerprint)
+                if not known.is_held(fingerprint):
+                    return same
+                held = held or same
+        return held
+
+    def held_alone(self, message: Message) -> Conflict | None:
+        """Return what is held of this very mail and clashes with no message, whether it is decided or not."""
+        held = self._records.conflicts.alone(self._org_id, message.fingerprint)
+        if held is None and message.former_fingerprint:
+            held = self._records.conflicts.alone(self._org_id, message.former_fingerprint)
+            held = held if held and self._is_of(held, message) else None
+        return held
+
+    def is_held_for_a_stranger(self, same: Same, allowed: tuple[str, ...], server: Authenticator) -> bool:
+        """Tell whether that is a held mail which does not pass the policy, or of which nothing is left to judge by."""
+        if not same.known.is_held(same.fingerprint):
+            return False
+        row = self._row(same.known, same.fingerprint)
+        mail = self._read(row) if row else None
+        judge = replace(server, queue_id=row.queue_id if row else "", is_filtered=True)
+        return mail is None or check_sender(mail.header, allowed, judge) is not None
+
+    def _identities(self, message: Message, source: str) -> Iterator[str]:
+        yield message.source_message_id
+        if former := former_identity(message):
+            yield former
+        if self.find(source, message.source_message_id):  # it may have been accepted as a message of its own
+            for fingerprint in filter(None, (message.fingerprint, message.former_fingerprint)):
+                yield own_identity(message.source_message_id, fingerprint)
+
+    def _fingerprint_in(self, known: Known, message: Message) -> str:
+        if message.fingerprint in known.digests:
+            return message.fingerprint
+        former = message.former_fingerprint
+        row = self._row(known, former) if former in known.digests else None
+        return former if row and self._is_of(row, message) else ""
+
+    def _row(self, known: Known, fingerprint: str) -> Mail | None:
+        if not known.is_held(fingerprint):
+            return self._records.messages.get(self._org_id, known.id)
+        held = self._records.conflicts.of_message(self._org_id, known.id)
+        return next((one for one in held if one.fingerprint == fingerprint), None)
+
+    def _is_of(self, row: Mail, message: Message) -> bool:
+        """Tell whether a row of an earlier version is about this very mail."""
+        mail = self._read(row)
+        return mail is not None and mail.message.fingerprint == message.fingerprint
+
+    def _read(self, row: Mail) -> ReadMail | None:
+        try:
+            return read_mail(self._archive.read(row.raw_key, row.digest))
+        except (ObjectMissing, ObjectDamaged):
+            return None

@@ -21,8 +21,9 @@ from .assembly import Parts
 from .delivery import Delivery, known_traits, ring, settle
 from .keys import EMAIL, message_id, read_raw_key
 from .logs import event
-from .message import Message, own_identity, read_message
+from .message import Message, own_identity, read_mail
 from .queue import QueueUnavailable
+from .recognition import LookUp
 from .records import Conflict, Document, Event, IdentityTaken, InboundMessage, Mail, NewMessage
 from .status import EventKind, HandOver, Held
 
@@ -127,13 +128,12 @@ def _resolve(conflict: Conflict, new: NewMessage | None, told: Event, parts: Par
 def _of_conflict(conflict: Conflict, parts: Parts) -> Iterator[NewMessage]:
     """Give the message that a held mail may become: under its own Message-ID, unless that is what it clashes with, or
     under one that its content makes another."""
-    raw = parts.archive.read(conflict.raw_key, conflict.digest)
-    message = read_message(raw)
-    if message is None:
+    mail = read_mail(parts.archive.read(conflict.raw_key, conflict.digest))
+    if mail is None:
         raise ValueError("a held message has no header")
-    traits = known_traits(raw, conflict.envelope_sender, parts)
-    known = parts.records.messages.find_identity(conflict.org_id, EMAIL, message.source_message_id)
-    if known and not known.is_held(message.fingerprint) and message.fingerprint in known.digests:
+    message, traits = mail.message, known_traits(mail.header, conflict.envelope_sender, parts)
+    same = LookUp(conflict.org_id, parts.records, parts.archive).find_same(message, EMAIL)
+    if same and not same.known.is_held(same.fingerprint):
         return  # it has come again meanwhile, and is a message already
     if conflict.reason is Held.SENDER:
         yield accepted(conflict, message, traits, message.source_message_id)
@@ -156,5 +156,5 @@ def accepted(conflict: Mail, message: Message, traits: list[str], identity: str 
         received_at=conflict.received_at,
         raw_key=conflict.raw_key,
         traits=traits,
-        **vars(message),
+        **message.recorded(),
     )

@@ -8,7 +8,7 @@ handler, which may answer, and for who looks for a loop.
 from collections.abc import Callable
 from enum import StrEnum
 
-from .mime.fields import read_header
+from .mime.fields import MailHeader
 
 _VALUE_LIMIT = 1000
 
@@ -22,15 +22,14 @@ class Trait(StrEnum):
     OWN_DELIVERED_TO = "own delivered-to"
 
 
-def read_traits(raw: bytes, sender: str, is_own: Callable[[str], bool]) -> list[Trait]:
+def read_traits(header: MailHeader, sender: str, is_own: Callable[[str], bool]) -> list[Trait]:
     """Read the traits of a mail with this envelope sender; `is_own` tells a recipient that is one of ours.
 
     Auto-Submitted is RFC 3834's, section 5: anything but "no". Precedence (RFC 2076, section 3.9) counts with the
     values that mailing lists and programs use. Delivered-To is what Postfix's loop detection goes by.
     """
     found = set() if sender else {Trait.NULL_SENDER}
-    fields, _ = read_header(raw)
-    for field in fields:
+    for field in header.top if header.top is header.fields else (*header.top, *header.fields):
         if field.name not in ("auto-submitted", "precedence", "delivered-to"):
             continue
         value = field.value[:_VALUE_LIMIT].decode("ascii", "replace").strip().lower()

@@ -17,11 +17,12 @@ from orderflow_ingest.attachments import read_parts
 from orderflow_ingest.delivery import Delivery, receive, settle
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.keys import decision_key
-from orderflow_ingest.message import read_message
+from orderflow_ingest.message import read_mail, read_message
 from orderflow_ingest.outcomes import DeadlineReached, Outcome
 from orderflow_ingest.recognition import recognise
 from orderflow_ingest.records import NO_TENANT, Filter, IdentityTaken, messages
 from orderflow_ingest.records.tables import organization
+from orderflow_ingest.senders import Authenticator
 from orderflow_ingest.status import Held
 from tests.fakes import embedded
 from tests.lab.process import wait_until
@@ -484,16 +485,19 @@ def test_mail_that_is_held_by_one_process_takes_no_object_from_another_that_reco
     assert parts.archive.read(row.raw_key, row.digest) == mail()
 
 
-def test_what_stays_held_is_held_though_its_sender_is_allowed_now_and_its_object_is_never_taken_back(parts):
+@pytest.mark.parametrize("allowed", ["@shop.example", ""])
+def test_mail_that_passes_is_delivered_though_it_was_held_before_and_what_is_held_stays(parts, allowed):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
     (conflict,) = parts.records.conflicts.open()
-    choose(parts, allowed_senders="@shop.example")
-    assert post(parts, b"Received: from b\n" + mail()).outcome is Outcome.HELD
-    choose(parts, allowed_senders="")
+    choose(parts, allowed_senders=allowed)
     assert post(parts, b"Received: from b\n" + mail()).outcome is Outcome.DELIVERED
     assert post(parts, mail()).outcome is Outcome.DUPLICATE
+    assert parts.records.conflicts.open() == [conflict]
     assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
+    with pytest.raises(IdentityTaken):
+        replay.accept_conflict(conflict, parts, "me@here")
+    assert len(rows(parts)) == 1
 
 
 def test_an_accepted_held_mail_whose_message_id_was_taken_meanwhile_is_a_message_of_its_own(parts):
@@ -565,7 +569,8 @@ def test_settings_that_do_not_read_defer_mail(parts):
 
 def test_what_an_operator_brings_is_judged_by_neither_its_sender_nor_its_size(parts):
     choose(parts, allowed_senders="@other.example", max_message_size="10")
-    org, message = parts.records.organizations.find("acme"), read_message(mail())
-    trusted = recognise("UPLOAD", message, mail(), org, parts.records, "", is_trusted=True)
+    org, read = parts.records.organizations.find("acme"), read_mail(mail())
+    trusted = recognise(read, org, "UPLOAD", None, parts.records, parts.archive)
     assert (trusted.verdict, trusted.held) == (None, None)
-    assert recognise("UPLOAD", message, mail(), org, parts.records, "").verdict is Outcome.TOO_BIG
+    judged = recognise(read, org, "UPLOAD", Authenticator(), parts.records, parts.archive)
+    assert judged.verdict is Outcome.TOO_BIG

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from orderflow_ingest import message as module
-from orderflow_ingest.message import read_message
+from orderflow_ingest.message import read_mail, read_message
+from orderflow_ingest.mime.fields import HEADER_BYTES, HEADER_LINES
 from orderflow_ingest.mime.words import storable
 
 ORDER = b"""From: Buyer <buyer@shop.example>
@@ -75,6 +76,112 @@ def test_a_redelivery_has_the_same_fingerprint(again):
     assert read_message(again).fingerprint == read_message(ORDER).fingerprint
 
 
+BINARY = b"--b\nContent-Transfer-Encoding: binary\n\n\x89PNG ONE\x1a TWO\n--b--\n"
+PARTS = with_field(b"Content-Type", b"multipart/mixed; boundary=b").replace(b"ten of them\n", BINARY)
+
+
+@pytest.mark.parametrize(
+    ("raw", "other"),
+    [
+        (with_field(b"To", b'"A  B" <a@b.example>'), with_field(b"To", b'"A B" <a@b.example>')),
+        (with_field(b"Subject", b'pipe "3  4"'), with_field(b"Subject", b'pipe "3 4"')),
+        (with_field(b"Subject", b'pipe 3"  4'), with_field(b"Subject", b'pipe 3" 4')),
+        (with_field(b"Content-Type", b'a/b; name="x\\"  y"'), with_field(b"Content-Type", b'a/b; name="x\\" y"')),
+        (PARTS.replace(b"ONE", b"\r"), PARTS.replace(b"ONE", b"\n")),
+        (PARTS.replace(b"ONE", b"\r\n"), PARTS.replace(b"ONE", b"\n")),
+        (PARTS.replace(b"ONE", b"\r\n"), PARTS.replace(b"ONE", b"\r")),
+        (PARTS.replace(b"\n", b"\r\n").replace(b"ONE", b"\r"), PARTS.replace(b"\n", b"\r\n").replace(b"ONE", b"\n")),
+        (ORDER.replace(b"\n\nten", b"\nten"), ORDER.replace(b"\n\nten", b"\ntwo")),
+    ],
+)
+def test_what_earlier_versions_took_for_the_same_is_told_apart_and_found_by_the_former_fingerprint(raw, other):
+    one, two = read_message(raw), read_message(other)
+    assert one.fingerprint != two.fingerprint
+    assert (one.former_fingerprint or one.fingerprint) == (two.former_fingerprint or two.fingerprint)
+    assert one.former_fingerprint or two.former_fingerprint
+    for mail in (raw, other):
+        crossed = mail.replace(b"\r\n", b"\n") if b"\n\n" not in mail else None
+        again = b"Received: by us; later\n" + mail if crossed is None else crossed
+        assert read_message(again).fingerprint == read_message(mail).fingerprint
+
+
+def test_the_former_fingerprint_is_the_one_that_was_stored_before():
+    raw = with_field(b"To", b'"A  B" <a@b.example>').replace(b"ten of", b"ten\rof")
+    hashed = (
+        b'from:Buyer <buyer@shop.example>\nto:"A B" <a@b.example>\nsubject:Order 17\n'
+        b"date:Fri, 20 Nov 2026 09:30:15 +0100\nmessage-id:<17@shop.example>\n\nten\nof them"
+    )
+    assert read_message(raw).former_fingerprint == hashlib.sha256(hashed).hexdigest()
+    assert (
+        read_message(ORDER).former_fingerprint
+        == ""
+        == read_message(with_field(b"To", b'"A B" <a@b>')).former_fingerprint
+    )
+    assert "former_fingerprint" not in read_message(raw).recorded()
+
+
+def test_a_mail_in_either_form_of_line_ends_has_one_fingerprint_and_one_former_one():
+    raw = PARTS.replace(b"ONE", b"\r x \r").replace(b"ten", b"\rten")
+    for again in (raw, raw.replace(b"\n", b"\r\n")):
+        found = read_message(again)
+        assert (found.fingerprint, found.former_fingerprint) == (
+            read_message(raw).fingerprint,
+            read_message(raw).former_fingerprint,
+        )
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [b"X: y\n" * HEADER_LINES, b"To: a\n" * HEADER_LINES, b"X: " + b"y" * HEADER_BYTES + b"\n", b"X: y\n z\n" * 50_000],
+)
+def test_a_header_over_the_bound_is_known_by_all_its_bytes_and_loses_nothing(padding):
+    long = ORDER.replace(b"\n\nten", b"\n" + padding + b"\nten")
+    found = read_message(long)
+    assert (found.source_message_id, found.from_email, found.subject) == (
+        "<17@shop.example>",
+        "buyer@shop.example",
+        "Order 17",
+    )
+    assert found.sent_at == read_message(ORDER).sent_at
+    again = [
+        b"Received: by us\n\tfor <x>; later\n" * 40 + long,
+        b"Return-Path: <a@b>\nAuthentication-Results: mx; none\nDKIM-Filter: x\nReceived: by us\n" + long,
+        long.replace(b"\n", b"\r\n"),
+        long + b"\n\n",
+    ]
+    assert {read_message(raw).fingerprint for raw in again} == {found.fingerprint}
+    assert {read_message(raw).source_message_id for raw in again} == {"<17@shop.example>"}
+    for other in (long.replace(b"ten of", b"two of"), long.replace(b"\n\nten", b"\nCc: last@b\n\nten")):
+        assert read_message(other).fingerprint != found.fingerprint
+
+
+def test_a_message_id_behind_the_bound_is_not_read_and_neither_joins_nor_parts_mails():
+    late = b"To: a@b\n" * HEADER_LINES + ORDER
+    again = b"Received: by us; later\n" * 30 + late
+    other = late.replace(b"ten of", b"two of")
+    found = [read_message(raw) for raw in (late, again, other)]
+    assert [one.message_id_is_synthetic for one in found] == [True] * 3
+    assert found[0].source_message_id == found[1].source_message_id != found[2].source_message_id
+
+
+def test_what_servers_add_before_the_senders_fields_takes_nothing_from_their_bound():
+    near = ORDER.replace(b"\n\nten", b"\n" + b"X: y\n" * (HEADER_LINES - 10) + b"\nten")
+    assert read_mail(near).header.is_whole
+    again = b"Received: by us; later\n" * 500 + near
+    assert read_mail(again).header.is_whole
+    assert read_message(again).fingerprint == read_message(near).fingerprint == read_message(ORDER).fingerprint
+
+
+def test_no_header_is_refused_for_its_size():
+    for raw in (
+        b"x" * 400_000,
+        b"\n" * 400_000 + ORDER,
+        b"received: x\n" * 300_000 + ORDER,
+        b"X: y\n" * 300_000,
+    ):
+        assert read_message(raw).size == len(raw)
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -96,11 +203,18 @@ def test_the_body_is_hashed_alike_wherever_its_blocks_end(monkeypatch):
         body = b"".join(
             chosen.choice([b"a", b"\r", b"\n", b"\r\n", b"bc", b"\n\n"]) for _ in range(chosen.randrange(40))
         )
-        whole = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip(b"\n")
-        expected = hashlib.sha256(b"subject:x\n\n" + whole).hexdigest()
-        for block in (1, 2, 3, 7, 1 << 20):
-            monkeypatch.setattr(module, "_BLOCK", block)
-            assert read_message(b"Subject: x\n\n" + body).fingerprint == expected, (body, block)
+        former = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip(b"\n")
+        for line_end in (b"\n", b"\r\n", b"\r"):
+            whole = body.replace(b"\r\n", b"\n") if line_end != b"\n" else body
+            whole = whole.replace(b"\r", b"\n") if line_end == b"\r" else whole
+            texts = (b"subject:x\n\n" + whole.rstrip(b"\r\n"), b"subject:x\n\n" + former)
+            # Another separator would be read where such a body begins with a line end.
+            raw = b"Subject: x" + 2 * line_end + b"b" + body
+            for block in (1, 2, 3, 7, 1 << 20):
+                monkeypatch.setattr(module, "_BLOCK", block)
+                found = read_message(raw)
+                expected = [hashlib.sha256(text.replace(b"\n\n", b"\n\nb", 1)).hexdigest() for text in texts]
+                assert [found.fingerprint, found.former_fingerprint or found.fingerprint] == expected, (raw, block)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,13 @@ import time
 import pytest
 
 from orderflow_ingest.mime.fields import (
+    HEADER_BYTES,
+    HEADER_LINES,
     Field,
+    find_sender_header,
     iterate_fields,
     looks_like_header,
-    read_header,
+    read_mail_header,
     skip_leading_blanks,
     split_header,
 )
@@ -75,16 +78,51 @@ def test_a_header_ends_at_the_first_empty_line(raw: bytes, header: bytes, body: 
     assert split_header(memoryview(raw)) == (end, start)
 
 
-def test_a_header_is_read_past_blanks_up_to_its_limit_and_its_body_follows() -> None:
+def test_a_mails_header_is_read_once_past_blanks_and_its_body_follows() -> None:
     raw = b"\xef\xbb\xbf\r\nA: b\r\nC: d\r\n\r\nE: f\n\nbody"
-    fields, body_start = read_header(raw)
-    assert (list(fields), raw[body_start:]) == ([Field("a", b"b"), Field("c", b"d")], b"E: f\n\nbody")
-    fields, body_start = read_header(raw, body_start)
-    assert (list(fields), raw[body_start:]) == ([Field("e", b"f")], b"body")
-    filler = b"X: " + b"x" * 1020 + b"\n"
-    fields, body_start = read_header(filler * 4096 + b"Late: 1\n\nbody")
-    assert {field.name for field in fields} == {"x"} and body_start == 1024 * 4096 + 9
-    assert list(read_header(b"")[0]) == list(read_header(b"\n\nno header")[0]) == []
+    header = read_mail_header(raw)
+    assert header.fields == header.top == (Field("a", b"b"), Field("c", b"d"))
+    assert (raw[header.body_start :], header.line_end, header.is_whole) == (b"E: f\n\nbody", b"\r\n", True)
+    assert read_mail_header(b"").fields == read_mail_header(b"\n\nno header").fields == ()
+
+
+def test_the_header_that_a_server_took_for_body_is_the_senders() -> None:
+    raw = b"Return-Path: <a>\nReceived: x\n\nodd line\nFrom: a\nX: y\n\nbody"
+    header = read_mail_header(raw)
+    assert [field.name for field in header.top] == ["return-path", "received"]
+    assert [field.name for field in header.fields] == ["from", "x"]
+    assert (raw[header.body_start :], header.odd_line) == (b"body", b"odd line")
+    assert header.start == find_sender_header(raw) == raw.index(b"odd line")
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize(
+    ("fields", "is_whole"),
+    [
+        (b"X: y\n" * (HEADER_LINES - 2), True),
+        (b"X: y\n" * HEADER_LINES, False),
+        (b"X: y\n " * (HEADER_LINES // 2) + b"\n", True),
+        (b"X: y\n z\n" * HEADER_LINES, False),
+        (b"X: " + b"y" * (HEADER_BYTES - 100) + b"\n", True),
+        (b"X: " + b"y" * HEADER_BYTES + b"\n", False),
+    ],
+)
+def test_a_header_is_whole_up_to_the_bound_whatever_servers_put_before_it(
+    line_end: bytes, fields: bytes, is_whole: bool
+) -> None:
+    for before in (b"", b"Received: x\n y\n" * 100, b"Authentication-Results: x\nReceived: y\n" * 100):
+        raw = (before + b"From: a\nTo: b\n" + fields + b"\nbody").replace(b"\n", line_end)
+        header = read_mail_header(raw)
+        assert (header.is_whole, header.line_end) == (is_whole, line_end)
+        assert [field.value for field in header.fields if field.name in ("from", "to")] == [b"a", b"b"]
+        if not is_whole:
+            assert raw[header.first_own :].startswith(b"From: a") and header.body_start == header.first_own
+
+
+def test_what_is_read_of_a_long_header_is_bounded() -> None:
+    for raw in (b"To:\n" * 400_000, b"received:\n" * 400_000 + b"To:\n" * 400_000, b"\r" * 400_000 + b"a:\r" * 400_000):
+        header = read_mail_header(raw)
+        assert len(header.fields) <= 2 * HEADER_LINES and len(header.top_block) <= 2 * HEADER_BYTES
 
 
 def test_empty_lines_before_a_message_are_skipped_only_if_a_header_follows() -> None:

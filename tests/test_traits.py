@@ -2,6 +2,7 @@
 
 import pytest
 
+from orderflow_ingest.mime.fields import read_mail_header
 from orderflow_ingest.traits import Trait, read_traits
 from tests.mails import mail
 
@@ -9,7 +10,8 @@ OWN = "orders+acme@orderflow.example.com"
 
 
 def traits(*lines: str, sender: str = "buyer@shop.example", raw: bytes = mail(1)) -> list[Trait]:
-    return read_traits("".join(f"{line}\r\n" for line in lines).encode() + raw, sender, lambda text: text == OWN)
+    header = read_mail_header("".join(f"{line}\r\n" for line in lines).encode() + raw)
+    return read_traits(header, sender, lambda text: text == OWN)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,11 @@ def test_an_ordinary_mail_has_none():
 
 def test_what_stands_in_the_body_is_none():
     assert traits(raw=mail(1) + b"\r\n\r\nPrecedence: bulk\r\n") == []
+
+
+def test_a_header_that_a_server_took_for_body_is_read_too():
+    found = traits("Received: from x", raw=b"\r\n" + b"Auto-Submitted: auto-replied\r\n" + mail(1))
+    assert found == [Trait.AUTO_SUBMITTED]
 
 
 @pytest.mark.parametrize("raw", [b"", b"\0" * 100, b"\xff\xfe", b"Auto-Submitted", b"Precedence:" + b"x" * 5_000_000])

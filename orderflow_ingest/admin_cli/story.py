@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from ..assembly import Parts
-from ..mime.fields import find_sender_header, read_header
+from ..mime.fields import read_mail_header
 from ..mime.words import decode_text, storable
 from ..records import Conflict, Document, Event, InboundMessage, SkippedPart
 from ..status import EventKind
@@ -58,13 +58,12 @@ def tell_held(held: Conflict, parts: Parts) -> Story:
 def shown_header(raw: bytes) -> list[tuple[str, str]]:
     """Read the fields that tell who wrote a mail and which way it came, as they stand, those of servers first."""
     found: list[tuple[str, str]] = []
+    header = read_mail_header(raw)
     # Where a server found no header, its own fields stand in front of the sender's.
-    for start in dict.fromkeys((0, find_sender_header(raw))):
-        header, _ = read_header(raw, start)
-        for one in header:
-            if one.name in _SHOWN and len(found) < _MOST_FIELDS:
-                text = " ".join(decode_text(one.value[: 4 * _LONGEST]).split())
-                found.append((one.name.title(), storable(text)[:_LONGEST]))
+    for one in (*header.top, *(header.fields if header.fields is not header.top else ())):
+        if one.name in _SHOWN and len(found) < _MOST_FIELDS:
+            text = " ".join(decode_text(one.value[: 4 * _LONGEST]).split())
+            found.append((one.name.title(), storable(text)[:_LONGEST]))
     return found
 
 

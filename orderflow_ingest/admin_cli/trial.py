@@ -5,16 +5,17 @@ Whether a backend is away, or too much work waits, is a question of the moment, 
 
 from collections.abc import Iterator
 
+from ..ascii_case import ascii_lower
 from ..assembly import Parts
 from ..attachments import accept_types, read_parts
 from ..envelope import POSTMASTERS, ForeignDomain, organization_slug
 from ..keys import EMAIL
-from ..message import read_message
+from ..message import read_mail
 from ..org_settings import BadOrgSettings
 from ..outcomes import Outcome
 from ..recognition import recognise
 from ..records import Organization
-from ..senders import doubt_sender
+from ..senders import Authenticator, doubt_sender
 
 Told = tuple[str, str]
 
@@ -28,7 +29,7 @@ def try_mail(address: str, raw: bytes | None, sender: str | None, size: int | No
         yield "recipient", "its domain is not in ORDERFLOW_DOMAIN"
         yield _ended(Outcome.MISCONFIGURED)
         return
-    if address.partition("@")[0].lower() in POSTMASTERS:
+    if ascii_lower(address.partition("@")[0]) in POSTMASTERS:
         yield "recipient", "no organisation's: Postfix's aliases take it"
         return
     org = parts.records.organizations.find(slug) if slug else None
@@ -72,16 +73,18 @@ def _judged_unseen(org: Organization, sender: str | None, length: int | None, pa
 
 def _judged(org: Organization, raw: bytes, parts: Parts) -> Iterator[Told]:
     """Judge a mail as a delivery does, and tell what extraction would make of it."""
-    message = read_message(raw)
-    if message is None:
+    mail = read_mail(raw)
+    if mail is None:
         yield "header", "empty, or not one field of its sender"
         yield _ended(Outcome.MALFORMED)
         return
-    seen = recognise(EMAIL, message, raw, org, parts.records, parts.settings.authserv_id)
+    message, server = mail.message, Authenticator(parts.settings.authserv_id)
+    seen = recognise(mail, org, EMAIL, server, parts.records, parts.archive)
     yield "from", message.from_email
     yield "subject", message.subject
-    yield "identity", f"{seen.message.source_message_id}, {f'known: {seen.known.id}' if seen.known else 'new'}"
-    if org.settings.allowed_senders and not seen.verdict:
+    known = f"known: {seen.known.id}" if seen.known else "new" if not seen.doubt else "not asked for"
+    yield "identity", f"{seen.message.source_message_id}, {known}"
+    if org.settings.allowed_senders:
         yield "sender", f"held: {seen.doubt}" if seen.doubt else "taken"
     outcome = seen.verdict or (Outcome.HELD if seen.held else Outcome.DELIVERED)
     if outcome is not Outcome.TOO_BIG:

@@ -26,11 +26,12 @@ from ..assembly import Parts
 from ..delivery import Way, deliver
 from ..envelope import Envelope
 from ..keys import EMAIL, UPLOAD
-from ..message import Message, own_identity, read_message
-from ..mime.fields import first_value, read_header
+from ..message import Message, read_message
+from ..mime.fields import first_value, read_mail_header
 from ..mime.words import storable
 from ..outcomes import Outcome
 from ..queue import QueueUnavailable
+from ..recognition import LookUp
 from ..records import Organization
 from .sources import OfFile, count_bytes, read_paths
 
@@ -102,21 +103,15 @@ class Importer:
             return Verdict(Became.FAILED, mail.why)
         if message is None:
             return Verdict(Became.FAILED, "no mail: it has not one header field")
-        find = self.parts.records.messages.find_identity
-        by_mail = None if self.again else find(self.org.id, EMAIL, message.source_message_id)
-        if by_mail and message.fingerprint not in by_mail.digests:  # it may have been accepted as a message of its own
-            by_mail = find(self.org.id, EMAIL, own_identity(message.source_message_id, message.fingerprint))
-        if by_mail and message.fingerprint in by_mail.digests:
-            return Verdict(Became.CAME_BY_MAIL, "", by_mail.id)
-        held = None if self.again else self.parts.records.conflicts.alone(self.org.id, message.fingerprint)
-        if held:
-            return Verdict(Became.CAME_BY_MAIL, "", held.id)
-        known = find(self.org.id, UPLOAD, message.source_message_id)
-        if known is None:
-            return Verdict(Became.IMPORTED)
-        if message.fingerprint in known.digests:
-            return Verdict(Became.THERE, "", known.id)
-        return Verdict(Became.HELD)
+        look_up = LookUp(self.org.id, self.parts.records, self.parts.archive)
+        if not self.again:
+            if by_mail := look_up.find_same(message, EMAIL):
+                return Verdict(Became.CAME_BY_MAIL, "", by_mail.known.id)
+            if held := look_up.held_alone(message):
+                return Verdict(Became.CAME_BY_MAIL, "", held.id)
+        if same := look_up.find_same(message, UPLOAD):
+            return Verdict(Became.THERE, "", same.known.id)
+        return Verdict(Became.HELD if look_up.find(UPLOAD, message.source_message_id) else Became.IMPORTED)
 
     def _envelope(self, mail: OfFile, message: Message) -> Envelope:
         settings = self.parts.settings
@@ -138,8 +133,7 @@ class Importer:
 
 def read_trace(raw: bytes, now: datetime) -> tuple[datetime | None, str | None]:
     """Read when a mail was received and from whom, by its own header; None for what it does not tell."""
-    found, _ = read_header(raw)
-    fields = [field for field in found if field.name in ("received", "date", "return-path")]
+    fields = read_mail_header(raw).top
     received = (first_value(fields, "received") or b"").rpartition(b";")[2]
     dates = (_moment(received, now), _moment(first_value(fields, "date") or b"", now))
     path = first_value(fields, "return-path")

@@ -29,6 +29,7 @@ from ..keys import RawName, held_id, message_id, read_raw_key
 from ..limits import TimeUp
 from ..logs import place
 from ..message import Message, own_identity, read_message
+from ..mime.fields import read_mail_header
 from ..mime.words import storable
 from ..org_settings import read_settings
 from ..records import Charter, Event, NewDocument, NewMessage, OfHeld, OfMessage, SkippedPart
@@ -159,8 +160,8 @@ def row_of(
         client_address=storable(told.get("client-address", "")),
         received_at=received_at or put_at,
         raw_key=key,
-        traits=known_traits(raw, sender, parts),
-        **vars(message),
+        traits=known_traits(read_mail_header(raw), sender, parts),
+        **message.recorded(),
     )
     return row, notes if received_at else (*notes, Note.NO_ENVELOPE)
 

@@ -1,0 +1,174 @@
+"""What an Authentication-Results field says (RFC 8601), read from the field's bytes.
+
+Software writes into a field of its own what a sender chose, without quotes: OpenDKIM the decoded i= of a signature,
+which may hold `;dmarc=pass header.from=victim.example`. So a field says something only if nothing in it can be read in
+two ways. The grammar is that of RFC 8601, section 2.2, without what leaves a choice:
+
+    one result     a field with more of them says nothing. OpenDKIM writes one for each signature into one field; mail
+                   with several is authenticated by OpenDMARC's field, which has one. `dkim-atps`, which Debian's
+                   OpenDKIM puts behind its own result, does not count
+    comments       stand before the first property: one behind it could begin in a sender's text, and hide what follows
+    properties     those that OpenDKIM, OpenDMARC and verifiers of SPF write for this method, each once at the most
+    values         a token, a quoted string, an address or a domain, in ASCII; letter case is that of ASCII
+
+Everything here takes linear time.
+"""
+
+import re
+from dataclasses import dataclass
+
+# The property that names the domain that has passed, and the others that stand beside it, RFC 8601 section 2.7.
+_PROPERTIES = {
+    b"dmarc": (b"header.from",),
+    b"dkim": (b"header.d", b"header.i", b"header.a", b"header.s", b"header.b"),
+    b"spf": (b"smtp.mailfrom",),
+}
+_LONGEST = 8192
+_TOKEN = rb"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]++"
+_KEYWORD = rb"[0-9A-Za-z][0-9A-Za-z-]*+"
+_STRING = rb'"(?:[\t !#-\[\]-~]|\\[\t -~])*+"'
+_DOMAIN = rb"[0-9A-Za-z_][0-9A-Za-z._-]*+"
+_ATEXT = rb"[!#$%&'*+./0-9=?A-Z^_`a-z{|}~-]++"
+_ID = re.compile(rb"%s|%s" % (_TOKEN, _STRING))
+_SEMICOLON = re.compile(rb";")
+_VERSION = re.compile(rb"[0-9]++(?![^ \t;(])")
+_RESULT = re.compile(rb"(%s)(?:/[0-9]++)?[ \t]*+=[ \t]*+(%s)(?![^ \t;(])" % (_KEYWORD, _KEYWORD))
+_REASON = re.compile(rb"reason[ \t]*+=[ \t]*+(?:%s|%s)(?![^ \t;(])" % (_STRING, _TOKEN), re.IGNORECASE)
+_PROPERTY = re.compile(
+    rb"(%s\.%s)[ \t]*+=[ \t]*+((?:%s|%s)?@%s|%s|%s)(?![^ \t;])"
+    % (_KEYWORD, _KEYWORD, _ATEXT, _STRING, _DOMAIN, _STRING, _ATEXT)
+)
+_WHOLE_DOMAIN = re.compile(_DOMAIN)
+_ATPS = re.compile(rb"[ \t]*+;[ \t]*+dkim-atps=(?:neutral|fail|pass)", re.IGNORECASE)
+_BLANKS = re.compile(rb"[ \t]*+")
+_OF_COMMENT = re.compile(rb"[^()\\]*+(?:\\.[^()\\]*+)*+", re.DOTALL)
+_PIECE = re.compile(rb'\\.?|[()"]|[^\\()"]++', re.DOTALL)
+_NO_LETTERS = re.compile(rb"[^0-9a-z._-]++")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The one result of a field, in lower case; `domain` is empty where it names none for certain."""
+
+    method: str
+    result: str
+    domain: str
+
+
+class _DoesNotParse(Exception):
+    """The field is not of the grammar."""
+
+
+def read_verdict(value: bytes, authserv_id: str) -> Verdict | None:
+    """Return what a field of this authserv-id says; None for another id's, and where it says nothing for certain."""
+    try:
+        return _read(_Cursor(value), authserv_id.encode().lower()) if len(value) <= _LONGEST else None
+    except _DoesNotParse:
+        return None
+
+
+def may_name(value: bytes, authserv_id: str) -> bool:
+    """Tell whether any software could take this field for one of this authserv-id, in whatever way it reads.
+
+    OpenDMARC drops comments, quotes, backslashes and blanks on its way to the id.
+    """
+    if len(value) > _LONGEST:
+        return True
+    bare = _without_comments(value)
+    heads = [value] if bare is None else [value.partition(b"=")[0], bare.partition(b"=")[0]]
+    return any(authserv_id.encode().lower() in _NO_LETTERS.sub(b"", head.lower()) for head in heads)
+
+
+def _without_comments(value: bytes) -> bytes | None:
+    """Take comments out; None where one, or a quoted string, has no end."""
+    kept: list[bytes] = []
+    depth, is_quoted = 0, False
+    for piece in _PIECE.findall(value):
+        if piece == b'"' and not depth:
+            is_quoted = not is_quoted
+        elif piece == b"(" and not is_quoted:
+            depth += 1
+        elif piece == b")" and not is_quoted:
+            depth = max(0, depth - 1)
+        elif not depth:
+            kept.append(piece)
+    return None if depth or is_quoted else b"".join(kept)
+
+
+class _Cursor:
+    """A place in a field's value."""
+
+    def __init__(self, value: bytes):
+        self._value = value
+        self._at = 0
+
+    def take(self, pattern: re.Pattern[bytes]) -> re.Match[bytes]:
+        """Read what has to stand here."""
+        found = self.take_if(pattern)
+        if found is None:
+            raise _DoesNotParse
+        return found
+
+    def take_if(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+        """Read what may stand here."""
+        found = pattern.match(self._value, self._at)
+        self._at = found.end() if found else self._at
+        return found
+
+    def is_at(self, text: bytes) -> bool:
+        """Tell what stands here; b"" is the end."""
+        return self._value[self._at : self._at + 1] == text
+
+    def skip_blanks(self) -> None:
+        """Read past blanks."""
+        self.take(_BLANKS)
+
+    def skip_comments(self) -> None:
+        """Read past blanks and comments, nested ones too."""
+        depth = 0
+        self.skip_blanks()
+        while depth or self.is_at(b"("):
+            if not (self.is_at(b"(") or self.is_at(b")")):
+                raise _DoesNotParse  # its end is missing
+            depth += 1 if self.is_at(b"(") else -1
+            self._at += 1
+            self.take(_OF_COMMENT if depth else _BLANKS)
+
+
+def _read(field: _Cursor, wanted: bytes) -> Verdict | None:
+    field.skip_comments()
+    if field.take(_ID)[0].strip(b'"').lower() != wanted:
+        return None
+    field.skip_comments()
+    if field.take_if(_VERSION):
+        field.skip_comments()
+    field.take(_SEMICOLON)
+    field.skip_comments()
+    result = field.take(_RESULT)
+    method = result[1].lower()
+    field.skip_comments()
+    if field.take_if(_REASON):
+        field.skip_comments()
+    known: dict[bytes, bytes] = {}
+    while not (field.is_at(b"") or field.is_at(b";")):
+        found = field.take(_PROPERTY)
+        if found[1].lower() in known or found[1].lower() not in _PROPERTIES.get(method, ()):
+            return None
+        known[found[1].lower()] = found[2].lower()
+        field.skip_blanks()
+    if method == b"dkim":
+        field.take_if(_ATPS)
+        field.skip_blanks()
+    if not field.is_at(b""):
+        return None
+    return Verdict(method.decode("ascii"), result[2].decode("ascii").lower(), _domain(method, known).decode("ascii"))
+
+
+def _domain(method: bytes, known: dict[bytes, bytes]) -> bytes:
+    """Return the domain that a result is about, b"" if it names none for certain."""
+    value = known.get(_PROPERTIES.get(method, (b"",))[0], b"")
+    if method == b"spf":
+        value = value.rpartition(b"@")[2]
+    signer = known.get(b"header.i", b"@" + value).rpartition(b"@")[2]
+    is_certain = _WHOLE_DOMAIN.fullmatch(value) and (signer == value or signer.endswith(b"." + value))
+    return value if is_certain else b""
