@@ -18,6 +18,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from .guards import Budget, NotOpened
+
+__all__ = ["Budget", "Member", "NotOpened", "Role"]
+
 
 class Role(Enum):
     """What a member is to its container."""
@@ -39,27 +43,3 @@ class Member:
     charset: str = ""
     members: "Iterable[Member]" = ()
     defects: tuple[str, ...] = ()
-
-
-class NotOpened(Exception):
-    """A container that stays whole; the text is short fixed words that say why, never a sender's."""
-
-
-class Budget:
-    """What may still be unpacked out of one mail: bytes, and members."""
-
-    def __init__(self, size: int, members: int) -> None:
-        self.size = size
-        self.members = members
-
-    def take_member(self) -> None:
-        """Count one member. Raises NotOpened."""
-        if self.members < 1:
-            raise NotOpened("too many members")
-        self.members -= 1
-
-    def take(self, size: int) -> None:
-        """Count bytes that are about to be unpacked, or just were. Raises NotOpened."""
-        if size > self.size:
-            raise NotOpened("too large when unpacked")
-        self.size -= size
