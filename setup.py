@@ -34,6 +34,8 @@ setup(
         "aiosmtpd>=1.4.6,<2",  # the LMTP and SMTP doors of the service; 1.4.6 is the first that is safe from smuggling
         "click>=8.2,<9",  # the operator's programs
         "huey>=3.5,<4",  # the queue; 3.5 is the first with PostgreSQL
+        # Archives need none: our own modules read 7z and tar over lzma, bz2 and zlib of the standard library.
+        # py7zr brings seven packages in C. libarchive reads hostile bytes in C, in the process that holds all keys.
         "olefile>=0.47,<1",  # the compound files that Outlook messages are; pure Python
         "prometheus-client>=0.20,<1",  # writes the page of orderflow-metrics; no other program loads it
         "puremagic>=1.28,<3",  # content types by signature; pure Python, alive, no libmagic to install

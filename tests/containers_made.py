@@ -4,6 +4,7 @@ import math
 import random
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from io import BytesIO
 
@@ -249,3 +250,94 @@ def zipped(*files: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
 def flagged(data: bytes, flags: int) -> bytes:
     at = data.index(b"PK\x01\x02") + 8
     return data[:at] + struct.pack("<H", flags) + data[at + 2 :]
+
+
+# Archives: tar, 7z, RAR
+
+
+def tar_entry(
+    name: bytes,
+    data: bytes = b"",
+    kind: bytes = b"0",
+    size: bytes = b"",
+    magic: bytes = b"ustar\00000",
+    more: bytes = b"",
+) -> bytes:
+    """Return one member of a tar archive, its header before its content; more stands where GNU goes on with a map."""
+    block = bytearray(512)
+    block[: len(name)] = name
+    block[100:108], block[124:136] = b"0000644\0", size or b"%011o\0" % len(data)
+    block[148:156], block[156:157] = b" " * 8, kind
+    block[257 : 257 + len(magic)] = magic
+    block[482 : 482 + len(more)] = more
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + data + bytes(-len(data) % 512)
+
+
+def pax_record(key: bytes, value: bytes) -> bytes:
+    length = len(key) + len(value) + 3
+    while len(b"%d" % length) + len(key) + len(value) + 3 != length:
+        length += 1
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def seven_number(value: int) -> bytes:
+    """Return a number as 7z writes it: the ones in front of the first byte tell how many bytes follow."""
+    for count in range(8):
+        if value < 1 << 7 * (count + 1):
+            first = (0xFF00 >> count) & 0xFF | value >> 8 * count
+            return bytes([first]) + (value & (1 << 8 * count) - 1).to_bytes(count, "little")
+    return b"\xff" + value.to_bytes(8, "little")
+
+
+def seven_header(packed: bytes, header: bytes) -> bytes:
+    start = struct.pack("<QQI", len(packed), len(header), zlib.crc32(header))
+    return b"7z\xbc\xaf\x27\x1c\0\4" + struct.pack("<I", zlib.crc32(start)) + start + packed + header
+
+
+def seven_streams(packed: bytes, size: int, coders: bytes = b"\x01\x01\x00", at: int = 0) -> bytes:
+    """Return what tells of one folder; coders are their number and themselves, stored if not given."""
+    pack = b"\x06" + seven_number(at) + b"\x01\x09" + seven_number(len(packed)) + b"\x00"
+    outputs = seven_number(size) * coders[0]
+    return pack + b"\x07\x0b\x01\x00" + coders + b"\x0c" + outputs + b"\x00"
+
+
+def seven_zipped(*files: tuple[str, bytes], coders: bytes = b"\x01\x01\x00", packed: bytes | None = None) -> bytes:
+    """Return a 7z archive of files that are not empty, in one folder."""
+    content = b"".join(data for _, data in files)
+    packed = content if packed is None else packed
+    sizes = b"".join(seven_number(len(data)) for _, data in files[:-1])
+    crcs = b"\x0a\x01" + b"".join(struct.pack("<I", zlib.crc32(data)) for _, data in files)
+    substreams = b"\x08\x0d" + seven_number(len(files)) + (b"\x09" + sizes if sizes else b"") + crcs + b"\x00"
+    names = b"\x00" + b"".join(utf16(name) for name, _ in files)
+    told = b"\x05" + seven_number(len(files)) + b"\x11" + seven_number(len(names)) + names + b"\x00"
+    header = b"\x01\x04" + seven_streams(packed, len(content), coders) + substreams + b"\x00" + told + b"\x00"
+    return seven_header(packed, header)
+
+
+def rar_4(*blocks: tuple[int, int, bytes, bytes]) -> bytes:
+    """Return a RAR 4 archive of blocks: their type, flags, the rest of the header, and the data after it."""
+    out = b"Rar!\x1a\x07\x00"
+    for kind, flags, rest, data in blocks:
+        rest = struct.pack("<I", len(data)) + rest if flags & 0x8000 else rest
+        head = struct.pack("<BHH", kind, flags, 7 + len(rest)) + rest
+        out += struct.pack("<H", zlib.crc32(head) & 0xFFFF) + head + data
+    return out
+
+
+def rar_5(*blocks: tuple[int, bytes, bytes, bytes]) -> bytes:
+    """Return a RAR 5 archive of blocks: their type, what is particular to it, the extra area, and the data."""
+    out = b"Rar!\x1a\x07\x01\x00"
+    for kind, rest, extra, data in blocks:
+        head = bytes([kind, (1 if extra else 0) | (2 if data else 0)])
+        head += (rar_number(len(extra)) if extra else b"") + (rar_number(len(data)) if data else b"") + rest + extra
+        head = rar_number(len(head)) + head
+        out += struct.pack("<I", zlib.crc32(head)) + head + data
+    return out
+
+
+def rar_number(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out, value = out + bytes([value & 0x7F | 0x80]), value >> 7
+    return out + bytes([value])

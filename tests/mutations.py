@@ -7,7 +7,9 @@ repeated; bits, line ends, NULs. All chance comes from the given Random: the sam
 
 import base64
 import binascii
+import bz2
 import gzip
+import lzma
 import quopri
 import re
 import tarfile
@@ -16,6 +18,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from random import Random
 
+from tests.containers_made import rar_5, seven_zipped
 from tests.mails import PDF, mail, order
 
 LARGEST = 262_144
@@ -104,7 +107,7 @@ def _bodies() -> list[tuple[bytes, bytes]]:
 
 
 def _containers() -> list[tuple[bytes, bytes, bytes]]:
-    """Give a file of each kind of container that the standard library makes."""
+    """Return a file of each kind of container."""
     zipped, tarred = BytesIO(), BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo("orders/a.pdf"), PDF)
@@ -123,6 +126,10 @@ def _containers() -> list[tuple[bytes, bytes, bytes]]:
         (b"outer.zip", b"application/octet-stream", outer.getvalue()),
         (b"order.pdf.gz", b"application/gzip", gzip.compress(PDF, mtime=0)),
         (b"orders.tar", b"application/x-tar", tarred.getvalue()[:1536]),
+        (b"orders.tar.bz2", b"application/x-bzip2", bz2.compress(tarred.getvalue()[:1536])),
+        (b"order.pdf.xz", b"application/x-xz", lzma.compress(PDF)),
+        (b"orders.7z", b"application/x-7z-compressed", seven_zipped(("a.pdf", PDF), ("b.csv", b"a;b\n"))),
+        (b"orders.rar", b"application/vnd.rar", rar_5((1, b"\0", b"", b""), (2, b"\0\x0a\x20\0\0\x01a", b"", PDF))),
         (b"order.eml", b"application/octet-stream", order(7)),
         (b"winmail.dat", b"application/ms-tnef", _tnef()),
         (

@@ -1,7 +1,9 @@
 """What a mail's attachments hold is found, whatever it was wrapped in; what cannot be opened stays whole."""
 
 import binascii
+import bz2
 import gzip
+import lzma
 import struct
 import time
 import zipfile
@@ -17,8 +19,10 @@ from .containers_made import (
     flagged,
     outlook_message,
     properties,
+    seven_zipped,
     signed,
     storage,
+    tar_entry,
     tnef,
     utf16,
     zipped,
@@ -143,6 +147,103 @@ def test_a_mail_that_is_signed_as_a_whole_is_read() -> None:
         ("1.1.2", "order.pdf", PartKind.ATTACHMENT),
     ]
     assert any("signature not verified" in p.defects for p in read_parts(raw))
+
+
+SIGNED_PART = mail(b"\r\n12 widgets", attached(*ORDER)).partition(b"MIME-Version: 1.0\r\n")[2]
+CLEAR_SIGNED = (
+    b'MIME-Version: 1.0\r\nContent-Type: multipart/signed; protocol="application/pkcs7-signature";\r\n\tboundary=s1'
+    b"\r\n\r\n--s1\r\n" + SIGNED_PART + b"\r\n--s1\r\n"
+    b"Content-Type: application/pkcs7-signature; name=smime.p7s\r\nContent-Disposition: attachment\r\n"
+    b"Content-Transfer-Encoding: base64\r\n\r\n" + binascii.b2a_base64(signed(None)) + b"--s1--\r\n"
+)
+WITHOUT_HEADER = CLEAR_SIGNED.partition(b"\r\n\r\n")[2]
+SIGNED_TYPE = (0x370E, UNICODE, utf16("multipart/signed"))
+
+
+def of_outlook(data: bytes, *values: tuple[int, int, bytes]) -> bytes:
+    return outlook_message(attached=(storage(SIGNED_TYPE, (DATA, BINARY, data), *values),))
+
+
+def of_exchange(data: bytes, *values: tuple[int, int, bytes]) -> bytes:
+    return tnef(attachment(SIGNED_TYPE, *values, data=data))
+
+
+NAME = (LONG, UNICODE, utf16("smime.p7m"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "data"),
+    [
+        ("order.msg", "application/vnd.ms-outlook", of_outlook(CLEAR_SIGNED, NAME)),
+        ("order.msg", "application/vnd.ms-outlook", of_outlook(CLEAR_SIGNED)),
+        ("order.msg", "application/vnd.ms-outlook", of_outlook(WITHOUT_HEADER, NAME)),
+        ("winmail.dat", "application/ms-tnef", of_exchange(CLEAR_SIGNED, NAME)),
+        ("winmail.dat", "application/ms-tnef", of_exchange(CLEAR_SIGNED)),
+        ("smime.p7m", "application/octet-stream", CLEAR_SIGNED),
+        ("smime.p7m", "application/pkcs7-mime", b"\xef\xbb\xbf\r\n" + CLEAR_SIGNED),
+        ("smime.p7m", "application/x-pkcs7-mime", CLEAR_SIGNED.replace(b"\r\n", b"\n")),
+        ("smime.p7m", "multipart/signed", CLEAR_SIGNED),
+        ("smime.p7s", "application/octet-stream", CLEAR_SIGNED),
+        ("smime.p7s", "application/pkcs7-signature", CLEAR_SIGNED),
+        ("signed.eml", "application/octet-stream", CLEAR_SIGNED),
+        ("orders.zip", "application/zip", zipped(("smime.p7m", CLEAR_SIGNED))),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_clear_signed_mail_in_a_file_is_read(name: str, kind: str, data: bytes) -> None:
+    parts = list(read_parts(mail(attached(name, data, kind))))
+    assert ("order.pdf", PDF) in [(part.filename, part.data) for part in parts if part.taken]
+    assert [part.reason for part in parts if part.filename == "smime.p7s" and part.path != "1"] == [Reason.SIGNATURE]
+    assert not any(part.reason is Reason.NOT_OPENED for part in parts)
+
+
+def test_text_that_is_no_mail_stays_what_its_name_says() -> None:
+    for text in (b"Note: call us\r\n\r\nThanks", b"-----BEGIN PKCS7-----\r\nAAAA", b"a, b\r\n"):
+        (part,) = taken(mail(attached("smime.p7m", text, "application/pkcs7-mime")))
+        assert (part.data, part.defects[-1]) == (text, "not opened: not CMS")
+
+
+def tarred(*names: str) -> bytes:
+    return b"".join(tar_entry(name.encode(), PDF) for name in names) + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "path"),
+    [
+        ("orders.tar", tarred("a/order.pdf"), "1.1"),
+        ("orders.tar.gz", gzip.compress(tarred("a/order.pdf")), "1.1.1"),
+        ("orders.tgz", gzip.compress(tarred("a/order.pdf")), "1.1.1"),
+        ("orders.tar.bz2", bz2.compress(tarred("a/order.pdf")), "1.1.1"),
+        ("orders.tar.xz", lzma.compress(tarred("a/order.pdf")), "1.1.1"),
+        ("order.pdf.bz2", bz2.compress(PDF), "1.1"),
+        ("order.pdf.xz", lzma.compress(PDF), "1.1"),
+        ("orders.7z", seven_zipped(("a/order.pdf", PDF)), "1.1"),
+        ("order.pdf", seven_zipped(("a/order.pdf", PDF)), "1.1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_orders_in_archives_of_any_kind_are_documents(name: str, data: bytes, path: str) -> None:
+    assert [(part.path, part.filename, part.data) for part in taken(mail(attached(name, data)))] == [
+        (path, "order.pdf", PDF)
+    ]
+
+
+def test_links_in_an_archive_are_told_and_are_no_documents() -> None:
+    archive = tar_entry(b"../../etc/passwd", kind=b"2") + tar_entry(b"order.pdf", PDF)
+    link, order, whole = [part for part in read_parts(mail(attached("o.tar", archive))) if part.path != "0"]
+    assert (link.filename, link.taken, link.reason) == ("passwd", False, Reason.EMPTY)
+    assert link.defects == ("link or device, not followed",)
+    assert (order.data, whole.reason) == (PDF, Reason.OPENED)
+
+
+def test_containers_of_every_kind_in_each_other_are_opened() -> None:
+    data = PDF
+    data = seven_zipped(("order.pdf", data))
+    data = tar_entry(b"a.7z", data)
+    data = zipped(("a.tar", lzma.compress(bz2.compress(gzip.compress(data)))))
+    data = tnef(attachment((LONG, UNICODE, utf16("a.zip")), data=data))
+    (part,) = taken(mail(attached("winmail.dat", data)))
+    assert (part.filename, part.data, part.path) == ("order.pdf", PDF, "1.1.1.1.1.1.1.1")
 
 
 def test_a_program_in_an_archive_that_pretends_to_be_an_order_is_marked() -> None:

@@ -57,6 +57,10 @@ GZIP = gzip.compress(b"a;b\n")
         (signed(b"x"), "smime.p7m", "application/pkcs7-mime", "smime"),
         (signed(b"x"), "smime.p7m", "application/x-pkcs7-mime", "smime"),
         (signed(b"x"), "order.pdf.p7m", OCTETS, "smime"),
+        (b"Content-Type: multipart/signed\r\n\r\n", "smime.p7m", OCTETS, "message"),
+        (b"Subject: x\nMIME-Version: 1.0\n\n", "", "application/pkcs7-mime", "message"),
+        (b"--b\r\nContent-Type: text/plain\r\n\r\n", "", "multipart/signed", "message"),
+        (b"Subject: x\n\nno MIME", "smime.p7m", OCTETS, "smime"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -87,6 +91,9 @@ def test_a_container_is_told(data: bytes, filename: str, declared: str, expected
         (WORKBOOK, "o.xls", "application/vnd.ms-excel"),
         (WORKBOOK, "", OCTETS),
         (b"%PDF-1.4\n", "o.pdf", "application/pdf"),
+        (b"x" * 257 + b"ustar is a format of archives", "notes.txt", "text/plain"),
+        (b"BZh9 is how it begins", "notes.txt", "text/plain"),
+        (b"Content-Type: text/plain\r\n\r\n", "header.txt", "text/plain"),
         (b"", "", ""),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -131,7 +138,7 @@ def test_a_container_opens_as_the_kind_it_was_told(data: bytes, filename: str, n
 
 
 def test_opening_is_lazy_and_an_unknown_kind_is_refused() -> None:
-    found = open_container("rar", b"", budget())
+    found = open_container("arj", b"", budget())
     with pytest.raises(NotOpened, match=r"^unknown container$"):
         next(found)
     assert refusal(open_container("zip", b"", budget())) == "damaged"

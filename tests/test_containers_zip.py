@@ -9,7 +9,8 @@ import zlib
 import pytest
 
 from orderflow_ingest.containers import NotOpened
-from orderflow_ingest.containers.zip_archive import decode_name, open_zip
+from orderflow_ingest.containers.names import decode_name
+from orderflow_ingest.containers.zip_archive import open_zip
 
 from .containers_made import budget, flagged, mutants, read_all, refusal, survives, zipped
 

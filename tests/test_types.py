@@ -32,6 +32,9 @@ STREAM = "application/octet-stream"
         (STREAM, None, "order", STREAM),
         ("image/jpg", "image/jpeg", "scan.jpg", "image/jpeg"),
         (PDF, None, "order.pdf", PDF),
+        (STREAM, "application/x-rar-compressed", "o.rar", "application/vnd.rar"),
+        ("application/x-tgz", None, None, "application/gzip"),
+        (STREAM, None, "orders.7z", "application/x-7z-compressed"),
     ],
 )
 def test_content_then_name_then_declared_type_tell_what_a_part_is(declared, detected, filename, kind):

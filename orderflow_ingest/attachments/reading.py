@@ -17,7 +17,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from ..containers import Budget, Member, NotOpened, Role
-from ..containers.kinds import container_kind, open_container
+from ..containers.encryption import is_encrypted
+from ..containers.kinds import UNREAD_ARCHIVE, container_kind, is_mime_text, open_container
 from ..mime.bodies import decode_body, find_uuencoded
 from ..mime.charsets import codec_name
 from ..mime.entities import Entity
@@ -115,7 +116,7 @@ class _Reader:
         """Judge a leaf of a message or a member of a container, and open it if it is a container itself."""
         part = _part(claim, data, False, Reason.EMPTY)
         taken, reason = judge(part, claim.parent, claim.names, bodies.show)
-        if reason is Reason.TEXT_BODY:
+        if reason is Reason.TEXT_BODY and not (part.declared_type.startswith("multipart/") and is_mime_text(data)):
             yield bodies.add(part, claim.charset)
             yield from self._read_uuencoded(part, bodies, depth)
             return
@@ -125,7 +126,7 @@ class _Reader:
         """Yield what a document holds if it is a container, then the document itself."""
         kind = _container_kind(part) if part.taken and "nested too deep" not in part.defects else None
         if kind is None:
-            yield part
+            yield self._note_encryption(part)
             return
         if depth == CONTAINER_DEPTH or len(part.path) > _LONGEST_PATH:
             yield _kept_whole(part, "nested too deep")
@@ -133,7 +134,9 @@ class _Reader:
         try:
             if kind == "message":
                 self.budget.take_member()
-                yield from self.read_mail(part.data, part.path, depth + 1)
+                # Parts that have no header around them are behind an empty one.
+                raw = part.data if looks_like_header(part.data) else b"\r\n" + part.data
+                yield from self.read_mail(raw, part.path, depth + 1)
             else:
                 # The text in a TNEF file is that of the mail around it; an Outlook message has one of its own.
                 said = bodies.words if kind == "tnef" else frozenset()
@@ -150,6 +153,11 @@ class _Reader:
         else:
             yield replace(part, taken=False, reason=Reason.OPENED)
 
+    def _note_encryption(self, part: Part) -> Part:
+        if part.taken and is_encrypted(part.data, part.detected_type, self.budget):
+            return replace(part, defects=(*part.defects, "encrypted"))
+        return part
+
     def _read_members(self, members: Iterator[Member], path: str, bodies: Bodies, depth: int) -> Iterator[Part]:
         for number, member in enumerate(members, start=1):
             claim = _Claim(
@@ -164,6 +172,8 @@ class _Reader:
                 if member.declared_type == "text/html":
                     bodies.pages.append((partial(bytes, member.data), member.charset))
                 yield bodies.add(_part(claim, member.data, True, Reason.TEXT_BODY), member.charset)
+            elif member.role is Role.LINK:
+                yield _part(claim, b"", False, Reason.EMPTY)
             elif member.role is Role.FILE:
                 yield from self._read_leaf(claim, member.data, bodies, depth)
             elif depth > CONTAINER_DEPTH or len(path) > _LONGEST_PATH:
@@ -268,7 +278,8 @@ def _unreadable(path: str, declared_type: str, data: bytes, defects: tuple[str, 
 
 
 def _kept_whole(part: Part, why: str) -> Part:
-    return replace(part, taken=True, reason=Reason.NOT_OPENED, defects=(*part.defects, f"not opened: {why}"))
+    defect = why if why == UNREAD_ARCHIVE else f"not opened: {why}"
+    return replace(part, taken=True, reason=Reason.NOT_OPENED, defects=(*part.defects, defect))
 
 
 def _container_kind(part: Part) -> str | None:

@@ -42,6 +42,14 @@ _BY_EXTENSION = {
     "odt": _ODF + "text",
     "zip": "application/zip",
     "gz": "application/gzip",
+    "tgz": "application/gzip",
+    "bz2": "application/x-bzip2",
+    "tbz2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "txz": "application/x-xz",
+    "tar": "application/x-tar",
+    "7z": "application/x-7z-compressed",
+    "rar": "application/vnd.rar",
     "png": "image/png",
     "jpg": "image/jpeg",
     "jpeg": "image/jpeg",
@@ -74,6 +82,16 @@ _SAME = {
     "application/x-zip-compressed": "application/zip",
     "application/x-zip": "application/zip",
     "application/x-gzip": "application/gzip",
+    "application/x-tgz": "application/gzip",
+    "application/x-compressed-tar": "application/gzip",
+    "application/bzip2": "application/x-bzip2",
+    "application/x-bzip": "application/x-bzip2",
+    "application/xz": "application/x-xz",
+    "application/tar": "application/x-tar",
+    "application/x-gtar": "application/x-tar",
+    "application/x-7z": "application/x-7z-compressed",
+    "application/x-rar": "application/vnd.rar",
+    "application/x-rar-compressed": "application/vnd.rar",
     "application/x-msdownload": "application/vnd.microsoft.portable-executable",
     "application/x-dosexec": "application/vnd.microsoft.portable-executable",
     "application/ms-tnef": "application/vnd.ms-tnef",
@@ -100,7 +118,7 @@ _HAS_SIGNATURE = frozenset(
     kind
     for kind in _BY_EXTENSION.values()
     if not kind.startswith(("text/", "message/")) and kind not in ("application/json", "image/svg+xml")
-) - {"application/edifact", "application/edi-x12", "application/xml"}
+) - {"application/edifact", "application/edi-x12", "application/xml", "application/x-tar"}
 
 
 def plain_type(kind: str) -> str:

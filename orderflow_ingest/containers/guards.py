@@ -17,7 +17,7 @@ from contextlib import contextmanager
 UNPACKED_LIMIT = 128 << 20
 MOST_MEMBERS = 10_000
 # An honest mail of 25 MB takes under 100,000.
-MOST_STEPS = 3_000_000
+MOST_STEPS = 2_000_000
 # To guess the charset of a name takes up to a millisecond.
 MOST_GUESSES = 500
 _ASK_AFTER = 4096
@@ -26,10 +26,18 @@ _ASK_AFTER = 4096
 _RATIO = 100
 _ALWAYS = 10 * 1024 * 1024
 BLOCK = 65536
+# The reason of an archive of a kind that nothing here opens, which is the defect as well.
+UNREAD_ARCHIVE = "archive not opened"
+# The defect of what stands for another file, or for none.
+LINK_TOLD = "link or device, not followed"
 
 TNEF = b"\x78\x9f\x3e\x22"
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 GZIP = b"\x1f\x8b\x08"
+BZIP2 = b"BZh"
+XZ = b"\xfd7zXZ\0"
+SEVEN_ZIP = b"7z\xbc\xaf\x27\x1c"
+RAR = b"Rar!\x1a\x07"
 
 
 class NotOpened(Exception):

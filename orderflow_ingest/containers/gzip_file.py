@@ -1,6 +1,6 @@
 """Open a gzip file (RFC 1952): one file, its name from the header, else the container's own less its .gz.
 
-Reasons: damaged · ratio too high · too large when unpacked · too many members
+Reasons: damaged · ratio too high · too large when unpacked · too many members · too much to read
 
 Guarantees: nothing but NotOpened leaves, unpacking is counted block by block. A file of several gzip streams, one
 after another, is one file, as gzip itself reads it; bytes after the last stream that begin no other are left out with
@@ -9,19 +9,20 @@ a defect.
 zlib of the standard library does it; its gzip module takes bytes after the end for an error and hides the name.
 """
 
-import re
 import zlib
 from collections.abc import Iterator
 
 from ..mime.charsets import decode_bytes
 from . import Budget, Member, NotOpened
 from .guards import BLOCK, GZIP, Outflow, reading
+from .names import cut
+from .one_file import name_without_ending
 
 _HAS_EXTRA, _HAS_NAME = 4, 8
 # bgzip writes a stream for every 64 kB.
 _MOST_STREAMS = 100_000
-_ENDING = re.compile(r"\.(?:gz|gzip|z)$", re.IGNORECASE)
-_TAR_ENDING = re.compile(r"\.(?:tgz|taz)$", re.IGNORECASE)
+# What one takes, in steps of the budget.
+_STREAM_STEPS = 10
 
 
 def open_gzip(data: bytes, budget: Budget, filename: str = "") -> Iterator[Member]:
@@ -31,11 +32,12 @@ def open_gzip(data: bytes, budget: Budget, filename: str = "") -> Iterator[Membe
         content, end = _inflate(data, budget)
         left = data[end : end + BLOCK].strip(b"\0")
         # RFC 1952 section 2.3.1: the name is Latin-1; senders write what they have.
-        written = decode_bytes(_header_name(data), "utf-8", "latin1")
+        raw, defects = cut(_header_name(data))
+        written = decode_bytes(raw, "utf-8", "latin1")
     yield Member(
-        name=written or _name_without_ending(filename),
+        name=written or name_without_ending(filename),
         data=content,
-        defects=("bytes after the end",) if left else (),
+        defects=(*defects, *(("bytes after the end",) if left else ())),
     )
 
 
@@ -47,6 +49,7 @@ def _inflate(data: bytes, budget: Budget) -> tuple[bytes, int]:
     while data.startswith(GZIP, position):
         if (streams := streams + 1) > _MOST_STREAMS:
             raise NotOpened("too many members")
+        budget.step(_STREAM_STEPS)
         inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         # What follows a stream is copied once for each: a short first step keeps a row of tiny streams cheap.
         step = 512
@@ -74,9 +77,3 @@ def _header_name(data: bytes) -> bytes:
     if not flags & _HAS_NAME:
         return b""
     return data[position : max(position, data.find(b"\0", position, position + 4096))]
-
-
-def _name_without_ending(filename: str) -> str | None:
-    if _TAR_ENDING.search(filename):
-        return _TAR_ENDING.sub(".tar", filename)
-    return _ENDING.sub("", filename) or None

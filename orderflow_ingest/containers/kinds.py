@@ -1,19 +1,25 @@
 """Tell which attachments are containers, and open them.
 
-Guarantees: container_kind never raises, and reads names and first bytes, and of an OLE file the whole; open_container
+Guarantees: container_kind never raises, and reads names and first bytes, and of an OLE file the whole. open_container
 opens lazily, and raises as the opener does, which is imported when the first member is asked for.
 
 The bytes decide before the declared type and the name. Files that are containers to a machine only, and documents to
-people, stay whole: office documents, programs, maps, e-books, compressed pictures. A ZIP is told from them by the
-names of its members, see `mime.sniff`, and where these say nothing by its own name or declared type. A program that
-carries an archive at its end does not begin as one, and stays whole.
+people, stay whole: office documents, programs, maps, e-books, comics, compressed pictures. A ZIP is told from them by
+the names of its members, see `mime.sniff`, and where these say nothing by its own name or declared type. A program that
+carries an archive at its end does not begin as one, and stays whole. What is MIME text is a message, although its name
+or its type says S/MIME: Outlook keeps a clear-signed mail in this way, and senders name one smime.p7m.
 """
 
+import re
 from collections.abc import Iterator
+from itertools import islice
 
+from ..mime.fields import iterate_fields, looks_like_header, skip_leading_blanks, split_header
 from ..mime.filenames import extension
 from . import Budget, Member, NotOpened
-from .guards import GZIP, OLE, TNEF
+from .guards import BZIP2, GZIP, OLE, RAR, SEVEN_ZIP, TNEF, UNREAD_ARCHIVE, XZ
+
+__all__ = ["UNREAD_ARCHIVE", "container_kind", "is_mime_text", "open_container"]
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK00PK\x03\x04", b"PK\x07\x08PK\x03\x04")
 _MESSAGE_STREAM = "__properties_version1.0".encode("utf-16-le")
@@ -44,11 +50,35 @@ odt ods odp odg odf odb odm ott ots otp otg sxw sxc sxi pages numbers key xps ox
 xpi crx vsix whl egg nupkg kmz 3mf 3dxml sketch fig idml indd mscz sb3 pbix twbx one mmap xmind drawio mpp cbz
 usdz step ifczip dwfx asice asics bdoc appx msix
 """
+# A block, and the end of a file without any.
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
+_USTAR = 257
+_TAR_CHECKSUM = re.compile(rb"[ 0-7]{6,7}[ \0]")
+_TAR_TYPES = ("application/x-tar", "application/tar", "application/x-gtar")
+# Comics: files of one program.
+_WHOLE_ARCHIVES = ("cbr", "cb7", "cbt")
+_MIME_FIELDS = ("content-type", "mime-version")
+_MOST_FIELDS, _LONGEST_HEADER = 100, 65536
+_PARTS = re.compile(rb"--[^\r\n]{1,200}\r?\nContent-[A-Za-z-]{2,40}:", re.IGNORECASE)
+_NEAR = 1000
+# Archives that nothing here opens: Microsoft's cabinet, LHA, ACE, Zstandard, lzip.
+_UNREAD = (
+    (b"MSCF\0\0\0\0", 0),
+    (b"-lh5-", 2),
+    (b"-lh6-", 2),
+    (b"-lh7-", 2),
+    (b"**ACE**", 7),
+    (b"\x28\xb5\x2f\xfd", 0),
+    (b"LZIP\x01", 0),
+)
 _WHOLE_GZIPS = "svgz emz wmz dia gnucash rds rdata blend vgz xcfgz mml kra adz als cpgz ggb pbf"
 
 
 def container_kind(declared_type: str, detected_type: str | None, filename: str, data: bytes) -> str | None:
-    """Return the kind of container that an attachment is to be opened as, None if it stays whole."""
+    """Return the kind of container that an attachment is to be opened as, None if it stays whole.
+
+    "message" is what MIME reads, and no opener.
+    """
     ending = extension(filename)
     if data.startswith(TNEF):
         return "tnef"
@@ -57,17 +87,50 @@ def container_kind(declared_type: str, detected_type: str | None, filename: str,
         return "zip" if plain and (declared_type in _ZIP_TYPES or ending == "zip") else None
     if data.startswith(GZIP):
         return None if ending in _WHOLE_GZIPS.split() or declared_type.startswith("image/") else "gzip"
+    if archive := _archive_kind(data, ending, declared_type):
+        return archive if ending not in _WHOLE_ARCHIVES else None
     if data.startswith(OLE):
         told = ending == "msg" or declared_type == _OUTLOOK_TYPE or detected_type == _OUTLOOK_TYPE
         unknown = detected_type in ("application/x-ole-storage", None)
         return "outlook" if told or (unknown and _MESSAGE_STREAM in data) else None
+    if declared_type.startswith("multipart/") and is_mime_text(data):
+        return "message"
     if declared_type in _SMIME_TYPES or ending == "p7m" or (ending == "p7s" and declared_type in _UNTOLD_TYPES):
-        return "smime"
+        return "message" if is_mime_text(data) else "smime"
     if detected_type is None and (ending == "zip" or declared_type in _ZIP_TYPES[-6:]):
         return "zip"
     if declared_type in _TNEF_TYPES or filename.lower() == "winmail.dat":
         return "tnef"
     return None
+
+
+def _archive_kind(data: bytes, ending: str, declared_type: str) -> str | None:
+    """Return the kind of an archive that its first bytes tell."""
+    if data.startswith(BZIP2) and data[4:10] in _BZIP2_BLOCKS:
+        return "bzip2"
+    if data.startswith(XZ):
+        return "xz"
+    if data.startswith(SEVEN_ZIP):
+        return "7z"
+    if data.startswith(RAR):
+        return "rar"
+    if any(data.startswith(mark, at) for mark, at in _UNREAD):
+        return "unread archive"
+    if ending == "tar" or declared_type in _TAR_TYPES or _TAR_CHECKSUM.match(data, 148):
+        from .tar_archive import begins_tar
+
+        named = data[_USTAR : _USTAR + 5] == b"ustar" and ending == "tar"
+        return "tar" if named or begins_tar(data) else None
+    return None
+
+
+def is_mime_text(data: bytes) -> bool:
+    """Tell whether a message or a part of one begins here: a header that says so, or the first boundary of parts."""
+    if not looks_like_header(data):
+        return _PARTS.match(data[:_NEAR].lstrip(b"\r\n")) is not None
+    start = skip_leading_blanks(data)
+    end, _ = split_header(data, start, min(start + _LONGEST_HEADER, len(data)))
+    return any(field.name in _MIME_FIELDS for field in islice(iterate_fields(data[start:end]), _MOST_FIELDS))
 
 
 def open_container(kind: str, data: bytes, budget: Budget, filename: str = "", hint: str = "") -> Iterator[Member]:
@@ -92,5 +155,23 @@ def open_container(kind: str, data: bytes, budget: Budget, filename: str = "", h
         from .smime import open_smime
 
         yield from open_smime(data, budget, filename)
+    elif kind in ("bzip2", "xz"):
+        from .one_file import open_bzip2, open_xz
+
+        yield from (open_xz if kind == "xz" else open_bzip2)(data, budget, filename)
+    elif kind == "tar":
+        from .tar_archive import open_tar
+
+        yield from open_tar(data, budget, hint)
+    elif kind == "7z":
+        from .seven_zip import open_seven_zip
+
+        yield from open_seven_zip(data, budget)
+    elif kind == "rar":
+        from .rar_archive import open_rar
+
+        yield from open_rar(data, budget)
+    elif kind == "unread archive":
+        raise NotOpened(UNREAD_ARCHIVE)
     else:
         raise NotOpened("unknown container")

@@ -8,8 +8,8 @@ The table of ids is ours and short: extract-msg, which knows them all, is GPL an
 
 from collections.abc import Iterator, Mapping
 
-from ..mime.charsets import decode_bytes
 from . import Budget, Member, NotOpened, Role
+from .names import cut_text, decode_declared
 from .rtf import TooLong, rtf_to_text
 
 SUBJECT = 0x0037
@@ -42,8 +42,9 @@ def charset_of(number: int | None) -> str:
 class Properties:
     """What a message or an attachment says of itself: its values by id, with their types."""
 
-    def __init__(self, values: Mapping[int, tuple[int, bytes]], codepage: int | None = None) -> None:
+    def __init__(self, values: Mapping[int, tuple[int, bytes]], codepage: int | None, budget: Budget) -> None:
         self._values = values
+        self._budget = budget
         self.charset = charset_of(codepage)
 
     def data(self, key: int) -> bytes | None:
@@ -60,30 +61,35 @@ class Properties:
         """Return the first of some strings that is not empty."""
         for key in keys:
             kind, value = self._values.get(key, (0, b""))
-            if kind in (STRING, UNICODE) and (text := decode_string(kind, value, self.charset)):
+            if kind in (STRING, UNICODE) and (text := decode_string(kind, value, self.charset, self._budget)):
                 return text
         return ""
+
+    def short_text(self, key: int) -> str:
+        """Return a string that names something, cut where it is too long for that."""
+        return cut_text(self.text(key))[0]
 
     def is_unicode(self, key: int) -> bool:
         """Tell whether a value is a string of UTF-16."""
         return self._values.get(key, (0, b""))[0] == UNICODE
 
 
-def decode_string(kind: int, value: bytes, charset: str) -> str:
+def decode_string(kind: int, value: bytes, charset: str, budget: Budget) -> str:
     """Decode a string of either type, up to its NUL."""
     if kind == UNICODE:
         return value[: len(value) & ~1].decode("utf-16-le", "replace").split("\0", 1)[0]
-    return decode_bytes(value.split(b"\0", 1)[0], charset or "cp1252")
+    return decode_declared(value.split(b"\0", 1)[0], charset, budget)
 
 
-def attachment_name(values: Properties) -> str | None:
-    """Return an attachment's name, the long one first."""
-    return values.text(ATTACH_LONG_FILENAME, ATTACH_FILENAME, DISPLAY_NAME) or None
+def attachment_name(values: Properties) -> tuple[str | None, tuple[str, ...]]:
+    """Return an attachment's name, the long one first, and the defects of it."""
+    name, defects = cut_text(values.text(ATTACH_LONG_FILENAME, ATTACH_FILENAME, DISPLAY_NAME))
+    return name or None, defects
 
 
 def content_id(values: Properties) -> str:
     """Return an attachment's Content-ID without its brackets."""
-    return values.text(ATTACH_CONTENT_ID).strip().removeprefix("<").removesuffix(">")
+    return values.short_text(ATTACH_CONTENT_ID).strip().removeprefix("<").removesuffix(">")
 
 
 def body_members(values: Properties, budget: Budget) -> Iterator[Member]:
@@ -109,7 +115,7 @@ def rtf_member(values: Properties, budget: Budget) -> Iterator[Member]:
     if not packed or any((values.data(key) or b"").strip(b"\0 \t\r\n") for key in (BODY, BODY_HTML)):
         return
     try:
-        kind, text = rtf_to_text(packed, values.charset)
+        kind, text = rtf_to_text(packed, values.charset, budget)
     except TooLong:
         raise NotOpened("text too large") from None
     if text.strip():

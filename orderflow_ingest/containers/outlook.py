@@ -1,6 +1,7 @@
 """Open an Outlook message (.msg, [MS-OXMSG]): the attachments and the body out of an OLE compound file.
 
-Reasons: damaged · not Outlook · no members · nested too deep · too large when unpacked · too many members
+Reasons: damaged · not Outlook · no members · nested too deep · too large when unpacked · too many members · too much
+to read
 
 Guarantees: nothing but NotOpened leaves; time and memory stay in proportion to the file, whatever its tables claim;
 all streams together are no longer than four times the file. An attached message is a member MESSAGE and is read as its
@@ -11,7 +12,8 @@ olefile (BSD, pure Python) reads the compound file; extract-msg, which reads all
 more packages. olefile trusts the header, and was measured: a FAT that claims to go on costs unbounded memory, a
 stream whose sectors turn in a circle costs what its size claims, and looking for streams that begin in one sector
 costs the square of their number. So the header is checked before, sizes as they are opened, and that search, which
-finds nothing that matters here, is left out. olefile's logger is off unless somebody turns it on.
+finds nothing that matters here, is left out. The entries of its directory and the sectors of its streams are counted as
+steps of the budget. olefile's logger is off unless somebody turns it on.
 """
 
 import re
@@ -53,6 +55,10 @@ _ATTACHMENT = "__attach_version1.0_"
 _OF_MESSAGE, _OF_EMBEDDED, _OF_ATTACHMENT = 32, 24, 8
 _OBJECT_STREAMS = ("package", "contents")
 _MOST_NESTED = 20
+# What olefile takes for an entry of the directory, in steps of the budget.
+_ENTRY_STEPS = 30
+_SECTOR, _MINI_SECTOR, _MINI_STREAM = 512, 64, 4096
+_BYTES_A_STEP = 48  # of fixed properties
 _WANTED = (
     *(SUBJECT, BODY, BODY_RTF, BODY_HTML, DISPLAY_NAME),
     *(ATTACH_FILENAME, ATTACH_LONG_FILENAME, ATTACH_MIME_TAG, ATTACH_CONTENT_ID),
@@ -72,14 +78,17 @@ class _Entry(Protocol):
 class _File:
     """A compound file with its streams, read within bounds."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, budget: Budget) -> None:
         import olefile
 
         _check_header(data)
         # The properties of a message are read twice, first for its code page, of an attached one thrice.
         self._room = 4 * len(data)
         self._ole: Any = olefile.OleFileIO()
+        self.budget = budget
         self._ole._check_duplicate_stream = lambda *_: None
+        self._load_entry = self._ole._load_direntry
+        self._ole._load_direntry = self._load_counted
         self._ole.open(data)
         self._stream_type = olefile.STGTY_STREAM
         if self._ole.root.size > len(data) or self._ole.num_mini_fat_sectors * 128 > len(data):
@@ -93,11 +102,16 @@ class _File:
     def is_stream(self, entry: _Entry) -> bool:
         return bool(entry.entry_type == self._stream_type)
 
+    def _load_counted(self, number: int) -> Any:
+        self.budget.step(_ENTRY_STEPS)
+        return self._load_entry(number)
+
     def read(self, entry: _Entry) -> bytes:
         """Return a stream's bytes, as far as they go. Raises NotOpened."""
         self._room -= entry.size
         if self._room < 0:
             raise NotOpened("damaged")
+        self.budget.step(entry.size // (_MINI_SECTOR if entry.size < _MINI_STREAM else _SECTOR))
         data: bytes = self._ole._open(entry.isectStart, entry.size).getvalue()
         return data
 
@@ -107,7 +121,7 @@ def open_outlook(data: bytes, budget: Budget) -> Iterator[Member]:
     if not data.startswith(OLE):
         raise NotOpened("not Outlook")
     with reading("damaged"):
-        file = _File(data)
+        file = _File(data, budget)
         if not any(entry.name.lower() == _FIXED_STREAM for entry in file.root.kids):
             raise NotOpened("not Outlook")
     yield from _read_message(file, file.root, _OF_MESSAGE, budget, 0)
@@ -149,7 +163,7 @@ def _read_message(file: _File, storage: _Entry, header: int, budget: Budget, dep
 def _read_attachment(file: _File, storage: _Entry, codepage: int | None, budget: Budget, depth: int) -> Member:
     budget.take_member()
     values = _read_properties(file, storage, _OF_ATTACHMENT, codepage)
-    name = attachment_name(values)
+    name, cut = attachment_name(values)
     data = b""
     defects: tuple[str, ...] = ("attachment without data",)
     for entry in storage.kids:
@@ -159,17 +173,17 @@ def _read_attachment(file: _File, storage: _Entry, codepage: int | None, budget:
             data = file.read(entry)
             defects = () if len(data) == entry.size else ("attachment ends early",)
         elif kind == (ATTACH_DATA, OBJECT) and _is_message(entry):
-            subject = _read_properties(file, entry, _OF_EMBEDDED, codepage).text(SUBJECT)
+            subject = _read_properties(file, entry, _OF_EMBEDDED, codepage).short_text(SUBJECT)
             members = _read_message(file, entry, _OF_EMBEDDED, budget, depth + 1)
-            return Member(name or subject or None, b"", "message/rfc822", Role.MESSAGE, members=members)
+            return Member(name or subject or None, b"", "message/rfc822", Role.MESSAGE, members=members, defects=cut)
         elif kind == (ATTACH_DATA, OBJECT):
             data, defects = _read_object(file, entry, budget)
     return Member(
         name=name,
         data=data,
-        declared_type=values.text(ATTACH_MIME_TAG).lower(),
+        declared_type=values.short_text(ATTACH_MIME_TAG).lower(),
         content_id=content_id(values),
-        defects=defects,
+        defects=(*defects, *cut),
     )
 
 
@@ -199,6 +213,7 @@ def _read_properties(file: _File, storage: _Entry, header: int, codepage: int | 
         if not file.is_stream(entry):
             continue
         if entry.name.lower() == _FIXED_STREAM:
+            file.budget.step(entry.size // _BYTES_A_STEP)
             for kind, key, value in struct.iter_unpack("<HHxxxx8s", _whole_records(file.read(entry)[header:])):
                 if kind not in (STRING, UNICODE, BINARY, OBJECT):
                     values.setdefault(key, (kind, value))
@@ -206,7 +221,7 @@ def _read_properties(file: _File, storage: _Entry, header: int, codepage: int | 
         key, kind = _value_key(entry)
         if key in _WANTED and kind in (STRING, UNICODE, BINARY):
             values[key] = (kind, file.read(entry))
-    return Properties(values, codepage)
+    return Properties(values, codepage, file.budget)
 
 
 def _whole_records(data: bytes) -> bytes:

@@ -1,7 +1,8 @@
 """Take the text out of a message body in compressed RTF ([MS-OXRTFCP], RTF 1.9).
 
-Guarantees: never raises but TooLong, takes linear time, gives text without lone surrogates. A wrong checksum and a
-damaged end are tolerated: what could be read is given.
+Guarantees: never raises but TooLong, and NotOpened where the mail's budget of steps is used up; takes linear time,
+gives text without lone surrogates. A wrong checksum and a damaged end are tolerated: what could be read is given. Where
+bytes are not of the charset that RTF names, it is detected for as many runs of them as the mail's budget has guesses.
 
 Outlook wraps an HTML body in RTF ([MS-OXRTFEX]): its tags stand in groups of their own, and what RTF needs in their
 place is marked and left out. Of such RTF the page is given.
@@ -13,12 +14,16 @@ checksum, and unpacks without bound. What is asked of either is small.
 
 import re
 
-from ..mime.charsets import decode_bytes
+from ..mime.charsets import codec_name
+from .guards import Budget
+from .names import decode_declared
 
 _LONGEST = 4 * 1024 * 1024
 _COMPRESSED, _PLAIN = b"LZFu", b"MELA"
 _RING = 4096
 _DEEPEST = 1000
+# What one token takes, in steps of the budget, and the eight runs or bytes after a flag.
+_TOKEN_STEPS, _FLAG_STEPS = 2, 4
 _FIRST = (
     b"{\\rtf1\\ansi\\mac\\deff0\\deftab720{\\fonttbl;}{\\f0\\fnil \\froman \\fswiss \\fmodern \\fscript \\fdecor "
     b"MS Sans SerifSymbolArialTimes New RomanCourier{\\colortbl\\red0\\green0\\blue0\r\n\\par "
@@ -45,23 +50,24 @@ _FONT_CHARSETS = {
     163: "cp1258", 177: "cp1255", 178: "cp1256", 186: "cp1257", 204: "cp1251", 222: "cp874", 238: "cp1250",
     254: "cp437", 255: "cp850", 0: "cp1252",
 }  # fmt: skip
-_FONT = re.compile(rb"\\f(\d{1,5})(?=[^\d])[^;{}]{0,200}?\\fcharset(\d{1,3})")
+_FONT = re.compile(rb"\\f(\d{1,5})(?=[^\d])[^;{}\\]{0,50}(?:\\(?!fcharset|f\d)[^;{}\\]{0,50}){0,5}\\fcharset(\d{1,3})")
+_CODE_PAGE = re.compile(rb"\\ansicpg(\d{1,5})")
 
 
 class TooLong(Exception):
     """More RTF than the body of a message is worth."""
 
 
-def rtf_to_text(packed: bytes, charset: str = "") -> tuple[str, str]:
+def rtf_to_text(packed: bytes, charset: str, budget: Budget) -> tuple[str, str]:
     """Return the type and the text of a compressed RTF body: text/plain, or the text/html that is wrapped in it.
 
     charset is for bytes of which the RTF does not say. Raises TooLong.
     """
-    rtf = decompress_rtf(packed)
-    return "text/html" if _wraps_html(rtf) else "text/plain", strip_rtf(rtf, charset)
+    rtf = decompress_rtf(packed, budget)
+    return "text/html" if _wraps_html(rtf) else "text/plain", strip_rtf(rtf, charset, budget)
 
 
-def decompress_rtf(packed: bytes) -> bytes:
+def decompress_rtf(packed: bytes, budget: Budget) -> bytes:
     """Return the RTF, or as much as can be read. Raises TooLong."""
     kind, contents = packed[8:12], packed[16:]
     if kind == _PLAIN:
@@ -71,6 +77,7 @@ def decompress_rtf(packed: bytes) -> bytes:
     out = bytearray(_FIRST)
     position = 0
     while position < len(contents):
+        budget.step(_FLAG_STEPS)
         control, position = contents[position], position + 1
         for bit in range(8):
             if not control >> bit & 1:
@@ -94,20 +101,21 @@ def decompress_rtf(packed: bytes) -> bytes:
     return bytes(out[len(_FIRST) :])
 
 
-def strip_rtf(rtf: bytes, charset: str = "") -> str:
+def strip_rtf(rtf: bytes, charset: str, budget: Budget) -> str:
     """Return the text of RTF, with the tags of a page that is wrapped in it. Raises TooLong."""
     if len(rtf) > _LONGEST:
         raise TooLong
     wraps_html = _wraps_html(rtf)
-    fonts = {font[1]: _FONT_CHARSETS.get(int(font[2]), "") for font in _FONT.finditer(rtf)}
-    page = re.search(rb"\\ansicpg(\d{1,5})", rtf[:1000])
-    base = (f"cp{int(page[1])}" if page else charset) or "cp1252"
+    page = _CODE_PAGE.search(rtf, 0, 1000)
+    base = codec_name((f"cp{int(page[1])}" if page else charset) or "cp1252") or "cp1252"
+    fonts = {font[1]: codec_name(_FONT_CHARSETS.get(int(font[2]), "")) or base for font in _FONT.finditer(rtf)}
     texts: list[str] = []
     stack: list[tuple[bool, int, str]] = []
     aside, after_unicode, font = False, 1, base
     skip = 0
     for token in _TOKEN.finditer(rtf):
         word, number, escapes, sign, brace, run = token.groups()
+        budget.step(_TOKEN_STEPS)
         if brace == b"{":
             if len(stack) > _DEEPEST:
                 break
@@ -127,7 +135,7 @@ def strip_rtf(rtf: bytes, charset: str = "") -> str:
         elif word == b"uc":
             after_unicode = min(int(number or 1), 10)
         elif word == b"f" and number:
-            font = fonts.get(number) or base
+            font = fonts.get(number, base)
         elif aside:
             continue
         elif word == b"u" and number:
@@ -139,10 +147,10 @@ def strip_rtf(rtf: bytes, charset: str = "") -> str:
             texts.append(_ESCAPED.get(sign, ""))
         elif escapes:
             data = bytes.fromhex(escapes.replace(b"\\'", b"").decode("ascii"))
-            texts.append(decode_bytes(data[skip:], font))
+            texts.append(decode_declared(data[skip:], font, budget))
             skip = max(0, skip - len(data))
         elif run:
-            texts.append(decode_bytes(run[skip:], font))
+            texts.append(decode_declared(run[skip:], font, budget))
             skip = max(0, skip - len(run))
     text = "".join(texts).rstrip("\0")
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

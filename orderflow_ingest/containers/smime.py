@@ -1,7 +1,7 @@
 """Open an S/MIME message that carries its content inside (RFC 8551: smime.p7m): signed, or compressed.
 
 Reasons: encrypted · certificates only · no content · not CMS · nested too deep · ratio too high · too large when
-unpacked · too many members
+unpacked · too many members · too much to read
 
 Guarantees: nothing but NotOpened leaves. The signature is not looked at, and every member says so: what is inside is
 as trustworthy as any mail. DER and BER, in which senders stream, and both as base64 or PEM, are read; signed within
@@ -33,9 +33,12 @@ _SECRET = (_ENVELOPED, _ENCRYPTED, _BOTH, _AUTH_ENVELOPED)
 _MOST_NESTED = 8
 _PEM = re.compile(rb"-----[A-Z0-9 ]+-----")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]+")
-_P7M = re.compile(r"(?:\.p7m)+$", re.IGNORECASE)
+_P7M = ".p7m"
 _FILE_NAME = re.compile(r".\.[A-Za-z0-9]{2,5}$")
-_MIME_HEADER = re.compile(rb"(?:[!-9;-~]+:[^\r\n]*\r?\n(?:[ \t][^\r\n]*\r?\n)*)*?content-[a-z-]+:", re.IGNORECASE)
+# Fields that do not say what the content is, and one that does.
+_MIME_HEADER = re.compile(
+    rb"(?>(?:(?!content-)[!-9;-~]++:[^\r\n]*+\r?\n(?>(?:[ \t][^\r\n]*+\r?\n)*))*)content-[a-z-]++:", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ def open_smime(data: bytes, budget: Budget, filename: str = "") -> Iterator[Memb
     """Yield the one member of an opaque S/MIME message. Raises NotOpened."""
     with reading("not CMS"):
         content = _unwrap(_as_binary(data), budget)
-    stem = _P7M.sub("", filename)
+    stem = filename
+    while stem.lower().endswith(_P7M):
+        stem = stem[: -len(_P7M)]
     defects = ("signature not verified",)
     if stem != filename and _FILE_NAME.search(stem) and not _MIME_HEADER.match(content[:BLOCK]):
         yield Member(name=stem, data=content, defects=defects)
@@ -74,48 +79,48 @@ def _unwrap(data: bytes, budget: Budget) -> bytes:
     budget.take_member()
     inner = _SIGNED
     for _ in range(_MOST_NESTED):
-        found = _find_content(data, inner)
+        found = _find_content(data, inner, budget)
         inner = found.inner
         if found.type == _COMPRESSED:
-            data = _inflate(chunks(data, found.text), Outflow(len(data), budget))
+            data = _inflate(chunks(data, found.text, budget), Outflow(len(data), budget))
         else:
             budget.take((found.text.end or len(data)) - found.text.start)
-            data = b"".join(chunks(data, found.text))
+            data = b"".join(chunks(data, found.text, budget))
         if not data:
             raise NotOpened("no content")
         if inner in _SECRET:
             raise NotOpened("encrypted")
-        if inner not in (_SIGNED, _COMPRESSED) and not _is_cms(data):
+        if inner not in (_SIGNED, _COMPRESSED) and not _is_cms(data, budget):
             return data
     raise NotOpened("nested too deep")
 
 
-def _is_cms(data: bytes) -> bool:
+def _is_cms(data: bytes, budget: Budget) -> bool:
     """Tell whether the content is one more structure, as of a file that was signed twice."""
     try:
-        return _read_info(data)[0] in (_SIGNED, _COMPRESSED, *_SECRET)
+        return _read_info(data, budget)[0] in (_SIGNED, _COMPRESSED, *_SECRET)
     except (ValueError, StopIteration):
         return False
 
 
-def _read_info(data: bytes) -> tuple[bytes, Element]:
+def _read_info(data: bytes, budget: Budget) -> tuple[bytes, Element]:
     """Return the type and the content of a ContentInfo; the type is empty for a bare structure."""
     top = read_element(data, 0)
     if top.tag != SEQUENCE:
         raise ValueError("no sequence")
-    parts = children(data, top)
+    parts = children(data, top, budget)
     kind = next(parts)
     if kind.tag != OBJECT:
         return b"", top
     wrapper = next(parts)
     if wrapper.tag != CONTEXT_0:
         raise ValueError("no content")
-    return data[kind.start : kind.end], next(children(data, wrapper))
+    return data[kind.start : kind.end], next(children(data, wrapper, budget))
 
 
-def _find_content(data: bytes, bare: bytes) -> _Found:
+def _find_content(data: bytes, bare: bytes, budget: Budget) -> _Found:
     """Return the content of a structure; bare is the type of one that does not tell it. Raises NotOpened."""
-    kind, structure = _read_info(data)
+    kind, structure = _read_info(data, budget)
     kind = kind or bare
     if kind in _SECRET:
         raise NotOpened("encrypted")
@@ -124,18 +129,18 @@ def _find_content(data: bytes, bare: bytes) -> _Found:
     if kind not in (_SIGNED, _COMPRESSED):
         raise NotOpened("not CMS")
     # Version, algorithms, and then the content with its type.
-    parts = children(data, structure)
+    parts = children(data, structure, budget)
     _, _, capsule = next(parts), next(parts), next(parts)
-    inside = children(data, capsule)
+    inside = children(data, capsule, budget)
     inner = next(inside)
     wrapper = next(inside, None)
     if inner.tag != OBJECT:
         raise ValueError("no type")
     if wrapper is None:
         signers = [part for part in parts if part.tag == SET][-1:]
-        empty = all(next(children(data, part), None) is None for part in signers)
+        empty = all(next(children(data, part, budget), None) is None for part in signers)
         raise NotOpened("certificates only" if empty else "no content")
-    return _Found(kind, data[inner.start : inner.end], next(children(data, wrapper)))
+    return _Found(kind, data[inner.start : inner.end], next(children(data, wrapper, budget)))
 
 
 def _inflate(blocks: Iterator[memoryview], outflow: Outflow) -> bytes:

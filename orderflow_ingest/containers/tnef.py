@@ -1,6 +1,6 @@
 """Open TNEF (winmail.dat, [MS-OXTNEF]), in which Outlook and Exchange wrap a mail's attachments and its body.
 
-Reasons: not TNEF · no members · nested too deep · too large when unpacked · too many members
+Reasons: not TNEF · no members · nested too deep · too large when unpacked · too many members · too much to read
 
 Guarantees: nothing but NotOpened leaves; takes linear time and copies an attachment once. Checksums are not looked at:
 programs that cut or recode mail leave them wrong. What ends early is given as far as it goes, with a defect. Garbage
@@ -37,6 +37,7 @@ from .mapi import (
     decode_string,
     rtf_member,
 )
+from .names import cut_text
 
 _ON_ATTACHMENT = 2
 _BODY, _DATA, _TITLE, _RENDERING = 0x800C, 0x800F, 0x8010, 0x9002
@@ -47,6 +48,8 @@ _MOST_NESTED = 20
 _FIXED = {0x01: 0, 0x02: 4, 0x03: 4, 0x04: 4, 0x0A: 4, 0x0B: 4, 0x05: 8, 0x06: 8, 0x07: 8, 0x14: 8, 0x40: 8, 0x48: 16}
 _VARIABLE = (0x00, OBJECT, STRING, UNICODE, BINARY)
 _MULTIPLE, _NAMED = 0x1000, 0x8000
+# What reading one takes, in steps of the budget.
+_ATTRIBUTE_STEPS, _PROPERTY_STEPS = 3, 3
 _attribute = struct.Struct("<BHHI")
 
 
@@ -81,9 +84,9 @@ def _read(data: memoryview, budget: Budget, depth: int) -> Iterator[Member]:
         raise NotOpened("nested too deep")
     given = 0
     with reading("not TNEF"):
-        values, codepage = _read_message(data)
-        own = Properties(values).number(MESSAGE_CODEPAGE)
-        message = Properties(values, codepage or own)
+        values, codepage = _read_message(data, budget)
+        own = Properties(values, None, budget).number(MESSAGE_CODEPAGE)
+        message = Properties(values, codepage or own, budget)
         attachments = _read_attachments(data, codepage, budget, depth)
         for member in chain(body_members(message, budget), attachments, rtf_member(message, budget)):
             given += 1
@@ -92,15 +95,15 @@ def _read(data: memoryview, budget: Budget, depth: int) -> Iterator[Member]:
         raise NotOpened("no members")
 
 
-def _read_message(data: memoryview) -> tuple[dict[int, tuple[int, bytes]], int | None]:
+def _read_message(data: memoryview, budget: Budget) -> tuple[dict[int, tuple[int, bytes]], int | None]:
     """Return the properties of the message itself and the code page of the stream."""
     values: dict[int, tuple[int, bytes]] = {}
     codepage: int | None = None
-    for attribute in _attributes(data):
+    for attribute in _attributes(data, budget):
         if attribute.name == _OEM_CODEPAGE:
             codepage = int.from_bytes(attribute.data[:4], "little")
         elif attribute.name == _MESSAGE_PROPERTIES:
-            values.update(_properties(attribute.data)[0])
+            values.update(_properties(attribute.data, budget)[0])
         elif attribute.name == _BODY:
             values.setdefault(BODY, (STRING, bytes(attribute.data)))
     return values, codepage
@@ -108,22 +111,23 @@ def _read_message(data: memoryview) -> tuple[dict[int, tuple[int, bytes]], int |
 
 def _read_attachments(data: memoryview, codepage: int | None, budget: Budget, depth: int) -> Iterator[Member]:
     attachment: _Attachment | None = None
-    for attribute in _attributes(data):
+    for attribute in _attributes(data, budget):
         if attribute.level != _ON_ATTACHMENT:
             continue
         if attachment and _begins_another(attribute, attachment):
             yield from _give(attachment, codepage, budget, depth)
             attachment = None
         attachment = attachment or _Attachment()
-        _add(attachment, attribute)
+        _add(attachment, attribute, budget)
     if attachment:
         yield from _give(attachment, codepage, budget, depth)
 
 
-def _attributes(data: memoryview) -> Iterator[_Attribute]:
+def _attributes(data: memoryview, budget: Budget) -> Iterator[_Attribute]:
     """Yield the attributes of a stream, the last perhaps not whole; stop where none stands."""
     position = 6
     while position + _attribute.size <= len(data):
+        budget.step(_ATTRIBUTE_STEPS)
         level, name, _, size = _attribute.unpack_from(data, position)
         if level not in (1, _ON_ATTACHMENT):
             return
@@ -137,13 +141,13 @@ def _begins_another(attribute: _Attribute, attachment: _Attachment) -> bool:
     return attribute.name == _RENDERING or again
 
 
-def _add(attachment: _Attachment, attribute: _Attribute) -> None:
+def _add(attachment: _Attachment, attribute: _Attribute, budget: Budget) -> None:
     if attribute.name == _DATA:
         attachment.data, attachment.whole = attribute.data, attribute.whole
     elif attribute.name == _TITLE:
         attachment.title = bytes(attribute.data)
     elif attribute.name == _ATTACHMENT_PROPERTIES:
-        values, attached = _properties(attribute.data)
+        values, attached = _properties(attribute.data, budget)
         attachment.values.update(values)
         attachment.object = attached if attached is not None else attachment.object
         attachment.whole = attachment.whole and attribute.whole
@@ -151,43 +155,46 @@ def _add(attachment: _Attachment, attribute: _Attribute) -> None:
 
 def _give(attachment: _Attachment, codepage: int | None, budget: Budget, depth: int) -> Iterator[Member]:
     """Yield an attachment, or nothing if it has neither data nor a name."""
-    values = Properties(attachment.values, codepage)
-    name = attachment_name(values) or decode_string(STRING, attachment.title, values.charset) or None
+    values = Properties(attachment.values, codepage, budget)
+    name, cut = attachment_name(values)
+    if not name:
+        name, cut = cut_text(decode_string(STRING, attachment.title, values.charset, budget))
     data = attachment.object if attachment.object is not None else attachment.data
     if data is None and not name:
         return
-    defects = [] if data is not None and attachment.whole else ["attachment ends early"]
+    defects = [*cut] if data is not None and attachment.whole else [*cut, "attachment ends early"]
     data = data if data is not None else memoryview(b"")
     budget.take_member()
     if data[:16] == _IID_MESSAGE and data[16:20] == TNEF:
         members = _read(data[16:], budget, depth + 1)
-        yield Member(name, b"", "message/rfc822", Role.MESSAGE, members=members, defects=tuple(defects))
+        yield Member(name or None, b"", "message/rfc822", Role.MESSAGE, members=members, defects=tuple(defects))
         return
     if attachment.object is not None and data[6:16] == _IID_SUFFIX:
         data = data[16:]
         defects.append("embedded object")
     budget.take(len(data))
     yield Member(
-        name=name,
+        name=name or None,
         data=bytes(data),
-        declared_type=values.text(ATTACH_MIME_TAG).lower(),
+        declared_type=values.short_text(ATTACH_MIME_TAG).lower(),
         content_id=content_id(values),
         defects=tuple(defects),
     )
 
 
-def _properties(data: memoryview) -> tuple[dict[int, tuple[int, bytes]], memoryview | None]:
+def _properties(data: memoryview, budget: Budget) -> tuple[dict[int, tuple[int, bytes]], memoryview | None]:
     """Return the properties of a block that have a fixed id, up to where it is damaged, and the attached object."""
     values: dict[int, tuple[int, bytes]] = {}
     attached: memoryview | None = None
     position = 4
     try:
         for _ in range(_number(data, 0)):
+            budget.step(_PROPERTY_STEPS)
             kind, key = struct.unpack_from("<HH", data, position)
             position += 4
             if key & _NAMED:
                 position = _after_name(data, position)
-            found, position = _value(data, kind, position)
+            found, position = _value(data, kind, position, budget)
             if found is None or key & _NAMED:
                 continue
             if key == ATTACH_DATA:
@@ -211,7 +218,7 @@ def _after_name(data: memoryview, position: int) -> int:
     return position + 8 + _padded(_number(data, position + 4))
 
 
-def _value(data: memoryview, kind: int, position: int) -> tuple[memoryview | None, int]:
+def _value(data: memoryview, kind: int, position: int, budget: Budget) -> tuple[memoryview | None, int]:
     """Return a property's value, None if it has several, and where the next begins. Raises ValueError."""
     several, kind = kind & _MULTIPLE, kind & ~_MULTIPLE
     count = 1
@@ -225,6 +232,7 @@ def _value(data: memoryview, kind: int, position: int) -> tuple[memoryview | Non
         raise ValueError("unknown type")
     first: memoryview | None = None
     for number in range(count):
+        budget.step()
         size = _number(data, position)
         if number == 0 and not several:
             first = data[position + 4 : position + 4 + size]

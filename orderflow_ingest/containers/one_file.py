@@ -1,0 +1,96 @@
+"""Open what holds one file and no name of it: bzip2 and xz. gzip, which has a name, is `gzip_file`.
+
+Reasons: damaged · ratio too high · too large when unpacked · too many members · too much to read
+
+Guarantees: nothing but NotOpened leaves, unpacking is counted block by block. A file of several streams, one after
+another, is one file, as bzip2 and xz themselves read it; bytes after the last stream that begin no other are left out
+with a defect. xz may ask for a dictionary of up to 4 GB: over MEMORY_LIMIT, which `xz -9` stays under, it is damaged.
+
+bz2 and lzma of the standard library do it.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from . import Budget, Member, NotOpened
+from .guards import BLOCK, BZIP2, XZ, Outflow, reading
+
+MEMORY_LIMIT = 100 << 20
+# pbzip2 writes a stream for every 900 kB.
+_MOST_STREAMS = 100_000
+# What one takes, in steps of the budget.
+_STREAM_STEPS = 20
+_ENDING = re.compile(r"\.(?:gz|gzip|z|bz2|bzip2|bz|xz)$", re.IGNORECASE)
+_TAR_ENDING = re.compile(r"\.(?:tgz|taz|tbz|tbz2|tb2|txz)$", re.IGNORECASE)
+_PADDING = re.compile(rb"\0*+")
+
+
+class _Decompressor(Protocol):
+    """What bz2 and lzma have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+def open_bzip2(data: bytes, budget: Budget, filename: str = "") -> Iterator[Member]:
+    """Yield the one file of a bzip2 file. Raises NotOpened."""
+    import bz2
+
+    yield _open(data, BZIP2, bz2.BZ2Decompressor, budget, filename)
+
+
+def open_xz(data: bytes, budget: Budget, filename: str = "") -> Iterator[Member]:
+    """Yield the one file of an xz file. Raises NotOpened."""
+    import lzma
+
+    yield _open(data, XZ, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MEMORY_LIMIT), budget, filename)
+
+
+def name_without_ending(filename: str) -> str | None:
+    """Return the name of what was compressed into a file of this name."""
+    if _TAR_ENDING.search(filename):
+        return _TAR_ENDING.sub(".tar", filename)
+    return _ENDING.sub("", filename) or None
+
+
+def _open(data: bytes, magic: bytes, make: Callable[[], _Decompressor], budget: Budget, filename: str) -> Member:
+    with reading("damaged"):
+        budget.take_member()
+        content, end = _inflate(data, magic, make, budget)
+        left = data[end : end + BLOCK].strip(b"\0")
+    return Member(name_without_ending(filename), content, defects=("bytes after the end",) if left else ())
+
+
+def _inflate(data: bytes, magic: bytes, make: Callable[[], _Decompressor], budget: Budget) -> tuple[bytes, int]:
+    """Return the content of all streams, and where the last ends."""
+    outflow = Outflow(len(data), budget)
+    blocks: list[bytes] = []
+    position = streams = 0
+    while data.startswith(magic, position):
+        if (streams := streams + 1) > _MOST_STREAMS:
+            raise NotOpened("too many members")
+        budget.step(_STREAM_STEPS)
+        inflater = make()
+        # What follows a stream is copied once for each: a short first step keeps a row of tiny streams cheap.
+        step = 512
+        while not inflater.eof:
+            chunk = b""
+            if inflater.needs_input:
+                chunk = data[position : position + step]
+                position, step = position + len(chunk), min(2 * step, BLOCK)
+                if not chunk:
+                    raise NotOpened("damaged")
+            blocks.append(inflater.decompress(chunk, BLOCK))
+            outflow.take(len(blocks[-1]))
+        position -= len(inflater.unused_data)
+        if (padding := _PADDING.match(data, position)) and magic == XZ:
+            position = padding.end()
+    if not streams:
+        raise NotOpened("damaged")
+    return b"".join(blocks), position
