@@ -2,7 +2,8 @@
 
 parts     the nouns: a part, its kind, the reasons
 reading   the walk through a mail and the containers in it
-policy    what counts as a document
+policy    what counts as a document, and how many do
+watch     how long reading may take, and which part is in hand
 types     what a part claims to be and what it is
 bodies    text bodies: which of alternatives are documents, which pictures they show
 text      HTML made text
@@ -14,7 +15,8 @@ MemoryError do pass: they tell of this machine and not of the mail, and must not
 """
 
 from .parts import Part, PartKind, Reason
-from .policy import accept_types
+from .policy import DocumentLimit, accept_types
 from .reading import read_parts
+from .watch import Watch
 
-__all__ = ["Part", "PartKind", "Reason", "accept_types", "read_parts"]
+__all__ = ["DocumentLimit", "Part", "PartKind", "Reason", "Watch", "accept_types", "read_parts"]

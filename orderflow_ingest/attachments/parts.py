@@ -31,6 +31,8 @@ class Reason(StrEnum):
     DELIVERY_REPORT = "delivery report"
     EMPTY = "empty"
     NOT_ACCEPTED = "not accepted"
+    TOO_MANY_DOCUMENTS = "too many documents"
+    TOO_MANY_PARTS = "too many parts"
 
 
 @dataclass(frozen=True)

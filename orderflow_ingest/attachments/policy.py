@@ -48,6 +48,7 @@ _SMALL_IMAGE = 1024
 # In a multipart that has no parts: a line that is neither blank nor a boundary.
 _CONTENT_LINE = re.compile(rb"^(?!--)[ \t]*[^\s]", re.MULTILINE)
 _HEAD = 4096
+_LISTED = 100
 
 
 def judge(
@@ -94,6 +95,44 @@ def accept_types(parts: Iterable[Part], types: tuple[str, ...]) -> Iterator[Part
             yield replace(part, taken=False, reason=Reason.NOT_ACCEPTED)
         else:
             yield part
+
+
+class DocumentLimit:
+    """The limit on a mail's documents, and on what is told of the parts that are none.
+
+    The first documents are taken, the last half of the places is for attachments alone: many texts keep no file out.
+    Of the others _LISTED are told as passed over, and of parts that are passed over anyway as many as documents may be
+    taken; one last part of each kind says how many more there are. `over` counts the documents that were not taken.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.over = 0
+        self._most = most
+
+    def apply(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Yield parts within the limit."""
+        taken = passed_over = 0
+        first: dict[Reason, str] = {}
+        for part in parts:
+            places = self._most if part.kind is PartKind.ATTACHMENT else max(1, self._most // 2)
+            if part.taken and taken < places:
+                taken += 1
+                yield part
+                continue
+            if part.taken:
+                self.over += 1
+                number, most, reason = self.over, _LISTED, Reason.TOO_MANY_DOCUMENTS
+            else:
+                passed_over += 1
+                number, most, reason = passed_over, self._most, Reason.TOO_MANY_PARTS
+            if number <= most:
+                yield replace(part, taken=False, reason=reason) if part.taken else part
+            else:
+                first.setdefault(reason, part.path)
+        more = {Reason.TOO_MANY_DOCUMENTS: self.over - _LISTED, Reason.TOO_MANY_PARTS: passed_over - self._most}
+        for reason, path in first.items():
+            defects = (f"{more[reason]} parts from here on are not listed",)
+            yield Part(path, None, None, "", None, "", "", b"", False, reason, defects=defects)
 
 
 def find_references(pages: Iterable[str]) -> frozenset[str]:

@@ -6,7 +6,8 @@ documents as well, for an order too many is seen by somebody and a lost one by n
 members, since only then is known which it is. A message that a container holds is read as a mail of its own.
 
 Bounds, for the whole mail: UNPACKED_LIMIT bytes and MAX_PARTS members out of containers, CONTAINER_DEPTH containers
-in each other.
+in each other, and the CPU time of the caller's watch. A part that the watch keeps, and all parts once the time of the
+mail is over, are given out whole: decoded, and not looked into, not even for what they are.
 """
 
 import re
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..containers import Budget, Member, NotOpened, Role
 from ..containers.encryption import is_encrypted
@@ -28,10 +29,12 @@ from ..mime.sniff import detect_type
 from ..mime.tree import MAX_PARTS, MESSAGE_TYPES, walk
 from ..mime.words import decode_text, storable
 from .bodies import Bodies, Room
-from .parts import Part, Reason
+from .parts import Part, PartKind, Reason
 from .policy import judge, names_signature
 from .types import NAME_DIFFERS, TYPE_DIFFERS, content_type, contradictions
+from .watch import TOOK_TOO_LONG, Watch
 
+T = TypeVar("T")
 UNPACKED_LIMIT = 128 << 20
 CONTAINER_DEPTH = 8
 # Paths stand in an index, whose rows PostgreSQL limits to 2704 bytes; a message adds up to 1500.
@@ -54,16 +57,24 @@ class _Claim(NamedTuple):
     defects: tuple[str, ...] = ()
 
 
-def read_parts(raw: bytes) -> Iterator[Part]:
+def read_parts(raw: bytes, watch: Watch | None = None) -> Iterator[Part]:
     """Yield every part of a mail, decoded one by one in the order in which they stand."""
-    return _Reader().read_mail(raw[find_sender_header(raw) :], "", 0)
+    watch = watch or Watch()
+    watch.begin("")
+    for part in _Reader(watch).read_mail(raw[find_sender_header(raw) :], "", 0):
+        in_hand = watch.in_hand
+        watch.rest()
+        yield part
+        watch.look(in_hand or "")
+    watch.rest()
 
 
 class _Reader:
     """One reading of a mail, and the bounds it shares among its containers."""
 
-    def __init__(self) -> None:
-        self.budget = Budget(UNPACKED_LIMIT, MAX_PARTS)
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.budget = Budget(UNPACKED_LIMIT, MAX_PARTS, watch.check)
         self.uuencoded = MAX_PARTS
         self.room = Room()
 
@@ -71,25 +82,40 @@ class _Reader:
         """Yield the parts of a message; path and depth are those of the container that held it."""
         entities: list[Entity] = []
         bodies, broken = Bodies(self.room), ""
+        if not depth and (why := self.watch.why_kept_mail()):
+            yield _unreadable(path, "message/rfc822", raw, (f"not opened: {why}",))
+            return
         try:
             for found in walk(raw, path, self.budget.members if depth else MAX_PARTS):
                 entities.append(found)
-            bodies = _survey(entities, self.room)
+                self.watch.check()
+            bodies = self._survey(entities)
         except (ImportError, MemoryError):
             raise
         except Exception as error:
-            broken = f"reading failed: {type(error).__name__}"
+            broken = str(error) if isinstance(error, NotOpened) else f"reading failed: {type(error).__name__}"
         for entity in entities:
             if depth:
                 self.budget.take_member()
+                self.watch.look(entity.path)
+            else:
+                self.watch.begin(entity.path)
             yield from self._read_entity(entity, bodies, depth)
         if broken and depth:
             raise NotOpened(broken)
         if broken:
-            yield _unreadable(path, "message/rfc822", raw, (broken,))
+            yield _unreadable(path, "message/rfc822", raw, (f"not opened: {broken}",))
 
     def _read_entity(self, entity: Entity, bodies: Bodies, depth: int) -> Iterator[Part]:
         header = entity.header
+        why = self.watch.why_kept(entity.path)
+        if why and entity.kind != "leaf":
+            yield _part(_Claim(entity.path, None, header.type, defects=entity.defects), b"", False, Reason.CONTAINER)
+            return
+        if why and not self.watch.may_decode(entity.path):
+            data = entity.source[entity.start : entity.end]
+            yield _unreadable(entity.path, header.type, data, (*entity.defects, f"not decoded: {why}"))
+            return
         data, defects = _decode(entity) if entity.kind == "leaf" else (b"", ())
         try:
             claim = _Claim(
@@ -105,6 +131,9 @@ class _Reader:
             if entity.kind != "leaf":
                 yield _part(claim, b"", False, Reason.CONTAINER)
                 return
+            if why:
+                yield _whole(claim, data, why)
+                return
             yield from self._read_leaf(claim, data, bodies, depth)
         except (ImportError, MemoryError, NotOpened):
             raise
@@ -116,6 +145,7 @@ class _Reader:
         """Judge a leaf of a message or a member of a container, and open it if it is a container itself."""
         part = _part(claim, data, False, Reason.EMPTY)
         taken, reason = judge(part, claim.parent, claim.names, bodies.show)
+        self.watch.look(claim.path)  # not at a page that may show it any more
         if reason is Reason.TEXT_BODY and not (part.declared_type.startswith("multipart/") and is_mime_text(data)):
             yield bodies.add(part, claim.charset)
             yield from self._read_uuencoded(part, bodies, depth)
@@ -159,7 +189,7 @@ class _Reader:
         return part
 
     def _read_members(self, members: Iterator[Member], path: str, bodies: Bodies, depth: int) -> Iterator[Part]:
-        for number, member in enumerate(members, start=1):
+        for number, member in enumerate(self._watched(members, path), start=1):
             claim = _Claim(
                 f"{path}.{number}",
                 member.name,
@@ -168,9 +198,14 @@ class _Reader:
                 charset=member.charset,
                 defects=member.defects,
             )
-            if member.role is Role.BODY:
+            self.watch.look(claim.path)
+            if why := self.watch.why_kept(claim.path):
+                if why == TOOK_TOO_LONG or member.role is Role.MESSAGE:
+                    raise NotOpened(why)
+                yield _whole(claim, bytes(member.data), why, member.role)
+            elif member.role is Role.BODY:
                 if member.declared_type == "text/html":
-                    bodies.pages.append((partial(bytes, member.data), member.charset))
+                    bodies.pages.append((partial(self._look_at, claim.path, member.data), member.charset))
                 yield bodies.add(_part(claim, member.data, True, Reason.TEXT_BODY), member.charset)
             elif member.role is Role.LINK:
                 yield _part(claim, b"", False, Reason.EMPTY)
@@ -186,10 +221,20 @@ class _Reader:
                 inner = Bodies(self.room, bodies.hint, {f"{claim.path}."})
                 yield from self._read_members(iter(member.members), claim.path, inner, depth + 1)
 
+    def _watched(self, members: Iterator[T], path: str) -> Iterator[T]:
+        """Yield what is in a part, which is in hand while the next of it is taken out."""
+        while True:
+            self.watch.look(path)
+            member = next(members, None)
+            if member is None:
+                return
+            yield member
+
     def _read_uuencoded(self, part: Part, bodies: Bodies, depth: int) -> Iterator[Part]:
         if b"begin " not in part.data:
             return
-        for number, file in enumerate(islice(find_uuencoded(part.data), self.uuencoded), start=1):
+        files = self._watched(islice(find_uuencoded(part.data), self.uuencoded), part.path)
+        for number, file in enumerate(files, start=1):
             self.uuencoded -= 1
             claim = _Claim(
                 f"{part.path}.{number}",
@@ -197,28 +242,38 @@ class _Reader:
                 "application/octet-stream",
                 defects=() if file.complete else ("uuencode never ended",),
             )
-            yield from self._open(_part(claim, file.data, True, Reason.UUENCODED), bodies, depth)
+            self.watch.look(claim.path)
+            if why := self.watch.why_kept(claim.path):
+                yield _whole(claim, file.data, why)
+            else:
+                yield from self._open(_part(claim, file.data, True, Reason.UUENCODED), bodies, depth)
 
+    def _survey(self, entities: list[Entity]) -> Bodies:
+        """Return what the parts of a message have to know of its text bodies."""
+        labels = (entity.header.charset() for entity in entities)
+        # The first charset declared in the mail that says something about raw 8-bit file names.
+        useful = (label for label in labels if label and codec_name(label) not in (None, "ascii", "utf-8", "utf-7"))
+        prefixes = {
+            entity.path[:-1] if f".{entity.path}".endswith(".0") else f"{entity.path}."
+            for entity in entities
+            if entity.header.type == "multipart/alternative" and entity.kind == "multipart"
+        }
+        bodies = Bodies(self.room, next(useful, ""), prefixes)
+        for entity in entities:
+            is_page = entity.kind == "leaf" and entity.header.type == "text/html"
+            if is_page and not self.watch.why_kept(entity.path):
+                bodies.pages.append((partial(self._content, entity), entity.header.charset()))
+        return bodies
 
-def _survey(entities: list[Entity], room: Room) -> Bodies:
-    """Return what the parts of a message have to know of its text bodies."""
-    labels = (entity.header.charset() for entity in entities)
-    # The first charset declared in the mail that says something about raw 8-bit file names.
-    useful = (label for label in labels if label and codec_name(label) not in (None, "ascii", "utf-8", "utf-7"))
-    prefixes = {
-        entity.path[:-1] if f".{entity.path}".endswith(".0") else f"{entity.path}."
-        for entity in entities
-        if entity.header.type == "multipart/alternative" and entity.kind == "multipart"
-    }
-    bodies = Bodies(room, next(useful, ""), prefixes)
-    for entity in entities:
-        if entity.kind == "leaf" and entity.header.type == "text/html":
-            bodies.pages.append((partial(_content, entity), entity.header.charset()))
-    return bodies
+    def _content(self, entity: Entity) -> bytes:
+        """Return a page, which is in hand from now on."""
+        self.watch.look(entity.path)
+        return _decode(entity)[0]
 
-
-def _content(entity: Entity) -> bytes:
-    return _decode(entity)[0]
+    def _look_at(self, path: str, page: bytes) -> bytes:
+        """Return a page out of a container, which is in hand from now on."""
+        self.watch.look(path)
+        return page
 
 
 def _decode(entity: Entity) -> tuple[bytes, tuple[str, ...]]:
@@ -275,6 +330,28 @@ def _without_undeclared_base64(part: Part) -> Part:
 def _unreadable(path: str, declared_type: str, data: bytes, defects: tuple[str, ...]) -> Part:
     kind = storable(declared_type)
     return Part(path, None, None, kind, None, kind, "", data, True, Reason.UNREADABLE, defects=defects)
+
+
+def _whole(claim: _Claim, data: bytes, why: str, role: Role = Role.FILE) -> Part:
+    """Return a part as it was sent, of which nobody may find out what it is."""
+    filename = safe_filename(claim.filename) if claim.filename else None
+    is_text = claim.declared_type in ("text/plain", "text/html") and claim.disposition != "attachment"
+    declared = storable(claim.declared_type)
+    return Part(
+        path=claim.path,
+        filename=filename,
+        claimed_filename=storable(claim.filename) if claim.filename else None,
+        declared_type=declared,
+        detected_type=None,
+        content_type=declared,
+        disposition=claim.disposition,
+        charset=codec_name(claim.charset) if claim.charset else None,
+        data=data,
+        taken=bool(data) and not data.isspace(),
+        reason=Reason.NOT_OPENED if data and not data.isspace() else Reason.EMPTY,
+        kind=PartKind.BODY if role is Role.BODY or (is_text and not filename) else PartKind.ATTACHMENT,
+        defects=(*claim.defects, f"not opened: {why}"),
+    )
 
 
 def _kept_whole(part: Part, why: str) -> Part:
