@@ -31,6 +31,8 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PREFIX = "ORDERFLOW_"
 # Of difflib's ratio: for a key that is meant to be ours, and for one that may be another program's.
 _LIKE, _VERY_LIKE = 0.6, 0.8
+TASK_SHARE = 0.8  # of a lease; a task has no more
+_LEAST_TIME = 2.0  # seconds of CPU time for a mail; the imports of the first one take up to one
 
 
 class BadSettings(Exception):
@@ -53,6 +55,9 @@ class Settings:
     log: str
     retry_delay: float
     lease: float
+    part_time: float
+    mail_time: float
+    max_documents: int
     task_memory: int
     sweep_after: float
     max_queue: int
@@ -94,13 +99,25 @@ class Settings:
         return self.state_dir / "workers"
 
     @property
+    def in_hand_dir(self) -> Path:
+        return self.state_dir / "in_hand"
+
+    @property
     def metrics_dir(self) -> Path:
         return self.state_dir / "metrics"
 
     @property
     def task_time_limit(self) -> float:
         """Give how long a task may run: it ends before its lease does, or another worker would join it."""
-        return 0.8 * self.lease
+        return TASK_SHARE * self.lease
+
+    @property
+    def task_end(self) -> float:
+        """Return when the process of a task is ended that does not come back to Python: between its time and its lease.
+
+        A task that was ended by its time limit has this long to note that.
+        """
+        return (1 + TASK_SHARE) / 2 * self.lease
 
 
 @dataclass(frozen=True)
@@ -133,6 +150,15 @@ def _below_state(form: str) -> Callable[[dict[str, Any]], str]:
 def _default_queue(found: dict[str, Any]) -> str:
     database = str(found["database_url"])
     return database if database.startswith("postgresql") else f"sqlite:///{found['state_dir']}/queue.db"
+
+
+def _default_mail_time(found: dict[str, Any]) -> str:
+    return f"{min(120.0, _longest_mail_time(found['lease'])):g}"
+
+
+def _longest_mail_time(lease: float) -> float:
+    """Return how much CPU time a mail may have at the most: an attempt must end before its task does."""
+    return max(TASK_SHARE * lease, _LEAST_TIME)
 
 
 def _absolute(text: str) -> Path:
@@ -269,6 +295,14 @@ KEYS = (
         "seconds before the first retry of an extraction or hand-over; four times as long before each next one"),
     Key("ORDERFLOW_LEASE", "lease", "600", _seconds, "a number of seconds",
         "seconds after which another worker takes over what a lost one had in hand; a task is ended after 0.8 of it"),
+    Key("ORDERFLOW_MAIL_TIME", "mail_time", _default_mail_time, _seconds, "a number of seconds",
+        "seconds of CPU time to read a mail, at most 0.8 of ORDERFLOW_LEASE; then all further parts are documents "
+        "whole, not opened", "120, or 0.8 of a shorter lease"),
+    Key("ORDERFLOW_PART_TIME", "part_time", lambda found: f"{min(30.0, found['mail_time']):g}", _seconds,
+        "a number of seconds", "seconds of CPU time to read one part of a mail, at most ORDERFLOW_MAIL_TIME; then it "
+        "is a document whole, not opened", "30, or a shorter ORDERFLOW_MAIL_TIME"),
+    Key("ORDERFLOW_MAX_DOCUMENTS", "max_documents", "500", _number(int, 1, 10_000), "a number from 1 to 10000",
+        "documents of one mail; the others are reported as skipped parts, and stay in the raw mail"),
     Key("ORDERFLOW_TASK_MEMORY", "task_memory", "2147483648", _task_memory,
         "a number of bytes from 268435456 on, which a worker needs for itself, or 0 for no limit",
         "bytes of memory (address space) that a worker process may have; beyond them a task fails, and a process that "
@@ -407,6 +441,12 @@ def _settings(given: dict[str, tuple[str, str]], path: str | None) -> Settings:
             found[key.field] = key.read(value or default)
         except ValueError:
             raise BadSettings(f"{place}: {key.name} must be {key.expected}") from None
+    for name, bound, most in (
+        ("ORDERFLOW_MAIL_TIME", _longest_mail_time(found["lease"]), f"{TASK_SHARE:g} of ORDERFLOW_LEASE"),
+        ("ORDERFLOW_PART_TIME", found["mail_time"], "ORDERFLOW_MAIL_TIME"),
+    ):
+        if found[name.removeprefix(_PREFIX).lower()] > bound:
+            raise BadSettings(f"{given.get(name, ('', 'default'))[1]}: {name} must be at most {most}")
     return Settings(file=Path(path).absolute() if path else None, **found)
 
 

@@ -24,7 +24,7 @@ FLOORS = (
         "answered",
         "database_answers",
     },
-    {"settings", "logs", "spool", "archive", "records", "queue", "heartbeat"},
+    {"settings", "logs", "spool", "archive", "records", "queue", "heartbeat", "in_hand"},
     {"assembly", "recognition"},
     {"archived", "attempts", "delivery"},
     {"extraction", "handover", "replay"},

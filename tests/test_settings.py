@@ -339,3 +339,34 @@ def test_reading_settings_for_another_environment_leaves_ours_alone(place):
     before = dict(os.environ)
     load(written(place, b"AWS_SECRET_ACCESS_KEY=file\n"), {})
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("values", "mail_time", "part_time"),
+    [
+        ({}, 120, 30),
+        ({"ORDERFLOW_LEASE": "100"}, 80, 30),
+        ({"ORDERFLOW_LEASE": "20"}, 16, 16),
+        ({"ORDERFLOW_LEASE": "0.2"}, 2, 2),
+        ({"ORDERFLOW_MAIL_TIME": "480"}, 480, 30),
+        ({"ORDERFLOW_MAIL_TIME": "10"}, 10, 10),
+    ],
+)
+def test_the_times_to_read_a_mail_and_a_part_follow_the_lease(values, mail_time, part_time):
+    settings = load(environ={"ORDERFLOW_SETTINGS": "/dev/null", **values})
+    assert (settings.mail_time, settings.part_time) == (mail_time, part_time)
+    assert settings.task_time_limit < settings.task_end < settings.lease
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ORDERFLOW_MAIL_TIME": "481"},
+        {"ORDERFLOW_MAIL_TIME": "100", "ORDERFLOW_LEASE": "100"},
+        {"ORDERFLOW_PART_TIME": "121"},
+        {"ORDERFLOW_MAX_DOCUMENTS": "0"},
+    ],
+)
+def test_bounds_that_contradict_each_other_are_refused(values):
+    with pytest.raises(BadSettings, match="ORDERFLOW_"):
+        load(environ={"ORDERFLOW_SETTINGS": "/dev/null", **values})

@@ -117,6 +117,13 @@ class Documents:
                 connection.execute(skipped_part.insert(), [{**owner, **vars(part)} for part in skipped])
         return True
 
+    def get(self, org_id: int, id: UUID) -> Document | None:
+        """Get one document."""
+        statement = sa.select(*_COLUMNS).where(document.c.org_id == org_id, document.c.id == id)
+        with self._database.read(org_id) as connection:
+            row = connection.execute(statement).one_or_none()
+        return _document(row) if row else None
+
     def of_message(self, org_id: int, message_id: UUID) -> list[Document]:
         """List a message's documents by part path."""
         d = document.c

@@ -1,0 +1,121 @@
+"""What each worker process of this host has in hand, in a file below `in_hand/` in the state directory.
+
+    PID.xxxxxxxx    one line: kind, organization, row, mark of the attempt, part that is looked into (- for none)
+
+A thread that works keeps one such file with an flock on it, which the kernel takes back from a process that is gone,
+however it ended. So lost() finds the attempts of this host that nobody works at any more, without a look at process
+ids, and the part that each had in hand. A line is written by one pwrite for each step and is never synced: it has to
+outlive the process, not the machine. A machine that crashes may leave an old line, an empty file or none.
+
+Guarantees: never raises what the disk says. A directory that cannot be written costs this knowledge alone: leases end.
+"""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from uuid import UUID
+
+MESSAGE, DOCUMENT = "message", "document"
+_NOTHING = b"\n"
+_NONE = "-"
+_LARGEST = 4096
+_DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An attempt whose process is gone; `part` is the path that it had in hand, None for none."""
+
+    kind: str
+    org_id: int
+    id: UUID
+    worker: str
+    part: str | None
+
+
+class Hand:
+    """Where one attempt notes what it has in hand."""
+
+    def __init__(self, file: FileIO | None, row: str) -> None:
+        self._file = file
+        self._row = row
+
+    def look(self, part: str | None) -> None:
+        """Note the part that is looked into, None for none."""
+        self._write(f"{self._row} {_NONE if part is None else f'/{part}'}\n".encode())
+
+    def put_down(self) -> None:
+        """Note that nothing is in hand."""
+        self._write(_NOTHING)
+
+    def _write(self, line: bytes) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                os.pwrite(self._file.fileno(), line, 0)
+
+
+class _Own(threading.local):
+    """The file of this thread, and whose it is: a forked child needs another."""
+
+    file: FileIO | None = None
+    of: tuple[int, Path] | None = None
+
+
+_own = _Own()
+
+
+@contextmanager
+def attempt(directory: Path, kind: str, org_id: int, id: UUID, worker: str) -> Iterator[Hand]:
+    """Note an attempt at a row for as long as the block runs."""
+    hand = Hand(_file(directory), f"{kind} {org_id} {id} {worker}")
+    hand.look(None)
+    try:
+        yield hand
+    finally:
+        hand.put_down()
+
+
+def lost(directory: Path) -> Iterator[Lost]:
+    """Yield the attempts whose processes are gone; each is forgotten once the caller asks for the next one."""
+    for path in sorted(directory.glob("[!.]*")):
+        with suppress(OSError), FileIO(path, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = _read(file.read(_LARGEST))
+            if found is not None:
+                yield found
+            path.unlink(missing_ok=True)
+    for path in directory.glob(".*"):  # of a process that was killed before it had locked its file
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _DAY:
+                path.unlink(missing_ok=True)
+
+
+def _file(directory: Path) -> FileIO | None:
+    """Return this thread's file, made and locked before others can see it; None where that cannot be."""
+    if _own.of != (os.getpid(), directory):
+        if _own.file is not None:
+            _own.file.close()  # of a fork's parent, this leaves the parent's lock
+        _own.file, _own.of = None, (os.getpid(), directory)
+        name = f"{os.getpid()}.{os.urandom(4).hex()}"
+        with suppress(OSError):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            file = FileIO(directory / f".{name}", "x")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(directory / f".{name}", directory / name)
+            _own.file = file
+    return _own.file
+
+
+def _read(line: bytes) -> Lost | None:
+    """Read a line; None for nothing in hand, and for what a crash of the machine has left of one."""
+    try:
+        kind, org_id, id, worker, part = line.partition(b"\n")[0].decode("ascii").split(" ")
+        return Lost(kind, int(org_id), UUID(id), worker, None if part == _NONE else part.removeprefix("/"))
+    except ValueError:
+        return None
