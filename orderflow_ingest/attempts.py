@@ -6,30 +6,42 @@ last one the row is FAILED, with error_json: what, where, when, how often.
     fails of                                         attempts
     any other error                                  4
     poison: it took all time or all memory, or the   3
-      worker with it, so that nothing was noted
+      worker process with it, and nothing else before
     an outage: a backend that is away, a deploy      no end: it uses up none of the last two
       that does not import
     Erased: its object was deleted on purpose        1
 
-A worker that is killed leaves its lease behind; when that is over the next attempt begins. Leases and retries go by
-the database's clock, whichever host's is wrong.
+A worker process that is killed leaves its lease behind, and a file that says what it had in hand (see `in_hand`). The
+next process of the same host that starts, or the next sweep, notes the loss as a failure, with the part that was looked
+into. Where the host is gone too, the next attempt begins when the lease is over. Leases and retries go by the
+database's clock, whichever host's is wrong.
+
+    part of a message that was in hand in an attempt   how it is read in the next ones
+    lost, out of time or out of memory
+    once                                               decoded, and given out whole
+    twice                                              given out as it was sent
+    any part, in the last attempt of a message that    decoded, and given out whole
+    has been poison
 
 Where the database itself is away when a failure is to be noted, that is tried for a while; then the attempt
 counts as one that ended without a word.
 """
 
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
+from . import in_hand, metrics
 from .archive import ArchiveUnavailable
 from .assembly import Parts
 from .limits import TimeUp
 from .logs import event, place
-from .records import RecordsUnavailable
+from .records import Document, InboundMessage, RecordsUnavailable
 
 ATTEMPTS = 4
 POISON_ATTEMPTS = 3
@@ -39,7 +51,7 @@ _BACKOFF = 4
 
 
 class WorkersLost(Exception):
-    """The last attempts ended without a word: the worker was killed, or ran out of memory."""
+    """The last attempts took their worker processes with them: killed, out of memory, or stuck in a library."""
 
 
 class Erased(Exception):
@@ -56,6 +68,7 @@ class HandlerUnavailable(Exception):
 
 OUTAGES = (ArchiveUnavailable, RecordsUnavailable, HandlerUnavailable)
 _POISON = (TimeUp, MemoryError, WorkersLost)
+_POISONED = tuple(error.__name__ for error in _POISON)
 
 
 def worker_name() -> str:
@@ -69,8 +82,45 @@ def need_no_loss(attempts: int, error_json: Any) -> None:
         raise WorkersLost
 
 
+def learned(attempts: int, error_json: Any) -> tuple[list[str], bool]:
+    """Return the parts that earlier attempts at a message failed at, and whether this attempt has to open none."""
+    noted = error_json or {}
+    unnoted = attempts - 1 - noted.get("counted", noted.get("attempt", 0))
+    is_poison = unnoted > 0 or noted.get("error") in _POISONED
+    return list(noted.get("parts", ())), is_poison and attempts >= POISON_ATTEMPTS
+
+
+def with_parts(why: dict[str, Any], failed_at: list[str], part: str | None) -> dict[str, Any]:
+    """Return error_json with the parts that attempts failed at, the last one last."""
+    known = [*failed_at, part] if part is not None else failed_at
+    return {**why, "parts": known} if known else why
+
+
+def note_losses(parts: Parts) -> None:
+    """Note the attempts of this host whose process is gone; their leases end now. Raises RecordsUnavailable.
+
+    Doing it twice changes nothing, since each note names the mark of its attempt.
+    """
+    for found in in_hand.lost(parts.settings.in_hand_dir):
+        is_message = found.kind == in_hand.MESSAGE
+        rows: Any = parts.records.messages if is_message else parts.records.documents
+        row = rows.get(found.org_id, found.id)
+        if row is None or row.worker != found.worker:
+            continue
+        failed_at, _ = learned(row.attempts, row.error_json)
+        why = with_parts(told(row.attempts, WorkersLost(), True), failed_at, found.part)
+        writes = (partial(rows.give_up, row), partial(rows.retry_later, row))
+        is_last = note_failure(row, WorkersLost(), False, why, parts, *writes)
+        org = parts.records.organizations.slug(found.org_id)
+        action, subject = ("extract", "Message") if is_message else ("hand_over", "Hand-over")
+        metrics.count(metrics.EXTRACTIONS if is_message else metrics.HANDOVERS, org, "failed" if is_last else "retry")
+        end = "failed for good." if is_last else "lost its worker process; another attempt follows."
+        names = {"message_id" if is_message else "document_id": found.id}
+        event(action, f"{subject} {end}", logging.ERROR if is_last else logging.WARNING, org=org, **names, **why)
+
+
 def note_failure(
-    attempts: int,
+    row: InboundMessage | Document,
     error: BaseException,
     is_outage: bool,
     why: dict[str, Any],
@@ -79,11 +129,15 @@ def note_failure(
     retry_later: Callable[[dict[str, Any], int, datetime], object],
 ) -> bool:
     """Note on a row how its attempt failed, and tell whether that was the last one."""
-    allowed = 1 if isinstance(error, Erased) else POISON_ATTEMPTS if isinstance(error, _POISON) else ATTEMPTS
+    attempts, before = row.attempts, row.error_json
+    is_poison = isinstance(error, _POISON) and (before is None or before.get("error") in _POISONED)
+    allowed = 1 if isinstance(error, Erased) else POISON_ATTEMPTS if is_poison else ATTEMPTS
     if attempts >= allowed and not is_outage:
         _note(lambda: give_up(why))
         return True
     counted = min(attempts, POISON_ATTEMPTS - 1) if is_outage else attempts
+    if counted != attempts:
+        why = {**why, "counted": counted}
     delay = parts.settings.retry_delay * _BACKOFF ** (counted - 1)
     _note(lambda: retry_later(why, counted, parts.records.database.now() + timedelta(seconds=delay)))
     return False
@@ -109,10 +163,11 @@ def _note(write: Callable[[], object]) -> None:
 
 
 def sweep(parts: Parts) -> int:
-    """Enqueue what is due and may have no task: give the number of tasks.
+    """Note what was lost on this host, and enqueue what is due and may have no task: give the number of tasks.
 
     Where many tasks wait, these are enough; theirs come first.
     """
+    note_losses(parts)
     if parts.queue.depth() >= SWEEP_LIMIT:
         return 0
     now = parts.records.database.now()

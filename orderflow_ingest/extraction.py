@@ -4,22 +4,38 @@ extract() takes one attempt at a message (see `attempts`): raw mail from the arc
 text bodies out of it; each into the archive under its content's key; rows; a task per document. It can be done twice at
 every step, and a message that is finished, leased or not due yet is left alone. An attachment that cannot be
 stored does not keep the others from the handler: they are recorded, and handed over, all the same.
+
+Reading has a budget of CPU time for each part and for the mail: what goes over it is a document whole, with a defect.
+Where an attempt ends within a part, by its time, its memory or its process, the next one gives that part out whole. Of
+a mail with more than ORDERFLOW_MAX_DOCUMENTS documents the others are told as skipped parts, and stay in the raw mail.
 """
 
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from . import metrics
+from . import in_hand, metrics
 from .archive import Archive
 from .assembly import Parts
-from .attachments import Part, accept_types, read_parts
-from .attempts import OUTAGES, Erased, LeaseLost, need_no_loss, note_failure, told, worker_name
+from .attachments import DocumentLimit, Part, Watch, accept_types, read_parts
+from .attempts import (
+    OUTAGES,
+    Erased,
+    LeaseLost,
+    learned,
+    need_no_loss,
+    note_failure,
+    told,
+    with_parts,
+    worker_name,
+)
 from .keys import document_id, document_key
+from .limits import TimeUp
 from .logs import event, place
 from .org_settings import BadOrgSettings
 from .queue import QueueUnavailable
@@ -31,8 +47,17 @@ class PartsFailed(Exception):
     """Some attachments of a message could not be stored; the others were."""
 
 
-def extract(org_id: int, message_id: UUID, parts: Parts, is_live: bool = True) -> None:
-    """Take one attempt at a message; the documents of one that is not live are rung for behind all that is."""
+def extract(
+    org_id: int,
+    message_id: UUID,
+    parts: Parts,
+    is_live: bool = True,
+    bound: Callable[[bool], None] = lambda _: None,
+) -> None:
+    """Take one attempt at a message; the documents of one that is not live are rung for behind all that is.
+
+    `bound` is called with true as each part begins, and with false after the last: it may end a process that is stuck.
+    """
     began, org = time.monotonic(), parts.records.organizations.slug(org_id)
     names: dict[str, Any] = {"org": org, "message_id": message_id}
     lease, now = timedelta(seconds=parts.settings.lease), parts.records.database.now()
@@ -41,28 +66,44 @@ def extract(org_id: int, message_id: UUID, parts: Parts, is_live: bool = True) -
         event("extract", "Nothing to do for this message.", **names)
         return
     names["queue_id"] = attempt.queue_id
-    try:
-        need_no_loss(attempt.attempts, attempt.error_json)
-        if attempt.status is Status.RECEIVED:
-            _store(attempt, parts, names)
-        documents = _ring_for_documents(attempt, parts, is_live)
-        if not parts.records.messages.finish(attempt, {"documents": documents, "attempt": attempt.attempts}):
-            raise LeaseLost
-    except LeaseLost:
-        end = "lost"
-        event("extract", "Lease was lost to another worker.", logging.WARNING, **names)
-    except KeyboardInterrupt:  # Huey's, who ends the worker
-        raise
-    except BaseException as error:
-        end = "failed" if _note_failure(attempt, error, parts, names) else "retry"
-    else:
-        end = "parsed"
-        event("extract", "Message parsed.", attempt=attempt.attempts, **names)
+    with in_hand.attempt(parts.settings.in_hand_dir, in_hand.MESSAGE, org_id, message_id, attempt.worker or "") as hand:
+        try:
+            end = _attempt(attempt, parts, is_live, names, _watch(attempt, parts, hand, bound))
+        finally:
+            bound(False)
     metrics.count(metrics.EXTRACTIONS, org, end)
     metrics.observe(metrics.EXTRACTION_SECONDS, time.monotonic() - began)
 
 
-def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None:
+def _attempt(attempt: InboundMessage, parts: Parts, is_live: bool, names: dict[str, Any], watch: Watch) -> str:
+    """Take an attempt, and return how it ended, in the words of the metrics."""
+    try:
+        need_no_loss(attempt.attempts, attempt.error_json)
+        if attempt.status is Status.RECEIVED:
+            _store(attempt, parts, names, watch)
+        documents = _ring_for_documents(attempt, parts, is_live)
+        if not parts.records.messages.finish(attempt, {"documents": documents, "attempt": attempt.attempts}):
+            raise LeaseLost
+    except LeaseLost:
+        event("extract", "Lease was lost to another worker.", logging.WARNING, **names)
+        return "lost"
+    except KeyboardInterrupt:  # Huey's, who ends the worker
+        raise
+    except BaseException as error:
+        return "failed" if _note_failure(attempt, error, parts, names, watch.in_hand) else "retry"
+    event("extract", "Message parsed.", attempt=attempt.attempts, **names)
+    return "parsed"
+
+
+def _watch(attempt: InboundMessage, parts: Parts, hand: in_hand.Hand, bound: Callable[[bool], None]) -> Watch:
+    """Return the watch over an attempt's reading, by what earlier attempts failed at."""
+    settings = parts.settings
+    failed_at, opens_none = learned(attempt.attempts, attempt.error_json)
+    times = (settings.part_time, settings.mail_time)
+    return Watch(*times, failed_at, keeps_all=opens_none, note=hand.look, begun=lambda: bound(True))
+
+
+def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any], watch: Watch) -> None:
     """Store every attachment and record it; those that can be, whatever becomes of the others."""
     if attempt.erased_at is not None:
         raise Erased("the raw mail was erased")
@@ -70,7 +111,8 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
     found: list[NewDocument] = []
     skipped: list[SkippedPart] = []
     errors: list[tuple[str, Exception]] = []
-    for part in accept_types(read_parts(raw), accepted_types(attempt.org_id, parts)):
+    limit = DocumentLimit(parts.settings.max_documents)
+    for part in limit.apply(accept_types(read_parts(raw, watch), accepted_types(attempt.org_id, parts))):
         if not part.taken:
             skipped.append(passed_over(part))
             continue
@@ -91,6 +133,9 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any]) -> None
         skipped=len(skipped),
         failed=len(errors),
     )
+    if limit.over:
+        sentence = "Message has more documents than ORDERFLOW_MAX_DOCUMENTS; the others stay in its raw mail."
+        event("store", sentence, logging.WARNING, **names, documents=len(found), left=limit.over)
     if errors:
         raise PartsFailed("; ".join(f"part {path}: {place(error)}" for path, error in errors[:10])) from errors[0][1]
 
@@ -153,12 +198,16 @@ def _ring_for_documents(attempt: InboundMessage, parts: Parts, is_live: bool) ->
     return len(documents)
 
 
-def _note_failure(attempt: InboundMessage, error: BaseException, parts: Parts, names: dict[str, Any]) -> bool:
-    """Note a failed attempt, and tell whether it was the last one."""
-    messages, why = parts.records.messages, told(attempt.attempts, error, is_ours=True)
+def _note_failure(
+    attempt: InboundMessage, error: BaseException, parts: Parts, names: dict[str, Any], part: str | None
+) -> bool:
+    """Note a failed attempt, with the part that took all time or memory, and tell whether it was the last one."""
+    messages, (failed_at, _) = parts.records.messages, learned(attempt.attempts, attempt.error_json)
+    why = told(attempt.attempts, error, is_ours=True)
+    why = with_parts(why, failed_at, part if isinstance(error, (TimeUp, MemoryError)) else None)
     is_outage = isinstance(error, (*OUTAGES, ImportError, BadOrgSettings))
     writes = (partial(messages.give_up, attempt), partial(messages.retry_later, attempt))
-    is_last = note_failure(attempt.attempts, error, is_outage, why, parts, *writes)
+    is_last = note_failure(attempt, error, is_outage, why, parts, *writes)
     if is_last:
         event("extract", "Message failed for good.", logging.ERROR, **names, **why)
     else:

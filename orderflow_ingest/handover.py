@@ -2,12 +2,19 @@
 
 The handler is `package.module:function`, called with an OrderDocument. It must know a document that comes
 again by its id: a worker can be killed after the handler returned and before that is noted. What it raises,
-SystemExit and the like included, is a failed attempt (see `attempts`); a handler that cannot be loaded is an outage.
+SystemExit and the like included, is a failed attempt (see `attempts`). A handler that cannot be loaded or cannot be
+called with one argument is an outage: the document waits for one that can.
+
+A handler is a plain function: nobody awaits a coroutine here. One that is told by its look, an `async def` or one with
+`yield`, cannot be loaded; one that turns out so by its result, behind a decorator say, has failed, since none of its
+own lines has run.
 """
 
+import functools
+import inspect
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -16,7 +23,7 @@ from io import BytesIO
 from typing import Any, BinaryIO
 from uuid import UUID
 
-from . import metrics
+from . import in_hand, metrics
 from .archive import Archive
 from .assembly import Parts
 from .attempts import (
@@ -29,6 +36,7 @@ from .attempts import (
     told,
     worker_name,
 )
+from .limits import TimeUp
 from .logs import event
 from .records import Document, InboundMessage
 
@@ -65,23 +73,32 @@ def hand_over(org_id: int, document_id: UUID, parts: Parts) -> None:
         event("hand_over", "Nothing to do for this document.", **names)
         return
     names["message_id"] = attempt.inbound_message_id
+    with in_hand.attempt(parts.settings.in_hand_dir, in_hand.DOCUMENT, org_id, document_id, attempt.worker or ""):
+        end = _attempt(attempt, org, parts, names)
+    metrics.count(metrics.HANDOVERS, org, end)
+    metrics.observe(metrics.HANDOVER_SECONDS, time.monotonic() - began)
+
+
+def _attempt(attempt: Document, org: str, parts: Parts, names: dict[str, Any]) -> str:
+    """Take an attempt, and return how it ended, in the words of the metrics."""
     try:
         need_no_loss(attempt.attempts, attempt.error_json)
         _call_handler(attempt, org, parts)
-        if not documents.finish(attempt):
+        if not parts.records.documents.finish(attempt):
             raise LeaseLost
     except LeaseLost:
-        end = "lost"
         event("hand_over", "Lease was lost to another worker.", logging.WARNING, **names)
+        return "lost"
     except KeyboardInterrupt:  # Huey's, who ends the worker
         raise
     except BaseException as error:  # whatever a handler raises: Rust's libraries have one of their own
-        end = "failed" if _note_failure(attempt, error, parts, names) else "retry"
-    else:
-        end = "done"
-        event("hand_over", "Document handed over.", **names)
-    metrics.count(metrics.HANDOVERS, org, end)
-    metrics.observe(metrics.HANDOVER_SECONDS, time.monotonic() - began)
+        return "failed" if _note_failure(attempt, error, parts, names) else "retry"
+    event("hand_over", "Document handed over.", **names)
+    return "done"
+
+
+class NeverRan(Exception):
+    """The handler gave back what somebody would have to await or iterate; nobody does."""
 
 
 def load_handler(target: str) -> Handler:
@@ -89,9 +106,47 @@ def load_handler(target: str) -> Handler:
     module, _, function = target.partition(":")
     try:
         handler: Handler = getattr(import_module(module), function)
-    except (Exception, SystemExit) as error:
+    except (KeyboardInterrupt, TimeUp):
+        raise
+    except BaseException as error:  # Rust's libraries have one of their own
         raise HandlerUnavailable(f"{target} cannot be loaded: {type(error).__name__}") from error
+    if _usable.get(target) is not handler:
+        if fault := _fault(handler):
+            raise HandlerUnavailable(f"{target} cannot be used: it {fault}")
+        _usable[target] = handler
     return handler
+
+
+_usable: dict[str, Handler] = {}  # what was looked at before
+_KINDS = (
+    (inspect.iscoroutinefunction, "is an async function: let a plain one call asyncio.run()"),
+    (inspect.isasyncgenfunction, "is an async function with yield: let a plain one call asyncio.run()"),
+    (inspect.isgeneratorfunction, "has a yield, so that calling it runs none of its lines"),
+)
+
+
+def _fault(handler: object) -> str:
+    """Return why a handler cannot be used, "" if it can as far as its look tells."""
+    if not callable(handler):
+        return "is not callable"
+    called: Any = handler
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not inspect.isroutine(called) and not inspect.isclass(called):
+        called = type(called).__call__  # which inspect does not look at by itself
+    for is_kind, fault in _KINDS:
+        if is_kind(called):
+            return fault
+    try:
+        # Not of what a decorator has wrapped: it may add an argument of its own.
+        signature = inspect.signature(handler, follow_wrapped=False)
+    except (TypeError, ValueError):  # a builtin that tells nothing of its parameters
+        return ""
+    try:
+        signature.bind(None)
+    except TypeError:
+        return "cannot be called with one argument"
+    return ""
 
 
 def log_document(order: OrderDocument) -> None:
@@ -115,14 +170,23 @@ def _call_handler(attempt: Document, org: str, parts: Parts) -> None:
     if attempt.erased_at is not None:
         raise Erased("the document was erased")
     handler = load_handler(parts.settings.document_handler)
-    handler(OrderDocument(org, message, attempt, parts.archive))
+    _need_end(handler(OrderDocument(org, message, attempt, parts.archive)))
+
+
+def _need_end(result: object) -> None:
+    """Refuse a result that is the beginning of the work and not its end. Raises NeverRan."""
+    if not (isinstance(result, Awaitable | Generator | AsyncGenerator) or inspect.isawaitable(result)):
+        return
+    if isinstance(result, Coroutine | Generator):
+        result.close()  # or Python warns that it was never awaited
+    raise NeverRan(f"the handler returned a {type(result).__name__}")
 
 
 def _note_failure(attempt: Document, error: BaseException, parts: Parts, names: dict[str, Any]) -> bool:
     """Note a failed attempt, and tell whether it was the last one."""
     documents, why = parts.records.documents, told(attempt.attempts, error, is_ours=False)
     writes = (partial(documents.give_up, attempt), partial(documents.retry_later, attempt))
-    is_last = note_failure(attempt.attempts, error, isinstance(error, OUTAGES), why, parts, *writes)
+    is_last = note_failure(attempt, error, isinstance(error, OUTAGES), why, parts, *writes)
     if is_last:
         event("hand_over", "Hand-over failed for good.", logging.ERROR, **names, **why)
     else:

@@ -13,9 +13,11 @@ A worker with settings that cannot be used says so in one line and ends with sta
 
 import faulthandler
 import logging
+import math
 import multiprocessing
 import os
 import resource
+import signal
 import socket
 import sys
 import time
@@ -30,6 +32,7 @@ from huey import crontab
 from . import __version__, attempts, delivery, extraction, handover, heartbeat, logs, metrics
 from .archive import ArchiveUnavailable
 from .assembly import open_parts
+from .attempts import HandlerUnavailable
 from .database_answers import explained
 from .deadline import deadline
 from .queue import QueueUnavailable, is_client_error
@@ -37,6 +40,8 @@ from .records import RecordsUnavailable
 from .settings import BadSettings, load
 from .terminal import log_start
 
+_CPU_LIMIT, _HARD_CPU_LIMIT = resource.getrlimit(resource.RLIMIT_CPU)  # -1: none
+_IMPORT_TIME = 60  # seconds
 _REPEATED = 60.0  # seconds
 _logged: dict[type[BaseException], float] = {}  # when, by time.monotonic()
 
@@ -45,7 +50,7 @@ def extract(org_id: int, message_id: UUID, is_live: bool) -> None:
     """Take out a message's attachments; the documents of what is replayed stay behind live mail."""
     _bound_memory()
     with _ended_at_last(), _outages_logged("extract", org_id=org_id, message_id=message_id):
-        extraction.extract(org_id, message_id, parts, is_live)
+        extraction.extract(org_id, message_id, parts, is_live, _bound_part)
     _end_if_swollen()
 
 
@@ -90,9 +95,15 @@ huey = parts.queue.huey
 
 @huey.on_startup()  # type: ignore[untyped-decorator]
 def live() -> None:
-    """Show `orderflow-admin check` that this worker process is there."""
+    """Show `orderflow-admin check` that this worker process is there, and note what the one before it has lost."""
     log_start("worker", "Worker process started.", settings)
     heartbeat.live(settings.workers_dir)
+    if _is_worker():
+        # Written by the signal's handler in C, and then the process ends.
+        faulthandler.register(signal.SIGXCPU, chain=True)
+    _look_at_handler()  # before anything is connected: a child must not share it
+    with _outages_logged("sweep"):
+        attempts.note_losses(parts)
 
 
 @huey.periodic_task(crontab(), timeout=settings.task_time_limit)  # type: ignore[untyped-decorator]
@@ -112,6 +123,30 @@ def drain() -> None:
             continue
 
 
+def _look_at_handler() -> None:
+    """Log a document handler that cannot be used, before the first document meets it.
+
+    A child does it: an import that hangs or takes its process with it must not keep a worker from all other work.
+    """
+    child = os.fork() if _is_worker() else 0
+    if child:
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            reason = f"signal {os.WTERMSIG(status)} ended its import"
+            logs.event("worker", "Document handler cannot be used; documents wait.", logging.ERROR, reason=reason)
+        return
+    try:
+        if _is_worker():
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(_IMPORT_TIME)
+        handover.load_handler(settings.document_handler)
+    except HandlerUnavailable as error:
+        logs.event("worker", "Document handler cannot be used; documents wait.", logging.ERROR, reason=error)
+    finally:
+        if _is_worker():
+            os._exit(0)
+
+
 def _is_worker() -> bool:
     """Tell whether this is a worker process: never the consumer, which starts the others, nor a thread of it."""
     return multiprocessing.parent_process() is not None
@@ -119,18 +154,31 @@ def _is_worker() -> bool:
 
 @contextmanager
 def _ended_at_last() -> Iterator[None]:
-    """End this worker process with its lease, telling where, in a call that never comes back to Python.
+    """End this worker process before its lease ends, telling where, in a call that never comes back to Python.
 
     The time limit does not reach there: it is the handler of a signal.
     """
     if not _is_worker():
         yield
         return
-    faulthandler.dump_traceback_later(settings.lease, exit=True)
+    faulthandler.dump_traceback_later(settings.task_end, exit=True)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _bound_part(begins: bool) -> None:
+    """Let the kernel end this worker process in a part that takes a quarter more than its CPU time; with false, never.
+
+    A part that comes back to Python is ended in time by itself; this is for one regular expression or one call of a
+    parser that does not. The signal's handler writes where, in C, and the process ends. It costs a system call for a
+    part; a timer of faulthandler's would start a thread.
+    """
+    if not _is_worker():
+        return
+    soft = _CPU_LIMIT if not begins else math.ceil(time.process_time() + 1.25 * settings.part_time)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if _CPU_LIMIT < 0 else min(soft, _CPU_LIMIT), _HARD_CPU_LIMIT))
 
 
 def _is_bounded() -> bool:

@@ -1,5 +1,8 @@
 """extraction.py: attempts, retries, leases, and the way of a document to its handler."""
 
+import functools
+import gc
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,18 +11,23 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Table
 
-from orderflow_ingest import attempts, extraction, handover
+from orderflow_ingest import attempts, extraction, handover, in_hand
 from orderflow_ingest.archive import ArchiveUnavailable
-from orderflow_ingest.assembly import Parts
+from orderflow_ingest.assembly import Parts, open_parts
 from orderflow_ingest.attempts import ATTEMPTS, POISON_ATTEMPTS
 from orderflow_ingest.limits import TimeUp
 from orderflow_ingest.records import EVERY, InboundMessage, RecordsUnavailable, tables
 from orderflow_ingest.status import HandOver, PartKind, Status
 from tests.fakes import embedded
-from tests.mails import PDF, mail, order
+from tests.mails import PDF, mail, multipart, order, part
 from tests.test_delivery import post
 
 calls: list[tuple[str, bytes]] = []
+PAGE = b"<p>12 widgets</p>"
+WITH_PAGE = multipart(
+    b"Message-ID: <p@a>\r\nContent-Type: text/html\r\n\r\n" + PAGE,
+    part(b"Content-Type: application/pdf; name=a.pdf", PDF),
+)
 
 
 def keep(document: handover.OrderDocument) -> None:
@@ -153,6 +161,121 @@ def test_a_message_that_takes_all_time_or_memory_is_given_up_after_the_third_tim
     assert (row.attempts, row.error_json["error"], row.error_json["attempt"]) == (3, fault.__name__, 3)
 
 
+def by_path(parts: Parts, message: InboundMessage) -> dict[str, tuple[bytes, list[str]]]:
+    found = parts.records.documents.of_message(1, message.id)
+    return {one.part_path: (parts.archive.read(one.object_key, one.digest), one.defects) for one in found}
+
+
+KEPT = {"1": (PAGE, ["not opened: an attempt failed at it"]), "2": (PDF, [])}
+
+
+@pytest.mark.parametrize("fault", [TimeUp, MemoryError])
+def test_a_part_that_takes_all_time_or_memory_is_whole_in_the_next_attempt(parts, monkeypatch, fault):
+    def fail(_):
+        raise fault
+
+    message = received(parts, WITH_PAGE)
+    monkeypatch.setattr("orderflow_ingest.attachments.bodies.html_text", fail)
+    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
+    assert again(parts, message).attempts == 2
+    assert by_path(parts, message) == KEPT
+
+
+def test_a_part_that_takes_its_process_is_whole_in_the_next_attempt_and_the_lease_is_not_waited_for(place, monkeypatch):
+    parts = embedded(place, ORDERFLOW_LEASE="600")
+    message = received(parts, WITH_PAGE)
+    with monkeypatch.context() as patched:
+        patched.setattr("orderflow_ingest.attachments.bodies.html_text", lambda _: os.kill(os.getpid(), 9))
+        parts.records.database.close()
+        child = os.fork()
+        if child == 0:
+            extraction.extract(1, message.id, open_parts(parts.settings))
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 9
+    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
+    assert (again(parts, message).attempts, by_path(parts, message)) == (2, KEPT)
+    assert list(in_hand.lost(parts.settings.in_hand_dir)) == []
+
+
+def test_a_mail_that_fails_at_another_part_each_time_is_delivered_with_all_parts_whole(parts, monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    raw = multipart(*(b"Content-Type: text/html\r\n\r\n<p>%d widgets</p>" % n for n in range(5)))
+    message = received(parts, raw.replace(b"MIME-V", b"Message-ID: <a@b>\r\nMIME-V", 1))
+    monkeypatch.setattr("orderflow_ingest.attachments.bodies.html_text", fail)
+    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
+    assert again(parts, message).attempts == 3
+    assert [data for data, _ in by_path(parts, message).values()] == [b"<p>%d widgets</p>" % n for n in range(5)]
+
+
+def test_an_outage_between_two_attempts_forgets_no_part_that_failed(parts, monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    message = received(parts, WITH_PAGE)
+    monkeypatch.setattr("orderflow_ingest.attachments.bodies.html_text", fail)
+    extraction.extract(1, message.id, parts)
+    parts.archive.fault = ArchiveUnavailable("archive: away")
+    for _ in range(ATTEMPTS):
+        _make_due(parts, tables.inbound_message, message.id)
+        extraction.extract(1, message.id, parts)
+    assert again(parts, message).error_json["parts"] == ["1"]
+    parts.archive.fault = None
+    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
+    assert by_path(parts, message) == KEPT
+
+
+def test_what_an_attempt_lost_outside_of_any_part_is_read_as_ever(parts):
+    message = received(parts, WITH_PAGE)
+    claimed = parts.records.messages.claim(1, message.id, "host:1", datetime.now(UTC), timedelta(seconds=600))
+    _leave_in_hand(parts, in_hand.MESSAGE, message.id, claimed.worker, None)
+    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
+    assert by_path(parts, message) == {"1": (b"12 widgets\n", []), "2": (PDF, [])}
+
+
+def test_a_loss_is_noted_once_and_not_where_the_row_has_moved_on(parts):
+    message = received(parts, order())
+    parts.records.messages.claim(1, message.id, "host:1", datetime.now(UTC), timedelta(seconds=600))
+    _leave_in_hand(parts, in_hand.MESSAGE, message.id, "host:1/another", "1")
+    attempts.note_losses(parts)
+    assert again(parts, message).worker.startswith("host:1/") and again(parts, message).error_json is None
+    _leave_in_hand(parts, in_hand.MESSAGE, message.id, again(parts, message).worker, "1")
+    attempts.note_losses(parts)
+    attempts.note_losses(parts)
+    row = again(parts, message)
+    assert (row.worker, row.error_json["error"], row.error_json["parts"], row.attempts) == (
+        None,
+        "WorkersLost",
+        ["1"],
+        1,
+    )
+
+
+def test_a_document_whose_worker_is_gone_is_tried_again_before_its_lease_is_over(parts):
+    message = received(parts, order(1, attachments=1))
+    extraction.extract(1, message.id, parts)
+    (document,) = parts.records.documents.of_message(1, message.id)
+    lease = timedelta(seconds=600)
+    claimed = parts.records.documents.claim(1, document.id, "host:1", datetime.now(UTC), lease)
+    _leave_in_hand(parts, in_hand.DOCUMENT, document.id, claimed.worker, None)
+    work(parts, until=lambda: len(calls) == 1)
+
+
+def test_a_mail_has_no_more_documents_than_the_limit_and_tells_of_the_others(place, caplog):
+    parts = embedded(place, ORDERFLOW_MAX_DOCUMENTS="20")
+    message = received(parts, order(1, attachments=300))
+    extraction.extract(1, message.id, parts)
+    assert again(parts, message).status is Status.PARSED
+    documents = parts.records.documents.of_message(1, message.id)
+    assert len(documents) == len(parts.queue.hand_overs) == 20
+    over = [one for one in parts.records.documents.skipped(1, message.id) if one.reason == "too many documents"]
+    assert len(over) == 101
+    assert [one.defects for one in over if one.defects] == [["180 parts from here on are not listed"]]
+    (warned,) = [one for one in caplog.records if "ORDERFLOW_MAX_DOCUMENTS" in one.message]
+    assert (warned.levelname, warned.documents, warned.left) == ("WARNING", 20, 280)
+
+
 def test_after_an_outage_a_message_may_still_be_lost_once(parts):
     """An outage, however long, leaves two attempts to a message that a worker is then killed at."""
     message = received(parts, order())
@@ -259,6 +382,135 @@ def test_a_handler_that_cannot_be_loaded_is_tried_until_it_can(place, target):
     assert document.error_json["error"] == "HandlerUnavailable"
 
 
+class Sender:
+    """Several ways of a handler that is none, and some that are."""
+
+    def __call__(self, document: handover.OrderDocument) -> None:
+        keep(document)
+
+    async def send(self, document: handover.OrderDocument) -> None:
+        keep(document)
+
+    @classmethod
+    def of(cls, document: handover.OrderDocument) -> None:
+        keep(document)
+
+
+class AsyncSender:
+    async def __call__(self, document: handover.OrderDocument) -> None:
+        keep(document)
+
+
+class Taken:
+    def __init__(self, document: handover.OrderDocument) -> None:
+        keep(document)
+
+
+async def async_keep(document: handover.OrderDocument) -> None:
+    keep(document)
+
+
+async def async_generator(document: handover.OrderDocument):
+    keep(document)
+    yield
+
+
+def generator(document: handover.OrderDocument):
+    keep(document)
+    yield
+
+
+def plain(function):
+    """Wrap as a decorator does that knows nothing of async."""
+
+    @functools.wraps(function)
+    def call(*arguments):
+        return function(*arguments)
+
+    return call
+
+
+def adding(function):
+    """Wrap as a decorator does that gives an argument of its own."""
+
+    @functools.wraps(function)
+    def call(document):
+        return function("session", document)
+
+    return call
+
+
+def named(*, document: handover.OrderDocument) -> None:
+    keep(document)
+
+
+def two(first: object, second: object) -> None:
+    keep(second)
+
+
+sender, async_sender, async_method = Sender(), AsyncSender(), Sender().send
+class_method, partial_keep, partial_of_two = Sender.of, functools.partial(keep), functools.partial(two, "first")
+partial_async, partial_object = functools.partial(async_keep), functools.partial(AsyncSender())
+partial_spoiled = functools.partial(two)
+wrapped, wrapped_async, wrapped_generator = adding(two), plain(async_keep), plain(generator)
+a_number, no_argument = 7, lambda: None
+
+
+def documents_after(place, name: str, attempts: int = 1):
+    """Hand a document to a handler of this module so often; give its row."""
+    parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER=f"tests.test_extraction:{name}")
+    calls.clear()
+    message = received(parts, order(1, attachments=1))
+    extraction.extract(1, message.id, parts)
+    (document,) = parts.records.documents.of_message(1, message.id)
+    for _ in range(attempts):
+        _make_due(parts, tables.document, document.id)
+        handover.hand_over(1, document.id, parts)
+    return parts.records.documents.of_message(1, message.id)[0]
+
+
+@pytest.mark.parametrize("name", ["sender", "class_method", "partial_keep", "partial_of_two", "wrapped", "Taken"])
+def test_whatever_can_be_called_with_one_argument_is_a_handler(place, name):
+    assert documents_after(place, name).handover is HandOver.DONE
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("async_keep", "async"),
+        ("async_generator", "async"),
+        ("generator", "yield"),
+        ("async_method", "async"),
+        ("async_sender", "async"),
+        ("partial_async", "async"),
+        ("partial_object", "async"),
+        ("partial_spoiled", "one argument"),
+        ("two", "one argument"),
+        ("named", "one argument"),
+        ("no_argument", "one argument"),
+        ("Sender", "one argument"),
+        ("a_number", "not callable"),
+    ],
+)
+def test_a_handler_that_cannot_be_one_uses_up_no_attempt(place, name, says):
+    document = documents_after(place, name, 2 * ATTEMPTS)
+    assert (document.handover, document.error_json["error"]) == (HandOver.PENDING, "HandlerUnavailable")
+    assert says in document.error_json["detail"] and calls == []
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["wrapped_async", "wrapped_generator"])
+def test_a_handler_whose_result_is_only_the_beginning_of_its_work_has_failed(place, name):
+    document = documents_after(place, name)
+    assert (document.handover, document.error_json["error"]) == (HandOver.PENDING, "NeverRan")
+    (place / "again").mkdir()
+    document = documents_after(place / "again", name, ATTEMPTS)
+    assert (document.handover, document.attempts) == (HandOver.FAILED, ATTEMPTS)
+    gc.collect()
+    assert calls == []
+
+
 def test_a_document_that_takes_three_workers_with_it_is_failed(parts):
     message = received(parts, order(1, attachments=1))
     extraction.extract(1, message.id, parts)
@@ -295,6 +547,13 @@ def test_the_sweep_leaves_a_long_queue_alone(parts):
     assert attempts.sweep(parts) == 0
     parts.queue.waiting = 0
     assert attempts.sweep(parts) == 1
+
+
+def _leave_in_hand(parts: Parts, kind: str, id: UUID, worker: str, part: str | None) -> None:
+    """Leave what a process leaves behind that is gone."""
+    parts.settings.in_hand_dir.mkdir(exist_ok=True)
+    line = f"{kind} 1 {id} {worker} {'-' if part is None else f'/{part}'}\n"
+    (parts.settings.in_hand_dir / "1.abcd").write_text(line)
 
 
 def _lease(parts: Parts):

@@ -348,7 +348,7 @@ def test_a_handler_that_hangs_is_ended_and_the_other_orders_go_on(place):
         assert {r["where"].split(":")[0] for r in ended} == {"TimeUp at handlers.py"}
 
 
-def test_a_handler_that_never_comes_back_to_python_is_ended_with_its_lease_and_given_up(place):
+def test_a_handler_that_never_comes_back_to_python_is_ended_before_its_lease_and_given_up(place):
     """More such documents than there are workers, which no signal's handler reaches, and an order behind them."""
     deployment = with_handler(place, "deaf", lease="3")
     with deployment.worker, deployment.new_sweeper():
@@ -362,7 +362,7 @@ def test_a_handler_that_never_comes_back_to_python_is_ended_with_its_lease_and_g
     }
     assert states == {"Order 666": {"FAILED"}, "Order 1": {"DONE"}}
     said = (deployment.directory / "worker.log").read_text()
-    assert "Timeout (0:00:03)!" in said and 'handlers.py", line' in said and "12 widgets" not in said
+    assert "Timeout (0:00:02.7" in said and 'handlers.py", line' in said and "12 widgets" not in said
 
 
 def test_whatever_a_handler_raises_is_noted_and_its_text_told_nowhere(place):
@@ -389,7 +389,7 @@ def test_documents_that_kill_hang_or_swell_their_worker_are_given_up_after_the_t
             for record in deployment.log_records()
             if record.get("action") == "hand_over" and record["message"] == "Hand-over failed for good."
         }
-    assert given_up == {"WorkersLost": 4, "MemoryError": 3, "TimeUp": 3}, "the fourth only tells of the third"
+    assert given_up == {"WorkersLost": 3, "MemoryError": 3, "TimeUp": 3}
     states = {
         row["subject"]: {d["state"] for d in deployment.documents(row["id"]) if d["filename"]}
         for row in deployment.messages()

@@ -5,11 +5,13 @@ the archive does not answer. All of it is pickled: both are pipes of its own par
 ends when its input does, hence with its parent, however that ends.
 """
 
+import math
 import os
 import pickle
 import resource
 import signal
 import sys
+import time
 from datetime import datetime
 
 from .. import limits
@@ -46,6 +48,10 @@ def main() -> None:
 def _read(org: Charter, key: str, put_at: datetime, choice: Choice, parts: Parts, is_whole: bool) -> Read:
     """Read a mail, with its parts if that is wanted and takes neither all memory nor all time."""
     signal.setitimer(signal.ITIMER_REAL, parts.settings.task_time_limit)
+    # What does not come back to Python ends this process; the one who asked tells that of the mail.
+    most = math.ceil(time.process_time() + 1.25 * parts.settings.mail_time)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     try:
         return read_mail(key, put_at, choice, org, parts, None if is_whole else ReaderEnded())
     except (limits.TimeUp, MemoryError):

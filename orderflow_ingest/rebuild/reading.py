@@ -22,7 +22,7 @@ from uuid import UUID
 from ..archive import Fetched, ObjectDamaged, ObjectMissing, is_there
 from ..archived import read_decision
 from ..assembly import Parts
-from ..attachments import accept_types, read_parts
+from ..attachments import DocumentLimit, Watch, accept_types, read_parts
 from ..delivery import known_traits
 from ..extraction import document_of, passed_over
 from ..keys import RawName, held_id, message_id, read_raw_key
@@ -217,7 +217,11 @@ def held_for(told: Mapping[str, str]) -> Held:
 
 def _read_parts(new: NewMessage, raw: bytes, org: Charter, parts: Parts) -> _Parts:
     documents, skipped = [], []
-    for part in accept_types(read_parts(raw), read_settings(org.settings).document_types):
+    limit, watch = (
+        DocumentLimit(parts.settings.max_documents),
+        Watch(parts.settings.part_time, parts.settings.mail_time),
+    )
+    for part in limit.apply(accept_types(read_parts(raw, watch), read_settings(org.settings).document_types)):
         if part.taken:
             documents.append(document_of(new.org_id, new.id, part))
         else:

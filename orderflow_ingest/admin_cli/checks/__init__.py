@@ -154,7 +154,7 @@ def _handler(parts: Parts) -> Iterator[Said]:
     try:
         load_handler(target)
     except HandlerUnavailable as error:
-        yield "TROUBLE", f"ORDERFLOW_DOCUMENT_HANDLER {error}: install it into the environment of the worker"
+        yield "TROUBLE", f"ORDERFLOW_DOCUMENT_HANDLER {error}; documents wait until it can be used"
         return
     yield "OK", target
 
