@@ -98,7 +98,7 @@ def test_once_the_time_of_the_mail_is_over_all_parts_are_given_out_whole():
 
 def test_a_structure_that_takes_too_long_is_given_out_whole_with_what_was_found():
     raw = multipart(*[TEXT] * 300)
-    found = read(raw, part_time=100, clock=Steps())
+    found = read(raw, part_time=10, clock=Steps())
     assert found[""].data == raw and found[""].defects == ("not opened: took too long",)
     assert found["1"].data == b"13 widgets to York"
 

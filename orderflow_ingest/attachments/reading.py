@@ -39,6 +39,7 @@ UNPACKED_LIMIT = 128 << 20
 CONTAINER_DEPTH = 8
 # Paths stand in an index, whose rows PostgreSQL limits to 2704 bytes; a message adds up to 1500.
 _LONGEST_PATH = 500
+_ASK_AFTER = 16  # parts of which only the header was read
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]+")
 # What the opener of S/MIME says of a signature that stands beside what it signs, or is no signature at all.
 _WITHOUT_CONTENT = ("no content", "certificates only", "not CMS")
@@ -62,10 +63,8 @@ def read_parts(raw: bytes, watch: Watch | None = None) -> Iterator[Part]:
     watch = watch or Watch()
     watch.begin("")
     for part in _Reader(watch).read_mail(raw[find_sender_header(raw) :], "", 0):
-        in_hand = watch.in_hand
         watch.rest()
-        yield part
-        watch.look(in_hand or "")
+        yield part  # what comes after it looks into some part first
     watch.rest()
 
 
@@ -88,7 +87,8 @@ class _Reader:
         try:
             for found in walk(raw, path, self.budget.members if depth else MAX_PARTS):
                 entities.append(found)
-                self.watch.check()
+                if len(entities) % _ASK_AFTER == 0:
+                    self.watch.check()
             bodies = self._survey(entities)
         except (ImportError, MemoryError):
             raise
@@ -98,17 +98,18 @@ class _Reader:
             if depth:
                 self.budget.take_member()
                 self.watch.look(entity.path)
+                why = self.watch.why_kept(entity.path)
             else:
-                self.watch.begin(entity.path)
-            yield from self._read_entity(entity, bodies, depth)
+                why = self.watch.begin(entity.path)
+            yield from self._read_entity(entity, why, bodies, depth)
         if broken and depth:
             raise NotOpened(broken)
         if broken:
             yield _unreadable(path, "message/rfc822", raw, (f"not opened: {broken}",))
 
-    def _read_entity(self, entity: Entity, bodies: Bodies, depth: int) -> Iterator[Part]:
+    def _read_entity(self, entity: Entity, why: str, bodies: Bodies, depth: int) -> Iterator[Part]:
+        """Yield the part that an entity is; with `why` it is given out whole."""
         header = entity.header
-        why = self.watch.why_kept(entity.path)
         if why and entity.kind != "leaf":
             yield _part(_Claim(entity.path, None, header.type, defects=entity.defects), b"", False, Reason.CONTAINER)
             return

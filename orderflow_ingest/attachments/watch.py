@@ -15,7 +15,7 @@ Guarantees: time is CPU time of this thread, so that a busy machine changes no v
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from ..containers import NotOpened
 
@@ -35,7 +35,7 @@ class Watch:
         self,
         part_time: float = math.inf,
         mail_time: float = math.inf,
-        kept: Iterable[str] = (),
+        kept: Sequence[str] = (),
         keeps_all: bool = False,
         note: Callable[[str | None], None] = _note_nothing,
         begun: Callable[[], None] = lambda: None,
@@ -43,19 +43,24 @@ class Watch:
     ) -> None:
         self.in_hand: str | None = None
         self._part_time = part_time
-        self._kept = Counter(kept)
+        self._kept = Counter(kept) if kept else {}
         self._keeps_all = keeps_all
         self._note = note
         self._begun = begun
-        self._clock = clock
-        self._mail_end = clock() + mail_time
+        self._clock = clock if mail_time < math.inf or part_time < math.inf else lambda: 0.0
+        self._mail_end = self._clock() + mail_time
         self._end = self._mail_end
 
-    def begin(self, path: str) -> None:
-        """Begin with a part of the mail itself; `begun` is called, which may bound what runs in C."""
-        self._end = min(self._clock() + self._part_time, self._mail_end)
+    def begin(self, path: str) -> str:
+        """Begin with a part of the mail itself, and return why_kept() of it.
+
+        `begun` is called, which may bound what runs in C.
+        """
+        now = self._clock()
+        self._end = min(now + self._part_time, self._mail_end)
         self._begun()
         self.look(path)
+        return self._why_kept(path, now)
 
     def look(self, path: str) -> None:
         """Note which part is looked into from now on."""
@@ -70,11 +75,14 @@ class Watch:
 
     def why_kept(self, path: str) -> str:
         """Return why a part has to be given out whole, "" if it need not."""
+        return self._why_kept(path, self._clock())
+
+    def _why_kept(self, path: str, now: float) -> str:
         if path in self._kept:
             return FAILED_BEFORE
         if self._keeps_all:
             return ATTEMPTS_FAILED
-        return TOOK_TOO_LONG if self._clock() >= self._end else ""
+        return TOOK_TOO_LONG if now >= self._end else ""
 
     def why_kept_mail(self) -> str:
         """Return why the whole mail has to be given out as one part, "" if it need not."""
@@ -82,7 +90,7 @@ class Watch:
 
     def may_decode(self, path: str) -> bool:
         """Tell whether the transfer encoding of a part may be taken off."""
-        return self._kept[path] < 2
+        return self._kept.get(path, 0) < 2
 
     def check(self) -> None:
         """Raise NotOpened if the time of the part in hand, or of the mail, is over."""
