@@ -142,3 +142,16 @@ def test_what_a_killed_worker_had_in_hand_is_noted_by_the_next_one_of_its_host(d
     events = json.loads(deployment.admin("show", row["id"], "--json"))["events"]
     (noted,) = [one["details"] for one in events if one["kind"] == "ATTEMPT_FAILED"]
     assert (noted["error"], noted["parts"], noted["attempt"]) == ("WorkersLost", ["3"], 1)
+
+
+def test_a_handler_that_cannot_run_is_told_at_the_start_and_by_check(deployment):
+    deployment = deployment(ORDERFLOW_DOCUMENT_HANDLER="asyncio:sleep")
+    with deployment.worker:
+
+        def is_told() -> bool:
+            records = [one for one in deployment.log_records() if one.get("action") == "worker"]
+            return any("asyncio:sleep cannot be used: it is an async function" in str(one) for one in records)
+
+        assert wait_until(is_told, 60)
+    said = deployment.run("orderflow-admin", "check", "--no-postfix", check=False).stdout
+    assert "ORDERFLOW_DOCUMENT_HANDLER asyncio:sleep cannot be used: it is an async function" in said

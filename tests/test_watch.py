@@ -10,7 +10,7 @@ from itertools import groupby
 
 import pytest
 
-from orderflow_ingest.attachments import Part, PartKind, Reason, Watch, read_parts
+from orderflow_ingest.attachments import DocumentLimit, Part, PartKind, Reason, Watch, read_parts
 from tests.mails import PDF, multipart, part
 
 PAGE = b"Content-Type: text/html\r\n\r\n<p>12 widgets to <b>Leeds</b></p>"
@@ -154,3 +154,31 @@ def test_a_page_is_in_hand_while_a_picture_asks_what_it_shows():
 def test_a_member_of_a_container_is_in_hand_and_then_the_container():
     paths = noted(multipart(attached("o.zip", zipped("1.pdf", "2.pdf"))))
     assert paths == ["", "0", "1", "1.1", "1", "1.2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "files", "taken_texts", "taken_files"),
+    [(3, 4, 3, 4), (10_000, 1, 10, 1), (0, 10_000, 0, 20), (15, 15, 10, 10), (10, 10, 10, 10)],
+)
+def test_many_texts_keep_no_file_out_and_what_is_over_is_told(texts, files, taken_texts, taken_files):
+    """A limit of 20; the texts come first."""
+    one = {"filename": None, "claimed_filename": None, "declared_type": "", "detected_type": None, "content_type": ""}
+    one |= {"disposition": "", "data": b"x", "taken": True, "reason": Reason.NAMED}
+    kinds = [PartKind.BODY] * texts + [PartKind.ATTACHMENT] * files
+    limit = DocumentLimit(20)
+    found = list(limit.apply(Part(path=str(number), kind=kind, **one) for number, kind in enumerate(kinds)))
+    documents = [part.kind for part in found if part.taken]
+    assert (documents.count(PartKind.BODY), documents.count(PartKind.ATTACHMENT)) == (taken_texts, taken_files)
+    over = texts + files - taken_texts - taken_files
+    told = [part for part in found if part.reason is Reason.TOO_MANY_DOCUMENTS]
+    assert (limit.over, len(told)) == (over, min(over, 101))
+    if over > 100:
+        assert told[-1].defects == (f"{over - 100} parts from here on are not listed",)
+    assert len({part.path for part in found}) == len(found)
+
+
+def test_parts_that_are_passed_over_are_listed_up_to_the_limit():
+    found = list(DocumentLimit(20).apply(read_parts(multipart(*[b"Content-Type: text/plain\r\n\r\n \r\n"] * 300))))
+    assert len(found) == 21
+    assert (found[-1].reason, found[-1].taken) == (Reason.TOO_MANY_PARTS, False)
+    assert found[-1].defects == ("281 parts from here on are not listed",)  # the multipart is a part, too
