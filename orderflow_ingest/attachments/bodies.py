@@ -1,37 +1,44 @@
 """The text bodies of one message: which of them are documents, and which pictures they show.
 
 A text body is a document of the kind BODY. Of alternatives (RFC 2046 section 5.1.4) the first that says anything is
-taken, and a later one if it says something else: "your program shows no HTML" is no order, and one number that stands
-in the page alone may be the order. The same goes for the text that Outlook keeps beside the mail's own in a TNEF file,
-and for the two forms of it in a .msg file.
+taken, and a later one if it says something else (see `comparison`): "your program shows no HTML" is no order, and one
+number that stands in the page alone may be the order. The same goes for the text that Outlook keeps beside the mail's
+own in a TNEF file, and for the two forms of it in a .msg file.
+
+A text is compared with the first MOST_ALTERNATIVES of the others, and in one mail at most COMPARED_IN_A_MAIL characters
+are compared. What is not compared is taken.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 
+from . import markup
+from .comparison import Spoken, Wording
 from .parts import Part, PartKind, Reason
+from .pictures import is_large
 from .policy import find_references, is_referenced
-from .text import HTML_LIMIT, as_utf8, decode_html, html_text, plain_text
+from .text import PageText, as_utf8, decode_html, html_text, plain_text
 
+HIDDEN_TEXT = "hidden text"
+MOST_ALTERNATIVES = 8
+COMPARED_IN_A_MAIL = 16 << 20
 _COMPARED = 2 << 20  # larger texts are not compared with each other
-_PHOTO = 50_000
 _NO_TEXT = 60  # characters: "sent from my telephone"
-_WORD = re.compile(r"\w+")
-_DIGIT = re.compile(r"\d")
 
 
-class Room:
-    """How many bytes of pages may still be made text of, in one mail."""
+class Room(markup.Room):
+    """What may still be spent on the bodies of one mail: on its pages, and on comparing texts."""
 
     def __init__(self) -> None:
-        self._left = 4 * HTML_LIMIT
+        super().__init__()
+        self._compared = COMPARED_IN_A_MAIL
 
-    def take(self, size: int) -> bool:
-        """Take so many bytes, and tell whether they were left."""
-        self._left -= size
-        return self._left >= 0
+    def take_comparison(self, size: int) -> bool:
+        """Take so many characters to compare, and tell whether they were left."""
+        self._compared -= size
+        return self._compared >= 0
 
 
 class Bodies:
@@ -40,36 +47,43 @@ class Bodies:
     hint          a charset that the mail declares somewhere
     alternatives  prefixes of the paths below which each multipart/alternative lies
     pages         the HTML bodies: how to get the bytes of each, and its charset
-    words         all words of the bodies taken so far
+    said          the texts of the bodies taken so far
     room          shared by all messages of the mail
     """
 
     def __init__(
-        self, room: Room, hint: str = "", alternatives: Collection[str] = (), said: Iterable[str] = frozenset()
+        self, room: Room, hint: str = "", alternatives: Collection[str] = (), said: Spoken | None = None
     ) -> None:
         self.room = room
         self.hint = hint
         self.pages: list[tuple[Callable[[], bytes], str]] = []
-        self.words: set[str] = set()
+        self.said = Spoken()
         self._alternatives = frozenset(alternatives)
-        self._said_before = frozenset(said)
-        self._said: dict[str, dict[str, set[str]]] = {}
+        self._said_before = said
+        self._said: dict[str, dict[str, Spoken]] = {}
 
     def add(self, part: Part, charset: str) -> Part:
         """Return a text body as a document, or passed over if an alternative to it says the same."""
         text: str | None = ""
+        defects = part.defects
         if "html" in part.declared_type:
             page, is_whole = decode_html(part.data, charset, self.hint)
-            text = html_text(page) if is_whole and self.room.take(len(page)) else None
+            text, may_be_hidden = PageText(None)
+            if is_whole and self.room.take(len(page)):
+                text, may_be_hidden = html_text(page, self.room)
             data = as_utf8(part.data, charset, self.hint) if text is None else text.encode("utf-8", "replace")
+            if text is None:
+                defects = (*defects, "no text out of the html")
+            if may_be_hidden:
+                defects = (*defects, HIDDEN_TEXT)
         else:
             data = plain_text(part.data, charset, self.hint)
         if data.isspace() or (len(data) < 100 and data.decode("utf-8", "replace").isspace()):
             return replace(part, taken=False, reason=Reason.EMPTY)
-        words = set(_WORD.findall(data.decode("utf-8", "replace").casefold())) if len(data) <= _COMPARED else None
-        if words is not None and self._is_said(part.path, words):
+        said = data.decode("utf-8", "replace") if len(data) <= _COMPARED else ""
+        if said and self._is_said(part.path, Wording(said)):
             return replace(part, taken=False, reason=Reason.ALTERNATIVE_TEXT)
-        self._say(part.path, words or set())
+        self._say(part.path, said)
         return replace(
             part,
             data=data,
@@ -78,7 +92,7 @@ class Bodies:
             taken=True,
             reason=Reason.TEXT_BODY,
             kind=PartKind.BODY,
-            defects=(*part.defects, "no text out of the html") if text is None else part.defects,
+            defects=defects,
         )
 
     def show(self, part: Part, names: Iterable[str]) -> bool:
@@ -86,8 +100,9 @@ class Bodies:
 
         A large one on pages without text is the message: a photo of an order, sent from a telephone.
         """
-        is_all = part.size >= _PHOTO and self._text_size < _NO_TEXT
-        return is_referenced(names, self._references) and not is_all
+        if not is_referenced(names, self._references):
+            return False
+        return not (is_large(part.data) and self._text_size < _NO_TEXT)
 
     @property
     def _decoded(self) -> Iterator[str]:
@@ -99,7 +114,7 @@ class Bodies:
 
     @cached_property
     def _text_size(self) -> int:
-        pages = (html_text(page) if self.room.take(len(page)) else page for page in self._decoded)
+        pages = (html_text(page, self.room).text if self.room.take(len(page)) else page for page in self._decoded)
         return sum(len("".join((text or "x" * _NO_TEXT).split())) for text in pages)
 
     def _alternative_of(self, path: str) -> tuple[str, str] | None:
@@ -111,18 +126,20 @@ class Bodies:
                 return prefix, child
         return None
 
-    def _is_said(self, path: str, words: set[str]) -> bool:
-        """Tell whether one alternative to a part holds its words and numbers, but for a few words."""
+    def _is_said(self, path: str, wording: Wording) -> bool:
+        """Tell whether one alternative to a part says what it says."""
         if (place := self._alternative_of(path)) is None:
             return False
-        others = [said for child, said in self._said.get(place[0], {}).items() if child != place[1]]
-        for said in (*others, self._said_before):
-            new = words - said
-            if said and len(new) <= len(words) // 10 and not any(_DIGIT.search(word) for word in new):
-                return True
-        return False
+        siblings = islice(self._said.get(place[0], {}).items(), MOST_ALTERNATIVES)
+        others = [said for child, said in siblings if child != place[1]]
+        if self._said_before is not None:
+            others.append(self._said_before)
+        return any(
+            said.size and self.room.take_comparison(said.size + wording.size) and wording.is_said_by(said.wording())
+            for said in others
+        )
 
-    def _say(self, path: str, words: set[str]) -> None:
-        self.words |= words
+    def _say(self, path: str, text: str) -> None:
+        self.said.add(text)
         if place := self._alternative_of(path):
-            self._said.setdefault(place[0], {}).setdefault(place[1], set()).update(words)
+            self._said.setdefault(place[0], {}).setdefault(place[1], Spoken()).add(text)

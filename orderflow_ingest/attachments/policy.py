@@ -4,7 +4,8 @@ Taken are: what the sender calls an attachment, every leaf with a name, every le
 (PDF, spreadsheets, CSV, XML, EDI, Word) however they are marked: a PDF marked inline is an order. Text bodies are
 taken as documents of their own kind (see `bodies`). Passed over are calendars, business cards, signatures, delivery
 reports, and images that an HTML body shows by their Content-ID or Content-Location (RFC 2392, RFC 2557) or that are
-too small for a scan; a large one that is all a page shows is the order itself. The word inline alone decides nothing.
+too small for a scan; a large one that is all a page shows is the order itself, and so is any in a mail without another
+document (see `pictures`). The word inline alone decides nothing.
 """
 
 import re
@@ -14,12 +15,13 @@ from urllib.parse import unquote
 
 from ..mime.filenames import extension
 from .parts import Part, PartKind, Reason
+from .pictures import SMALL_SIZE
 from .types import DOCUMENT_TYPES
 
 # What is passed over by its type, and what has to stand in it.
 _CALENDAR = re.compile(rb"BEGIN:VCALENDAR", re.IGNORECASE)
 _CARD = re.compile(rb"BEGIN:VCARD", re.IGNORECASE)
-_PGP = re.compile(rb"-----BEGIN PGP (?:SIGNATURE|PUBLIC KEY BLOCK)|\s*Version:\s*1\s*\Z")
+_PGP = re.compile(rb"-----BEGIN PGP (?:SIGNATURE|PUBLIC KEY BLOCK)|\A\s*+Version:\s*+1\s*+\Z")
 _BY_TYPE = {
     "text/calendar": (Reason.CALENDAR, _CALENDAR),
     "application/ics": (Reason.CALENDAR, _CALENDAR),
@@ -42,9 +44,7 @@ _REPORTS = (
     "text/rfc822-headers",
 )
 _BODIES = ("text/plain", "text/html", "text/enriched", "text/richtext", "text/x-amp-html", "text/watch-html")
-_REFERENCE = re.compile(r"""(?:cid:|(?:src|background)\s*=\s*["']?)([^"'\s<>()]{1,500})""", re.IGNORECASE)
-# No scan of a page is as small; tracking pixels and rules in a signature are.
-_SMALL_IMAGE = 1024
+_REFERENCE = re.compile(r"""(?:cid:|(?:(?:src|background)\s*+=|\burl\()\s*+["']?)([^"'\s<>()]{1,500})""", re.IGNORECASE)
 # In a multipart that has no parts: a line that is neither blank nor a boundary.
 _CONTENT_LINE = re.compile(rb"^(?!--)[ \t]*[^\s]", re.MULTILINE)
 _HEAD = 4096
@@ -67,7 +67,7 @@ def judge(
         if is_shown(part, (*names, part.claimed_filename or "")):
             return False, Reason.INLINE_IMAGE
         addressed = part.disposition == "inline" or any(names)
-        if part.size < _SMALL_IMAGE and addressed and (parent == "multipart/related" or not part.filename):
+        if part.size < SMALL_SIZE and addressed and (parent == "multipart/related" or not part.filename):
             return False, Reason.SMALL_IMAGE
     if part.filename:
         return True, Reason.NAMED

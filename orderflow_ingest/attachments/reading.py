@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from typing import NamedTuple, TypeVar
 
 from ..containers import Budget, Member, NotOpened, Role
@@ -30,6 +30,7 @@ from ..mime.tree import MAX_PARTS, MESSAGE_TYPES, walk
 from ..mime.words import decode_text, storable
 from .bodies import Bodies, Room
 from .parts import Part, PartKind, Reason
+from .pictures import MAX_PICTURES, MORE_PICTURES, find_data_pictures, settle_pictures, shown_reason
 from .policy import judge, names_signature
 from .types import NAME_DIFFERS, TYPE_DIFFERS, content_type, contradictions
 from .watch import TOOK_TOO_LONG, Watch
@@ -59,8 +60,14 @@ class _Claim(NamedTuple):
 
 
 def read_parts(raw: bytes, watch: Watch | None = None) -> Iterator[Part]:
-    """Yield every part of a mail, decoded one by one in the order in which they stand."""
-    watch = watch or Watch()
+    """Yield every part of a mail, decoded one by one in the order in which they stand.
+
+    Only large pictures that a page shows may come later: their verdict depends on what follows (see `pictures`).
+    """
+    return settle_pictures(_read_watched(raw, watch or Watch()))
+
+
+def _read_watched(raw: bytes, watch: Watch) -> Iterator[Part]:
     watch.begin("")
     for part in _Reader(watch).read_mail(raw[find_sender_header(raw) :], "", 0):
         watch.rest()
@@ -75,6 +82,7 @@ class _Reader:
         self.watch = watch
         self.budget = Budget(UNPACKED_LIMIT, MAX_PARTS, watch.check)
         self.uuencoded = MAX_PARTS
+        self.pictures = MAX_PICTURES
         self.room = Room()
 
     def read_mail(self, raw: bytes, path: str, depth: int) -> Iterator[Part]:
@@ -149,7 +157,9 @@ class _Reader:
         self.watch.look(claim.path)  # not at a page that may show it any more
         if reason is Reason.TEXT_BODY and not (part.declared_type.startswith("multipart/") and is_mime_text(data)):
             yield bodies.add(part, claim.charset)
-            yield from self._read_uuencoded(part, bodies, depth)
+            numbers = count(1)
+            yield from self._read_pictures(part, numbers)
+            yield from self._read_uuencoded(part, bodies, depth, numbers)
             return
         yield from self._open(_without_undeclared_base64(replace(part, taken=taken, reason=reason)), bodies, depth)
 
@@ -170,7 +180,7 @@ class _Reader:
                 yield from self.read_mail(raw, part.path, depth + 1)
             else:
                 # The text in a TNEF file is that of the mail around it; an Outlook message has one of its own.
-                said = bodies.words if kind == "tnef" else frozenset()
+                said = bodies.said if kind == "tnef" else None
                 inner = Bodies(self.room, bodies.hint, {f"{part.path}."}, said)
                 members = open_container(kind, part.data, self.budget, part.filename or "", bodies.hint)
                 yield from self._read_members(members, part.path, inner, depth + 1)
@@ -207,7 +217,9 @@ class _Reader:
             elif member.role is Role.BODY:
                 if member.declared_type == "text/html":
                     bodies.pages.append((partial(self._look_at, claim.path, member.data), member.charset))
-                yield bodies.add(_part(claim, member.data, True, Reason.TEXT_BODY), member.charset)
+                part = _part(claim, member.data, True, Reason.TEXT_BODY)
+                yield bodies.add(part, member.charset)
+                yield from self._read_pictures(part, count(1))
             elif member.role is Role.LINK:
                 yield _part(claim, b"", False, Reason.EMPTY)
             elif member.role is Role.FILE:
@@ -231,11 +243,28 @@ class _Reader:
                 return
             yield member
 
-    def _read_uuencoded(self, part: Part, bodies: Bodies, depth: int) -> Iterator[Part]:
+    def _read_pictures(self, part: Part, numbers: Iterator[int]) -> Iterator[Part]:
+        """Yield the pictures that stand in a page itself as data: URIs, at most MAX_PICTURES in a mail.
+
+        `numbers` number what is found inside the part.
+        """
+        if "html" not in part.declared_type or b"data:image/" not in part.data.lower():
+            return
+        for (kind, data, defects), number in zip(find_data_pictures(part.data), numbers, strict=False):
+            if not self.pictures:
+                yield _part(
+                    _Claim(f"{part.path}.{number}", None, kind, defects=(MORE_PICTURES,)), b"", False, Reason.EMPTY
+                )
+                return
+            self.pictures -= 1
+            claim = _Claim(f"{part.path}.{number}", None, kind, "inline", defects=defects)
+            yield _part(claim, data, False, shown_reason(data))
+
+    def _read_uuencoded(self, part: Part, bodies: Bodies, depth: int, numbers: Iterator[int]) -> Iterator[Part]:
         if b"begin " not in part.data:
             return
         files = self._watched(islice(find_uuencoded(part.data), self.uuencoded), part.path)
-        for number, file in enumerate(files, start=1):
+        for file, number in zip(files, numbers, strict=False):
             self.uuencoded -= 1
             claim = _Claim(
                 f"{part.path}.{number}",

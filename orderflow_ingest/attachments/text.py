@@ -5,28 +5,37 @@ Of the others inscriptis pads table cells to the width of their column, which ma
 html2text takes minutes for nested lists, and Beautiful Soup does not keep rows together. A row of a table becomes a
 line, its cells parted by tabs; what was filled into a form is text.
 
-Guarantees: never raises but for this machine's faults. A page over HTML_LIMIT, or one of which no text can be had, is
-to be kept as it is: the parser takes up to two hundred times a page's size, the square of a tag's attributes in time,
-and cannot be interrupted.
+Guarantees: never raises but for this machine's faults; takes linear time, since `markup` bounds what the parser gets. A
+page over HTML_LIMIT, or one of which no text can be had, is to be kept as it is. Text that a person sees is never left
+out; which hidden text is left out and which is reported, `styles` says.
 """
 
 import re
+from functools import partial
+from typing import NamedTuple
 
 from ..mime.charsets import decode_bytes
+from .markup import HTML_LIMIT, Room, simple_pieces
+from .styles import Marked, mark_hidden
 
-HTML_LIMIT = 512 << 10
 _NOT_ASCII = ("utf-7", "utf-16", "utf-32", "hz")  # whose bytes are those of ASCII and mean something else
 _TAG = re.compile(r"<[^<>]*+>")
-_INLINE_DATA = re.compile(rb"\bdata:[\w/+.;=-]{0,100},[A-Za-z0-9+/=%\s]{100,}+")
-_META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
-_HIDDEN = ['[style*="display:none"]', '[style*="display: none"]']
+_INLINE_DATA = re.compile(
+    rb"\bdata:[a-z]{1,20}/[\w.+-]{1,60}(?:;[\w.+=-]{1,60}){0,4};base64,[A-Za-z0-9+/=%\s]{100,}+", re.IGNORECASE
+)
+_META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*+=\s*+[\"']?+([\w.:-]{1,40})", re.IGNORECASE)
 # Outlook makes a paragraph of every cell; each would become a line.
 _CELL_START = re.compile(r"(<t[dh]\b[^<>]*+>)(?:\s*+<(?:p|div)\b[^<>]*+>)+", re.IGNORECASE)
-_CELL_END = re.compile(r"(?:</(?:p|div)\s*>\s*)+(</t[dh]\b)?", re.IGNORECASE)
+# The marks of `styles` must stay.
+_CELL_START_MARKED = re.compile(
+    r"(<t[dh]\b[^<>]*+>)(?:\s*+<(?:p|div)\b(?![^<>]*(?:\"display:none|hidden))[^<>]*+>)+", re.IGNORECASE
+)
+_CELL_END = re.compile(r"</(?:p|div)\s*+>\s*+(?:</(?:p|div)\s*+>\s*+){0,7}(?=</t[dh]\b)", re.IGNORECASE)
+_LISTS = ("<ul", "<ol", "<menu", "<dir")
 _LIST_TAG = re.compile(r"<(/?)(?:ul|ol|menu|dir)\b[^<>]*+>", re.IGNORECASE)
 _LIST_DEPTH = 20
-_LONG_TAG = re.compile(r"<[A-Za-z][^<>]{16384}")
-_TRAILING_BLANKS = re.compile(r"[ \t]++(?=\n|\Z)")
+_CODE = re.compile(r"<(style|script|title|head)(?=[\s/>]).*?(?:</\1\s*+>|\Z)", re.IGNORECASE | re.DOTALL)
+_MOST_DOUBTFUL = 100  # elements that are looked into
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -50,30 +59,60 @@ def decode_html(data: bytes, charset: str, hint: str) -> tuple[str, bool]:
     """
     if not charset and (found := _META_CHARSET.search(data, 0, 4096)):
         charset = found[1].decode("ascii", "replace")
-    page = _INLINE_DATA.sub(b"data:,", data)
+    page = _INLINE_DATA.sub(b"data:,", data) if b"base64," in data.lower() else data
     return decode_bytes(page[:HTML_LIMIT], charset or "utf-8", hint), len(page) <= HTML_LIMIT
 
 
-def html_text(page: str) -> str | None:
-    """Return the text of a page, None if none can be had of it although it has some, or too much of it."""
-    from resiliparse.extract.html2text import extract_plain_text
+class PageText(NamedTuple):
+    """The text of a page; None if none can be had of it although it has some, or too much of it.
 
-    if _LONG_TAG.search(page):
-        return None
-    source = _CELL_END.sub(lambda found: found[1] or found[0], _CELL_START.sub(r"\1", page))
-    if _list_depth(source) > _LIST_DEPTH:
+    may_be_hidden  some of it may be invisible to a person
+    """
+
+    text: str | None
+    may_be_hidden: bool = False
+
+
+def html_text(page: str, room: Room) -> PageText:
+    """Return the text of a page."""
+    lower = page.lower()
+    marked = mark_hidden(page, lower)
+    source = marked.page
+    if "<td" in lower or "<th" in lower:
+        cell_start = _CELL_START_MARKED if marked.hidden or marked.doubtful else _CELL_START
+        source = _CELL_END.sub("", cell_start.sub(r"\1", source))
+    if sum(map(lower.count, _LISTS)) > _LIST_DEPTH and _list_depth(source) > _LIST_DEPTH:
         source = _LIST_TAG.sub("<br>", source)  # each line would be indented by its depth
+    if (pieces := simple_pieces(source, lower, room)) is None:
+        return PageText(None)
     try:
-        laid_out = extract_plain_text(source, alt_texts=False, form_fields=True, noscript=True, skip_elements=_HIDDEN)
+        found = [_extract(piece, marked) for piece in pieces]
     except MemoryError:
         raise
     except Exception:  # of a foreign parser; the caller keeps the page and tells it as a defect
-        return None
+        return PageText(None)
     # It parts cells by two tabs.
-    text = _TRAILING_BLANKS.sub("", laid_out.replace("\t\t", "\t"))
+    text = "\n".join(text for text, _ in found).replace("\t\t", "\t")
+    text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
     text = _BLANK_LINES.sub("\n\n", text).strip("\n") + "\n"
-    lost = len(text) > 2 * HTML_LIMIT or (text.isspace() and not _without_code(page).isspace())
-    return None if lost else text
+    lost = len(text) > 2 * HTML_LIMIT or (text.isspace() and not _without_code(marked).isspace())
+    may_be_hidden = marked.in_sheets or any(doubt for _, doubt in found) or (len(found) > 1 and bool(marked.hidden))
+    return PageText(None) if lost else PageText(text, may_be_hidden and not text.isspace())
+
+
+def _extract(source: str, marked: Marked) -> tuple[str, bool]:
+    """Return the text of a piece of a page, and whether any of it stands in an element that may be hidden."""
+    from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.html import HTMLTree
+
+    lay_out = partial(extract_plain_text, alt_texts=False, form_fields=True, noscript=True, skip_elements=marked.hidden)
+    if not marked.doubtful:
+        return lay_out(source), False
+    tree = HTMLTree.parse(source)
+    text = lay_out(tree)
+    doubtful = tree.body.query_selector_all(", ".join(marked.doubtful)) if tree.body else []
+    may_be_hidden = len(doubtful) > _MOST_DOUBTFUL or any((element.text or "").strip() for element in doubtful)
+    return text, may_be_hidden and not text.isspace()
 
 
 def _list_depth(page: str) -> int:
@@ -84,6 +123,9 @@ def _list_depth(page: str) -> int:
     return deepest
 
 
-def _without_code(page: str) -> str:
-    """Return what of a page may be text: neither tags nor styles and scripts, and at least a blank."""
-    return " " + _TAG.sub("", re.sub(r"(?is)<(style|script|title|head)\b.*?(?:</\1\s*>|\Z)", "", page))
+def _without_code(marked: Marked) -> str:
+    """Return what of a page may be text: neither tags nor styles and scripts, and at least a blank.
+
+    Nothing is missed on a page of which style attributes hide all.
+    """
+    return " " if marked.hidden else " " + _TAG.sub("", _CODE.sub("", marked.page))

@@ -1,0 +1,102 @@
+"""Whether one text says what another says already: words and numbers in their order, compared in linear time.
+
+A text is said by another if each of its lines stands there word by word, in the order of the lines. So a mail program's
+plain text says what its page says, however it wraps lines and whatever it adds between them: link addresses, footnote
+marks, quotation marks, greetings. One number more, two quantities swapped or "cancel" for "deliver" is another text. A
+word broken at the end of a line, or columns read in another order, is another text too: then both are kept.
+
+Nothing here compares word by word with a table or by longest common parts: `difflib` takes the square of the length.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import cached_property
+
+# Han and kana are compared sign by sign: their lines are wrapped anywhere.
+_WORD = re.compile(r"[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff€$£¥%]")
+_WORD_OR_LINE = re.compile(_WORD.pattern + r"|\n")
+_LINK_STARTS = ("http", "ftp:", "mailto:", "tel:", "cid:")
+_LINK = re.compile(r"<?\b(?:https?|ftp|mailto|tel|cid):[^\s<>\"]{1,2000}>?")
+_MARK = re.compile(r"\[(?:\d{1,3}|(?:image|cid)\b[^\[\]\n]{0,200})\]")
+
+
+class Wording:
+    """A text in the form in which texts are compared; `words` are all words and numbers, each between blanks."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text.casefold()
+        self.size = len(text)
+        self.words = _words(self._text)
+
+    @cached_property
+    def words_between_links(self) -> str:
+        """The same without link addresses, footnote marks and the names of pictures."""
+        text = _MARK.sub(" ", self._text) if "[" in self._text else self._text
+        return _words(_LINK.sub(" ", text)) if self._may_link else _words(text)
+
+    @cached_property
+    def links(self) -> frozenset[str]:
+        """The link addresses."""
+        found = _LINK.findall(self._text) if self._may_link else ()
+        return frozenset(link.strip("<>").rstrip(".,;:!?)") for link in found)
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The words of each line that has any, parted where an address stood."""
+        text = _LINK.sub("\n", self._text) if self._may_link else self._text
+        lines = " ".join(_WORD_OR_LINE.findall(text)).split("\n")
+        return [f" {line.strip()} " for line in lines if line.strip()]
+
+    @cached_property
+    def _may_link(self) -> bool:
+        return any(start in self._text for start in _LINK_STARTS)
+
+    @cached_property
+    def signs(self) -> str:
+        """Everything but blanks."""
+        return "".join(self._text.split())
+
+    def is_said_by(self, other: "Wording") -> bool:
+        """Tell whether another text holds all of this one."""
+        if self.words == " ":
+            return self.signs in other.signs
+        if self.words in other.words:
+            return True
+        if not self.links <= other.links:
+            return False
+        return _in_order(self.lines, other.words) or _in_order(self.lines, other.words_between_links)
+
+
+class Spoken:
+    """The texts of several bodies that are read as one."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._wording: Wording | None = None
+        self.size = 0
+
+    def add(self, text: str) -> None:
+        """Add the text of a body."""
+        self._texts.append(text)
+        self._wording = None
+        self.size += len(text)
+
+    def wording(self) -> Wording:
+        """Return all of it."""
+        if self._wording is None:
+            self._texts = ["\n".join(self._texts)]
+            self._wording = Wording(self._texts[0])
+        return self._wording
+
+
+def _words(text: str) -> str:
+    return f" {' '.join(_WORD.findall(text))} ".replace("  ", " ")
+
+
+def _in_order(lines: Iterable[str], words: str) -> bool:
+    place = 0
+    for line in lines:
+        if (found := words.find(line, place)) < 0:
+            return False
+        place = found + len(line) - 1  # the blank between two lines is shared
+    return True

@@ -1,0 +1,184 @@
+"""Which text of a page is hidden by its style.
+
+There is no style engine here: a mail program's style sheets, its width and its faults decide what a person sees. So
+text is left out only where its own style attribute hides it in every program: the last valid `display` in it is `none`,
+and no style sheet of the page can win against that. All other text stays. Text that may be invisible (without size,
+colour or place; hidden by `visibility`, by the attribute `hidden`, or perhaps by a style sheet) stays as well and is
+reported, since a handler may believe what no person saw: a language model, for one.
+
+White text counts as invisible unless its own style gives it another background, and `aria-hidden` counts as a sign.
+So the defect "hidden text" says "look at the page", not "this is an attack": newsletters have it often.
+"""
+
+import html
+import re
+from enum import Enum
+from functools import lru_cache
+from typing import NamedTuple
+
+
+class Sight(Enum):
+    """What a style attribute does to its text."""
+
+    SHOWN = "shown"
+    DOUBTFUL = "doubtful"
+    LEFT_OUT = "left out unless a style sheet shows it"
+    HIDDEN = "hidden"
+
+
+class Marked(NamedTuple):
+    """A page whose hidden elements are found by selectors.
+
+    hidden     selectors of what no person sees
+    doubtful   selectors of what may be invisible; () if there is none
+    in_sheets  a style sheet of the page hides something
+    """
+
+    page: str
+    hidden: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
+    in_sheets: bool = False
+
+
+_STYLE = re.compile(r"""style\s*+=\s*+("[^"]*+"|'[^']*+'|[^\s"'>][^\s>]*+)""")
+_STYLE_ANY_CASE = re.compile(_STYLE.pattern, re.IGNORECASE)
+_SHEET = re.compile(r"<style(?=[\s/>])[^>]*+>(.*?)(?:</style|\Z)", re.DOTALL)
+_SHEET_HIDES = re.compile(
+    r"display\s*+:\s*+none|visibility\s*+:\s*+(?:hidden|collapse)|font-size\s*+:\s*+(?:0+\.)?0*(?:[;}!\s]|p[xt]|r?em|%)"
+    r"|opacity\s*+:\s*+(?:0+\.)?0*[;}!\s]|text-indent\s*+:\s*+-\d{3}|mso-hide\s*+:\s*+all|\\(?!:)"
+    r"|(?:left|top|margin|margin-left|margin-top)\s*+:\s*+-\d{3}|clip(?:-path)?\s*+:|scale[xy3d]{0,2}+\s*+\(\s*+0"
+)
+# What may win against a style attribute.
+_SHEET_WINS = re.compile(r"important|@import|animation|@keyframes|\\(?!:)")
+_HIDDEN_ATTRIBUTE = re.compile(r"""hidden(?=[\s>=/])(?<=[\s/"'-]hidden)""")
+_WHITE_ATTRIBUTE = re.compile(r"""color\s*+=\s*+["']?+\s*+(white|#f{3}\b|#f{6}\b)""")
+_MARK_HIDDEN = 'style="display:none"'
+_MARK_DOUBTFUL = 'style="may-be-hidden"'
+
+# What a style may hold that hides no semicolon.
+_ENCLOSED = re.compile(r"'[^';]*+'|\"[^\";]*+\"|\([^();\"']*+\)")
+_ODD = re.compile(r"[\"'(){}\[\]@<]")
+_OUT_OF_SIGHT = re.compile(r"scale\w{0,3}\(\s*+0|translate\w{0,3}\([^()]*?-\d{3}|opacity\(\s*+0")
+_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
+_DISPLAYS = re.compile(
+    r"block|inline(?:-block|-table|-flex|-grid)?|table(?:-row|-cell|-caption|-(?:row|header|footer)-group"
+    r"|-column|-column-group)?|list-item|flex|grid|contents|flow-root"
+)
+_NUMBER = re.compile(r"([+-]?(?:\d{1,20}\.?\d{0,20}|\.\d{1,20}))([a-z%]{0,5})")
+_WHITE = re.compile(
+    r"white|snow|ivory|ghostwhite|floralwhite|whitesmoke|#f{3}|#(?:f[5-9a-f]){3}|rgb\((?:\s*2(?:4[5-9]|5\d)\s*,?){3}\)"
+)
+_CLEAR = re.compile(r"transparent|rgba\((?:[^,()]*,){3}\s*0?\.?0*%?\s*\)|#[0-9a-f]{3}0|#[0-9a-f]{6}00")
+# A style without any of these hides nothing.
+_MATTERS = re.compile(
+    r"display|visibility|opacity|color|text-indent|mso-hide|overflow|clip|position|margin|transform|[\\&]|/\*"
+    r"|size\s*+:\s*+[+]?+[01.]|font\s*+:"
+)
+_FONT_SIZE = re.compile(r"(?:\A|\s)([.\d]{1,20}(?:px|pt|r?em|%)?)(?=[\s/]|\Z)")
+
+
+def mark_hidden(page: str, lower: str) -> Marked:
+    """Return a page with marks on what its style attributes hide, and where else text may be hidden.
+
+    `lower` is the page in lower case.
+    """
+    sheets = _SHEET.findall(lower) if "<style" in lower else []
+    may_win = "stylesheet" in lower or any(_SHEET_WINS.search(sheet) for sheet in sheets)
+    in_sheets = any(_SHEET_HIDES.search(sheet) for sheet in sheets)
+    found = {_sight(style) for style in set(_STYLE.findall(lower))} - {Sight.SHOWN} if "style" in lower else set()
+    doubtful: list[str] = []
+    if found:
+        page = _STYLE_ANY_CASE.sub(lambda style: _mark(style, may_win), page)
+        doubtful.append(f"[{_MARK_DOUBTFUL}]")
+    if "hidden" in lower and _HIDDEN_ATTRIBUTE.search(lower):
+        doubtful += ["[hidden]", "[aria-hidden=true]"]
+    doubtful += {f'[color="{color}" i]' for color in _WHITE_ATTRIBUTE.findall(lower)}
+    return Marked(page, (f"[{_MARK_HIDDEN}]",) if found else (), tuple(doubtful), in_sheets)
+
+
+def _mark(style: re.Match[str], may_win: bool) -> str:
+    sight = _sight(style[1].lower())
+    if sight is Sight.SHOWN:
+        return style[0]
+    if sight is Sight.HIDDEN or (sight is Sight.LEFT_OUT and not may_win):
+        return _MARK_HIDDEN
+    return _MARK_DOUBTFUL
+
+
+def _sight(quoted: str) -> Sight:
+    """Return what a style attribute does, as it stands in the page in lower case, with its quotation marks."""
+    return _judge(quoted) if len(quoted) <= 500 else _judge.__wrapped__(quoted)
+
+
+@lru_cache(maxsize=4096)
+def _judge(quoted: str) -> Sight:
+    if not _MATTERS.search(quoted):
+        return Sight.SHOWN
+    style = html.unescape(quoted[1:-1] if quoted[0] in "\"'" else quoted).lower()
+    if "\\" in style:
+        return Sight.DOUBTFUL
+    style = _COMMENT.sub(" ", style)
+    declared, important = _declarations(style)
+    display = declared.get("display", "")
+    if display == "none" and "all" not in declared and not _ODD.search(_ENCLOSED.sub("", style)):
+        return Sight.HIDDEN if "display" in important else Sight.LEFT_OUT
+    return Sight.DOUBTFUL if display == "none" or "none " in display or _is_invisible(declared) else Sight.SHOWN
+
+
+def _declarations(style: str) -> tuple[dict[str, str], set[str]]:
+    """Return the declarations that win within one style, and which of them are important.
+
+    A `display` that no program may know stays away: where it is unknown, the one before it wins.
+    """
+    declared: dict[str, str] = {}
+    important: set[str] = set()
+    for declaration in style.split(";"):
+        name, _, value = declaration.partition(":")
+        value, mark, _ = value.partition("!")
+        name, value = name.strip(), value.strip()
+        if not value or (name in important and not mark):
+            continue
+        if name == "display" and not _DISPLAYS.fullmatch(value) and value != "none":
+            value = f"none {value}" if declared.get(name, "").startswith("none") else value
+        declared[name] = value
+        if mark:
+            important.add(name)
+    return declared, important
+
+
+def _is_invisible(declared: dict[str, str]) -> bool:
+    get = declared.get
+    font = _FONT_SIZE.search(get("font", ""))
+    size = get("font-size") or (font[1] if font else "")
+    background = get("background-color") or get("background") or ""
+    color = get("-webkit-text-fill-color") or get("color") or ""
+    overflow = get("overflow", "") + get("overflow-x", "") + get("overflow-y", "")
+    is_cut = "hidden" in overflow or "clip" in overflow
+    sides = ("height", "max-height", "width", "max-width")
+    offsets = ("left", "right", "top", "bottom", "margin", "margin-left", "margin-top", "text-indent")
+    return (
+        get("visibility") in ("hidden", "collapse")
+        or get("mso-hide", "") == "all"
+        or _is_tiny(size)
+        or _measure(get("opacity", ""), {"": 1, "%": 0.01}, 1) < 0.1
+        or (is_cut and any(_measure(get(side, ""), {}, 9) <= 1 for side in sides))
+        or any(_measure(get(offset, ""), {"em": 16, "rem": 16}, 0) <= -100 for offset in offsets)
+        or _CLEAR.fullmatch(color) is not None
+        or (color != "" and color == background)
+        or (_WHITE.fullmatch(color) is not None and (not background or _WHITE.fullmatch(background) is not None))
+        or "rect(" in get("clip", "")
+        or get("clip-path", "none") != "none"
+        or _OUT_OF_SIGHT.search(get("transform", "") + get("filter", "")) is not None
+    )
+
+
+def _is_tiny(size: str) -> bool:
+    return _measure(size, {"em": 16, "rem": 16, "%": 0.16}, 9) <= 2
+
+
+def _measure(value: str, units: dict[str, float], other: float) -> float:
+    """Return a length in pixels, or `other` if it is none."""
+    if not value or (found := _NUMBER.match(value)) is None:
+        return other
+    number = float(found[1])
+    return number * units.get(found[2], 1) if number else 0.0

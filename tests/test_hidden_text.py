@@ -1,0 +1,121 @@
+"""No text is lost that any program may show, and text that a person may not see is reported."""
+
+import pytest
+
+from orderflow_ingest.attachments import Part, read_parts
+from tests.mails import multipart, part
+
+SHEET = b"<style>.m{display:block !important}</style>"
+
+
+def body(page: bytes) -> Part:
+    (found,) = (found for found in read_parts(multipart(part(b"Content-Type: text/html", page))) if found.taken)
+    return found
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        "display:none;display:block",
+        "display:none;DISPLAY : Block",
+        "display:none!important;display:block!important",
+        "display:none;display:inline-block",
+        "/* display:none */color:red",
+        "margin-left:-8px;font-size:11px",
+        "color:white;background:#004080",
+        "text-indent:-18pt",
+        "overflow:hidden;height:20px",
+        "xdisplay:none",
+    ],
+)
+def test_text_that_its_style_shows_stays_without_a_mark(style: str) -> None:
+    found = body(f'<p>Hello</p><p style="{style}">500 bolts</p>'.encode())
+    assert (found.data, found.defects) == (b"Hello\n\n500 bolts\n", ())
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        "display:none",
+        "display: none ;",
+        "DISPLAY:NONE",
+        "color:red;display:none;mso-hide:all",
+        "display:block;display:none",
+        "display:none !important;display:block",
+        "display:none;font-family:'Open Sans',Arial",
+        "display&#58;none",
+        "dis/**/play:x;display:none",
+    ],
+)
+def test_text_that_its_own_style_hides_for_certain_is_left_out(style: str) -> None:
+    found = body(f'<p>Hello</p><div style="{style}">unseen</div>'.encode())
+    assert (found.data, found.defects) == (b"Hello\n", ())
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<div style='display:none'>%s</div>" + SHEET,
+        b"<div style='display:none'>%s</div><style>@import url(x)</style>",
+        b"<div style='display:none'>%s</div><link rel=stylesheet href=x>",
+        b"<div style='display:none;display:-x-flow'>%s</div>",
+        b"<div style='display:none;all:initial'>%s</div>",
+        b"<div style=\"font-family:'a;display:none;b'\">%s</div>",
+        b"<div style='d\\69splay:none'>%s</div>",
+        b"<style>.x{display:none}</style><p class=x>%s</p>",
+        b"<style>@media all{p{font-size:0}}</style><p>%s</p>",
+        b"<p style='mso-hide:all'>%s</p>",
+        b"<p style='visibility:hidden'>%s</p>",
+        b"<p style='font-size:0'>%s</p>",
+        b"<p style='font:1px/0 Arial'>%s</p>",
+        b"<p style='FONT-SIZE:0.5px'>%s</p>",
+        b"<p style='opacity:0.00'>%s</p>",
+        b"<p style='color:#fff'>%s</p>",
+        b"<p style='color:rgb(255, 254, 255);background-color:white'>%s</p>",
+        b"<p style='color:transparent'>%s</p>",
+        b"<p style='color:#123456;background:#123456'>%s</p>",
+        b"<p><font color=white>%s</font></p>",
+        b"<p style='text-indent:-9999px'>%s</p>",
+        b"<p style='position:absolute;left:-5000px'>%s</p>",
+        b"<p style='max-height:0;overflow:hidden'>%s</p>",
+        b"<p style='clip:rect(0,0,0,0)'>%s</p>",
+        b"<p style='transform:scale(0)'>%s</p>",
+        b"<p hidden>%s</p>",
+        b'<p aria-hidden="true">%s</p>',
+    ],
+)
+def test_text_that_may_be_hidden_stays_and_is_reported(page: bytes) -> None:
+    found = body(b"<p>Hello</p>" + page % b"500 bolts")
+    assert (found.data, found.defects) == (b"Hello\n\n500 bolts\n", ("hidden text",))
+
+
+def test_what_hides_no_text_is_not_reported() -> None:
+    spacers = b"<div style='font-size:0;line-height:0'>&nbsp;</div><td style='display:none'></td><p hidden></p>"
+    assert body(b"<p>500 bolts</p>" + spacers).defects == ()
+
+
+def test_the_style_sheet_of_outlook_hides_nothing() -> None:
+    sheet = rb"<style><!-- v\:* {behavior:url(#default#VML);} p.MsoNormal {margin:0cm; font-size:11.0pt;} --></style>"
+    found = body(sheet + b"<p class=MsoNormal>500 bolts</p><p style='display:none'>unseen</p>")
+    assert (found.data, found.defects) == (b"500 bolts\n", ())
+
+
+def test_a_page_of_hidden_text_only_is_empty() -> None:
+    raw = multipart(part(b"Content-Type: text/html", b"<p style='display:none'>unseen</p>"))
+    assert [found.reason for found in read_parts(raw)] == ["container", "empty"]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<figure>500 bolts<figcaption>x</figcaption></figure>",
+        b"<object>500 bolts</object>",
+        b"<svg><text>500 bolts</text></svg>",
+        b"<select><option>500 bolts<option>6 nuts</select>",
+        b"<p>Our data:2026,500 bolts to the warehouse in Leeds please and " + b"by the usual carrier " * 9,
+        b"<head><title>x</title><p>500 bolts",
+    ],
+    ids=["figure", "object", "svg", "select", "data:", "open head"],
+)
+def test_text_is_found_wherever_a_program_shows_it(page: bytes) -> None:
+    assert b"500 bolts" in body(page).data
