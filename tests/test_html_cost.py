@@ -68,10 +68,11 @@ def test_a_page_of_any_shape_costs_at_most_its_length_times_a_constant(seed: int
         "<p>" + "<b a{}>" * 20_000 + "</p>" + "<p>x</p>" * 20_000,
         "<pre>" + " " * 400_000 + "x",
         "<td>" + "</p>" * 100_000,
+        "<style " * 60_000,
     ],
     ids=[
         "attributes", "quoted end", "quoted ends", "slashes", "quotes", "open quotes", "bodies", "options", "svg",
-        "open elements", "formatting", "blanks", "paragraph ends",
+        "open elements", "formatting", "blanks", "paragraph ends", "open style sheets",
     ],
 )  # fmt: skip
 def test_what_the_parser_is_worst_at_costs_little(unit: str) -> None:

@@ -42,7 +42,7 @@ class Marked(NamedTuple):
 
 _STYLE = re.compile(r"""style\s*+=\s*+("[^"]*+"|'[^']*+'|[^\s"'>][^\s>]*+)""")
 _STYLE_ANY_CASE = re.compile(_STYLE.pattern, re.IGNORECASE)
-_SHEET = re.compile(r"<style(?=[\s/>])[^>]*+>(.*?)(?:</style|\Z)", re.DOTALL)
+_SHEET = re.compile(r"<style(?=[\s/>])(.*?)(?:</style|\Z)", re.DOTALL)
 _SHEET_HIDES = re.compile(
     r"display\s*+:\s*+none|visibility\s*+:\s*+(?:hidden|collapse)|font-size\s*+:\s*+(?:0+\.)?0*(?:[;}!\s]|p[xt]|r?em|%)"
     r"|opacity\s*+:\s*+(?:0+\.)?0*[;}!\s]|text-indent\s*+:\s*+-\d{3}|mso-hide\s*+:\s*+all|\\(?!:)"
