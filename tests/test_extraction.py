@@ -171,7 +171,7 @@ KEPT = {"1": (PAGE, ["not opened: an attempt failed at it"]), "2": (PDF, [])}
 
 @pytest.mark.parametrize("fault", [TimeUp, MemoryError])
 def test_a_part_that_takes_all_time_or_memory_is_whole_in_the_next_attempt(parts, monkeypatch, fault):
-    def fail(_):
+    def fail(*_):
         raise fault
 
     message = received(parts, WITH_PAGE)
@@ -185,7 +185,7 @@ def test_a_part_that_takes_its_process_is_whole_in_the_next_attempt_and_the_leas
     parts = embedded(place, ORDERFLOW_LEASE="600")
     message = received(parts, WITH_PAGE)
     with monkeypatch.context() as patched:
-        patched.setattr("orderflow_ingest.attachments.bodies.html_text", lambda _: os.kill(os.getpid(), 9))
+        patched.setattr("orderflow_ingest.attachments.bodies.html_text", lambda *_: os.kill(os.getpid(), 9))
         parts.records.database.close()
         child = os.fork()
         if child == 0:
@@ -198,7 +198,7 @@ def test_a_part_that_takes_its_process_is_whole_in_the_next_attempt_and_the_leas
 
 
 def test_a_mail_that_fails_at_another_part_each_time_is_delivered_with_all_parts_whole(parts, monkeypatch):
-    def fail(_):
+    def fail(*_):
         raise MemoryError
 
     raw = multipart(*(b"Content-Type: text/html\r\n\r\n<p>%d widgets</p>" % n for n in range(5)))
@@ -210,7 +210,7 @@ def test_a_mail_that_fails_at_another_part_each_time_is_delivered_with_all_parts
 
 
 def test_an_outage_between_two_attempts_forgets_no_part_that_failed(parts, monkeypatch):
-    def fail(_):
+    def fail(*_):
         raise MemoryError
 
     message = received(parts, WITH_PAGE)
