@@ -135,3 +135,11 @@ def test_a_postfix_that_does_not_run_and_one_without_a_queue_are_told(deployment
     queue.mkdir()
     level, text = next(check_daemon(postfix))
     assert level == "TROUBLE" and text.startswith(f"Postfix does not run: postfix -c {config} start")
+
+
+@pytest.mark.parametrize("missing", ["main.cf", "master.cf"])
+def test_a_postfix_without_its_files_is_told_what_makes_them(place, missing):
+    for name in {"main.cf", "master.cf"} - {missing}:
+        (place / name).write_text("")
+    level, text = open_postfix(str(place))
+    assert level == "TROUBLE" and f"{place} has no {missing}: dpkg-reconfigure postfix" in text

@@ -48,7 +48,14 @@ def check_postfix(parts: Parts, asked: Postconf) -> Iterator[Said]:
 
 
 def _failed(error: subprocess.CalledProcessError, config: str | None) -> Said:
-    program = Path(error.cmd[0]).name
+    program, directory = Path(error.cmd[0]).name, Path(config or "/etc/postfix")
+    for name in ("main.cf", "master.cf"):
+        if not (directory / name).exists():
+            return (
+                "TROUBLE",
+                f"{directory} has no {name}: dpkg-reconfigure postfix; or name another by --postfix-config, or say "
+                "--no-postfix on a host that takes no mail",
+            )
     return "TROUBLE", f"{program} ended with {error.returncode}: is {config or '/etc/postfix'} Postfix's?"
 
 
