@@ -1,18 +1,19 @@
 """The console's HTTP server: waitress, with bounds on connections that bring no request.
 
-    accepted    waits for a request, for REQUEST_TIME seconds from the connection, or from the last answer, on
+    accepted    waits for the first byte of a request, IDLE_TIME seconds
+    begun       waits for the rest of it, REQUEST_TIME seconds from its first byte on
     received    the whole request is here; only now a thread works on it
-    answered    waits for the next request, or is closed
+    answered    as accepted, or closed
 
-Guarantees: a connection is closed when its request does not come in time, however steadily its bytes drip. The server
+Guarantees: a connection is closed when its request does not end in time, however steadily its bytes drip. The server
 never stops to accept: beyond `most_connections` the connection that has waited longest for its request is closed for
 each new one, so that clients that send nothing cannot keep others out. Only a request that was received takes a thread.
 A request whose length can be read in two ways is refused with 400, and its connection is closed (RFC 9112, sections 6.1
 to 6.3 and 11.2): one with Transfer-Encoding, which no browser and no proxy that buffers sends; one with two values of
 Content-Length.
 
-It overrides `maintenance`, `handle_accept`, `service` and `parse_header` of waitress, which its source alone documents;
-tests of the running program hold each of them.
+It overrides `maintenance`, `handle_accept`, `received`, `service` and `parse_header` of waitress, which its source
+alone documents; tests of the running program hold each of them.
 """
 
 import re
@@ -29,6 +30,7 @@ from waitress.task import ThreadedTaskDispatcher
 
 THREADS = 8
 REQUEST_TIME = 20.0  # seconds
+IDLE_TIME = 75  # seconds; more than a proxy keeps a connection that it means to use again: 60 for nginx
 _MOST = 512  # connections
 _FILES = 256  # that may be open beside connections: of the database, the queue, the archive
 _DIGITS = 12  # of a Content-Length
@@ -39,7 +41,7 @@ _OPTIONS = {
     # What is sent to us are forms of a few fields.
     "max_request_body_size": 1 << 16,
     "max_request_header_size": 1 << 15,
-    "channel_timeout": 60,  # seconds for a client to take a part of its answer
+    "channel_timeout": IDLE_TIME,  # also for a client that takes nothing of its answer
     "cleanup_interval": 1,
     # Whoever can reach us is on this host: the proxy's word on client and scheme is taken.
     "trusted_proxy": "*",
@@ -66,13 +68,19 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection that knows for how long a request has been waited for."""
+    """A connection that knows since when a request, or the rest of one, is waited for."""
 
     parser_class = _Parser
 
     def __init__(self, *arguments: Any, **options: Any):
         self.waits_since = time.monotonic()
         super().__init__(*arguments, **options)
+
+    def received(self, data: bytes) -> bool:
+        """Take bytes; the first one of a request begins its time."""
+        if self.request is None:
+            self.waits_since = time.monotonic()
+        return bool(super().received(data))
 
     def service(self) -> None:
         """Answer one request; from its end on the next one is waited for."""
@@ -106,11 +114,11 @@ class _Bounded:
                 min(waiting, key=lambda channel: (channel.is_sending, channel.waits_since)).handle_close()
 
     def maintenance(self, now: float) -> None:
-        """Close what has waited too long; the library's own asks for the last byte alone."""
+        """Close what has waited too long; the library's own asks how long ago the last byte came, and no more."""
         super().maintenance(now)  # type: ignore[misc]
         for channel in list(self.active_channels.values()):
             is_late = time.monotonic() - channel.waits_since > REQUEST_TIME
-            if is_late and not channel.is_working and not channel.is_sending:
+            if is_late and channel.request is not None and not channel.is_working:
                 channel.will_close = True
 
 
