@@ -194,7 +194,10 @@ def test_check_as_root_looks_with_the_eyes_of_who_delivers_and_leaves_nothing_of
     assert wrong(check(quiet, "--no-postfix")) == {"worker": "TROUBLE"}, "none runs"
     assert {path.owner() for path in quiet.state.rglob("*")} == {"nobody"}
     quiet.settings_file.chmod(0o600)
-    assert "cannot be read: PermissionError by nobody, who delivers" in check(quiet, "--no-postfix")["settings"][1]
+    assert (
+        "cannot be read: Permission denied; nobody, who delivers, must read it"
+        in check(quiet, "--no-postfix")["settings"][1]
+    )
 
 
 def test_check_finds_what_a_worker_leaves_undone_and_what_was_set_aside(quiet):
