@@ -117,7 +117,7 @@ class Mailroom:
         mail.add_attachment(SVG, maintype="image", subtype="svg+xml", filename="drawing.svg")
         mail.add_attachment(HOSTILE_HTML.encode(), maintype="text", subtype="html", filename="order.html")
         mail.add_attachment(HOSTILE_HTML.encode(), maintype="image", subtype="png", filename="no-picture.png")
-        return mail.as_bytes().replace(b"SUBJECT", HOSTILE_SUBJECT.encode() + b"A" * 1_000_000)
+        return mail.as_bytes().replace(b"SUBJECT", HOSTILE_SUBJECT.encode() + b"A" * 100_000)
 
     def deliver(self, mail: EmailMessage | bytes, slug: str, minute: float) -> delivery.Delivery:
         """Deliver a mail that came in a minute of the hour."""
