@@ -59,7 +59,7 @@ def fill(deployment: Deployment, url: str, messages: int) -> None:
                     org_id=1, id=uuid4(), source="EMAIL", envelope_sender="buyer@shop.example", queue_id="",
                     envelope_recipient=recipient, client_address="", raw_key=raw_key(1, digest), traits=[],
                     received_at=now - timedelta(seconds=60 + number),
-                    **{**vars(read), "source_message_id": f"<{number}@shop.example>"},
+                    **{**read.recorded(), "source_message_id": f"<{number}@shop.example>"},
                 )
             ),
             "status": "FAILED", "next_attempt_at": now, "attempts": 4, "error_json": {"error": "KeyError"},

@@ -1,15 +1,18 @@
 """What an Authentication-Results field says (RFC 8601), read from the field's bytes.
 
 Software writes into a field of its own what a sender chose, without quotes: OpenDKIM the decoded i= of a signature,
-which may hold `;dmarc=pass header.from=victim.example`. So a field says something only if nothing in it can be read in
-two ways. The grammar is that of RFC 8601, section 2.2, without what leaves a choice:
+which may hold `;dmarc=pass header.from=victim.example`. OpenDMARC then reads that. So a field in which anything can be
+read in two ways is unclear, and the mail is not to be believed. The grammar is that of RFC 8601, section 2.2, without
+what leaves a choice:
 
-    one result     a field with more of them says nothing. OpenDKIM writes one for each signature into one field; mail
-                   with several is authenticated by OpenDMARC's field, which has one. `dkim-atps`, which Debian's
-                   OpenDKIM puts behind its own result, does not count
     comments       stand before the first property: one behind it could begin in a sender's text, and hide what follows
-    properties     those that OpenDKIM, OpenDMARC and verifiers of SPF write for this method, each once at the most
+    properties     those that OpenDKIM, OpenDMARC and verifiers of SPF write for this method, each once at the most;
+                   header.i is an identity of header.d
     values         a token, a quoted string, an address or a domain, in ASCII; letter case is that of ASCII
+
+A field speaks for a domain if it has one result. OpenDKIM writes one for each signature into one field, and what stands
+behind the first may be a sender's, so mail with several is authenticated by OpenDMARC's field, which has one.
+`dkim-atps`, which Debian's OpenDKIM puts behind its own result, does not count.
 
 Everything here takes linear time.
 """
@@ -31,6 +34,8 @@ _DOMAIN = rb"[0-9A-Za-z_][0-9A-Za-z._-]*+"
 _ATEXT = rb"[!#$%&'*+./0-9=?A-Z^_`a-z{|}~-]++"
 _ID = re.compile(rb"%s|%s" % (_TOKEN, _STRING))
 _SEMICOLON = re.compile(rb";")
+_NONE = re.compile(rb";[ \t]*+none(?![^ \t(])", re.IGNORECASE)
+_END = re.compile(rb"\Z")
 _VERSION = re.compile(rb"[0-9]++(?![^ \t;(])")
 _RESULT = re.compile(rb"(%s)(?:/[0-9]++)?[ \t]*+=[ \t]*+(%s)(?![^ \t;(])" % (_KEYWORD, _KEYWORD))
 _REASON = re.compile(rb"reason[ \t]*+=[ \t]*+(?:%s|%s)(?![^ \t;(])" % (_STRING, _TOKEN), re.IGNORECASE)
@@ -39,7 +44,6 @@ _PROPERTY = re.compile(
     % (_KEYWORD, _KEYWORD, _ATEXT, _STRING, _DOMAIN, _STRING, _ATEXT)
 )
 _WHOLE_DOMAIN = re.compile(_DOMAIN)
-_ATPS = re.compile(rb"[ \t]*+;[ \t]*+dkim-atps=(?:neutral|fail|pass)", re.IGNORECASE)
 _BLANKS = re.compile(rb"[ \t]*+")
 _OF_COMMENT = re.compile(rb"[^()\\]*+(?:\\.[^()\\]*+)*+", re.DOTALL)
 _PIECE = re.compile(rb'\\.?|[()"]|[^\\()"]++', re.DOTALL)
@@ -48,23 +52,30 @@ _NO_LETTERS = re.compile(rb"[^0-9a-z._-]++")
 
 @dataclass(frozen=True)
 class Verdict:
-    """The one result of a field, in lower case; `domain` is empty where it names none for certain."""
+    """One result of a field, in lower case; `domain` is what it is about, empty where it names none."""
 
     method: str
     result: str
     domain: str
 
 
-class _DoesNotParse(Exception):
-    """The field is not of the grammar."""
+class Unclear(Exception):
+    """A field is not of the grammar, or can be read in two ways."""
+
+
+def read_verdicts(value: bytes, authserv_id: str) -> list[Verdict]:
+    """Return the results of a field, none if it is of another authserv-id. Raises Unclear."""
+    if len(value) > _LONGEST:
+        raise Unclear
+    return _read(_Cursor(value), authserv_id.encode().lower())
 
 
 def read_verdict(value: bytes, authserv_id: str) -> Verdict | None:
-    """Return what a field of this authserv-id says; None for another id's, and where it says nothing for certain."""
-    try:
-        return _read(_Cursor(value), authserv_id.encode().lower()) if len(value) <= _LONGEST else None
-    except _DoesNotParse:
-        return None
+    """Return the one result by which a field of this authserv-id speaks; None if it has more. Raises Unclear."""
+    found = read_verdicts(value, authserv_id)
+    if len(found) == 2 and (found[0].method, found[1].method) == ("dkim", "dkim-atps"):
+        del found[1]
+    return found[0] if len(found) == 1 else None
 
 
 def may_name(value: bytes, authserv_id: str) -> bool:
@@ -106,7 +117,7 @@ class _Cursor:
         """Read what has to stand here."""
         found = self.take_if(pattern)
         if found is None:
-            raise _DoesNotParse
+            raise Unclear
         return found
 
     def take_if(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
@@ -129,20 +140,31 @@ class _Cursor:
         self.skip_blanks()
         while depth or self.is_at(b"("):
             if not (self.is_at(b"(") or self.is_at(b")")):
-                raise _DoesNotParse  # its end is missing
+                raise Unclear  # its end is missing
             depth += 1 if self.is_at(b"(") else -1
             self._at += 1
             self.take(_OF_COMMENT if depth else _BLANKS)
 
 
-def _read(field: _Cursor, wanted: bytes) -> Verdict | None:
+def _read(field: _Cursor, wanted: bytes) -> list[Verdict]:
     field.skip_comments()
     if field.take(_ID)[0].strip(b'"').lower() != wanted:
-        return None
+        return []
     field.skip_comments()
     if field.take_if(_VERSION):
         field.skip_comments()
-    field.take(_SEMICOLON)
+    if field.take_if(_NONE):
+        field.skip_comments()
+        field.take(_END)
+        return []
+    found: list[Verdict] = []
+    while not field.is_at(b"") or not found:
+        field.take(_SEMICOLON)
+        found.append(_read_result(field))
+    return found
+
+
+def _read_result(field: _Cursor) -> Verdict:
     field.skip_comments()
     result = field.take(_RESULT)
     method = result[1].lower()
@@ -152,23 +174,22 @@ def _read(field: _Cursor, wanted: bytes) -> Verdict | None:
     known: dict[bytes, bytes] = {}
     while not (field.is_at(b"") or field.is_at(b";")):
         found = field.take(_PROPERTY)
-        if found[1].lower() in known or found[1].lower() not in _PROPERTIES.get(method, ()):
-            return None
-        known[found[1].lower()] = found[2].lower()
+        name = found[1].lower()
+        if name in known or name not in _PROPERTIES.get(method, ()):
+            raise Unclear
+        known[name] = found[2].lower()
         field.skip_blanks()
-    if method == b"dkim":
-        field.take_if(_ATPS)
-        field.skip_blanks()
-    if not field.is_at(b""):
-        return None
     return Verdict(method.decode("ascii"), result[2].decode("ascii").lower(), _domain(method, known).decode("ascii"))
 
 
 def _domain(method: bytes, known: dict[bytes, bytes]) -> bytes:
-    """Return the domain that a result is about, b"" if it names none for certain."""
-    value = known.get(_PROPERTIES.get(method, (b"",))[0], b"")
+    """Return the domain that a result is about, b"" if it names none."""
+    value = known.get(_PROPERTIES.get(method, (b"",))[0])
+    if value is None:
+        return b""
     if method == b"spf":
         value = value.rpartition(b"@")[2]
     signer = known.get(b"header.i", b"@" + value).rpartition(b"@")[2]
-    is_certain = _WHOLE_DOMAIN.fullmatch(value) and (signer == value or signer.endswith(b"." + value))
-    return value if is_certain else b""
+    if not _WHOLE_DOMAIN.fullmatch(value) or not (signer == value or signer.endswith(b"." + value)):
+        raise Unclear
+    return value

@@ -102,7 +102,8 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts, way: Way = BY_MAIL) ->
     if mail is None:
         return Delivery(Outcome.MALFORMED, org.slug)
     message, coming = mail.message, _Coming(envelope, raw, org, way)
-    server = Authenticator(parts.settings.authserv_id, envelope.queue_id, envelope.door != BEFORE_QUEUE)
+    is_filtered = envelope.door != BEFORE_QUEUE
+    server = Authenticator(parts.settings.authserv_id, envelope.queue_id, envelope.sender, is_filtered)
     seen = recognise(mail, org, way.source, None if way.importer else server, parts.records, parts.archive)
     if seen.verdict:
         if seen.known:

@@ -141,8 +141,10 @@ class LookUp:
             return False
         row = self._row(same.known, same.fingerprint)
         mail = self._read(row) if row else None
-        judge = replace(server, queue_id=row.queue_id if row else "", is_filtered=True)
-        return mail is None or check_sender(mail.header, allowed, judge) is not None
+        if row is None or mail is None:
+            return True
+        judge = Authenticator(server.authserv_id, row.queue_id, row.envelope_sender)
+        return check_sender(mail.header, allowed, judge) is not None
 
     def _identities(self, message: Message, source: str) -> Iterator[str]:
         yield message.source_message_id

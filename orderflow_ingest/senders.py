@@ -19,6 +19,14 @@ OpenDMARC 1.4.2 and Postfix 3.7, by pipe and by LMTP; PREPEND of an access table
     a Received-SPF below  is believed by OpenDMARC's defaults too. dmarc=pass alone is then no proof; dkim=pass or
                           spf=pass beside it is
 
+The milters themselves can be made to write what is false (measured, too). OpenDKIM writes the identity of a signature
+into its field as its sender wrote it, cut at 255 bytes, and OpenDMARC reads more results there than there are.
+OpenDMARC takes for the envelope's domain what stands behind its first @. So nothing is believed of a mail
+
+    with a field of our server that is unclear      see `authentication_results`
+    with a DKIM-Signature whose i= is no address     of letters, digits and signs that have no meaning there
+    whose envelope sender is quoted, or has two @
+
 Our Received is the topmost one of the mail, and names the queue id under which Postfix delivers it: nobody outside can
 know that. Where it does not, header_checks may have taken it out, and the topmost one may be the sender's: nothing then
 is authenticated. Nor is what has passed our Postfix twice, through a content filter or by `postsuper -r`, or came from
@@ -42,13 +50,16 @@ from enum import StrEnum
 from itertools import pairwise
 
 from .ascii_case import ascii_lower
-from .authentication_results import Verdict, may_name, read_verdict
-from .mime.fields import MailHeader, read_mail_header
+from .authentication_results import Unclear, Verdict, may_name, read_verdict
+from .mime.fields import Field, MailHeader, read_mail_header
 
 _NO_ADDRESS = re.compile(r'[\s<>,;:"()\[\]\\]+')
 _FROM_LIMIT = 65536
 _RECEIVED = re.compile(rb"(?<![^\n])received[ \t]*+:", re.IGNORECASE)
-_RESULTS, _SPF = "authentication-results", "received-spf"
+_IDENTITY = re.compile(rb"(?:^|;)[ \t]*+i[ \t]*+=([^;]*+)", re.IGNORECASE)
+_ADDRESS = re.compile(rb"[0-9A-Za-z!#$%&*+/?^_`{|}~.-]{0,64}@[0-9A-Za-z._-]{1,180}")
+_ODD_SENDER = re.compile(r'["\\(),:;<>\s]|@.*@')
+_RESULTS, _SPF, _SIGNATURE = "authentication-results", "received-spf", "dkim-signature"
 
 
 class Doubt(StrEnum):
@@ -58,6 +69,7 @@ class Doubt(StrEnum):
     NOT_ALLOWED = "From is not among allowed_senders"
     NOT_AUTHENTICATED = "From is not authenticated"
     FORGED = "it brings forged Authentication-Results of our server"
+    UNCLEAR = "it may have made our server write false Authentication-Results"
     SPF_BROUGHT = "it brings a Received-SPF, and dmarc=pass alone may rest on that"
     TOO_LONG = "its header is too long to be judged"
 
@@ -67,11 +79,12 @@ class Authenticator:
     """The server of ours that authenticates senders, and what proves that it has seen a mail.
 
     `authserv_id`: the name in its fields, "" if none authenticates. `queue_id`: what Postfix's own Received names;
-    None where that is not known. `is_filtered`: the mail has passed its milters.
+    None where that is not known. `sender`: that of the envelope. `is_filtered`: the mail has passed its milters.
     """
 
     authserv_id: str = ""
     queue_id: str | None = None
+    sender: str = ""
     is_filtered: bool = True
 
 
@@ -117,10 +130,17 @@ def _doubt_results(header: MailHeader, domain: str, authenticator: Authenticator
         below += header.fields
     if any(field.name == _RESULTS and may_name(field.value, id) for field in below):
         return Doubt.FORGED
-    verdicts = [found for field in above if field.name == _RESULTS and (found := read_verdict(field.value, id))]
-    if any(_has_passed(found, domain) for found in verdicts if found.method in ("dkim", "spf")):
+    try:
+        verdicts = [
+            read_verdict(field.value, id) for field in above if field.name == _RESULTS and may_name(field.value, id)
+        ]
+    except Unclear:
+        return Doubt.UNCLEAR
+    if _ODD_SENDER.search(authenticator.sender) or not all(map(_is_plain, below)):
+        return Doubt.UNCLEAR
+    if any(_has_passed(found, domain) for found in verdicts if found and found.method in ("dkim", "spf")):
         return None
-    by_dmarc = [found for found in verdicts if found.method == "dmarc"]
+    by_dmarc = [found for found in verdicts if found and found.method == "dmarc"]
     if not by_dmarc or not all(_has_passed(found, domain) for found in by_dmarc):
         return Doubt.NOT_AUTHENTICATED
     return Doubt.SPF_BROUGHT if any(field.name == _SPF for field in below) else None
@@ -140,6 +160,14 @@ def _names(received: bytes, queue_id: str | None) -> bool:
     words = received.split()
     named = {word.partition(b";")[0] for before, word in pairwise(words) if before == b"id"}
     return queue_id is None or (queue_id != "" and queue_id.encode("utf-8", "replace") in named)
+
+
+def _is_plain(field: Field) -> bool:
+    """Tell whether nothing in a field can have made OpenDKIM write more than an address."""
+    if field.name != _SIGNATURE:
+        return True
+    identities = (b"".join(found.split()) for found in _IDENTITY.findall(field.value))
+    return all(_ADDRESS.fullmatch(one) for one in identities)
 
 
 def _has_passed(found: Verdict, domain: str) -> bool:

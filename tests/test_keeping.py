@@ -112,9 +112,9 @@ def change(parts, table, **values):
         connection.execute(table.update().values(**values))
 
 
-def put_orphan(parts, raw, slug="acme", **metadata):
+def put_orphan(parts, raw, slug="acme", is_held=False, **metadata):
     digest = read_message(raw).digest
-    key = raw_key(org(parts, slug).id, digest)
+    key = raw_key(org(parts, slug).id, digest, is_held=is_held)
     parts.archive.put(key, raw, digest, metadata)
     return key
 
@@ -247,7 +247,7 @@ def test_an_orphan_that_is_the_only_copy_of_held_mail_stays(parts):
     change(parts, organization, settings={"allowed_senders": "@other.example"})
     assert deliver(parts, order(3)).outcome is Outcome.HELD
     (held,) = parts.records.conflicts.open()
-    key = put_orphan(parts, b"Received: later\n" + order(3))
+    key = put_orphan(parts, b"Received: later\n" + order(3), is_held=True)
     kept = parts.archive.read(held.raw_key, held.digest)
     parts.archive.delete(held.raw_key)
     assert sorted(found(parts, MENDED)) == [(Trouble.HELD_MISSING, ""), (Trouble.RAW_ORPHAN, "")]
@@ -255,6 +255,15 @@ def test_an_orphan_that_is_the_only_copy_of_held_mail_stays(parts):
     parts.archive.put(held.raw_key, kept, held.digest)
     assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "deleted")]
     assert objects(parts) >= {held.raw_key} and key not in objects(parts)
+
+
+def test_an_orphan_that_passed_the_policy_becomes_a_message_though_a_strangers_copy_is_held(parts):
+    change(parts, organization, settings={"allowed_senders": "@other.example"})
+    assert deliver(parts, order(3)).outcome is Outcome.HELD
+    key = put_orphan(parts, b"Received: later\n" + order(3))
+    assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "recorded")]
+    assert [message.raw_key for message in parts.records.messages.select(Filter(), 10)] == [key]
+    assert parts.records.conflicts.count_open() == 1 and found(parts) == []
 
 
 def test_a_copy_that_a_row_comes_to_name_while_it_is_deleted_is_there_again(parts):

@@ -170,7 +170,70 @@ def test_who_is_authenticated_is_taken(results):
     ],
 )
 def test_what_our_server_does_not_say_for_certain_is_doubted(results):
-    assert doubt("buyer@shop.example", results, MX) is Doubt.NOT_AUTHENTICATED
+    assert doubt("buyer@shop.example", results, MX) in (Doubt.NOT_AUTHENTICATED, Doubt.UNCLEAR)
+
+
+ATTACK = "dkim=pass header.d=shop.example header.i=@shop.example"
+EVIL = f"{MX}; dkim=pass header.d=evil.example header.i="
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        f"{EVIL}a;dmarc=pass header.from=shop.example;x@evil.example header.s=y",
+        f"{EVIL}a header.d=shop.example header.x=y@evil.example header.s=y",
+        f"{EVIL}@evil.example;dkim=pass header.d=shop.example header.i=b@evil.example",
+        f"{EVIL}@evil.example;{ATTACK} x.x=y@evil.example",
+        f'{MX}; spf=pass smtp.mailfrom=shop.example"@evil.example',
+        f'{MX}; spf=pass smtp.mailfrom=shop.example "@evil.example',
+        f'{MX}; spf=pass smtp.mailfrom=shop.example("@evil.example',
+    ],
+)
+def test_where_a_sender_has_written_into_a_field_of_our_server_no_other_field_is_believed(results):
+    assert doubt_mail(fields(DMARC, results)) is Doubt.UNCLEAR
+    assert doubt_mail(fields(results, DKIM)) is Doubt.UNCLEAR
+
+
+@pytest.mark.parametrize(
+    ("identity", "judged"),
+    [
+        ("@shop.example", None),
+        ("buyer+x_1@\n\tsub.shop.example", None),
+        ("a=3Bdmarc=3Dpass=20header.from=3Dshop.example=3Bx@evil.example", Doubt.UNCLEAR),
+        (f"@evil.example=3B{ATTACK.replace(' ', '=20')}{'=20' * 300}@evil.example", Doubt.UNCLEAR),
+        ("a b@evil.example", None),
+        ('"a b"@evil.example', Doubt.UNCLEAR),
+        (f"{'a' * 300}@evil.example", Doubt.UNCLEAR),
+        ("@evil.example; i=a=3Bb@evil.example", Doubt.UNCLEAR),
+        ("", Doubt.UNCLEAR),
+    ],
+)
+def test_a_signature_whose_identity_is_more_than_an_address_makes_all_unclear(identity, judged):
+    assert doubt_mail(fields(DMARC), f"DKIM-Signature: v=1; d=evil.example; I = {identity}; s=x\n") is judged
+    assert doubt_mail(fields(DMARC), f"DKIM-Signature: i={identity}\n") is judged
+    assert doubt_mail(fields(DMARC), "DKIM-Signature: v=1; bi=x; d=shop.example\n") is None
+
+
+@pytest.mark.parametrize(
+    ("sender", "judged"),
+    [
+        ("", None),
+        ("a+b=c@shop.example", None),
+        ("a@shop.example@evil.example", Doubt.UNCLEAR),
+        ('"a@shop.example"@evil.example', Doubt.UNCLEAR),
+        ("a@shop.example @evil.example", Doubt.UNCLEAR),
+        ("@shop.example,@x.example:a@evil.example", Doubt.UNCLEAR),
+    ],
+)
+def test_an_envelope_sender_that_can_be_read_in_two_ways_makes_all_unclear(sender, judged):
+    header = read_mail_header(f"{fields(DMARC)}{OURS}From: a@shop.example\n\n".encode())
+    assert check_sender(header, ALLOWED, Authenticator(MX, QUEUE_ID, sender)) is judged
+
+
+def test_mail_of_two_signatures_is_authenticated_by_dmarc():
+    both = f"{DKIM}; dkim=pass header.d=service.example header.i=@service.example; dkim-atps=neutral"
+    assert doubt_mail(fields(DMARC, both)) is None
+    assert doubt_mail(fields(both)) is Doubt.NOT_AUTHENTICATED
 
 
 @pytest.mark.parametrize(
@@ -258,6 +321,7 @@ def test_a_line_that_a_cr_makes_of_a_senders_text_is_not_believed():
         identity = f"a\r{fields(DMARC).strip()}\r{more}@evil.example"
         own = f"{MX}; dkim=pass header.d=evil.example header.i={identity}"
         assert doubt_mail(fields(own)) is Doubt.NOT_AUTHENTICATED
+        assert doubt_mail(fields(DMARC, own)) is Doubt.NOT_AUTHENTICATED
 
 
 @pytest.mark.parametrize(

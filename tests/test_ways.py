@@ -281,19 +281,15 @@ def test_five_hundred_sessions_at_once_lose_and_double_nothing(place, way):
     assert (status["tasks waiting"], status["spool entries"], status["dead letters"]) == (500, 0, 0)
 
 
-def test_who_says_that_a_sender_is_authenticated_is_believed_where_a_milter_can_have_said_it(deployment):
-    """Before the queue smtpd shows its milters no header, so there the field is the sender's own."""
+def test_a_field_that_the_sender_wrote_authenticates_nobody(deployment):
     deployment.write_settings({"ORDERFLOW_AUTHSERV_ID": MX})
     deployment.service.stop()
     deployment.service.start()
     results = f"Authentication-Results: {MX}; dmarc=pass header.from=shop.example\n".encode()
     assert send(deployment, results + order(900), STRICT).accepted
 
-    def taken() -> bool:
-        return any(row["recipient"] == STRICT for row in deployment.messages())
-
     def held() -> bool:
         return bool(deployment.run("orderflow-replay", "conflicts", "--org", "strict", "--json").stdout)
 
-    wanted, other = (held, taken) if deployment.way == "before-queue" else (taken, held)
-    assert wait_until(wanted, 60, interval=0.5) and not other()
+    assert wait_until(held, 60, interval=0.5)
+    assert not any(row["recipient"] == STRICT for row in deployment.messages())

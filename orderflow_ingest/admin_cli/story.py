@@ -9,8 +9,10 @@ from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from ..assembly import Parts
 from ..mime.fields import read_mail_header
 from ..mime.words import decode_text, storable
+from ..org_settings import BadOrgSettings
 from ..records import Conflict, Document, Event, InboundMessage, SkippedPart
-from ..status import EventKind
+from ..senders import Authenticator, check_sender
+from ..status import EventKind, Held
 
 _SHOWN = (
     *("from", "sender", "reply-to", "to", "cc", "subject", "date", "message-id", "in-reply-to"),
@@ -21,12 +23,13 @@ _MOST_FIELDS, _LONGEST = 60, 500
 
 @dataclass(frozen=True)
 class Story:
-    """All that is known of a mail; `missing` tells why there is no header."""
+    """All that is known of a mail; `missing` tells why there is no header, `doubt` why its sender is not believed."""
 
     org: str
     mail: InboundMessage | Conflict
     header: list[tuple[str, str]] = field(default_factory=list)
     missing: str = ""
+    doubt: str = ""
     parts: list[Document | SkippedPart] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     held: list[Conflict] = field(default_factory=list)
@@ -35,11 +38,11 @@ class Story:
 def tell_message(message: InboundMessage, parts: Parts) -> Story:
     """Tell the story of a message. Raises RecordsUnavailable."""
     documents, owner = parts.records.documents, (message.org_id, message.id)
-    header, missing = _header(message, parts)
+    raw, missing = _read(message, parts)
     return Story(
         org=parts.records.organizations.slug(message.org_id),
         mail=message,
-        header=header,
+        header=shown_header(raw),
         missing=missing,
         parts=sorted([*documents.of_message(*owner), *documents.skipped(*owner)], key=_place),
         events=parts.records.events.of_message(message),
@@ -49,10 +52,12 @@ def tell_message(message: InboundMessage, parts: Parts) -> Story:
 
 def tell_held(held: Conflict, parts: Parts) -> Story:
     """Tell the story of a mail that is held. Raises RecordsUnavailable."""
-    header, missing = _header(held, parts)
+    raw, missing = _read(held, parts)
     begun = Event(held.org_id, held.id, EventKind.RECEIVED, held.client_address, held.received_at)
     events = [begun, *parts.records.events.of(held.org_id, held.id)]
-    return Story(parts.records.organizations.slug(held.org_id), held, header, missing, events=events)
+    slug = parts.records.organizations.slug(held.org_id)
+    doubt = _doubt(held, raw, slug, parts) if held.reason is Held.SENDER and raw else ""
+    return Story(slug, held, shown_header(raw), missing, doubt, events=events)
 
 
 def shown_header(raw: bytes) -> list[tuple[str, str]]:
@@ -67,15 +72,26 @@ def shown_header(raw: bytes) -> list[tuple[str, str]]:
     return found
 
 
-def _header(mail: InboundMessage | Conflict, parts: Parts) -> tuple[list[tuple[str, str]], str]:
-    if mail.erased_at:
-        return [], f"raw mail was erased at {mail.erased_at:%Y-%m-%d %H:%M}Z"
+def _doubt(held: Conflict, raw: bytes, slug: str, parts: Parts) -> str:
+    """Tell what speaks against the sender of a held mail, by the settings of now; nothing if he would be believed."""
+    org = parts.records.organizations.find(slug)
     try:
-        return shown_header(parts.archive.read(mail.raw_key, mail.digest)), ""
+        allowed = org.settings.allowed_senders if org else ()
+    except BadOrgSettings as error:
+        return str(error)
+    server = Authenticator(parts.settings.authserv_id, held.queue_id, held.envelope_sender, bool(held.queue_id))
+    return (check_sender(read_mail_header(raw), allowed, server) or "") if allowed else ""
+
+
+def _read(mail: InboundMessage | Conflict, parts: Parts) -> tuple[bytes, str]:
+    if mail.erased_at:
+        return b"", f"raw mail was erased at {mail.erased_at:%Y-%m-%d %H:%M}Z"
+    try:
+        return parts.archive.read(mail.raw_key, mail.digest), ""
     except ArchiveUnavailable as error:
-        return [], str(error)
+        return b"", str(error)
     except (ObjectMissing, ObjectDamaged) as error:
-        return [], f"{type(error).__name__}: {error}"
+        return b"", f"{type(error).__name__}: {error}"
 
 
 def _place(part: Document | SkippedPart) -> list[int]:

@@ -7,7 +7,7 @@ he did, the rows know by the mail's identity, and only they do:
       or was erased
     the same, and that mail is not in the archive                                 the only copy: stays
     its identity is recorded with other content                                   becomes a held mail
-    its identity is not recorded                                                  becomes a message
+    its identity is not recorded; a stranger's copy of it may be held             becomes a message
     it cannot be read, or its organisation is disabled                            stays
 
 So no order is lost by it, and one that came again is not doubled. It is looked at when it is older than any
@@ -51,17 +51,18 @@ def judge(listed: Listed, digest: str, org: Organization, parts: Parts) -> tuple
     except ObjectDamaged:
         return Orphan.UNREADABLE, b""
     message = read_message(raw)
-    return (_judge(message, org.id, parts), raw) if message else (Orphan.UNREADABLE, raw)
+    return (_judge(message, listed.key, org.id, parts), raw) if message else (Orphan.UNREADABLE, raw)
 
 
-def _judge(message: Message, org_id: int, parts: Parts) -> Orphan:
+def _judge(message: Message, key: str, org_id: int, parts: Parts) -> Orphan:
     known = [parts.records.messages.find_identity(org_id, source, message.source_message_id) for source in SOURCES]
     digests = [one.digests for one in known if one]
     if any(message.digest in one.values() for one in digests):
         return Orphan.NONE
     same = [one[message.fingerprint] for one in digests if message.fingerprint in one]
     held = parts.records.conflicts.alone(org_id, message.fingerprint)
-    if held:
+    name = read_raw_key(key)
+    if held and name and name.is_held:  # one under a message's key has passed the policy that holds the copy
         is_kept = held.erased_at or is_there(held.raw_key, parts.archive)
         return Orphan.COPY if is_kept else Orphan.ONLY_COPY
     if same:
@@ -84,7 +85,7 @@ def remove_copy(listed: Listed, digest: str, raw: bytes, org: Organization, part
     metadata = _metadata(listed.key, parts.archive)
     parts.archive.delete(listed.key)
     message = read_message(raw)
-    if message and _judge(message, org.id, parts) is Orphan.NONE:
+    if message and _judge(message, listed.key, org.id, parts) is Orphan.NONE:
         parts.archive.put(listed.key, raw, digest, metadata)
         return False
     return True
