@@ -24,7 +24,7 @@ from dataclasses import dataclass
 _PROPERTIES = {
     b"dmarc": (b"header.from",),
     b"dkim": (b"header.d", b"header.i", b"header.a", b"header.s", b"header.b"),
-    b"spf": (b"smtp.mailfrom",),
+    b"spf": (b"smtp.mailfrom", b"smtp.helo"),
 }
 _LONGEST = 8192
 _TOKEN = rb"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]++"
@@ -184,6 +184,10 @@ def _read_result(field: _Cursor) -> Verdict:
 
 def _domain(method: bytes, known: dict[bytes, bytes]) -> bytes:
     """Return the domain that a result is about, b"" if it names none."""
+    if method == b"spf" and len(known) > 1:
+        raise Unclear  # SPF is about one of them
+    if not _WHOLE_DOMAIN.fullmatch(known.get(b"smtp.helo", b"none")):
+        raise Unclear
     value = known.get(_PROPERTIES.get(method, (b"",))[0])
     if value is None:
         return b""

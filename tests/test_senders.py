@@ -95,6 +95,7 @@ def test_a_mail_without_an_address_in_from_is_from_nobody(raw):
         f"b.example; dmarc=fail header.from=a\nAuthentication-Results: {DMARC}",
         f"{MX}; spf=fail smtp.mailfrom=x@y.example\nAuthentication-Results: {DMARC}",
         f"{MX}; dkim=none; dkim-atps=neutral\nAuthentication-Results: {DMARC}",
+        f"{MX}; spf=fail smtp.helo=client.example\nAuthentication-Results: {DMARC}",
     ],
 )
 def test_who_is_authenticated_is_taken(results):
@@ -187,6 +188,8 @@ EVIL = f"{MX}; dkim=pass header.d=evil.example header.i="
         f'{MX}; spf=pass smtp.mailfrom=shop.example"@evil.example',
         f'{MX}; spf=pass smtp.mailfrom=shop.example "@evil.example',
         f'{MX}; spf=pass smtp.mailfrom=shop.example("@evil.example',
+        f"{MX}; spf=pass smtp.helo=a@shop.example",
+        f"{MX}; spf=pass smtp.mailfrom=shop.example smtp.helo=a.evil.example",
     ],
 )
 def test_where_a_sender_has_written_into_a_field_of_our_server_no_other_field_is_believed(results):
