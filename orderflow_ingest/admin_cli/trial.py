@@ -82,7 +82,7 @@ def _judged(org: Organization, raw: bytes, parts: Parts) -> Iterator[Told]:
     seen = recognise(mail, org, EMAIL, server, parts.records, parts.archive)
     yield "from", message.from_email
     yield "subject", message.subject
-    known = f"known: {seen.known.id}" if seen.known else "new" if not seen.doubt else "not asked for"
+    known = f"known: {seen.known.id}" if seen.known else "new" if not seen.doubt else "not looked up"
     yield "identity", f"{seen.message.source_message_id}, {known}"
     if org.settings.allowed_senders:
         yield "sender", f"held: {seen.doubt}" if seen.doubt else "taken"
