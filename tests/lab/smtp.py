@@ -51,13 +51,21 @@ def send(
     *,
     mail_options: Sequence[str] = (),
     timeout: float = 60,
+    client_address: str = "",
+    client_name: str = "",
 ) -> Replies:
-    """Send one message to a loopback port; an empty sender is that of a bounce."""
+    """Send one message to a loopback port; an empty sender is that of a bounce.
+
+    With `client_address` the server takes us for that client, if it lets us say so (XCLIENT), and hears `client_name`.
+    """
     client = smtplib.SMTP(timeout=timeout, local_hostname="client.lab.example")
     try:
         greeting = _step(lambda: client.connect("127.0.0.1", port))
         if greeting.code == 220:
             greeting = _step(client.ehlo)
+        if greeting.code == 250 and client_address:
+            _step(lambda: client.docmd("XCLIENT", f"NAME=client.lab.example ADDR={client_address}"))
+            greeting = _step(lambda: client.ehlo(client_name))
         if greeting.code != 250:
             return Replies(greeting)
         mail = _step(lambda: client.mail(sender, mail_options))
