@@ -95,6 +95,11 @@ class Settings:
         return self.state_dir / "away"
 
     @property
+    def probes_dir(self) -> Path:
+        """Where check finds the header of mail that it has sent itself."""
+        return self.state_dir / "probes"
+
+    @property
     def workers_dir(self) -> Path:
         return self.state_dir / "workers"
 

@@ -22,6 +22,7 @@ FLOORS = (
         "trust",
         "sampled",
         "answered",
+        "probe",
         "database_answers",
     },
     {"settings", "logs", "spool", "archive", "records", "queue", "heartbeat", "in_hand"},

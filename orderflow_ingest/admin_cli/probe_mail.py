@@ -33,7 +33,14 @@ _HINTS = {
 
 
 class Refused(Exception):
-    """The mail system did not take the probe; the text says at which step, with what answer, and what to look at."""
+    """The mail system did not take the probe; the text says at which step, with what answer, and what to look at.
+
+    `verdict` is the code of its answer to the mail itself, 0 where it did not come to that.
+    """
+
+    def __init__(self, text: str, verdict: int = 0):
+        super().__init__(text)
+        self.verdict = verdict
 
 
 @dataclass(frozen=True)
@@ -68,12 +75,16 @@ def new_probe(server: str, sender: str, recipient: str) -> Probe:
     return Probe(found[1].strip("[]"), port, sender, recipient, f"<canary-{uuid4().hex}@{domain}>")
 
 
-def send(probe: Probe, timeout: float) -> Answer:
-    """Send a probe in a session of its own; each answer is waited for so long. Raises Refused."""
+def send(probe: Probe, timeout: float, raw: bytes | None = None, source: str | None = None) -> Answer:
+    """Send a probe in a session of its own; each answer is waited for so long. Raises Refused.
+
+    `raw` is sent in place of the canary's mail, `source` is the address of this host to send it from and to greet with.
+    """
+    place, name = ((source, 0), _literal(source)) if source else (None, None)
     try:
-        client = smtplib.SMTP(probe.host, probe.port, timeout=timeout)
+        client = smtplib.SMTP(probe.host, probe.port, name, timeout, source_address=place)
         try:
-            return _speak(client, probe)
+            return _speak(client, probe, _raw(probe) if raw is None else raw)
         finally:
             with suppress(OSError):
                 client.quit()
@@ -90,13 +101,19 @@ def send(probe: Probe, timeout: float) -> Answer:
         ) from error
 
 
-def _speak(client: smtplib.SMTP, probe: Probe) -> Answer:
+def _literal(address: str) -> str:
+    """Write an address as EHLO has it in place of a name."""
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+def _speak(client: smtplib.SMTP, probe: Probe, raw: bytes) -> Answer:
     """Speak SMTP to the end of the message."""
     tls = _greet(client)
     _step("MAIL FROM", client.mail(probe.sender), 250)
     _step("RCPT TO", client.rcpt(probe.recipient), 250, 251)
-    code, text = client.data(_raw(probe))
-    _step("DATA", (code, text), 250)
+    code, text = client.data(raw)
+    if code != 250:
+        raise Refused(_told("DATA", code, text), code)
     found = re.search(rb"queued as (\w+)", text)
     return Answer(code, _printable(text), found[1].decode() if found else "", tls)
 

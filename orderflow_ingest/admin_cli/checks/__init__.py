@@ -18,6 +18,7 @@ from ...records import RecordsUnavailable, recipients_path
 from ...settings import HANDLER_PREFIX, BadSettings, Settings, doubtful_lines, read_file
 from .database import check_database, check_schema
 from .findings import Finding, Level, Said, run_init
+from .forgery import check_forgeries
 from .openness import check_openness
 from .postconf import Postconf
 from .postfix import check_postfix, open_postfix
@@ -46,6 +47,8 @@ def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool
         if isinstance(parts, Parts):
             yield from _findings("postfix", check_postfix(parts, postfix))
         yield from _findings("mail", check_daemon(postfix))
+        if isinstance(parts, Parts):
+            yield from _findings("forged mail", check_forgeries(parts, postfix))
     elif postfix:
         yield from _findings("postfix", iter((postfix,)))
 
