@@ -3,14 +3,20 @@
 Huey's own storages, chosen by URL: sqlite, postgresql (LISTEN/NOTIFY, any number of consumers), redis.
 Huey deletes a task when a worker takes it, so tasks are lost with a killed worker; nothing depends on
 them; so its commit does not wait for the disk. A task holds an organisation's and a row's id and
-nothing else. Tasks travel as JSON: who can write the queue can ring, but not make a worker run code,
-as with Huey's default, pickle.
+nothing else.
+
+Whoever can write the queue can ring a bell, once for each row, and nothing more. Of a row JsonSerializer takes
+Huey's id of the task, its name, its arguments and whether it is live. Retries, delays, callbacks, groups and the
+time limit of a row are ignored. A row that is no such task is dropped with one log record that holds nothing of
+it, and the next one is taken; the sweep finds the work. What lies in Huey's schedule is dropped too, and what its
+store says of revoked tasks is not read: nothing of ours writes either.
 
 A task's name is part of what lies in the queue: renaming one makes old tasks unknown, and the sweep
 has to find their rows. Only create_tables() creates Huey's tables; a program started per message must not.
 """
 
 import json
+import math
 import signal
 import sqlite3
 import time
@@ -21,18 +27,19 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import psycopg
-from huey import Huey, PriorityRedisHuey
+from huey import Huey
 from huey.api import Task
-from huey.exceptions import TaskTimeout
+from huey.exceptions import HueyException, TaskTimeout
 from huey.registry import Message
 from huey.serializer import Serializer
-from huey.storage import PostgresStorage, SqliteStorage
+from huey.storage import PostgresStorage, PriorityRedisStorage, SqliteStorage
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from . import database_answers, limits, metrics
 from .answered import AnsweredConnection
 from .grouping import Grouped
+from .logs import WARNING, event
 from .sampled import Sampled
 
 try:
@@ -45,6 +52,10 @@ NAME = "orderflow"
 _SWEPT = "orderflow.swept"
 _COUNTED = 1.0  # seconds
 _BEHIND = -10  # Huey's priority of a task; the usual one is 0, and the highest goes first
+_WORK = (f"{__name__}.extract", f"{__name__}.hand_over")
+_LONGEST = 2000  # bytes of a row; ours have about 200
+_LARGEST_ID = 2**63 - 1
+_REFUSED_AT_A_TIME = 1000
 _HEARD = 1.0  # seconds
 _ANSWER = 2.0 * limits.QUEUE  # seconds; the server's own statement timeout comes first, where it lives
 _CLIENT_ERRORS = (sqlite3.Error, psycopg.Error, *((redis.RedisError,) if redis else ()))
@@ -59,14 +70,76 @@ def is_client_error(error: BaseException) -> bool:
     return isinstance(error, _CLIENT_ERRORS)
 
 
+class BadTask(ValueError):
+    """A row of the queue that is no task of ours."""
+
+
 class JsonSerializer(Serializer):  # type: ignore[misc]
-    """Huey's messages as JSON lists of their fields."""
+    """Huey's messages as JSON lists of their first seven fields, of which four are used.
+
+    The order of the fields is Huey's, and longer lists, which versions before wrote, are read too.
+    """
 
     def _serialize(self, data: Message) -> bytes:
-        return json.dumps(list(data)).encode()
+        return json.dumps([data.id, data.name, None, None, None, data.priority, list(data.args)]).encode()
 
-    def _deserialize(self, data: bytes) -> Message:
-        return Message(*json.loads(data))
+    def _deserialize(self, data: object) -> Message:
+        """Return the task of a row. Raise BadTask, with a text that holds nothing of the row."""
+        if not isinstance(data, bytes | bytearray) or len(data) > _LONGEST:
+            raise BadTask("not bytes, or too many")
+        try:
+            id, name, _, _, _, priority, arguments, *_ = _as_list(json.loads(data))
+            if priority not in (None, 0, _BEHIND):
+                raise BadTask("a priority that is not ours")
+            arguments = _work_arguments(*_as_list(arguments)) if name in _WORK else _no_arguments(*_as_list(arguments))
+            return Message(id=str(UUID(id)), name=name, priority=priority, args=arguments, kwargs={})
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise error if isinstance(error, BadTask) else BadTask("fields that are not ours") from None
+
+
+def _as_list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise BadTask("not a list")
+    return value
+
+
+def _work_arguments(org_id: object, id: str) -> tuple[int, str]:
+    if type(org_id) is not int or not 0 < org_id <= _LARGEST_ID:
+        raise BadTask("not an organization's id")
+    return org_id, str(UUID(id))
+
+
+def _no_arguments() -> tuple[()]:
+    """Return what a periodic task gets; the registry knows their names."""
+    return ()
+
+
+class _Bell(Huey):  # type: ignore[misc]
+    """A Huey that takes from its storage nothing but tasks of ours that are to run now."""
+
+    def dequeue(self) -> Task | None:
+        """Return the next task; rows that are none are dropped, so many at a time that a stop is heard in between."""
+        for _ in range(_REFUSED_AT_A_TIME):
+            data = self.storage.dequeue()
+            if data is None:
+                return None
+            try:
+                return self.deserialize_task(data)
+            except (BadTask, HueyException) as error:
+                why = str(error) if isinstance(error, BadTask) else "a name that is not registered here"
+                event("dequeue", "A row of the queue was refused.", WARNING, reason=why)
+        return None
+
+    def read_schedule(self, timestamp: Any = None) -> list[Task]:
+        """Return nothing: no task of ours is ever scheduled, and what lies there is dropped unread."""
+        if rows := self.storage.schedule_size():
+            self.storage.flush_schedule()
+            event("dequeue", "Rows of the queue's schedule were dropped.", WARNING, rows=rows)
+        return []
+
+    def is_revoked(self, task: Any, timestamp: Any = None, peek: bool = True) -> bool:
+        """Return False: nothing of ours is ever revoked, and a row that says so would stop all work."""
+        return False
 
 
 class _GroupedEnqueue:
@@ -96,6 +169,22 @@ class _GroupedEnqueue:
 
 class _Sqlite(_GroupedEnqueue, SqliteStorage):  # type: ignore[misc]
     INSERT = "insert into task (queue, data, priority) values (?, ?, ?)"
+    # A column of SQLite holds values of any type, and of any length.
+    NEXT = (
+        "select id, case when typeof(data) = 'blob' and length(data) <= ? then data else x'' end"
+        " from task where queue = ? order by priority desc, id limit 1"
+    )
+
+    def dequeue(self) -> bytes | None:
+        """Take the next row; one that is too long for a task comes back empty, so that it is never read."""
+        if not self.queue_size():  # without the lock
+            return None
+        with self.db(commit=True) as cursor:
+            row = cursor.execute(self.NEXT, (_LONGEST, self.name)).fetchone()
+            if row is None:
+                return None
+            cursor.execute("delete from task where id = ?", (row[0],))
+            return bytes(row[1])
 
     def _create_connection(self) -> Any:
         connection = super()._create_connection()
@@ -106,7 +195,18 @@ class _Sqlite(_GroupedEnqueue, SqliteStorage):  # type: ignore[misc]
 class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
     INSERT = "insert into huey_task (queue, data, priority) values (%s, %s, %s)"
     NOTIFY = "select pg_notify(%s, %s)"
+    TAKE = (
+        "delete from huey_task where id = (select id from huey_task where queue = %s"
+        " order by priority desc, id limit 1 for update skip locked)"
+        " returning case when octet_length(data) <= %s then data else '' end"
+    )
     _conn: Any
+
+    def _dequeue(self) -> bytes | None:
+        """Take the next row; one that is too long for a task comes back empty, so that it is never read."""
+        with self.db() as cursor:
+            row = cursor.execute(self.TAKE, (self.name, _LONGEST)).fetchone()
+        return bytes(row[0]) if row else None
 
     def _connect(self) -> Any:
         connection = AnsweredConnection.connect(self.dsn, **self.connection_params)
@@ -145,8 +245,8 @@ class Queue:
 
     `recent_depth` is depth(), asked for at most once a second; that the queue is away is remembered as long.
 
-    An SQLite file must be there unless `create` is set. A task that runs longer than `time_limit` seconds is
-    ended by an exception in a worker of type process; the limit travels with the task, so all must give it.
+    An SQLite file must be there unless `create` is set. A task that runs longer than the worker's `time_limit`
+    seconds is ended by an exception in a worker of type process.
     """
 
     def __init__(
@@ -186,9 +286,12 @@ class Queue:
         """Give what note_sweep() noted last. Raises QueueUnavailable, also where this role may not read it."""
         found = self._twice(lambda: self.huey.storage.peek_data(_SWEPT))
         try:
+            if len(found) > _LONGEST:
+                return None
             who, at = json.loads(found)
-            return str(who), float(at)
-        except (TypeError, ValueError):  # nothing is there, or not by us
+            is_ours = isinstance(who, str) and who.isprintable() and math.isfinite(at)
+            return (who, float(at)) if is_ours else None
+        except (TypeError, ValueError, OverflowError, RecursionError):  # nothing is there, or not by us
             return None
 
     def rings(self) -> bool:
@@ -229,12 +332,12 @@ def _open(url: str, create: bool) -> Huey:
     if url.startswith("sqlite"):
         file = f"file:{quote(url.removeprefix('sqlite:///'))}?mode={'rwc' if create else 'rw'}"
         sqlite = {"filename": file, "uri": True, "timeout": limits.QUEUE}
-        return Huey(NAME, storage_class=_Sqlite, create_tables=False, **sqlite, **common)
+        return _Bell(NAME, storage_class=_Sqlite, create_tables=False, **sqlite, **common)
     if url.startswith("postgresql"):
         dsn = "postgresql://" + url.partition("://")[2]
         postgresql = limits.postgresql(limits.CONNECT, limits.QUEUE)
         postgresql |= {"dsn": dsn, "options": f"{postgresql['options']} -c synchronous_commit=off"}
-        return Huey(NAME, storage_class=_Postgres, create_tables=False, **postgresql, **common)
+        return _Bell(NAME, storage_class=_Postgres, create_tables=False, **postgresql, **common)
     if redis is None:
         raise QueueUnavailable("queue: QUEUE_URL names Redis; install orderflow-ingest[redis]")
     from redis.backoff import NoBackoff
@@ -249,7 +352,7 @@ def _open(url: str, create: bool) -> Huey:
     except (ValueError, TypeError):
         # From none: the error's own text can hold what stood in the URL.
         raise QueueUnavailable("queue: QUEUE_URL has an option that the Redis client does not take") from None
-    return PriorityRedisHuey(NAME, connection_pool=pool, **common)
+    return _Bell(NAME, storage_class=PriorityRedisStorage, connection_pool=pool, **common)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ MAY_SHARE_A_FLOOR = {
     ("entry", "durable"),
     ("database_answers", "trust"),
     ("breaker", "metrics"),
+    ("queue", "logs"),
     ("message", "mime"),
     ("traits", "mime"),
     ("senders", "mime"),

@@ -11,12 +11,14 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from huey.registry import Message
 
 from orderflow_ingest import limits
 from orderflow_ingest.queue import Queue, QueueUnavailable
@@ -160,7 +162,7 @@ def test_what_lies_in_the_queue_is_json_with_the_ids_and_nothing_else(queue):
     (data,) = queue.huey.storage.enqueued_items()
     id, name, *fields = json.loads(bytes(data))
     assert UUID(id) and name.endswith("extract")
-    assert [field for field in fields if field not in (None, 0, {}, [])] == [[7, str(MESSAGE)]]
+    assert fields == [None, None, None, None, [7, str(MESSAGE)]]
     with pytest.raises(pickle.UnpicklingError):
         pickle.loads(data)
 
@@ -172,28 +174,159 @@ def test_the_names_in_the_queue_are_the_ones_that_lay_there_before(queue):
     assert sorted(names) == ["orderflow_ingest.queue.extract", "orderflow_ingest.queue.hand_over"]
 
 
-class Bomb:
-    """What a pickle of it would do to who reads it."""
-
-    def __init__(self, path):
-        self._path = path
-
-    def __reduce__(self):
-        return Path.touch, (self._path,)
+@pytest.fixture
+def log(caplog):
+    caplog.set_level("INFO", logger="orderflow_ingest")
+    return caplog
 
 
-@pytest.mark.parametrize("junk", ["a pickle", b"", b"[]", b"null", b"{}", b"[1, 2]", b'["a", "os.system"]', b"\xff"])
-def test_what_another_wrote_into_the_queue_runs_nothing_and_keeps_nothing_waiting(queue, place, junk):
-    queue.huey.storage.enqueue(pickle.dumps(Bomb(place / "exploded")) if junk == "a pickle" else junk)
+ID = "7b0f5cf4-6f5c-4f86-a0a4-8a4c4e1c1d11"
+EXTRACT = "orderflow_ingest.queue.extract"
+
+
+def row(id=ID, name=EXTRACT, priority=None, args=(7, str(MESSAGE)), **others):
+    """Give a row as Huey's fields have it; `others` are by their names."""
+    return json.dumps([*Message(id, name, priority=priority, args=list(args), kwargs={})._replace(**others)]).encode()
+
+
+JUNK = {
+    "a pickle": pickle.dumps(Path("secret-word")),
+    "nothing": b"",
+    "an empty list": b"[]",
+    "null": b"null",
+    "an object": b'{"secret-word": 1}',
+    "numbers": b"[1, 2, 3, 4, 5, 6, 7]",
+    "another program's": b'["a", "os.system", null, null, null, null, ["secret-word"]]',
+    "no text": b"\xff" * 100,
+    "deep nesting": b"[" * 1500,
+    "very deep nesting": b"[" * 1_000_000,
+    "ten megabytes": row(id="secret-word" * 1_000_000),
+    "a number that is too long": b"[" + b"9" * 1900 + b"]",
+    "an id that is none": row(id="secret-word"),
+    "an id that is a list": row(id=["secret-word"]),
+    "a name that is a number": row(name=1),
+    "a name that is a list": row(name=[EXTRACT]),
+    "a name that nobody knows": row(name="orderflow_ingest.queue.secret-word"),
+    "a name of the class above": row(name="huey.api.Task"),
+    "no arguments": row(args=()),
+    "one argument more": row(args=(7, str(MESSAGE), "secret-word")),
+    "arguments by name": row(args=(), kwargs={"org_id": 7, "id": str(MESSAGE)}),
+    "an organization that is a text": row(args=("7", str(MESSAGE))),
+    "an organization that is true": row(args=(True, str(MESSAGE))),
+    "an organization that is none": row(args=(0, str(MESSAGE))),
+    "an organization that no database holds": row(args=(2**63, str(MESSAGE))),
+    "an organization that is infinite": row(args=(float("inf"), str(MESSAGE))),
+    "a message that is none": row(args=(7, "secret-word")),
+    "a message that is an object": row(args=(7, {"int": 5})),
+    "a priority above all": row(priority=10**9),
+    "a priority that is no number": row(priority="secret-word"),
+    "a priority that is not one": row(priority=float("nan")),
+}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_a_row_that_is_no_task_of_ours_is_dropped_with_one_record_and_the_next_one_taken(queue, log, junk):
+    queue.huey.storage.enqueue(junk)
     queue.extract(7, MESSAGE)
-    served = []
-    while queue.depth():
-        try:
-            served.append(queue.huey.dequeue())
-        except Exception as error:  # huey's consumer logs it and goes on
-            assert not isinstance(error, QueueUnavailable)
-    assert [list(task.args) for task in served] == [[7, str(MESSAGE)]]
-    assert not (place / "exploded").exists()
+    task = queue.huey.dequeue()
+    assert list(task.args) == [7, str(MESSAGE)] and queue.depth() == 0
+    (record,) = log.records
+    assert record.message == "A row of the queue was refused." and "secret-word" not in str(vars(record))
+
+
+FORGED = {
+    "retries": {"retries": 10**9, "retry_delay": 0},
+    "retries later": {"retries": 10**9, "retry_delay": 10**9, "retry_backoff": 2},
+    "retries that are no number": {"retries": "many"},
+    "a time to come": {"eta": "2999-01-01"},
+    "a time that has gone by": {"eta": "1970-01-01", "expires": 1, "expires_resolved": "1970-01-01"},
+    "no time at all": {"timeout": 1e-9},
+    "a task on success": {"on_complete": json.loads(row())},
+    "a task on failure": {"on_error": json.loads(row())},
+    "a chord": {"chord_config": ["x", 1, 0, json.loads(row())]},
+    "arguments by name": {"kwargs": {"task": 1, "org_id": 9}},
+}
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["ends well", "fails"])
+@pytest.mark.parametrize("fields", FORGED.values(), ids=FORGED)
+def test_what_a_row_says_beyond_its_task_is_ignored_and_it_runs_once(url, fields, fails):
+    class Worker(Queue):
+        ran = 0
+
+        def body(self, *_):
+            self.ran += 1
+            if fails:
+                raise ValueError("a bug")
+
+    queue = Worker(url, lambda *_: queue.body(), lambda *_: queue.body(), time_limit=60)
+    queue.huey.storage.enqueue(row(**fields))
+    task = queue.huey.dequeue()
+    assert task.timeout == 60
+    queue.huey.execute(task)
+    assert (queue.ran, queue.depth(), queue.huey.scheduled_count(), queue.huey.result_count()) == (1, 0, 0, 0)
+    queue.huey.storage.close()
+
+
+def test_a_row_of_the_version_before_is_read(queue):
+    """That version wrote all fields of Huey's, and the time limit with them."""
+    queue.huey.storage.enqueue(row(timeout=48.0, retries=0, retry_delay=0, retry_backoff=0))
+    queue.huey.storage.enqueue(row(priority=-10, timeout=48.0), priority=-10)
+    assert queue.work() == [("extract", 7, MESSAGE)] * 2 and queue.live == [True, False]
+
+
+def test_the_version_before_reads_our_rows(queue):
+    """It made a Message of whatever the list holds, where Huey fills in what is missing."""
+    queue.extract(7, MESSAGE, is_live=False)
+    (data,) = queue.huey.storage.enqueued_items()
+    task = queue.huey._registry.create_task(Message(*json.loads(bytes(data))))
+    assert (list(task.args), task.kwargs, task.retries, task.priority) == ([7, str(MESSAGE)], {}, 0, -10)
+
+
+def test_a_periodic_task_takes_no_arguments_of_a_row(queue):
+    ran = []
+
+    @queue.huey.periodic_task(lambda _: True)
+    def sweep():
+        ran.append("sweep")
+
+    queue.huey.storage.enqueue(row(name=f"{__name__}.sweep", args=()))
+    queue.huey.storage.enqueue(row(name=f"{__name__}.sweep", args=(1, 2)))
+    queue.work()
+    assert ran == ["sweep"]
+
+
+def test_what_lies_in_the_schedule_is_dropped_and_never_run(queue, log):
+    queue.huey.storage.add_to_schedule(row(), datetime(2001, 1, 1))
+    queue.huey.storage.add_to_schedule(row(id=str(uuid4()), retries=5), datetime(2999, 1, 1))
+    assert queue.huey.read_schedule() == [] and queue.huey.scheduled_count() == 0 and queue.depth() == 0
+    assert [record.rows for record in log.records] == [2]
+
+
+@pytest.mark.parametrize("key", [f"r:{ID}", f"rt:{EXTRACT}"])
+@pytest.mark.parametrize("value", [b"[null, false]", b"[null, true]", b"junk", b"[" * 100_000])
+def test_what_another_wrote_about_revoked_tasks_stops_none(queue, key, value):
+    queue.huey.storage.put_data(key, value)
+    queue.huey.storage.enqueue(row())
+    assert queue.work() == [("extract", 7, MESSAGE)]
+
+
+@pytest.mark.parametrize("value", [b"", b"[]", b"7", b"[" * 1000, b"[" * 100_000, b'["\\u001b[31m", 1]', b'["a", NaN]',
+                                   b'["a", 1e999]', b'["a", "b"]', b'[["a"], 1]'])  # fmt: skip
+def test_what_another_wrote_about_the_last_sweep_is_no_sweep(queue, value):
+    queue.huey.storage.put_data("orderflow.swept", value)
+    assert queue.last_sweep() is None
+
+
+@pytest.mark.parametrize("value", ["'[1]'", "5", "1.5", f"'{'x' * 5000}'", "zeroblob(20000000)"])
+def test_a_column_of_sqlite_may_hold_anything(place, value):
+    queue = Worker(f"sqlite:///{place}/queue.db")
+    Queue(f"sqlite:///{place}/queue.db", create=True).create_tables()
+    with sqlite3.connect(place / "queue.db") as connection:
+        connection.execute(f"INSERT INTO task (queue, data, priority) VALUES ('orderflow', {value}, 'high')")
+    connection.close()
+    queue.extract(7, MESSAGE)
+    assert queue.work() == [("extract", 7, MESSAGE)]
 
 
 # Tables
