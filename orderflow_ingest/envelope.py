@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from .ascii_case import ascii_lower
 from .header import decode_header, encode_header
 
 BEFORE_QUEUE = "before-queue"
@@ -72,18 +71,23 @@ def is_slug(text: str) -> bool:
 
 
 def organization_slug(recipient: str, local_part: str, domains: tuple[str, ...]) -> str | None:
-    """Take the organisation's slug out of a recipient address; None if it names none.
+    """Return the organization's slug in a recipient address; None if it names none.
 
-    Letter case does not matter. Raises ForeignDomain, which is a fault of ours and not the sender's.
+    The address is in internal form, without quotes, as pipe(8) and `smtp_words` give it. Letter case does not matter,
+    nor does a dot at the end. Letters are folded as Postfix folds its maps' keys: its map finds acme for what folds to
+    it, and that has then been accepted. Raise ForeignDomain, which is a fault of ours and not the sender's.
     """
-    local, at, domain = recipient.rpartition("@")
-    if not at or ascii_lower(domain) not in domains:
+    user, slug, domain = split_recipient(recipient)
+    if domain not in domains:
         raise ForeignDomain("recipient's domain is not in ORDERFLOW_DOMAIN")
+    return slug if user == local_part and is_slug(slug) else None
+
+
+def split_recipient(address: str) -> tuple[str, str, str]:
+    """Return user, extension and domain of an address, folded."""
+    local, _, domain = address.rpartition("@")
     user, _, extension = local.partition("+")
-    slug = ascii_lower(extension)
-    if ascii_lower(user) != local_part or not (extension.isascii() and is_slug(slug)):
-        return None
-    return slug
+    return user.casefold(), extension.casefold(), domain.removesuffix(".").casefold()
 
 
 def _text(value: str | datetime) -> str:

@@ -44,8 +44,9 @@ def test_a_sender_is_read(argument, address, parameters):
 @pytest.mark.parametrize(
     "argument",
     [
-        None, "", "FROM", "FROM:", "FROM: ", "TO:<a@example.com>", "FROM:<a@example.com", "FROM:a@example.com>",
-        "FROM:<a@example.com>SIZE=1", "FROM:<a@example.com> =1", "FROM:<a@example.com> SIZE=", "FROM:<<a@example.com>>",
+        None, "", "FROM", "FROM:", "FROM: ", "TO:<a@example.com>", "FROM:<a@example.com",
+        "FROM:<a@example.com>SIZE=1", "FROM:<a@example.com> =1", "FROM:<a@example.com> SIZE=", "FROM:<a@b, c@d>",
+        "FROM:<a@b c@d>", "FROM:<a@b>c@d", 'FROM:<a "b"@d>', "FROM:<a@b;c@d>",
         'FROM:<"a@example.com>', "FROM:<a@example.com> A=B=C", "X FROM:<a@example.com>",
     ],
 )  # fmt: skip
@@ -58,6 +59,56 @@ def test_what_is_no_sender_is_refused(argument):
 def test_what_is_no_recipient_is_refused(argument):
     with pytest.raises(BadSyntax):
         read_recipient(argument)
+
+
+@pytest.mark.parametrize(
+    ("written", "address"),
+    [
+        ("<a@example.com.>", "a@example.com"),
+        ("<a@example.com..>", "a@example.com."),
+        ("<a@.>", "a@."),
+        ("a@example.com>", "a@example.com"),
+        ("<<a@example.com>>", "a@example.com"),
+        ("<x y <a@example.com>>", "a@example.com"),
+        ("<a@example.com>;", "a@example.com"),
+        ("<g: a@example.com;>", "a@example.com"),
+        ("<, a@example.com>", "a@example.com"),
+        ("<< @x:a@example.com>>", "a@example.com"),
+        ("<a(one(two)\\)three)@example.com>", "a@example.com"),
+        ("<a@example.com(one>", "a@example.com"),
+        ("< a @ example . com >", "a@example.com"),
+        (r"<a\+b@example.com>", "a+b@example.com"),
+        (r"<a\@b@example.com>", "a@b@example.com"),
+        (r'<"a\+b"@example.com>', "a+b@example.com"),
+        ('<a@"example".com>', "a@example.com"),
+        ("<a@[192.0.2.1]>", "a@[192.0.2.1]"),
+        ("<a%example.com>", "a@example.com"),
+        ("<a%b%example.com>", "a%b@example.com"),
+        ("<example.com!a>", "a@example.com"),
+        ("<example.com!a%b>", "a%b@example.com"),
+        ("<a%b@example.com>", "a%b@example.com"),
+        ('<"a@example.com">', "a@example.com"),
+        ('<"a%example.com">', "a%example.com"),
+        ("<a:b@example.com>", "a:b@example.com"),
+        ("<(>", ""),
+        ("<,>", ""),
+        ('<"">', ""),
+    ],
+)
+def test_a_path_is_read_as_postfix_reads_it(written, address):
+    assert read_sender(f"FROM:{written}") == (address, {})
+
+
+@pytest.mark.parametrize(
+    "run", ["(", ")", "<", ">", '"', '""', "[", ",", ";", ":", "@", "%", "!", "\\", '\\"', " ", "a ", "a,", "(\\"]
+)
+def test_a_line_of_anything_is_read_or_refused(run):
+    """A line has 2,048 bytes at most, so that nothing here is large; and none must raise anything else."""
+    for argument in (f"TO:<{run * 1000}a@example.com>", f"TO:{run * 1000}", f"TO:<a@example.com> {run * 1000}"):
+        try:
+            read_recipient(argument)
+        except BadSyntax:
+            continue
 
 
 @pytest.mark.parametrize(

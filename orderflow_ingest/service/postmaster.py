@@ -11,8 +11,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from ..ascii_case import ascii_lower
-from ..envelope import POSTMASTERS
+from ..envelope import POSTMASTERS, split_recipient
 from ..logs import event
 from .smtp_words import path
 
@@ -27,9 +26,14 @@ _AWAY = "451 4.4.1 the postmaster's mail system does not answer, try again later
 
 
 def is_postmaster(recipient: str, domains: tuple[str, ...]) -> bool:
-    """Tell whether `recipient` is postmaster or abuse of one of our domains, or plain postmaster."""
-    local, _, domain = recipient.partition("@")
-    return ascii_lower(local) in POSTMASTERS and ascii_lower(domain) in (*domains, "")
+    """Tell whether `recipient` is postmaster or abuse of one of our domains, or plain postmaster.
+
+    An extension, postmaster+anything, changes nothing: virtual_alias_maps find the address without it.
+    """
+    if "@" not in recipient:
+        return recipient.casefold() in POSTMASTERS
+    user, _, domain = split_recipient(recipient)
+    return user in POSTMASTERS and domain in domains
 
 
 class Relay:

@@ -70,6 +70,13 @@ class SmtpSession(Session):
     async def smtp_EHLO(self, arg: str | None) -> None:
         await self._greet(arg, self._extensions())
 
+    def _completed(self, recipient: str) -> str:
+        """Return a recipient with its domain; smtpd(8) has looked one up without a domain in one of its own."""
+        if "@" in recipient or postmaster.is_postmaster(recipient, ()):
+            return recipient
+        whole = f"{recipient}@{self.door.desk.settings.domains[0]}"
+        return whole if self.door.desk.organization(whole) else recipient
+
     async def _refusal(self, recipient: str) -> str | None:
         destination, transaction = self._destination(recipient), self.envelope
         if destination == _POSTMASTER:

@@ -333,6 +333,7 @@ class Session(aiosmtpd.smtp.SMTP):
             return
         try:
             recipient, parameters = read_recipient(arg)
+            recipient = self._completed(recipient)
         except BadSyntax:
             await self.push("501 5.5.4 RCPT TO:<address>")
             return
@@ -373,6 +374,10 @@ class Session(aiosmtpd.smtp.SMTP):
         await self.push("252 2.0.0 RCPT will tell")
 
     # Decisions
+
+    def _completed(self, recipient: str) -> str:
+        """Return a recipient with its domain."""
+        return recipient
 
     async def _refusal(self, recipient: str) -> str | None:
         """Give the reply that refuses a recipient; None where it is welcome."""

@@ -1,0 +1,215 @@
+"""A recipient is read as Postfix reads it: RCPT's answer and the delivery agree, by each way and with each map.
+
+Never 250 at RCPT and then a bounce or a mail that is deferred for ever, and never another organization's mail.
+"""
+
+import re
+import socket
+import sqlite3
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+
+from tests.lab.deployment import DOMAIN as D
+from tests.lab.deployment import Deployment
+from tests.lab.process import scratch, wait_until
+
+# A client that is nobody's: permit_mynetworks would let it send anywhere.
+STRANGER = "mynetworks = 192.0.2.0/24\n"
+SLUGS = ("acme", "beta", "kiss")
+POSTMASTER = "(postmaster)"
+
+ACCEPTED = {
+    f"<orders+acme@{D}>": "acme",
+    # Letter case, dots, folding
+    f"<Orders+ACME@{D.upper()}>": "acme",
+    f"<orders+acme@{D}.>": "acme",
+    f"<orders+\u212aiss@{D}>": "kiss",
+    f"<orders+ki\u017fs@{D}>": "kiss",
+    f"<orders+ki\u00df@{D}>": "kiss",
+    f"<order\u017f+acme@{D}>": "acme",
+    # Quotes and backslashes
+    f'<"orders+acme"@{D}>': "acme",
+    f'<"orders+acme"@{D}.>': "acme",
+    rf'<"orders\+acme"@{D}>': "acme",
+    rf'<"orders+ac\me"@{D}>': "acme",
+    rf"<orders\+acme@{D}>": "acme",
+    rf"<orders+ac\me@{D}>": "acme",
+    f'<"orders+acme@{D}">': "acme",
+    f'<"orders+acme"@"{D}">': "acme",
+    f'"orders+acme"@{D}': "acme",
+    # Source routes, percent hack, bang paths
+    f"<@a.example,@b.example:orders+acme@{D}>": "acme",
+    f"<@{D}:orders+beta@{D}>": "beta",
+    f"<@x(:orders+acme@{D}>": "acme",
+    f"<orders+acme%{D}>": "acme",
+    f"<{D}!orders+acme>": "acme",
+    # Blanks, comments, groups, phrases, lists, brackets
+    f" <orders+acme@{D}>": "acme",
+    f"< orders+acme@{D} >": "acme",
+    f"<orders+acme @ {D}>": "acme",
+    f"orders+acme@{D}": "acme",
+    f"  orders+acme@{D}": "acme",
+    f"<orders+acme(comment (two))@{D}>": "acme",
+    f"<(comment)orders+acme@{D}(comment)>": "acme",
+    f"<g:orders+acme@{D}.;>": "acme",
+    f"<x<orders+acme@{D}>>": "acme",
+    f"<,orders+acme@{D}>": "acme",
+    f"<<@x:orders+acme@{D}>>": "acme",
+    f"<orders+acme@{D}>;": "acme",
+    # Postmaster's
+    "<postmaster>": POSTMASTER,
+    f"<postmaster@{D}>": POSTMASTER,
+    f"<Postmaster@{D}.>": POSTMASTER,
+    f'<"postmaster"@{D}>': POSTMASTER,
+    f"<@a:abuse@{D}>": POSTMASTER,
+    f"<abuse(c)@{D}>": POSTMASTER,
+    f"<postmaster+acme@{D}>": POSTMASTER,
+}
+REFUSED = (
+    f"<orders+acme@{D}..>",
+    f"<orders+acme@.{D}>",
+    f"<orders+acme@sub.{D}>",
+    "<orders+acme@[127.0.0.1]>",
+    "<orders+acme@[192.0.2.1]>",
+    f"<orders+acme@[{D}]>",
+    f"<orders+acme@{D}@{D}>",
+    f"<orders+acme%{D}@{D}>",
+    f"<orders+acme%other.example@{D}>",
+    f"<a!orders+acme@{D}>",
+    f'<"orders+acme@{D}"@{D}>',
+    f"<orders+acme+x@{D}>",
+    f"<orders++acme@{D}>",
+    f"<orders+@{D}>",
+    f"<orders@{D}>",
+    f"<orders-acme@{D}>",
+    f"<orders=acme@{D}>",
+    f"<orders+-acme@{D}>",
+    f"<orders+acme'@{D}>",
+    f"<orders+acme.@{D}>",
+    f"<orders+acme:x@{D}>",
+    f"<orders+\uff41cme@{D}>",
+    f"<orders+äcme@{D}>",
+    f"<orders+acme@{D}\u3002>",
+    f'<"orders+acme "@{D}>',
+    f'<" orders+acme"@{D}>',
+    f'<"orders+ac me"@{D}>',
+    f'<"orders+a\\"cme"@{D}>',
+    f'<orders+"acme"@{D}>',
+    f"<orders+acme,orders+beta@{D}>",
+    f"<orders+acme@{D},orders+beta@{D}>",
+    f"<orders+acme@{D}:25>",
+    f"Name <orders+acme@{D}>",
+    f"<postmaster%{D}@{D}>",
+    "<orders+acme@>",
+    "<>",
+)
+
+
+@pytest.fixture(scope="module", params=["pipe", "lmtp", "before-queue", "lmtp, postgresql", "pipe, own network"])
+def deployment(request):
+    way, _, what = request.param.partition(", ")
+    settings = {}
+    if what == "postgresql":
+        settings["DATABASE_URL"] = request.getfixturevalue("postgres").create_database("recipients")
+    own = "minimal_backoff_time = 300s\nmaximal_backoff_time = 300s\n" + ("" if what == "own network" else STRANGER)
+    with scratch() as place:
+        deployment = Deployment(place, settings, way=way, service=True, overrides=own)
+        deployment.set_up(*SLUGS)
+        with deployment:
+            yield deployment
+
+
+def say(deployment: Deployment, form: str, subject: str) -> tuple[str, str]:
+    """Send a mail, its RCPT line word for word; give the replies to RCPT and, if it came to that, to the content."""
+    address = ("127.0.0.1", deployment.postfix.smtp_port)
+    with socket.create_connection(address, timeout=60) as client, client.makefile("rb") as answers:
+
+        def step(line: str) -> str:
+            client.sendall(line.encode() + b"\r\n")
+            return answer()
+
+        def answer() -> str:
+            while True:
+                line = answers.readline().decode()
+                if line[3:4] != "-":
+                    return line.strip()
+
+        answer()
+        step("EHLO client.example")
+        step("MAIL FROM:<buyer@shop.example>" + ("" if form.isascii() else " SMTPUTF8"))
+        rcpt = step(f"RCPT TO:{form}")
+        if not rcpt.startswith("250"):
+            return rcpt, ""
+        assert step("DATA").startswith("354")
+        return rcpt, step(
+            f"From: <buyer@shop.example>\r\nSubject: {subject}\r\nMessage-ID: <{subject}@x>\r\n\r\nhi\r\n."
+        )
+
+
+def row(deployment: Deployment, subject: str) -> tuple[str, str] | None:
+    """Give the slug and the recipient of a message's row."""
+    url = next((line for line in deployment.settings_file.read_text().split() if line.startswith("DATABASE_URL=")), "")
+    query = (
+        "SELECT slug, envelope_recipient FROM inbound_message JOIN organization ON organization.id = org_id"
+        f" WHERE subject = '{subject}'"
+    )
+    if url:
+        engine = sa.create_engine(url.removeprefix("DATABASE_URL="), poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            found = connection.execute(sa.text(query)).one_or_none()
+            return tuple(found) if found else None
+    with closing(sqlite3.connect(f"file:{deployment.state}/orderflow.db?mode=ro", uri=True)) as database:
+        return database.execute(query).fetchone()
+
+
+def status(deployment: Deployment, reply: str) -> str:
+    """Give how Postfix's first attempt at a queued mail ended; that of the reply where nothing was queued."""
+    queued = re.search(r"queued as (\w+)", reply)
+    if queued is None:
+        return reply[:3]
+    ended = re.compile(rf" {queued[1]}: to=<.*?status=(\w+)")
+    assert wait_until(lambda: ended.search(deployment.postfix.log()) is not None, 60)
+    return ended.search(deployment.postfix.log())[1]
+
+
+@pytest.mark.parametrize(("form", "owner"), ACCEPTED.items(), ids=ascii)
+def test_what_is_accepted_at_rcpt_is_delivered_to_whom_it_names(deployment, form, owner):
+    subject = f"accepted-{list(ACCEPTED).index(form)}"
+    rcpt, reply = say(deployment, form, subject)
+    assert rcpt.startswith("250"), rcpt
+    assert status(deployment, reply) in ("250", "sent"), reply
+    found = row(deployment, subject)
+    if owner == POSTMASTER:
+        assert found is None
+    else:
+        slug, recipient = found
+        assert slug == owner and "@" in recipient and not re.search(r'["\\<>()%!:; ]|\.$', recipient), recipient
+
+
+@pytest.mark.parametrize("form", REFUSED, ids=ascii)
+def test_what_names_nobody_is_refused_at_rcpt_and_else_reaches_no_organization(deployment, form):
+    subject = f"refused-{REFUSED.index(form)}"
+    rcpt, reply = say(deployment, form, subject)
+    if rcpt.startswith("250"):  # our own network may send to the world
+        assert STRANGER not in deployment.postfix.config_directory.joinpath("main.cf").read_text()
+        assert status(deployment, reply) == "sent"
+    else:
+        assert rcpt.startswith("5"), rcpt
+    assert row(deployment, subject) is None
+
+
+@pytest.mark.parametrize("way", ["pipe", "before-queue"])
+def test_a_recipient_without_a_domain_is_taken_where_postfix_takes_it(way):
+    """It does where the host itself is named as our domain."""
+    names = f"myhostname = {D}\nmyorigin = {D}\n"
+    with scratch() as place:
+        deployment = Deployment(place, way=way, service=True, overrides=STRANGER + names)
+        deployment.set_up("acme")
+        with deployment:
+            rcpt, reply = say(deployment, "<orders+acme>", "no domain")
+            assert rcpt.startswith("250"), rcpt
+            assert status(deployment, reply) in ("250", "sent"), reply
+            assert row(deployment, "no domain") == ("acme", f"orders+acme@{D}")
+            assert say(deployment, "<orders+nope>", "nobody")[0].startswith("550")
