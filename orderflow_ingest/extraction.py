@@ -20,7 +20,7 @@ from typing import Any
 from uuid import UUID
 
 from . import in_hand, metrics
-from .archive import Archive
+from .archive import Archive, read_object
 from .assembly import Parts
 from .attachments import DocumentLimit, Part, Watch, accept_types, read_parts
 from .attempts import (
@@ -107,7 +107,7 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any], watch: 
     """Store every attachment and record it; those that can be, whatever becomes of the others."""
     if attempt.erased_at is not None:
         raise Erased("the raw mail was erased")
-    raw = parts.archive.read(attempt.raw_key, attempt.digest)
+    raw = read_object(attempt.org_id, attempt.raw_key, attempt.digest, parts.archive)
     found: list[NewDocument] = []
     skipped: list[SkippedPart] = []
     errors: list[tuple[str, Exception]] = []

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from uuid import UUID
 
 from . import in_hand, metrics
-from .archive import Archive
+from .archive import Archive, read_object
 from .assembly import Parts
 from .attempts import (
     OUTAGES,
@@ -52,7 +52,7 @@ class OrderDocument:
 
     def read(self) -> bytes:
         """Read the document's bytes, verified. Raises what the archive raises."""
-        return self._archive.read(self.document.object_key, self.document.digest)
+        return read_object(self.document.org_id, self.document.object_key, self.document.digest, self._archive)
 
     def open(self) -> BinaryIO:
         """Open the document's bytes as a file."""

@@ -87,6 +87,11 @@ def is_decision(key: str) -> bool:
     return name is not None and name.is_decision
 
 
+def is_own(org_id: int, key: str) -> bool:
+    """Return whether a key can be that of a mail or a document of this organization, and leads nowhere else."""
+    return key.startswith((raw_prefix(org_id), document_prefix(org_id))) and ".." not in key.split("/")
+
+
 def read_org_id(key: str) -> int | None:
     """Tell whose object this is; None if no organisation's."""
     found = _ORG.match(key)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
+from .archive import need_own, read_object
 from .archived import Decision, write_decision
 from .assembly import Parts
 from .delivery import Delivery, known_traits, ring, settle
@@ -121,6 +122,7 @@ def _resolve(conflict: Conflict, new: NewMessage | None, told: Event, parts: Par
     """Close the conflict, the decision beside its mail; False if somebody was first. Raises IdentityTaken."""
     identity = new.source_message_id if new else ""
     decision = Decision(told.kind.value, told.actor, told.details["why"], told.at, identity)
+    need_own(conflict.org_id, conflict.raw_key)
     write = partial(write_decision, conflict.raw_key, decision, parts.archive)
     return parts.records.conflicts.resolve(conflict, new, parts.records.database.now(), told, before_commit=write)
 
@@ -128,7 +130,7 @@ def _resolve(conflict: Conflict, new: NewMessage | None, told: Event, parts: Par
 def _of_conflict(conflict: Conflict, parts: Parts) -> Iterator[NewMessage]:
     """Give the message that a held mail may become: under its own Message-ID, unless that is what it clashes with, or
     under one that its content makes another."""
-    mail = read_mail(parts.archive.read(conflict.raw_key, conflict.digest))
+    mail = read_mail(read_object(conflict.org_id, conflict.raw_key, conflict.digest, parts.archive))
     if mail is None:
         raise ValueError("a held message has no header")
     message, traits = mail.message, known_traits(mail.header, conflict.envelope_sender, parts)

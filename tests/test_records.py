@@ -114,11 +114,12 @@ def records(url):
 
 def new(**changes):
     id = changes.pop("id", None) or uuid4()
+    key = f"org/{changes.get('org_id', 1)}/raw/d.eml"
     message = NewMessage(
         org_id=1, id=id, source="EMAIL", source_message_id=f"<{id}@shop.example>", message_id_is_synthetic=False,
         envelope_sender="buyer@shop.example", envelope_recipient="orders+acme@orderflow.example.com",
         queue_id="4XYZ", client_address="192.0.2.1", from_email="buyer@shop.example", subject="Order 17",
-        sent_at=NOW - MINUTE, received_at=NOW, raw_key="org/1/raw/d.eml", size=17, traits=[Trait.BULK],
+        sent_at=NOW - MINUTE, received_at=NOW, raw_key=key, size=17, traits=[Trait.BULK],
         digest="d" * 64, fingerprint="f" * 64,
     )  # fmt: skip
     return replace(message, **changes)
@@ -221,7 +222,7 @@ def test_documents_of_the_version_before_are_read_and_replaced(server):
     records.organizations.add("acme", "Acme")
     message = new()
     owner = {"org_id": 1, "inbound_message_id": message.id, "next_attempt_at": NOW}
-    content = {"declared_type": "a/b", "size": 1, "digest": "d", "object_key": "k"}
+    content = {"declared_type": "a/b", "size": 1, "digest": "d", "object_key": "org/1/documents/k"}
 
     def write(path, detected):
         with database.write(NO_TENANT) as connection:

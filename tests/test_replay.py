@@ -294,7 +294,8 @@ def fill(records, count):
                     message_id_is_synthetic=False, envelope_sender="a@b.example", envelope_recipient=ACME,
                     client_address="",
                     from_email="a@b.example", subject=f"Order {number}", sent_at=None, size=1, traits=[],
-                    received_at=NOW + timedelta(seconds=number // 3), raw_key="", digest="d" * 64, fingerprint="f" * 64,
+                    received_at=NOW + timedelta(seconds=number // 3), raw_key="org/1/raw/0.eml",
+                    digest="d" * 64, fingerprint="f" * 64,
                 )
             ),
             "status": "FAILED",

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import click
 
+from ..archive import read_object
 from ..asking import org_id_of, org_option
 from ..assembly import Parts
 from ..output import Write, output
@@ -100,7 +101,7 @@ def _candidates(name: str, org_id: int | None, parts: Parts) -> list[Mail]:
 def _write_raw(mail: Mail, write: Write, parts: Parts) -> None:
     if mail.erased_at:
         raise click.ClickException(f"the raw mail was erased at {mail.erased_at:%Y-%m-%d %H:%MZ}")
-    write(parts.archive.read(mail.raw_key, mail.digest))
+    write(read_object(mail.org_id, mail.raw_key, mail.digest, parts.archive))
 
 
 def _write_document(mail: Mail, path: str, write: Write, parts: Parts) -> None:
@@ -111,7 +112,7 @@ def _write_document(mail: Mail, path: str, write: Write, parts: Parts) -> None:
         raise click.ClickException(f"no document has this part; there are: {known}")
     if found.erased_at:
         raise click.ClickException(f"the document was erased at {found.erased_at:%Y-%m-%d %H:%MZ}")
-    write(parts.archive.read(found.object_key, found.digest))
+    write(read_object(found.org_id, found.object_key, found.digest, parts.archive))
 
 
 def _show(story: Story, as_json: bool) -> None:

@@ -5,7 +5,7 @@ Where the raw mail is erased, or the archive does not give it, the rest is told,
 
 from dataclasses import dataclass, field
 
-from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
+from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing, read_object
 from ..assembly import Parts
 from ..mime.fields import read_mail_header
 from ..mime.words import decode_text, storable
@@ -87,7 +87,7 @@ def _read(mail: InboundMessage | Conflict, parts: Parts) -> tuple[bytes, str]:
     if mail.erased_at:
         return b"", f"raw mail was erased at {mail.erased_at:%Y-%m-%d %H:%M}Z"
     try:
-        return parts.archive.read(mail.raw_key, mail.digest), ""
+        return read_object(mail.org_id, mail.raw_key, mail.digest, parts.archive), ""
     except ArchiveUnavailable as error:
         return b"", str(error)
     except (ObjectMissing, ObjectDamaged) as error:

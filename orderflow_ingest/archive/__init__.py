@@ -4,8 +4,9 @@
     s3://bucket/prefix     any S3-compatible store, by boto3
 
 Keys are as in `keys`: a content's SHA-256 in one tenant's prefix, so that a second put writes the same object. put()
-returns when the object is durable. read() verifies the digest. A raw object carries its envelope as metadata, so that
-the rows can be rebuilt from the archive alone.
+returns when the object is durable. read() verifies the digest. What a row names is read by read_object() alone, which
+reads nothing of another tenant's whatever stands in the row. A raw object carries its envelope as metadata, so that the
+rows can be rebuilt from the archive alone.
 
 Metadata comes back as it was given, whatever is in it. With files it lies in KEY.meta beside the object. S3 takes 2 KB
 of it, and some stores 256 characters for a value: what is longer lies in KEY.meta too, put before the object, which
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 
 from .. import limits
 from ..breaker import Guard
+from ..keys import is_own
 from .files import FileArchive
 from .interface import Archive, ArchiveUnavailable, Description, Fetched, Listed, ObjectDamaged, ObjectMissing
 from .s3 import S3Archive, s3_client
@@ -31,12 +33,16 @@ __all__ = [
     "Description",
     "Fetched",
     "FileArchive",
+    "ForeignObject",
     "Listed",
     "ObjectDamaged",
     "ObjectMissing",
     "S3Archive",
+    "has_object",
     "is_there",
+    "need_own",
     "open_archive",
+    "read_object",
 ]
 
 
@@ -56,6 +62,27 @@ def open_archive(
         return FileArchive(Path(url.removeprefix("file://")))
     client = s3_client(endpoint_url, times or limits.within())
     return S3Archive(client, parts.netloc, parts.path.strip("/"), encryption, guard)
+
+
+class ForeignObject(ObjectDamaged):
+    """A row names an object that is not its organization's. Neither the key nor the object is in the text."""
+
+
+def need_own(org_id: int, key: str) -> None:
+    """Raise ForeignObject unless the key is one of this organization's."""
+    if not is_own(org_id, key):
+        raise ForeignObject("the row names an object that is not its organization's")
+
+
+def read_object(org_id: int, key: str, digest: str, archive: Archive) -> bytes:
+    """Return the object that a row of this organization names, verified. Raise ForeignObject before it is read."""
+    need_own(org_id, key)
+    return archive.read(key, digest)
+
+
+def has_object(org_id: int, key: str, archive: Archive) -> bool:
+    """Return whether the object that a row of this organization names is there, and the organization's."""
+    return is_own(org_id, key) and is_there(key, archive)
 
 
 def is_there(key: str, archive: Archive) -> bool:

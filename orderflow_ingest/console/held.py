@@ -6,6 +6,7 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from .. import logs, replay
+from ..archive import read_object
 from ..assembly import Parts
 from ..records import IdentityTaken
 from ..status import Held
@@ -70,12 +71,12 @@ def pages(parts: Parts) -> Blueprint:
     @blueprint.get("/<slug>/<uuid:id>/raw")
     def raw(slug: str, id: UUID) -> Response:
         mail = the_held(parts, slug, id)
-        return sending.to_save(parts.archive.read(mail.raw_key, mail.digest), f"{id}.eml")
+        return sending.to_save(read_object(mail.org_id, mail.raw_key, mail.digest, parts.archive), f"{id}.eml")
 
     @blueprint.get("/<slug>/<uuid:id>/source")
     def source(slug: str, id: UUID) -> str:
         mail = the_held(parts, slug, id)
-        text, is_cut = beginning(parts.archive.read(mail.raw_key, mail.digest))
+        text, is_cut = beginning(read_object(mail.org_id, mail.raw_key, mail.digest, parts.archive))
         back = url_for("held.page", slug=slug, id=id)
         return render_template("source.html", text=text, is_cut=is_cut, subject=mail.subject, back=back)
 

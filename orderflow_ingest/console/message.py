@@ -7,7 +7,7 @@ from flask import Blueprint, abort, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from .. import logs, replay
-from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
+from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing, read_object
 from ..assembly import Parts
 from ..records import Document, InboundMessage, SkippedPart
 from ..status import PartKind
@@ -83,7 +83,7 @@ def pages(parts: Parts) -> Blueprint:
     @blueprint.get("/documents/<uuid:document_id>")
     def save(slug: str, id: UUID, document_id: UUID) -> Response:
         document = _document(parts, slug, id, document_id)
-        data = parts.archive.read(document.object_key, document.digest)
+        data = read_object(document.org_id, document.object_key, document.digest, parts.archive)
         return sending.to_save(data, document.filename or f"part-{document.part_path}.txt")
 
     @blueprint.get("/documents/<uuid:document_id>/picture")
@@ -91,14 +91,14 @@ def pages(parts: Parts) -> Blueprint:
         document = _document(parts, slug, id, document_id)
         if kind_of(document.content_type) is not Kind.PICTURE or document.size > PICTURE_LIMIT:
             abort(404)
-        return sending.to_draw(parts.archive.read(document.object_key, document.digest))
+        return sending.to_draw(read_object(document.org_id, document.object_key, document.digest, parts.archive))
 
     @blueprint.get("/documents/<uuid:document_id>/preview")
     def look(slug: str, id: UUID, document_id: UUID) -> str:
         document = _document(parts, slug, id, document_id)
         if not _shows(document):
             abort(404)
-        data = parts.archive.read(document.object_key, document.digest)
+        data = read_object(document.org_id, document.object_key, document.digest, parts.archive)
         made = preview(data, document.content_type, "utf-8" if document.kind is PartKind.BODY else document.charset)
         return render_template("preview.html", slug=slug, id=id, document=document, preview=made)
 
@@ -111,7 +111,7 @@ def beginning(raw: bytes) -> tuple[str, bool]:
 
 
 def _raw(parts: Parts, message: InboundMessage) -> bytes:
-    return parts.archive.read(message.raw_key, message.digest)
+    return read_object(message.org_id, message.raw_key, message.digest, parts.archive)
 
 
 def _document(parts: Parts, slug: str, id: UUID, document_id: UUID) -> Document:
@@ -134,7 +134,9 @@ def _bodies(parts: Parts, documents: list[Document]) -> list[Body]:
     for document in [one for one in documents if one.kind is PartKind.BODY][:_BODIES]:
         try:
             made = preview(
-                parts.archive.read(document.object_key, document.digest)[:_BODY_LIMIT], "text/plain", "utf-8"
+                read_object(document.org_id, document.object_key, document.digest, parts.archive)[:_BODY_LIMIT],
+                "text/plain",
+                "utf-8",
             )
             found.append(Body(document.part_path, made.text, document.size > _BODY_LIMIT, ""))
         except ArchiveUnavailable:

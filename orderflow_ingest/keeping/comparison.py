@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from ..archive import Listed, ObjectDamaged, ObjectMissing, is_there
+from ..archive import Listed, ObjectDamaged, ObjectMissing, has_object, read_object
 from ..assembly import Parts
 from ..delivery import ring
 from ..keys import is_decision
@@ -121,13 +121,13 @@ class Comparison:
         yield self._finding(Trouble.LEFT_BEHIND, listed.key, f"{group.rows} rows say that it was erased", fixed)
 
     def _missing(self, ledger: Ledger, area: Area, group: Group) -> Iterator[Finding]:
-        if is_there(group.key, self._parts.archive):
+        if has_object(self._org.id, group.key, self._parts.archive):
             return
         yield from self._of_rows(ledger, area, group.key, _MISSING, "its object is not in the archive")
 
     def _verified(self, ledger: Ledger, area: Area, key: str) -> Iterator[Finding]:
         try:
-            self._parts.archive.read(key, digest_of(key, self._org.id, area))
+            read_object(self._org.id, key, digest_of(key, self._org.id, area), self._parts.archive)
         except ObjectDamaged:
             yield from self._of_rows(ledger, area, key, _DAMAGED, "its bytes are not those that were put")
         except ObjectMissing:  # it went since the listing: a retention, or a loss that the next run tells
@@ -156,7 +156,7 @@ class Comparison:
         if not self._scope.fix:
             return ""
         message = self._parts.records.messages.get(row.org_id, row.message_id)
-        if message is None or message.erased_at or not is_there(message.raw_key, self._parts.archive):
+        if message is None or message.erased_at or not has_object(message.org_id, message.raw_key, self._parts.archive):
             return ""
         now = datetime.now(UTC)
         told = Event(

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from uuid import UUID
 
-from ..archive import Archive, Description, Listed, ObjectDamaged, ObjectMissing, is_there
+from ..archive import Archive, Description, Listed, ObjectDamaged, ObjectMissing, has_object
 from ..assembly import Parts
 from ..delivery import ring
 from ..keys import EMAIL, UPLOAD, held_id, read_raw_key
@@ -63,7 +63,7 @@ def _judge(message: Message, key: str, org_id: int, parts: Parts) -> Orphan:
     held = parts.records.conflicts.alone(org_id, message.fingerprint)
     name = read_raw_key(key)
     if held and name and name.is_held:  # one under a message's key has passed the policy that holds the copy
-        is_kept = held.erased_at or is_there(held.raw_key, parts.archive)
+        is_kept = held.erased_at or has_object(org_id, held.raw_key, parts.archive)
         return Orphan.COPY if is_kept else Orphan.ONLY_COPY
     if same:
         ids = [one.id for one in known if one]
@@ -77,7 +77,7 @@ def _is_kept(digests: list[str], org_id: int, ids: list[UUID], parts: Parts) -> 
     held = [row for id in ids for row in parts.records.conflicts.of_message(org_id, id)]
     found: list[InboundMessage | Conflict] = [*messages, *held]
     same = [row for row in found if row.digest in digests]
-    return any(row.erased_at for row in same) or all(is_there(row.raw_key, parts.archive) for row in same)
+    return any(row.erased_at for row in same) or all(has_object(org_id, row.raw_key, parts.archive) for row in same)
 
 
 def remove_copy(listed: Listed, digest: str, raw: bytes, org: Organization, parts: Parts) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from ..archive import is_there
+from ..archive import has_object
 from ..archived import delete
 from ..assembly import Parts
 from ..delivery import ring
@@ -180,7 +180,7 @@ def look_again(ledger: Ledger, org_id: int, parts: Parts, actor: str, run_id: UU
             ring(begun, parts)
     found = 0
     for row in _live(parts.records.holdings.iterate(org_id, Kind.DOCUMENT)):
-        if not ledger.is_gone(row.key) or is_there(row.key, parts.archive):
+        if not ledger.is_gone(row.key) or has_object(row.org_id, row.key, parts.archive):
             continue
         message = parts.records.messages.get(org_id, row.message_id)
         now = datetime.now(UTC)

@@ -111,6 +111,12 @@ DOCUMENT_TEXT = "coalesce(filename, '')"
 MESSAGE_WORDS, DOCUMENT_WORDS = _WORDS.format(MESSAGE_TEXT), _WORDS.format(DOCUMENT_TEXT)
 
 
+def _own(column: str, place: str) -> sa.CheckConstraint:
+    """Tie a key to the row's tenant: on PostgreSQL; SQLite cannot add one to a table, and has triggers that say so."""
+    rule = f"starts_with({column}, 'org/' || org_id || '/{place}/') AND strpos({column}, '..') = 0"
+    return sa.CheckConstraint(rule, name=column).ddl_if(dialect="postgresql")
+
+
 def _partial(name: str, rows: str, *columns: sa.Column[Any], unique: bool = False) -> None:
     """Index some rows of a table; who asks must write the same words, by which SQLite knows them."""
     sa.Index(name, *columns, unique=unique, postgresql_where=sa.text(rows), sqlite_where=sa.text(rows))
@@ -150,6 +156,7 @@ inbound_message = sa.Table(
     sa.UniqueConstraint("org_id", "source", "source_message_id"),
     sa.CheckConstraint(_one_of("source", SOURCES), name="source"),
     sa.CheckConstraint(STATUSES, name="status"),
+    _own("raw_key", "raw"),
     sa.Index(None, "org_id", "received_at"),
     # Its order is asked for by name, and no plan for one organisation can take it: one that has been silent for
     # long would be looked for through all that came since.
@@ -185,6 +192,7 @@ document = sa.Table(
     sa.UniqueConstraint("org_id", "inbound_message_id", "part_path"),
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
     sa.CheckConstraint(HANDOVERS, name="handover"),
+    _own("object_key", "documents"),
     _words("ix_document_words", DOCUMENT_WORDS),
 )
 _partial("ix_document_pending", PENDING, document.c.next_attempt_at)
@@ -217,6 +225,7 @@ message_conflict = sa.Table(
     sa.Column("source_message_id", sa.Text),  # NULL of what was held before this column was there
     *_times(),
     sa.UniqueConstraint("org_id", "inbound_message_id", "fingerprint"),
+    _own("raw_key", "raw"),
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
 )
 _partial("ix_message_conflict_open", OPEN, message_conflict.c.org_id, message_conflict.c.received_at)
