@@ -37,7 +37,7 @@ from .assembly import Parts
 from .envelope import BEFORE_QUEUE, Envelope, ForeignDomain, decode, organization_slug
 from .keys import EMAIL, held_id, message_id, raw_key
 from .logs import event, place
-from .message import Message, own_identity, read_mail
+from .message import Message, ReadMail, own_identity, read_mail
 from .mime.fields import MailHeader
 from .mime.words import storable
 from .org_settings import BadOrgSettings
@@ -63,6 +63,9 @@ class Delivery:
     org: str | None = None
     message_id: UUID | None = None
     reason: str = field(default="", compare=False)
+    # What the log says besides, for who looks for a mail by it.
+    org_id: int | None = field(default=None, compare=False)
+    source_message_id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,16 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts, way: Way = BY_MAIL) ->
         return Delivery(org)
     mail = read_mail(raw)
     if mail is None:
-        return Delivery(Outcome.MALFORMED, org.slug)
+        return Delivery(Outcome.MALFORMED, org.slug, org_id=org.id)
     if not way.importer and is_probe(mail.message.source_message_id, raw, parts.settings.probes_dir):
-        return Delivery(Outcome.DELIVERED, org.slug)
-    message, coming = mail.message, _Coming(envelope, raw, org, way)
+        return Delivery(Outcome.DELIVERED, org.slug, org_id=org.id)
+    delivery = _deliver(mail, _Coming(envelope, raw, org, way), parts)
+    return replace(delivery, org_id=org.id, source_message_id=mail.message.source_message_id)
+
+
+def _deliver(mail: ReadMail, coming: _Coming, parts: Parts) -> Delivery:
+    """Deliver one message to its organization."""
+    envelope, org, way, message = coming.envelope, coming.org, coming.way, mail.message
     is_filtered = envelope.door != BEFORE_QUEUE
     server = Authenticator(parts.settings.authserv_id, envelope.queue_id, envelope.sender, is_filtered)
     seen = recognise(mail, org, way.source, None if way.importer else server, parts.records, parts.archive)
@@ -438,7 +447,9 @@ def _tell(delivery: Delivery, envelope: Envelope | None, size: int, entry: str, 
         level,
         outcome=outcome.name,
         org=delivery.org,
+        org_id=delivery.org_id,
         message_id=delivery.message_id,
+        source_message_id=delivery.source_message_id,
         queue_id=envelope and envelope.queue_id,
         extension=envelope and _extension(envelope.recipient),
         size=size,

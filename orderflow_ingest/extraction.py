@@ -59,13 +59,13 @@ def extract(
     `bound` is called with true as each part begins, and with false after the last: it may end a process that is stuck.
     """
     began, org = time.monotonic(), parts.records.organizations.slug(org_id)
-    names: dict[str, Any] = {"org": org, "message_id": message_id}
+    names: dict[str, Any] = {"org": org, "org_id": org_id, "message_id": message_id}
     lease, now = timedelta(seconds=parts.settings.lease), parts.records.database.now()
     attempt = parts.records.messages.claim(org_id, message_id, worker_name(), now, lease)
     if attempt is None:
         event("extract", "Nothing to do for this message.", **names)
         return
-    names["queue_id"] = attempt.queue_id
+    names |= {"queue_id": attempt.queue_id, "source_message_id": attempt.source_message_id}
     with in_hand.attempt(parts.settings.in_hand_dir, in_hand.MESSAGE, org_id, message_id, attempt.worker or "") as hand:
         try:
             end = _attempt(attempt, parts, is_live, names, _watch(attempt, parts, hand, bound))
@@ -127,6 +127,7 @@ def _store(attempt: InboundMessage, parts: Parts, names: dict[str, Any], watch: 
     event(
         "store",
         "Documents stored." if found else "Message has no document.",
+        logging.INFO if found else logging.WARNING,
         **names,
         documents=len(found),
         bodies=sum(new.kind is PartKind.BODY for new in found),

@@ -66,7 +66,7 @@ def hand_over(org_id: int, document_id: UUID, parts: Parts) -> None:
     """Take one attempt at handing a document to the handler."""
     began, documents = time.monotonic(), parts.records.documents
     org = parts.records.organizations.slug(org_id)
-    names: dict[str, Any] = {"org": org, "document_id": document_id}
+    names: dict[str, Any] = {"org": org, "org_id": org_id, "document_id": document_id}
     lease, now = timedelta(seconds=parts.settings.lease), parts.records.database.now()
     attempt = documents.claim(org_id, document_id, worker_name(), now, lease)
     if attempt is None:
@@ -83,7 +83,9 @@ def _attempt(attempt: Document, org: str, parts: Parts, names: dict[str, Any]) -
     """Take an attempt, and return how it ended, in the words of the metrics."""
     try:
         need_no_loss(attempt.attempts, attempt.error_json)
-        _call_handler(attempt, org, parts)
+        message = parts.records.messages.get(attempt.org_id, attempt.inbound_message_id)
+        names["source_message_id"] = message and message.source_message_id
+        _call_handler(attempt, message, org, parts)
         if not parts.records.documents.finish(attempt):
             raise LeaseLost
     except LeaseLost:
@@ -155,7 +157,9 @@ def log_document(order: OrderDocument) -> None:
         "document",
         "Document received; no handler is configured.",
         org=order.org,
+        org_id=order.message.org_id,
         message_id=order.message.id,
+        source_message_id=order.message.source_message_id,
         document_id=order.document.id,
         kind=order.document.kind.value,
         content_type=order.document.detected_type,
@@ -163,8 +167,7 @@ def log_document(order: OrderDocument) -> None:
     )
 
 
-def _call_handler(attempt: Document, org: str, parts: Parts) -> None:
-    message = parts.records.messages.get(attempt.org_id, attempt.inbound_message_id)
+def _call_handler(attempt: Document, message: InboundMessage | None, org: str, parts: Parts) -> None:
     if message is None:
         raise LookupError("the document's message is gone")
     if attempt.erased_at is not None:

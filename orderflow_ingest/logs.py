@@ -4,8 +4,9 @@ Never to pipe(8)'s output: standard output and error of `orderflow-deliver` go i
 into the bounce that a sender reads. So that program logs to syslog where there is one, else to
 `log/deliver.log` in the state directory, each record one write to a file opened for appending.
 
-A record is a plain past-tense sentence and the fields `action`, `org`, `message_id`, `queue_id`,
-`extension` where they are known; never a message's content, a secret, or an exception's text that
+A record is a plain past-tense sentence and the fields `action`, `org`, `org_id`, `message_id` (of the row),
+`source_message_id` (the mail's Message-ID as it is recorded, at most 500 characters; JSON escapes what is not ASCII),
+`queue_id`, `extension` where they are known; never a message's content, a secret, or an exception's text that
 could hold either. A log that cannot be written loses its records and never a message.
 """
 
