@@ -326,7 +326,7 @@ KEYS = (
     Key("ORDERFLOW_CONCURRENCY", "concurrency", "20", _number(int, 1, 1000), "a number of deliveries",
         "how many deliveries the service works on at a time"),
     Key("ORDERFLOW_MAX_IN_FLIGHT", "max_in_flight", "134217728", _number(int, 1), "a number of bytes",
-        "bytes of the messages that the service works on at a time; beyond them mail is deferred"),
+        "bytes of memory for the messages that the service works on at a time; beyond them mail is deferred"),
     Key("ORDERFLOW_RELAY", "relay", "", _relay, "of the form host:port or unix:/path",
         "where the service, before the queue, gives back what is no order: an smtpd of Postfix's without a filter",
         "none"),

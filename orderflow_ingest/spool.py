@@ -60,6 +60,12 @@ class Entry:
             raise EntryDamaged(f"spool entry {self.name} is not whole")
         return header, raw
 
+    def peek(self, size: int) -> bytes:
+        """Return the first bytes of the message, as many as asked for or all; b"" of an entry that is not whole."""
+        head = os.pread(self._fd, BLOCK, 0)
+        end = head.find(b"\n\n")
+        return os.pread(self._fd, size, end + 2) if end >= 0 else b""
+
     def release(self) -> None:
         """Let go of the lock; the entry stays where it is."""
         if self._fd >= 0:

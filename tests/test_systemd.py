@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orderflow_ingest.service.cost import FIELD_FACTOR, HEADER_READ
 from orderflow_ingest.settings import load
 from tests.lab.deployment import PROGRAMS
 
@@ -19,7 +20,16 @@ SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 OF_ITS_OWN = {
     *("Type", "Sockets", "NotifyAccess", "WatchdogSec", "Environment", "EnvironmentFile", "ExecStart"),
     *("Restart", "RestartSec", "TimeoutStartSec", "TimeoutStopSec", "KillSignal", "KillMode"),
-    *("Nice", "IOSchedulingClass", "MemoryMax", "TasksMax", "RuntimeDirectory", "RuntimeDirectoryMode"),
+    *(
+        "Nice",
+        "IOSchedulingClass",
+        "MemoryMax",
+        "MemoryHigh",
+        "OOMPolicy",
+        "TasksMax",
+        "RuntimeDirectory",
+        "RuntimeDirectoryMode",
+    ),
 }
 EXCEPTIONS = {
     ("orderflow-service@.service", "PrivateUsers"): "it has to see who connects",
@@ -84,6 +94,26 @@ def test_the_service_sees_who_connects_and_has_the_time_to_finish(installed):
     deadline = load(None, {}).deadline
     assert int(re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[1]) > deadline
     assert int(re.search(r"^WatchdogSec=(\d+)$", text, re.MULTILINE)[1]) < deadline
+
+
+def bytes_of(unit: str, name: str) -> int:
+    text = (UNITS[0].parent / unit).read_text()
+    number, factor = re.search(rf"^{name}=(\d+)([MG])$", text, re.MULTILINE).groups()
+    return int(number) << {"M": 20, "G": 30}[factor]
+
+
+def test_every_service_has_a_bound_of_memory_that_follows_from_the_settings():
+    settings, megabyte = load(None, {}), 1 << 20
+    alone = settings.max_message_size + FIELD_FACTOR * HEADER_READ
+    service = 256 * megabyte + 2 * (settings.max_in_flight + alone)
+    assert bytes_of("orderflow-service@.service", "MemoryMax") >= service
+    assert settings.max_in_flight + alone < bytes_of("orderflow-service@.service", "MemoryHigh") < service
+    worker = (UNITS[0].parent / "orderflow-worker.service").read_text()
+    workers = int(re.search(r"--workers (\d+)", worker)[1])
+    assert bytes_of("orderflow-worker.service", "MemoryMax") == workers * settings.task_memory + 512 * megabyte
+    assert "\nOOMPolicy=continue\n" in worker
+    assert bytes_of("orderflow-drain.service", "MemoryMax") >= 256 * megabyte + 2 * alone
+    assert all(bytes_of(unit.name, "MemoryMax") for unit in SERVICES)
 
 
 def test_the_sockets_are_those_of_the_service_and_postfix_may_open_them(installed):

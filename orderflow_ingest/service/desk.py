@@ -1,8 +1,8 @@
 """The desk: where the service's doors bring their messages; it holds the bounds and knows the outcomes.
 
     places     so many deliveries run at a time, each in a thread; the others wait
-    bytes      so many bytes of messages are in memory at a time; beyond them OVERLOADED. One message alone
-               always passes
+    bytes      so many bytes are in memory for messages at a time, by what `cost` says a delivery makes of each; beyond
+               them OVERLOADED. One message alone always passes
     deadline   an answer comes within the delivery's deadline, DEADLINE if no other. A thread cannot be ended
                from outside: it goes on, keeps its place and its bytes, and what it records is recorded; its
                backends' own time limits end it. While such have every place, nothing new is taken. What has
@@ -27,6 +27,7 @@ from ..envelope import Envelope, ForeignDomain, organization_slug
 from ..logs import ERROR, WARNING, event, place
 from ..outcomes import Outcome
 from ..spool import Entry
+from .cost import cost, cost_of_read
 
 Answer = Callable[[Outcome | None], None]
 
@@ -56,9 +57,9 @@ class Desk:
         """Tell whether everyone has been answered."""
         return self._running == self._overdue
 
-    def reserve(self, size: int) -> bool:
-        """Take so many bytes of the bound; False if there are not as many."""
-        if self._in_flight and self._in_flight + size > self.settings.max_in_flight:
+    def reserve(self, size: int, held: int = 0) -> bool:
+        """Take so many bytes of the bound for a message that holds others already; False if there are not as many."""
+        if self._in_flight > held and self._in_flight + size > self.settings.max_in_flight:
             return False
         self._in_flight += size
         return True
@@ -87,11 +88,13 @@ class Desk:
 
     async def deliver(self, envelope: Envelope, raw: bytes) -> Outcome:
         """Deliver a message that its sender still has. Its bytes are reserved by the door that has read it."""
-        if self.is_stuck:
+        made = cost(0, raw)
+        if self.is_stuck or not self.reserve(made, held=len(raw)):
+            event("deliver", "No room for a message.", WARNING, outcome=Outcome.OVERLOADED.name, size=len(raw))
             return self._counted(_refused(Outcome.OVERLOADED))
         answer: asyncio.Future[Outcome | None] = self._loop.create_future()
         work = partial(_received, envelope, raw, self.parts)
-        self._begin(work, 0, partial(_tell, answer), if_late=len(raw), name=envelope.queue_id)
+        self._begin(work, made, partial(_tell, answer), if_late=len(raw), name=envelope.queue_id)
         return self._counted(await answer)
 
     def settle(self, name: str, answer: Callable[[Outcome], None]) -> None:
@@ -106,10 +109,13 @@ class Desk:
             event("spool", "Spool entry could not be claimed.", WARNING, entry=name, reason=why)
             answer(self._counted(_refused(Outcome.INTERNAL)))
             return
-        size = entry.size
+        size = cost_of_read(entry.size, entry.peek)
         if self.is_stuck or not self.reserve(size):
+            event(
+                "deliver", "No room for a message.", WARNING, outcome=Outcome.OVERLOADED.name,
+                entry=name, size=entry.size,
+            )  # fmt: skip
             self._discard(entry)
-            event("deliver", "No room for a message.", WARNING, outcome=Outcome.OVERLOADED.name, entry=name, size=size)
             answer(self._counted(_refused(Outcome.OVERLOADED)))
             return
         told = partial(self._tell_counted, answer)
