@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from . import limits
 from .archive import Archive, ArchiveUnavailable, open_archive
 from .breaker import Breaker
+from .logs import WARNING, event
 from .queue import Body, Queue
 from .records import Records, RecordsUnavailable, recipients_path
 from .settings import Settings
@@ -56,3 +57,10 @@ def publish_recipients(parts: Parts) -> None:
     path = recipients_path(parts.settings.database_url)
     if path:
         parts.records.organizations.publish(path)
+
+
+def keep_recipients(parts: Parts) -> None:
+    """Write Postfix's recipient file again where it is gone, closed, damaged or old. Raise RecordsUnavailable."""
+    path = recipients_path(parts.settings.database_url)
+    if path and parts.records.organizations.keep_published(path):
+        event("recipients", "Postfix's recipient file was not right, and was written again.", WARNING)

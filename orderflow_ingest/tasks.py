@@ -31,7 +31,7 @@ from huey import crontab
 
 from . import __version__, attempts, delivery, extraction, handover, heartbeat, logs, metrics
 from .archive import ArchiveUnavailable
-from .assembly import open_parts
+from .assembly import keep_recipients, open_parts
 from .attempts import HandlerUnavailable
 from .database_answers import explained
 from .deadline import deadline
@@ -113,6 +113,7 @@ def sweep() -> None:
         attempts.sweep(parts)
         swept = heartbeat.swept(settings.workers_dir)
         parts.queue.note_sweep(f"{socket.gethostname()} {__version__}", swept)
+        keep_recipients(parts)
 
 
 @huey.periodic_task(crontab())  # type: ignore[untyped-decorator]

@@ -614,7 +614,7 @@ def test_what_came_lately_is_counted_by_status_of_a_day_and_of_a_week(records):
 def test_organisations_are_told_with_the_most_trouble_first(records):
     inserted(records, received_at=NOW - MINUTE)
     conflicting(records, org_id=2)
-    failing = stored(records, [part()], org_id=2)
+    failing = stored(records, [part(object_key="org/2/documents/a")], org_id=2)
     (one,) = records.documents.of_message(2, failing.id)
     records.documents.give_up(records.documents.claim(2, one.id, "w", NOW, LEASE), {"error": "X"})
     two, acme = records.overview.by_organization(NOW - timedelta(days=1), NOW - timedelta(days=7))
@@ -1271,7 +1271,8 @@ def test_two_tenants_may_have_rows_of_the_same_ids(records):
     for org_id in (1, 2):
         message = inserted(records, id=id, org_id=org_id, subject=f"of {org_id}")
         attempt = claimed(records, message)
-        assert records.documents.record(attempt, [part("1", id=id)], [], NOW, is_complete=True)
+        taken = part("1", id=id, object_key=f"org/{org_id}/documents/a")
+        assert records.documents.record(attempt, [taken], [], NOW, is_complete=True)
     assert [records.messages.get(org_id, id).subject for org_id in (1, 2)] == ["of 1", "of 2"]
     assert records.messages.give_up(attempt, {}) and records.messages.get(1, id).status is Status.STORED
     assert records.documents.finish(records.documents.claim(1, id, "w", NOW, LEASE))

@@ -3,6 +3,9 @@
 For Postfix's recipient map an SQLite database has a small file of its own beside it, `recipients.db`,
 with the active slugs alone: Postfix's user need then not be able to read, lock or write the database
 that mail is recorded in. It is derived, and rewritten whole in one transaction after every change.
+Postfix 3.7 does not answer 451 while it cannot read this file: its proxymap ends with an error, and smtpd, which opens
+its maps before its greeting, asks again every second for ever. So the service and the worker look at the file and
+write it again where it is gone, closed, damaged or old.
 """
 
 import os
@@ -129,6 +132,37 @@ class Organizations:
             os.chmod(path, 0o644)
         except (sqlite3.Error, OSError) as error:
             raise RecordsUnavailable(f"{path} cannot be written: {type(error).__name__}") from error
+
+    def keep_published(self, path: Path) -> bool:
+        """Publish again where the file is not what Postfix can read and should; return whether that was so.
+
+        A file that is none of SQLite's is replaced. Any other is written in place: Postfix keeps it open. Raise
+        RecordsUnavailable.
+        """
+        active = {org.slug for org in self.all() if org.is_active}
+        try:
+            if path.stat().st_mode & 0o444 != 0o444:
+                path.chmod(0o644)
+                is_open = False
+            else:
+                is_open = True
+            if self.published(path) == active:
+                return not is_open
+        except FileNotFoundError:
+            self.publish(path)
+            return True
+        except OSError as error:
+            raise RecordsUnavailable(f"{path} cannot be read: {type(error).__name__}") from error
+        except RecordsUnavailable as error:
+            if isinstance(error.__cause__, sqlite3.OperationalError) and "locked" in str(error.__cause__):
+                raise
+            fresh = path.with_name(f"{path.name}.new")
+            fresh.unlink(missing_ok=True)
+            self.publish(fresh)
+            fresh.replace(path)
+            return True
+        self.publish(path)
+        return True
 
     def published(self, path: Path) -> set[str]:
         """Read what publish() wrote."""

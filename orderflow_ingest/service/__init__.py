@@ -30,7 +30,8 @@ from typing import Any
 import click
 
 from .. import __version__, logs, metrics
-from ..assembly import Parts, open_parts
+from ..assembly import Parts, keep_recipients, open_parts
+from ..records import RecordsUnavailable, recipients_path
 from ..service_health import LMTP_SOCKET, PIPE_SOCKET, SMTP_SOCKET, SOCKETS
 from ..settings import Settings
 from ..terminal import loaded, log_start, program, settings_option
@@ -42,6 +43,7 @@ from .smtp_door import MailDoor, lmtp_door, smtp_door
 
 BACKLOG = 1024
 _GRACE = 5  # seconds
+_KEEP = 5  # seconds
 _M_MMAP_THRESHOLD = -3
 # Our threads let go of the GIL at each system call; to be asked for it every 5 ms by all who wait costs more.
 _SWITCH_INTERVAL = 0.05  # seconds
@@ -79,7 +81,7 @@ async def serve(parts: Parts) -> None:
     servers = [await loop.create_server(doors[name], sock=one, backlog=BACKLOG) for name, one in opened.items()]
     log_start("service", "Service listens.", parts.settings, sockets=", ".join(sorted(opened)))
     systemd.notify("READY=1")
-    watchdog = asyncio.create_task(_watch(desk))
+    watchdog, keeper = asyncio.create_task(_watch(desk)), asyncio.create_task(_keep_recipients(parts))
     await over.wait()
     systemd.notify("STOPPING=1")
     for server in servers:
@@ -92,6 +94,7 @@ async def serve(parts: Parts) -> None:
                     await door.finish()
             await desk.drain()
     watchdog.cancel()
+    keeper.cancel()
     logs.event("service", "Service ended.", deliveries=desk.health()["deliveries"])
 
 
@@ -136,6 +139,16 @@ async def _watch(desk: Desk) -> None:
         if not desk.is_stuck:
             systemd.notify("WATCHDOG=1")
         await asyncio.sleep(interval)
+
+
+async def _keep_recipients(parts: Parts) -> None:
+    """Keep the file that Postfix answers RCPT from, where there is one: without it smtpd does not even greet."""
+    while recipients_path(parts.settings.database_url):
+        try:
+            await asyncio.to_thread(keep_recipients, parts)
+        except RecordsUnavailable as error:
+            logs.event("recipients", "Postfix's recipient file could not be looked at.", logs.WARNING, reason=error)
+        await asyncio.sleep(_KEEP)
 
 
 def _listen(settings: Settings) -> dict[str, socket.socket]:
