@@ -87,7 +87,15 @@ def split_recipient(address: str) -> tuple[str, str, str]:
     """Return user, extension and domain of an address, folded."""
     local, _, domain = address.rpartition("@")
     user, _, extension = local.partition("+")
-    return user.casefold(), extension.casefold(), domain.removesuffix(".").casefold()
+    return _folded(user), _folded(extension), _folded(domain.removesuffix("."))
+
+
+def _folded(text: str) -> str:
+    """Return a text as Postfix folds it for its maps and lists: by Unicode, not by A to Z alone as everywhere else.
+
+    The Kelvin sign is a k for it. What it has accepted for acme must not bounce here.
+    """
+    return text.casefold()
 
 
 def _text(value: str | datetime) -> str:

@@ -28,7 +28,7 @@ A delivery asks, and `orderflow-admin org test` and an import ask the same witho
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .archive import Archive, ObjectDamaged, ObjectMissing
+from .archive import Archive, ObjectDamaged, ObjectMissing, read_object
 from .message import Message, ReadMail, former_identity, own_identity, read_mail
 from .outcomes import Outcome
 from .records import Conflict, Known, Mail, Organization, Records
@@ -174,6 +174,6 @@ class LookUp:
 
     def _read(self, row: Mail) -> ReadMail | None:
         try:
-            return read_mail(self._archive.read(row.raw_key, row.digest))
+            return read_mail(read_object(row.org_id, row.raw_key, row.digest, self._archive))
         except (ObjectMissing, ObjectDamaged):
             return None

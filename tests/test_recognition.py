@@ -12,7 +12,7 @@ from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.ascii_case import ascii_lower
 from orderflow_ingest.assembly import Parts
 from orderflow_ingest.delivery import Delivery, receive
-from orderflow_ingest.envelope import BEFORE_QUEUE, Envelope, ForeignDomain, organization_slug
+from orderflow_ingest.envelope import BEFORE_QUEUE, Envelope, organization_slug
 from orderflow_ingest.imports.sources import OfFile
 from orderflow_ingest.message import own_identity, read_message
 from orderflow_ingest.mime.fields import HEADER_LINES
@@ -281,16 +281,17 @@ def test_ascii_lower_folds_ascii_alone():
 def test_no_name_of_other_letters_is_taken_for_one_of_ours():
     environ = {"ORDERFLOW_SETTINGS": "/dev/null", "ORDERFLOW_DOMAIN": "K.example"}
     assert load(environ=environ).domains == ("k.example",)
-    with pytest.raises(ForeignDomain):
-        organization_slug("orders+a@\u212a.example", "orders", ("k.example",))
-    assert organization_slug("boo\u212a+a@k.example", "book", ("k.example",)) is None
-    assert organization_slug("book+\u212a@k.example", "book", ("k.example",)) is None
-    assert organization_slug("BOOK+K@K.Example", "book", ("k.example",)) == "k"
-    assert not is_postmaster("postmaster@\u212a.example", ("k.example",))
     assert read_settings({"allowed_senders": "@\u212a.example, @A.example"}).allowed_senders == (
         "@\u212a.example",
         "@a.example",
     )
+
+
+def test_a_recipient_is_folded_as_postfix_folds_it():
+    """Postfix's maps find acme for what Unicode folds to it: 250 at RCPT, and a bounce if we did not (real Postfix)."""
+    for recipient in ("BOOK+K@K.Example", "book+k@\u212a.example", "boo\u212a+k@k.example", "book+\u212a@k.example"):
+        assert organization_slug(recipient, "book", ("k.example",)) == "k"
+    assert is_postmaster("postmaster@\u212a.example", ("k.example",))
 
 
 # Where str.lower() stands for something that is no id, address or domain, or is compared with what a database folds.

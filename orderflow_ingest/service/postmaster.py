@@ -31,10 +31,8 @@ def is_postmaster(recipient: str, domains: tuple[str, ...]) -> bool:
 
     An extension, postmaster+anything, changes nothing: virtual_alias_maps find the address without it.
     """
-    if "@" not in recipient:
-        return recipient.casefold() in POSTMASTERS
-    user, _, domain = split_recipient(recipient)
-    return user in POSTMASTERS and domain in domains
+    user, _, domain = split_recipient(recipient if "@" in recipient else f"{recipient}@")
+    return user in POSTMASTERS and domain in (*domains, "")
 
 
 class Relay:
