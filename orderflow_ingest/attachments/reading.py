@@ -155,6 +155,8 @@ class _Reader:
         part = _part(claim, data, False, Reason.EMPTY)
         taken, reason = judge(part, claim.parent, claim.names, bodies.show)
         self.watch.look(claim.path)  # not at a page that may show it any more
+        if taken and not data:
+            part = replace(part, defects=(*part.defects, "no content"))
         if reason is Reason.TEXT_BODY and not (part.declared_type.startswith("multipart/") and is_mime_text(data)):
             yield bodies.add(part, claim.charset)
             numbers = count(1)

@@ -4,6 +4,7 @@ The standard library's `email` was measured first and cannot be bent to this: on
 rest of a header for the body, it loses half of what RFC 2231 mailers get wrong, and it keeps several copies of a mail.
 
 fields      header fields of RFC 5322
+header_end  content that a header without its empty line swallowed
 words       encoded words of RFC 2047
 charsets    bytes to text under any label
 parameters  Content-Type and Content-Disposition, RFC 2231

@@ -3,7 +3,7 @@
 Guarantees: reading never raises. Only what describes the content is kept of a header, so that ten thousand parts stay
 cheap.
 
-A header without the empty line after it ends at the first line that is neither field nor continuation. A block that
+A header without the empty line after it, or with blanks in that line, ends where `header_end` says. A block that
 holds no field at all is content. An empty line too early, before the Content- fields or their parameters, is read
 past. Of several fields of one name the first usable one counts, later ones only add parameters. A type that is none
 means text/plain, as RFC 2045 section 5.2 asks. Names of transfer encodings are taken in the spellings that mailers use.
@@ -11,15 +11,29 @@ means text/plain, as RFC 2045 section 5.2 asks. Names of transfer encodings are 
 
 import re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from .fields import Field, find_content_line, first_value, iterate_fields
+from .fields import Field, first_value, iterate_fields
+from .header_end import find_content, is_usual
 from .parameters import Parametrised, parse_parameters
 from .scanner import Scanner
 
 _WORD = re.compile(rb"[\w.-]+", re.ASCII)
 _TYPE = re.compile(r"[^\s/]+/[^\s/]+")
-_LATE_CONTENT = re.compile(rb"[\r\n]*+Content-(Type|Transfer-Encoding|Disposition)[ \t]*+:", re.IGNORECASE)
 # Atomic groups, since Python 3.11 is wrong about possessive ones with a look-ahead inside.
+_LATE_CONTENT = re.compile(
+    rb"[\r\n]*+(?>(?:(?:Content-(?!Type|Transfer-Encoding|Disposition)|MIME-|X-)[!-9;-~]{1,60}[ \t]*+:"
+    rb"[^\r\n]*+[\r\n]{1,2}(?>(?:[ \t][^\r\n]*+[\r\n]{1,2})*)){0,30})"
+    rb"Content-(Type|Transfer-Encoding|Disposition)[ \t]*+:",
+    re.IGNORECASE,
+)
+# Fields of a message that somebody pasted into the text are text.
+_LATE_CONTENT_OF_PART = re.compile(
+    rb"[\r\n]*+(?>(?:(?!--|Content-(?:Type|Transfer-Encoding|Disposition)|(?:From|To|Cc|Subject|Date|Received)[ \t]*+:)"
+    rb"[!-9;-~]{1,60}[ \t]*+:[^\r\n]*+[\r\n]{1,2}(?>(?:[ \t][^\r\n]*+[\r\n]{1,2})*)){0,30})"
+    rb"Content-(Type|Transfer-Encoding|Disposition)[ \t]*+:",
+    re.IGNORECASE,
+)
 _LATE_FIELDS = re.compile(
     rb"(?>(?:(?!--|Content-|MIME-Version)[!-9;-~]{1,60}[ \t]*+:[^\r\n]*+[\r\n]{1,2}"
     rb"(?>(?:[ \t][^\r\n]*+[\r\n]{1,2})*)){0,30})(?:Content-Type|MIME-Version)[ \t]*+:",
@@ -29,6 +43,14 @@ _LATE_PARAMETER = re.compile(
     rb"[\r\n]*+(?:[ \t]++[A-Za-z-]{1,20}[*\d]{0,6}=(?:\"[^\"\r\n]{0,300}\"|[^\s;\"]{1,300})[ \t]*+;?){1,9}"
     rb"[ \t]*+(?=[\r\n]|\Z)"
 )
+# A line of blanks inside a header, which most take for a fold; and nothing but blanks before what may be a boundary.
+_BLANK_LINE = re.compile(rb"[\r\n][ \t]++(?=[\r\n]|\Z)")
+_NOTHING = re.compile(rb"[ \t\r\n]*+(?:--|\Z)")
+_BLANKS = re.compile(rb"[ \t\r\n]*+")
+_LINE_ENDS = re.compile(rb"[\r\n]*+")
+_AHEAD = 400
+_LARGE = 16384
+_NO_EMPTY_LINE = "empty line after the header missing"
 _ENCODINGS = {
     spelling: encoding
     for encoding, spellings in {
@@ -99,59 +121,113 @@ class Entity:
     defects: tuple[str, ...] = ()
 
 
-def read_header(scanner: Scanner, source: bytes, position: int, in_digest: bool) -> tuple[Header, int]:
-    """Read the header at position and return it with the offset of its body."""
-    end, body = _find_end(scanner, source, position)
-    fields, defects, any_field = _read_block(source[position:end])
-    if not any_field and end > position:
+def read_header(
+    scanner: Scanner, source: bytes, position: int, *, in_digest: bool, is_message: bool
+) -> tuple[Header, int]:
+    """Read the header at position and return it with the offset of its body.
+
+    in_digest says that it is a part of a multipart/digest, is_message that it is no part of any multipart.
+    """
+    block = _read_block(scanner, source, position, in_digest=in_digest, is_message=is_message)
+    if not block.read.any_field and block.end > position:
         return describe((), in_digest), position
-    if any_field and end == body < len(source):
-        defects = (*defects, "empty line after the header missing")
-    if not (in_digest and end == position) and _goes_on(fields, any_field, source, body):
-        # One block to the end of the second: the empty line between them counts for nothing.
-        _, body = _find_end(scanner, source, _skip_line_ends(source, body))
-        fields, defects, _ = _read_block(source[position:body])
-        defects = (*defects, "empty line inside the header")
-    return describe(fields, in_digest, defects), body
+    if (in_digest and block.end == position) or not _goes_on(block, source, is_message):
+        return describe(block.read.content, in_digest, (*block.read.defects, *block.defects)), block.body
+    # One block to the end of the second: the empty line between them counts for nothing.
+    start = _skip_line_ends(source, block.body)
+    second = _read_block(scanner, source, start, in_digest=in_digest, is_message=is_message)
+    read = _read_fields(source[position : second.end])
+    defects = dict.fromkeys((*read.defects, *block.defects, *second.defects, "empty line inside the header"))
+    return describe(read.content, in_digest, tuple(defects)), second.body
 
 
-def _find_end(scanner: Scanner, source: bytes, position: int) -> tuple[int, int]:
-    """Return where the header block at position ends and the content starts."""
+class _Fields(NamedTuple):
+    """What a header block holds: the fields that describe the content, any field at all, lines that may be content."""
+
+    content: tuple[Field, ...]
+    any_field: bool
+    is_doubtful: bool
+    defects: tuple[str, ...]
+
+
+class _Block(NamedTuple):
+    """A header block: what it holds, where it ends and where the content begins."""
+
+    read: _Fields
+    end: int
+    body: int
+    defects: tuple[str, ...]  # of its end
+
+
+def _read_fields(block: bytes) -> _Fields:
+    any_field = is_doubtful = False
+    odd: list[bytes] = []
+    content: list[Field] = []
+    for field in iterate_fields(block, odd):
+        any_field = True
+        if field.name.startswith("content-"):
+            if len(content) < _MOST_FIELDS:
+                content.append(field)
+        elif not is_doubtful:
+            is_doubtful = not is_usual(field.name)
+    return _Fields(tuple(content), any_field, is_doubtful or bool(odd), ("odd line in the header",) if odd else ())
+
+
+def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bool, is_message: bool) -> _Block:
     end, body = scanner.header(position)
-    if end == body and (offset := find_content_line(source[position:end])) is not None:
-        end = body = position + offset
-    return end, body
+    # Messages in each other that have no empty line at all would be read to their end once for each level.
+    for limit in (_LARGE, end - position):
+        block = source[position : min(end, position + limit)]
+        read = _read_fields(block)
+        kind = (first_value(read.content, "content-type") or (b"message/" if in_digest else b"")).lower()
+        is_doubtful = read.is_doubtful or _BLANK_LINE.search(block) or _NOTHING.match(source, body)
+        if read.any_field and is_doubtful and not kind.startswith(b"multipart/"):
+            found = find_content(
+                block,
+                _read_ahead(scanner, source, body),
+                kind.decode("ascii", "replace"),
+                _read_encoding(first_value(read.content, "content-transfer-encoding") or b"").decode("ascii"),
+                is_message=is_message,
+            )
+            if found is not None and (limit != _LARGE or found < _LARGE // 2):
+                end = body = position + found
+                read = _read_fields(source[position:end])._replace(any_field=True)
+                break
+        if position + limit >= end:
+            break
+    is_missing = read.any_field and end == body < len(source)
+    return _Block(read, end, body, (_NO_EMPTY_LINE,) if is_missing else ())
 
 
-def _goes_on(fields: tuple[Field, ...], any_field: bool, source: bytes, body: int) -> bool:
+def _read_ahead(scanner: Scanner, source: bytes, body: int) -> bytes:
+    """Return the beginning of what stands at body before the next boundary, "" if only blanks do."""
+    start = _skip_blanks(source, body)
+    delimiter = scanner.next_match(body)
+    return source[start : min(delimiter.end if delimiter else len(source), start + _AHEAD)]
+
+
+def _goes_on(block: _Block, source: bytes, is_message: bool) -> bool:
     """Tell whether what follows the empty line is still header: fields that are missing, or parameters of the last."""
+    fields, body = block.read.content, block.body
     if fields and fields[-1].value.endswith(b";") and _LATE_PARAMETER.match(source, body):
         return True
-    kind = first_value(fields, "content-type")
-    if kind is None and any_field and _LATE_FIELDS.match(source, body):
-        return True
-    late = _LATE_CONTENT.match(source, body)
-    if late is None or (kind or b"").lower().startswith((b"message/", b"text/rfc822-headers")):
+    kind = (first_value(fields, "content-type") or b"").lower()
+    if kind.startswith((b"message/", b"text/rfc822-headers")):
         return False
-    return first_value(fields, "content-" + late[1].decode("ascii").lower()) is None
+    if not kind and block.read.any_field and _LATE_FIELDS.match(source, body):
+        return True
+    late = (_LATE_CONTENT if kind or is_message else _LATE_CONTENT_OF_PART).match(source, body)
+    return late is not None and first_value(fields, "content-" + late[1].decode("ascii").lower()) is None
 
 
 def _skip_line_ends(source: bytes, position: int) -> int:
-    while source[position : position + 1] in (b"\r", b"\n"):
-        position += 1
-    return position
+    found = _LINE_ENDS.match(source, position)
+    return found.end() if found else position
 
 
-def _read_block(block: bytes) -> tuple[tuple[Field, ...], tuple[str, ...], bool]:
-    """Return the fields of a header block that describe the content, its defects, and whether it has any field."""
-    any_field = False
-    odd: list[bytes] = []
-    kept: list[Field] = []
-    for field in iterate_fields(block, odd):
-        any_field = True
-        if field.name.startswith("content-") and len(kept) < _MOST_FIELDS:
-            kept.append(field)
-    return tuple(kept), ("odd line in the header",) if odd else (), any_field
+def _skip_blanks(source: bytes, position: int) -> int:
+    found = _BLANKS.match(source, position)
+    return found.end() if found else position
 
 
 def describe(fields: tuple[Field, ...], in_digest: bool, defects: tuple[str, ...] = ()) -> Header:

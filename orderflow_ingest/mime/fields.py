@@ -129,16 +129,15 @@ def split_header(raw: bytes | memoryview, start: int = 0, end: int | None = None
     return (blank.start(), blank.end()) if blank else (stop, stop)
 
 
-def find_content_line(block: bytes) -> int | None:
-    """Return the offset of the first line that is neither field nor continuation, for a header that has no end."""
-    started = is_open = False
-    for line in _LINE.finditer(block):
-        if _NAME.match(line[0]) or not line[0].strip():
-            started = True
-        elif started and not is_open and line[0][:1] not in (b" ", b"\t") and not _PARAMETER.match(line[0]):
-            return line.start()
-        is_open = line[0].rstrip().endswith(b";")
-    return None
+def field_name(line: bytes) -> str | None:
+    """Return the name of the field that a line begins, in lower case, None if it begins none."""
+    found = _NAME.match(line) or (_NAME.match(line[:200].replace(b"\0", b"")) if b"\0" in line else None)
+    return found[1].decode("ascii").lower() if found else None
+
+
+def is_parameter(line: bytes) -> bool:
+    """Tell whether a line without indent is a parameter of the Content- field before it."""
+    return _PARAMETER.match(line) is not None
 
 
 def looks_like_header(raw: bytes, start: int = 0) -> bool:

@@ -120,7 +120,9 @@ class _Walker:
         while position is not None:
             parent = self.frames[-1].header
             in_digest = parent is not None and parent.type == "multipart/digest"
-            header, body = read_header(self.scanner, self.source, position, in_digest)
+            header, body = read_header(
+                self.scanner, self.source, position, in_digest=in_digest, is_message=parent is None
+            )
             entity = self._enter(header, body)
             if entity.kind == "leaf":
                 delimiter = self.scanner.next_match(body)
