@@ -6,6 +6,7 @@ import binascii
 import pytest
 
 from orderflow_ingest.mime.bodies import decode_body, find_uuencoded
+from tests.mails import PDF
 
 
 def decode(text: bytes, encoding: str) -> tuple[bytes, tuple[str, ...]]:
@@ -106,3 +107,67 @@ def test_uuencode_that_never_ends_keeps_what_there_is() -> None:
 def test_a_body_encoded_as_a_whole_is_decoded() -> None:
     assert decode(uuencoded(b"abc"), "x-uuencode") == (b"abc", ())
     assert decode(b"none", "uuencode") == (b"none", ("not uuencoded",))
+
+
+HARD = b"%PDF-1.4\n%=E2=E3=CF=D3\nsoft=\nbreak\nend"
+FILE = b"%PDF-1.4\r\n%\xe2\xe3\xcf\xd3\r\nsoftbreak\r\nend"
+
+
+@pytest.mark.parametrize("kind", ["application/pdf", "application/octet-stream", "text/plain", "image/png"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        HARD,
+        HARD.replace(b"\n", b"\r\n"),
+        HARD.replace(b"\n", b"\r"),
+        HARD.replace(b"4\n", b"4=0D\n").replace(b"k\n", b"k=0d\r\n"),
+        HARD.replace(b"4\n", b"4=0D=0A=\n").replace(b"k\n", b"k=0D=0A=\r\n"),
+        HARD.replace(b"4\n", b"4 \t\n"),
+    ],
+    ids=["LF", "CRLF", "CR", "encoded CR", "encoded CRLF", "blanks behind"],
+)
+def test_a_hard_line_break_in_what_is_no_text_is_crlf(text: bytes, kind: str) -> None:
+    assert decode_body(text, 0, len(text), "quoted-printable", kind).data == FILE
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("application/octet-stream", b"a;b\nc;d\n"),
+        ("application/vnd.ms-excel", b"sku;qty\nA1;5\n"),
+        ("application/xml", b'<?xml version="1.0"?>\n<o/>\n'),
+        ("application/edifact", b"UNB+UNOC:3+A+B'\n"),
+        ("text/csv", b"a;\xe4\n"),
+        ("message/rfc822", b"Subject: x\n\nbody\n"),
+    ],
+)
+def test_a_hard_line_break_in_text_stays_as_it_is(kind: str, text: bytes) -> None:
+    assert decode_body(text, 0, len(text), "quoted-printable", kind).data == text
+
+
+@pytest.mark.parametrize("encoding", ["base64", "7bit", "8bit", "binary", ""])
+def test_only_quoted_printable_changes_line_ends(encoding: str) -> None:
+    text = base64.encodebytes(PDF) if encoding == "base64" else PDF
+    assert decode_body(text, 0, len(text), encoding, "application/pdf").data == PDF
+
+
+def test_an_encoded_lf_of_a_file_stays_one() -> None:
+    text = b"\x89PNG=0D=0A=1A=0A=\nIHDR=00"
+    assert decode_body(text, 0, len(text), "quoted-printable", "image/png").data == b"\x89PNG\r\n\x1a\nIHDR\0"
+
+
+@pytest.mark.parametrize("size", range(1, 50))
+def test_the_unused_bits_of_the_last_uuencoded_group_may_be_anything(size: int) -> None:
+    content = bytes(range(100, 100 + size))
+    *lines, last = uuencoded(content).splitlines(keepends=True)[1:-2]
+    for filler in (b"_", b"!", b"`", b" ", b""):
+        group = last.rstrip(b"\n")
+        used = 1 + (((last[0] - 32) * 8 + 5) // 6 if filler else len(group) - 1)
+        spoiled = group[:used] + filler * (len(group) - used)
+        if filler and size % 3:
+            # The bits of the last sign that no byte takes, all of them set.
+            bits = {1: 15, 2: 3}[size % 3]
+            spoiled = spoiled[: used - 1] + bytes((32 + ((spoiled[used - 1] - 32) & 63 | bits),)) + spoiled[used:]
+        text = b"begin 644 o\n" + b"".join(lines) + spoiled + b"\n`\nend\n"
+        (file,) = find_uuencoded(text)
+        assert (file.data, file.complete) == (content, True)

@@ -310,7 +310,7 @@ class _Reader:
 
 def _decode(entity: Entity) -> tuple[bytes, tuple[str, ...]]:
     try:
-        body = decode_body(entity.source, entity.start, entity.end, entity.header.encoding)
+        body = decode_body(entity.source, entity.start, entity.end, entity.header.encoding, entity.header.type)
     except (ImportError, MemoryError):
         raise
     except Exception as error:

@@ -5,13 +5,17 @@ be tolerated is told as short fixed words; an unknown encoding leaves the bytes 
 
 base64: padding may be missing, wrong or in the middle (blocks encoded one by one and joined); noise is skipped; text
 after the end is cut off; a body that is no base64 at all stays as it is. Quoted-printable: a soft break may carry
-blanks, an "=" that escapes nothing stands for itself. Text bodies may hold uuencoded files.
+blanks, an "=" that escapes nothing stands for itself. A hard line break stands for CRLF (section 6.7), which a pipe has
+made LF: it is made CRLF again for what is not text. Text bodies may hold uuencoded files, whose unused last bits may
+be anything.
 """
 
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from .sniff import is_text
 
 _TRAILING_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\r?\Z)")
 _LONE_CR = re.compile(rb"=\r(?!\n)(?:\r\n)?")
@@ -46,12 +50,13 @@ class UuFile:
     complete: bool
 
 
-def decode_body(raw: bytes, start: int, end: int, encoding: str) -> Body:
-    """Decode raw[start:end] by the word of its Content-Transfer-Encoding, given in lower case."""
+def decode_body(raw: bytes, start: int, end: int, encoding: str, kind: str = "text/plain") -> Body:
+    """Decode raw[start:end] by the word of its Content-Transfer-Encoding, in lower case; kind is its media type."""
     if encoding == "base64":
         return _decode_base64(raw, start, end)
     if encoding == "quoted-printable":
-        return Body(_decode_quoted_printable(raw, start, end))
+        data = _decode_quoted_printable(raw, start, end)
+        return Body(data if is_text(data, kind) else _decode_quoted_printable(raw, start, end, _with_crlf))
     if encoding in ("x-uuencode", "uuencode", "x-uue", "uue"):
         found = next(find_uuencoded(raw[start:end]), None)
         if found is None:
@@ -118,7 +123,7 @@ def _looks_like_base64(text: bytes) -> bool:
     return noise * 4 <= len(head) and not (len(words) > 2 and len(head) < 12 * len(words) and b" " in head)
 
 
-def _decode_quoted_printable(raw: bytes, start: int, end: int) -> bytes:
+def _decode_quoted_printable(raw: bytes, start: int, end: int, change: Callable[[bytes], bytes] | None = None) -> bytes:
     # a2b_qp keeps the blanks after a soft break, and loses a line after a lone CR.
     text: memoryview | bytearray = memoryview(raw)[start:end]
     # A byte that is not there at all is found out much faster than a pair.
@@ -131,7 +136,15 @@ def _decode_quoted_printable(raw: bytes, start: int, end: int) -> bytes:
         text = bytearray(text).replace(b"==", b"=3D=").replace(b"==", b"=3D=")
     if b"\r" not in absent and _LONE_CR.search(text):
         text = _without(_LONE_CR, text)
-    return binascii.a2b_qp(text)
+    return binascii.a2b_qp(change(bytes(text)) if change else text)
+
+
+def _with_crlf(text: bytes) -> bytes:
+    """Return quoted-printable with CRLF for every hard line break, but where an encoded CR stands before it already."""
+    text = text.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    for soft in (b"=", b"=0D", b"=0d"):
+        text = text.replace(soft + b"\r\n", soft + b"\n")
+    return text
 
 
 def _without(pattern: re.Pattern[bytes], text: memoryview | bytearray) -> bytearray:
@@ -180,8 +193,10 @@ def _decode_uu_line(line: bytes, chunks: list[bytes]) -> bool:
     needed = (count + 2) // 3 * 4
     if not needed <= len(line) - 1 + 8 or len(line) > needed + 4:
         return False
+    # Read as whole groups of three bytes, and cut: what a mailer left in the unused bits of the last one is no error.
+    full = bytes((32 + needed // 4 * 3,))
     try:
-        chunks.append(binascii.a2b_uu(line[: needed + 1].ljust(needed + 1)))
+        chunks.append(binascii.a2b_uu(full + line[1 : needed + 1].ljust(needed))[:count])
     except binascii.Error:
         return False
     return True

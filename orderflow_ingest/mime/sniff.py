@@ -60,6 +60,25 @@ _FIRST_BYTES = (
 )
 
 
+# What is text although its type does not say so.
+_TEXT_TYPES = ("text/", "application/xml", "application/edifact", "application/edi-x12", "image/svg+xml")
+_BINARY_TYPES = ("application/pdf", "image/", "audio/", "video/", "font/")
+_BINARY_STARTS = (
+    *(b"%PDF-", b"PK\x03\x04", b"\x89PNG", b"GIF87a", b"GIF89a", b"\xff\xd8\xff", b"\xd0\xcf\x11\xe0", b"\x1f\x8b\x08"),
+    *(b"\x78\x9f\x3e\x22", b"II*\0", b"MM\0*", b"Rar!\x1a", b"7z\xbc\xaf\x27\x1c", b"wOFF", b"OggS", b"RIFF"),
+)
+
+
+def is_text(data: bytes, declared: str) -> bool:
+    """Tell whether content is text, whose line ends are those of the machine that it lies on."""
+    if declared.startswith(("text/", "message/", "multipart/")):
+        return not data.startswith(_BINARY_STARTS)
+    detected = detect_type(data)
+    if detected is not None:
+        return detected.startswith(_TEXT_TYPES)
+    return not declared.startswith(_BINARY_TYPES) and not _is_binary(data[:_REACH])
+
+
 def detect_type(data: bytes) -> str | None:
     """Return the media type that the content's own bytes show, None if they show none."""
     head, tail = data[:_REACH], data[-_REACH:]
