@@ -86,7 +86,8 @@ class Header:
 
     def charset(self) -> str:
         """Return the label of the charset, "" without one."""
-        return self.content.get("charset") or ""
+        label = self.content.get("charset") or ""
+        return label[2:] if label[:2] in ("3D", "3d") else label  # "=3D", the header was made quoted-printable
 
     def may_name(self, ending: bytes) -> bool:
         """Tell cheaply whether the file name may have this lower-case ending: encoded ones are not looked into."""

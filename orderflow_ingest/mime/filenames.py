@@ -16,14 +16,19 @@ from urllib.parse import unquote_to_bytes
 from .words import storable
 
 _SAFE_BYTES = 200
+# Controls, what has no width (zero-width signs, soft hyphen, bidi marks, joiners, selectors, tags), and fillers.
 _INVISIBLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
+    "\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _URL_ENCODED = re.compile(r"(?=[^%]*+%)(?:[A-Za-z0-9_.!~*'()+-]|%(?:[2-9A-F][0-9A-F]))++", re.IGNORECASE)
 _NEEDLESS_ESCAPE = re.compile(r"%(?:3[0-9]|4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A]|2[DE]|5F|7[EF])", re.IGNORECASE)
 _FORBIDDEN = re.compile('[<>:"|?*]')
 _EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,12})\Z")
-_DEVICE = re.compile(r"\A(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³])(?= *(?:\.|\Z))", re.IGNORECASE)
+_DEVICE = re.compile(
+    r"\A(?:CON|PRN|AUX|NUL|CLOCK\$|CONIN\$|CONOUT\$|COM[0-9¹²³]|LPT[0-9¹²³])(?=[ _]*(?:\.|\Z))", re.IGNORECASE
+)
 
 
 def safe_filename(claimed: str) -> str | None:

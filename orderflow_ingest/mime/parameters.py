@@ -9,15 +9,20 @@ without "=" is skipped. In text that is not UTF-8 a backslash may be half a char
 
 RFC 2231: sections are joined in the order of their numbers whatever order they came in, past gaps; of two sections
 with one number the extended one counts, then the first; an extended value (charset'language'text) wins over sections,
-sections over a plain value, and anything over an empty one. Encoded words are decoded although RFC 2047 section 5
-forbids them here, after the sections are joined, since mailers split them over sections.
+sections over a plain value, and anything over an empty one. The quotes around the language may be spoiled: blanks
+between them, typographic ones, another number of them. Encoded words are decoded although RFC 2047 section 5 forbids
+them here, after the sections are joined, since mailers split them over sections; one within another is decoded, too.
+
+In a plain value a percent sign is a percent sign, unless every one of them begins an escape, and all is UTF-8 then, or
+letters of an 8-bit charset within words.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .words import decode_bytes, decode_text
+from .charsets import codec_name
+from .words import decode_bytes, decode_text, has_encoded_word
 
 _MAIN = re.compile(
     rb"[ \t]*+(?:\([^)]{0,200}\)\s*+)?\"?([^;\s\"=(]++(?:\s*+/\s*+[^;\s\"=(]++)?)(?:\"(?=[;\s(]|$)|(?=[;\s(\"]|$))"
@@ -39,10 +44,26 @@ _NEXT_PARAMETER = re.compile(rb";\s*+[\w-]{1,40}\*?\d{0,4}\*?\s?=")
 _COMMENT = re.compile(rb"(?<!\s)\s*+\([^()]*+\)\s*+$")
 _SECTION = re.compile(r"([^*]+)(?:\*(\d{1,6}))?(\*)?")
 _CHARSET = re.compile(rb"([\w.:+-]{0,60})'([\w-]{0,40})'", re.ASCII)
+_SPOILED_CHARSET = re.compile(
+    rb"([A-Za-z][\w.:+-]{1,60}+)\s{0,2}(?:QUOTE)"
+    rb"((?:\s{0,3}(?:[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})?\s{0,3})?(?:QUOTE))?(?:QUOTE){0,2})".replace(
+        b"QUOTE", rb"['\"`\x91-\x94\xb4]|%2[27]|\xe2\x80[\x98-\x9f]|\xc2[\xb4\x91-\x94]"
+    ),
+    re.ASCII,
+)
+_QUOTED_CHARSET = re.compile(rb"([A-Za-z][\w.:+-]{1,60}+)\"(?:([A-Za-z-]{0,8})\")?", re.ASCII)
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+_EQUALS = re.compile(rb"=([0-9A-F]{2})")
+# Every sign in them begins an escape.
+_ALL_PERCENT = re.compile(rb"(?:[^%]|%[0-9A-Fa-f]{2})*+")
+_ALL_EQUALS = re.compile(rb"(?:[^=]|=[0-9A-F]{2})*+")
+# A sign behind a digit, or one that makes no letter of windows-1252, is a percent sign: "100%BESTELLUNG.pdf".
+_LATIN_PERCENT = re.compile(rb"(?:%[C-F][0-9A-F])*+(?:[A-Za-z](?:%[C-F][0-9A-F])++|[A-Za-z0-9._()+-])*+")
+_ESCAPED_WORD = re.compile(rb"=3D\?[^?\s]{1,80}\?[BbQq]\?")
 _MOST_PARAMETERS = 10_000
 _LONGEST_VALUE = 65536
 _FREE_TEXT = ("filename", "name")
+_ESCAPED = "quoted-printable in a parameter"
 
 
 @dataclass(frozen=True)
@@ -140,14 +161,19 @@ def _read_parameters(value: bytes, position: int, quote: re.Pattern[bytes], defe
         if count > _MOST_PARAMETERS:
             defects.append("too many parameters")
             return
-        if value[name.end() : name.end() + 1] == b'"':
+        start = name.end()
+        if value[start : start + 3] == b'3D"':  # the whole header was made quoted-printable
+            start += 2
+            if _ESCAPED not in defects:
+                defects.append(_ESCAPED)
+        label = name[1].decode("ascii", "replace").lower()
+        if value[start : start + 1] == b'"':
             # No quote closes further on: looking again for every parameter would take quadratic time.
-            text, position, closes = _read_quoted(value, name.end() + 1, quote, closes)
+            text, position, closes = _read_quoted(value, start + 1, quote, closes)
             if not closes and "quote never closed" not in defects:
                 defects.append("quote never closed")
         else:
-            text, position = _read_token(value, name.end())
-        label = name[1].decode("ascii", "replace").lower()
+            text, position = _read_token(value, start, is_extended=label.endswith("*"))
         if not label.startswith(_FREE_TEXT):
             text = _COMMENT.sub(b"", text[:1000])
         yield Parameter(label, text[:_LONGEST_VALUE])
@@ -163,11 +189,14 @@ def _read_quoted(value: bytes, start: int, quote: re.Pattern[bytes], closes: boo
     return _unescape(value[start:stop].rstrip(), quote).removesuffix(b'"'), stop, False
 
 
-def _read_token(value: bytes, start: int) -> tuple[bytes, int]:
+def _read_token(value: bytes, start: int, *, is_extended: bool) -> tuple[bytes, int]:
     """Read up to the next ";" or name; one inside an encoded word does not count."""
     ends = (end.start() for end in _TOKEN_END.finditer(value, start) if not end[0].startswith(b"=?"))
     stop = next(ends, len(value))
-    text = value[start:stop].strip().replace(b'"', b"")
+    text = value[start:stop].strip()
+    if is_extended and b'"' in text:
+        text = _QUOTED_CHARSET.sub(rb"\1'\2'", text, count=1) if _QUOTED_CHARSET.match(text) else text
+    text = text.replace(b'"', b"")
     if len(text) > 1 and text[:1] == text[-1:] == b"'":
         text = text[1:-1]
     return text, stop
@@ -181,32 +210,58 @@ def _unescape(quoted: bytes, quote: re.Pattern[bytes]) -> bytes:
 
 
 def _decode_plain(value: bytes, hint: str) -> str:
+    if b"=3D?" in value and _ESCAPED_WORD.search(value):
+        value = value.replace(b"=3D", b"=")
     mark = _CHARSET.match(value)
-    if mark and mark[1] and b"%" in value:
+    if mark and b"%" in value and codec_name(mark[1].decode("ascii")):
         return _decode_sections([(True, value)], hint)
+    if value.isascii() and b"=?" not in value:
+        for sign, whole, escape in ((b"%", _ALL_PERCENT, _PERCENT), (b"=", _ALL_EQUALS, _EQUALS)):
+            if sign in value and whole.fullmatch(value) and (text := _utf8(escape.sub(_unescape_digits, value))):
+                return text
+        if b"%" in value and _LATIN_PERCENT.fullmatch(value):
+            return decode_text(_PERCENT.sub(_unescape_digits, value), hint)
+    return _decode_words(value, hint)
+
+
+def _utf8(data: bytes) -> str | None:
+    """Return the text of UTF-8 beyond ASCII, None for anything else."""
+    return data.decode() if not data.isascii() and _is_utf8(data) else None
+
+
+def _decode_words(value: bytes, hint: str) -> str:
+    """Decode encoded words, once more if they hold others."""
     text = decode_text(value, hint)
-    if "%" in text and value.isascii() and b"=?" not in value:
-        unescaped = _PERCENT.sub(_unescape_percent, value)
-        if not unescaped.isascii():
-            return decode_text(unescaped, hint)
+    if "=?" in text and has_encoded_word(value):
+        return decode_text(text.encode("utf-8", "replace"), hint)
     return text
 
 
 def _decode_sections(sections: list[tuple[bool, bytes]], hint: str) -> str:
     """Join the values of sections in order and decode them as one, since a section may end inside a character."""
-    mark = _CHARSET.match(sections[0][1]) if sections[0][0] else None
-    charset = mark[1].decode("ascii") if mark else ""
+    charset, mark = _read_charset(sections[0][1]) if sections[0][0] else ("", b"")
     parts: list[bytes] = []
     for extended, value in sections:
-        prefix = _CHARSET.match(value) if extended else None
-        if prefix and (prefix is mark or not parts or prefix[0] == (mark[0] if mark else None)):
-            value = value[prefix.end() :]
-        parts.append(_PERCENT.sub(_unescape_percent, value) if extended else value)
+        if extended and mark and value.startswith(mark):
+            value = value[len(mark) :]
+        parts.append(_PERCENT.sub(_unescape_digits, value) if extended else value)
     data = b"".join(parts)
     if b"=?" in data:
-        return decode_text(data, charset or hint)
+        return _decode_words(data, charset or hint)
     return decode_bytes(data, charset, hint) if charset else decode_text(data, hint)
 
 
-def _unescape_percent(escape: re.Match[bytes]) -> bytes:
+def _read_charset(value: bytes) -> tuple[str, bytes]:
+    """Return the charset that an extended value begins with, "" if it has none, and all that stands for it."""
+    if mark := _CHARSET.match(value):
+        return mark[1].decode("ascii"), mark[0]
+    mark = _SPOILED_CHARSET.match(value)
+    charset = mark[1].decode("ascii") if mark else ""
+    # A single quote after a word is an apostrophe: "Mac's order.pdf".
+    if mark and codec_name(charset) and (mark[2] or charset[-1].isdigit() or "-" in charset):
+        return charset, mark[0]
+    return "", b""
+
+
+def _unescape_digits(escape: re.Match[bytes]) -> bytes:
     return bytes((int(escape[1], 16),))
