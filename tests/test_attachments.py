@@ -385,6 +385,44 @@ def test_base64_that_the_sender_did_not_declare_is_decoded_if_the_name_then_is_r
     assert only(mail(header % b"order.csv" + base64.encodebytes(PDF))).data.startswith(b"JVBER")
 
 
+XML, CSV = b'<?xml version="1.0"?><Order nr="4711"/>\n', "sku;Größe\nA1;5\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("header", "content"),
+    [
+        (b"Content-Type: application/xml; name=o.xml", XML),
+        (b"Content-Type: text/csv; name=o.csv", CSV),
+        (b"Content-Type: text/csv; name=o.csv", CSV.decode().encode("cp1252") + b"A2;7;fifteen;more;text\n"),
+        (b"Content-Type: application/octet-stream; name=o.edi", b"UNB+UNOC:3+A+B'\n"),
+        (b"Content-Type: application/octet-stream; name=o.txt", "заказ: 100 болтов\n".encode()),
+        (b"Content-Type: application/octet-stream", PDF),
+        (b"Content-Type: text/plain\r\nContent-Disposition: inline", PDF),
+        (b"Content-Type: image/png; name=o.png", PNG),
+        (b"Content-Type: text/plain", b"100 bolts M8 to Kiel\n"),
+        (b"Content-Type: application/json; name=o.json", b'{"order": 4711}'),
+    ],
+)
+@pytest.mark.parametrize("encoding", [b"", b"Content-Transfer-Encoding: 7bit\r\n"])
+def test_whatever_is_in_undeclared_base64_is_decoded(header: bytes, content: bytes, encoding: bytes) -> None:
+    for encoded in (base64.encodebytes(content), base64.b64encode(content)):
+        found = only(mail(header + b"\r\n" + encoding + b"\r\n" + encoded))
+        assert found.taken and found.data == content and found.defects[-1] == "base64 not declared"
+
+
+@pytest.mark.parametrize(
+    "text", [b"A1B2C3D4\nE5F6A7B8\n" * 4, b"QWERTYUIOPASDFGH", b"Bestellung" * 4, base64.encodebytes(bytes(range(90)))]
+)
+def test_what_only_looks_like_base64_stays(text: bytes) -> None:
+    for header in (b"Content-Type: text/plain", b"Content-Type: text/csv; name=o.csv"):
+        assert only(mail(header + b"\r\n\r\n" + text)).data.strip() == text.strip()
+
+
+def test_a_file_that_is_base64_by_its_nature_stays() -> None:
+    text = base64.encodebytes(CSV)
+    assert only(mail(b"Content-Type: text/plain; name=key.pem\r\n\r\n" + text)).data.strip() == text.strip()
+
+
 SAMPLES = (
     mail(b"\r\ntext", part(b'Content-Type: application/pdf; name="o.pdf"', PDF), HTML),
     mail(b"Content-Type: message/rfc822\r\n\r\n" + mail(part(b"Content-Type: text/csv", b"a;b\n"))),

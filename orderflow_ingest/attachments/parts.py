@@ -30,6 +30,7 @@ class Reason(StrEnum):
     BUSINESS_CARD = "business card"
     DELIVERY_REPORT = "delivery report"
     EMPTY = "empty"
+    OUTSIDE = "outside the parts"
     NOT_ACCEPTED = "not accepted"
     TOO_MANY_DOCUMENTS = "too many documents"
     TOO_MANY_PARTS = "too many parts"

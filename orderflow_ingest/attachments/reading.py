@@ -21,12 +21,12 @@ from ..containers import Budget, Member, NotOpened, Role
 from ..containers.encryption import is_encrypted
 from ..containers.kinds import UNREAD_ARCHIVE, container_kind, is_mime_text, open_container
 from ..mime.bodies import decode_body, find_uuencoded
-from ..mime.charsets import codec_name
+from ..mime.charsets import codec_name, is_utf8
 from ..mime.entities import Entity
 from ..mime.fields import find_sender_header, looks_like_header
 from ..mime.filenames import extension, safe_filename
 from ..mime.sniff import detect_type
-from ..mime.tree import MAX_PARTS, MESSAGE_TYPES, walk
+from ..mime.tree import MAX_PARTS, MESSAGE_TYPES, TEXT_OUTSIDE, walk
 from ..mime.words import decode_text, storable
 from .bodies import Bodies, Room
 from .parts import Part, PartKind, Reason
@@ -41,7 +41,13 @@ CONTAINER_DEPTH = 8
 # Paths stand in an index, whose rows PostgreSQL limits to 2704 bytes; a message adds up to 1500.
 _LONGEST_PATH = 500
 _ASK_AFTER = 16  # parts of which only the header was read
-_BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]+")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]++")
+_BASE64_LINE = re.compile(rb"\s*+([A-Za-z0-9+/]{8,}+={0,2}+)(?=[\r\n]|\Z)")
+_PRINTABLE = bytes(range(32, 127)) + b"\t\r\n"
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_LEAST_TEXT = 12
+# Files that are base64 by their nature.
+_STAYS_ENCODED = ("b64", "base64", "pem", "asc", "cer", "crt", "key", "pub", "sig")
 # What the opener of S/MIME says of a signature that stands beside what it signs, or is no signature at all.
 _WITHOUT_CONTENT = ("no content", "certificates only", "not CMS")
 
@@ -152,18 +158,21 @@ class _Reader:
 
     def _read_leaf(self, claim: _Claim, data: bytes, bodies: Bodies, depth: int) -> Iterator[Part]:
         """Judge a leaf of a message or a member of a container, and open it if it is a container itself."""
-        part = _part(claim, data, False, Reason.EMPTY)
+        part = _without_undeclared_base64(_part(claim, data, False, Reason.EMPTY))
         taken, reason = judge(part, claim.parent, claim.names, bodies.show)
         self.watch.look(claim.path)  # not at a page that may show it any more
         if taken and not data:
             part = replace(part, defects=(*part.defects, "no content"))
+        if reason is Reason.TEXT_BODY and TEXT_OUTSIDE in part.defects:
+            yield replace(part, taken=False, reason=Reason.OUTSIDE)
+            return
         if reason is Reason.TEXT_BODY and not (part.declared_type.startswith("multipart/") and is_mime_text(data)):
             yield bodies.add(part, claim.charset)
             numbers = count(1)
             yield from self._read_pictures(part, numbers)
             yield from self._read_uuencoded(part, bodies, depth, numbers)
             return
-        yield from self._open(_without_undeclared_base64(replace(part, taken=taken, reason=reason)), bodies, depth)
+        yield from self._open(replace(part, taken=taken, reason=reason), bodies, depth)
 
     def _open(self, part: Part, bodies: Bodies, depth: int) -> Iterator[Part]:
         """Yield what a document holds if it is a container, then the document itself."""
@@ -344,19 +353,35 @@ def _part(claim: _Claim, data: bytes, taken: bool, reason: Reason) -> Part:
 
 
 def _without_undeclared_base64(part: Part) -> Part:
-    """Return a document decoded whose sender encoded it and did not say so, if it then is what its name says."""
-    if NAME_DIFFERS not in part.defects or part.detected_type is not None or not _BASE64.fullmatch(part.data):
+    """Return a part decoded whose sender encoded it and did not say so.
+
+    It then is a document, or printable text, and what its name says; digits that only look like base64 become noise.
+    """
+    if part.detected_type is not None or extension(part.filename) in _STAYS_ENCODED or not _is_base64(part.data):
         return part
     data = decode_body(part.data, 0, len(part.data), "base64").data
     detected = detect_type(data)
-    if NAME_DIFFERS in contradictions(part.declared_type, detected, part.filename):
+    differ = contradictions(part.declared_type, detected, part.filename)
+    if NAME_DIFFERS in differ or not (detected or _is_printable(data)):
         return part
+    defects = (*(defect for defect in part.defects if defect not in (NAME_DIFFERS, TYPE_DIFFERS)), *differ)
     kind = content_type(part.declared_type, detected, part.filename)
-    defects = (
-        *(defect for defect in part.defects if defect not in (NAME_DIFFERS, TYPE_DIFFERS)),
-        "base64 not declared",
+    return replace(
+        part, data=data, detected_type=detected, content_type=kind, defects=(*defects, "base64 not declared")
     )
-    return replace(part, data=data, detected_type=detected, content_type=kind, defects=defects)
+
+
+def _is_base64(data: bytes) -> bool:
+    """Tell whether content is nothing but lines of base64, the first of which is whole."""
+    first = _BASE64_LINE.match(data)
+    return first is not None and len(first[1]) % 4 == 0 and _BASE64.fullmatch(data) is not None
+
+
+def _is_printable(data: bytes) -> bool:
+    """Tell text from the noise that other letters and digits become: of sixteen bytes of noise one is a control."""
+    if len(data) < _LEAST_TEXT or _CONTROL.search(data):
+        return False
+    return len(data.translate(None, _PRINTABLE)) * 10 <= len(data) or is_utf8(data)
 
 
 def _unreadable(path: str, declared_type: str, data: bytes, defects: tuple[str, ...]) -> Part:

@@ -98,6 +98,11 @@ def codec_name(label: str) -> str | None:
     return _WIDER.get(number, f"iso8859-{number}") if number in _ISO_PARTS else None
 
 
+def is_utf8(data: bytes) -> bool:
+    """Tell whether data is UTF-8 throughout."""
+    return _strictly(data, "utf-8") is not None
+
+
 def decode_bytes(data: bytes, label: str = "", hint: str = "") -> str:
     """Decode data as its label says; where that cannot be, as UTF-8, as the hint says, or as detected."""
     codec = codec_name(label)

@@ -94,6 +94,11 @@ class Header:
         values = (parameter.value.lower() for parameter in (*self.disposition.parameters, *self.content.parameters))
         return any(ending in value or b"=?" in value or b"%" in value for value in values)
 
+    def has_name(self) -> bool:
+        """Tell whether the content has a file name."""
+        parameters = (*self.disposition.parameters, *self.content.parameters)
+        return any(parameter.name.startswith(("name", "filename")) for parameter in parameters)
+
     def filename(self, hint: str = "") -> str | None:
         """Return the name as the sender wrote it: filename before name, a readable one before a broken one."""
         names = (
@@ -203,8 +208,7 @@ def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bo
 def _read_ahead(scanner: Scanner, source: bytes, body: int) -> bytes:
     """Return the beginning of what stands at body before the next boundary, "" if only blanks do."""
     start = _skip_blanks(source, body)
-    delimiter = scanner.next_match(body)
-    return source[start : min(delimiter.end if delimiter else len(source), start + _AHEAD)]
+    return source[start : scanner.end_within(body, start + _AHEAD)]
 
 
 def _goes_on(block: _Block, source: bytes, is_message: bool) -> bool:

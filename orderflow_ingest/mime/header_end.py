@@ -15,6 +15,7 @@ Guarantees: never raises, takes linear time; a block without such a line costs o
 
 import binascii
 import re
+from functools import lru_cache
 
 from .fields import field_name, is_parameter
 
@@ -53,6 +54,7 @@ _MESSAGE_START = re.compile(
 _LONG_ENOUGH = 24
 
 
+@lru_cache(maxsize=1024)
 def is_usual(name: str) -> bool:
     """Tell whether a field has a name that headers have: a registered one, or words joined by hyphens."""
     return name in _KNOWN or _TOKEN.fullmatch(name) is not None

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .charsets import codec_name
+from .charsets import codec_name, is_utf8
 from .words import decode_bytes, decode_text, has_encoded_word
 
 _MAIN = re.compile(
@@ -120,7 +120,7 @@ def parse_parameters(value: bytes) -> Parametrised:
     value = value.replace(b"\0", b"")
     main = _MAIN.match(value)
     position = main.end() if main else 0
-    quote = _QUOTE if _is_utf8(value) else _QUOTE_IN_DOUBLE_BYTES
+    quote = _QUOTE if is_utf8(value) else _QUOTE_IN_DOUBLE_BYTES
     parameters = tuple(_read_parameters(value, position, quote, defects))
     if b"*" in value and not _sections_are_whole(parameters):
         defects.append("sections of a parameter missing or doubled")
@@ -138,14 +138,6 @@ def _sections_are_whole(parameters: tuple[Parameter, ...]) -> bool:
         if (mark := _SECTION.fullmatch(parameter.name)) and mark[2] is not None:
             numbers.setdefault(mark[1], []).append(int(mark[2]))
     return all(sorted(found) == list(range(len(found))) for found in numbers.values())
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _read_parameters(value: bytes, position: int, quote: re.Pattern[bytes], defects: list[str]) -> Iterator[Parameter]:
@@ -226,7 +218,7 @@ def _decode_plain(value: bytes, hint: str) -> str:
 
 def _utf8(data: bytes) -> str | None:
     """Return the text of UTF-8 beyond ASCII, None for anything else."""
-    return data.decode() if not data.isascii() and _is_utf8(data) else None
+    return data.decode() if not data.isascii() and is_utf8(data) else None
 
 
 def _decode_words(value: bytes, hint: str) -> str:

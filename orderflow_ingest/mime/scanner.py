@@ -42,6 +42,7 @@ class Scanner:
         self._exact: dict[bytes, list[int]] = {}
         self._folded: dict[bytes, list[int]] = {}
         self._blank = (0, -1, -1)
+        self.stray: int | None = None
         # Where each mark was looked for last, and where it was found: len(source) if nowhere.
         self._marks = {end + b"--": (1, 0) for end in (b"\n", b"\r") if end in source and end + b"--" in source}
 
@@ -101,29 +102,51 @@ class Scanner:
         head = self._source[position:start]
         return len(text) > 1 and text in head and b"boundary" in head.lower()
 
-    def next_match(self, position: int, adopt: bool = False) -> Delimiter | None:
-        """Return the next delimiter of an open level; with adopt, a line that looks like one counts for the top."""
-        if not self._exact and not adopt:
+    def next_match(self, position: int, *, adopt: bool = False, stop: bool = False) -> Delimiter | None:
+        """Return the next delimiter of an open level; with adopt, a line that looks like one counts for the top.
+
+        Without adopt the first such line on the way is kept in `stray`; with stop the search ends there, with None.
+        """
+        self.stray = None
+        if not self._exact and not adopt and not stop:
             return None
         line = self._candidate(position)
         while line is not None:
             if matched := self._match(*line):
                 return matched
-            if adopt and line[2] and _CONTENT_FIELD.match(self._source, line[1]):
-                self.replace_top(line[2])
-                return self._match(*line)
+            if self.stray is None and self._begins_part(*line):
+                if adopt:
+                    self.replace_top(line[2])
+                    return self._match(*line)
+                self.stray = line[0]
+                if stop:
+                    return None
             line = self._candidate(line[1])
         return None
+
+    def end_within(self, position: int, limit: int) -> int:
+        """Return where the content at position ends, or the limit if no delimiter stands before it."""
+        line = self._candidate(position)
+        while line is not None and line[0] < limit:
+            if self._match(*line):
+                return max(self.content_end(line[0]), position)
+            line = self._candidate(line[1])
+        return limit
+
+    def _begins_part(self, _: int, after: int, text: bytes) -> bool:
+        """Tell whether a line may be a boundary that nobody declared: a field follows that describes content."""
+        return bool(text) and not text.endswith(b"--") and _CONTENT_FIELD.match(self._source, after) is not None
 
     def _match(self, start: int, after: int, text: bytes) -> Delimiter | None:
         for index, key in ((self._exact, text), (self._folded, text.lower())):
             if (level := self._innermost(index.get(key))) is not None:
-                return Delimiter(self._content_end(start), after, level)
+                return Delimiter(self.content_end(start), after, level)
             if key.endswith(b"--") and (level := self._innermost(index.get(key[:-2].rstrip()))) is not None:
-                return Delimiter(self._content_end(start), after, level, closing=True)
+                return Delimiter(self.content_end(start), after, level, closing=True)
         return None
 
-    def _content_end(self, start: int) -> int:
+    def content_end(self, start: int) -> int:
+        """Return where the content before the boundary line at start ends."""
         end = start - 1 if self._source[max(start - 1, 0) : start] == b"\n" else start
         return end - 1 if self._source[max(end - 1, 0) : end] == b"\r" else end
 

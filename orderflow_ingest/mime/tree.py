@@ -11,6 +11,10 @@ Lenient: a delimiter may differ in case or have trailing blanks; a multipart may
 with the one around it, or go on after its end; a boundary that is missing or never occurs is taken from the first
 line that looks like one; a mail that says no type but begins with a boundary line is a multipart; a multipart without
 any part becomes one leaf; message/rfc822 may be encoded, and a file named .eml is a message if it begins like one.
+
+Parts behind a boundary that nobody declared, within a text or behind base64, before the first part or after the last,
+are those of a multipart of their own. What else stands before the first part or after the last is given out as a leaf
+if it shows signs of a document, or is a text longer than what mail programs write there.
 """
 
 import re
@@ -18,7 +22,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 from .bodies import decode_body
-from .entities import Entity, Header, read_header
+from .entities import Entity, Header, describe, read_header
 from .fields import looks_like_header, skip_leading_blanks
 from .scanner import Scanner
 
@@ -33,6 +37,18 @@ _UNTYPED_PARTS = re.compile(
 )
 # "charset=utf-8" stands in every message; where it is not "=3D" the message only is called encoded.
 _NOT_QUOTED = re.compile(rb"=(?![0-9A-F]{2}|[ \t\r\n])")
+_OUTSIDE = replace(describe((), False), type="multipart/mixed")
+OUTSIDE, TEXT_OUTSIDE = "outside of the parts", "text outside of the parts"
+# Signs of a document before the first part or after the last: fields, signatures, and both in base64.
+_HIDDEN = re.compile(
+    rb"[\r\n](?:Content-(?:Type|Disposition|Transfer-Encoding)[ \t]*+:|(begin [0-7]{3,4} [^\r\n]{1,200}[\r\n]{1,2}M)"
+    rb"|(JVBERi0|UEsDB|0M8R4KGx|iVBORw0|/9j/4|R0lGOD|SUkqA|TU0AK|PD94b|e1xyd|%PDF-|UN[AB][:+]|<\?xml\s|\{\\rtf))"
+    rb"|(%PDF-|PK\x03\x04|\xd0\xcf\x11\xe0)"
+)
+# What mail programs, gateways and lists write there.
+_USUAL = re.compile(rb"MIME", re.IGNORECASE)
+_SHORTEST, _SHORT, _LONG = 8, 200, 1000
+_CONTENT = re.compile(rb"[^\s]")
 _EML = re.compile(r".*\.eml\s*", re.IGNORECASE | re.DOTALL)
 
 
@@ -46,6 +62,7 @@ class _Frame:
     count: int = 0
     guess: bool = False
     ended: bool = False
+    adopts: bool = False  # the next line that looks like a boundary is its own
 
 
 def walk(raw: bytes, path: str = "", most: int = MAX_PARTS) -> Iterator[Entity]:
@@ -125,16 +142,34 @@ class _Walker:
             )
             entity = self._enter(header, body)
             if entity.kind == "leaf":
-                delimiter = self.scanner.next_match(body)
-                level = delimiter.level if delimiter else -1
-                unclosed = any(frame.header is not None for frame in self.frames[level + 1 :])
-                defects = (*entity.defects, "multipart never closed") if unclosed else entity.defects
-                end = max(delimiter.end, body) if delimiter else len(self.source)
-                entity = replace(entity, end=end, defects=defects)
+                entity = self._close(entity)
             yield entity
             position = skip_leading_blanks(self.source, body)
             if entity.kind != "message":
                 position = yield from self._next_part(entity.end)
+
+    def _close(self, leaf: Entity) -> Entity:
+        """Return a leaf with its end: the next delimiter, or a boundary that nobody declared."""
+        stop = self._may_split(leaf)
+        delimiter = self.scanner.next_match(leaf.start, stop=stop)
+        if stop and delimiter is None and self.scanner.stray is not None:
+            return replace(leaf, end=max(self.scanner.content_end(self.scanner.stray), leaf.start))
+        level = delimiter.level if delimiter else -1
+        unclosed = any(frame.header is not None for frame in self.frames[level + 1 :])
+        defects = (*leaf.defects, "multipart never closed") if unclosed else leaf.defects
+        end = max(delimiter.end, leaf.start) if delimiter else len(self.source)
+        return replace(leaf, end=end, defects=defects)
+
+    def _may_split(self, leaf: Entity) -> bool:
+        """Tell whether other parts may stand in a leaf: in a text body, or behind base64, which holds no such line.
+
+        A report quotes the mail that it is about, and a file is what it is.
+        """
+        header = leaf.header
+        if leaf.parent in ("", "multipart/report") or leaf.depth >= MAX_DEPTH - 1:
+            return False
+        is_body = header.type in ("text/plain", "text/html") and header.disposition.value in ("", "inline")
+        return header.encoding == "base64" or (is_body and not header.has_name())
 
     def _enter(self, header: Header, body: int) -> Entity:
         """Open a container or describe a leaf whose end is not yet known."""
@@ -179,15 +214,27 @@ class _Walker:
         """
         while True:
             top = self.frames[-1]
-            delimiter = self.scanner.next_match(position, adopt=top.guess and not top.count)
+            adopt = top.adopts or (top.guess and not top.count)
+            may_open = top.header is not None and self.depth + len(self.frames) < MAX_DEPTH
+            stop = not adopt and may_open and bool(top.count)
+            delimiter = self.scanner.next_match(position, adopt=adopt, stop=stop)
             level = delimiter.level if delimiter else -1
-            stop = delimiter.end if delimiter else len(self.source)
+            end = delimiter.end if delimiter else len(self.source)
+            is_own = delimiter is not None and not delimiter.closing and level == len(self.frames) - 1
+            if top.header is not None and (top.count or is_own) and position < end:
+                stray = self.scanner.stray
+                yield from self._hidden(top, position, end if stray is None else stray)
+                if stray is not None and may_open:
+                    yield from self._open_outside(top, stray)
+                    position = stray
+                    continue
+            top.adopts = False
             while len(self.frames) > level + 1:
                 frame = self.frames[-1]
                 if frame.header is not None and not frame.count:
-                    if self._may_guess(frame, stop):
+                    if self._may_guess(frame, end):
                         break
-                    yield self._as_leaf(frame, frame.header, max(stop, frame.start))
+                    yield self._as_leaf(frame, frame.header, max(end, frame.start))
                 self.frames.pop()
                 self.scanner.close()
             top = self.frames[-1] if self.frames else top
@@ -202,6 +249,47 @@ class _Walker:
                 top.count += 1
                 return position
             top.ended = True
+
+    def _hidden(self, frame: _Frame, start: int, end: int) -> Iterator[Entity]:
+        """Yield what stands before the first part of a multipart or after its last, if it may be a document."""
+        if end - start < _SHORTEST:
+            return
+        found = _HIDDEN.search(self.source, max(start - 1, 0), end)
+        if found is None and not self._is_long_text(start, end):
+            return
+        frame.count += 1
+        kind, defect, body = "text/plain", OUTSIDE if found else TEXT_OUTSIDE, start
+        header = describe((), False)
+        if found is not None:
+            body = max(found.start() + (self.source[found.start()] in b"\r\n"), start)
+            kind = "application/octet-stream" if found.lastindex in (2, 3) else kind
+            if found.lastindex is None:
+                header, body = read_header(self.scanner, self.source, body, in_digest=False, is_message=False)
+                kind = header.type
+        depth = self.depth + len(self.frames) - 1
+        header = replace(header, type=kind)
+        path = f"{frame.prefix}{frame.count}"
+        defects = (*header.defects, defect)
+        yield Entity(path, "leaf", header, "multipart/mixed", depth, self.source, body, max(end, body), defects)
+
+    def _is_long_text(self, start: int, end: int) -> bool:
+        found = _CONTENT.search(self.source, start, end)
+        size = end - found.start() if found else 0
+        return size > _LONG or (size > _SHORT and not _USUAL.search(self.source, start, end))
+
+    def _open_outside(self, top: _Frame, position: int) -> Iterator[Entity]:
+        """Open a multipart for parts behind a boundary that nobody declared; in one the boundary may change."""
+        if top.header is _OUTSIDE:
+            top.adopts = True
+            self.scanner.replace_top(None)
+            return
+        top.count += 1
+        path = f"{top.prefix}{top.count}"
+        depth = self.depth + len(self.frames) - 1
+        self.frames.append(_Frame(_OUTSIDE, f"{path}.", position, guess=True))
+        self.scanner.open(None)
+        parent = top.header.type if top.header else ""
+        yield Entity(path, "multipart", _OUTSIDE, parent, depth, self.source, position, position, (OUTSIDE,))
 
     def _may_guess(self, frame: _Frame, stop: int) -> bool:
         """Make a multipart in which no part was found ready to be read again, once and within bounds."""
