@@ -66,9 +66,9 @@ _DISPLAYS = re.compile(
 )
 _NUMBER = re.compile(r"([+-]?(?:\d{1,20}\.?\d{0,20}|\.\d{1,20}))([a-z%]{0,5})")
 _WHITE = re.compile(
-    r"white|snow|ivory|ghostwhite|floralwhite|whitesmoke|#f{3}|#(?:f[5-9a-f]){3}|rgb\((?:\s*2(?:4[5-9]|5\d)\s*,?){3}\)"
+    r"white|snow|ivory|ghostwhite|floralwhite|whitesmoke|#f{3}|#(?:f[5-9a-f]){3}|rgb\((?:\s*+2(?:4[5-9]|5\d)\s*+,?){3}\)"
 )
-_CLEAR = re.compile(r"transparent|rgba\((?:[^,()]*,){3}\s*0?\.?0*%?\s*\)|#[0-9a-f]{3}0|#[0-9a-f]{6}00")
+_CLEAR = re.compile(r"transparent|rgba\((?:[^,()]*+,){3}\s*+0?\.?0*+%?\s*+\)|#[0-9a-f]{3}0|#[0-9a-f]{6}00")
 # A style without any of these hides nothing.
 _MATTERS = re.compile(
     r"display|visibility|opacity|color|text-indent|mso-hide|overflow|clip|position|margin|transform|[\\&]|/\*"
