@@ -81,7 +81,7 @@ class Bodies:
         if data.isspace() or (len(data) < 100 and data.decode("utf-8", "replace").isspace()):
             return replace(part, taken=False, reason=Reason.EMPTY)
         said = data.decode("utf-8", "replace") if len(data) <= _COMPARED else ""
-        if said and self._is_said(part.path, Wording(said)):
+        if said and self._is_said(part.path, said):
             return replace(part, taken=False, reason=Reason.ALTERNATIVE_TEXT)
         self._say(part.path, said)
         return replace(
@@ -126,7 +126,7 @@ class Bodies:
                 return prefix, child
         return None
 
-    def _is_said(self, path: str, wording: Wording) -> bool:
+    def _is_said(self, path: str, text: str) -> bool:
         """Tell whether one alternative to a part says what it says."""
         if (place := self._alternative_of(path)) is None:
             return False
@@ -134,6 +134,7 @@ class Bodies:
         others = [said for child, said in siblings if child != place[1]]
         if self._said_before is not None:
             others.append(self._said_before)
+        wording = Wording(text)
         return any(
             said.size and self.room.take_comparison(said.size + wording.size) and wording.is_said_by(said.wording())
             for said in others

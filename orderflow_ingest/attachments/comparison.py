@@ -14,6 +14,14 @@ from functools import cached_property
 
 # Han and kana are compared sign by sign: their lines are wrapped anywhere.
 _WORD = re.compile(r"[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff€$£¥%]")
+# The same for text in windows-1252, where bytes are translated, which takes a tenth of the time: what is no word
+# becomes a blank, and signs are parted by hand.
+_SIGNS = b"\x80$\xa3\xa5%"
+_UNUSED = (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+_TO_WORDS = bytes(
+    32 if number in _UNUSED or not _WORD.match(bytes((number,)).decode("cp1252")) else number for number in range(256)
+)
+_TO_WORDS_AND_LINES = _TO_WORDS[:10] + b"\n" + _TO_WORDS[11:]
 _WORD_OR_LINE = re.compile(_WORD.pattern + r"|\n")
 _LINK_STARTS = ("http", "ftp:", "mailto:", "tel:", "cid:")
 _LINK = re.compile(r"<?\b(?:https?|ftp|mailto|tel|cid):[^\s<>\"]{1,2000}>?")
@@ -21,12 +29,20 @@ _MARK = re.compile(r"\[(?:\d{1,3}|(?:image|cid)\b[^\[\]\n]{0,200})\]")
 
 
 class Wording:
-    """A text in the form in which texts are compared; `words` are all words and numbers, each between blanks."""
+    """A text in the form in which texts are compared: words and numbers, each between blanks."""
 
     def __init__(self, text: str) -> None:
-        self._text = text.casefold()
+        self._given = text
         self.size = len(text)
-        self.words = _words(self._text)
+
+    @cached_property
+    def _text(self) -> str:
+        return self._given.casefold()
+
+    @cached_property
+    def words(self) -> str:
+        """All words and numbers."""
+        return _words(self._text)
 
     @cached_property
     def words_between_links(self) -> str:
@@ -44,6 +60,9 @@ class Wording:
     def lines(self) -> list[str]:
         """The words of each line that has any, parted where an address stood."""
         text = _LINK.sub("\n", self._text) if self._may_link else self._text
+        if (coded := _encode(text)) is not None:
+            found = (line.split() for line in _part_signs(coded.translate(_TO_WORDS_AND_LINES)).split(b"\n"))
+            return [f" {b' '.join(line).decode('cp1252')} " for line in found if line]
         lines = " ".join(_WORD_OR_LINE.findall(text)).split("\n")
         return [f" {line.strip()} " for line in lines if line.strip()]
 
@@ -89,7 +108,26 @@ class Spoken:
         return self._wording
 
 
+def _encode(text: str) -> bytes | None:
+    """Return a text in windows-1252, None if it has other signs."""
+    if text.isascii():
+        return text.encode("ascii")
+    try:
+        return text.encode("cp1252")
+    except UnicodeEncodeError:
+        return None
+
+
+def _part_signs(words: bytes) -> bytes:
+    for sign in _SIGNS:
+        if sign in words:
+            words = words.replace(bytes((sign,)), b" %c " % sign)
+    return words
+
+
 def _words(text: str) -> str:
+    if (coded := _encode(text)) is not None:
+        return f" {b' '.join(_part_signs(coded.translate(_TO_WORDS)).split()).decode('cp1252')} ".replace("  ", " ")
     return f" {' '.join(_WORD.findall(text))} ".replace("  ", " ")
 
 

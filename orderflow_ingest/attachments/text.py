@@ -59,7 +59,7 @@ def decode_html(data: bytes, charset: str, hint: str) -> tuple[str, bool]:
     """
     if not charset and (found := _META_CHARSET.search(data, 0, 4096)):
         charset = found[1].decode("ascii", "replace")
-    page = _INLINE_DATA.sub(b"data:,", data) if b"base64," in data.lower() else data
+    page = _INLINE_DATA.sub(b"data:,", data) if b"64," in data and b"base64," in data.lower() else data
     return decode_bytes(page[:HTML_LIMIT], charset or "utf-8", hint), len(page) <= HTML_LIMIT
 
 
@@ -93,7 +93,8 @@ def html_text(page: str, room: Room) -> PageText:
         return PageText(None)
     # It parts cells by two tabs.
     text = "\n".join(text for text, _ in found).replace("\t\t", "\t")
-    text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
+    if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
+        text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
     text = _BLANK_LINES.sub("\n\n", text).strip("\n") + "\n"
     lost = len(text) > 2 * HTML_LIMIT or (text.isspace() and not _without_code(marked).isspace())
     may_be_hidden = marked.in_sheets or any(doubt for _, doubt in found) or (len(found) > 1 and bool(marked.hidden))
