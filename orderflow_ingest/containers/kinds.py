@@ -62,15 +62,7 @@ _MOST_FIELDS, _LONGEST_HEADER = 100, 65536
 _PARTS = re.compile(rb"--[^\r\n]{1,200}\r?\nContent-[A-Za-z-]{2,40}:", re.IGNORECASE)
 _NEAR = 1000
 # Archives that nothing here opens: Microsoft's cabinet, LHA, ACE, Zstandard, lzip.
-_UNREAD = (
-    (b"MSCF\0\0\0\0", 0),
-    (b"-lh5-", 2),
-    (b"-lh6-", 2),
-    (b"-lh7-", 2),
-    (b"**ACE**", 7),
-    (b"\x28\xb5\x2f\xfd", 0),
-    (b"LZIP\x01", 0),
-)
+_UNREAD = ((b"MSCF\0\0\0\0", b"\x28\xb5\x2f\xfd", b"LZIP\x01"), (b"-lh5-", b"-lh6-", b"-lh7-"), b"**ACE**")
 _WHOLE_GZIPS = "svgz emz wmz dia gnucash rds rdata blend vgz xcfgz mml kra adz als cpgz ggb pbf"
 
 
@@ -114,7 +106,7 @@ def _archive_kind(data: bytes, ending: str, declared_type: str) -> str | None:
         return "7z"
     if data.startswith(RAR):
         return "rar"
-    if any(data.startswith(mark, at) for mark, at in _UNREAD):
+    if data.startswith(_UNREAD[0]) or data.startswith(_UNREAD[1], 2) or data.startswith(_UNREAD[2], 7):
         return "unread archive"
     if ending == "tar" or declared_type in _TAR_TYPES or _TAR_CHECKSUM.match(data, 148):
         from .tar_archive import begins_tar
