@@ -23,6 +23,8 @@ _TRAILING = (b" \n", b" \r", b"\t\n", b"\t\r")
 _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NOISE = bytes(byte for byte in range(256) if byte not in _DIGITS + b"=")
 _BLANKS = b" \t\r\n\v\f"
+# What no text begins with, as it stands in quoted-printable: then the rest need not be decoded to find it out.
+_NO_TEXT = (b"%PDF-", b"=FF=D8=FF=E0", b"=FF=D8=FF=E1", b"GIF87a", b"GIF89a", b"=D0=CF=11=E0=A1=B1=1A=E1")
 _URL_SAFE = _DIGITS.replace(b"+/", b"-_=") + _BLANKS
 _BLOCK = re.compile(rb"([A-Za-z0-9+/]+)(=*)")
 _TEXT_AFTER = re.compile(rb"[=\n]\n(?=[A-Za-z0-9+/=]*+[^A-Za-z0-9+/=\n])")
@@ -55,8 +57,11 @@ def decode_body(raw: bytes, start: int, end: int, encoding: str, kind: str = "te
     if encoding == "base64":
         return _decode_base64(raw, start, end)
     if encoding == "quoted-printable":
-        data = _decode_quoted_printable(raw, start, end)
-        return Body(data if is_text(data, kind) else _decode_quoted_printable(raw, start, end, _with_crlf))
+        if not raw.startswith(_NO_TEXT, start, end):
+            data = _decode_quoted_printable(raw, start, end)
+            if is_text(data, kind):
+                return Body(data)
+        return Body(_decode_quoted_printable(raw, start, end, _with_crlf))
     if encoding in ("x-uuencode", "uuencode", "x-uue", "uue"):
         found = next(find_uuencoded(raw[start:end]), None)
         if found is None:
@@ -141,7 +146,9 @@ def _decode_quoted_printable(raw: bytes, start: int, end: int, change: Callable[
 
 def _with_crlf(text: bytes) -> bytes:
     """Return quoted-printable with CRLF for every hard line break, but where an encoded CR stands before it already."""
-    text = text.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    if b"\r" in text:
+        text = text.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    text = text.replace(b"\n", b"\r\n")
     for soft in (b"=", b"=0D", b"=0d"):
         text = text.replace(soft + b"\r\n", soft + b"\n")
     return text

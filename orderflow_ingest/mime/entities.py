@@ -11,6 +11,7 @@ means text/plain, as RFC 2045 section 5.2 asks. Names of transfer encodings are 
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from .fields import Field, first_value, iterate_fields
@@ -101,15 +102,20 @@ class Header:
 
     def filename(self, hint: str = "") -> str | None:
         """Return the name as the sender wrote it: filename before name, a readable one before a broken one."""
-        names = (
-            self.disposition.get("filename", hint),
-            self.content.get("name", hint),
-            self.content.get("filename", hint),
-            self.disposition.get("name", hint),
-            self.content.get("file", hint),
-        )
-        given = [name for name in names if name and name.strip()]
-        return next((name for name in given if "\ufffd" not in name), given[0] if given else None)
+        broken: str | None = None
+        for parameters, label in (
+            (self.disposition, "filename"),
+            (self.content, "name"),
+            (self.content, "filename"),
+            (self.disposition, "name"),
+            (self.content, "file"),
+        ):
+            name = parameters.get(label, hint) if parameters.parameters else None
+            if name and name.strip():
+                if "\ufffd" not in name:
+                    return name
+                broken = broken or name
+        return broken
 
 
 @dataclass(frozen=True)
@@ -279,7 +285,11 @@ def _add_parameters(known: Parametrised, field: Field) -> Parametrised:
 
 def _read_encoding(value: bytes) -> bytes:
     """Return the word of a transfer encoding in lower case, past comments and odd spellings."""
-    value = value[:1000].lower()
+    return _read_word(value[:1000].lower())
+
+
+@lru_cache(maxsize=64)
+def _read_word(value: bytes) -> bytes:
     while (bare := _COMMENT.sub(b" ", value)) != value:
         value = bare
     word = _WORD.search(value)

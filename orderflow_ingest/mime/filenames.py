@@ -24,6 +24,8 @@ _INVISIBLE = re.compile(
 )
 _URL_ENCODED = re.compile(r"(?=[^%]*+%)(?:[A-Za-z0-9_.!~*'()+-]|%(?:[2-9A-F][0-9A-F]))++", re.IGNORECASE)
 _NEEDLESS_ESCAPE = re.compile(r"%(?:3[0-9]|4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A]|2[DE]|5F|7[EF])", re.IGNORECASE)
+# A name in which nothing is to be made safe, unless it is that of a device.
+_SAFE = re.compile(r"(?!\.)[A-Za-z0-9_()+,;=@#&!$'~.-]++(?: [A-Za-z0-9_()+,;=@#&!$'~.-]++)*+(?<!\.)")
 _FORBIDDEN = re.compile('[<>:"|?*]')
 _EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,12})\Z")
 _DEVICE = re.compile(
@@ -33,6 +35,8 @@ _DEVICE = re.compile(
 
 def safe_filename(claimed: str) -> str | None:
     """Return a name that is safe to store and to show, None if nothing of the claimed one is left."""
+    if len(claimed) <= _SAFE_BYTES and _SAFE.fullmatch(claimed) and not _DEVICE.match(claimed):
+        return claimed
     # Line breaks of a folded name are blanks, not garbage.
     text = _INVISIBLE.sub("", re.sub(r"[\t\r\n]+", " ", _undo_url_encoding(storable(claimed))))
     # Blanks beyond ASCII are made plain first: a dot behind one would else come to stand at the beginning.
@@ -44,7 +48,9 @@ def safe_filename(claimed: str) -> str | None:
 
 def extension(filename: str | None) -> str:
     """Return the ending of a safe name in lower case, without its dot; "" if there is none."""
-    found = _EXTENSION.search(filename or "")
+    if not filename:
+        return ""
+    found = _EXTENSION.search(filename)
     return found[1].lower() if found else ""
 
 

@@ -59,6 +59,8 @@ _ALL_PERCENT = re.compile(rb"(?:[^%]|%[0-9A-Fa-f]{2})*+")
 _ALL_EQUALS = re.compile(rb"(?:[^=]|=[0-9A-F]{2})*+")
 # A sign behind a digit, or one that makes no letter of windows-1252, is a percent sign: "100%BESTELLUNG.pdf".
 _LATIN_PERCENT = re.compile(rb"(?:%[C-F][0-9A-F])*+(?:[A-Za-z](?:%[C-F][0-9A-F])++|[A-Za-z0-9._()+-])*+")
+# What begins an escape, an encoded word or a word of ISO-2022-JP.
+_MAY_BE_CODED = re.compile(rb"[%=\x1b]")
 _ESCAPED_WORD = re.compile(rb"=3D\?[^?\s]{1,80}\?[BbQq]\?")
 _MOST_PARAMETERS = 10_000
 _LONGEST_VALUE = 65536
@@ -84,11 +86,14 @@ class Parametrised:
 
     def get(self, name: str, hint: str = "") -> str | None:
         """Return a parameter as text; hint names a charset for raw 8-bit that is not UTF-8."""
+        named = [parameter for parameter in self.parameters if parameter.name.startswith(name)]
+        if not named:
+            return None
+        if len(named) == 1 and named[0].name == name:
+            return _decode_plain(named[0].value, hint)
         sections: list[tuple[int, bool, bytes]] = []
         plain: bytes | None = None
-        for parameter in self.parameters:
-            if not parameter.name.startswith(name):
-                continue
+        for parameter in named:
             mark = _SECTION.fullmatch(parameter.name)
             if mark is None or mark[1] != name:
                 continue
@@ -120,7 +125,7 @@ def parse_parameters(value: bytes) -> Parametrised:
     value = value.replace(b"\0", b"")
     main = _MAIN.match(value)
     position = main.end() if main else 0
-    quote = _QUOTE if is_utf8(value) else _QUOTE_IN_DOUBLE_BYTES
+    quote = _QUOTE if value.isascii() or is_utf8(value) else _QUOTE_IN_DOUBLE_BYTES
     parameters = tuple(_read_parameters(value, position, quote, defects))
     if b"*" in value and not _sections_are_whole(parameters):
         defects.append("sections of a parameter missing or doubled")
@@ -202,10 +207,12 @@ def _unescape(quoted: bytes, quote: re.Pattern[bytes]) -> bytes:
 
 
 def _decode_plain(value: bytes, hint: str) -> str:
+    if value.isascii() and not _MAY_BE_CODED.search(value):
+        return value.decode("ascii")
     if b"=3D?" in value and _ESCAPED_WORD.search(value):
         value = value.replace(b"=3D", b"=")
-    mark = _CHARSET.match(value)
-    if mark and b"%" in value and codec_name(mark[1].decode("ascii")):
+    mark = _CHARSET.match(value) if b"%" in value else None
+    if mark and codec_name(mark[1].decode("ascii")):
         return _decode_sections([(True, value)], hint)
     if value.isascii() and b"=?" not in value:
         for sign, whole, escape in ((b"%", _ALL_PERCENT, _PERCENT), (b"=", _ALL_EQUALS, _EQUALS)):

@@ -44,6 +44,8 @@ _OLE_STREAMS = (
 # Most parts are plain text: a third of a millisecond each to learn nothing, and false finds by chance.
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _TEXTUAL = re.compile(rb"\s*+(?:%PDF|%!PS|\{\\rtf)")
+# The first bytes of all that follows, blanks before it included.
+_FIRST_BYTE = frozenset(b"%\x89\xffG\x78UI\xef<\x1fM \t\n\v\f\r")
 _FIRST_BYTES = (
     (re.compile(rb"%PDF-"), "application/pdf"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
@@ -81,14 +83,18 @@ def is_text(data: bytes, declared: str) -> bool:
 
 def detect_type(data: bytes) -> str | None:
     """Return the media type that the content's own bytes show, None if they show none."""
-    head, tail = data[:_REACH], data[-_REACH:]
+    head = data[:_REACH]
     if head.startswith(b"PK\x03\x04"):
-        return _detect_zip(head, tail)
+        return _detect_zip(head, data[-_REACH:])
     if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
+        tail = data[-_REACH:]
         names = ((stream.encode("utf-16-le"), kind) for stream, kind in _OLE_STREAMS)
         return next((kind for name, kind in names if name in head or name in tail), "application/x-ole-storage")
-    known = next((kind for pattern, kind in _FIRST_BYTES if pattern.match(head)), None)
-    return known or _detect_by_signature(head)
+    if head and head[0] in _FIRST_BYTE:
+        for pattern, kind in _FIRST_BYTES:
+            if pattern.match(head):
+                return kind
+    return _detect_by_signature(head)
 
 
 def _detect_zip(head: bytes, tail: bytes) -> str:

@@ -158,7 +158,8 @@ class _Walker:
         unclosed = any(frame.header is not None for frame in self.frames[level + 1 :])
         defects = (*leaf.defects, "multipart never closed") if unclosed else leaf.defects
         end = max(delimiter.end, leaf.start) if delimiter else len(self.source)
-        return replace(leaf, end=end, defects=defects)
+        # Not replace(): it takes a tenth of the time of a small part.
+        return Entity(leaf.path, "leaf", leaf.header, leaf.parent, leaf.depth, leaf.source, leaf.start, end, defects)
 
     def _may_split(self, leaf: Entity) -> bool:
         """Tell whether other parts may stand in a leaf: in a text body, or behind base64, which holds no such line.
