@@ -33,6 +33,7 @@ _UU_LINE = re.compile(rb"([\x20-\x60]*+)[ \t]*+(?:\r\n|\n|\r|\Z)")
 _LINE_ENDS = re.compile(rb"[\r\n]++")
 _UU_END = re.compile(rb"[ \t]*+end[ \t]*+(?=[\r\n]|\Z)")
 _LONGEST_UU_NAME = 255
+_LONGEST_LINE, _CR = 1000, 13
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,33 @@ def _decode_base64(raw: bytes, start: int, end: int) -> Body:
         data = binascii.a2b_base64(memoryview(raw)[start:end])
     except binascii.Error:
         return _decode_odd_base64(raw[start:end])
+    digits = (len(data) + 2) // 3 * 4
+    # Whatever is no digit is missing in the data, so that breaks need not be counted where enough of them are known.
+    if end - start - _known_breaks(raw, start, end) == digits:
+        return Body(data)
     breaks = raw.count(b"\n", start, end)
     # Looking for one that is not there takes a tenth of the time of counting.
     breaks += raw.count(b"\r", start, end) if raw.find(b"\r", start, end) >= 0 else 0
-    padding = (-len(data)) % 3
-    if end - start - breaks == (len(data) + padding) // 3 * 4:
+    if end - start - breaks == digits:
         return Body(data)
     return _decode_odd_base64(raw[start:end])
+
+
+def _known_breaks(raw: bytes, start: int, end: int) -> int:
+    """Return how many bytes are line ends if all lines but the last are as long as the first, else fewer or 0.
+
+    Counting takes a quarter of the time of decoding, and looking at every 77th byte next to nothing.
+    """
+    width = raw.find(b"\n", start, min(start + _LONGEST_LINE, end)) + 1 - start
+    if width < 2:
+        return 0
+    ends = raw[start + width - 1 : end : width]
+    found = len(ends) if ends == b"\n" * len(ends) else 0
+    if raw[start + width - 2] == _CR:
+        returns = raw[start + width - 2 : start + width * len(ends) : width]
+        found += len(returns) if returns == b"\r" * len(returns) else 0
+    last = start + width * len(ends)
+    return found + raw.count(b"\n", last, end) + raw.count(b"\r", last, end)
 
 
 def _decode_odd_base64(raw: bytes) -> Body:

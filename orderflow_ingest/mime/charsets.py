@@ -11,6 +11,7 @@ on the first undeclared 8-bit text only.
 """
 
 import re
+from functools import lru_cache
 
 _SINGLE = re.compile(r"(?:windows|win|cp|ibm|dos|oem|ansi|ms|mscp|microsoftcp)?0{0,2}(\d{3,4})")
 _ISO = re.compile(r"(?:iso)?8859(?:p|part)?(\d{1,2})[ie]?(?:\d{4})?")
@@ -84,7 +85,12 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 def codec_name(label: str) -> str | None:
     """Return Python's name of the codec that a charset label stands for, None if it is not a known charset."""
-    squeezed = re.sub(r"[^a-z0-9]", "", label[:60].split("*")[0].lower()).removeprefix("charset")
+    return _find_codec(label[:60])
+
+
+@lru_cache(maxsize=256)
+def _find_codec(label: str) -> str | None:
+    squeezed = re.sub(r"[^a-z0-9]", "", label.split("*")[0].lower()).removeprefix("charset")
     # "x-" and IANA's "cs" stand before any label.
     squeezed = _X_OR_CS.sub("", squeezed)
     if squeezed in _CODECS:

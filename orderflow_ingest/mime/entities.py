@@ -46,6 +46,7 @@ _LATE_PARAMETER = re.compile(
 )
 # A line of blanks inside a header, which most take for a fold; and nothing but blanks before what may be a boundary.
 _BLANK_LINE = re.compile(rb"[\r\n][ \t]++(?=[\r\n]|\Z)")
+_BLANK_ENDS = (b" \n", b"\t\n", b" \r", b"\t\r")
 _NOTHING = re.compile(rb"[ \t\r\n]*+(?:--|\Z)")
 _BLANKS = re.compile(rb"[ \t\r\n]*+")
 _LINE_ENDS = re.compile(rb"[\r\n]*+")
@@ -192,7 +193,7 @@ def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bo
         block = source[position : min(end, position + limit)]
         read = _read_fields(block)
         kind = (first_value(read.content, "content-type") or (b"message/" if in_digest else b"")).lower()
-        is_doubtful = read.is_doubtful or _BLANK_LINE.search(block) or _NOTHING.match(source, body)
+        is_doubtful = read.is_doubtful or _has_blank_line(block) or _NOTHING.match(source, body)
         if read.any_field and is_doubtful and not kind.startswith(b"multipart/"):
             found = find_content(
                 block,
@@ -209,6 +210,12 @@ def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bo
             break
     is_missing = read.any_field and end == body < len(source)
     return _Block(read, end, body, (_NO_EMPTY_LINE,) if is_missing else ())
+
+
+def _has_blank_line(block: bytes) -> bool:
+    """Tell whether a line of blanks stands in a header, which has blanks at its end."""
+    may_have = any(pair in block for pair in _BLANK_ENDS) or block[-1:] in (b" ", b"\t")
+    return may_have and _BLANK_LINE.search(block) is not None
 
 
 def _read_ahead(scanner: Scanner, source: bytes, body: int) -> bytes:

@@ -84,20 +84,25 @@ def iterate_fields(block: bytes, odd: list[bytes] | None = None) -> Iterator[Fie
     block = _unify_line_ends(block.removeprefix(_BOM))
     name: str | None = None
     value = bytearray()
-    started = is_open = False
+    started = False
+    last = b""
     for match in _LINE.finditer(block):
         line = match[0]
         if started and line[0] in b" \t":
             value += line
-            is_open = line.rstrip().endswith(b";")
+            last = line
             continue
         found = _NAME.match(line.lstrip() if not started else line)
         if found is None and b"\0" in line:
             line = line.replace(b"\0", b"")
             found = _NAME.match(line)
-        if found is None and name is not None and (is_open or (name[:8] == "content-" and _PARAMETER.match(line))):
+        if (
+            found is None
+            and name is not None
+            and (last.rstrip().endswith(b";") or (name[:8] == "content-" and _PARAMETER.match(line)))
+        ):
             value += b" " + line
-            is_open = line.rstrip().endswith(b";")
+            last = line
             continue
         if found is None and odd == [] and (started or not line.startswith((b"From ", b">From "))):
             odd.append(line)
@@ -106,7 +111,7 @@ def iterate_fields(block: bytes, odd: list[bytes] | None = None) -> Iterator[Fie
             yield Field(name, bytes(value.strip()))
         name = found[1].decode("ascii").lower() if found else None
         value[:] = found.string[found.end() :] if found else b""
-        is_open = line.rstrip().endswith(b";")
+        last = line
     if name is not None:
         yield Field(name, bytes(value.strip()))
 
