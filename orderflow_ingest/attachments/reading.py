@@ -172,7 +172,7 @@ class _Reader:
             yield from self._read_pictures(part, numbers)
             yield from self._read_uuencoded(part, bodies, depth, numbers)
             return
-        yield from self._open(replace(part, taken=taken, reason=reason), bodies, depth)
+        yield from self._open(_judged(part, taken, reason), bodies, depth)
 
     def _open(self, part: Part, bodies: Bodies, depth: int) -> Iterator[Part]:
         """Yield what a document holds if it is a container, then the document itself."""
@@ -350,6 +350,14 @@ def _part(claim: _Claim, data: bytes, taken: bool, reason: Reason) -> Part:
         reason=reason,
         defects=(*claim.defects, *(contradictions(declared, detected, filename) if data else ())),
     )
+
+
+def _judged(part: Part, taken: bool, reason: Reason) -> Part:
+    """Return a part with another verdict; replace() would take a tenth of the time of a small part."""
+    return Part(
+        part.path, part.filename, part.claimed_filename, part.declared_type, part.detected_type, part.content_type,
+        part.disposition, part.data, taken, reason, part.kind, part.charset, part.defects,
+    )  # fmt: skip
 
 
 def _without_undeclared_base64(part: Part) -> Part:

@@ -67,8 +67,8 @@ def _last_trailer(data: bytes) -> bytes:
         elif _OBJECT.match(data, at):
             return _until(data, at, b"stream")
     trailer = data.rfind(b"trailer")
-    # A pattern takes ten times as long as looking for a word that is not there.
-    streams = _XREF_TYPE.finditer(data) if b"/XRef" in data else ()
+    # Patterns take ten times as long as looking for a word, and that is done from the end, where it stands.
+    streams = _XREF_TYPE.finditer(data) if data.rfind(b"/XRef") >= 0 else ()
     stream = max((match.start() for match in streams), default=-1)
     if stream > trailer:
         return _until(data, max(0, data.rfind(b"obj", max(0, stream - _DICTIONARY), stream)), b"stream")

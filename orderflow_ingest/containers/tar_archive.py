@@ -24,6 +24,7 @@ from .names import Names, is_litter
 
 _BLOCK = 512
 _USTAR, _POSIX = 257, b"ustar\0"
+_ASCII = bytes(range(128))
 _LONGEST_HEADER = 1 << 20
 # What one header takes, in steps of the budget.
 _HEADER_STEPS = 15
@@ -114,8 +115,9 @@ def _read_header(data: bytes, at: int) -> _Header:
         raise ValueError("ends early")
     told = _number(block[148:156])
     blanked = block[:148] + b" " * 8 + block[156:]
+    total = sum(blanked)
     # Old programs added the bytes as signed ones.
-    if told != sum(blanked) and told != sum(blanked) - 256 * sum(byte > 127 for byte in blanked):
+    if told not in (total, total - 256 * len(blanked.translate(None, _ASCII))):
         raise ValueError("wrong checksum")
     name, prefix = (field.split(b"\0", 1)[0] for field in (block[:100], block[345:500]))
     if block[_USTAR : _USTAR + 6] == _POSIX and prefix:
