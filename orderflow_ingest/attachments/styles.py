@@ -13,7 +13,7 @@ So the defect "hidden text" says "look at the page", not "this is an attack": ne
 import html
 import re
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 
@@ -88,7 +88,7 @@ def mark_hidden(page: str, lower: str) -> Marked:
     found = {_sight(style) for style in set(_STYLE.findall(lower))} - {Sight.SHOWN} if "style" in lower else set()
     doubtful: list[str] = []
     if found:
-        page = _STYLE_ANY_CASE.sub(lambda style: _mark(style, may_win), page)
+        page = _STYLE_ANY_CASE.sub(partial(_mark, {}, may_win), page)
         doubtful.append(f"[{_MARK_DOUBTFUL}]")
     if "hidden" in lower and _HIDDEN_ATTRIBUTE.search(lower):
         doubtful += ["[hidden]", "[aria-hidden=true]"]
@@ -96,13 +96,15 @@ def mark_hidden(page: str, lower: str) -> Marked:
     return Marked(page, (f"[{_MARK_HIDDEN}]",) if found else (), tuple(doubtful), in_sheets)
 
 
-def _mark(style: re.Match[str], may_win: bool) -> str:
-    sight = _sight(style[1].lower())
-    if sight is Sight.SHOWN:
-        return style[0]
-    if sight is Sight.HIDDEN or (sight is Sight.LEFT_OUT and not may_win):
-        return _MARK_HIDDEN
-    return _MARK_DOUBTFUL
+def _mark(known: dict[str, str], may_win: bool, style: re.Match[str]) -> str:
+    """Return what stands in place of a style attribute, "" in `known` for itself; a page repeats few styles."""
+    quoted = style[1]
+    mark = known.get(quoted)
+    if mark is None:
+        sight = _sight(quoted.lower())
+        is_hidden = sight is Sight.HIDDEN or (sight is Sight.LEFT_OUT and not may_win)
+        mark = known[quoted] = "" if sight is Sight.SHOWN else _MARK_HIDDEN if is_hidden else _MARK_DOUBTFUL
+    return mark or style[0]
 
 
 def _sight(quoted: str) -> Sight:
