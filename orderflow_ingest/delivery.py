@@ -101,7 +101,7 @@ def deliver(envelope: Envelope, raw: bytes, parts: Parts, way: Way = BY_MAIL) ->
     """Deliver one message. Raises RecordsUnavailable, ArchiveUnavailable, ForeignDomain, BadOrgSettings."""
     org = _organization(envelope.recipient, parts)
     if isinstance(org, Outcome):
-        return Delivery(org)
+        return Delivery(org, reason=_no_organization(parts) if org is Outcome.MISCONFIGURED else "")
     mail = read_mail(raw)
     if mail is None:
         return Delivery(Outcome.MALFORMED, org.slug, org_id=org.id)
@@ -248,11 +248,20 @@ def drain(
 
 
 def _organization(recipient: str, parts: Parts) -> Organization | Outcome:
+    """Return the organization of a recipient, or the outcome without one.
+
+    A database without any is another one than was meant, or is being set up: it says nothing of a recipient.
+    """
     slug = organization_slug(recipient, parts.settings.local_part, parts.settings.domains)
     org = parts.records.organizations.find(slug) if slug else None
     if org is None:
-        return Outcome.UNKNOWN_ORG
+        is_ours = bool(slug) and parts.records.organizations.has_none()
+        return Outcome.MISCONFIGURED if is_ours else Outcome.UNKNOWN_ORG
     return org if org.is_active else Outcome.ORG_DISABLED
+
+
+def _no_organization(parts: Parts) -> str:
+    return f"database {parts.records.database.name}: no organization is in it"
 
 
 def _waiting(parts: Parts) -> int | None:

@@ -34,6 +34,10 @@ def try_mail(address: str, raw: bytes | None, sender: str | None, size: int | No
         return
     org = parts.records.organizations.find(slug) if slug else None
     if org is None:
+        if slug and parts.records.organizations.has_none():
+            yield "recipient", f"no organization is in database {parts.records.database.name}"
+            yield _ended(Outcome.MISCONFIGURED)
+            return
         yield "recipient", f"no organisation is named {slug}" if slug else "it names no organisation"
         yield _ended(Outcome.UNKNOWN_ORG)
         return

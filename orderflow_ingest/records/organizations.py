@@ -88,6 +88,11 @@ class Organizations:
         """List all organisations by slug."""
         return self._select(sa.true())
 
+    def has_none(self) -> bool:
+        """Tell whether the table is empty: of a database that is another one than was meant, or is not set up yet."""
+        with self._database.read(NO_TENANT) as connection:
+            return connection.execute(sa.select(organization.c.id).limit(1)).first() is None
+
     def add(self, slug: str, name: str) -> None:
         """Add an organisation. Raises OrganizationExists by the unique slug."""
         try:
@@ -119,15 +124,20 @@ class Organizations:
         return found is not None
 
     def publish(self, path: Path) -> None:
-        """Write the active slugs where Postfix's sqlite: map reads them; see the module's header."""
+        """Write the active slugs where Postfix's sqlite: map reads them; see the module's header.
+
+        While there is no organization at all, what the file has stays: Postfix would answer 550 for all of them.
+        """
         try:
             with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 # Read behind the lock: of two that publish, the second one must not have the older list.
-                slugs = [(org.slug,) for org in self.all() if org.is_active]
+                organizations = self.all()
                 connection.execute("CREATE TABLE IF NOT EXISTS recipient (slug TEXT PRIMARY KEY)")
-                connection.execute("DELETE FROM recipient")
-                connection.executemany("INSERT INTO recipient VALUES (?)", slugs)
+                if organizations:
+                    slugs = [(org.slug,) for org in organizations if org.is_active]
+                    connection.execute("DELETE FROM recipient")
+                    connection.executemany("INSERT INTO recipient VALUES (?)", slugs)
                 connection.execute("COMMIT")
             os.chmod(path, 0o644)
         except (sqlite3.Error, OSError) as error:
@@ -139,14 +149,15 @@ class Organizations:
         A file that is none of SQLite's is replaced. Any other is written in place: Postfix keeps it open. Raise
         RecordsUnavailable.
         """
-        active = {org.slug for org in self.all() if org.is_active}
+        organizations = self.all()
+        active = {org.slug for org in organizations if org.is_active}
         try:
             if path.stat().st_mode & 0o444 != 0o444:
                 path.chmod(0o644)
                 is_open = False
             else:
                 is_open = True
-            if self.published(path) == active:
+            if self.published(path) == active or not organizations:
                 return not is_open
         except FileNotFoundError:
             self.publish(path)

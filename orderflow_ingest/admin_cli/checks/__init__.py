@@ -139,12 +139,19 @@ def _queue(parts: Parts) -> Iterator[Said]:
 def _organizations(parts: Parts) -> Iterator[Said]:
     organizations = parts.records.organizations
     try:
-        active = {org.slug for org in organizations.all() if org.is_active}
+        known = organizations.all()
     except RecordsUnavailable as error:
         yield "TROUBLE", f"they cannot be read: {error}"
         return
     published = recipients_path(parts.settings.database_url)
-    if not active:
+    active = {org.slug for org in known if org.is_active}
+    if not known:
+        yield (
+            "TROUBLE",
+            f"database {parts.records.database.name} has none, so all mail waits: if it is the one that was meant, run "
+            "orderflow-admin org add SLUG",
+        )
+    elif not active:
         yield "TROUBLE", "none is active, so no mail is accepted: run orderflow-admin org add SLUG"
     elif published and organizations.published(published) != active:
         yield "TROUBLE", f"{published}, which Postfix reads, differs from the table: run orderflow-admin init"
