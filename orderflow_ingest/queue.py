@@ -91,6 +91,8 @@ class JsonSerializer(Serializer):  # type: ignore[misc]
             id, name, _, _, _, priority, arguments, *_ = _as_list(json.loads(data))
             if priority not in (None, 0, _BEHIND):
                 raise BadTask("a priority that is not ours")
+            if not isinstance(name, str):
+                raise BadTask("a name that is no text")
             arguments = _work_arguments(*_as_list(arguments)) if name in _WORK else _no_arguments(*_as_list(arguments))
             return Message(id=str(UUID(id)), name=name, priority=priority, args=arguments, kwargs={})
         except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -206,6 +206,8 @@ JUNK = {
     "an id that is a list": row(id=["secret-word"]),
     "a name that is a number": row(name=1),
     "a name that is a list": row(name=[EXTRACT]),
+    "a list for a name, and no arguments": row(name=["secret-word"], args=()),
+    "an object for a name, and no arguments": row(name={"secret-word": 1}, args=()),
     "a name that nobody knows": row(name="orderflow_ingest.queue.secret-word"),
     "a name of the class above": row(name="huey.api.Task"),
     "no arguments": row(args=()),
