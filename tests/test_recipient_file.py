@@ -48,6 +48,16 @@ def test_a_place_that_cannot_be_written_is_told(place):
         parts.records.organizations.keep_published(place / "missing" / "recipients.db")
 
 
+def test_what_cannot_be_replaced_is_told_and_looked_at_again(place):
+    """In the service nothing but RecordsUnavailable is expected: another error would end its looking."""
+    parts, file = embedded(place), place / "recipients.db"
+    file.mkdir(mode=0o755)
+    with pytest.raises(RecordsUnavailable, match=r"recipients\.db cannot be replaced"):
+        parts.records.organizations.keep_published(file)
+    file.rmdir()
+    assert parts.records.organizations.keep_published(file)
+
+
 def test_behind_postfix_the_file_comes_back_and_senders_are_answered():
     """Postfix is made to open the file anew each time; until it can, it does not greet, and a sender waits."""
     with scratch() as place:

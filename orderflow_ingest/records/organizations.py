@@ -167,13 +167,19 @@ class Organizations:
         except RecordsUnavailable as error:
             if isinstance(error.__cause__, sqlite3.OperationalError) and "locked" in str(error.__cause__):
                 raise
-            fresh = path.with_name(f"{path.name}.new")
-            fresh.unlink(missing_ok=True)
-            self.publish(fresh)
-            fresh.replace(path)
+            self._replace(path)
             return True
         self.publish(path)
         return True
+
+    def _replace(self, path: Path) -> None:
+        fresh = path.with_name(f"{path.name}.new")
+        try:
+            fresh.unlink(missing_ok=True)
+            self.publish(fresh)
+            fresh.replace(path)
+        except OSError as error:
+            raise RecordsUnavailable(f"{path} cannot be replaced: {type(error).__name__}") from error
 
     def published(self, path: Path) -> set[str]:
         """Read what publish() wrote."""
