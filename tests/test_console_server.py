@@ -1,6 +1,7 @@
 """The console's HTTP server, as the real program over sockets: hanging clients, floods of logins, smuggled requests."""
 
 import contextlib
+import copy
 import re
 import resource
 import socket
@@ -19,6 +20,7 @@ from tests.lab.process import Process, free_port, scratch, wait_until
 ROOT = Path(__file__).parents[1]
 PASSWORD = "correct horse battery"
 SERVE = "from orderflow_ingest.console import main; main()"
+TWO = "ask(host, *more) + (ask('127.0.0.2', *more) if host == '127.0.0.1' else [])"
 IMPATIENT = f"from orderflow_ingest.console import http_server; http_server.REQUEST_TIME = 1.0; {SERVE}"
 
 
@@ -152,6 +154,20 @@ def test_few_open_files_are_enough_for_a_page(place):
         assert [client.recv(1) for client in clients[:40]] == [b""] * 40
         clients[-1].sendall(b"Connection: close\r\n\r\n")
         assert status(rest_of(clients[-1])) == 303  # one that came late is still served
+
+
+def test_the_bound_is_for_all_addresses_of_a_name_together(place):
+    """localhost has two of them, as a rule."""
+    port = free_port()
+    code = f"import socket; ask = socket.getaddrinfo; socket.getaddrinfo = lambda host, *more: {TWO}; {SERVE}"
+    first = Console(place, f"127.0.0.1:{port}", code=code, files=300)
+    second = copy.copy(first)
+    second.address = f"127.0.0.2:{port}"
+    with first.process, hanging(first, 44, HALF_OPEN["nothing"]) as older:
+        assert status(first.get()) == 200  # all that came before it are accepted
+        with hanging(second, 44, HALF_OPEN["nothing"]):
+            assert [client.recv(1) for client in older] == [b""] * 44
+        assert status(first.get()) == status(second.get()) == 200
 
 
 def test_a_request_that_only_drips_is_ended(place):

@@ -103,12 +103,15 @@ class _Bounded:
 
     channel_class = _Channel
     active_channels: dict[int, _Channel]
+    _map: dict[int, Any]
 
     def handle_accept(self) -> None:
         """Accept a connection; beyond the bound another one is closed for it."""
         super().handle_accept()  # type: ignore[misc]
-        if len(self.active_channels) > most_connections():
-            waiting = [channel for channel in self.active_channels.values() if not channel.is_working]
+        # Of all servers: a name such as localhost has one for each of its addresses.
+        channels = [one for one in self._map.values() if isinstance(one, _Channel)]
+        if len(channels) > most_connections():
+            waiting = [channel for channel in channels if not channel.is_working]
             # What takes an answer goes last. The new connection is one of them, so that none is left only by a race.
             if waiting:
                 min(waiting, key=lambda channel: (channel.is_sending, channel.waits_since)).handle_close()
