@@ -1,7 +1,7 @@
 """The worker's tasks: `huey_consumer orderflow_ingest.tasks.huey`.
 
-Every task registers and delegates. A task never raises: what went wrong is on the row, or, where the
-database itself is away, in the log, and the row's lease ends by itself. The sweep and the drain run
+Every task registers and delegates. A task never raises: what went wrong is on the row, or, where the database is away
+or refuses the row, in the log without its text, and the row's lease ends by itself. The sweep and the drain run
 once a minute and when a worker starts; two consumers run them twice, which is harmless: a task that
 was rung for twice finds nothing to do, a spool entry is delivered by who locks it. The drain reads the
 spool of the worker's own host; on a mail host without a worker a timer runs `orderflow-replay spool`.
@@ -215,3 +215,5 @@ def _outages_logged(action: str, **fields: Any) -> Iterator[None]:
     except (ArchiveUnavailable, RecordsUnavailable, QueueUnavailable, OSError) as error:
         reason = error if not isinstance(error, OSError) else logs.place(error)
         logs.event(action, "A backend is away; the sweep will see to it.", logging.WARNING, reason=reason, **fields)
+    except Exception as error:  # Huey would log it with its text: PostgreSQL's shows the row that it refuses
+        logs.event(action, "A task broke; the sweep tries it again.", logging.ERROR, reason=logs.place(error), **fields)

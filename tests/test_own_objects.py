@@ -18,10 +18,13 @@ from orderflow_ingest.archive import ForeignObject, need_own, read_object
 from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.keys import document_key, is_own, raw_key
+from orderflow_ingest.message import read_message
 from orderflow_ingest.records import EVERY, NO_TENANT, Database, Filter, Records, schema
 from orderflow_ingest.records.tables import document, inbound_message, message_conflict
 from orderflow_ingest.status import Held, Status
 from tests.fakes import embedded
+from tests.lab.deployment import Deployment
+from tests.lab.process import scratch, wait_until
 from tests.mails import order
 
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
@@ -245,3 +248,37 @@ def test_an_upgrade_keeps_the_rows_of_before_and_binds_the_new_ones(records, key
         with records.database.read(NO_TENANT) as connection:
             asked = "SELECT convalidated FROM pg_constraint WHERE conname = 'ck_inbound_message_raw_key'"
             assert connection.exec_driver_sql(asked).scalar() == (key != KEYS[0])
+
+
+def test_on_postgresql_a_wrong_row_of_before_is_logged_without_its_content_and_others_are_worked_on(postgres):
+    """The unvalidated constraint refuses each change of such a row, also the beginning of an attempt."""
+    with scratch() as place:
+        deployment = Deployment(place, {"DATABASE_URL": postgres.create_database(f"own_{uuid4().hex}")})
+        deployment.admin("init")
+        deployment.admin("org", "add", "acme")
+        secret = order(1).replace(b"Subject: ", b"Subject: secret-word ")
+        assert deployment.deliver("orders+acme@orderflow.example.com", secret).returncode == 0
+        values = dict(line.split("=", 1) for line in deployment.settings_file.read_text().splitlines())
+        records = Records(values["DATABASE_URL"])
+        with records.database.write(EVERY) as connection:
+            for step in (
+                "DROP CONSTRAINT ck_inbound_message_raw_key",
+                "ADD CONSTRAINT ck_inbound_message_raw_key CHECK (starts_with(raw_key, 'org/' || org_id)) NOT VALID",
+            ):
+                if step.startswith("ADD"):
+                    connection.execute(inbound_message.update().values(raw_key=KEYS[0]))
+                connection.exec_driver_sql(f"ALTER TABLE inbound_message {step}")
+        records.database.close()
+        assert deployment.deliver("orders+acme@orderflow.example.com", order(2)).returncode == 0
+        deployment.worker.start()
+        try:
+            deployment.wait_parsed(subject_of(order(2)))
+            assert wait_until(lambda: "A task broke" in deployment.worker.log.read_text(), 60)
+        finally:
+            deployment.worker.stop()
+        log = deployment.worker.log.read_text()
+        assert "IntegrityError at messages.py" in log and "Traceback" not in log and "secret-word" not in log
+
+
+def subject_of(raw):
+    return read_message(raw).subject
