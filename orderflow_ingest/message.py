@@ -175,7 +175,7 @@ def _fingerprints(values: dict[str, list[bytes]], header: MailHeader, raw: bytes
         unify = _collapse if quotes <= _MOST_QUOTES else _unify_blanks
         text = b"".join(b"%s:%s\n" % (name, unify(value)) for name, value in named)
     if header.odd_line is not None:
-        text += _lines_from(header.block, header.odd_line)
+        text += header.block[header.odd_line :].strip(b"\n") + b"\n"
     sha = hashlib.sha256(text + b"\n")
     former = hashlib.sha256(former_text + b"\n") if former_text != text else None
     for content, former_content in _read_body(raw, header.body_start, header.line_end):
@@ -206,12 +206,6 @@ def _squeeze(text: bytes) -> bytes:
     while b"  " in text:
         text = text.replace(b"  ", b" ")
     return text
-
-
-def _lines_from(block: bytes, line: bytes) -> bytes:
-    """Return what stands in a header from its first line of this text on."""
-    start = 0 if block.startswith(line + b"\n") else block.find(b"\n" + line + b"\n") + 1
-    return block[start:].strip(b"\n") + b"\n"
 
 
 def _read_body(raw: bytes, start: int, line_end: bytes) -> Iterator[tuple[bytes, bytes]]:

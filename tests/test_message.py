@@ -388,3 +388,21 @@ def test_no_input_raises_and_every_text_is_storable():
 @pytest.mark.parametrize("name", [b"From", b"Subject", b"Date", b"Message-ID"])
 def test_hostile_fields_are_read(name, value):
     assert read_message(with_field(name, value)).size > 10000
+
+
+ODD_LINES = {
+    "between fields": b"To: a@b.example\nodd line\nSubject: x\n\nhi\n",
+    "the last of the header": b"To: a@b.example\nodd line\n\nhi\n",
+    "the last of the mail": b"To: a@b.example\nodd line\n",
+    "with a NUL": b"To: a@b.example\nod\0d line\nSubject: x\n\nhi\n",
+    "with a continuation": b"To: a@b.example\nodd line\n more of it\n\nhi\n",
+}
+
+
+@pytest.mark.parametrize("raw", ODD_LINES.values(), ids=ODD_LINES)
+def test_a_header_with_a_line_that_is_no_field_has_one_fingerprint_whatever_servers_put_before_it(raw):
+    own = read_message(raw)
+    for trace in (b"Received: from a by b\n", b"Return-Path: <a@b.example>\nReceived: from c\n\tby d\n"):
+        again = read_message(trace + raw)
+        assert (again.fingerprint, again.former_fingerprint) == (own.fingerprint, own.former_fingerprint)
+    assert read_message(raw.replace(b"d line", b"d lines")).fingerprint != own.fingerprint

@@ -86,12 +86,20 @@ def test_a_mails_header_is_read_once_past_blanks_and_its_body_follows() -> None:
     assert read_mail_header(b"").fields == read_mail_header(b"\n\nno header").fields == ()
 
 
+@pytest.mark.parametrize("line", [b"odd line", b"od\0d line", b"\xef\xbb\xbfodd line", b">From me"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\r\r\n"])
+def test_the_place_of_the_first_odd_line_is_told(line: bytes, end: bytes) -> None:
+    header = read_mail_header(end.join((b"To: a", b" " + line, line, b"X: y", line, b"", b"body")))
+    assert header.odd_line is not None
+    assert header.block[header.odd_line :].rstrip(b"\n") == b"\n".join((line, b"X: y", line))
+
+
 def test_the_header_that_a_server_took_for_body_is_the_senders() -> None:
     raw = b"Return-Path: <a>\nReceived: x\n\nodd line\nFrom: a\nX: y\n\nbody"
     header = read_mail_header(raw)
     assert [field.name for field in header.top] == ["return-path", "received"]
     assert [field.name for field in header.fields] == ["from", "x"]
-    assert (raw[header.body_start :], header.odd_line) == (b"body", b"odd line")
+    assert (raw[header.body_start :], header.odd_line) == (b"body", 0)
     assert header.start == find_sender_header(raw) == raw.index(b"odd line")
 
 

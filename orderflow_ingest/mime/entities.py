@@ -174,7 +174,7 @@ class _Block(NamedTuple):
 
 def _read_fields(block: bytes) -> _Fields:
     any_field = is_doubtful = False
-    odd: list[bytes] = []
+    odd: list[int] = []
     content: list[Field] = []
     for field in iterate_fields(block, odd):
         any_field = True

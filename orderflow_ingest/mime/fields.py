@@ -58,7 +58,7 @@ class MailHeader:
     `top` are the fields at the top of the mail, and `fields` those of the header that the sender wrote: the same ones,
     unless a server found no header and put its own before it. `start` is where the sender's header begins, 0 where it
     is at the top; `body_start` is where its body begins. `top_block` is the top as it stands, `block` the sender's
-    header with each line end made LF; `odd_line` is its first line that is no field.
+    header with each line end made LF; `odd_line` is where in it the first line begins that is no field.
 
     `is_whole`: all of it was read. Else `first_own` and `body_start` are where its first field stands that no server
     writes. `line_end` is what the mail has at the end of its lines.
@@ -68,7 +68,7 @@ class MailHeader:
     fields: tuple[Field, ...]
     top_block: bytes
     block: bytes
-    odd_line: bytes | None
+    odd_line: int | None
     start: int
     first_own: int
     body_start: int
@@ -76,12 +76,13 @@ class MailHeader:
     is_whole: bool
 
 
-def iterate_fields(block: bytes, odd: list[bytes] | None = None) -> Iterator[Field]:
+def iterate_fields(block: bytes, odd: list[int] | None = None) -> Iterator[Field]:
     """Yield the fields of a header block one by one, since millions of them may stand in one.
 
-    The first line that was dropped is put into odd; mbox's "From " at the beginning is none.
+    Where the first line begins that was dropped is put into odd, as a place in the block with each line end made LF;
+    mbox's "From " at the beginning is none.
     """
-    block = _unify_line_ends(block.removeprefix(_BOM))
+    block, mark = _unify_line_ends(block.removeprefix(_BOM)), len(_BOM) if block.startswith(_BOM) else 0
     name: str | None = None
     value = bytearray()
     started = False
@@ -105,7 +106,7 @@ def iterate_fields(block: bytes, odd: list[bytes] | None = None) -> Iterator[Fie
             last = line
             continue
         if found is None and odd == [] and (started or not line.startswith((b"From ", b">From "))):
-            odd.append(line)
+            odd.append(mark + match.start())
         started = True
         if name is not None:
             yield Field(name, bytes(value.strip()))
@@ -195,7 +196,7 @@ def _read_block(raw: bytes, start: int) -> MailHeader:
         servers_end = min(first_own, bound)
         found = _find_end(raw, first_own)
     end, body_start = found or (_end_of_bound(raw, first_own), first_own)
-    top_block, odd = raw[start:servers_end] + raw[first_own:end], list[bytes]()
+    top_block, odd = raw[start:servers_end] + raw[first_own:end], list[int]()
     block = _unify_line_ends(top_block)
     fields = tuple(iterate_fields(block, odd))
     return MailHeader(
