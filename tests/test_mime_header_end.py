@@ -112,6 +112,26 @@ def test_an_order_in_the_text_is_not_taken_for_the_header(text: bytes, separator
     assert (part.reason, part.data, part.defects) == ("text body", text, (MISSING,))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"Order-No: 4711\nItem-Qty: 12\n\nRegards\n",
+        b"Order-No: 4711\nItem-Qty: 12\n",
+        b"To: Works 2\nDate: 3 May\nSubject: 12 bolts\n",
+        b"   4711    12\n   4712     7\n",
+    ],
+)
+def test_lines_of_an_order_in_a_part_are_no_fields_of_it(text: bytes) -> None:
+    mixed = b"Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/plain; charset=utf-8\n"
+    _, part = read_parts(mixed + text + b"\n--b--\n")
+    assert (part.reason, part.data, part.defects) == ("text body", text, (MISSING,))
+
+
+def test_an_odd_line_that_begins_as_a_field_stays_out_of_the_text() -> None:
+    (part,) = read_parts(b'From: a@b.example\nContent-Type: text/plain\nX-Script/a("): TEST\n value\n\n5 bolts\n')
+    assert (part.data, part.defects) == (b"5 bolts\n", ("odd line in the header",))
+
+
 STAYS_HEADER = {
     "an odd line before a field": b"Content-Type: application/pdf\nodd line\nContent-Transfer-Encoding: base64\n",
     "three odd lines": b"Content-Type: application/pdf\na b\nc d\ne f\nContent-Transfer-Encoding: base64\n",
@@ -120,6 +140,7 @@ STAYS_HEADER = {
     "a fold of blanks": b"Content-Transfer-Encoding:\n \n base64\nContent-Type:\n\t\n application/pdf\n",
     "an odd last line": b"Content-Type: application/pdf\nContent-Transfer-Encoding: base64\nno colon here\n",
     "a foreign last field": b"Content-Type: application/pdf\nContent-Transfer-Encoding: base64\nOdd: 1\n",
+    "a field of the sender's own": b"Content-Type: application/pdf\nContent-Transfer-Encoding: base64\nOrder-No: 1\n",
     "blanks before the empty line": b"Content-Type: application/pdf\nContent-Transfer-Encoding: base64\n \t\n",
 }
 

@@ -149,7 +149,7 @@ def read_header(
     # One block to the end of the second: the empty line between them counts for nothing.
     start = _skip_line_ends(source, block.body)
     second = _read_block(scanner, source, start, in_digest=in_digest, is_message=is_message)
-    read = _read_fields(source[position : second.end])
+    read = _read_fields(source[position : second.end], is_message)
     defects = dict.fromkeys((*read.defects, *block.defects, *second.defects, "empty line inside the header"))
     return describe(read.content, in_digest, tuple(defects)), second.body
 
@@ -172,7 +172,7 @@ class _Block(NamedTuple):
     defects: tuple[str, ...]  # of its end
 
 
-def _read_fields(block: bytes) -> _Fields:
+def _read_fields(block: bytes, is_message: bool) -> _Fields:
     any_field = is_doubtful = False
     odd: list[int] = []
     content: list[Field] = []
@@ -182,7 +182,7 @@ def _read_fields(block: bytes) -> _Fields:
             if len(content) < _MOST_FIELDS:
                 content.append(field)
         elif not is_doubtful:
-            is_doubtful = not is_usual(field.name)
+            is_doubtful = not is_usual(field.name, is_message)
     return _Fields(tuple(content), any_field, is_doubtful or bool(odd), ("odd line in the header",) if odd else ())
 
 
@@ -191,7 +191,7 @@ def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bo
     # Messages in each other that have no empty line at all would be read to their end once for each level.
     for limit in (_LARGE, end - position):
         block = source[position : min(end, position + limit)]
-        read = _read_fields(block)
+        read = _read_fields(block, is_message)
         kind = (first_value(read.content, "content-type") or (b"message/" if in_digest else b"")).lower()
         is_doubtful = read.is_doubtful or _has_blank_line(block) or _NOTHING.match(source, body)
         if read.any_field and is_doubtful and not kind.startswith(b"multipart/"):
@@ -204,7 +204,7 @@ def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bo
             )
             if found is not None and (limit != _LARGE or found < _LARGE // 2):
                 end = body = position + found
-                read = _read_fields(source[position:end])._replace(any_field=True)
+                read = _read_fields(source[position:end], is_message)._replace(any_field=True)
                 break
         if position + limit >= end:
             break

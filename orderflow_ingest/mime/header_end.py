@@ -3,8 +3,10 @@
 A block of lines up to an empty line or a boundary is given. Content in it begins at a line that can be no field:
 
 - one that begins a document (PDF, ZIP, XML …), as it is or in base64, wherever it stands
-- one without a field name, one after a line of blanks, or in a part one with a name that no header has ("Order: 12"),
-  unless a field follows that describes content, or, in a message, one that it lacks: then the line was only odd
+- one without a field name, one after a line of blanks, or in a part one with a name that no header has ("Order: 12",
+  "Order-No: 12"), unless a field follows that describes content, or, in a message, one that it lacks: then the line
+  was only odd; so is a line that begins as a field does ("X-A/B: 1")
+- in a part behind which nothing stands, one below the fields that describe it: any other field, or an indented line
 - the first field of an attached message below the fields of the part that holds it
 
 What stands behind the empty line has a say: an odd line is no content where a document follows, or a boundary, or
@@ -23,6 +25,8 @@ _LINE = re.compile(rb"[^\r\n]++")
 _BLANKS = b" \t\v\f\0"
 _TOKEN = re.compile(r"[a-z][a-z0-9_.]*+-[a-z0-9_.-]++")
 _ANY_PARAMETER = re.compile(rb"[ \t]*+[A-Za-z][\w.*-]{0,40}[ \t]*+=[ \t]*+[^\s=]", re.ASCII)
+_ODD_FIELD = re.compile(rb"(?:X|Content|MIME)-[^:\r\n]{1,200}:", re.IGNORECASE)
+_DESCRIBING = ("content-type", "content-transfer-encoding", "content-disposition")
 _REGISTERED = """
 apparently-to approved autocrypt bcc cc comments date distribution encoding encrypted envelope expires face followup-to
 from importance in-reply-to keywords language lines mailer mime-version message-id newsgroups organisation organization
@@ -30,6 +34,14 @@ path precedence priority received references reply-to return-path sender sensiti
 thread to xref
 """
 _KNOWN = frozenset(_REGISTERED.split())
+# With what the names begin that programs and servers give to fields, for a part is not as free in them as a message.
+_PROGRAMS = """
+accept amq apple arc archived authentication auto bimi cms content delivered delivery disposition dkim domainkey
+envelope errors exchange feedback generated google importance in ironport jabber list mail mailing message mime
+ms msip nntp old openpgp original originating precedence received references reply require resent return sensitivity
+sent spam thread ui user x
+"""
+_FIRST_WORDS = frozenset(_PROGRAMS.split())
 _LATER_IN_PART = re.compile(rb"[\r\n]((?:Content|X|MIME)-[A-Za-z0-9-]{1,60})[ \t]*+:", re.IGNORECASE)
 _LATER_IN_MESSAGE = re.compile(
     rb"[\r\n]((?:Content|X|MIME|List|Resent|DKIM|ARC|Received|Return|Authentication|Message|Reply|Delivered|In-Reply|Thread)"
@@ -55,9 +67,14 @@ _LONG_ENOUGH = 24
 
 
 @lru_cache(maxsize=1024)
-def is_usual(name: str) -> bool:
-    """Tell whether a field has a name that headers have: a registered one, or words joined by hyphens."""
-    return name in _KNOWN or _TOKEN.fullmatch(name) is not None
+def is_usual(name: str, is_message: bool) -> bool:
+    """Tell whether a field has a name that headers have: a registered one, or words joined by hyphens.
+
+    Of those in a part the first word must be one that programs and servers use.
+    """
+    if name in _KNOWN:
+        return True
+    return _TOKEN.fullmatch(name) is not None and (is_message or name.partition("-")[0] in _FIRST_WORDS)
 
 
 def find_content(block: bytes, follows: bytes, kind: str, encoding: str, *, is_message: bool) -> int | None:
@@ -105,7 +122,8 @@ class _Search:
         """Return what a line may be instead of header: "odd", "foreign", "message"; "" for an ordinary line."""
         is_open, self.is_open = self.is_open, text.rstrip().endswith(b";")
         if self.started and text[:1] in (b" ", b"\t"):
-            is_fold = not self.after_blanks or is_open or _ANY_PARAMETER.match(text)
+            ends = self.after_blanks or (not self.follows and not self.is_message and self.name in _DESCRIBING)
+            is_fold = not ends or is_open or text.lstrip().startswith(b"(") or _ANY_PARAMETER.match(text)
             return "" if is_fold else "odd"
         name = field_name(text if self.started else text.lstrip())
         if name is not None:
@@ -113,10 +131,10 @@ class _Search:
         if self.holds_fields and self.is_typed and text.startswith((b"From ", b">From ")):
             return "message"
         continues = (is_open and _ANY_PARAMETER.match(text)) or (self.name[:8] == "content-" and is_parameter(text))
-        return "odd" if self.started and not continues else ""
+        return "odd" if self.started and not continues and not _ODD_FIELD.match(text) else ""
 
     def _suspect_field(self, name: str, text: bytes) -> str:
-        if not is_usual(name):
+        if not is_usual(name, self.is_message) or self._is_last_field(name):
             self.started = True
             return "odd" if self.after_blanks else "foreign"
         if self.holds_fields and self.is_typed and self._begins_inner(name):
@@ -126,6 +144,11 @@ class _Search:
         self.seen.add(name)
         self.is_open = self.is_open or text.rstrip().endswith(b":")
         return ""
+
+    def _is_last_field(self, name: str) -> bool:
+        """Tell whether a field stands below those that describe a part behind which nothing stands."""
+        is_part = not self.is_message and not self.holds_fields and not self.follows
+        return is_part and self.name.startswith("content-") and not name.startswith(_ALWAYS)
 
     def _begins_inner(self, name: str) -> bool:
         if self.is_message:
