@@ -3,7 +3,8 @@
 A text is said by another if each of its lines stands there word by word, in the order of the lines. So a mail program's
 plain text says what its page says, however it wraps lines and whatever it adds between them: link addresses, footnote
 marks, quotation marks, greetings. One number more, two quantities swapped or "cancel" for "deliver" is another text. A
-word broken at the end of a line, or columns read in another order, is another text too: then both are kept.
+number is compared with its sign and all that parts its digits: "-5" is not "5", "1,500" not "1.500". A word broken at
+the end of a line, or columns read in another order, is another text too: then both are kept.
 
 Nothing here compares word by word with a table or by longest common parts: `difflib` takes the square of the length.
 """
@@ -13,13 +14,21 @@ from collections.abc import Iterable
 from functools import cached_property
 
 # Han and kana are compared sign by sign: their lines are wrapped anywhere.
-_WORD = re.compile(r"[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff€$£¥%]")
+_SIGN_BY_SIGN = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_LETTERS = rf"[^\W_{_SIGN_BY_SIGN}]"
+# A number holds what parts its digits, and the sign before it. Ticks say which of two lines counts.
+_WORD = re.compile(
+    rf"(?:(?<![^\s(])[+\u2212-](?=\d))?{_LETTERS}+(?:(?<=\d)[.,:/-](?=\d){_LETTERS}+)*"
+    rf"|[{_SIGN_BY_SIGN}€$£¥%‰\u2610-\u2612\u2713-\u2718\U0001f44d\U0001f44e]"
+)
 # The same for text in windows-1252, where bytes are translated, which takes a tenth of the time: what is no word
-# becomes a blank, and signs are parted by hand.
-_SIGNS = b"\x80$\xa3\xa5%"
-_UNUSED = (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+# becomes a blank, and signs are parted by hand. What belongs to a number waits as a byte that the text has not.
+_SIGNS = b"\x80$\xa3\xa5%\x89"
+_OF_NUMBERS, _KEPT = b".,:/-+", b"\x81\x8d\x8f\x90\x9d\x7f"
+_OF_NUMBER = re.compile(rb"(?<=\d)[.,:/-](?=\d)|(?<![^ \t-\r\x1c-\x1f\xa0(])[+-](?=\d)")
+_KEEP, _GIVE_BACK = bytes.maketrans(_OF_NUMBERS, _KEPT), bytes.maketrans(_KEPT, _OF_NUMBERS)
 _TO_WORDS = bytes(
-    32 if number in _UNUSED or not _WORD.match(bytes((number,)).decode("cp1252")) else number for number in range(256)
+    number if number in _KEPT or _WORD.match(bytes((number,)).decode("cp1252")) else 32 for number in range(256)
 )
 _TO_WORDS_AND_LINES = _TO_WORDS[:10] + b"\n" + _TO_WORDS[11:]
 _WORD_OR_LINE = re.compile(_WORD.pattern + r"|\n")
@@ -61,7 +70,7 @@ class Wording:
         """The words of each line that has any, parted where an address stood."""
         text = _LINK.sub("\n", self._text) if self._may_link else self._text
         if (coded := _encode(text)) is not None:
-            found = (line.split() for line in _part_signs(coded.translate(_TO_WORDS_AND_LINES)).split(b"\n"))
+            found = (line.split() for line in _part_words(coded, _TO_WORDS_AND_LINES).split(b"\n"))
             return [f" {b' '.join(line).decode('cp1252')} " for line in found if line]
         lines = " ".join(_WORD_OR_LINE.findall(text)).split("\n")
         return [f" {line.strip()} " for line in lines if line.strip()]
@@ -109,25 +118,26 @@ class Spoken:
 
 
 def _encode(text: str) -> bytes | None:
-    """Return a text in windows-1252, None if it has other signs."""
-    if text.isascii():
-        return text.encode("ascii")
+    """Return a text in windows-1252, None if it has other signs, or one that is needed."""
     try:
-        return text.encode("cp1252")
+        coded = text.encode("cp1252")
     except UnicodeEncodeError:
         return None
+    return coded if b"\x7f" not in coded else None
 
 
-def _part_signs(words: bytes) -> bytes:
+def _part_words(coded: bytes, table: bytes) -> bytes:
+    """Return the words of a text in windows-1252 with other signs as blanks."""
+    words = _OF_NUMBER.sub(lambda found: found[0].translate(_KEEP), coded).translate(table)
     for sign in _SIGNS:
         if sign in words:
             words = words.replace(bytes((sign,)), b" %c " % sign)
-    return words
+    return words.translate(_GIVE_BACK)
 
 
 def _words(text: str) -> str:
     if (coded := _encode(text)) is not None:
-        return f" {b' '.join(_part_signs(coded.translate(_TO_WORDS)).split()).decode('cp1252')} ".replace("  ", " ")
+        return f" {b' '.join(_part_words(coded, _TO_WORDS).split()).decode('cp1252')} ".replace("  ", " ")
     return f" {' '.join(_WORD.findall(text))} ".replace("  ", " ")
 
 
