@@ -131,11 +131,25 @@ def test_a_picture_in_the_page_itself_becomes_a_document_by_the_same_rule() -> N
         (b"data:image/png;base64,QUJD%0D%0AREVG", "small image", b"ABCDEF"),
         (b"data:image/svg+xml,%3Csvg%3E", "small image", b"<svg>"),
         (b"data:image/jpeg;base64,/9j", "small image", b"\xff\xd8"),
+        (b"data:;base64," + base64.encodebytes(png(20, 20)), "inline image", png(20, 20)),
+        (b"data:image/svg+xml;utf8,<svg><text>5</text></svg>", "small image", b"<svg"),
     ],
 )
 def test_a_small_picture_in_the_page_is_reported(address: bytes, reason: str, data: bytes) -> None:
     _, picture = with_picture(address)
     assert (picture.taken, str(picture.reason), picture.data) == (False, reason, data)
+
+
+def test_a_document_in_the_page_itself_is_taken_and_a_font_is_nothing() -> None:
+    pdf, font = base64.encodebytes(b"%PDF-1.4\n"), base64.encodebytes(b"wOFF" + bytes(60))
+    _, *found = with_picture(b"data:font/woff;base64," + font + b"'><embed src='data:application/pdf;base64," + pdf)
+    assert [(document.content_type, str(document.reason)) for document in found] == [
+        ("application/pdf", "document type")
+    ]
+
+
+def test_a_document_of_no_bytes_makes_no_ornament_of_the_fax() -> None:
+    assert verdicts(PAGE, FAX, part(b'Content-Type: application/pdf; name="o.pdf"', b""))["2"] == "document type"
 
 
 def test_pictures_in_pages_are_bounded_and_the_rest_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

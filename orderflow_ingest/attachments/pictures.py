@@ -29,7 +29,9 @@ MORE_PICTURES = "more pictures in the page"
 SMALL_SIZE = 1024
 _DATA_PICTURE = re.compile(
     rb"\bdata:(image/[\w.+-]{1,60})(?:;(?!base64,)[\w.+=-]{1,60}){0,4}"
-    rb"(?:;base64,([A-Za-z0-9+/=%\s]++)|,([^\"'<>()\s]++))",
+    rb"(?:;base64,([A-Za-z0-9+/=%\s]++)|,(<svg\b|[^\"'<>()\s]++))"
+    rb"|\bdata:((?:application/[\w.+-]{1,80}|text/[\w.+-]{1,60})?)(?:;(?!base64,)[\w.+=-]{1,60}){0,4}"
+    rb";base64,([A-Za-z0-9+/=%\s]++)",
     re.IGNORECASE,
 )
 # JPEG: the frame headers, and the markers that have no length (ITU T.81, table B.1).
@@ -49,12 +51,12 @@ class PagePicture(NamedTuple):
 
 
 def find_data_pictures(page: bytes) -> Iterator[PagePicture]:
-    """Yield the pictures that stand in the bytes of a page, decoded one by one."""
+    """Yield the pictures that stand in the bytes of a page, and other files, decoded one by one."""
     for found in _DATA_PICTURE.finditer(page):
-        text = found[2] or found[3]
+        text = found[2] or found[3] or found[5]
         text = unquote_to_bytes(text) if b"%" in text else text
-        body = decode_body(text, 0, len(text), "base64" if found[2] else "")
-        yield PagePicture(found[1].decode("ascii").lower(), body.data, body.defects)
+        body = decode_body(text, 0, len(text), "" if found[3] else "base64")
+        yield PagePicture((found[1] or found[4] or b"text/plain").decode("ascii").lower(), body.data, body.defects)
 
 
 def shown_reason(data: bytes) -> Reason:
@@ -134,7 +136,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def _is_document(part: Part) -> bool:
     """Tell whether a part is a document that may be the order, so that the pictures of a page are not."""
-    if not part.taken or part.kind is not PartKind.ATTACHMENT or part.content_type in _NOTES:
+    if not part.taken or not part.data or part.kind is not PartKind.ATTACHMENT or part.content_type in _NOTES:
         return False
     return not part.content_type.startswith("image/") or is_large(part.data)
 

@@ -32,7 +32,7 @@ from .bodies import Bodies, Room
 from .parts import Part, PartKind, Reason
 from .pictures import MAX_PICTURES, MORE_PICTURES, find_data_pictures, settle_pictures, shown_reason
 from .policy import judge, names_signature
-from .types import NAME_DIFFERS, TYPE_DIFFERS, content_type, contradictions
+from .types import DOCUMENT_TYPES, NAME_DIFFERS, TYPE_DIFFERS, content_type, contradictions
 from .watch import TOOK_TOO_LONG, Watch
 
 T = TypeVar("T")
@@ -255,11 +255,11 @@ class _Reader:
             yield member
 
     def _read_pictures(self, part: Part, numbers: Iterator[int]) -> Iterator[Part]:
-        """Yield the pictures that stand in a page itself as data: URIs, at most MAX_PICTURES in a mail.
+        """Yield the pictures and documents that stand in a page itself as data: URIs, at most MAX_PICTURES in a mail.
 
         `numbers` number what is found inside the part.
         """
-        if "html" not in part.declared_type or b"data:image/" not in part.data.lower():
+        if "html" not in part.declared_type or b"data:" not in part.data.lower():
             return
         for (kind, data, defects), number in zip(find_data_pictures(part.data), numbers, strict=False):
             if not self.pictures:
@@ -269,7 +269,11 @@ class _Reader:
                 return
             self.pictures -= 1
             claim = _Claim(f"{part.path}.{number}", None, kind, "inline", defects=defects)
-            yield _part(claim, data, False, shown_reason(data))
+            picture = _part(claim, data, False, shown_reason(data))
+            if picture.content_type.startswith("image/"):
+                yield picture
+            elif picture.content_type in DOCUMENT_TYPES:
+                yield replace(picture, taken=True, reason=Reason.DOCUMENT_TYPE)
 
     def _read_uuencoded(self, part: Part, bodies: Bodies, depth: int, numbers: Iterator[int]) -> Iterator[Part]:
         if b"begin " not in part.data:
