@@ -4,7 +4,8 @@ There is no style engine here: a mail program's style sheets, its width and its 
 text is left out only where its own style attribute hides it in every program: the last valid `display` in it is `none`,
 and no style sheet of the page can win against that. All other text stays. Text that may be invisible (without size,
 colour or place; hidden by `visibility`, by the attribute `hidden`, or perhaps by a style sheet) stays as well and is
-reported, since a handler may believe what no person saw: a language model, for one.
+reported, since a handler may believe what no person saw: a language model, for one. Rules of a style sheet are read as
+style attributes are, whatever they select.
 
 White text counts as invisible unless its own style gives it another background, and `aria-hidden` counts as a sign.
 So the defect "hidden text" says "look at the page", not "this is an attack": newsletters have it often.
@@ -31,7 +32,7 @@ class Marked(NamedTuple):
 
     hidden     selectors of what no person sees
     doubtful   selectors of what may be invisible; () if there is none
-    in_sheets  a style sheet of the page hides something
+    in_sheets  a style sheet of the page hides something, or the color of its body
     """
 
     page: str
@@ -51,14 +52,22 @@ _SHEET_HIDES = re.compile(
 # What may win against a style attribute.
 _SHEET_WINS = re.compile(r"important|@import|animation|@keyframes|\\(?!:)")
 _HIDDEN_ATTRIBUTE = re.compile(r"""hidden(?=[\s>=/])(?<=[\s/"'-]hidden)""")
-_WHITE_ATTRIBUTE = re.compile(r"""color\s*+=\s*+["']?+\s*+(white|#f{3}\b|#f{6}\b)""")
+_WHITE_ATTRIBUTE = re.compile(
+    r"""(color|text)\s*+=\s*+["']?+\s*+"""
+    r"(white\b|snow\b|ivory\b|ghostwhite\b|floralwhite\b|whitesmoke\b|#?f{3}\b|#?(?:f[5-9a-f]){3}\b)"
+)
+_MOST_WHITES = 20  # as selectors, each of which is looked for in the whole page
+# Elements whose text no mail program shows.
+_NEVER_SHOWN = ("noframes", "dialog", "title")
+_RULE = re.compile(r"\{([^{}]*+)")
 _MARK_HIDDEN = 'style="display:none"'
 _MARK_DOUBTFUL = 'style="may-be-hidden"'
 
 # What a style may hold that hides no semicolon.
 _ENCLOSED = re.compile(r"'[^';]*+'|\"[^\";]*+\"|\([^();\"']*+\)")
 _ODD = re.compile(r"[\"'(){}\[\]@<]")
-_OUT_OF_SIGHT = re.compile(r"scale\w{0,3}\(\s*+0|translate\w{0,3}\([^()]*?-\d{3}|opacity\(\s*+0")
+_OUT_OF_SIGHT = re.compile(r"scale\w{0,3}\(\s*+0|translate\w{0,3}\([^()]*?-\d{3}|opacity\(\s*+0|opacity\s*+=\s*+0")
+_ZERO = re.compile(r"(?:calc|min|clamp)\(\s*+[+-]?+0?\.?0*+(?:px|pt|r?em|%)?\s*+[,)]")
 _COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _DISPLAYS = re.compile(
     r"block|inline(?:-block|-table|-flex|-grid)?|table(?:-row|-cell|-caption|-(?:row|header|footer)-group"
@@ -66,13 +75,19 @@ _DISPLAYS = re.compile(
 )
 _NUMBER = re.compile(r"([+-]?(?:\d{1,20}\.?\d{0,20}|\.\d{1,20}))([a-z%]{0,5})")
 _WHITE = re.compile(
-    r"white|snow|ivory|ghostwhite|floralwhite|whitesmoke|#f{3}|#(?:f[5-9a-f]){3}|rgb\((?:\s*+2(?:4[5-9]|5\d)\s*+,?){3}\)"
+    r"white|snow|ivory|ghostwhite|floralwhite|whitesmoke|#f{3,4}|#(?:f[5-9a-f]){3,4}"
+    r"|rgba?\((?:\s*+(?:2(?:4[5-9]|5\d)|9[6-9]%|100%)\s*+[,/]?){3}[^()]{0,20}\)"
+    r"|hsla?\([^()]{1,30}\b(?:9[6-9]|100)%[^()]{0,20}\)"
 )
-_CLEAR = re.compile(r"transparent|rgba\((?:[^,()]*+,){3}\s*+0?\.?0*+%?\s*+\)|#[0-9a-f]{3}0|#[0-9a-f]{6}00")
+_CLEAR = re.compile(
+    r"transparent|(?:rgb|hsl)a?\((?:[^,()]*+,){3}\s*+0?\.?0*+%?\s*+\)"
+    r"|(?:rgb|hsl)a?\([^/()]{1,40}/\s*+0?\.?0*+%?\s*+\)|#[0-9a-f]{3}0|#[0-9a-f]{6}00"
+)
+_COLORS = {"black": "000000", "white": "ffffff", "red": "ff0000", "blue": "0000ff", "navy": "000080", "green": "008000"}
 # A style without any of these hides nothing.
 _MATTERS = re.compile(
     r"display|visibility|opacity|color|text-indent|mso-hide|overflow|clip|position|margin|transform|[\\&]|/\*"
-    r"|size\s*+:\s*+[+]?+[01.]|font\s*+:"
+    r"|size\s*+:\s*+(?:[+]?+[012.]|[a-z]{1,9}\()|font\s*+:|zoom|scale|letter-spacing|left|top|right|bottom|filter"
 )
 _FONT_SIZE = re.compile(r"(?:\A|\s)([.\d]{1,20}(?:px|pt|r?em|%)?)(?=[\s/]|\Z)")
 
@@ -84,16 +99,26 @@ def mark_hidden(page: str, lower: str) -> Marked:
     """
     sheets = _SHEET.findall(lower) if "<style" in lower else []
     may_win = "stylesheet" in lower or any(_SHEET_WINS.search(sheet) for sheet in sheets)
-    in_sheets = any(_SHEET_HIDES.search(sheet) for sheet in sheets)
+    in_sheets = any(_SHEET_HIDES.search(sheet) or _has_hiding_rule(sheet) for sheet in sheets)
     found = {_sight(style) for style in set(_STYLE.findall(lower))} - {Sight.SHOWN} if "style" in lower else set()
     doubtful: list[str] = []
     if found:
         page = _STYLE_ANY_CASE.sub(partial(_mark, {}, may_win), page)
         doubtful.append(f"[{_MARK_DOUBTFUL}]")
     if "hidden" in lower and _HIDDEN_ATTRIBUTE.search(lower):
-        doubtful += ["[hidden]", "[aria-hidden=true]"]
-    doubtful += {f'[color="{color}" i]' for color in _WHITE_ATTRIBUTE.findall(lower)}
+        doubtful += ["[hidden]", '[aria-hidden="true" i]']
+    white = set(_WHITE_ATTRIBUTE.findall(lower))
+    in_sheets = in_sheets or len(white) > _MOST_WHITES or any(name == "text" for name, _ in white)  # of <body>
+    doubtful += [] if in_sheets else [f'[{name}="{color}" i]' for name, color in white]
+    start = max(lower.find("<body"), 0)
+    doubtful += [name for name in _NEVER_SHOWN if lower.find(f"<{name}", start) >= 0]
     return Marked(page, (f"[{_MARK_HIDDEN}]",) if found else (), tuple(doubtful), in_sheets)
+
+
+def _has_hiding_rule(sheet: str) -> bool:
+    """Tell whether a rule of a style sheet makes text invisible."""
+    rules = set(_RULE.findall(sheet)) if _MATTERS.search(sheet) else ()
+    return any(_sight(f'"{rule}"') is not Sight.SHOWN for rule in rules)
 
 
 def _mark(known: dict[str, str], may_win: bool, style: re.Match[str]) -> str:
@@ -165,8 +190,13 @@ def _is_invisible(declared: dict[str, str]) -> bool:
         or _measure(get("opacity", ""), {"": 1, "%": 0.01}, 1) < 0.1
         or (is_cut and any(_measure(get(side, ""), {}, 9) <= 1 for side in sides))
         or any(_measure(get(offset, ""), {"em": 16, "rem": 16}, 0) <= -100 for offset in offsets)
+        or any(_measure(get(offset, ""), {"em": 16, "rem": 16}, 0) >= 3000 for offset in offsets)
+        or _measure(get("letter-spacing", ""), {"em": 16, "rem": 16}, 0) <= -10
+        or any(_measure(get(name, ""), {"%": 0.01}, 1) < 0.1 for name in ("zoom", "scale"))
+        or get("content-visibility") == "hidden"
+        or "var(" in get("display", "") + get("visibility", "") + get("opacity", "")
         or _CLEAR.fullmatch(color) is not None
-        or (color != "" and color == background)
+        or (color != "" and _plain_color(color) == _plain_color(background))
         or (_WHITE.fullmatch(color) is not None and (not background or _WHITE.fullmatch(background) is not None))
         or "rect(" in get("clip", "")
         or get("clip-path", "none") != "none"
@@ -174,8 +204,13 @@ def _is_invisible(declared: dict[str, str]) -> bool:
     )
 
 
+def _plain_color(color: str) -> str:
+    color = _COLORS.get(color, color).removeprefix("#")
+    return "".join(digit * 2 for digit in color) if len(color) == 3 else color
+
+
 def _is_tiny(size: str) -> bool:
-    return _measure(size, {"em": 16, "rem": 16, "%": 0.16}, 9) <= 2
+    return _ZERO.match(size) is not None or _measure(size, {"em": 16, "rem": 16, "%": 0.16}, 9) <= 2
 
 
 def _measure(value: str, units: dict[str, float], other: float) -> float:
