@@ -161,6 +161,7 @@ DISPOSITIONS: dict[str, tuple[bytes, str | None]] = {
     "one apostrophe": (b"attachment; filename*=utf-8'b%C3%BC.pdf", "bü.pdf"),
     "three apostrophes": (b"attachment; filename*=\"utf-8'de-DE'b%C3%BC.pdf\"", "bü.pdf"),
     "encoded apostrophes": (b"attachment; filename*=utf-8%27%27b%C3%BC.pdf", "bü.pdf"),
+    "a quotation mark before the apostrophes": (b"attachment; filename*=utf-8\"''b%C3%BC.pdf\"", "bü.pdf"),
     "accents": (b"attachment; filename*=utf-8``b%C3%BC.pdf", "bü.pdf"),
     "an apostrophe in a name without a charset": (b"attachment; filename*=Mac's%20order.pdf", "Mac's order.pdf"),
     "spoiled in the first section": (

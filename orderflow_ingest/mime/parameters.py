@@ -51,7 +51,7 @@ _SPOILED_CHARSET = re.compile(
     ),
     re.ASCII,
 )
-_QUOTED_CHARSET = re.compile(rb"([A-Za-z][\w.:+-]{1,60}+)\"(?:([A-Za-z-]{0,8})\")?", re.ASCII)
+_QUOTED_CHARSET = re.compile(rb"([A-Za-z][\w.:+-]{1,60}+)\"(?!')(?:([A-Za-z-]{0,8})\")?", re.ASCII)
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 _EQUALS = re.compile(rb"=([0-9A-F]{2})")
 # Every sign in them begins an escape.
