@@ -393,6 +393,7 @@ XML, CSV = b'<?xml version="1.0"?><Order nr="4711"/>\n', "sku;Größe\nA1;5\n".e
     [
         (b"Content-Type: application/xml; name=o.xml", XML),
         (b"Content-Type: text/csv; name=o.csv", CSV),
+        (b"Content-Type: application/xml; name=o.xml", XML.decode().encode("utf-16")),
         (b"Content-Type: text/csv; name=o.csv", CSV.decode().encode("cp1252") + b"A2;7;fifteen;more;text\n"),
         (b"Content-Type: application/octet-stream; name=o.edi", b"UNB+UNOC:3+A+B'\n"),
         (b"Content-Type: application/octet-stream; name=o.txt", "заказ: 100 болтов\n".encode()),

@@ -391,7 +391,12 @@ def _is_base64(data: bytes) -> bool:
 
 def _is_printable(data: bytes) -> bool:
     """Tell text from the noise that other letters and digits become: of sixteen bytes of noise one is a control."""
-    if len(data) < _LEAST_TEXT or _CONTROL.search(data):
+    if len(data) < _LEAST_TEXT:
+        return False
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        data = data.decode("utf-16", "replace").encode("utf-8", "replace")
+        return not _CONTROL.search(data) and b"\xef\xbf\xbd" not in data
+    if _CONTROL.search(data):
         return False
     return len(data.translate(None, _PRINTABLE)) * 10 <= len(data) or is_utf8(data)
 
