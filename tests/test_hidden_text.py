@@ -114,6 +114,18 @@ def test_text_that_may_be_hidden_stays_and_is_reported(page: bytes) -> None:
     assert (found.data, found.defects) == (b"Hello\n\n500 bolts\n", ("hidden text",))
 
 
+@pytest.mark.parametrize("kind", [b"text/plain", b"text/html"])
+def test_text_in_signs_that_nobody_sees_is_reported(kind: bytes) -> None:
+    secret = "".join(chr(0xE0000 + ord(sign)) for sign in "cancel")
+    flag = "\U0001f3f4" + "".join(chr(0xE0000 + ord(sign)) for sign in "gbsct") + chr(0xE007F)
+    for hidden, defects in ((secret, ("hidden text",)), (flag, ()), (flag + "x" + secret, ("hidden text",))):
+        header = b"Content-Type: " + kind + b"; charset=utf-8"
+        (found,) = (
+            part_ for part_ in read_parts(multipart(part(header, f"500 bolts {hidden}".encode()))) if part_.taken
+        )
+        assert found.defects == defects
+
+
 def test_what_hides_no_text_is_not_reported() -> None:
     spacers = b"<div style='font-size:0;line-height:0'>&nbsp;</div><td style='display:none'></td><p hidden></p>"
     assert body(b"<p>500 bolts</p>" + spacers).defects == ()

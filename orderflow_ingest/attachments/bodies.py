@@ -9,6 +9,7 @@ A text is compared with the first MOST_ALTERNATIVES of the others, and in one ma
 are compared. What is not compared is taken.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +26,8 @@ HIDDEN_TEXT = "hidden text"
 MOST_ALTERNATIVES = 8
 COMPARED_IN_A_MAIL = 16 << 20
 _COMPARED = 2 << 20  # larger texts are not compared with each other
+# Signs that no program shows and that spell ASCII (U+E0020 to U+E007E); in flags they stand behind U+1F3F4.
+_TAG_SIGNS = re.compile(rb"(?<!\xf0\x9f\x8f\xb4)(?<!\xf3\xa0[\x80\x81].)\xf3\xa0[\x80\x81][\x80-\xbe]", re.DOTALL)
 _NO_TEXT = 60  # characters: "sent from my telephone"
 
 
@@ -78,6 +81,8 @@ class Bodies:
                 defects = (*defects, HIDDEN_TEXT)
         else:
             data = plain_text(part.data, charset, self.hint)
+        if HIDDEN_TEXT not in defects and b"\xf3\xa0" in data and _TAG_SIGNS.search(data):
+            defects = (*defects, HIDDEN_TEXT)
         if data.isspace() or (len(data) < 100 and data.decode("utf-8", "replace").isspace()):
             return replace(part, taken=False, reason=Reason.EMPTY)
         said = data.decode("utf-8", "replace") if len(data) <= _COMPARED else ""
