@@ -14,7 +14,7 @@ any part becomes one leaf; message/rfc822 may be encoded, and a file named .eml 
 
 Parts behind a boundary that nobody declared, within a text or behind base64, before the first part or after the last,
 are those of a multipart of their own. What else stands before the first part or after the last is given out as a leaf
-if it shows signs of a document, or is a text longer than what mail programs write there.
+if it shows signs of a document, or is a text that is longer than what mail programs write there or holds a number.
 """
 
 import re
@@ -47,6 +47,7 @@ _HIDDEN = re.compile(
 )
 # What mail programs, gateways and lists write there.
 _USUAL = re.compile(rb"MIME", re.IGNORECASE)
+_NUMBER = re.compile(rb"[0-9]")
 _SHORTEST, _SHORT, _LONG = 8, 200, 1000
 _CONTENT = re.compile(rb"[^\s]")
 _EML = re.compile(r".*\.eml\s*", re.IGNORECASE | re.DOTALL)
@@ -256,7 +257,7 @@ class _Walker:
         if end - start < _SHORTEST:
             return
         found = _HIDDEN.search(self.source, max(start - 1, 0), end)
-        if found is None and not self._is_long_text(start, end):
+        if found is None and not self._may_be_order(start, end):
             return
         frame.count += 1
         kind, defect, body = "text/plain", OUTSIDE if found else TEXT_OUTSIDE, start
@@ -273,10 +274,13 @@ class _Walker:
         defects = (*header.defects, defect)
         yield Entity(path, "leaf", header, "multipart/mixed", depth, self.source, body, max(end, body), defects)
 
-    def _is_long_text(self, start: int, end: int) -> bool:
+    def _may_be_order(self, start: int, end: int) -> bool:
         found = _CONTENT.search(self.source, start, end)
         size = end - found.start() if found else 0
-        return size > _LONG or (size > _SHORT and not _USUAL.search(self.source, start, end))
+        if size > _LONG:
+            return True
+        may_be_order = size > _SHORT or (size >= _SHORTEST and _NUMBER.search(self.source, start, end))
+        return bool(may_be_order) and not _USUAL.search(self.source, start, end)
 
     def _open_outside(self, top: _Frame, position: int) -> Iterator[Entity]:
         """Open a multipart for parts behind a boundary that nobody declared; in one the boundary may change."""
