@@ -143,3 +143,14 @@ def test_comparing_texts_is_linear_whatever_is_in_them() -> None:
 
     for words in ("a", "a b", "1 2 3 b", "http:x <b [1] (", "採 購 a"):
         assert min(cost(40_000, words) for _ in range(3)) < 4 * min(cost(20_000, words) for _ in range(3)), words
+
+
+def test_words_out_of_translated_bytes_are_those_of_the_pattern():
+    signs = "ab ZÄß€$%‰£0123456789.,:/-+()\n\t\r\x1c\xa0_²…'\"[]"
+    chance = random.Random(13)
+    for _ in range(5000):
+        text = "".join(chance.choices(signs, k=chance.randrange(14)))
+        coded = Wording(text)
+        other = Wording(f"{text} \N{BALLOT BOX}")  # a sign that windows-1252 has not: read by the pattern
+        assert f"{coded.words.strip()} \N{BALLOT BOX}".split() == other.words.split()
+        assert [*"".join(coded.lines).split(), "\N{BALLOT BOX}"] == "".join(other.lines).split()
