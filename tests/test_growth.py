@@ -119,8 +119,10 @@ def side(postgres):
     history.fill(side.owner, 60_000, ORGANIZATIONS, NOW)
     with side.owner.begin() as connection:
         connection.exec_driver_sql(
-            "INSERT INTO message_conflict SELECT org_id, gen_random_uuid(), id, '', '', '', '', '', '', '', digest, "
-            "fingerprint, received_at, 'DISCARDED' FROM inbound_message"
+            "INSERT INTO message_conflict (org_id, id, inbound_message_id, envelope_sender, envelope_recipient, "
+            "queue_id, client_address, from_email, subject, raw_key, digest, fingerprint, received_at, resolution) "
+            "SELECT org_id, gen_random_uuid(), id, '', '', '', '', '', '', raw_key, digest, fingerprint, received_at, "
+            "'DISCARDED' FROM inbound_message"
         )
         connection.exec_driver_sql(
             f"CREATE TABLE backlog AS SELECT org_id, id, status FROM inbound_message WHERE {ROWS}"

@@ -414,7 +414,7 @@ def test_a_run_whose_queue_is_away_is_broken_off_and_loses_nothing(quiet):
     (quiet.state / "queue.db").rename(quiet.state / "away.db")
     ended = quiet.run("orderflow-replay", "message", "--org", "acme", "--yes", check=False)
     assert ended.returncode == 1 and "broken off; go on with: orderflow-replay resume" in ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith("error: queue: ")
+    assert ended.stderr.splitlines()[-1].startswith(f"error: queue {quiet.state}/queue.db: ")
     (quiet.state / "away.db").rename(quiet.state / "queue.db")
     assert quiet.replay("resume").startswith("led back to RECEIVED and enqueued: 3 messages")
     records.database.close()

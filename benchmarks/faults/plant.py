@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -225,10 +226,14 @@ class Plant:
         return State(messages, unfinished + documents, self._count("new"), self._queued())
 
     def _queued(self) -> int:
-        """Count the messages in Postfix's queue, without asking Postfix, which may be away."""
+        """Count the messages in Postfix's queue, without asking Postfix, which may be away.
+
+        A file without the owner's execute bit was never whole, since its writer was killed: Postfix took no mail by it.
+        """
         queue = self.deployment.postfix.directory / "queue"
         states = (os.walk(queue / state) for state in ("maildrop", "incoming", "active", "deferred"))
-        return sum(len(files) for state in states for _, _, files in state)
+        files = (Path(where) / name for state in states for where, _, names in state for name in names)
+        return sum(_is_whole(file) for file in files)
 
     def _count(self, state: str) -> int:
         with suppress(FileNotFoundError):
@@ -378,6 +383,13 @@ class Plant:
         paths = [str(self.place / "handlers"), *filter(None, [self.environment.get("PYTHONPATH")])]
         own = {"ORDERFLOW_SETTINGS": str(self.deployment.settings_file), "FAULT_RECEIVED": str(self.received)}
         return {**ENVIRONMENT, **own, **self.environment, "PYTHONPATH": ":".join(paths)}
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        return bool(file.stat().st_mode & stat.S_IXUSR)
+    except FileNotFoundError:  # delivered meanwhile
+        return False
 
 
 @contextmanager
