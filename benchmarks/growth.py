@@ -200,13 +200,13 @@ def open_side(server: Postgres, name: str, now: datetime, organizations: int) ->
     return Side(name, worker, operator, sa.create_engine(url_of(server, name)), now, organizations)
 
 
-def _part() -> NewDocument:
+def _part(org_id: int) -> NewDocument:
     digest = uuid4().hex * 2
     return NewDocument(
         id=uuid4(), part_path="2", kind=PartKind.ATTACHMENT, filename="order.pdf", claimed_filename="order.pdf",
         declared_type="application/octet-stream", detected_type="application/pdf", content_type="application/pdf",
         charset=None, reason="attachment", defects=[], size=40_000, digest=digest,
-        object_key=f"org/1/documents/{digest}",
+        object_key=f"org/{org_id}/documents/{digest}",
     )  # fmt: skip
 
 
@@ -254,14 +254,14 @@ def _claims(side: Side) -> Calls:
 
 def _records(side: Side) -> Calls:
     for org_id in _each_org(side):
-        attempt, found = side.claimed(org_id), [_part(), NewDocument(**{**vars(_part()), "part_path": "1"})]
+        attempt, found = side.claimed(org_id), [_part(org_id), NewDocument(**{**vars(_part(org_id)), "part_path": "1"})]
         yield partial(side.records.documents.record, attempt, found, [], side.now + _LEASE, True)
 
 
 def _parsed(side: Side) -> Calls:
     for org_id in _each_org(side):
         attempt = side.claimed(org_id)
-        side.records.documents.record(attempt, [_part()], [], side.now + _LEASE, True)
+        side.records.documents.record(attempt, [_part(org_id)], [], side.now + _LEASE, True)
         yield partial(side.records.messages.finish, attempt, {"documents": 2})
 
 
@@ -273,7 +273,7 @@ def _hand_over(side: Side, org_id: int, id: UUID) -> None:
 def _hand_overs(side: Side) -> Calls:
     documents = side.records.documents
     for org_id in _each_org(side):
-        attempt, part = side.claimed(org_id), _part()
+        attempt, part = side.claimed(org_id), _part(org_id)
         documents.record(attempt, [part], [], side.now, True)
         yield partial(_hand_over, side, org_id, part.id)
 

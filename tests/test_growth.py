@@ -340,7 +340,7 @@ def test_a_message_lives_its_life_in_partitions(divided):
         assert (org_id, new.id) in messages.due(NOW, 100)
         attempt = messages.claim(org_id, new.id, "w", NOW, LEASE)
         assert attempt is not None and messages.claim(org_id, new.id, "w", NOW, LEASE) is None
-        part = growth._part()
+        part = growth._part(org_id)
         skipped = [SkippedPart("9", None, "image/png", None, 1, "small image", [])]
         for is_complete in (False, True):  # the second finds the rows of the first
             assert documents.record(attempt, [part], skipped, NOW, is_complete)
@@ -359,7 +359,7 @@ def test_a_message_lives_its_life_in_partitions(divided):
 
 @pytest.mark.parametrize("table", [inbound_message, document], ids=lambda t: t.name)
 def test_partitions_refuse_what_belongs_to_nobody(divided, table):
-    divided.records.documents.record(divided.claimed(1), [growth._part()], [], NOW, is_complete=True)
+    divided.records.documents.record(divided.claimed(1), [growth._part(1)], [], NOW, is_complete=True)
     with pytest.raises(sa.exc.IntegrityError), divided.operator.database.write(EVERY) as connection:
         connection.execute(table.update().values(org_id=99))
 
