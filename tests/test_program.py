@@ -200,7 +200,7 @@ def test_a_main_thread_that_hangs_in_a_library_is_ended_from_outside_it(place, d
         "import sys, ctypes, orderflow_ingest.deliver_cli as program, orderflow_ingest.in_process as inside;"
         "inside._GRACE = 0.5;"
         "import orderflow_ingest.delivery as delivery;"
-        "delivery.read_message = lambda raw: [ctypes.CDLL(None).sleep(1) for _ in iter(int, 1)];"
+        "delivery.read_mail = lambda raw: [ctypes.CDLL(None).sleep(1) for _ in iter(int, 1)];"
         "import signal; signal.setitimer = lambda *_: None;"
         "program.main()"
     )

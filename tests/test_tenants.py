@@ -115,7 +115,9 @@ def add_rows(records, org_id):
     assert records.conflicts.insert(known, new(org_id=org_id, fingerprint="e" * 64))
     skipped = SkippedPart("3", None, "text/calendar", None, 1, "calendar", [])
     attempt = claimed(records, message)
-    assert records.documents.record(attempt, [part()], [skipped], NOW, is_complete=True)
+    assert records.documents.record(
+        attempt, [part(object_key=f"org/{org_id}/documents/a")], [skipped], NOW, is_complete=True
+    )
     assert records.messages.retry_later(attempt, {"error": "X"}, 1, NOW)
 
 
