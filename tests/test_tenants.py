@@ -264,7 +264,8 @@ def test_an_identity_is_found_by_its_index_by_a_bound_role_too(records, tenants)
             "INSERT INTO inbound_message (org_id, id, source, source_message_id, message_id_is_synthetic, status, "
             "envelope_sender, envelope_recipient, queue_id, client_address, from_email, subject, raw_key, digest, "
             "fingerprint, received_at, size, next_attempt_at) SELECT o, gen_random_uuid(), 'EMAIL', n::text, false, "
-            "'PARSED', '', '', '', '', '', '', '', '', '', now(), 1, now() FROM unnest(%s::bigint[]) o, "
+            "'PARSED', '', '', '', '', '', '', 'org/' || o || '/raw/x.eml', '', '', now(), 1, now() "
+            "FROM unnest(%s::bigint[]) o, "
             "generate_series(1, 2000) n",
             (ids,),
         )
