@@ -27,7 +27,8 @@ CASES = {
     "disabled": ({"ORDERFLOW_STATE_DIR": "{disabled}"}, mail(3), BOUNCED, Outcome.ORG_DISABLED.dsn_code),
     "malformed": ({}, b"\nno header\n", BOUNCED, Outcome.MALFORMED.dsn_code),
     "toobig": ({"ORDERFLOW_MAX_MESSAGE_SIZE": "100"}, mail(4), BOUNCED, Outcome.TOO_BIG.dsn_code),
-    # What notes that its database is away has a state of its own: the others would believe it.
+    # What notes that its database is away has a state of its own, and each program that waits for its deadline too:
+    # the next delivery would believe the note, and not wait.
     "down": (
         {"ORDERFLOW_STATE_DIR": "{away}", "DATABASE_URL": "postgresql://127.0.0.1:{closed}/x"},
         mail(5), DEFERRED, "4.3.0",
@@ -94,7 +95,9 @@ def postfix():
         silent.listen(100)
         domains = ",".join(recipient(*key).partition("@")[2] for key in EXPECTED)
         deployment = Deployment(place / "deployment", {"ORDERFLOW_DOMAIN": domains})
-        others = {name: Deployment(place / name) for name in ("without", "disabled", "away", "late")}
+        others = {
+            name: Deployment(place / name) for name in ("without", "disabled", "away", "late_direct", "late_script")
+        }
         for other in (deployment, *others.values()):
             other.set_up("acme" if other is not others["without"] else "spare")
         others["disabled"].admin("org", "disable", "acme")
@@ -107,7 +110,9 @@ def postfix():
             directory = place / how / case
             service = entries[how].replace("orderflow ", f"{how}-{case} ", 1)
             if case in CASES:
-                file = own_settings(Deployment(directory), CASES[case][0], common, names)
+                file = own_settings(
+                    Deployment(directory), CASES[case][0], common, names | {"late": names[f"late_{how}"]}
+                )
                 service = service.replace(str(deployment.settings_file), str(file))
             else:
                 argv = DIRECT_FAULTS[case] if how == "direct" else make_python(directory / "bin", SCRIPT_FAULTS[case])
