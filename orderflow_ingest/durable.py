@@ -1,14 +1,25 @@
 """What it takes for a file to survive a crash of this machine: all of it written, synced, and its name synced.
 
 A file's content is durable after fsync of the file, its name only after fsync of the directory (fsync(2)).
+Why the system refused is said by `os_reason` everywhere, in logs as in errors; docs/operation.md explains each errno.
 It is on the path of a program that is started per message, hence `posix`, see `entry`.
 """
 
+import errno
 import posix as os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from os import PathLike
+
+
+def os_reason(error: OSError) -> str:
+    """Return why the system refused, by errno's name: `EROFS (Read-only file system)`; no path, and no text of others.
+
+    An error of a library's own class (ssl.SSLError, socket.gaierror) numbers differently, so it is said by its class.
+    """
+    name = errno.errorcode.get(error.errno or 0) if type(error).__module__ == "builtins" else None
+    return f"{name} ({os.strerror(error.errno or 0)})" if name else type(error).__name__
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -7,7 +7,8 @@ into the bounce that a sender reads. So that program logs to syslog where there 
 A record is a plain past-tense sentence and the fields `action`, `org`, `org_id`, `message_id` (of the row),
 `source_message_id` (the mail's Message-ID as it is recorded, at most 500 characters; JSON escapes what is not ASCII),
 `queue_id`, `extension` where they are known; never a message's content, a secret, or an exception's text that
-could hold either. A log that cannot be written loses its records and never a message.
+could hold either. An OSError, as any field's value, is logged as its errno by name (`durable.os_reason`).
+A log that cannot be written loses its records and never a message.
 """
 
 import logging
@@ -20,6 +21,8 @@ from traceback import extract_tb
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
+
+from .durable import os_reason
 
 ERROR, WARNING = logging.ERROR, logging.WARNING
 SYSLOG = "/dev/log"
@@ -58,7 +61,7 @@ def is_configured() -> bool:
 def event(action: str, sentence: str, level: int = logging.INFO, **fields: Any) -> None:
     """Log one step; fields that are None or empty are left out."""
     known = {name: value for name, value in fields.items() if value not in (None, "")}
-    plain = {name: value if isinstance(value, int | float) else str(value) for name, value in known.items()}
+    plain = {name: _plain(value) for name, value in known.items()}
     _logger.log(level, sentence, extra={"action": action, **plain})
 
 
@@ -73,7 +76,16 @@ def place(error: BaseException, is_ours: bool = True) -> str:
     below = [frame for frame in frames if "/huey/" not in frame.filename and frame.name != "time_up"]
     ours = [frame for frame in below if wanted in frame.filename]
     chosen = (ours or frames)[-1:]
-    return type(error).__name__ + "".join(f" at {os.path.basename(f.filename)}:{f.lineno}" for f in chosen)
+    kind = type(error).__name__
+    why = os_reason(error) if isinstance(error, OSError) else kind
+    head = kind if why == kind else f"{kind} {why}"
+    return head + "".join(f" at {os.path.basename(f.filename)}:{f.lineno}" for f in chosen)
+
+
+def _plain(value: object) -> int | float | str:
+    if isinstance(value, int | float):
+        return value
+    return os_reason(value) if isinstance(value, OSError) else str(value)
 
 
 def _handler(log: str, on_standard_error: bool) -> logging.Handler:

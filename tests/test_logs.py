@@ -1,9 +1,11 @@
 """One JSON record per step, never on the output that a bounced sender reads, and never a message lost for a log."""
 
+import errno
 import json
 import logging
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from datetime import datetime
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from orderflow_ingest import logs
+from orderflow_ingest.durable import os_reason
 
 ROOT = Path(__file__).parents[1]
 logger = logging.getLogger("orderflow_ingest")
@@ -175,3 +178,23 @@ def test_an_error_is_told_by_class_and_our_line_and_never_by_its_text(place):
         told = logs.place(error)
     assert told.startswith("AttributeError at logs.py:") and told.rpartition(":")[2].isdigit()
     assert logs.place(ValueError("order 17, 9 EUR")) == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EROFS, "whatever", "/secret/path"), "EROFS (Read-only file system)"),
+        (PermissionError(errno.EACCES, "Permission denied"), "EACCES (Permission denied)"),
+        (TimeoutError("timed out"), "TimeoutError"),
+        (OSError("order 17, 9 EUR"), "OSError"),
+        (ssl.SSLError(ssl.SSL_ERROR_SSL, "order 17"), "SSLError"),
+        (socket.gaierror(socket.EAI_NONAME, "order 17"), "gaierror"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_error_of_the_system_is_logged_as_its_errno_by_name(place, error, said):
+    """OpenSSL and the resolver number their errors differently: 1 is no EPERM there."""
+    logs.configure(str(place / "log"), "worker", place)
+    logs.event("spool", "Message was not spooled.", reason=error)
+    assert records(place / "log")[0]["reason"] == os_reason(error) == said
+    assert said in logs.place(error) and "secret" not in logs.place(error) and "order" not in logs.place(error)
