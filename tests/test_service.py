@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -639,6 +639,33 @@ import os, sys
 os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "1"
 os.execv(sys.argv[1], sys.argv[1:])
 """
+# What systemd does with the sockets of a unit that lacks NonBlocking=yes.
+ANOTHER_UNIT = "import os; os.set_blocking(3, True)"
+
+
+def start_on(listener: socket.socket, *command: str | Path, **environment: str) -> subprocess.Popen:
+    """Start a program that inherits a listener, as systemd does; it ends with this process."""
+    return subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", LAUNCHER, *command], cwd="/",
+        env={**ENVIRONMENT, **environment}, preexec_fn=lambda: os.dup2(listener.fileno(), 3), pass_fds=(3,),
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def asked(connection: socket.socket) -> dict:
+    """Ask the service's health over a connection that has been greeted."""
+    connection.sendall(b"health\n")
+    return json.loads(connection.makefile().readline())
+
+
+@contextmanager
+def greeted(path: Path) -> Iterator[socket.socket]:
+    """Connect to deliver.sock and read the greeting: some process has accepted."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(30)
+        connection.connect(str(path))
+        assert connection.recv(200).endswith(b"\n")
+        yield connection
 
 
 def hear_all(notices: socket.socket) -> None:
@@ -658,16 +685,9 @@ def test_systemd_gives_the_socket_and_hears_how_it_goes(deployment, place):
         notices.bind(str(place / "notify"))
         notices.settimeout(30)
         environment = {
-            **ENVIRONMENT, "ORDERFLOW_SETTINGS": str(deployment.settings_file), "WATCHDOG_USEC": "1000000",
+            "ORDERFLOW_SETTINGS": str(deployment.settings_file), "WATCHDOG_USEC": "1000000",
             "NOTIFY_SOCKET": str(place / "notify"),
         }  # fmt: skip
-
-        def start() -> subprocess.Popen:
-            return subprocess.Popen(
-                [sys.executable, "-c", LAUNCHER, PROGRAMS / "orderflow-service"], cwd="/", env=environment,
-                preexec_fn=lambda: os.dup2(ours.fileno(), 3), pass_fds=(3,), stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-
         for number in (50, 51):
             asking = []
             client_thread = threading.Thread(
@@ -675,7 +695,7 @@ def test_systemd_gives_the_socket_and_hears_how_it_goes(deployment, place):
             )
             if number == 51:
                 client_thread.start()  # comes while no service runs, and waits for it
-            service = start()
+            service = start_on(ours, PROGRAMS / "orderflow-service", **environment)
             try:
                 assert notices.recv(100) == b"READY=1"
                 assert [notices.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
@@ -689,6 +709,29 @@ def test_systemd_gives_the_socket_and_hears_how_it_goes(deployment, place):
                 assert service.wait(30) == 0
             assert wait_until(lambda: notices.recv(100) == b"STOPPING=1", 60)
             assert path.exists()
+
+
+def test_a_unit_that_makes_the_shared_socket_blocking_freezes_no_instance(deployment, place):
+    """O_NONBLOCK is the open file's, so one process clears it for all: a loop would wait in accept(2)."""
+    path, settings = place / "deliver.sock", str(deployment.settings_file)
+    with socket.socket(socket.AF_UNIX) as ours, ExitStack() as stack:
+        ours.bind(str(path))
+        ours.listen(100)
+        services = [start_on(ours, PROGRAMS / "orderflow-service", ORDERFLOW_SETTINGS=settings) for _ in range(2)]
+        stack.callback(lambda: [service.kill() or service.wait() for service in services])
+        early = {}
+        for service, other in (services, services[::-1]):
+            os.kill(other.pid, signal.SIGSTOP)  # so it is this one that accepts
+            connections = [stack.enter_context(greeted(path)) for _ in range(4)]
+            early[service.pid] = connections[1:]
+            assert asked(connections[0])["pid"] == service.pid
+            os.kill(other.pid, signal.SIGCONT)
+        for number in range(3):
+            assert start_on(ours, sys.executable, "-c", ANOTHER_UNIT).wait() == 0
+            assert os.get_blocking(ours.fileno())
+            with greeted(path) as new:  # wakes every loop: one accepts, and each looks for more
+                assert asked(new)["pid"] in early
+            assert [asked(connections[number])["pid"] for connections in early.values()] == list(early)
 
 
 def test_a_backend_that_is_known_to_be_away_keeps_nobody_waiting(hanging):

@@ -18,7 +18,7 @@ UNITS = sorted(
 SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 # What a unit runs, when and with how much; all else in [Service] is what it may not do.
 OF_ITS_OWN = {
-    *("Type", "Sockets", "NotifyAccess", "WatchdogSec", "Environment", "EnvironmentFile", "ExecStart"),
+    *("Type", "Sockets", "NonBlocking", "NotifyAccess", "WatchdogSec", "Environment", "EnvironmentFile", "ExecStart"),
     *("Restart", "RestartSec", "TimeoutStartSec", "TimeoutStopSec", "KillSignal", "KillMode"),
     *(
         "Nice",

@@ -80,13 +80,13 @@ async def serve(parts: Parts) -> None:
     doors = _doors(desk)
     servers = [await loop.create_server(doors[name], sock=one, backlog=BACKLOG) for name, one in opened.items()]
     log_start("service", "Service listens.", parts.settings, sockets=", ".join(sorted(opened)))
-    systemd.notify("READY=1")
+    await _notify("READY=1")
     watchdog, keeper = asyncio.create_task(_watch(desk)), asyncio.create_task(_keep_recipients(parts))
     await over.wait()
-    systemd.notify("STOPPING=1")
     for server in servers:
         server.close()
     desk.is_draining = True
+    await _notify("STOPPING=1")
     with suppress(TimeoutError):
         async with asyncio.timeout(parts.settings.deadline + _GRACE):
             for door in doors.values():
@@ -137,8 +137,16 @@ async def _watch(desk: Desk) -> None:
     interval = systemd.watchdog_interval()
     while interval:
         if not desk.is_stuck:
-            systemd.notify("WATCHDOG=1")
+            await _notify("WATCHDOG=1")
         await asyncio.sleep(interval)
+
+
+async def _notify(state: str) -> None:
+    """Send systemd a notice, outside the loop's thread: a busy systemd does not read it at once."""
+    try:
+        await asyncio.to_thread(systemd.notify, state)
+    except OSError as error:
+        logs.event("service", f"systemd did not take {state}.", logs.WARNING, reason=error)
 
 
 async def _keep_recipients(parts: Parts) -> None:

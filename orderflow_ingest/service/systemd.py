@@ -1,9 +1,34 @@
-"""What systemd gives a service and wants to hear of it: sockets (sd_listen_fds(3)), notices (sd_notify(3))."""
+"""What systemd gives a service and wants to hear of it: sockets (sd_listen_fds(3)), notices (sd_notify(3)).
+
+O_NONBLOCK belongs to the open file, not to the process (fcntl(2)): all instances on an inherited listener share it, and
+each process that has the listener can clear it for all. systemd does so whenever it starts a unit that lacks
+NonBlocking=yes. An event loop then waits in accept(2) until somebody connects. So a `Listener` sets the flag before
+each accept, and what is left of the race costs a loop a tenth of a second once: the socket has a receive timeout, which
+bounds accept(2) too (socket(7)) and ends it with EAGAIN, as asyncio expects.
+"""
 
 import os
 import socket
+import struct
 
 _FIRST = 3
+_ACCEPT_TIMEOUT = 0.1  # seconds
+_NOTICE_TIMEOUT = 5.0  # seconds
+_TIMEVAL = struct.Struct("@ll")  # seconds, microseconds
+
+
+class Listener(socket.socket):
+    """A listening socket that no other process can make an event loop wait at."""
+
+    def __init__(self, fileno: int):
+        super().__init__(fileno=fileno)
+        os.set_inheritable(fileno, False)
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(0, int(_ACCEPT_TIMEOUT * 1e6)))
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """Accept one connection. Raise BlockingIOError where nobody has connected."""
+        self.setblocking(False)
+        return super().accept()
 
 
 def activated_sockets() -> dict[str, socket.socket]:
@@ -11,23 +36,26 @@ def activated_sockets() -> dict[str, socket.socket]:
     if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
         return {}
     count = int(os.environ.pop("LISTEN_FDS", "0"))
-    sockets = [socket.socket(fileno=fd) for fd in range(_FIRST, _FIRST + count)]
-    for one in sockets:
-        os.set_inheritable(one.fileno(), False)
+    sockets = [Listener(fd) for fd in range(_FIRST, _FIRST + count)]
     return {os.path.basename(one.getsockname()): one for one in sockets if one.family == socket.AF_UNIX}
 
 
 def notify(state: str) -> None:
-    """Tell systemd, e.g. READY=1; outside systemd nobody hears it."""
+    """Send systemd a notice, e.g. READY=1; outside systemd there is nobody to send it to. Raise OSError.
+
+    The notices' socket is systemd's, and a full one makes the sender wait: for five seconds at the most, so this is
+    no call for an event loop's thread.
+    """
     path = os.environ.get("NOTIFY_SOCKET")
     if path:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notices:
+            notices.settimeout(_NOTICE_TIMEOUT)
             notices.connect("\0" + path[1:] if path.startswith("@") else path)
             notices.sendall(state.encode())
 
 
 def watchdog_interval() -> float | None:
-    """Give how often, in seconds, systemd wants to hear WATCHDOG=1, half of the time that it waits; None if never."""
+    """Return how often, in seconds, systemd wants WATCHDOG=1, half of the time that it waits; None if never."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return int(microseconds) / 2e6 if microseconds.isdigit() and mine else None
