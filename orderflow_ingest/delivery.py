@@ -288,7 +288,16 @@ def known_traits(header: MailHeader, sender: str, parts: Parts) -> list[str]:
 def _is_too_much(waiting: int, parts: Parts) -> bool:
     """Tell whether the workers have more to do than they shall: too many tasks wait, or one for too long."""
     most, longest = parts.settings.max_queue, parts.settings.max_lag
-    return 0 < most <= waiting or 0 < longest <= parts.records.messages.recent_lag()
+    return 0 < most <= waiting or 0 < longest <= _lag(parts)
+
+
+def _lag(parts: Parts) -> float:
+    """Return for how long work has been overdue; 0 where that cannot be asked, since a backstop must not stop mail."""
+    try:
+        return parts.records.messages.recent_lag()
+    except RecordsUnavailable as error:
+        event("deliver", "How late the workers are is not known; mail is accepted.", logging.WARNING, reason=error)
+        return 0.0
 
 
 def _new_message(envelope: Envelope, message: Message, org: Organization, traits: list[str], way: Way) -> NewMessage:

@@ -9,10 +9,12 @@ the context switches.
 """
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+RETRIES = 5.0  # seconds
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -21,11 +23,19 @@ class Grouped(Generic[Item, Result]):
     """A function of one item over `work`, which takes items and gives a result for each, in order.
 
     Where `work` fails for several items it is done again for each alone, so that one cannot spoil the others;
-    an error that is `shared`, such as a server that is away, is everyone's at once.
+    an error that is `shared`, such as a server that is away, is everyone's at once. With `owner`, which names the owner
+    of an item, it is everyone's of one owner: only the node that has this owner's rows may be away, so a group of
+    several owners is tried once more for each of them. That ends after RETRIES seconds, and the others get the error.
     """
 
-    def __init__(self, work: Callable[[list[Item]], list[Result]], shared: tuple[type[Exception], ...], most: int = 50):
-        self._work, self._shared, self._most = work, shared, most
+    def __init__(
+        self,
+        work: Callable[[list[Item]], list[Result]],
+        shared: tuple[type[Exception], ...],
+        most: int = 50,
+        owner: Callable[[Item], Hashable] | None = None,
+    ):
+        self._work, self._shared, self._most, self._owner = work, shared, most, owner
         self._waiting: list[_Ticket[Item, Result]] = []
         self._turn = threading.Lock()
 
@@ -56,7 +66,7 @@ class Grouped(Generic[Item, Result]):
                     del self._waiting[: len(group)]
                     self._do(group)
 
-    def _do(self, group: "list[_Ticket[Item, Result]]") -> None:
+    def _do(self, group: "list[_Ticket[Item, Result]]", is_retry: bool = False) -> None:
         try:
             results = self._work([ticket.item for ticket in group])
             for ticket, result in zip(group, results, strict=True):
@@ -64,12 +74,32 @@ class Grouped(Generic[Item, Result]):
         except BaseException as error:
             if len(group) == 1:
                 group[0].error = error
-            elif isinstance(error, self._shared):
-                for ticket in group:
-                    ticket.error = type(error)(*error.args)  # each his own: one has one traceback
-            else:
+            elif not isinstance(error, self._shared):
                 for ticket in group:
                     self._do([ticket])
+            elif not is_retry and len(owned := self._by_owner(group)) > 1:
+                self._retry(owned, error)
+            else:
+                _fail(group, error)
+
+    def _by_owner(self, group: "list[_Ticket[Item, Result]]") -> "list[list[_Ticket[Item, Result]]]":
+        owned: dict[Hashable, list[_Ticket[Item, Result]]] = {}
+        for ticket in group:
+            owned.setdefault(self._owner(ticket.item) if self._owner else None, []).append(ticket)
+        return list(owned.values())
+
+    def _retry(self, owned: "list[list[_Ticket[Item, Result]]]", error: BaseException) -> None:
+        until = time.monotonic() + RETRIES
+        for group in owned:
+            if time.monotonic() < until:
+                self._do(group, is_retry=True)
+            else:
+                _fail(group, error)
+
+
+def _fail(group: "list[_Ticket[Item, Result]]", error: BaseException) -> None:
+    for ticket in group:
+        ticket.error = type(error)(*error.args)  # each his own: one has one traceback
 
 
 class _Ticket(Generic[Item, Result]):

@@ -19,6 +19,7 @@ DEADLINE = 60  # of a delivery, where nothing else is set
 CONNECT = 3
 STATEMENT = 15
 READ = 10
+GLANCE = 2  # for a question that nothing depends on, such as how late the workers are
 IDLE = 60  # in a transaction between two statements; an operator's decision puts an object there
 S3_ATTEMPTS = 2
 S3_CONNECTIONS = 50  # that stay open; with fewer than there are threads each put would open its own

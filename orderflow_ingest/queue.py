@@ -274,8 +274,11 @@ class Queue:
         self._twice(lambda: self._hand_over(org_id, str(document_id), priority=None if is_live else _BEHIND))
 
     def depth(self) -> int:
-        """Count the waiting tasks. Raises QueueUnavailable."""
-        return int(self._twice(self.huey.pending_count))
+        """Count the waiting tasks. Raises QueueUnavailable, also for an answer that is no number of tasks."""
+        number = self._twice(self.huey.pending_count)
+        if not isinstance(number, int) or number < 0:
+            raise QueueUnavailable("queue: it does not tell how many tasks wait")
+        return number
 
     def note_sweep(self, who: str, at: float) -> None:
         """Note who swept last, of all hosts, and when (seconds since 1970). Raises QueueUnavailable.

@@ -20,7 +20,7 @@ from orderflow_ingest.keys import decision_key
 from orderflow_ingest.message import read_mail, read_message
 from orderflow_ingest.outcomes import DeadlineReached, Outcome
 from orderflow_ingest.recognition import recognise
-from orderflow_ingest.records import NO_TENANT, Filter, IdentityTaken, messages
+from orderflow_ingest.records import NO_TENANT, Filter, IdentityTaken, RecordsUnavailable, messages
 from orderflow_ingest.records.tables import organization
 from orderflow_ingest.senders import Authenticator
 from orderflow_ingest.status import Held
@@ -222,6 +222,25 @@ def test_work_that_waits_too_long_defers_what_is_new_and_no_duplicate(place, mon
     for row in rows(parts):
         extraction.extract(1, row.id, parts)
     assert post(parts, mail(3)).outcome is Outcome.DELIVERED
+
+
+@pytest.mark.parametrize("database_answers", [True, False], ids=["one that answers", "one that is known to be away"])
+def test_mail_is_taken_where_how_late_the_workers_are_cannot_be_asked(place, caplog, monkeypatch, database_answers):
+    parts = embedded(place, ORDERFLOW_MAX_LAG="10")
+    reason = "database: a node is away"
+
+    def lag(_now):
+        raise RecordsUnavailable(reason)
+
+    if database_answers:
+        monkeypatch.setattr(parts.records.messages, "lag", lag)
+    else:
+        monkeypatch.setattr(parts.records.database, "now", lambda: lag(None))
+        monkeypatch.setattr(Parts, "swept_at", lambda _: datetime.now(UTC))
+    caplog.set_level("WARNING", logger="orderflow_ingest")
+    assert [post(parts, mail(n)).outcome for n in (1, 2)] == [Outcome.DELIVERED] * 2
+    told = [record for record in caplog.records if record.message.startswith("How late the workers are is not known")]
+    assert len(told) == 2 and told[0].reason == reason
 
 
 @contextlib.contextmanager

@@ -103,3 +103,59 @@ def test_an_error_does_not_keep_what_its_caller_held(number):
         assert deliver()() is None
     finally:
         gc.enable()
+
+
+class Shards:
+    """Keeps numbers by owner, as a cluster does whose nodes hold an owner's rows each; some nodes are away."""
+
+    def __init__(self, *away):
+        self.groups, self.away = [], set(away)
+        self.keep = Grouped(self, shared=(Away,), owner=lambda item: item[0])
+
+    def __call__(self, items):
+        self.groups.append(items)
+        time.sleep(0.02)
+        if self.away & {owner for owner, _ in items}:
+            raise Away("a node")
+        return [number for _, number in items]
+
+    def by_threads(self, items):
+        found, start = {}, threading.Barrier(len(items))
+
+        def one(item):
+            start.wait()
+            try:
+                found[item] = self.keep(item)
+            except Away as error:
+                found[item] = error
+
+        threads = [threading.Thread(target=one, args=(item,)) for item in items]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+
+def test_of_several_owners_that_one_is_away_for_the_others_are_done():
+    work = Shards("b")
+    found = work.by_threads([(owner, number) for number in range(8) for owner in "abc"])
+    assert {owner for (owner, _), result in found.items() if isinstance(result, Away)} == {"b"}
+    assert all(result == number for (owner, number), result in found.items() if owner != "b")
+    assert max(len({owner for owner, _ in group}) for group in work.groups) > 1, "they were done together first"
+
+
+def test_a_group_that_is_away_for_all_is_tried_once_for_each_owner_and_no_more():
+    work = Shards("a", "b", "c")
+    found = work.by_threads([(owner, number) for number in range(8) for owner in "abc"])
+    assert all(isinstance(result, Away) for result in found.values()) and len(set(map(id, found.values()))) == 24
+    tried = sum(len(group) for group in work.groups)
+    assert tried <= 2 * 24
+
+
+def test_a_backend_that_hangs_is_not_waited_for_once_for_each_owner(monkeypatch):
+    monkeypatch.setattr("orderflow_ingest.grouping.RETRIES", 0.0)
+    work = Shards("a", "b", "c")
+    found = work.by_threads([(owner, number) for number in range(8) for owner in "abc"])
+    assert all(isinstance(result, Away) for result in found.values())
+    assert sum(len(group) for group in work.groups) == 24

@@ -374,6 +374,15 @@ def test_a_queue_that_is_not_set_up_is_unavailable_and_ringing_creates_no_tables
 # A queue that is away
 
 
+@pytest.mark.parametrize("answer", [None, -1, "7", 1.5])
+def test_a_length_that_is_no_number_of_tasks_is_a_queue_that_does_not_tell(place, monkeypatch, answer):
+    queue = Queue(f"sqlite:///{place}/queue.db", create=True)
+    monkeypatch.setattr(queue.huey.storage, "queue_size", lambda: answer)
+    for ask in (queue.depth, queue.recent_depth):
+        with pytest.raises(QueueUnavailable):
+            ask()
+
+
 def refused(queue, steps=("extract", "hand_over", "depth")):
     for step in steps:
         with pytest.raises(QueueUnavailable) as away:

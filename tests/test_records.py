@@ -24,7 +24,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from orderflow_ingest import limits
+from orderflow_ingest import breaker, limits
+from orderflow_ingest.breaker import Breaker
 from orderflow_ingest.mime.words import storable
 from orderflow_ingest.org_settings import BadOrgSettings
 from orderflow_ingest.records import (
@@ -1522,6 +1523,27 @@ def test_a_row_that_stays_locked_is_unavailable_in_time(url, records, monkeypatc
         assert time.monotonic() - started < 15
     assert claimed(hurried, message) is not None
     hurried.database.close()
+
+
+def test_a_lag_that_cannot_be_told_soon_or_by_this_role_is_unavailable_and_opens_no_breaker(
+    postgres, place, monkeypatch
+):
+    monkeypatch.setattr(limits, "GLANCE", 0.1)
+    monkeypatch.setattr(breaker, "SLOW", 0.0)
+    name = f"records_{uuid4().hex}"
+    url = postgres.create_database(name)
+    records = Records(url, guard=Breaker(place / "away" / "database", "database", RecordsUnavailable))
+    schema.upgrade(records.database)
+    records.organizations.add("acme", "Acme")
+    function = "CREATE OR REPLACE FUNCTION orderflow_overdue_since() RETURNS timestamptz LANGUAGE plpgsql AS $$ {} $$"
+    for body in ("BEGIN PERFORM pg_sleep(60); END", "BEGIN RAISE feature_not_supported USING MESSAGE = 'no'; END"):
+        with psycopg.connect(postgres.conninfo(name), autocommit=True) as connection:
+            connection.execute(function.format(body))
+        with pytest.raises(RecordsUnavailable):
+            records.messages.recent_lag()
+        assert not (place / "away" / "database").exists() and inserted(records) is not None
+        records.messages.recent_lag._due_at = 0.0
+    records.database.close()
 
 
 def test_a_connection_that_is_silent_for_ever_is_unavailable_in_time_and_another_serves(postgres, place, monkeypatch):

@@ -96,6 +96,16 @@ class Database:
             yield connection
 
     @contextmanager
+    def glance(self) -> Iterator[sa.Connection]:
+        """Give a connection for a question that nothing depends on. Raises RecordsUnavailable, for any error.
+
+        No breaker is opened by it or stops it, and of PostgreSQL it ends after GLANCE seconds.
+        """
+        first = f"BEGIN; SET LOCAL statement_timeout = {1000 * limits.GLANCE:.0f}"
+        with _translated(self._url, whatever=True), self._used(self._reader, first) as connection:
+            yield connection
+
+    @contextmanager
     def write(self, orgs: Orgs) -> Iterator[sa.Connection]:
         """Give a connection in a transaction on these organisations' rows that commits at the end.
 
@@ -233,12 +243,12 @@ def whose(org_id: int | None) -> Orgs:
 
 
 @contextmanager
-def _translated(url: str) -> Iterator[None]:
+def _translated(url: str, whatever: bool = False) -> Iterator[None]:
     try:
         yield
-    except (exc.DataError, exc.IntegrityError, exc.NotSupportedError):
-        raise
     except exc.DBAPIError as error:
+        if isinstance(error, exc.DataError | exc.IntegrityError | exc.NotSupportedError) and not whatever:
+            raise
         unavailable = RecordsUnavailable(f"database {database_answers.explained(error.orig, 'DATABASE_URL', url)}")
         unavailable.is_answer = getattr(error.orig, "sqlstate", None) == _LOCKED
         raise unavailable from error

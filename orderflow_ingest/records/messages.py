@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from ..grouping import Grouped
 from ..sampled import Sampled
 from ..status import UNFINISHED, EventKind, Status, sources
-from .database import NO_TENANT, Database, RecordsUnavailable, whose
+from .database import Database, RecordsUnavailable, whose
 from .events import Event, add_events
 from .selection import Filter, Place, Ways, condition, stands_at, ways
 from .tables import FAILED, UtcDateTime, inbound_message, message_conflict, owned
@@ -131,8 +131,8 @@ class Messages:
     def __init__(self, database: Database):
         self._database = database
         self.recent_lag = Sampled(lambda: self.lag(database.now()), _LAG_SECONDS, 0.0, errors=(RecordsUnavailable,))
-        self._find = Grouped(self._find_all, shared=(RecordsUnavailable,))
-        self._insert = Grouped(self._insert_all, shared=(RecordsUnavailable,))
+        self._find = Grouped(self._find_all, shared=(RecordsUnavailable,), owner=lambda identity: identity[0])
+        self._insert = Grouped(self._insert_all, shared=(RecordsUnavailable,), owner=lambda row: row[0].org_id)
         self._new_row = database.insert(inbound_message).on_conflict_do_nothing().returning(inbound_message.c.id)
 
     def find_identity(self, org_id: int, source: str, source_message_id: str) -> Known | None:
@@ -236,12 +236,13 @@ class Messages:
     def lag(self, now: datetime) -> float:
         """Tell for how many seconds the longest-due unfinished message has been overdue; 0 if none is.
 
-        It is about all tenants, and tells a time alone: on PostgreSQL by a function of the owner's.
+        It is about all tenants, and tells a time alone: on PostgreSQL by a function of the owner's. A database that
+        does not answer within a moment, or not for all tenants, raises RecordsUnavailable, and no breaker opens for it.
         """
         statement: Any = sa.select(sa.func.min(inbound_message.c.next_attempt_at)).where(sa.text(UNFINISHED_ROWS))
         if not self._database.is_sqlite:
             statement = sa.select(sa.func.orderflow_overdue_since(type_=UtcDateTime))
-        with self._database.read(NO_TENANT) as connection:
+        with self._database.glance() as connection:
             due: datetime | None = connection.scalar(statement)
         return max(0.0, (now - due).total_seconds()) if due else 0.0
 

@@ -65,8 +65,9 @@ def _sweeps(parts: Parts) -> Iterator[Said]:
 def _undone(parts: Parts) -> Iterator[Said]:
     try:
         lag = parts.records.messages.lag(parts.records.database.now())
-    except RecordsUnavailable:
-        return  # the database's own finding tells
+    except RecordsUnavailable as error:
+        yield "WARNING", f"how late work is cannot be asked, so ORDERFLOW_MAX_LAG stops no mail meanwhile: {error}"
+        lag = 0.0
     if lag > parts.settings.lease + parts.settings.sweep_after:
         yield "TROUBLE", f"work is overdue for {ago(lag)}: does orderflow-worker run? does it keep up? see its log"
     if dead := parts.spool.count_dead():
