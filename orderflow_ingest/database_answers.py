@@ -10,9 +10,9 @@ Every such text begins with the database that was asked, see `named`: it may be 
 
 import os
 import re
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from . import trust
+from . import postgresql_url, trust
 
 _INIT = "run orderflow-admin init"
 _POOLER = "it is a pooler such as pgbouncer: name the server itself"
@@ -44,6 +44,9 @@ _CODES = {
 }
 _NOT_THERE = f"there is no such file: {_INIT}, as the user that delivers"
 _TEXTS = (
+    # Of several hosts each has its own reason; that one is there and takes no writes is the one to tell.
+    (r"session is read-only|in hot standby mode", "none of the hosts in {url} is a primary now"),
+    (r"invalid (uri query parameter|connection option)", "{url} has a parameter that libpq does not know"),
     (r"password authentication failed", "the server refuses the password in {url}"),
     (r"no password supplied", "{url} lacks the password: postgresql://USER:PASSWORD@HOST/NAME"),
     (r"role \S+ does not exist", "the server has no such role: createuser, or look at {url}"),
@@ -90,11 +93,14 @@ def named(url: str) -> str:
     """Return which database a URL names, for people: an SQLite file, or host, port and name; never a password."""
     if url.startswith("sqlite"):
         return url.removeprefix("sqlite:///")
+    if postgresql_url.is_postgresql(url):
+        try:
+            return postgresql_url.read(url).name
+        except postgresql_url.BadUrl:
+            return "a URL that libpq does not read"
     parts = urlsplit(url)
-    asked = parse_qs(parts.query)
-    host = (asked.get("hostaddr") or asked.get("host") or [parts.hostname or "localhost"])[-1]
     port = f":{parts.port}" if parts.port else ""
-    return f"{host}{port}/{(asked.get('dbname') or [unquote(parts.path.strip('/'))])[-1]}"
+    return f"{parts.hostname or 'localhost'}{port}/{unquote(parts.path.strip('/'))}"
 
 
 def explained(error: BaseException | None, setting: str, url: str) -> str:

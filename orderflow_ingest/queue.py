@@ -36,7 +36,7 @@ from huey.storage import PostgresStorage, PriorityRedisStorage, SqliteStorage
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from . import database_answers, limits, metrics
+from . import database_answers, limits, metrics, postgresql_url
 from .answered import AnsweredConnection
 from .grouping import Grouped
 from .logs import WARNING, event
@@ -339,9 +339,9 @@ def _open(url: str, create: bool) -> Huey:
         sqlite = {"filename": file, "uri": True, "timeout": limits.QUEUE}
         return _Bell(NAME, storage_class=_Sqlite, create_tables=False, **sqlite, **common)
     if url.startswith("postgresql"):
-        dsn = "postgresql://" + url.partition("://")[2]
-        postgresql = limits.postgresql(limits.CONNECT, limits.QUEUE)
-        postgresql |= {"dsn": dsn, "options": f"{postgresql['options']} -c synchronous_commit=off"}
+        postgresql = postgresql_url.with_url(limits.postgresql(limits.CONNECT, limits.QUEUE), url)
+        postgresql["dsn"] = postgresql_url.libpq(url)
+        postgresql["options"] += " -c synchronous_commit=off"
         return _Bell(NAME, storage_class=_Postgres, create_tables=False, **postgresql, **common)
     if redis is None:
         raise QueueUnavailable("queue: QUEUE_URL names Redis; install orderflow-ingest[redis]")

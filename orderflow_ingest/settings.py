@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from . import postgresql_url
 from .ascii_case import ascii_lower
 
 SYSTEM_FILE = "/etc/orderflow/ingest.env"
@@ -206,28 +207,15 @@ def _domains(text: str) -> tuple[str, ...]:
     return tuple(one(ascii_lower(part.strip())) for part in text.split(","))
 
 
-# What libpq and SQLAlchemy read differently, and what libpq quotes in its errors, password and all: a % that begins no
-# %xx, an @ or / in the password as it is, half a bracket.
-_POSTGRESQL = (
-    r"postgresql\+psycopg://(?=.)(?!.*%(?![0-9A-Fa-f]{2}))(?!.*%00)(?:[^@/?#\[\]\s]*@)?"
-    r"(?:\[[0-9A-Fa-f:.]+\]|[^@/?#\[\]:\s]*)(?::\d*)?(?:/[^?#\s]*)?(?:\?[^#\s]*)?"
-)
-
-
 def _database_url(text: str) -> str:
-    if text.startswith("postgresql://"):
-        text = "postgresql+psycopg://" + text.removeprefix("postgresql://")
-    return _with_port(_matching(rf"sqlite:////.+|{_POSTGRESQL}")(text))
+    return text if re.fullmatch(r"sqlite:////.+", text) else postgresql_url.checked(text)
 
 
 def _queue_url(text: str) -> str:
-    return _with_port(text) if re.match(r"rediss?://.", text) else _database_url(text)
-
-
-def _with_port(url: str) -> str:
-    """Refuse a port that is none: urlsplit raises ValueError for it."""
-    _ = urlsplit(url).port if not url.startswith("sqlite") else None
-    return url
+    if not re.match(r"rediss?://.", text):
+        return _database_url(text)
+    _ = urlsplit(text).port  # raises ValueError for one that is none
+    return text
 
 
 def _endpoint(text: str) -> str | None:
@@ -444,8 +432,9 @@ def _settings(given: dict[str, tuple[str, str]], path: str | None) -> Settings:
         value, place = given.get(key.name, ("", "default"))
         try:
             found[key.field] = key.read(value or default)
-        except ValueError:
-            raise BadSettings(f"{place}: {key.name} must be {key.expected}") from None
+        except ValueError as error:
+            why = str(error) if isinstance(error, postgresql_url.BadUrl) else ""
+            raise BadSettings(f"{place}: {key.name} {why or f'must be {key.expected}'}") from None
     for name, bound, most in (
         ("ORDERFLOW_MAIL_TIME", _longest_mail_time(found["lease"]), f"{TASK_SHARE:g} of ORDERFLOW_LEASE"),
         ("ORDERFLOW_PART_TIME", found["mail_time"], "ORDERFLOW_MAIL_TIME"),

@@ -278,7 +278,7 @@ def of_version(postgres, version):
     with database.write(NO_TENANT) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, version)
-    return database, psycopg.connect(postgres.conninfo(database.engine.url.database))
+    return database, psycopg.connect(postgres.conninfo(database.name.rpartition("/")[2]))
 
 
 def test_messages_are_written_while_an_index_is_built(postgres):
@@ -291,7 +291,7 @@ def test_messages_are_written_while_an_index_is_built(postgres):
         with database.read(NO_TENANT) as connection:
             assert wait_until(lambda: connection.exec_driver_sql(waiting).one_or_none() or upgrade.done(), 60)
         assert not upgrade.done()
-        records = Records(str(database.engine.url))
+        records = Records(f"postgresql://postgres@{database.name}")
         records.organizations.add("acme", "Acme")
         written_before(records.database, new())
         assert not upgrade.done()

@@ -28,7 +28,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from .. import database_answers, limits
+from .. import database_answers, limits, postgresql_url
 from ..answered import AnsweredConnection
 from ..breaker import Guard
 
@@ -74,14 +74,14 @@ class Database:
         self.name = database_answers.named(url)
         self._url = url
         self._guard = guard
-        target = _sqlite_url(url, create) if self.is_sqlite else url
+        target = _sqlite_url(url, create) if self.is_sqlite else postgresql_url.KEPT
         arguments = _arguments(self.is_sqlite, times or limits.within())
         self.engine = sa.create_engine(target, hide_parameters=True, **arguments)
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
         else:
-            sa.event.listen(self.engine, "do_connect", partial(_connect_postgresql, times or limits.within()))
+            sa.event.listen(self.engine, "do_connect", partial(_connect_postgresql, url, times or limits.within()))
         self._reader = self.engine.execution_options(**{_READS: True})
         self._clock: tuple[float, datetime] | None = None
 
@@ -180,8 +180,7 @@ def _arguments(is_sqlite: bool, times: limits.Times) -> dict[str, Any]:
     if is_sqlite:
         return {"connect_args": {"timeout": times.statement}, **pool}
     # The driver begins no transaction by itself: _begin() does. It commits and rolls back what there is.
-    arguments = limits.postgresql(times.connect, times.statement)
-    return {"connect_args": arguments, "isolation_level": "AUTOCOMMIT", **pool}
+    return {"isolation_level": "AUTOCOMMIT", **pool}
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -201,8 +200,9 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
                 time.sleep(0.01)
 
 
-def _connect_postgresql(times: limits.Times, _dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
-    connection = AnsweredConnection.connect(*arguments, **options)
+def _connect_postgresql(url: str, times: limits.Times, *_: Any) -> Any:
+    parameters = postgresql_url.with_url(limits.postgresql(times.connect, times.statement), url)
+    connection = AnsweredConnection.connect(postgresql_url.libpq(url), **parameters)
     connection.answer_within = times.statement + times.connect  # the server's own limit comes first, where it lives
     return connection
 

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from ... import postgresql_url
 from ...assembly import Parts
 from ...records import RecordsUnavailable, schema
 from ...settings import Settings
@@ -69,12 +70,13 @@ def _connections(settings: Settings) -> Iterator[Said]:
 
 def _unverified(url: str) -> str:
     """Tell what a connection to another host lacks; "" if nothing."""
-    asked = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items()}
-    if url.startswith("sqlite") or _is_here(url):
+    if url.startswith("sqlite"):
         return ""
-    if url.startswith("postgresql"):
-        # With verify-ca any certificate of that authority will do, and the system's sign for everybody.
-        return "" if asked.get("sslmode") == "verify-full" else f"without verifying it: {_VERIFY}"
+    if postgresql_url.is_postgresql(url):
+        return _unverified_postgresql(url)
+    asked = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items()}
+    if _is_here(url):
+        return ""
     if url.startswith("redis:"):
         return "in the clear: say rediss:"
     is_off = (
@@ -83,12 +85,21 @@ def _unverified(url: str) -> str:
     return "without verifying it: leave out ssl_cert_reqs and ssl_check_hostname" if is_off else ""
 
 
+def _unverified_postgresql(url: str) -> str:
+    try:
+        target = postgresql_url.read(url)
+    except postgresql_url.BadUrl as error:
+        return f"by a URL that {error}"
+    address = target.parameters.get("hostaddr")
+    # With verify-ca any certificate of that authority will do, and the system's sign for everybody.
+    is_verified = target.parameters.get("sslmode") == "verify-full"
+    is_here = all(_is_local(address or host) for host, _ in target.servers)
+    return "" if is_verified or is_here else f"without verifying it: {_VERIFY}"
+
+
 def _is_here(url: str) -> bool:
-    """Tell whether a URL stays on this host: loopback or a unix socket. What libpq is told behind the ? goes first."""
-    parts = urlsplit(url)
-    asked = parse_qs(parts.query)
-    hosts = asked.get("hostaddr") or asked.get("host") or [parts.hostname or ""]
-    return all(_is_local(host) for host in ",".join(hosts).split(","))
+    """Tell whether a URL stays on this host: loopback or a unix socket."""
+    return _is_local(urlsplit(url).hostname or "")
 
 
 def _is_local(host: str) -> bool:

@@ -1,0 +1,132 @@
+"""PostgreSQL URLs: every form is read by libpq, for rows and queue alike, or refused by name."""
+
+import subprocess
+import sys
+from uuid import uuid4
+
+import pytest
+
+from orderflow_ingest import postgresql_url
+from orderflow_ingest.database_answers import named
+from orderflow_ingest.queue import Queue, QueueUnavailable
+from orderflow_ingest.records import NO_TENANT, Records, RecordsUnavailable, schema
+from orderflow_ingest.settings import KEYS, BadSettings, load
+from tests.lab.process import free_port
+
+NAMES = ("DATABASE_URL", "QUEUE_URL", "MAP_DATABASE_URL")
+SECRET = "pw-of-db"
+LOGIN = f"of:{SECRET}@"
+
+
+def loaded(**given):
+    return load("/dev/null", given)
+
+
+@pytest.mark.parametrize(
+    ("rest", "servers", "name"),
+    [
+        ("h/d", [("h", "")], "h/d"),
+        ("h:1/d", [("h", "1")], "h:1/d"),
+        ("[::1]:1/d", [("::1", "1")], "::1:1/d"),
+        ("/d", [("", "")], "localhost/d"),
+        ("h1,h2/d", [("h1", ""), ("h2", "")], "h1,h2/d"),
+        ("h1:1,h2:2/d", [("h1", "1"), ("h2", "2")], "h1:1,h2:2/d"),
+        ("[::1]:1,[::2]:2/d", [("::1", "1"), ("::2", "2")], "::1:1,::2:2/d"),
+        ("h1:1,h2:2,h3:3/d", [("h1", "1"), ("h2", "2"), ("h3", "3")], "h1:1,h2:2,h3:3/d"),
+        ("h1%2Ch2:1/d", [("h1", "1"), ("h2", "1")], "h1:1,h2:1/d"),
+        ("%2Frun%2Fpg:1/d", [("/run/pg", "1")], "/run/pg:1/d"),
+        ("%2Frun%2Fpg,h2/d", [("/run/pg", ""), ("h2", "")], "/run/pg,h2/d"),
+        ("/d?host=/run/pg", [("/run/pg", "")], "/run/pg/d"),
+        ("/d?host=h1,h2&port=1,2", [("h1", "1"), ("h2", "2")], "h1:1,h2:2/d"),
+        ("/d?host=h1,h2&port=1", [("h1", "1"), ("h2", "1")], "h1:1,h2:1/d"),
+        ("/d?host=h1%2Ch2&port=1%2C2", [("h1", "1"), ("h2", "2")], "h1:1,h2:2/d"),
+        ("h1,h2/d?port=1,2", [("h1", "1"), ("h2", "2")], "h1:1,h2:2/d"),
+        ("/d?host=fe80::1", [("fe80::1", "")], "fe80::1/d"),
+        ("h/d?hostaddr=10.0.0.1", [("h", "")], "10.0.0.1/d"),
+        ("h/a?dbname=d", [("h", "")], "h/d"),
+    ],
+)  # fmt: skip
+def test_libpqs_forms_are_taken_everywhere_and_read_by_libpq(rest, servers, name):
+    for scheme in ("postgresql://", "postgres://", "postgresql+psycopg://"):
+        more = f"{'&' if '?' in rest else '?'}target_session_attrs=read-write"
+        settings = loaded(**dict.fromkeys(NAMES, scheme + LOGIN + rest + more))
+        for url in (settings.database_url, settings.queue_url, settings.map_database_url):
+            target = postgresql_url.read(url)
+            assert list(target.servers) == servers and named(url) == target.name == name
+            asked = {key: target.parameters[key] for key in ("user", "password", "target_session_attrs")}
+            assert asked == {"user": "of", "password": SECRET, "target_session_attrs": "read-write"}
+            assert SECRET not in target.name
+
+
+@pytest.mark.parametrize(
+    ("rest", "why"),
+    [
+        ("h1,h2:2/d", "has a port for some of its hosts: name it for each, a:5432,b:5432, or for none"),
+        ("h1:1,h2/d", "has a port for some of its hosts: name it for each, a:5432,b:5432, or for none"),
+        ("/d?host=h1,h2&port=,2", "has a port for some of its hosts: name it for each, a:5432,b:5432, or for none"),
+        ("/d?host=h1:1&host=h2:2", "has a parameter twice; several hosts are host=a,b&port=5432,5433"),
+        ("/d?host=h1:1", "has a port within host=: several hosts with ports are host=a,b&port=5432,5433"),
+        ("/d?host=h1,h2:2", "has a port within host=: several hosts with ports are host=a,b&port=5432,5433"),
+        ("/d?host=h1,h2,h3&port=1,2", "has another number of ports than of hosts"),
+        ("h1:1,h2:2/d?host=h3", "has another number of ports than of hosts"),
+        ("h1,,h2/d", "has an empty name among its hosts"),
+        ("h/d?hostaddr=10.0.0.1,10.0.0.2", "has several hostaddr: name several hosts as host=a,b&port=5432,5433"),
+        ("h:99999/d", ""), ("h:0/d", ""), ("h1:1,h2:99999/d", ""), ("/d?host=h&port=x", ""), ("h:x/d", ""),
+        ("h/d?sslmode", ""), ("h/d?options=-c a=b", ""), ("h/d?options=-ca=b", ""), ("h/d?a=%", ""), ("[::1/d", ""),
+    ],
+)  # fmt: skip
+def test_what_is_read_in_two_ways_or_quoted_is_refused_by_name(rest, why):
+    for name in NAMES:
+        with pytest.raises(BadSettings) as refused:
+            loaded(**{name: f"postgresql://{LOGIN}{rest}"})
+        key = next(key for key in KEYS if key.name == name)
+        assert str(refused.value) == f"environment: {name} {why or f'must be {key.expected}'}"
+        assert refused.value.__cause__ is None and refused.value.__suppress_context__
+
+
+def test_no_program_that_reads_settings_imports_a_driver():
+    code = (
+        "import sys; from orderflow_ingest.settings import load; "
+        "load('/dev/null', {'DATABASE_URL': 'postgresql://u:p@a:1,b:2/d?sslmode=require'}); "
+        "print([name for name in sys.modules if name.startswith(('psycopg', 'sqlalchemy'))])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
+
+
+FORMS = ("127.0.0.1:{dead},127.0.0.1:{port}/{name}", "/{name}?host=127.0.0.1,127.0.0.1&port={dead},{port}")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tables_rows_and_queue_are_found_on_the_second_host(postgres, form):
+    name = f"hosts_{uuid4().hex}"
+    postgres.create_owned_database(name, name)
+    login = f"postgresql://{name}:{postgres.password(name)}@"
+    settings = loaded(DATABASE_URL=login + form.format(dead=free_port(), port=postgres.port, name=name))
+    records, queue = Records(settings.database_url), Queue(settings.queue_url)
+    schema.upgrade(records.database)
+    queue.create_tables()
+    records.organizations.add("acme", "Acme")
+    assert records.organizations.get(1).slug == "acme" and queue.depth() == 0
+    records.database.close()
+    queue.huey.storage.close()
+
+
+def test_a_parameter_that_libpq_does_not_know_is_told_and_nothing_of_the_url(postgres):
+    url = loaded(
+        DATABASE_URL=f"postgresql://{LOGIN}127.0.0.1:{postgres.port}/d?{SECRET.replace('-', '_')}=x"
+    ).database_url
+    with pytest.raises(RecordsUnavailable, match="DATABASE_URL has a parameter that libpq does not know") as refused:
+        Records(url).organizations.all()
+    with pytest.raises(QueueUnavailable, match="QUEUE_URL has a parameter that libpq does not know") as refused_too:
+        Queue(url).depth()
+    assert "pw" not in f"{refused.value}{refused_too.value}"
+
+
+def test_options_of_the_url_hold_beside_ours(postgres):
+    url = f"postgresql://postgres@127.0.0.1:{postgres.port}/postgres?options=-c%20work_mem%3D5MB"
+    database = Records(url).database
+    with database.read(NO_TENANT) as connection:
+        shown = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in ("work_mem", "TimeZone")]
+    assert shown == ["5MB", "UTC"]
+    database.close()
