@@ -12,6 +12,8 @@ from datetime import datetime
 from .header import decode_header, encode_header
 
 BEFORE_QUEUE = "before-queue"
+# Stands in the row of a mail whose sender nothing tells any more. No address looks so, and "" is the null sender.
+UNKNOWN_SENDER = "<unknown>"
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 POSTMASTERS = ("postmaster", "abuse")  # local parts of no organisation: RFC 5321 section 4.5.1, RFC 2142
 

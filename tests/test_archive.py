@@ -13,7 +13,6 @@ from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 import boto3
 import pytest
@@ -80,8 +79,7 @@ class Objects:
         return sorted(item["Key"].removeprefix(self.prefix + "/") for item in found)
 
     def metadata(self, key):
-        found = self.client.head_object(Bucket=BUCKET, Key=f"{self.prefix}/{key}")["Metadata"]
-        return {name: unquote(value) for name, value in found.items()}
+        return self.archive.describe(key).metadata
 
     def lose(self):
         self.archive = S3Archive(self.client, "no-such-bucket", "")

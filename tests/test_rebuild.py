@@ -40,6 +40,7 @@ AT = datetime(2026, 3, 14, 15, 9, 26, 535897, UTC)
 OURS = {"created_at", "updated_at", "next_attempt_at", "attempts", "worker"}
 TABLES = [t for t in metadata.sorted_tables if t.name not in ("message_event", "operator_run")]
 MANY = 150
+UNKNOWN = "<unknown>"
 HOSTILE = (
     b"From: \x1b[31m\xff<evil@x.example>\nSubject: =?utf-8?B?AAEC?= \x00\x07\nMessage-ID: <a b\x00c@x>\n"
     b"Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Disposition: attachment;\n"
@@ -282,7 +283,7 @@ def test_a_mail_whose_metadata_is_damaged_comes_back_without_it(alone):
     wipe(alone)
     assert build(alone, since=AT - timedelta(days=1)).came[Came.BACK] == 1
     (back,) = alone.records.messages.select(Filter(), 9)
-    assert (back.id, back.source_message_id, back.envelope_sender) == (message.id, message.source_message_id, "")
+    assert (back.id, back.source_message_id, back.envelope_sender) == (message.id, message.source_message_id, UNKNOWN)
     assert back.status is Status.PARSED
 
 
@@ -382,9 +383,10 @@ def test_a_mail_without_any_metadata_comes_back_too(alone):
     alone.archive.put(raw_key(1, digest), raw, digest)
     write_organizations(alone.records, alone.archive)
     wipe(alone)
-    assert build(alone).notes == {Note.NEW_ID: 1, Note.NO_ENVELOPE: 1, Note.UNFINISHED: 1}
+    assert build(alone).notes == {Note.NEW_ID: 1, Note.NO_ENVELOPE: 1, Note.NO_SENDER: 1, Note.UNFINISHED: 1}
     (row,) = alone.records.messages.select(Filter(), 9)
     assert (row.subject, row.envelope_recipient) == ("Order 1", f"orders+acme@{DOMAIN}")
+    assert (row.envelope_sender, row.traits) == (UNKNOWN, []), "that it is a bounce is told by nothing"
 
 
 def test_a_part_of_the_mail_comes_back_by_time_and_by_organisation(alone):

@@ -8,9 +8,10 @@ returns when the object is durable. read() verifies the digest. What a row names
 reads nothing of another tenant's whatever stands in the row. A raw object carries its envelope as metadata, so that the
 rows can be rebuilt from the archive alone.
 
-Metadata comes back as it was given, whatever is in it. With files it lies in KEY.meta beside the object. S3 takes 2 KB
-of it, and some stores 256 characters for a value: what is longer lies in KEY.meta too, put before the object, which
-says so in its own metadata; it goes before the object does. A listing tells no KEY.meta.
+Metadata comes back as it was given, whatever is in it, its names in lower case: `metadata` reads what stores and
+proxies make of it. With files it lies in KEY.meta beside the object. S3 takes 2 KB of it, and some stores 256
+characters for a value: what is longer lies in KEY.meta too, put before the object, which says so in its own metadata;
+it goes before the object does. A listing tells no KEY.meta.
 
 Small objects that several threads put at the same time go into files together, with one sync for a directory:
 see `grouping`. An attempt at S3 has the time that `limits` gives it; there are two.

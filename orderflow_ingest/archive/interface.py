@@ -33,18 +33,20 @@ class Listed:
 
 @dataclass(frozen=True)
 class Description:
-    """What the archive knows of an object without reading it."""
+    """What the archive knows of an object without reading it; is_changed: of its metadata, by a store or a proxy."""
 
     size: int
     metadata: dict[str, str]
+    is_changed: bool = False
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """An object's content, which nobody has verified, and its metadata."""
+    """An object's content, which nobody has verified, and its metadata; is_changed: that, by a store or a proxy."""
 
     data: bytes
     metadata: dict[str, str]
+    is_changed: bool = False
 
 
 class Archive(Protocol):
@@ -94,6 +96,6 @@ def verified(data: bytes, key: str, digest: str) -> bytes:
 def read_metadata(data: bytes, key: str) -> dict[str, str]:
     """Read what lies in KEY.meta. Raises ObjectDamaged."""
     try:
-        return {str(name): str(value) for name, value in json.loads(data).items()}
+        return {str(name).lower(): str(value) for name, value in json.loads(data).items()}
     except (ValueError, AttributeError) as error:
         raise ObjectDamaged(key + META) from error

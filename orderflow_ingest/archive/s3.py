@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote, unquote
 
 from .. import limits, trust
 from ..breaker import Guard
@@ -25,10 +24,10 @@ from .interface import (
     read_metadata,
     verified,
 )
+from .metadata import BESIDE, ReadHeaders, read_headers, write_headers
 
 _VALUE_LIMIT = 250
 _METADATA_LIMIT = 1900
-_BESIDE = "beside"  # the one name in the metadata of an S3 object whose metadata lies beside it
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,11 @@ class S3Archive:
 
     def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
         """Store an object, encrypted if so demanded. Both checksums are sent: stores differ in what they verify."""
-        quoted = {name: quote(value, safe="@+.:/") for name, value in (metadata or {}).items()}
+        quoted = write_headers(metadata or {})
         if _is_too_long(quoted):
             beside = json.dumps(dict(metadata or {})).encode()
             self._put(key + META, beside, hashlib.sha256(beside).hexdigest(), {})
-            quoted = {_BESIDE: "yes"}
+            quoted = {BESIDE: "yes"}
         self._put(key, data, digest, quoted)
 
     def _put(self, key: str, data: bytes, digest: str, quoted: dict[str, str]) -> None:
@@ -87,7 +86,7 @@ class S3Archive:
 
     def fetch(self, key: str) -> Fetched:
         data, answer = self._get(key)
-        return Fetched(data, self._metadata(key, answer))
+        return Fetched(data, *self._metadata(key, answer))
 
     def _get(self, key: str) -> tuple[bytes, Any]:
         answer = self._call("get_object", key)
@@ -114,14 +113,14 @@ class S3Archive:
             with self._translated("head_bucket", ""):  # without a body both answers look the same
                 self._client.head_bucket(Bucket=self._bucket)
             raise
-        return Description(answer["ContentLength"], self._metadata(key, answer))
+        return Description(answer["ContentLength"], *self._metadata(key, answer))
 
-    def _metadata(self, key: str, answer: Any) -> dict[str, str]:
-        own = {name: unquote(value) for name, value in answer.get("Metadata", {}).items()}
-        if _BESIDE not in own:
+    def _metadata(self, key: str, answer: Any) -> ReadHeaders:
+        own = read_headers(answer.get("Metadata", {}))
+        if BESIDE not in own.metadata:
             return own
         try:
-            return read_metadata(self._get(key + META)[0], key)
+            return ReadHeaders(read_metadata(self._get(key + META)[0], key))
         except ObjectMissing as error:
             raise ObjectDamaged(key + META) from error
 

@@ -24,6 +24,7 @@ from ..archived import read_decision
 from ..assembly import Parts
 from ..attachments import DocumentLimit, Watch, accept_types, read_parts
 from ..delivery import known_traits
+from ..envelope import UNKNOWN_SENDER
 from ..extraction import document_of, passed_over
 from ..keys import RawName, held_id, message_id, read_raw_key
 from ..limits import TimeUp
@@ -63,7 +64,9 @@ class Note(StrEnum):
     GONE = "objects that went meanwhile"
     OTHER_TIME = "mails of another time"
     NEW_ID = "ids made anew, of mail that an earlier version archived"
-    NO_ENVELOPE = "mails without their envelope"
+    NO_ENVELOPE = "mails without their time of receipt"
+    NO_SENDER = "mails whose envelope sender is unknown"
+    CHANGED = "mails whose metadata a store or proxy has changed: read as far as it goes"
     UNFINISHED = "mails whose documents were not all archived: left to the worker"
     ERASED = "mails with an erased document"
     UNREADABLE = "mails whose parts could not be read: FAILED"
@@ -121,6 +124,7 @@ def read_mail(
         if message is None:
             return Read(key, None, (Note.NO_MAIL,))
         new, notes = row_of(key, name, message, found.data, found.metadata, put_at, org.slug, parts)
+        notes += (Note.CHANGED,) if found.is_changed else ()
         if name.is_held:
             return _held(new, message, found.data, found.metadata, choice, notes, org, parts, error)
         mail, more = _message(new, found.data, choice, org, parts, error)
@@ -141,12 +145,15 @@ def row_of(
     slug: str,
     parts: Parts,
 ) -> tuple[NewMessage, tuple[Note, ...]]:
-    """Make the row of a mail out of itself and its object's metadata, which may be missing."""
+    """Make the row of a mail out of itself and its object's metadata, which may be missing.
+
+    A sender that the metadata does not tell is UNKNOWN_SENDER, never the null sender.
+    """
     settings, received_at = parts.settings, _received_at(told)
     own_address = f"{settings.local_part}+{slug}@{settings.domains[0]}"
     own_id = _id(told)
-    notes = () if own_id else (Note.NEW_ID,)
-    sender = storable(told.get("sender", ""))
+    missing = {Note.NEW_ID: own_id, Note.NO_ENVELOPE: received_at, Note.NO_SENDER: "sender" in told}
+    sender = storable(told.get("sender", UNKNOWN_SENDER))
     if told.get("identity") == "own" and not name.is_held:
         own = own_identity(message.source_message_id, message.fingerprint)
         message = replace(message, source_message_id=own)
@@ -163,7 +170,7 @@ def row_of(
         traits=known_traits(read_mail_header(raw), sender, parts),
         **message.recorded(),
     )
-    return row, notes if received_at else (*notes, Note.NO_ENVELOPE)
+    return row, tuple(note for note, found in missing.items() if not found)
 
 
 def _message(
