@@ -1,4 +1,4 @@
-"""Tests that failed in a busy run are judged again alone: what that does to the run's end, seen from outside it."""
+"""What a run says of tests that failed beside others, and of servers that died; seen from outside the run."""
 
 import os
 import subprocess
@@ -62,3 +62,53 @@ def test_a_run_that_did_not_reach_its_end_keeps_its_exit_status(
 ) -> None:
     returned, output, found = run(tmp_path, tests, *options)
     assert (returned, found) == (status, []), output
+
+
+SERVERS = """
+import os, pytest
+from pathlib import Path
+from tests.lab.process import LabError, Process, wait_until
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    log = tmp_path_factory.mktemp("x") / "server.log"
+    with Process(["sh", "-c", "echo out of memory; exec sleep 60"], log) as process:
+        wait_until(process.tail, 60)
+        yield process
+
+@pytest.fixture(scope="module")
+def broken():
+    raise LabError("no room\\nto begin")
+
+@pytest.fixture
+def user(server):
+    return server.pid
+
+def test_a(user): pass
+def test_b(server):
+    server.kill()
+    assert 0, "its own fault"
+def test_c(server):
+    server.start()
+    os.kill(server.pid, 9)
+    assert not wait_until(lambda: not server.running, 60)
+def test_d(user): pass
+def test_e(server): pass
+def test_f(): pass
+def test_g(broken): pass
+def test_h(broken): pass
+"""
+
+
+def test_a_server_that_died_is_told_once_and_then_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "test_x.py").write_text(SERVERS)
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.died"], cwd=tmp_path, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+    )  # fmt: skip
+    place, said = "test_x.py::test", ended.stdout
+    assert "2 failed, 2 passed, 4 errors" in said
+    assert "AssertionError: its own fault" in said
+    assert "\nserver: sh ended with status -9; the end of " in said and said.count("out of memory") == 1
+    assert said.count(f"\nserver: sh ended with status -9, see {place}_c\n") == 2
+    assert "LabError: no room" in said and f"\nLabError of {place}_g again\n" in said

@@ -106,6 +106,11 @@ class Server:
     def kill(self) -> None:
         raise NotImplementedError
 
+    def died(self) -> list["Process"]:
+        """Return those of its processes that have ended although nobody stopped them."""
+        parts = [part for value in vars(self).values() for part in (value if isinstance(value, list) else [value])]
+        return [process for part in parts if isinstance(part, Server) for process in part.died()]
+
     def __enter__(self) -> Self:
         try:
             self.start()
@@ -136,6 +141,7 @@ class Process(Server):
         self.command, self.log, self.ready, self.user, self.env = command, log, ready, user, env
         self.groups, self.stop_signal, self.timeout = groups, stop_signal, timeout
         self._child: subprocess.Popen[bytes] | None = None
+        self._is_wanted = False
 
     @property
     def pid(self) -> int:
@@ -163,6 +169,15 @@ class Process(Server):
             state = "is not ready" if self.running else f"ended with status {self._child.returncode}"
             self.kill()
             raise LabError(f"{self.command[0]} {state}; the end of {self.log}:\n{self.tail()}")
+        self._is_wanted = True
+
+    def died(self) -> list["Process"]:
+        """Return the process if it has ended although nobody stopped it."""
+        return [self] if self._is_wanted and not self.running else []
+
+    def end(self) -> str:
+        """Tell how a process that has ended did so."""
+        return f"{Path(self.command[0]).name} ended with status {self._child and self._child.returncode}"
 
     def tail(self) -> str:
         """Read the last lines of the log."""
@@ -170,6 +185,7 @@ class Process(Server):
 
     def stop(self) -> None:
         """Ask the child to end; after ten seconds kill it, and half a second later what it left behind."""
+        self._is_wanted = False
         if (child := self._child) is None:
             return
         seen: dict[int, str] = {}
@@ -188,6 +204,7 @@ class Process(Server):
 
     def kill(self) -> None:
         """Kill the child and its descendants at once; all are frozen first, so that none escapes."""
+        self._is_wanted = False
         if self._child is None:
             return
         frozen: dict[int, str] = {}
