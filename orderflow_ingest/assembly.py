@@ -46,7 +46,15 @@ def open_parts(
     return Parts(
         settings=settings,
         spool=Spool(settings.spool_dir),
-        archive=open_archive(settings.archive_url, settings.s3_endpoint_url, settings.s3_encryption, times, archive),
+        archive=open_archive(
+            settings.archive_url,
+            settings.s3_endpoint_url,
+            settings.s3_encryption,
+            times,
+            archive,
+            settings.s3_checksum,
+            settings.s3_addressing,
+        ),
         records=Records(settings.database_url, create, times, records),
         queue=Queue(settings.queue_url, extract, hand_over, create, settings.task_time_limit),
     )

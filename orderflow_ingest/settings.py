@@ -76,6 +76,8 @@ class Settings:
     archive_url: str
     s3_endpoint_url: str | None
     s3_encryption: str
+    s3_checksum: str
+    s3_addressing: str
     console: str
     console_users: Path
     console_proxy_header: str
@@ -340,6 +342,11 @@ KEYS = (
     Key("ORDERFLOW_S3_ENCRYPTION", "s3_encryption", "", _matching(r"(?:AES256|aws:kms(?::[A-Za-z0-9:/_.-]{1,2048})?)?"),
         "AES256, aws:kms or aws:kms:KEY", "what the store is told to encrypt each object with: AES256, aws:kms or "
         "aws:kms:KEY, the key's id, ARN or alias", "what the bucket is set to"),
+    Key("ORDERFLOW_S3_CHECKSUM", "s3_checksum", "sha256", _matching(r"sha256|crc32|md5|none"),
+        "sha256, crc32, md5 or none", "what each put sends for the store to verify; sha256 and crc32 send MD5 too"),
+    Key("ORDERFLOW_S3_ADDRESSING", "s3_addressing", "", _matching(r"(?:path|virtual)?"), "path or virtual",
+        "where the bucket's name stands: in the path, or before the host name (virtual)",
+        "path with S3_ENDPOINT_URL, else as AWS wants it"),
     Key("ORDERFLOW_CONSOLE", "console", "127.0.0.1:8025", _local, "a loopback address and port or unix:/path",
         "where the web console listens: a loopback address and port, or unix:/path"),
     Key("ORDERFLOW_CONSOLE_USERS", "console_users", _below_state("{}/console-users.json"), _absolute,

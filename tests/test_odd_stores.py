@@ -1,25 +1,36 @@
 """Stores and proxies that are not as AWS is: what they make of metadata, checksums, addresses and sizes."""
 
 import hashlib
-from datetime import UTC, datetime
+import socket
+import threading
+import traceback
+import zlib
+from base64 import b64decode
+from datetime import UTC, datetime, timedelta
 from email.header import Header
 from urllib.parse import quote, unquote, unquote_plus
 
 import boto3
 import pytest
 
-from orderflow_ingest import delivery
-from orderflow_ingest.archive import open_archive
+from orderflow_ingest import delivery, limits
+from orderflow_ingest.admin_cli.checks.s3 import PROBE, check_archive
+from orderflow_ingest.archive import ArchiveUnavailable, Fetched, ObjectDamaged, open_archive
 from orderflow_ingest.archive.metadata import read_headers, write_headers
 from orderflow_ingest.archived import write_organizations
+from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.keeping.erasure import Request, erase
+from orderflow_ingest.keeping.findings import Scope
+from orderflow_ingest.keeping.reconcile import reconcile, reconcile_host
 from orderflow_ingest.keys import raw_key
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.rebuild import Choice, Note, Tally, find_organizations, rebuild
 from orderflow_ingest.records import Filter, Records, schema
+from orderflow_ingest.settings import load
+from tests.conftest import BUCKET
 from tests.fakes import embedded
-from tests.lab.odd_store import PREFIX, OddStore
+from tests.lab.odd_store import PREFIX, OddStore, Reply, error, page
 from tests.mails import mail, order
 
 RAW = b"Subject: order 17\n\nten of them\n"
@@ -215,3 +226,250 @@ def test_a_rebuild_counts_what_a_store_has_changed(place):
         write_organizations(parts.records, parts.archive)
         _, tally = rebuilt(parts, place)
         assert tally.notes[Note.CHANGED] == 1
+
+
+# Checksums and addresses
+
+CHECKSUMS = {
+    "sha256": {"content-md5", "x-amz-checksum-sha256"},
+    "crc32": {"content-md5", "x-amz-checksum-crc32"},
+    "md5": {"content-md5"},
+    "none": set(),
+}
+
+
+def sums(request):
+    """Give the checksums of a request that are right, by the names of their headers."""
+    right = {
+        "content-md5": hashlib.md5(RAW).digest(),
+        "x-amz-checksum-sha256": hashlib.sha256(RAW).digest(),
+        "x-amz-checksum-crc32": zlib.crc32(RAW).to_bytes(4, "big"),
+    }
+    names = {name.lower() for name in request.headers if "checksum" in name.lower() or "md5" in name.lower()}
+    assert all(b64decode(request.headers[name]) == right[name] for name in names)
+    return names
+
+
+@pytest.mark.parametrize("kind", CHECKSUMS)
+def test_a_put_sends_the_checksums_of_the_setting_and_nothing_of_the_sdks_own(kind, monkeypatch):
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
+    with OddStore() as store:
+        archive = open_archive("s3://orders", store.endpoint, checksum=kind)
+        archive.put(KEY, RAW, DIGEST)
+        assert archive.read(KEY, DIGEST) == archive.fetch(KEY).data == RAW
+        (put, *reads) = store.requests
+        assert sums(put) == CHECKSUMS[kind]
+        assert put.headers["x-amz-content-sha256"] == DIGEST, "in the clear the signature covers the body"
+        assert not any("checksum" in name.lower() for request in reads for name in request.headers)
+
+
+@pytest.mark.parametrize("kind", CHECKSUMS)
+def test_what_is_read_is_verified_whatever_the_store_has_checked(kind):
+    with OddStore() as store:
+        archive = open_archive("s3://orders", store.endpoint, checksum=kind)
+        archive.put(KEY, RAW, DIGEST)
+        store.objects[KEY] = (RAW.replace(b"ten", b"two"), {})
+        with pytest.raises(ObjectDamaged):
+            archive.read(KEY, DIGEST)
+
+
+@pytest.mark.parametrize("kind", CHECKSUMS)
+def test_the_real_store_takes_every_kind_of_checksum(ceph, authority, place, monkeypatch, kind):
+    keys = {"AWS_ACCESS_KEY_ID": ceph.access_key, "AWS_SECRET_ACCESS_KEY": ceph.secret_key}
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(authority.file))
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    for endpoint in (ceph.endpoint, ceph.tls_endpoint):
+        archive = open_archive(f"s3://{BUCKET}/{place.name}", endpoint, checksum=kind)
+        archive.put(KEY, RAW, DIGEST, TOLD)
+        assert archive.fetch(KEY) == Fetched(RAW, TOLD)
+        archive.delete(KEY)
+
+
+def refuse_checksums(code, message, *headers):
+    """Give a store that refuses puts with these headers."""
+    return lambda request: (
+        error(400 if code != "NotImplemented" else 501, code, message)
+        if request.method == "PUT" and any(request.headers.get(name) for name in headers)
+        else None
+    )
+
+
+SAID = "set ORDERFLOW_S3_CHECKSUM = "
+REFUSED = [
+    ("InvalidArgument", "Unsupported header 'x-amz-checksum-sha256' received for this API call.", "crc32"),
+    ("NotImplemented", "A header you provided implies functionality that is not implemented", "md5"),
+    ("InvalidRequest", "Value for x-amz-checksum-sha256 header is invalid.", "md5"),
+    ("InvalidDigest", "", "none"),
+]
+
+
+@pytest.mark.parametrize(("code", "message", "works"), REFUSED)
+def test_a_store_that_refuses_a_checksum_is_recognized_and_check_names_the_one_that_works(place, code, message, works):
+    order = ["x-amz-checksum-sha256", "x-amz-checksum-crc32", "content-md5"]
+    headers = order[: ["crc32", "md5", "none"].index(works) + 1]
+    with OddStore(refuse=refuse_checksums(code, message, *headers)) as store:
+        with pytest.raises(ArchiveUnavailable, match=SAID):
+            open_archive("s3://orders", store.endpoint).put(KEY, RAW, DIGEST)
+        ((level, text),) = checked(place, store)
+        assert level == "TROUBLE" and text.endswith(f"tried, and it works: ORDERFLOW_S3_CHECKSUM = {works}")
+        assert checked(place, store, ORDERFLOW_S3_CHECKSUM=works)[0][0] == "OK"
+        assert store.objects == {}
+
+
+def checked(place, store, **settings):
+    """Give what check finds with an odd store, but for the room on disk."""
+    urls = {
+        "ARCHIVE_URL": "s3://orders/mail",
+        "S3_ENDPOINT_URL": store.endpoint,
+        "ORDERFLOW_MAX_MESSAGE_SIZE": "300000",
+    }
+    environ = {"ORDERFLOW_STATE_DIR": str(place), "ORDERFLOW_SETTINGS": "/dev/null", **urls, **settings}
+    return list(check_archive(open_parts(load(environ=environ), create=True, guarded=False)))
+
+
+@pytest.fixture
+def named_hosts(monkeypatch):
+    """Have names below .test lead to this host, as a wildcard in DNS does."""
+    resolve = socket.getaddrinfo
+
+    def find(host, *arguments, **others):
+        return resolve("127.0.0.1" if str(host).endswith(".test") else host, *arguments, **others)
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+
+
+def test_the_buckets_name_stands_where_the_setting_says(place, named_hosts):
+    with OddStore(is_virtual=True) as store:
+        store.endpoint = f"http://store.test:{store.port}"
+        with pytest.raises(ArchiveUnavailable, match="set ORDERFLOW_S3_ADDRESSING = virtual"):
+            open_archive("s3://orders", store.endpoint).put(KEY, RAW, DIGEST)
+        ((_, text),) = checked(place, store)
+        assert text.endswith("tried, and it works: ORDERFLOW_S3_ADDRESSING = virtual")
+        assert checked(place, store, ORDERFLOW_S3_ADDRESSING="virtual")[0][0] == "OK"
+        archive = open_archive("s3://orders/mail", store.endpoint, addressing="virtual")
+        archive.put(KEY, RAW, DIGEST, TOLD)
+        assert archive.fetch(KEY) == Fetched(RAW, TOLD) and [one.key for one in archive.iterate()] == [KEY]
+        assert {request.bucket for request in store.requests[-3:]} == {"orders"}
+
+
+# Proxies
+
+PAGES = {
+    401: "wants a login",
+    403: "a proxy or firewall before the store refuses it",
+    408: "does not wait for the whole request",
+    411: "let it pass HTTP/1.1 as it is",
+    413: "client_max_body_size",
+    429: "too many requests",
+    431: "large_client_header_buffers",
+    502: "gets no answer from it",
+    503: "overloaded or failing",
+    504: "has waited for it in vain",
+    507: "the store is full",
+    511: "a network login page answers",
+}
+
+
+@pytest.mark.parametrize("is_xml", [False, True])
+@pytest.mark.parametrize("status", PAGES)
+def test_a_proxys_page_has_a_reason_of_its_own_and_none_of_its_words_get_out(monkeypatch, status, is_xml):
+    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    with OddStore(refuse=lambda request: page(status, is_xml)) as store:
+        archive = open_archive("s3://orders", store.endpoint)
+        for step in (lambda: archive.put(KEY, RAW, DIGEST), lambda: archive.read(KEY, DIGEST), archive.look):
+            try:
+                said = step().refusal
+            except ArchiveUnavailable as away:
+                said = "".join(traceback.format_exception(away))
+                assert away.is_answer is (status in (413, 431))
+            assert f" was answered with {status}: " in said and PAGES[status] in said
+            assert "secret-of-the-page" not in said and "xxxx" not in said
+
+
+def test_a_code_is_passed_on_if_it_is_a_short_name_and_else_the_status(monkeypatch):
+    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    with OddStore(refuse=lambda request: error(403, "x" * 9000)) as store:
+        with pytest.raises(ArchiveUnavailable, match=r"put_object was answered with 403: \S+") as away:
+            open_archive("s3://orders", store.endpoint).put(KEY, RAW, DIGEST)
+        assert len(str(away.value)) < 200
+
+
+@pytest.mark.parametrize("reply", [page(200, is_xml=True), page(200), Reply(200)], ids=["XML", "HTML", "empty"])
+def test_a_page_with_status_200_is_no_object_no_list_and_no_damage(monkeypatch, reply):
+    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    with OddStore(refuse=lambda request: reply) as store:
+        archive = open_archive("s3://orders", store.endpoint)
+        steps = [lambda: archive.put(KEY, RAW, DIGEST), lambda: archive.read(KEY, DIGEST), lambda: archive.fetch(KEY)]
+        for step in (*steps, lambda: archive.describe(KEY), lambda: list(archive.iterate())):
+            with pytest.raises(ArchiveUnavailable):
+                step()
+
+
+# check's probe
+
+
+@pytest.mark.parametrize("status", [413, 0])
+def test_a_proxy_that_takes_less_than_the_largest_mail_is_found_out_by_check(place, monkeypatch, status):
+    """Some say 413, and some hang up."""
+    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+
+    def refuse(request):
+        return page(status) if status and request.length > 200_000 else None
+
+    store = OddStore(refuse=refuse if status else lambda r: Reply(400, hangs_up=True) if r.length > 200_000 else None)
+    with store:
+        ((level, text),) = checked(place, store)
+        assert level == "TROUBLE"
+        assert "an object of 300000 bytes (ORDERFLOW_MAX_MESSAGE_SIZE) cannot be stored, and a small one can" in text
+        assert "bounce" in text and store.objects == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "said"),
+    [
+        (str.title, lambda value: value, ""),
+        (lambda name: name, lambda value: quote(value, safe=""), ""),
+        (lambda name: None, lambda value: value, "metadata is lost on its way"),
+        (lambda name: name, lambda value: value[:40], "metadata comes back changed"),
+        (
+            lambda name: None if name.endswith("beside") else name,
+            lambda value: value,
+            "metadata of more than 2 KB is lost on its way",
+        ),
+    ],
+    ids=["titled", "encoded", "lost", "cut", "long lost"],
+)
+def test_what_becomes_of_metadata_is_found_out_by_check(place, names, values, said):
+    with OddStore(names=names, values=values) as store:
+        level, text = checked(place, store)[0]
+        assert (level, said in text) == (("TROUBLE" if said else "OK"), True)
+        assert store.objects == {}, "nothing is left"
+
+
+def test_a_store_that_is_slow_with_the_largest_mail_is_found_out_in_the_time_of_a_delivery(place):
+    over = threading.Event()
+
+    def refuse(request):
+        if request.length > 200_000:
+            over.wait(20)
+        return None
+
+    with OddStore(refuse=refuse) as store:
+        ((level, text),) = checked(place, store, ORDERFLOW_DEADLINE="1")
+        over.set()
+        assert level == "TROUBLE" and "took over 1 s, as long as a delivery has (ORDERFLOW_DEADLINE)" in text
+
+
+def test_a_probe_that_a_killed_run_left_is_nobodys_mail_and_gone_after_the_next_run(place):
+    with OddStore() as store:
+        parts = store_parts(place, store.endpoint)
+        for key in (PROBE, PROBE + ".meta"):
+            parts.archive.put(key, RAW, DIGEST, TOLD)
+        org = parts.records.organizations.find("acme")
+        scope = Scope(actor="jo@desk", object_age=timedelta(0))
+        assert not list(reconcile(org, scope, parts)) and not list(reconcile_host(None, scope, parts))
+        assert not list(find_organizations(parts.archive))
+        store.objects = {f"mail/{key}": one for key, one in store.objects.items()}
+        assert len(store.objects) == 2 and checked(place, store)[0][0] == "OK"
+        assert store.objects == {}

@@ -135,6 +135,8 @@ def test_a_good_value_is_read(name, text, field, value):
         ("QUEUE_URL", "postgresql://u:a@b@h/d"),
         ("MAP_DATABASE_URL", "postgresql://u:a b@h/d"),
         ("ORDERFLOW_S3_ENCRYPTION", "aes256"),
+        ("ORDERFLOW_S3_CHECKSUM", "sha512"),
+        ("ORDERFLOW_S3_ADDRESSING", "host"),
         ("ORDERFLOW_S3_ENCRYPTION", "aws:kms:a b"),
         ("ORDERFLOW_RELAY", "localhost:0"),
         ("ORDERFLOW_RELAY", "localhost:smtp"),

@@ -53,16 +53,18 @@ def open_archive(
     encryption: str = "",
     times: limits.Times | None = None,
     guard: Guard = nullcontext,
+    checksum: str = "sha256",
+    addressing: str = "",
 ) -> Archive:
     """Open the archive at `url`; boto3 is imported only for s3:, and `guard` stands around each use of it.
 
-    `encryption` is as in ORDERFLOW_S3_ENCRYPTION.
+    `encryption`, `checksum` and `addressing` are as in ORDERFLOW_S3_ENCRYPTION and its kin.
     """
     parts = urlsplit(url)
     if parts.scheme == "file":
         return FileArchive(Path(url.removeprefix("file://")))
-    client = s3_client(endpoint_url, times or limits.within())
-    return S3Archive(client, parts.netloc, parts.path.strip("/"), encryption, guard)
+    client = s3_client(endpoint_url, times or limits.within(), addressing)
+    return S3Archive(client, parts.netloc, parts.path.strip("/"), encryption, guard, checksum)
 
 
 class ForeignObject(ObjectDamaged):

@@ -5,13 +5,23 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 META = ".meta"
 
 
 class ArchiveUnavailable(Exception):
-    """The archive is away, slow, refusing, full, or there is no such bucket."""
+    """The archive is away, slow, refusing, full, or there is no such bucket.
+
+    `answer` is what a store has answered, as the SDK gives it. `is_answer`: it is about this object alone, so that the
+    breaker need not open.
+    """
+
+    is_answer = False
+
+    def __init__(self, text: str, answer: Mapping[str, Any] | None = None):
+        super().__init__(text)
+        self.answer = answer
 
 
 class ObjectMissing(Exception):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -39,10 +40,22 @@ class StoreSaid:
 
 
 class S3Archive:
-    """Objects in one bucket, below a prefix, encrypted by the store as it is told, or as the bucket is set to."""
+    """Objects in one bucket, below a prefix, encrypted by the store as it is told, or as the bucket is set to.
 
-    def __init__(self, client: Any, bucket: str, prefix: str, encryption: str = "", guard: Guard = nullcontext):
+    `checksum` is what a put sends for the store to verify, as ORDERFLOW_S3_CHECKSUM says.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        bucket: str,
+        prefix: str,
+        encryption: str = "",
+        guard: Guard = nullcontext,
+        checksum: str = "sha256",
+    ):
         self._client = client
+        self._checksum = checksum
         self._guard = guard
         self._encryption = _encryption(encryption)
         self._bucket = bucket
@@ -55,7 +68,7 @@ class S3Archive:
         """Nothing: a put that is cut short leaves no object."""
 
     def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
-        """Store an object, encrypted if so demanded. Both checksums are sent: stores differ in what they verify."""
+        """Store an object, encrypted if so demanded, with the checksums of the setting."""
         quoted = write_headers(metadata or {})
         if _is_too_long(quoted):
             beside = json.dumps(dict(metadata or {})).encode()
@@ -64,18 +77,15 @@ class S3Archive:
         self._put(key, data, digest, quoted)
 
     def _put(self, key: str, data: bytes, digest: str, quoted: dict[str, str]) -> None:
-        md5 = hashlib.md5(data, usedforsecurity=False).digest()
         answer = self._call(
             "put_object",
             key,
             Body=data,
-            ContentMD5=b64encode(md5).decode(),
-            ChecksumSHA256=b64encode(bytes.fromhex(digest)).decode(),
             Metadata=quoted,
+            **_checksums(self._checksum, data, digest),
             **self._encryption,
         )
-        if not answer.get("ETag"):
-            raise ArchiveUnavailable("S3: put_object was answered by something that is no store")
+        _need_store("put_object", answer, "ETag")
         # A store may pass over a kind of encryption that it does not know, and keep the object in the clear.
         demanded, key_id = (self._encryption.get(name) for name in ("ServerSideEncryption", "SSEKMSKeyId"))
         if (demanded and answer.get("ServerSideEncryption") != demanded) or not _is_of(key_id, answer):
@@ -90,6 +100,7 @@ class S3Archive:
 
     def _get(self, key: str) -> tuple[bytes, Any]:
         answer = self._call("get_object", key)
+        _need_store("get_object", answer, "ETag")
         with self._translated("get_object", key):
             return answer["Body"].read(), answer
 
@@ -113,6 +124,7 @@ class S3Archive:
             with self._translated("head_bucket", ""):  # without a body both answers look the same
                 self._client.head_bucket(Bucket=self._bucket)
             raise
+        _need_store("head_object", answer, "ETag")
         return Description(answer["ContentLength"], *self._metadata(key, answer))
 
     def _metadata(self, key: str, answer: Any) -> ReadHeaders:
@@ -129,6 +141,7 @@ class S3Archive:
         while True:
             with self._translated("list_objects_v2", ""):
                 page = self._client.list_objects_v2(Bucket=self._bucket, **{n: v for n, v in asked.items() if v})
+            _need_store("list_objects_v2", page, "IsTruncated")
             for one in page.get("Contents", ()):
                 if one["Key"].endswith(META):
                     continue
@@ -139,17 +152,15 @@ class S3Archive:
 
     def look(self) -> StoreSaid:
         """Ask the store for a list of one name; whatever it answers tells its clock. Raises ArchiveUnavailable."""
-        from botocore.exceptions import ClientError
-
         answer: Mapping[str, Any] = {}
         refusal = ""
         try:
             with self._translated("list_objects_v2", ""):
                 answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         except ArchiveUnavailable as error:
-            if not isinstance(error.__cause__, ClientError):
+            if error.answer is None:
                 raise
-            answer, refusal = error.__cause__.response, str(error)
+            answer, refusal = error.answer, str(error)
         date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
         return StoreSaid(_http_date(date), refusal)
 
@@ -170,14 +181,17 @@ class S3Archive:
                 # The answer to a HEAD has no body to tell more.
                 if code == "NoSuchKey" or (operation, code) == ("head_object", "404"):
                     raise ObjectMissing(key) from error
-                raise ArchiveUnavailable(f"S3: {s3_answers.answered(operation, error.response)}") from error
+                away = ArchiveUnavailable(f"S3: {s3_answers.answered(operation, error.response)}", error.response)
+                away.is_answer = s3_answers.is_about_one_object(error.response)
+                raise away from None  # its text is whatever answered there
             except (BotoCoreError, ResponseParserError) as error:
                 why = trust.refused(error)
                 said = f"{type(error).__name__}{why}" if why else s3_answers.failed(error)
-                raise ArchiveUnavailable(f"S3: {said}") from error
+                raise ArchiveUnavailable(f"S3: {said}") from None
 
 
-def s3_client(endpoint_url: str | None, times: limits.Times) -> Any:
+def s3_client(endpoint_url: str | None, times: limits.Times, addressing: str = "") -> Any:
+    """Make the SDK's client; addressing is path, virtual, or "" for path at an endpoint and the SDK's choice at AWS."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
@@ -188,7 +202,9 @@ def s3_client(endpoint_url: str | None, times: limits.Times) -> Any:
         read_timeout=times.read,
         max_pool_connections=limits.S3_CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": limits.S3_ATTEMPTS},
-        s3={"addressing_style": "path"} if endpoint_url else None,
+        s3={"addressing_style": addressing or ("path" if endpoint_url else "auto")},
+        # Left to itself it adds a CRC-32 to each put that has no checksum, over TLS as a trailer, which stores refuse.
+        request_checksum_calculation="when_required",
         # What is read is held against its digest by us, who tell a damaged object from a store that is away.
         response_checksum_validation="when_required",
     )
@@ -196,6 +212,24 @@ def s3_client(endpoint_url: str | None, times: limits.Times) -> Any:
         return boto3.client("s3", endpoint_url=endpoint_url, config=config)
     except (ValueError, BotoCoreError) as error:
         raise ArchiveUnavailable(f"S3: {s3_answers.failed(error)}") from error
+
+
+def _checksums(kind: str, data: bytes, digest: str) -> dict[str, str]:
+    """Return the arguments of put_object for a kind of checksum; MD5 goes with it, since some stores know no other."""
+    if kind == "none":
+        return {}
+    found = {"ContentMD5": hashlib.md5(data, usedforsecurity=False).digest()}
+    if kind == "sha256":
+        found["ChecksumSHA256"] = bytes.fromhex(digest)
+    if kind == "crc32":
+        found["ChecksumCRC32"] = zlib.crc32(data).to_bytes(4, "big")
+    return {name: b64encode(value).decode() for name, value in found.items()}
+
+
+def _need_store(operation: str, answer: Mapping[str, Any], name: str) -> None:
+    """Raise ArchiveUnavailable for a 200 that lacks what every store says: some login page's, or a proxy's."""
+    if answer.get(name) in (None, ""):
+        raise ArchiveUnavailable(f"S3: {operation} was answered by something that is no store")
 
 
 def _encryption(setting: str) -> dict[str, str]:

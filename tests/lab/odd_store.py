@@ -105,7 +105,7 @@ class OddStore:
             do_GET = do_PUT = do_DELETE = do_HEAD = answer
 
             def _is_virtual(self) -> bool:
-                return self.headers["Host"].partition(":")[0].count(".") == 1
+                return self.headers["Host"].partition(":")[0].count(".") == 2
 
             def _request(self) -> Request:
                 place = unquote(urlsplit(self.path).path).removeprefix("/")

@@ -1,21 +1,36 @@
 """Whether the archive takes, gives and takes back an object, each tried for itself, and the store's clock.
 
-What an error of S3 means is in `archive.s3_answers`; here it is said which rights are missing, all in one go. The probe
-lies below `probe/`, for which the policies of `orderflow-admin roles s3` give every role its rights.
+What an error of S3 means is in `archive.s3_answers`; here it is said which rights are missing, all in one go, and which
+setting makes a store work that refuses ours. An S3 store is tried with short and long metadata, and with an object as
+large as the largest mail, since a proxy before it may have a limit of its own.
+
+The probe is the object PROBE: below `probe/`, for which the policies of `orderflow-admin roles s3` give every role its
+rights, outside of all organizations. Its name is fixed, so that the next run overwrites and deletes what a killed one
+left. Two runs at a time may meet there: what is not read back is tried again before it is told.
 """
 
 import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 
-from ...archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing, S3Archive
+from ... import limits
+from ...archive import Archive, ArchiveUnavailable, ObjectDamaged, ObjectMissing, S3Archive, open_archive
 from ...assembly import Parts
+from ...deadline import deadline
+from ...outcomes import DeadlineReached
 from ...settings import BadSettings, read_file
 from .findings import Said, compare_clocks
 from .spool import check_room
 
+PROBE = "probe/check.eml"
 _LISTING = "a missing object is taken for an outage, and the worker tries it for ever"
+_TRIES = 3
+_LONG = 3000
+_BLOCK = 1 << 20
+_CHECKSUMS = ("sha256", "crc32", "md5", "none")
 
 
 def check_archive(parts: Parts) -> Iterator[Said]:
@@ -23,33 +38,166 @@ def check_archive(parts: Parts) -> Iterator[Said]:
     findings = [*_used(parts), *check_room(parts)]
     if isinstance(parts.archive, S3Archive) and not any(" cannot be used: " in text for _, text in findings):
         findings += _store(parts, parts.archive)
+        if not any(level == "TROUBLE" for level, _ in findings):
+            findings += _bounded(parts, lambda: _metadata(parts), "metadata")
+            findings += _bounded(parts, lambda: _largest(parts), _named(parts.settings.max_message_size))
     worst = [said for said in findings if said[0] != "OK"]
     yield from findings if worst else [("OK", f"{parts.settings.archive_url}: put, read and delete work"), *findings]
 
 
 def _used(parts: Parts) -> Iterator[Said]:
+    """Try each right for itself."""
+    url = parts.settings.archive_url
+    for number in range(_TRIES):
+        try:
+            yield from _used_once(parts)
+        except (ObjectMissing, ObjectDamaged) as error:
+            if number == _TRIES - 1:
+                told = type(error).__name__
+                yield "TROUBLE", f"{url}: what was stored is not read back ({told}): is it one and the same store?"
+                _delete(parts.archive)
+        else:
+            return
+
+
+def _used_once(parts: Parts) -> list[Said]:
+    """Return what is wrong with each step. Raise ObjectMissing or ObjectDamaged where another object is read."""
     data = os.urandom(16)
     digest = hashlib.sha256(data).hexdigest()
-    key = f"probe/{digest}"
-    url, refused = parts.settings.archive_url, set[str]()
+    url, found = parts.settings.archive_url, list[Said]()
     steps: list[tuple[str, Callable[[], object]]] = [
-        ("stored", lambda: parts.archive.put(key, data, digest)),
-        ("read", lambda: parts.archive.read(key, digest)),
-        ("deleted", lambda: parts.archive.delete(key)),
+        ("stored", lambda: parts.archive.put(PROBE, data, digest)),
+        ("read", lambda: parts.archive.read(PROBE, digest)),
+        ("deleted", lambda: parts.archive.delete(PROBE)),
     ]
     for what, step in steps:
         try:
             step()
         except ArchiveUnavailable as error:
             if not isinstance(parts.archive, S3Archive) or " lack " not in str(error):  # it would fail alike
-                yield "TROUBLE", f"{url} cannot be used: {error}"
+                return [("TROUBLE", f"{url} cannot be used: {error}{_remedy(parts, error)}")]
+            found.append(("TROUBLE", f"{url}: nothing can be {what}: {error}"))
+        except (ObjectMissing, ObjectDamaged):
+            if not found:  # nothing was stored, else
+                raise
+    return found
+
+
+def _remedy(parts: Parts, error: ArchiveUnavailable) -> str:
+    """Return which setting makes the store work, by trying; "" if none does, or it does not answer at all."""
+    settings = parts.settings
+    if error.answer is None and settings.s3_addressing != "virtual":
+        return ""
+    known = _CHECKSUMS.index(settings.s3_checksum) + 1
+    tries = [("ORDERFLOW_S3_CHECKSUM", kind, settings.s3_addressing) for kind in _CHECKSUMS[known:]]
+    other = "path" if settings.s3_addressing == "virtual" else "virtual"
+    tries.append(("ORDERFLOW_S3_ADDRESSING", settings.s3_checksum, other))
+    times = limits.within(settings.deadline)
+    for key, checksum, addressing in tries:
+        if error.answer is None and key != "ORDERFLOW_S3_ADDRESSING":
+            continue
+        with suppress(ArchiveUnavailable):
+            archive = open_archive(
+                settings.archive_url,
+                settings.s3_endpoint_url,
+                settings.s3_encryption,
+                times,
+                checksum=checksum,
+                addressing=addressing,
+            )
+            archive.put(PROBE, b"", hashlib.sha256(b"").hexdigest())
+            archive.delete(PROBE)
+            return f"; tried, and it works: {key} = {addressing if key.endswith('ADDRESSING') else checksum}"
+    return ""
+
+
+def _metadata(parts: Parts) -> Iterator[Said]:
+    """Try metadata, as short as a mail's mostly is, and longer than S3 takes."""
+    url = parts.settings.archive_url
+    for length, what in ((20, "metadata"), (_LONG, "metadata of more than 2 KB")):
+        metadata = {
+            "sender": f"größe+100%=?{'x' * length}@probe.invalid",
+            "original-recipient": "",
+            "received-at": datetime.now(UTC).isoformat(),
+            "id": os.urandom(16).hex(),
+        }
+        for number in range(_TRIES):
+            _put(parts.archive, b"", metadata)
+            try:
+                found = parts.archive.describe(PROBE)
+            except (ObjectMissing, ObjectDamaged):  # another run's, or of KEY.meta
+                found = None
+            if found is not None and found.metadata == metadata:
+                break
+            if number == _TRIES - 1:
+                if found is None or not found.metadata:
+                    yield (
+                        "TROUBLE",
+                        f"{url}: {what} is lost on its way: a rebuild would know no sender and no time; let the proxy "
+                        "before the store pass x-amz-meta- headers both ways",
+                    )
+                else:
+                    yield (
+                        "TROUBLE",
+                        f"{url}: {what} comes back changed, and cannot be told from it: a rebuild would know wrong "
+                        "senders and times; let the proxy before the store pass x-amz-meta- headers as they are",
+                    )
+                _delete(parts.archive)
                 return
-            refused.add(what)
-            yield "TROUBLE", f"{url}: nothing can be {what}: {error}"
-        except (ObjectMissing, ObjectDamaged) as error:
-            if "stored" not in refused:
-                told = type(error).__name__
-                yield "TROUBLE", f"{url}: what was stored is not read back ({told}): is it one and the same store?"
+        _delete(parts.archive)
+
+
+def _largest(parts: Parts) -> Iterator[Said]:
+    """Try an object of the size of the largest mail."""
+    size, url = parts.settings.max_message_size, parts.settings.archive_url
+    block = os.urandom(min(size, _BLOCK))
+    data = (block * (size // len(block) + 1))[:size]
+    digest, what = hashlib.sha256(data).hexdigest(), "stored"
+    try:
+        for number in range(_TRIES):
+            parts.archive.put(PROBE, data, digest)
+            what = "read"
+            try:
+                parts.archive.read(PROBE, digest)
+                break
+            except (ObjectMissing, ObjectDamaged) as error:
+                if number == _TRIES - 1:
+                    raise ArchiveUnavailable(f"it is not read back ({type(error).__name__})") from None
+    except ArchiveUnavailable as error:
+        yield (
+            "TROUBLE",
+            f"{url}: {_named(size)} cannot be {what}, and a small one can: {error}; mail of such a size would be "
+            "deferred for days and bounce",
+        )
+    _delete(parts.archive)
+
+
+def _named(size: int) -> str:
+    return f"an object of {size} bytes (ORDERFLOW_MAX_MESSAGE_SIZE)"
+
+
+def _bounded(parts: Parts, look: Callable[[], Iterator[Said]], what: str) -> list[Said]:
+    """Look for no longer than a delivery has time; delete the probe then."""
+    url, seconds = parts.settings.archive_url, parts.settings.deadline
+    try:
+        with deadline(seconds):
+            return list(look())
+    except DeadlineReached:
+        _delete(parts.archive)
+        return [("TROUBLE", f"{url}: {what} took over {seconds:g} s, as long as a delivery has (ORDERFLOW_DEADLINE)")]
+    except ArchiveUnavailable as error:
+        _delete(parts.archive)
+        return [("TROUBLE", f"{url}: {what} cannot be tried: {error}")]
+
+
+def _put(archive: Archive, data: bytes, metadata: dict[str, str]) -> None:
+    archive.put(PROBE, data, hashlib.sha256(data).hexdigest(), metadata)
+
+
+def _delete(archive: Archive) -> None:
+    """Delete the probe; where that fails now, the next run does."""
+    with suppress(ArchiveUnavailable):
+        archive.delete(PROBE)
 
 
 def _store(parts: Parts, archive: S3Archive) -> Iterator[Said]:
