@@ -66,7 +66,7 @@ def findings(deployment: Deployment) -> dict[str, tuple[str, str]]:
             "",
             (re.compile(r"(orderflow-lmtp .*)20( +lmtp)"), r"\g<1>40\2"),
             "warning",
-            "maxproc must be 20 at most",
+            "set maxproc = 20 (ORDERFLOW_CONCURRENCY",
         ),
         (LMTP, "", (re.compile(r"(orderflow-lmtp +unix +- +- +)n"), r"\1y"), "TROUBLE", "chroot must be n"),
         (

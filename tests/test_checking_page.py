@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orderflow_ingest import database_answers
+from orderflow_ingest.admin_cli.postfix_relations import RELATIONS
 from orderflow_ingest.archive import s3_answers
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,7 @@ def plain(text: str) -> str:
 
 
 SAID = [(path.stem, *one) for path in CHECKS for one in said(path)]
+SAID += [("postfix_relations", relation.level, [relation.why]) for relation in RELATIONS]
 
 
 @pytest.mark.parametrize(("module", "level", "words"), SAID, ids=lambda value: str(value)[:60])

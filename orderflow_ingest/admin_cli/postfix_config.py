@@ -1,6 +1,7 @@
 """Postfix's configuration for given settings: the commented fragments of `postfix/`, filled in.
 
-The fragments are the one source; what is printed is what the tests run behind a real Postfix. There are three
+The fragments are the one source, and `postfix_relations` says what their values must be for each other; what is
+printed is what the tests run behind a real Postfix. There are three
 ways from Postfix to a delivery; each has its fragments, and main.cf has a part that all share:
 
     pipe           a program for each message, which asks the warm service or delivers by itself
@@ -23,9 +24,9 @@ from ..envelope import POSTMASTERS
 from ..outcomes import Outcome
 from ..records import recipients_path
 from ..settings import SYSTEM_FILE, BadSettings, Settings
+from .postfix_relations import values as related
 
 PIPE, LMTP, BEFORE_QUEUE = WAYS = ("pipe", "lmtp", "before-queue")
-TIME_LIMIT_FACTOR = 10
 PASSFILE = "/var/lib/postfix/orderflow_recipients.pgpass"
 _FILES = {
     ("main", PIPE): ("main.cf", "main.pipe.cf"),
@@ -50,22 +51,17 @@ def render(part: str, settings: Settings, way: str, user: str, program: str | No
     if way == BEFORE_QUEUE and not re.fullmatch(r"[^/]+:\d+", settings.relay or ""):
         raise BadSettings("ORDERFLOW_RELAY must be host:port for the way before-queue, 127.0.0.1:10026 say")
     map_type = "sqlite" if recipients_path(settings.database_url) else "pgsql"
-    values = {
+    values = related(settings) | {
         "WAY": way,
         "DOMAINS": ", ".join(settings.domains),
         "LOCAL_PART": settings.local_part,
         "MAP_TYPE": map_type,
         "POSTMASTERS": _postmasters(settings),
-        "CONCURRENCY": settings.concurrency,
-        "ORG_CONCURRENCY": (settings.concurrency + 1) // 2,
         "DEADLINE": f"{settings.deadline:g}",
-        "TIME_LIMIT": time_limit(settings),
-        "PROXY_TIMEOUT": max(100, int(2 * settings.deadline)),
         "VERDICTS": verdicts(),
         "LMTP_ROLE": _LMTP_ROLES[way],
         "SOCKET_DIR": settings.socket_dir,
         "RELAY": settings.relay,
-        "MESSAGE_SIZE": settings.max_message_size,
         "TLS_LEVEL": "encrypt" if settings.require_tls else "may",
         "USER": user,
         "COMMAND": program or command(),
@@ -77,11 +73,6 @@ def render(part: str, settings: Settings, way: str, user: str, program: str | No
     files = _FILES.get((part, way), (f"orderflow_recipients.{map_type}.cf",))
     text = "".join((_fragments() / file).read_text() for file in files)
     return re.sub(r"@([A-Z_]+)@", lambda found: str(values[found[1]]), text)
-
-
-def time_limit(settings: Settings) -> int:
-    """Give Postfix's time limit in seconds, which stands far above our deadline."""
-    return max(600, int(TIME_LIMIT_FACTOR * settings.deadline))
 
 
 def verdicts() -> str:

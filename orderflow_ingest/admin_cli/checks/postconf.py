@@ -18,7 +18,7 @@ _COMPLAINT = re.compile(r"(?:line (\d+): )?(overriding earlier entry|unused para
 _WORD = re.compile(r"\S+")
 _TIME = re.compile(r"(\d+)([smhdw]?)")
 _TABLE = re.compile(r"(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+")
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,21 @@ class Postconf:
         self.program = program
         self.place = str(Path(config).resolve()) if config else "/etc/postfix"
         self.services = [self._service(line) for line in self._run("-M").splitlines() if line.strip()]
-        options = (line.partition(" =")[::2] for line in self._run("-Px").splitlines())
-        self._options = {name: value.strip() for name, value in options}
+        self._options = self._listed("-Px")
+        self._values = self._listed("-x")
         self.complaints = self._complaints()
 
     def value(self, name: str, service: Service | None = None) -> str:
         """Give what a parameter is set to, for a service or in main.cf."""
         own = f"{service.name}/{service.type}/{name}" if service else ""
-        return self._options[own] if own in self._options else self._run("-xh", name).strip()
+        if own in self._options:
+            return self._options[own]
+        return self._values[name] if name in self._values else self._run("-xh", name).strip()
 
     def seconds(self, name: str, service: Service | None = None) -> float:
-        """Give a time in seconds; 0.0 where there is none."""
+        """Return a time in seconds; 0.0 where there is none. A number alone is of the unit that its default has."""
         found = _TIME.fullmatch(self.value(name, service))
-        return float(found[1]) * _UNITS[found[2]] if found else 0.0
+        return float(found[1]) * _UNITS[found[2] or self._usual_unit(name)] if found else 0.0
 
     def service(self, name: str) -> Service | None:
         """Give the service of type unix of that name."""
@@ -88,12 +90,22 @@ class Postconf:
         told = [line for line in ended.stderr.splitlines() if not _COMPLAINT.search(line)]
         return (ended.stdout.strip() if ended.returncode == 0 else None), "\n".join(told)
 
+    def _usual_unit(self, name: str) -> str:
+        """Return the unit of a parameter's default, such as d of maximal_queue_lifetime; s where it has none."""
+        found = _TIME.fullmatch(self._run("-dxh", name).strip())
+        return (found[2] if found else "") or "s"
+
     def _complaints(self) -> list[tuple[str, str, str]]:
         """Give what postconf finds wrong in main.cf: line, what, and the parameter's name."""
         command = [self.program, "-c", self.place, "-n"]
         said = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stderr
         found = (_COMPLAINT.search(line) for line in said.splitlines())
         return sorted({(one[1] or "", one[2], one[3]) for one in found if one})
+
+    def _listed(self, *arguments: str) -> dict[str, str]:
+        """Return what postconf lists, by name."""
+        pairs = (line.partition(" =")[::2] for line in self._run(*arguments).splitlines())
+        return {name: value.strip() for name, value in pairs}
 
     @staticmethod
     def _service(line: str) -> Service:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from ...assembly import Parts
 from ...settings import Settings
+from ..postfix_relations import Place
 from .findings import Said
 from .postconf import Postconf
+from .postfix_limits import check_limits
 from .postfix_probes import line
 from .postfix_ways import check_way, way_of
 from .recipients import check_recipients
@@ -60,12 +62,7 @@ def _failed(error: subprocess.CalledProcessError, config: str | None) -> Said:
 
 
 def _main(settings: Settings, asked: Postconf) -> Iterator[Said]:
-    size = int(asked.value("message_size_limit"))
-    if size == 0 or size > settings.max_message_size:
-        yield (
-            "TROUBLE",
-            line("message_size_limit", settings.max_message_size, "larger mail is accepted and then bounces"),
-        )
+    yield from check_limits(settings, asked, Place.MAIN)
     yield from _domains(settings, asked)
     if settings.require_tls and asked.value("smtpd_tls_security_level") != "encrypt":
         yield "TROUBLE", line("smtpd_tls_security_level", "encrypt", "ORDERFLOW_REQUIRE_TLS is set")
@@ -73,11 +70,6 @@ def _main(settings: Settings, asked: Postconf) -> Iterator[Said]:
         yield (
             "TROUBLE",
             line("smtpd_tls_cert_file", "FILE", "TLS is demanded and none can be offered: no mail comes in"),
-        )
-    if asked.value("local_header_rewrite_clients"):
-        yield (
-            "WARNING",
-            line("local_header_rewrite_clients", "", "Postfix makes up Message-IDs, each another one"),
         )
     if asked.value("inet_interfaces") in ("loopback-only", "localhost"):
         yield "WARNING", line("inet_interfaces", "all", "no other host can send mail to this one")
@@ -100,9 +92,7 @@ def _domains(settings: Settings, asked: Postconf) -> Iterator[Said]:
 
 
 def _patience(asked: Postconf) -> Iterator[Said]:
-    """Look how long Postfix keeps what it cannot deliver, and whether it may say no at all."""
-    if asked.seconds("maximal_queue_lifetime") < 86400:
-        yield "WARNING", line("maximal_queue_lifetime", "10d", "an outage that is longer bounces mail")
+    """Look whether Postfix may say no at all, and whether it waits for nothing."""
     if asked.value("soft_bounce") == "yes":
         yield "WARNING", line("soft_bounce", "no", "what is to be refused is tried again for days")
     if asked.value("smtpd_reject_unlisted_recipient") == "no":

@@ -17,9 +17,11 @@ from pathlib import Path
 from ...access import confinement, is_noexec, why_closed
 from ...service_health import LMTP_SOCKET, PIPE_SOCKET, SMTP_SOCKET
 from ...settings import SYSTEM_FILE, Settings
-from ..postfix_config import BEFORE_QUEUE, LMTP, PIPE, time_limit
+from ..postfix_config import BEFORE_QUEUE, LMTP, PIPE
+from ..postfix_relations import Place
 from .findings import Said
 from .postconf import Postconf, Service
+from .postfix_limits import check_limits
 from .postfix_probes import line, reaches, runs_as, status_filter
 
 _TRANSPORTS = {"orderflow": PIPE, "orderflow-lmtp": LMTP}
@@ -57,9 +59,7 @@ def _pipe(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
             "TROUBLE",
             line("orderflow_destination_recipient_limit", 1, "recipients after the first are lost or mixed"),
         )
-    limit = asked.seconds("orderflow_time_limit") or asked.seconds("command_time_limit")
-    if limit < 2 * settings.deadline:
-        yield "TROUBLE", line("orderflow_time_limit", f"{time_limit(settings)}s", "at it Postfix kills the program")
+    yield from check_limits(settings, asked, Place.PIPE, service)
     if service.attribute("null_sender") != "":
         yield "TROUBLE", "master.cf: orderflow: null_sender= (empty) is missing: bounces come from MAILER-DAEMON"
     if service.chroot == "y":
@@ -141,15 +141,11 @@ def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
         yield "TROUBLE", line("-o lmtp_line_length_limit", 0, "longer lines are broken", place)
     if asked.value("disable_mime_output_conversion", service) != "yes":
         yield "WARNING", line("-o disable_mime_output_conversion", "yes", "8-bit text may be rewritten", place)
-    if asked.seconds("lmtp_data_done_timeout", service) < 2 * settings.deadline:
-        limit = f"{time_limit(settings)}s"
-        yield "TROUBLE", line("-o lmtp_data_done_timeout", limit, "Postfix gives up before our deadline", place)
+    yield from check_limits(settings, asked, Place.LMTP, service)
     if asked.value("lmtp_send_xforward_command", service) != "yes":
         yield "WARNING", line("-o lmtp_send_xforward_command", "yes", "no client address is recorded", place)
     if asked.value(f"{service.name}_destination_recipient_limit") != "1":
         yield "WARNING", line(f"{service.name}_destination_recipient_limit", 1, "one organisation can take every place")
-    if service.maxproc == "-" or int(service.maxproc) > settings.concurrency:
-        yield "WARNING", f"{place}: maxproc must be {settings.concurrency} at most, ORDERFLOW_CONCURRENCY"
     said = "host x[y] said: 550 {} (in reply to end of DATA command)"
     yield from status_filter(asked, service, "lmtp_delivery_status_filter", said, "host x[y] said: 550 what?")
     yield from _mail_user_reaches(settings, asked, LMTP_SOCKET)
@@ -176,9 +172,7 @@ def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
             yield "TROUBLE", line("-o smtpd_discard_ehlo_keywords", "dsn,etrn,silent-discard", why, place)
         if "speed_adjust" not in asked.value("smtpd_proxy_options", service):
             yield "WARNING", line("-o smtpd_proxy_options", "speed_adjust", "slow senders take places", place)
-        if asked.seconds("smtpd_proxy_timeout", service) <= settings.deadline:
-            limit = f"{max(100, int(2 * settings.deadline))}s"
-            yield "TROUBLE", line("-o smtpd_proxy_timeout", limit, "Postfix gives up before our deadline", place)
+        yield from check_limits(settings, asked, Place.PROXIED, service)
     yield from _mail_user_reaches(settings, asked, SMTP_SOCKET)
     yield from _relay(settings, asked)
 

@@ -1,0 +1,189 @@
+"""The table of relations between Postfix's parameters: what is printed keeps them, and check finds each that is broken.
+
+What the rows claim of Postfix is shown by a real one: mail for postmaster above Postfix's usual mailbox, a header field
+above its usual limit, and how soon mail is delivered after a short outage.
+"""
+
+import os
+import re
+import shutil
+
+import pytest
+
+from orderflow_ingest.admin_cli.checks.postconf import Postconf
+from orderflow_ingest.admin_cli.checks.postfix_limits import check_limits
+from orderflow_ingest.admin_cli.postfix_config import WAYS, render
+from orderflow_ingest.admin_cli.postfix_relations import RELATIONS, Place
+from orderflow_ingest.settings import load
+from tests.lab import smtp
+from tests.lab.deployment import DOMAIN, Deployment
+from tests.lab.process import scratch, wait_until
+
+SERVICES = {Place.PIPE: "orderflow", Place.LMTP: "orderflow-lmtp", Place.PROXIED: "smtp"}
+PLACES = {
+    "pipe": (Place.MAIN, Place.PIPE),
+    "lmtp": (Place.MAIN, Place.LMTP),
+    "before-queue": (Place.MAIN, Place.LMTP, Place.PROXIED),
+}
+SETTINGS = {
+    "usual": {},
+    "small": {"ORDERFLOW_MAX_MESSAGE_SIZE": "1000", "ORDERFLOW_CONCURRENCY": "1", "ORDERFLOW_DEADLINE": "0.5"},
+    "two places": {"ORDERFLOW_CONCURRENCY": "2"},
+    "large": {"ORDERFLOW_MAX_MESSAGE_SIZE": "300000000", "ORDERFLOW_CONCURRENCY": "1000", "ORDERFLOW_DEADLINE": "500"},
+    "long": {"ORDERFLOW_DEADLINE": "7200"},
+}
+# For each row of the table something that breaks it: a line of main.cf, or what stands in master.cf and what is put
+# in its place.
+BROKEN = {
+    (Place.MAIN, "message_size_limit"): (
+        "message_size_limit = 26214401\nmailbox_size_limit = 0\nvirtual_mailbox_limit = 0",
+    ),
+    (Place.MAIN, "mailbox_size_limit"): ("mailbox_size_limit = 26214399",),
+    (Place.MAIN, "virtual_mailbox_limit"): ("virtual_mailbox_limit = 26214399",),
+    (Place.MAIN, "header_size_limit"): ("header_size_limit = 102400",),
+    (Place.MAIN, "maximal_queue_lifetime"): ("maximal_queue_lifetime = 4h",),
+    (Place.MAIN, "bounce_queue_lifetime"): ("bounce_queue_lifetime = 5d",),
+    (Place.MAIN, "minimal_backoff_time"): ("minimal_backoff_time = 300s",),
+    (Place.MAIN, "queue_run_delay"): ("queue_run_delay = 300s",),
+    (Place.MAIN, "transport_retry_time"): ("transport_retry_time = 1h",),
+    (Place.MAIN, "maximal_backoff_time"): ("maximal_backoff_time = 30s",),
+    (Place.MAIN, "anvil_rate_time_unit"): ("anvil_rate_time_unit = 1h",),
+    (Place.MAIN, "local_header_rewrite_clients"): ("local_header_rewrite_clients = permit_mynetworks",),
+    (Place.MAIN, "always_add_missing_headers"): ("always_add_missing_headers = yes",),
+    (Place.MAIN, "remote_header_rewrite_domain"): ("remote_header_rewrite_domain = domain.invalid",),
+    (Place.MAIN, "proxy_read_maps"): ("proxy_read_maps = $alias_maps\nvirtual_mailbox_maps = proxy:sqlite:/x.cf",),
+    (Place.PIPE, "orderflow_time_limit"): ("orderflow_time_limit = 30s",),
+    (Place.PIPE, "daemon_timeout"): ("daemon_timeout = 600s",),
+    (Place.PIPE, "orderflow_destination_concurrency_limit"): ("orderflow_destination_concurrency_limit = 20",),
+    (Place.PIPE, "maxproc"): ("", "20       pipe", "-       pipe"),
+    (Place.LMTP, "-o lmtp_data_done_timeout"): ("", "lmtp_data_done_timeout=600s", "lmtp_data_done_timeout=1m"),
+    (Place.LMTP, "daemon_timeout"): ("daemon_timeout = 10m",),
+    (Place.LMTP, "orderflow-lmtp_destination_concurrency_limit"): ("orderflow-lmtp_destination_concurrency_limit = 0",),
+    (Place.LMTP, "maxproc"): ("", "20       lmtp", "0       lmtp"),
+    (Place.PROXIED, "-o smtpd_proxy_timeout"): ("", "smtpd_proxy_timeout=120s", "smtpd_proxy_timeout=60s"),
+    (Place.PROXIED, "-o smtpd_client_connection_count_limit"): ("", "100     smtpd", "20     smtpd"),
+}
+
+
+def printed(place, way: str, given: dict[str, str], main: str = "", old: str = "", new: str = "") -> Postconf:
+    """Write what is printed for a way, with one thing changed, and let postconf read it."""
+    settings = load(None, {"ORDERFLOW_RELAY": "127.0.0.1:10026", **given})
+    texts = {part: render(part, settings, way, "nobody", None) for part in ("main", "master")}
+    assert old in texts["master"]
+    main = f"compatibility_level = 3.6\n{texts['main']}\n{main}\n"
+    return read(place, main, texts["master"].replace(old, new) if old else texts["master"])
+
+
+def read(place, main: str, master: str | None = None) -> Postconf:
+    for name, text in (("main.cf", main), ("master.cf", master)):
+        if text is not None:
+            (place / name).write_text(text)
+        os.utime(place / name, (0, 0))  # postconf waits until what it reads is a second old
+    return Postconf(str(shutil.which("postconf")), str(place))
+
+
+def said(asked: Postconf, way: str, given: dict[str, str]) -> list[tuple[str, str]]:
+    settings, found = load(None, given), []
+    for place in PLACES[way]:
+        service = next((s for s in asked.services if s.name == SERVICES.get(place)), None)
+        found += check_limits(settings, asked, place, service)
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("given", SETTINGS)
+def test_what_is_printed_keeps_every_relation(place, way, given):
+    found = said(printed(place, way, SETTINGS[given]), way, SETTINGS[given])
+    if (way, given) == ("before-queue", "long"):  # no value can be right
+        assert ["ORDERFLOW_DEADLINE must be far below" in text for _, text in found] == [True]
+    else:
+        assert found == []
+
+
+def test_every_row_is_tried():
+    assert set(BROKEN) == {(relation.place, relation.parameter) for relation in RELATIONS}
+
+
+@pytest.mark.parametrize("row", BROKEN, ids=lambda row: f"{row[0].name}-{row[1]}")
+def test_a_relation_that_is_broken_is_said_with_the_line_to_set(place, row):
+    way = next(way for way in reversed(WAYS) if row[0] in PLACES[way])
+    found = said(printed(place, way, {}, *BROKEN[row]), way, {})
+    relation = next(r for r in RELATIONS if (r.place, r.parameter) == row)
+    wanted = f"set {relation.parameter} = {relation.printed(load(None, {}))} ({relation.why})"
+    assert [(level, text.endswith(f": {wanted}")) for level, text in found] == [(relation.level, True)], found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_postfix_left_to_its_defaults_is_told_what_it_would_cost(place, way):
+    """What is printed is taken out of main.cf again, line by line: each default that does harm is found."""
+    printed(place, way, {"ORDERFLOW_MAX_MESSAGE_SIZE": "60000000"})
+    names = {r.parameter for r in RELATIONS if r.place is not Place.PROXIED} - {"message_size_limit"}
+    lines = (place / "main.cf").read_text().splitlines(keepends=True)
+    asked = read(place, "".join(line for line in lines if line.split(" ")[0] not in names))
+    found = said(asked, way, {"ORDERFLOW_MAX_MESSAGE_SIZE": "60000000"})
+    told = {re.search(r"set (?:-o )?(\S+) =", text)[1] for _, text in found}
+    transport = "orderflow" if way == "pipe" else "orderflow-lmtp"
+    assert told == {
+        *("mailbox_size_limit", "virtual_mailbox_limit", "header_size_limit", "minimal_backoff_time"),
+        *("local_header_rewrite_clients", f"{transport}_destination_concurrency_limit"),
+    }
+
+
+def test_a_time_without_a_unit_is_of_the_unit_that_its_default_has(place):
+    asked = printed(place, "pipe", {}, "maximal_queue_lifetime = 7\nbounce_queue_lifetime = 7\nqueue_run_delay = 20")
+    assert asked.seconds("maximal_queue_lifetime") == 7 * 86400
+    assert asked.seconds("queue_run_delay") == 20
+    assert said(asked, "pipe", {}) == []
+
+
+@pytest.fixture(scope="module")
+def behind():
+    """A deployment by LMTP that takes large mail; its service does not run, and times are printed ones in little."""
+    with scratch() as place:
+        deployment = Deployment(place, {"ORDERFLOW_MAX_MESSAGE_SIZE": "60000000"}, way="lmtp")
+        deployment.set_up("acme")
+        asked = Postconf(str(shutil.which("postconf")), str(deployment.postfix.config_directory))
+        plain = printed(place, "lmtp", {})
+        scale = 2 / plain.seconds("minimal_backoff_time")
+        run = max(1, round(scale * plain.seconds("queue_run_delay")))
+        own = f"minimal_backoff_time = 2s\nmaximal_backoff_time = 60s\nqueue_run_delay = {run}s\n"
+        mailboxes = place / "mailboxes"
+        mailboxes.mkdir(mode=0o1777)
+        mailboxes.chmod(0o1777)
+        own += f"local_transport = local\nmail_spool_directory = {mailboxes}/\n"
+        assert asked.value("message_size_limit") == "60000000"
+        deployment.configure_postfix(master="qmgr unix n - n 1 1 qmgr -v\n", overrides=own)
+        with deployment:
+            yield deployment
+
+
+def test_after_a_short_outage_mail_is_tried_again_by_the_queue_run_after_its_backoff(behind):
+    assert smtp.send(
+        behind.postfix.smtp_port, "a@b.example", (f"orders+acme@{DOMAIN}",), b"From: a@b.example\n\n1"
+    ).accepted
+    behind.postfix.wait_delivery(f"orders+acme@{DOMAIN}", "deferred")
+    with behind.service:
+        queue_id = behind.postfix.wait_delivery(f"orders+acme@{DOMAIN}", "sent", 60).queue_id
+    log = behind.postfix.log()
+    waited = log[re.search(rf"{queue_id}: to=.*status=deferred", log).end() :]
+    waited = waited[: re.search(rf"{queue_id}: from=.*queue active", waited).start()]
+    assert 1 <= len(re.findall(r"qmgr_scan_start: start deferred queue", waited)) <= 4, (
+        "as long as two runs, as printed"
+    )
+
+
+def test_postmaster_has_a_mailbox_where_larger_mail_is_taken_than_postfix_expects(behind):
+    assert smtp.send(
+        behind.postfix.smtp_port, "a@b.example", (f"postmaster@{DOMAIN}",), b"From: a@b.example\n\n1"
+    ).accepted
+    assert behind.postfix.wait_delivery("root@localhost").status == "sent"
+
+
+def test_a_header_field_of_thousands_of_addresses_arrives_whole(behind):
+    people = b",\n ".join(b"u%05d@e.example" % number for number in range(12000))
+    raw = b"From: a@b.example\nSubject: many\nTo: " + people + b"\n\n1\n"
+    with behind.service:
+        assert smtp.send(behind.postfix.smtp_port, "a@b.example", (f"orders+acme@{DOMAIN}",), raw).accepted
+        assert wait_until(lambda: bool(behind.rows_of("many")), 60, interval=0.3)
+    kept = (path.read_bytes() for path in (behind.state / "archive").rglob("*") if path.is_file())
+    assert any(raw in text for text in kept)
