@@ -1,8 +1,8 @@
 """Postfix's configuration for given settings: the commented fragments of `postfix/`, filled in.
 
-The fragments are the one source, and `postfix_relations` says what their values must be for each other; what is
-printed is what the tests run behind a real Postfix. There are three
-ways from Postfix to a delivery; each has its fragments, and main.cf has a part that all share:
+The fragments are the one source, and `postfix_relations` says what their values must be for each other. What is printed
+is what the tests run behind a real Postfix. There are three ways from Postfix to a delivery. Each has its fragments,
+and main.cf has a part that all share:
 
     pipe           a program for each message, which asks the warm service or delivers by itself
     lmtp           Postfix's LMTP client, straight to the service
@@ -17,11 +17,12 @@ only there, as a URL: so the password stands in a file of its own, which libpq r
 import re
 import sys
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
-from sqlalchemy import URL, make_url
-
+from .. import postgresql_url
 from ..envelope import POSTMASTERS
 from ..outcomes import Outcome
+from ..postgresql_url import Target
 from ..records import recipients_path
 from ..settings import SYSTEM_FILE, BadSettings, Settings
 from .postfix_relations import values as related
@@ -45,9 +46,9 @@ _LMTP_ROLES = {
 
 def render(part: str, settings: Settings, way: str, user: str, program: str | None, passfile: str = PASSFILE) -> str:
     """Give the text of `main`, `master`, `map` or `passfile`, which lies at that path. Raises BadSettings."""
-    database = make_url(settings.map_database_url)
+    target = _target(settings)
     if part == "passfile":
-        return _passfile(database)
+        return _passfile(target)
     if way == BEFORE_QUEUE and not re.fullmatch(r"[^/]+:\d+", settings.relay or ""):
         raise BadSettings("ORDERFLOW_RELAY must be host:port for the way before-queue, 127.0.0.1:10026 say")
     map_type = "sqlite" if recipients_path(settings.database_url) else "pgsql"
@@ -67,8 +68,8 @@ def render(part: str, settings: Settings, way: str, user: str, program: str | No
         "COMMAND": program or command(),
         "SETTINGS": f"--settings {settings.file} " if settings.file and str(settings.file) != SYSTEM_FILE else "",
         "RECIPIENTS": recipients_path(settings.database_url),
-        "HOSTS": _libpq(database, passfile),
-        "DATABASE": database.database or "orderflow",
+        "HOSTS": _hosts(target, passfile),
+        "DATABASE": target.parameters.get("dbname", "orderflow"),
     }
     files = _FILES.get((part, way), (f"orderflow_recipients.{map_type}.cf",))
     text = "".join((_fragments() / file).read_text() for file in files)
@@ -93,20 +94,44 @@ def _postmasters(settings: Settings) -> str:
     return "".join(f"    {{ {name} = root@localhost }}\n" for name in names)
 
 
-def _libpq(url: URL, passfile: str) -> str:
-    """Give a URL as libpq reads it in `hosts`, a list by commas: without the password."""
-    secret = {"passfile": passfile} if url.password else {}
-    asked = {"connect_timeout": "10", **url.query, **secret}
-    bare = URL.create("postgresql", url.username, None, url.host, url.port, url.database, asked)
-    place, _, query = bare.render_as_string().partition("?")
-    return f"{place}?{query.replace('+', '%20')}".replace(",", "%2C")
+def _target(settings: Settings) -> Target:
+    """Return the servers and parameters of the recipient map. Raise BadSettings."""
+    if not postgresql_url.is_postgresql(settings.map_database_url):
+        return Target((), {})
+    try:
+        return postgresql_url.read(settings.map_database_url)
+    except postgresql_url.BadUrl as error:
+        raise BadSettings(f"MAP_DATABASE_URL {error}") from None
 
 
-def _passfile(url: URL) -> str:
-    """Give the line of a passfile, which libpq reads if nobody but its owner may."""
-    if not url.password:
+def _hosts(target: Target, passfile: str) -> str:
+    """Return Postfix's `hosts`: a URL for each server, as libpq reads it, without the password.
+
+    A process of Postfix does not ask an entry for a minute that it found away, but the next one at once. A standby may
+    answer: the map only reads.
+    """
+    hidden = {"password", "target_session_attrs", "load_balance_hosts"}
+    asked = {name: value for name, value in target.parameters.items() if name not in hidden}
+    asked = {"connect_timeout": "10", **asked}
+    if "password" in target.parameters:
+        asked["passfile"] = passfile
+    user, name = asked.pop("user", ""), asked.pop("dbname", "")
+    login, query = f"{quote(user, '')}@" if user else "", urlencode(asked, quote_via=quote, safe="")
+    urls = (f"postgresql://{login}{_server(host, port)}/{quote(name, '')}?{query}" for host, port in target.servers)
+    return " ".join(dict.fromkeys(urls))
+
+
+def _server(host: str, port: str) -> str:
+    """Return a server as it stands in a URL; the directory of a socket is quoted, and begins with a slash."""
+    return (f"[{quote(host, ':')}]" if ":" in host else quote(host, "")) + (f":{port}" if port else "")
+
+
+def _passfile(target: Target) -> str:
+    """Return the line of a passfile, which libpq reads if nobody but its owner may."""
+    password = target.parameters.get("password")
+    if not password:
         return ""
-    fields = ["*", "*", url.database or "*", url.username or "*", str(url.password)]
+    fields = ["*", "*", target.parameters.get("dbname", "*"), target.parameters.get("user", "*"), password]
     return ":".join(field.replace("\\", "\\\\").replace(":", "\\:") for field in fields) + "\n"
 
 

@@ -16,7 +16,7 @@ from ...settings import Settings
 from ..postfix_relations import Place
 from .findings import Said
 from .postconf import Postconf
-from .postfix_limits import check_limits
+from .postfix_limits import check_hosts, check_limits
 from .postfix_probes import line
 from .postfix_ways import check_way, way_of
 from .recipients import check_recipients
@@ -63,6 +63,7 @@ def _failed(error: subprocess.CalledProcessError, config: str | None) -> Said:
 
 def _main(settings: Settings, asked: Postconf) -> Iterator[Said]:
     yield from check_limits(settings, asked, Place.MAIN)
+    yield from check_hosts(asked)
     yield from _domains(settings, asked)
     if settings.require_tls and asked.value("smtpd_tls_security_level") != "encrypt":
         yield "TROUBLE", line("smtpd_tls_security_level", "encrypt", "ORDERFLOW_REQUIRE_TLS is set")

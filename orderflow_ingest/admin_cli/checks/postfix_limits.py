@@ -1,8 +1,14 @@
-"""Whether Postfix's parameters agree with each other and with our settings, by the table that print uses too."""
+"""Whether Postfix's parameters agree with each other and with our settings, by the table that print uses too.
 
+And whether each entry of a PostgreSQL map's `hosts` is one server, which print sees to as well.
+"""
+
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from ... import postgresql_url
 from ...settings import Settings
 from ..postfix_relations import RELATIONS, Place
 from .findings import Said
@@ -44,3 +50,28 @@ def check_limits(settings: Settings, asked: Postconf, place: Place, service: Ser
             is_own = relation.parameter.startswith("-o ") or relation.parameter == "maxproc"
             where = f"master.cf: {found.service}" if is_own else "main.cf"
             yield relation.level, line(relation.parameter, relation.printed(settings), relation.why, where)
+
+
+def check_hosts(asked: Postconf) -> Iterator[Said]:
+    """Look whether a map can go from one server of PostgreSQL to the next."""
+    for table in asked.tables("virtual_mailbox_maps"):
+        file = Path(table.removeprefix("pgsql:"))
+        try:
+            text = file.read_text(errors="replace") if table.startswith("pgsql:") else ""
+        except OSError:  # the look-up of a recipient says what may not be read
+            continue
+        entries = " ".join(re.findall(r"^hosts\s*=(.*(?:\n[ \t].*)*)", text, re.MULTILINE)).replace(",", " ").split()
+        if any(_is_several(entry) for entry in entries):
+            yield (
+                "WARNING",
+                f"{file}: an entry of hosts names several servers, or asks for the primary: a failover is 451 for "
+                "a minute; print orderflow-admin postfix map again",
+            )
+
+
+def _is_several(entry: str) -> bool:
+    try:
+        target = postgresql_url.read(entry) if postgresql_url.is_postgresql(entry) else None
+    except postgresql_url.BadUrl:  # libpq says so at the look-up of a recipient
+        return False
+    return bool(target and (len(target.servers) > 1 or "target_session_attrs" in target.parameters))
