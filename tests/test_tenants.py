@@ -780,3 +780,26 @@ def test_an_order_goes_through_a_deployment_whose_programs_have_roles_of_their_o
             assert late.code == 250, "the map sees what the operator adds"
         table = (deployment.postfix.config_directory / "orderflow_recipients.cf").read_text()
         assert tenants.role("map") in table and tenants.role("deliver") not in table
+
+
+@pytest.mark.parametrize("group", ["deliver", "worker", "operator"])
+def test_init_on_a_further_host_makes_its_directories_by_the_role_of_that_host(tenants, group):
+    with scratch() as place:
+        deployment = Deployment(place)
+        deployment.write_settings({"DATABASE_URL": tenants.url(group)})
+        assert "the tables are another role's" in deployment.admin("init")
+        assert {"spool", "away", "metrics"} <= {path.name for path in deployment.state.iterdir()}
+        assert deployment.admin("init"), "again"
+
+
+def test_init_by_a_role_that_may_make_no_tables_says_who_makes_them(postgres, deployment):
+    tenants = Tenants(postgres)
+    postgres.create_role(tenants.role("deliver"))
+    with scratch() as place:
+        deployment = Deployment(place)
+        deployment.write_settings({"DATABASE_URL": tenants.url("deliver")})
+        ended = deployment.run("orderflow-admin", "init", check=False)
+        assert ended.returncode == 1
+        assert (
+            "it has no tables, and the role of DATABASE_URL may make none: run orderflow-admin init as" in ended.stderr
+        )

@@ -87,6 +87,15 @@ def is_newer(version: str | None) -> bool:
     return version is not None and version > max(known)
 
 
+def may_create(database: Database) -> bool:
+    """Return whether the role of this database's URL may make tables in its schema. Raise RecordsUnavailable."""
+    if database.is_sqlite:
+        return True
+    asked = "SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"
+    with database.read(NO_TENANT) as connection:
+        return bool(connection.exec_driver_sql(asked).scalar_one())
+
+
 def upgrade(database: Database) -> None:
     """Bring the database to the needed version; safe to repeat. Raises RecordsUnavailable."""
     try:
