@@ -116,6 +116,49 @@ def test_every_service_has_a_bound_of_memory_that_follows_from_the_settings():
     assert all(bytes_of(unit.name, "MemoryMax") for unit in SERVICES)
 
 
+# Threads and processes at the most: the service's places, loop, relay and executor; the consumer with its workers;
+# eight requests of the console at a time; the parts that the metrics measure at a time. All others have a handful.
+TASKS = {
+    "orderflow-service@.service": load(None, {}).concurrency + 13,
+    "orderflow-worker.service": 10,
+    "orderflow-console.service": 16,
+    "orderflow-metrics.service": 16,
+}
+
+
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
+def test_every_service_has_a_bound_of_tasks_with_room_for_twice_its_own(unit):
+    assert int(value(unit, "TasksMax")) >= 2 * TASKS.get(unit.name, 8)
+
+
+def value(unit: Path, name: str) -> str | None:
+    """Return the value of a directive that stands in a unit at most once."""
+    values = re.findall(rf"^{name}=(.*)$", unit.read_text(), re.MULTILINE)
+    assert len(values) <= 1, (unit.name, name)
+    return values[0] if values else None
+
+
+def test_every_unit_that_gets_a_socket_says_that_it_does_not_block():
+    """Without it systemd clears O_NONBLOCK at each start, for all processes that have the socket."""
+    sockets = [unit for unit in UNITS if unit.suffix == ".socket"]
+    started = {re.sub(r"@.*\.", "@.", value(unit, "Service") or f"{unit.stem}.service") for unit in sockets}
+    getting = {unit.name for unit in SERVICES if unit.name in started or value(unit, "Sockets")}
+    assert sockets and getting == {"orderflow-service@.service"}
+    for unit in SERVICES:
+        assert value(unit, "NonBlocking") == ("yes" if unit.name in getting else None), unit.name
+
+
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
+def test_a_program_that_serves_is_started_again_for_ever_and_a_run_has_an_end(unit):
+    kept = ("Restart", "RestartSec", "StartLimitIntervalSec", "TimeoutStartSec", "TimeoutStopSec", "WantedBy")
+    restart, pause, limit, start, stop, wanted = (value(unit, name) for name in kept)
+    if value(unit, "Type") == "oneshot":
+        assert (restart, wanted) == (None, None) and start
+        assert value(unit.with_suffix(".timer"), "WantedBy") == "timers.target"
+    else:
+        assert (restart, limit, wanted) == ("always", "0", "multi-user.target") and pause and stop
+
+
 def test_the_sockets_are_those_of_the_service_and_postfix_may_open_them(installed):
     text = (installed / "orderflow-service.socket").read_text()
     names = {"deliver.sock", "lmtp.sock", "smtp.sock"}
