@@ -29,6 +29,7 @@ import posix as os
 import sys
 import time
 
+from .durable import os_reason
 from .entry import GREETING, InputTooBig, InputTruncated, SpoolFull, withdraw_entry, write_entry
 from .header import encode_header
 
@@ -75,7 +76,7 @@ def run(arguments: list[str], via_shell: bool) -> tuple[int, bytes]:
         try:
             service, greeting = _greeted(path)
         except OSError as error:
-            why = f"{type(error).__name__} at {path}"
+            why = f"{os_reason(error)} at {path}"
         else:
             if greeting.startswith(GREETING):
                 return _hand_over(service, greeting, header, is_whole, options.get("--queue-id", ""))

@@ -158,7 +158,7 @@ def receive(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
         elif outcome.is_accepted:
             parts.spool.forget_failures(key)
     except (SpoolFull, OSError) as error:
-        event("spool", "Message was not spooled.", logging.ERROR, outcome=outcome.name, reason=type(error).__name__)
+        event("spool", "Message was not spooled.", logging.ERROR, outcome=outcome.name, reason=error)
         delivery = Delivery(Outcome.INTERNAL if outcome is Outcome.SET_ASIDE else outcome, delivery.org)
     _tell(delivery, envelope, len(raw), entry.name if entry else "", why, began)
     return delivery
@@ -418,7 +418,7 @@ def _count_failure(entry: str, key: str, why: str, parts: Parts) -> Delivery:
             "Failure could not be noted.",
             logging.ERROR,
             entry=entry,
-            reason=type(error).__name__,
+            reason=error,
         )
         return Delivery(Outcome.INTERNAL)
     return Delivery(Outcome.SET_ASIDE if count >= SET_ASIDE_AFTER else Outcome.INTERNAL)
@@ -446,7 +446,7 @@ def _conclude(entry: Entry, delivery: Delivery, key: str, parts: Parts, sender_w
             "Spool entry could not be moved.",
             logging.ERROR,
             entry=entry.name,
-            reason=type(error).__name__,
+            reason=error,
         )
         entry.release()
         return delivery if outcome is not Outcome.SET_ASIDE else Delivery(Outcome.INTERNAL, delivery.org)

@@ -1,7 +1,7 @@
 """What it takes for a file to survive a crash of this machine: all of it written, synced, and its name synced.
 
 A file's content is durable after fsync of the file, its name only after fsync of the directory (fsync(2)).
-Why the system refused is said by `os_reason` everywhere, in logs as in errors; docs/operation.md explains each errno.
+Why the system refused is said by `os_reason` everywhere, in logs as in errors; docs/operating.md explains each errno.
 It is on the path of a program that is started per message, hence `posix`, see `entry`.
 """
 
@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from os import PathLike
 
 
-def os_reason(error: OSError) -> str:
+def os_reason(error: BaseException) -> str:
     """Return why the system refused, by errno's name: `EROFS (Read-only file system)`; no path, and no text of others.
 
-    An error of a library's own class (ssl.SSLError, socket.gaierror) numbers differently, so it is said by its class.
+    Any other error is said by its class. So is one of a library's own class: ssl.SSLError and socket.gaierror number
+    differently.
     """
-    name = errno.errorcode.get(error.errno or 0) if type(error).__module__ == "builtins" else None
-    return f"{name} ({os.strerror(error.errno or 0)})" if name else type(error).__name__
+    number = (error.errno or 0) if isinstance(error, OSError) and type(error).__module__ == "builtins" else 0
+    return f"{errno.errorcode[number]} ({os.strerror(number)})" if number in errno.errorcode else type(error).__name__
 
 
 def write_all(fd: int, data: bytes) -> None:

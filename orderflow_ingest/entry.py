@@ -9,12 +9,11 @@ This is on the path of a program that is started per message, so it imports buil
 `posix` and not `os`, which costs a millisecond of CPU, a tenth of that program.
 """
 
-import errno
 import fcntl
 import posix as os
 import time
 
-from .durable import sync_directory, write_all
+from .durable import os_reason, sync_directory, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,4 +155,4 @@ def _length(number: int) -> bytes:
 
 
 def _reason(error: OSError) -> str:
-    return f"spool: {errno.errorcode.get(error.errno or 0, 'unknown error')}"
+    return f"spool: {os_reason(error)}"

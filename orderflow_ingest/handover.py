@@ -36,6 +36,7 @@ from .attempts import (
     told,
     worker_name,
 )
+from .durable import os_reason
 from .limits import TimeUp
 from .logs import event
 from .records import Document, InboundMessage
@@ -111,7 +112,7 @@ def load_handler(target: str) -> Handler:
     except (KeyboardInterrupt, TimeUp):
         raise
     except BaseException as error:  # Rust's libraries have one of their own
-        raise HandlerUnavailable(f"{target} cannot be loaded: {type(error).__name__}") from error
+        raise HandlerUnavailable(f"{target} cannot be loaded: {os_reason(error)}") from error
     if _usable.get(target) is not handler:
         if fault := _fault(handler):
             raise HandlerUnavailable(f"{target} cannot be used: it {fault}")

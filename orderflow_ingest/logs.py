@@ -76,8 +76,7 @@ def place(error: BaseException, is_ours: bool = True) -> str:
     below = [frame for frame in frames if "/huey/" not in frame.filename and frame.name != "time_up"]
     ours = [frame for frame in below if wanted in frame.filename]
     chosen = (ours or frames)[-1:]
-    kind = type(error).__name__
-    why = os_reason(error) if isinstance(error, OSError) else kind
+    kind, why = type(error).__name__, os_reason(error)
     head = kind if why == kind else f"{kind} {why}"
     return head + "".join(f" at {os.path.basename(f.filename)}:{f.lineno}" for f in chosen)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 import click
 
-from .durable import write_all
+from .durable import os_reason, write_all
 
 Write = Callable[[bytes], None]
 
@@ -75,4 +75,4 @@ def _kept_on_word(path: str) -> Iterator[Callable[[], object]]:
 
 
 def _refused(path: str, error: OSError) -> click.ClickException:
-    return click.ClickException(f"{path} cannot be written: {os.strerror(error.errno or 0)}")
+    return click.ClickException(f"{path} cannot be written: {os_reason(error)}")

@@ -10,6 +10,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from .durable import os_reason
+
 SOCKETS = PIPE_SOCKET, LMTP_SOCKET, SMTP_SOCKET = "deliver.sock", "lmtp.sock", "smtp.sock"
 _LINE = 65536
 
@@ -27,7 +29,7 @@ def ask(socket_dir: Path, timeout: float = 5.0) -> dict[str, Any] | None:
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except OSError as error:
-            raise ServiceSilent(f"{PIPE_SOCKET} cannot be asked: {type(error).__name__}") from error
+            raise ServiceSilent(f"{PIPE_SOCKET} cannot be asked: {os_reason(error)}") from error
         try:
             with client.makefile("rwb") as lines:
                 if not lines.readline(_LINE):
@@ -36,7 +38,7 @@ def ask(socket_dir: Path, timeout: float = 5.0) -> dict[str, Any] | None:
                 lines.flush()
                 answer = json.loads(lines.readline(_LINE))
         except (OSError, ValueError) as error:
-            raise ServiceSilent(f"the service does not answer: {type(error).__name__}") from error
+            raise ServiceSilent(f"the service does not answer: {os_reason(error)}") from error
     if not isinstance(answer, dict):
         raise ServiceSilent("the service does not answer with an object")
     return answer

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from . import postgresql_url
 from .ascii_case import ascii_lower
+from .durable import os_reason
 
 SYSTEM_FILE = "/etc/orderflow/ingest.env"
 HANDLER_PREFIX = "ORDERFLOW_HANDLER_"
@@ -408,7 +409,7 @@ def _lines(path: str) -> list[tuple[str, str, int]]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # also a path that is none, and bytes that are no UTF-8
-        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        why = os_reason(error)
         raise BadSettings(f"settings file {path} cannot be read: {why}") from error
     found = []
     for number, line in enumerate(text.split("\n"), 1):

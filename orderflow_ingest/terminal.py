@@ -25,6 +25,7 @@ from .access import become_owner
 from .archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from .assembly import Parts, open_parts
 from .database_answers import named
+from .durable import os_reason
 from .logs import WARNING, event
 from .queue import QueueUnavailable
 from .records import RecordsUnavailable, operator_name
@@ -91,9 +92,9 @@ def explain(error: Exception) -> str:
     """Say in a line what a backend's error is, which settings file was in force, and which archive where it is that."""
     text = str(error)
     if isinstance(error, PermissionError):
-        text = f"{error.filename}: permission denied; run this as the user that owns the state directory"
+        text = f"{error.filename}: {os_reason(error)}; run this as the user that owns the state directory"
     elif isinstance(error, OSError):
-        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        text = f"{error.filename}: {os_reason(error)}" if error.filename else os_reason(error)
     elif isinstance(error, ObjectMissing | ObjectDamaged):
         text = f"{type(error).__name__}: {error}"
     for settings in _in_force:

@@ -40,6 +40,7 @@ FLOORS = (
 MAY_SHARE_A_FLOOR = {
     ("envelope", "header"),
     ("entry", "durable"),
+    ("metrics", "durable"),
     ("database_answers", "trust"),
     ("database_answers", "postgresql_url"),
     ("breaker", "metrics"),

@@ -228,7 +228,7 @@ def test_a_full_disk_ends_no_process_and_what_is_known_is_counted_on(place, capl
         assert counted(place / "metrics") == 2
         assert metrics.read_slots(place / "metrics")["orderflow_deliveries_total - BACKEND_DOWN", 1] == [1.0]
         assert [r.message for r in caplog.records] == ["Metrics cannot be written."]
-        assert caplog.records[0].reason == "No space left on device"
+        assert caplog.records[0].reason == "ENOSPC (No space left on device)"
     finally:
         metrics.stop()
         subprocess.run(["umount", place], check=True)

@@ -59,7 +59,10 @@ def test_organisations_are_added_listed_disabled_and_published_to_postfix(quiet)
         (("org", "add", "Not/A/Slug"), "Error: a slug is of a-z, 0-9 and inner hyphens, at most 63 characters"),
         (("org", "disable", "nope"), "Error: no organisation is named nope"),
         (("status", "--org", "nope"), "Error: no organisation is named nope"),
-        (("init", "--settings", "/no/file"), "error: settings file /no/file cannot be read: No such file or directory"),
+        (
+            ("init", "--settings", "/no/file"),
+            "error: settings file /no/file cannot be read: ENOENT (No such file or directory)",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(quiet, arguments, said):
@@ -195,7 +198,7 @@ def test_check_as_root_looks_with_the_eyes_of_who_delivers_and_leaves_nothing_of
     assert {path.owner() for path in quiet.state.rglob("*")} == {"nobody"}
     quiet.settings_file.chmod(0o600)
     assert (
-        "cannot be read: Permission denied; nobody, who delivers, must read it"
+        "cannot be read: EACCES (Permission denied); nobody, who delivers, must read it"
         in check(quiet, "--no-postfix")["settings"][1]
     )
 

@@ -10,6 +10,7 @@ import click
 
 from ..access import as_owner
 from ..assembly import Parts, open_parts
+from ..durable import os_reason
 from ..records import Organization, RecordsUnavailable
 from ..terminal import explain, json_option, loaded, print_rows, printable, settings_option
 from .canary import Canary, Missed, Step
@@ -114,4 +115,4 @@ def _write(textfile: str, steps: list[Step], is_success: bool, total: float) -> 
     try:
         write_textfile(Path(textfile), steps, is_success, total)
     except OSError as error:
-        raise click.ClickException(f"{textfile} cannot be written: {error.strerror}") from error
+        raise click.ClickException(f"{textfile} cannot be written: {os_reason(error)}") from error

@@ -14,6 +14,8 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from uuid import uuid4
 
+from ..durable import os_reason
+
 _PDF = (
     b"%%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
     b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 100]>>endobj\n%% %s\ntrailer<</Root 1 0 R>>\n%%%%EOF\n"
@@ -96,9 +98,7 @@ def send(probe: Probe, timeout: float, raw: bytes | None = None, source: str | N
     except smtplib.SMTPServerDisconnected as error:
         raise Refused(f"{probe.host}:{probe.port} hung up: see its log") from error
     except OSError as error:  # smtplib's own are of this class
-        raise Refused(
-            f"{probe.host}:{probe.port} does not answer ({type(error).__name__}): does Postfix run?"
-        ) from error
+        raise Refused(f"{probe.host}:{probe.port} does not answer ({os_reason(error)}): does Postfix run?") from error
 
 
 def _literal(address: str) -> str:

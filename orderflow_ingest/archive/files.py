@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ..durable import sync_directory, write_all
+from ..durable import os_reason, sync_directory, write_all
 from ..grouping import Grouped
 from .interface import META, ArchiveUnavailable, Description, Fetched, Listed, ObjectMissing, read_metadata, verified
 
@@ -152,7 +152,7 @@ class FileArchive:
             raise
 
     def _unavailable(self, error: OSError) -> ArchiveUnavailable:
-        why = os.strerror(error.errno or 0)
+        why = os_reason(error)
         if error.errno == errno.ENOENT:
             why = "there is no such directory: run orderflow-admin init, as the user that delivers"
         return ArchiveUnavailable(f"archive {self._root}: {why}")

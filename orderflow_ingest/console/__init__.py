@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from .. import __version__, logs
+from ..durable import os_reason
 from ..terminal import json_option, log_start, opened, print_rows, program, settings_option
 
 _LEAST = 12  # characters of a password
@@ -174,7 +175,7 @@ def _listen(app: Any, address: str) -> None:
     try:
         serve(app, address)
     except OSError as error:
-        raise click.ClickException(f"cannot listen at {address}: {error.strerror}") from None
+        raise click.ClickException(f"cannot listen at {address}: {os_reason(error)}") from None
 
 
 def _end(*_: object) -> None:

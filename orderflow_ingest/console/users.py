@@ -22,7 +22,7 @@ from typing import Any
 
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from ..durable import sync_directory
+from ..durable import os_reason, sync_directory
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _TOO_OPEN = 0o027
@@ -80,7 +80,7 @@ class Users:
                 self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
         except OSError as error:
-            raise BadUsers(f"{self._path.parent} cannot be written: {type(error).__name__}") from error
+            raise BadUsers(f"{self._path.parent} cannot be written: {os_reason(error)}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             table = dict(self._table())
@@ -101,9 +101,9 @@ class Users:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise BadUsers(f"{self._path} cannot be read: {type(error).__name__}") from error
+            raise BadUsers(f"{self._path} cannot be read: {os_reason(error)}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BadUsers(f"{self._path} does not read as a file of users: {type(error).__name__}") from None
+            raise BadUsers(f"{self._path} does not read as a file of users: {os_reason(error)}") from None
         return self._read[1]
 
     def _write(self, table: dict[str, User]) -> None:
@@ -119,7 +119,7 @@ class Users:
             os.replace(temporary, self._path)
             sync_directory(self._path.parent)
         except OSError as error:
-            raise BadUsers(f"{self._path} cannot be written: {type(error).__name__}") from error
+            raise BadUsers(f"{self._path} cannot be written: {os_reason(error)}") from error
 
 
 def is_name(text: str) -> bool:

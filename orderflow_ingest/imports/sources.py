@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from ..durable import os_reason
 from .mbox import is_mbox, read_mbox
 
 _SUFFIXES = (".eml", ".mbox", ".mbx")
@@ -144,4 +145,4 @@ def _size(file: Path | OfFile) -> int:
 
 
 def _reason(error: OSError) -> str:
-    return os.strerror(error.errno or 0).lower()
+    return os_reason(error)

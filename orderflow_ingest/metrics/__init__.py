@@ -21,6 +21,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..durable import os_reason
 from .slot import Slot, read_slots
 
 __all__ = ["COUNTERS", "HISTOGRAMS", "Counter", "Histogram", "count", "observe", "read_slots", "start", "stop"]
@@ -121,8 +122,7 @@ class _Tally:
         self._not_before = time.monotonic() + _TRY_AGAIN
         if not self._is_told:
             self._is_told = True
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
-            fields = {"action": "metrics", "reason": reason}
+            fields = {"action": "metrics", "reason": os_reason(error)}
             logging.getLogger("orderflow_ingest").warning("Metrics cannot be written.", extra=fields)
 
 

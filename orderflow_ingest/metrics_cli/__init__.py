@@ -20,6 +20,7 @@ from typing import NoReturn
 import click
 
 from .. import __version__, logs
+from ..durable import os_reason
 from ..terminal import log_start, opened, program, settings_option
 from .page import Page
 from .server import AddressTaken, Exporter
@@ -52,9 +53,10 @@ def cli(once: bool, textfile: Path | None, any_address: bool, settings_file: str
     logs.configure(parts.settings.log, "metrics", parts.settings.state_dir)
     try:
         exporter = Exporter(address, page)
-    except (AddressTaken, OSError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise click.ClickException(f"{address} cannot be listened at: {reason}") from None
+    except AddressTaken as taken:
+        raise click.ClickException(f"{address} cannot be listened at: {taken}") from None
+    except OSError as error:
+        raise click.ClickException(f"{address} cannot be listened at: {os_reason(error)}") from None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     log_start("metrics", "Metrics are served.", parts.settings, address=address)
@@ -90,6 +92,6 @@ def _write_whole(path: Path, text: bytes) -> None:
         beside.chmod(0o644)
         beside.replace(path)
     except OSError as error:
-        raise click.ClickException(f"{path} cannot be written: {os.strerror(error.errno or 0)}") from None
+        raise click.ClickException(f"{path} cannot be written: {os_reason(error)}") from None
     finally:
         beside.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from ..durable import os_reason
 from ..org_settings import OrgSettings, changed, read_settings
 from .database import NO_TENANT, Database, RecordsUnavailable
 from .tables import organization
@@ -141,7 +142,7 @@ class Organizations:
                 connection.execute("COMMIT")
             os.chmod(path, 0o644)
         except (sqlite3.Error, OSError) as error:
-            raise RecordsUnavailable(f"{path} cannot be written: {type(error).__name__}") from error
+            raise RecordsUnavailable(f"{path} cannot be written: {os_reason(error)}") from error
 
     def keep_published(self, path: Path) -> bool:
         """Publish again where the file is not what Postfix can read and should; return whether that was so.
@@ -163,7 +164,7 @@ class Organizations:
             self.publish(path)
             return True
         except OSError as error:
-            raise RecordsUnavailable(f"{path} cannot be read: {type(error).__name__}") from error
+            raise RecordsUnavailable(f"{path} cannot be read: {os_reason(error)}") from error
         except RecordsUnavailable as error:
             if isinstance(error.__cause__, sqlite3.OperationalError) and "locked" in str(error.__cause__):
                 raise
@@ -179,7 +180,7 @@ class Organizations:
             self.publish(fresh)
             fresh.replace(path)
         except OSError as error:
-            raise RecordsUnavailable(f"{path} cannot be replaced: {type(error).__name__}") from error
+            raise RecordsUnavailable(f"{path} cannot be replaced: {os_reason(error)}") from error
 
     def published(self, path: Path) -> set[str]:
         """Read what publish() wrote."""
@@ -187,7 +188,7 @@ class Organizations:
             with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
                 return {slug for (slug,) in connection.execute("SELECT slug FROM recipient")}
         except sqlite3.Error as error:
-            raise RecordsUnavailable(f"{path} cannot be read: {type(error).__name__}") from error
+            raise RecordsUnavailable(f"{path} cannot be read: {os_reason(error)}") from error
 
     def slug(self, org_id: int) -> str:
         """Give the slug of an organisation, which never changes; "" if there is none of this id."""

@@ -9,6 +9,7 @@ from .. import replay
 from ..archive import ObjectDamaged, ObjectMissing
 from ..asking import org_id_of
 from ..assembly import Parts
+from ..durable import os_reason
 from ..records import Conflict, IdentityTaken, operator_name
 from ..terminal import json_option, opened, print_rows, settings_option
 from .options import dry_run_option, yes_option
@@ -88,7 +89,7 @@ def _resolve(conflict: Conflict, decision: str, why: str, parts: Parts, tally: T
             is_done = replay.accept_conflict(conflict, parts, operator_name(), why, tally.run_id)
     except (IdentityTaken, ObjectMissing, ObjectDamaged) as error:
         tally.failed += 1
-        return _TAKEN if isinstance(error, IdentityTaken) else f"its mail cannot be read: {type(error).__name__}"
+        return _TAKEN if isinstance(error, IdentityTaken) else f"its mail cannot be read: {os_reason(error)}"
     tally.done += is_done
     tally.passed_over += not is_done
     if is_done:
@@ -105,7 +106,7 @@ def _foreseen(conflict: Conflict, decision: str, parts: Parts) -> str:
     try:
         identity = replay.identity_of(conflict, parts)
     except (ObjectMissing, ObjectDamaged) as error:
-        return f"its mail cannot be read: {type(error).__name__}"
+        return f"its mail cannot be read: {os_reason(error)}"
     return f"accepted as {identity}" if identity else _TAKEN
 
 

@@ -9,6 +9,7 @@ import click
 from .. import delivery, replay
 from ..assembly import Parts
 from ..deadline import deadline
+from ..durable import os_reason
 from ..envelope import BadEnvelope, decode
 from ..mime.fields import split_header
 from ..output import output
@@ -141,7 +142,7 @@ def _dead_row(name: str, why: str, parts: Parts) -> dict[str, Any]:
     try:
         recipient = decode(parts.spool.read_dead(name)[0]).recipient
     except (EntryDamaged, BadEnvelope, OSError) as error:
-        recipient = f"unreadable: {type(error).__name__}"
+        recipient = f"unreadable: {os_reason(error)}"
     return {"entry": name, "recipient": recipient, "why": last_line(why)}
 
 

@@ -23,6 +23,7 @@ from threading import Thread
 
 from .. import __version__, delivery, metrics
 from ..assembly import Parts
+from ..durable import os_reason
 from ..envelope import Envelope, ForeignDomain, organization_slug
 from ..logs import ERROR, WARNING, event, place
 from ..outcomes import Outcome
@@ -102,7 +103,7 @@ class Desk:
         try:
             entry = self.parts.spool.claim(name)
         except OSError as error:
-            entry, why = None, type(error).__name__
+            entry, why = None, os_reason(error)
         else:
             why = "gone, or another process is at it"
         if entry is None:
@@ -149,7 +150,7 @@ class Desk:
         try:
             self.parts.spool.finish(entry)
         except OSError as error:
-            event("spool", "Spool entry could not be removed.", ERROR, entry=entry.name, reason=type(error).__name__)
+            event("spool", "Spool entry could not be removed.", ERROR, entry=entry.name, reason=error)
             entry.release()  # to the drain
 
     def _tell_counted(self, answer: Callable[[Outcome], None], outcome: Outcome | None) -> None:

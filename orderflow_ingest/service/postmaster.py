@@ -64,7 +64,7 @@ def pass_on(listener: str, sender: str, recipients: list[str], raw: bytes) -> st
         event("relay", "Postmaster's mail was refused.", logging.WARNING, code=refused.smtp_code)
         return _as_line(refused)
     except OSError as error:  # smtplib's own are of this class
-        event("relay", "Postmaster's mail system did not answer.", logging.WARNING, reason=type(error).__name__)
+        event("relay", "Postmaster's mail system did not answer.", logging.WARNING, reason=error)
         return _AWAY
     return _PASSED_ON
 

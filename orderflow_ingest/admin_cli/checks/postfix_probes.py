@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...access import ENVIRONMENT, as_user
+from ...durable import os_reason
 from ...outcomes import Outcome
 from .findings import Said
 from .postconf import Postconf, Service
@@ -77,7 +78,7 @@ def reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator
             f"{path} cannot be opened by {account.pw_name}: see SocketGroup=, SocketMode= in orderflow-service.socket",
         )
     except OSError as error:
-        yield "TROUBLE", f"{path} does not greet {account.pw_name}: {type(error).__name__}"
+        yield "TROUBLE", f"{path} does not greet {account.pw_name}: {os_reason(error)}"
     else:
         if not said or not said.startswith(greeting):
             yield "TROUBLE", f"{path}: the service sends {account.pw_name} away: look at ORDERFLOW_MAIL_USER, user="
