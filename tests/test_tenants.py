@@ -43,7 +43,7 @@ from orderflow_ingest.settings import load
 from orderflow_ingest.status import HandOver, Held, Status
 from tests.lab import smtp
 from tests.lab.deployment import DOMAIN, Deployment
-from tests.lab.process import scratch, wait_until
+from tests.lab.process import free_port, scratch, wait_until
 from tests.mails import mail, order
 from tests.test_records import LEASE, NOW, claimed, inserted, new, of_version, part
 
@@ -520,6 +520,31 @@ def test_a_delivery_knows_how_long_the_worker_is_behind_and_no_more(records):
     for question in (records.messages.oldest_unfinished, partial(records.messages.due, NOW, 10)):
         with pytest.raises(RecordsUnavailable, match="42501"):
             question()
+
+
+@pytest.fixture
+def canary(tenants, deployment):
+    """Let a canary fly as root, with the role that delivers in the settings, to a port where nobody listens."""
+    user, deployment.user = deployment.user, "root"
+    deployment.write_settings({"DATABASE_URL": tenants.url("deliver")})
+    options = ("--org", "acme", "--server", f"127.0.0.1:{free_port()}", "--timeout", "5")
+    yield lambda *more: deployment.run("orderflow-admin", "canary", *options, *more, check=False).stderr
+    deployment.user = user
+    (deployment.directory / "worker.env").unlink(missing_ok=True)
+    deployment.write_settings({"DATABASE_URL": tenants.owner_url})
+
+
+def test_a_canary_of_a_role_that_may_not_read_documents_says_so_before_it_sends_a_mail(canary):
+    said = canary()
+    assert said.startswith("Error: organisation: ") and "42501" in said and "worker.env" in said
+
+
+def test_a_canary_of_root_takes_the_workers_role_from_its_file_as_the_unit_does(tenants, deployment, canary):
+    file = deployment.directory / "worker.env"
+    file.touch(0o600)
+    file.write_text(f"DATABASE_URL={tenants.url('worker')}\nQUEUE_URL={tenants.url('worker')}\n")
+    assert canary().startswith("Error: smtp: ")
+    assert "42501" in canary("--settings", str(deployment.settings_file)), "a file that is named is taken alone"
 
 
 @as_role("metrics", "operator", "owner")

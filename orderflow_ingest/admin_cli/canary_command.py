@@ -1,10 +1,17 @@
-"""orderflow-admin canary: the command around a flight; 0 if it came through, 1 with the step that did not come."""
+"""orderflow-admin canary: the command around a flight; 0 if it came through, 1 with the step that did not come.
 
+The flight looks at documents, which the role that delivers may not read. So it has the worker's settings, as its unit
+has: worker.env beside the settings file is read over that file where --settings names no other, and where this user may
+read it, as root may. A role that may not look is found out before a mail is sent.
+"""
+
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import click
 
@@ -12,10 +19,15 @@ from ..access import as_owner
 from ..assembly import Parts, open_parts
 from ..durable import os_reason
 from ..records import Organization, RecordsUnavailable
+from ..settings import Settings, read_file
 from ..terminal import explain, json_option, loaded, print_rows, printable, settings_option
 from .canary import Canary, Missed, Step
 from .probe_mail import new_probe
 from .textfile import write_textfile
+
+_NO_MESSAGE = UUID(int=0)
+_NO_RIGHT = "42501"  # insufficient_privilege, as PostgreSQL says it
+_OTHER_ROLE = "run this as root, who may read the worker's worker.env, or name an operator's settings by --settings"
 
 
 @click.command()
@@ -68,7 +80,7 @@ def _flight(
     slug: str, server: str, sender: str | None, timeout: float, postfix_config: str | None, settings_file: str | None
 ) -> Iterator[Step]:
     """Prepare the flight and fly. Raises Missed, also where the organisation is not there."""
-    settings = loaded(settings_file)
+    settings = _worker_settings() if settings_file is None else loaded(settings_file)
     domain = settings.domains[0]
     try:
         probe = new_probe(server, sender or f"postmaster@{domain}", f"{settings.local_part}+{slug}@{domain}")
@@ -79,11 +91,25 @@ def _flight(
         yield from Canary(parts, _organization(parts, slug), probe, timeout, _show).fly(postfix_config)
 
 
+def _worker_settings() -> Settings:
+    """Load the settings that the worker's unit has. Raise BadSettings."""
+    settings = loaded(None)
+    worker = settings.file and settings.file.parent / "worker.env"
+    if worker and os.access(worker, os.R_OK):
+        for name, value in read_file(str(worker)).items():
+            os.environ.setdefault(name, value)
+        settings = loaded(None)
+    return settings
+
+
 def _organization(parts: Parts, slug: str) -> Organization:
     try:
         org = parts.records.organizations.find(slug)
+        if org is not None:
+            parts.records.documents.of_message(org.id, _NO_MESSAGE)
     except RecordsUnavailable as error:
-        raise Missed("organisation", f"{explain(error)}; see orderflow-admin check") from error
+        todo = _OTHER_ROLE if _NO_RIGHT in str(error) else "see orderflow-admin check"
+        raise Missed("organisation", f"{explain(error)}; {todo}") from error
     if org is None:
         raise Missed("organisation", f"there is none named {slug}: run orderflow-admin org add {slug}")
     if not org.is_active:
