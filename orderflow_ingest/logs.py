@@ -8,13 +8,18 @@ A record is a plain past-tense sentence and the fields `action`, `org`, `org_id`
 `source_message_id` (the mail's Message-ID as it is recorded, at most 500 characters; JSON escapes what is not ASCII),
 `queue_id`, `extension` where they are known; never a message's content, a secret, or an exception's text that
 could hold either. An OSError, as any field's value, is logged as its errno by name (`durable.os_reason`).
-A log that cannot be written loses its records and never a message.
+A log that cannot be written loses its records and never a message. So does a journal or syslog that hangs: its socket
+is waited for a fifth of a second, and then not tried again for five seconds. The journal gets how many were lost.
 """
 
 import logging
 import logging.handlers
 import os
+import select
+import socket
+import stat
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from traceback import extract_tb
@@ -26,6 +31,8 @@ from .durable import os_reason
 
 ERROR, WARNING = logging.ERROR, logging.WARNING
 SYSLOG = "/dev/log"
+_PATIENCE = 0.2  # seconds
+_PAUSE = 5.0  # seconds
 _logger = logging.getLogger("orderflow_ingest")
 
 
@@ -94,8 +101,75 @@ def _handler(log: str, on_standard_error: bool) -> logging.Handler:
         if log.startswith("/"):
             os.makedirs(os.path.dirname(log), mode=0o750, exist_ok=True)
             return logging.handlers.WatchedFileHandler(log)
-    return logging.StreamHandler(sys.stderr) if on_standard_error else logging.NullHandler()
+    if not on_standard_error:
+        return logging.NullHandler()
+    with suppress(OSError, ValueError):  # replaced by an object without a descriptor, or closed
+        if stat.S_ISSOCK(os.fstat(sys.stderr.fileno()).st_mode):
+            return _Journal(sys.stderr.fileno())
+    return logging.StreamHandler(sys.stderr)
+
+
+class _Journal(logging.Handler):
+    """Writes to standard error where that is a socket: systemd gives a unit one to the journal.
+
+    Every thread logs, the event loop's too. With a blocking write a journal that hangs would hold up all of them.
+    """
+
+    def __init__(self, fd: int):
+        super().__init__()
+        self._socket = socket.socket(fileno=os.dup(fd))
+        self._cut, self._lost, self._not_before = b"", 0, 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            lines = self.format(record) + "\n"
+            if self._lost:
+                lines = self.format(_lost_records(self._lost)) + "\n" + lines
+            is_sent = time.monotonic() >= self._not_before and self._send(self._cut + lines.encode())
+            self._lost = 0 if is_sent else self._lost + 1
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        self._socket.close()
+        super().close()
+
+    def _send(self, data: bytes) -> bool:
+        """Send all of it, within the time; return whether that was so. What was cut off gets its line's end later."""
+        rest, until = memoryview(data), time.monotonic() + _PATIENCE
+        ready = select.poll()
+        ready.register(self._socket, select.POLLOUT)
+        while rest:
+            try:
+                rest = rest[self._socket.send(rest, socket.MSG_DONTWAIT) :]
+            except BlockingIOError:
+                left = until - time.monotonic()
+                if left <= 0 or not ready.poll(left * 1000):
+                    self._not_before = time.monotonic() + _PAUSE
+                    self._cut = b"\n" if len(rest) < len(data) else self._cut
+                    return False
+        self._cut = b""
+        return True
+
+
+def _lost_records(count: int) -> logging.LogRecord:
+    said = {"msg": "Records were lost: the journal did not take them.", "levelname": "WARNING", "levelno": WARNING}
+    return logging.makeLogRecord({**said, "action": "log", "count": count})
 
 
 class _Syslog(logging.handlers.SysLogHandler):
     ident = "orderflow: "
+    _not_before = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if time.monotonic() >= self._not_before:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], TimeoutError):
+            self._not_before = time.monotonic() + _PAUSE
+        super().handleError(record)
+
+    def _connect_unixsocket(self, address: str) -> None:
+        super()._connect_unixsocket(address)  # type: ignore[misc]
+        self.socket.settimeout(_PATIENCE)  # type: ignore[attr-defined]

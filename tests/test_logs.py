@@ -1,5 +1,6 @@
 """One JSON record per step, never on the output that a bounced sender reads, and never a message lost for a log."""
 
+import contextlib
 import errno
 import json
 import logging
@@ -133,6 +134,52 @@ def test_a_syslog_that_goes_away_loses_records_and_takes_them_again(place, monke
         logs.event("a", "Kept.")
         assert b"Kept." in syslog.recv(65536)
     assert capfd.readouterr() == ("", "")
+
+
+FLOOD = "logs.configure('auto', 'service', Path('/nowhere')); [logs.event('a', 'Done.', n=n) for n in range(2000)]"
+
+
+def test_a_journal_that_hangs_holds_up_nobody():
+    """systemd's standard error is a stream socket; it takes some hundred records that nobody reads."""
+    head = "import sys\nfrom pathlib import Path\nfrom orderflow_ingest import logs\n"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        subprocess.run([sys.executable, "-c", head + FLOOD], cwd=ROOT, stderr=theirs, timeout=60, check=True)
+        theirs.shutdown(socket.SHUT_WR)
+        lines = ours.makefile().read().splitlines()
+    assert 10 < len(lines) < 2000 and all(json.loads(line)["n"] == n for n, line in enumerate(lines[:-1]))
+
+
+def test_a_journal_that_takes_records_again_gets_whole_ones_and_how_many_were_lost(monkeypatch):
+    monkeypatch.setattr(logs, "_PAUSE", 0)
+    monkeypatch.setattr(logs, "_PATIENCE", 0)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        monkeypatch.setattr(sys, "stderr", theirs)
+        logs.configure("stderr", "service", None)
+        for n in range(300):
+            logs.event("a", "Done.", n=n, filler="x" * 3000)
+        ours.setblocking(False)
+        taken = b""
+        with contextlib.suppress(BlockingIOError):
+            while block := ours.recv(1 << 16):
+                taken += block
+        logs.event("b", "Done again.")
+        *_, lost, last = (taken + ours.recv(1 << 16)).splitlines()
+        whole = [line for line in taken.splitlines() if line.endswith(b"}")]
+    assert json.loads(last)["message"] == "Done again." and json.loads(lost)["count"] == 300 - len(whole)
+
+
+def test_a_syslog_that_hangs_holds_up_nobody(place, monkeypatch):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(place / "log"))
+        ended = run(
+            "logs.SYSLOG = sys.argv[1]; logs.configure('syslog', 'deliver', None, on_standard_error=False)\n"
+            "[logs.event('a', 'Done.') for _ in range(int(sys.argv[2]) + 500)]",
+            place / "log",
+            Path("/proc/sys/net/unix/max_dgram_qlen").read_text(),
+        )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_a_rotated_file_is_opened_anew(place):
