@@ -1,7 +1,11 @@
-"""Connections to PostgreSQL that are answered in time, or closed.
+"""Connections to PostgreSQL that are answered in time, or closed, and that go to the server that takes writes.
 
 The server's own statement timeout ends a slow statement, and the kernel gives up a server that acknowledges nothing.
 Neither helps where the server's process hangs and its kernel acknowledges all the same: who asked would wait for ever.
+
+A server that has become a standby, or read-only, keeps the connections it has, and refuses each write in them: such a
+connection is closed by the first refusal, as one to a server that has ended, so that a pool replaces it. Of several
+hosts the one that took the last connection is tried first: one that is dead and silent costs each connection its time.
 """
 
 import time
@@ -9,6 +13,11 @@ from collections.abc import Generator
 from typing import Any
 
 import psycopg
+from psycopg.errors import ReadOnlySqlTransaction
+
+from . import postgresql_url
+
+_latest: dict[str, tuple[str, str]] = {}  # of each URL the host and port that took the last connection
 
 
 class AnsweredConnection(psycopg.Connection[Any]):
@@ -18,7 +27,11 @@ class AnsweredConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
         """Wait for a command as psycopg does. Raises psycopg.OperationalError."""
-        return super().wait(self._in_time(gen) if self.answer_within else gen, *arguments, **options)
+        try:
+            return super().wait(self._in_time(gen) if self.answer_within else gen, *arguments, **options)
+        except ReadOnlySqlTransaction:
+            self.pgconn.finish()
+            raise
 
     def _in_time(self, gen: Any) -> Generator[Any, Any, Any]:
         until = time.monotonic() + (self.answer_within or 0)
@@ -32,3 +45,21 @@ class AnsweredConnection(psycopg.Connection[Any]):
                 wanted = gen.send(ready)
         except StopIteration as ended:
             return ended.value
+
+
+def connect(url: str, parameters: dict[str, Any], answer_within: float) -> AnsweredConnection:
+    """Connect to the first server of a URL that takes us. Raises psycopg.Error."""
+    fitted = postgresql_url.with_url(parameters, url)
+    try:
+        servers = postgresql_url.read(url).servers
+    except postgresql_url.BadUrl:  # libpq says what is wrong with it
+        servers = ()
+    if len(servers) > 1:
+        latest = _latest.get(url)
+        hosts, ports = zip(*sorted(servers, key=lambda server: server != latest), strict=True)
+        fitted |= {"host": ",".join(hosts), "port": ",".join(ports)}
+    connection = AnsweredConnection.connect(postgresql_url.libpq(url), **fitted)
+    connection.answer_within = answer_within
+    took = connection.info.host, connection.info.port
+    _latest[url] = next((server for server in servers if (server[0], int(server[1] or 5432)) == took), ("", ""))
+    return connection

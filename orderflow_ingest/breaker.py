@@ -1,7 +1,8 @@
 """A circuit breaker: a backend that is known to be away is not waited for again by every delivery.
 
     closed    calls go through. One that fails after more than SLOW seconds opens it; what fails at once, a refusal
-              of these credentials say, costs nothing and changes nothing, nor does what the backend itself answers
+              of these credentials say, costs nothing and changes nothing, nor does what the backend itself answers, or
+              a call that began before one of this process that went well: it hung at a server whose place is taken
     open      calls fail at once, for PROBE seconds
     probing   then one call goes through, and the others fail at once until it has ended: if it failed as slowly, it
               is open for another PROBE seconds, else closed. A probe that takes over PATIENCE seconds tells nothing,
@@ -26,7 +27,7 @@ from . import metrics
 from .outcomes import DeadlineReached
 
 SLOW = 1.0  # seconds
-PROBE = 5.0  # seconds
+PROBE = 2.0  # seconds; a failover is over for at most this long before mail goes on
 PATIENCE = 40.0  # seconds, more than a call takes, see `limits`
 Guard = Callable[[], AbstractContextManager[None]]
 
@@ -37,6 +38,7 @@ class Breaker:
     def __init__(self, path: Path, name: str, error: type[Exception]):
         self._path, self._name, self._error = path, name, error
         self._void: int | None = None  # the file that could not be removed
+        self._went_well = 0.0  # when the latest call began of those that went well
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -45,13 +47,14 @@ class Breaker:
         probe, is_away, began = self._enter(), False, time.monotonic()
         try:
             yield
+            self._went_well = max(self._went_well, began)
         except (self._error, DeadlineReached) as error:
             is_away = not getattr(error, "is_answer", False)
             raise
         finally:
             if is_away:
                 metrics.count(metrics.BACKEND_ERRORS, self._name)
-            if is_away and time.monotonic() - began > SLOW:
+            if is_away and time.monotonic() - began > SLOW and began >= self._went_well:
                 self._open()
             elif probe is not None:
                 self._close(probe)

@@ -36,8 +36,8 @@ from huey.storage import PostgresStorage, PriorityRedisStorage, SqliteStorage
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from . import database_answers, limits, metrics, postgresql_url
-from .answered import AnsweredConnection
+from . import database_answers, limits, metrics
+from .answered import connect
 from .grouping import Grouped
 from .logs import WARNING, event
 from .sampled import Sampled
@@ -211,8 +211,7 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
         return bytes(row[0]) if row else None
 
     def _connect(self) -> Any:
-        connection = AnsweredConnection.connect(self.dsn, **self.connection_params)
-        connection.answer_within = _ANSWER
+        connection = connect(self.dsn, self.connection_params, _ANSWER)
         connection.autocommit = True
         return connection
 
@@ -339,9 +338,8 @@ def _open(url: str, create: bool) -> Huey:
         sqlite = {"filename": file, "uri": True, "timeout": limits.QUEUE}
         return _Bell(NAME, storage_class=_Sqlite, create_tables=False, **sqlite, **common)
     if url.startswith("postgresql"):
-        postgresql = postgresql_url.with_url(limits.postgresql(limits.CONNECT, limits.QUEUE), url)
-        postgresql["dsn"] = postgresql_url.libpq(url)
-        postgresql["options"] += " -c synchronous_commit=off"
+        postgresql = limits.postgresql(limits.CONNECT, limits.QUEUE)
+        postgresql |= {"dsn": url, "options": f"{postgresql['options']} -c synchronous_commit=off"}
         return _Bell(NAME, storage_class=_Postgres, create_tables=False, **postgresql, **common)
     if redis is None:
         raise QueueUnavailable("queue: QUEUE_URL names Redis; install orderflow-ingest[redis]")

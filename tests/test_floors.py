@@ -43,6 +43,7 @@ MAY_SHARE_A_FLOOR = {
     ("metrics", "durable"),
     ("database_answers", "trust"),
     ("database_answers", "postgresql_url"),
+    ("answered", "postgresql_url"),
     ("breaker", "metrics"),
     ("queue", "logs"),
     ("message", "mime"),

@@ -8,7 +8,8 @@ Whoever reads or writes says whose rows he means: one organisation's, several's,
 belongs to none. On PostgreSQL a transaction says so to the server, which shows no other rows to a role that
 is bound by row-level security (see migration 0004); the setting ends with its transaction, so that no connection
 of the pool keeps it. Transaction and setting begin in one round trip, which also tells whether the connection still
-lives: one that the server has ended is replaced by a new one before anything is done in it, and never later.
+lives: one that the server has ended is replaced by a new one before anything is done in it, and never later. A server
+that became read-only is left by the first write that it refuses.
 
 Guarantees: whatever keeps the database from answering is RecordsUnavailable, by named class; its text
 holds neither a statement nor a parameter, since parameters are message content. Everything else
@@ -29,13 +30,15 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from .. import database_answers, limits, postgresql_url
-from ..answered import AnsweredConnection
+from ..answered import connect
 from ..breaker import Guard
 
 _READS = "orderflow_reads"
 _ALIVE = "SELECT 1"
 _AS_IT_IS = {"no_parameters": True}
-_LOCKED = "55P03"
+# Of a server that is there and answers: a lock that another session has, two sessions that wait for each other (told
+# after a second), a session of ours that was paused for longer than it may be.
+_ANSWERS = frozenset({"55P03", "40001", "40P01", "25P03"})
 _CLOCK_KEPT = 60.0  # seconds
 _WAL_PATIENCE = 5.0  # seconds
 
@@ -52,7 +55,7 @@ Orgs = int | Collection[int] | Whose
 
 
 class RecordsUnavailable(Exception):
-    """The database is away, slow, refusing, full, or not set up; `is_answer`: it is there, and has a row locked."""
+    """The database is away, slow, refusing, full, or not set up; `is_answer`: others are in our way."""
 
     is_answer = False
 
@@ -84,6 +87,7 @@ class Database:
             sa.event.listen(self.engine, "do_connect", partial(_connect_postgresql, url, times or limits.within()))
         self._reader = self.engine.execution_options(**{_READS: True})
         self._clock: tuple[float, datetime] | None = None
+        self._alive_within = (times or limits.within()).connect
 
     @contextmanager
     def read(self, orgs: Orgs) -> Iterator[sa.Connection]:
@@ -136,7 +140,7 @@ class Database:
                 yield connection
             return
         with engine.connect() as connection:
-            _send_first(connection, first)
+            _send_first(connection, first, self._alive_within)
             yield connection
             connection.commit()
 
@@ -201,10 +205,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _connect_postgresql(url: str, times: limits.Times, *_: Any) -> Any:
-    parameters = postgresql_url.with_url(limits.postgresql(times.connect, times.statement), url)
-    connection = AnsweredConnection.connect(postgresql_url.libpq(url), **parameters)
-    connection.answer_within = times.statement + times.connect  # the server's own limit comes first, where it lives
-    return connection
+    # The server's own limit for a statement comes first, where it lives.
+    return connect(url, limits.postgresql(times.connect, times.statement), times.statement + times.connect)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -222,19 +224,27 @@ def _begin(orgs: Orgs) -> str:
     return f"BEGIN; SET LOCAL orderflow.orgs = '{','.join(f'{id:d}' for id in sorted(ids))}'"
 
 
-def _send_first(connection: sa.Connection, first: str) -> None:
+def _send_first(connection: sa.Connection, first: str, within: float) -> None:
     """Send the first statement of a use; by a new connection, if the one of the pool turns out to be dead.
 
-    Nothing has been done in it yet, so that nothing is done twice. SQLAlchemy then gives up all connections of the
-    pool that are as old, so that the second one is new: if that fails too the server is away.
+    It waits for no lock, so a server that does not answer it within the time of a connect hangs: another host may have
+    taken its place. Nothing has been done in it yet, so that nothing is done twice. SQLAlchemy then gives up all
+    connections of the pool that are as old, so that the second one is new: if that fails too the server is away.
     """
     try:
-        connection.exec_driver_sql(first, execution_options=_AS_IT_IS)
+        _send(connection, first, within)
     except exc.DBAPIError as error:
         if not error.connection_invalidated:
             raise
         connection.rollback()
-        connection.exec_driver_sql(first, execution_options=_AS_IT_IS)
+        _send(connection, first, within)
+
+
+def _send(connection: sa.Connection, statement: str, within: float) -> None:
+    driver: Any = connection.connection.driver_connection
+    usual, driver.answer_within = driver.answer_within, within
+    connection.exec_driver_sql(statement, execution_options=_AS_IT_IS)
+    driver.answer_within = usual
 
 
 def whose(org_id: int | None) -> Orgs:
@@ -247,10 +257,15 @@ def _translated(url: str, whatever: bool = False) -> Iterator[None]:
     try:
         yield
     except exc.DBAPIError as error:
-        if isinstance(error, exc.DataError | exc.IntegrityError | exc.NotSupportedError) and not whatever:
+        state = getattr(error.orig, "sqlstate", None)
+        # What the driver does not do is a fault of ours; what the server does not is one of the server's.
+        is_ours = isinstance(error, exc.DataError | exc.IntegrityError) or (
+            isinstance(error, exc.NotSupportedError) and not state
+        )
+        if is_ours and not whatever:
             raise
         unavailable = RecordsUnavailable(f"database {database_answers.explained(error.orig, 'DATABASE_URL', url)}")
-        unavailable.is_answer = getattr(error.orig, "sqlstate", None) == _LOCKED
+        unavailable.is_answer = state in _ANSWERS
         raise unavailable from error
     except exc.TimeoutError as error:
         why = "no connection of the pool became free"

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from tests.lab.certificates import Authority
-from tests.lab.family import family
+from tests.lab.family import family, send_signal
 from tests.lab.process import LabError, Process, Server, free_port, run
 
 
@@ -25,7 +25,7 @@ def _newest_programs() -> Path:
 
 
 _HBA = """\
-host all postgres 127.0.0.1/32 trust
+host all,replication postgres 127.0.0.1/32 trust
 {} all all 127.0.0.1/32 scram-sha-256
 """
 
@@ -119,6 +119,14 @@ class Postgres(Server):
         """Give the libpq connection string of a database."""
         return f"host=127.0.0.1 port={self.port} user=postgres dbname={name}"
 
+    def standby(self, directory: Path) -> "Standby":
+        """Return a standby of this running server, not started yet."""
+        return Standby(directory, self)
+
+    def pause(self) -> None:
+        """Stop all its processes as they are: it acknowledges, and answers nothing. kill() ends it."""
+        send_signal(family(self._process.pid), signal.SIGSTOP)
+
     def _create(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         shutil.chown(self.directory, "postgres")
@@ -138,3 +146,23 @@ class Postgres(Server):
         except psycopg.OperationalError:
             return False
         return True
+
+
+class Standby(Postgres):
+    """A streaming standby; the primary must run when it starts for the first time."""
+
+    def __init__(self, directory: Path, primary: Postgres) -> None:
+        super().__init__(directory, fsync=False)
+        self._primary = primary
+
+    def promote(self) -> None:
+        """Make it the primary, and return when it takes writes."""
+        with psycopg.connect(self.conninfo("postgres"), autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
+
+    def _create(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        shutil.chown(self.directory, "postgres")
+        source = self._primary.conninfo("postgres")
+        options = ["-D", self._data, "-R", "--no-sync", "--checkpoint=fast"]
+        run([self._programs / "pg_basebackup", "-d", source, *options], user="postgres")
