@@ -14,6 +14,7 @@
 --     CREATE ROLE orderflow_admin LOGIN IN ROLE orderflow_operator;         -- DATABASE_URL of an operator
 --     \password orderflow_service
 --
+-- Then run the script once more: it gives each role that logs in its time limits, which a pooler does not pass on.
 -- The owner of the tables, who runs `init`, is bound by no row-level security; let no program deliver as the owner.
 
 BEGIN;
@@ -127,5 +128,24 @@ BEGIN
         GRANT USAGE ON SEQUENCE @SCHEMA@.huey_task_id_seq, @SCHEMA@.huey_schedule_id_seq
             TO orderflow_worker, orderflow_operator;
     END IF;
+END $$;
+
+-- For how long a session may keep others waiting, and its time zone, of each role that logs in as a member. Programs ask
+-- for the same at each connection, but a pooler such as pgbouncer drops that. Settings of a group are not inherited.
+DO $$
+DECLARE
+    name text;
+    bound text;
+BEGIN
+    FOR name IN
+        SELECT rolname FROM pg_roles r WHERE rolcanlogin AND NOT rolsuper AND EXISTS (
+            SELECT FROM unnest(ARRAY['orderflow_map', 'orderflow_deliver', 'orderflow_worker', 'orderflow_metrics',
+                'orderflow_operator']) AS of_ours WHERE pg_has_role(r.oid, of_ours, 'MEMBER')
+        )
+    LOOP
+        FOREACH bound IN ARRAY ARRAY[@BOUNDS@] LOOP
+            EXECUTE format('ALTER ROLE %I IN DATABASE %I ', name, current_database()) || bound;
+        END LOOP;
+    END LOOP;
 END $$;
 COMMIT;

@@ -15,7 +15,11 @@ from urllib.parse import unquote, urlsplit
 from . import postgresql_url, trust
 
 _INIT = "run orderflow-admin init"
-_POOLER = "it is a pooler such as pgbouncer: name the server itself"
+_POOLER_STARTS = (
+    "it is a pooler that refuses what programs ask for at the start: in pgbouncer.ini, "
+    "ignore_startup_parameters = extra_float_digits,options"
+)
+_POOLER = "it is a pooler such as pgbouncer, without this user or database: see its auth_file and [databases]"
 _CODES = {
     "42501": "the role of {url} has no right to do this; see orderflow-admin roles",
     "55P03": "another session has the row or the table locked; it is tried again, or run this again",
@@ -62,7 +66,7 @@ _TEXTS = (
     (r"peer authentication failed", "only the user of the same name may use this socket: name host and password"),
     (r"no pg_hba.conf entry.*(no encryption|ssl off)", "the server wants TLS: say ?sslmode=verify-full behind {url}"),
     (r"no pg_hba.conf entry", "pg_hba.conf of the server has no line for this host, role and database"),
-    (r"unsupported startup parameter", _POOLER),
+    (r"unsupported startup parameter", _POOLER_STARTS),
     (r"no such (user|database)\b.*|pgbouncer", _POOLER),
     (r"too many (clients|connections)|remaining connection slots", _CODES["53300"]),
     (r"starting up|shutting down|in recovery mode|not (yet )?accepting connections", _CODES["57P03"]),

@@ -42,6 +42,20 @@ def within(deadline: float = DEADLINE) -> Times:
     return Times(CONNECT * share, STATEMENT * share, READ * share)
 
 
+def bounds(statement: float) -> dict[str, int | str]:
+    """Return what holds in each session, times in milliseconds.
+
+    Programs ask for it when they connect. A pooler such as pgbouncer drops that, so the roles have it too.
+    """
+    milliseconds = int(1000 * statement)
+    return {
+        "statement_timeout": milliseconds,
+        "lock_timeout": milliseconds // 3,
+        "idle_in_transaction_session_timeout": 1000 * IDLE,
+        "timezone": "UTC",
+    }
+
+
 def postgresql(connect: float, statement: float) -> dict[str, Any]:
     """Give libpq's connection parameters; it waits for a connection for whole seconds, and at least for two.
 
@@ -49,13 +63,10 @@ def postgresql(connect: float, statement: float) -> dict[str, Any]:
     """
     milliseconds = int(1000 * statement)
     session = {
-        "statement_timeout": milliseconds,
-        "lock_timeout": milliseconds // 3,
-        "idle_in_transaction_session_timeout": 1000 * IDLE,
+        **bounds(statement),
         "tcp_keepalives_idle": 10,
         "tcp_keepalives_interval": 5,
         "tcp_keepalives_count": 3,
-        "timezone": "UTC",
     }
     return {
         "connect_timeout": max(2, round(connect)),

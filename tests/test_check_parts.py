@@ -10,6 +10,8 @@ import os
 import pwd
 import subprocess
 import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from uuid import uuid4
@@ -18,7 +20,8 @@ import boto3
 import psycopg
 import pytest
 
-from orderflow_ingest import access, heartbeat, limits
+from orderflow_ingest import access, extraction, heartbeat, limits
+from orderflow_ingest.admin_cli import roles
 from orderflow_ingest.admin_cli.checks import check_all
 from orderflow_ingest.admin_cli.checks import spool as spool_check
 from orderflow_ingest.admin_cli.checks.database import check_database, check_schema
@@ -27,10 +30,15 @@ from orderflow_ingest.admin_cli.checks.s3 import check_archive
 from orderflow_ingest.admin_cli.checks.worker import check_worker
 from orderflow_ingest.archive import s3_answers
 from orderflow_ingest.assembly import open_parts
+from orderflow_ingest.delivery import receive
+from orderflow_ingest.envelope import Envelope
+from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.queue import QueueUnavailable
 from orderflow_ingest.records import Records, RecordsUnavailable, schema
 from orderflow_ingest.settings import load
+from orderflow_ingest.status import Status
 from tests.lab.process import Process, free_port, scratch
+from tests.mails import order
 from tests.test_archive import Answers
 
 SECRET = "not-for-any-log"
@@ -396,15 +404,15 @@ def test_init_by_a_role_that_may_not_is_told_what_to_do(postgres, parts):
         opened.queue.create_tables()
 
 
-@pytest.fixture
-def pooler(postgres, owned, place):
-    """A pgbouncer in front of PostgreSQL that pools by transaction; its URL."""
+@contextmanager
+def pooled(postgres, place, logins, ignored="options,extra_float_digits"):
+    """Run a pgbouncer in front of PostgreSQL that pools by transaction, for these users and passwords; its port."""
     port = free_port()
-    (place / "users.txt").write_text(f'"{owned.owner}" "{postgres.password(owned.owner)}"\n')
+    (place / "users.txt").write_text("".join(f'"{user}" "{password}"\n' for user, password in logins.items()))
     (place / "pgbouncer.ini").write_text(
         f"[databases]\n* = host=127.0.0.1 port={postgres.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
         f"listen_port = {port}\nauth_type = plain\nauth_file = {place}/users.txt\npool_mode = transaction\n"
-        f"unix_socket_dir =\nignore_startup_parameters = options,extra_float_digits\n"
+        f"unix_socket_dir =\nignore_startup_parameters = {ignored}\n"
     )
     log = place / "pgbouncer.log"
     server = Process(
@@ -412,7 +420,65 @@ def pooler(postgres, owned, place):
         ready=lambda: log.exists() and "process up" in log.read_text(),
     )  # fmt: skip
     with server:
+        yield port
+
+
+@pytest.fixture
+def pooler(postgres, owned, place):
+    """The URL of the database by a pooler."""
+    with pooled(postgres, place, {owned.owner: postgres.password(owned.owner)}) as port:
         yield owned.url.replace(f":{postgres.port}/", f":{port}/")
+
+
+def test_a_pooler_that_refuses_our_parameters_is_told_what_to_set(parts, postgres, owned, place):
+    with pooled(postgres, place, {owned.owner: postgres.password(owned.owner)}, "extra_float_digits") as port:
+        ((level, text),) = asked(parts, owned.url.replace(f":{postgres.port}/", f":{port}/"))
+    assert level == "TROUBLE" and text.endswith("ignore_startup_parameters = extra_float_digits,options")
+
+
+def test_behind_a_pooler_check_names_the_statements_that_set_the_bounds(parts, pooler, owned, postgres):
+    (text,) = (text for _, text in asked(parts, pooler) if "ALTER ROLE" in text)
+    login = f"ALTER ROLE {owned.owner} IN DATABASE {owned.name} SET"
+    for wanted in ("statement_timeout = '15000'", "lock_timeout = '5000'"):
+        assert f"{login} {wanted};" in text
+    for statement in text.partition(" (")[0].split("; "):
+        execute(postgres, statement)
+    set_by_role = "SELECT unnest(setconfig) FROM pg_db_role_setting WHERE setrole = %s::regrole"
+    with psycopg.connect(postgres.conninfo("postgres")) as connection:
+        found = {row[0] for row in connection.execute(set_by_role, (owned.owner,))}
+    assert {"statement_timeout=15000", "lock_timeout=5000", "idle_in_transaction_session_timeout=60000"} <= found
+    with pytest.raises(RecordsUnavailable, match="behind a pooler: name the server itself, for init alone"):
+        schema.upgrade(Records(pooler).database)
+
+
+def test_mail_is_delivered_and_extracted_through_a_pooler_by_the_roles_of_the_script(parts, owned, postgres, place):
+    """The script's bounds hold there: check has nothing to say of them."""
+    opened = parts(DATABASE_URL=owned.url)
+    opened.queue.create_tables()
+    opened.records.organizations.add("acme", "Acme")
+    opened.records.database.close()
+    opened.queue.huey.storage.close()
+    names = {group: f"{group}_{owned.name}" for group in ("deliver", "worker")}
+    script = roles.postgresql(opened.settings, "public")
+    postgres.run_script(owned.name, script)
+    for group, name in names.items():
+        postgres.create_role(name, f"orderflow_{group}")
+    postgres.run_script(owned.name, script)
+    with pooled(postgres, place, {name: postgres.password(name) for name in names.values()}) as port:
+        urls = {group: postgres.url(owned.name, name) for group, name in names.items()}
+        deliver, worker = (
+            parts(DATABASE_URL=url.replace(f":{postgres.port}/", f":{port}/"), QUEUE_URL=url) for url in urls.values()
+        )
+        assert [text for _, text in check_database(deliver) if "ALTER ROLE" in text or "lacks" in text] == []
+        envelope = Envelope("orders+acme@orderflow.example.com", datetime.now(UTC), "a@b.example")
+        for number in range(3):
+            delivery = receive(envelope, order(number), deliver)
+            assert delivery.outcome is Outcome.DELIVERED
+            extraction.extract(1, delivery.message_id, worker)
+            assert worker.records.messages.get(1, delivery.message_id).status is Status.PARSED
+        for used in (deliver, worker):
+            used.records.database.close()
+            used.queue.huey.storage.close()
 
 
 def test_a_transaction_pooler_before_the_queue_is_found_and_none_where_there_is_none(parts, pooler, owned):

@@ -14,6 +14,7 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
+from .. import limits
 from ..records import schema
 from ..settings import BadSettings, Settings
 
@@ -28,7 +29,9 @@ def postgresql(settings: Settings, name: str) -> str:
         raise BadSettings("--schema: a name without ' % or \\")
     text = (schema.migrations_dir() / "roles.postgresql.sql").read_text()
     quoted = name.replace('"', '""')
-    return text.replace("@SCHEMA@", f'"{quoted}"')
+    held = limits.bounds(limits.within(settings.deadline).statement)
+    sets = ", ".join(f"'SET {name} = ''{value}'''" for name, value in held.items())
+    return text.replace("@BOUNDS@", sets).replace("@SCHEMA@", f'"{quoted}"')
 
 
 def s3(settings: Settings) -> str:

@@ -56,6 +56,13 @@ def _need_utf8(connection: sa.Connection, database: str) -> None:
         )
 
 
+def _need_server(connection: sa.Connection, database: str) -> None:
+    """Refuse a pooler: it would give our locks and settings, which a session has, to others."""
+    driver: Any = connection.connection.driver_connection
+    if connection.scalar(sa.text("SELECT pg_backend_pid()")) != driver.info.backend_pid:
+        raise RecordsUnavailable(f"database {database}: it is behind a pooler: name the server itself, for init alone")
+
+
 def unbound(database: Database) -> str:
     """Tell why row-level security does not bind the role of this database's URL; "" if it does.
 
@@ -112,6 +119,7 @@ def upgrade(database: Database) -> None:
 
 def _upgrade_postgresql(database: Database) -> None:
     with database.read(NO_TENANT) as outside:
+        _need_server(outside, database.name)
         _take_time(outside)
         _need_utf8(outside, database.name)
         # Asked for again and again: who waits inside a statement holds a snapshot, which a concurrent build waits for.

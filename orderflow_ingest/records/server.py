@@ -9,6 +9,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from .. import limits
 from .database import NO_TENANT, Database
 
 _SAYS = """
@@ -48,9 +49,15 @@ SELECT what FROM (VALUES
 """
 
 
+_IN_FORCE = "SELECT lower(name), setting FROM pg_settings WHERE lower(name) = ANY (string_to_array(:names, ','))"
+
+
 @dataclass(frozen=True)
 class Server:
-    """A server as our role sees it; `asked_at` is our own clock, in the middle of the asking."""
+    """A server as our role sees it; `asked_at` is our own clock, in the middle of the asking.
+
+    `bounds` are those of `limits.bounds` that are in force in our own session.
+    """
 
     role: str
     database: str
@@ -70,6 +77,7 @@ class Server:
     sees_tables: bool
     schemas: str
     missing_rights: tuple[str, ...]
+    bounds: dict[str, str]
 
 
 def ask(database: Database) -> Server:
@@ -79,4 +87,6 @@ def ask(database: Database) -> Server:
         says = connection.execute(sa.text(_SAYS)).mappings().one()
         asked_at = (before + time.time()) / 2
         missing = tuple(connection.scalars(sa.text(_RIGHTS)))
-    return Server(**says, asked_at=asked_at, missing_rights=missing)
+        in_force = connection.execute(sa.text(_IN_FORCE), {"names": ",".join(limits.bounds(limits.STATEMENT))})
+        bounds = {name: setting for name, setting in in_force}
+    return Server(**says, asked_at=asked_at, missing_rights=missing, bounds=bounds)

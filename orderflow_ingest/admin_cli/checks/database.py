@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ... import heartbeat
 from ...assembly import Parts
-from ...limits import CONNECTIONS
+from ...limits import CONNECTIONS, bounds, within
 from ...records import RecordsUnavailable, schema, server
 from .findings import Said, compare_clocks
 
@@ -24,7 +24,7 @@ def check_database(parts: Parts) -> Iterator[Said]:
     try:
         if not parts.records.database.is_sqlite:
             says = server.ask(parts.records.database)
-            findings = [*_holds(says), *_is_ours(says), *_connections(parts, says)]
+            findings = [*_holds(says), *_is_ours(says), *_bounds(parts, says), *_connections(parts, says)]
             findings += compare_clocks("the database server's", says.clock.timestamp(), says.asked_at)
         if says is None or (says.sees_tables and not says.missing_rights):
             parts.records.organizations.find("probe")
@@ -101,6 +101,27 @@ def _is_ours(says: server.Server) -> Iterator[Said]:
             f"the role {says.role} lacks {', '.join(says.missing_rights)}: run orderflow-admin roles postgresql, "
             f"and GRANT orderflow_deliver TO {says.role}",
         )
+
+
+def _bounds(parts: Parts, says: server.Server) -> Iterator[Said]:
+    """Look whether our sessions end in time what waits: a pooler drops what programs ask for at each connection."""
+    missing = [
+        f"ALTER ROLE {says.role} IN DATABASE {says.database} SET {name} = '{value}';"
+        for name, value in bounds(within(parts.settings.deadline).statement).items()
+        if not _is_held(value, says.bounds[name])
+    ]
+    if missing:
+        yield (
+            "WARNING",
+            f"{' '.join(missing)} (a pooler does not pass on what programs ask for; or run orderflow-admin roles "
+            "postgresql again, and RECONNECT in the pooler's console)",
+        )
+
+
+def _is_held(wanted: int | str, found: str) -> bool:
+    if isinstance(wanted, str):
+        return found in (wanted, f"Etc/{wanted}")
+    return 0 < int(found) <= wanted
 
 
 def _connections(parts: Parts, says: server.Server) -> Iterator[Said]:
