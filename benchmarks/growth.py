@@ -195,7 +195,9 @@ def open_side(server: Postgres, name: str, now: datetime, organizations: int) ->
     for group in ("worker", "operator"):
         with suppress(psycopg.errors.DuplicateObject):  # made for another database of the cluster
             server.create_role(f"growth_{group}", f"orderflow_{group}")
-    worker, operator = (Records(server.url(name, f"growth_{group}")) for group in ("worker", "operator"))
+    worker, operator = (
+        Records(server.url(name, f"growth_{group}"), longest_delay=_LONGEST) for group in ("worker", "operator")
+    )
     assert not schema.unbound(worker.database)
     return Side(name, worker, operator, sa.create_engine(url_of(server, name)), now, organizations)
 
@@ -338,6 +340,7 @@ _FAILED = (Status.FAILED,)
 _WEEK = 7 * history.DAY
 _BY_ORGANIZATIONS = "a message of unknown organisation"
 _OTHERWISE_BOUND = (_BY_ORGANIZATIONS, "status: a day and a week", "status: each organisation")
+_LONGEST = timedelta(hours=1)  # that a row can be told to wait
 _BUSY = 40  # organisations that have 20 messages even where there are 10,000 in all
 MEASURES: dict[str, Callable[[Side], Calls]] = {
     "identity, unknown": _misses,

@@ -18,7 +18,7 @@ from psycopg.pq import TransactionStatus
 from benchmarks import partitions
 
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)"
-_CALLED = re.compile(r"\b(orderflow_(?:due_messages|due_documents|overdue_since))\(")
+_CALLED = re.compile(r"\b(orderflow_(?:due_\w+|\w+_to_sweep|\w+_in_hand|overdue_since))\(")
 
 
 def explain(engines: Collection[sa.Engine], owner: sa.Engine, call: Callable[[], Any]) -> list[str]:

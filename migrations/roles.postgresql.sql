@@ -79,6 +79,10 @@ GRANT SELECT, INSERT, DELETE ON @SCHEMA@.skipped_part TO orderflow_worker;
 GRANT SELECT, INSERT ON @SCHEMA@.message_event TO orderflow_worker;
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_messages(timestamptz, integer) TO orderflow_worker;
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_documents(timestamptz, integer) TO orderflow_worker;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_messages_to_sweep(timestamptz, timestamptz, integer),
+    @SCHEMA@.orderflow_documents_to_sweep(timestamptz, timestamptz, integer), @SCHEMA@.orderflow_messages_in_hand(text),
+    @SCHEMA@.orderflow_documents_in_hand(text) TO orderflow_worker;
+GRANT SELECT, UPDATE ON @SCHEMA@.sweep_claim TO orderflow_worker;
 
 -- Monitoring: numbers of rows, and a time. Not one row of a tenant.
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_census() TO orderflow_metrics;
@@ -95,6 +99,10 @@ GRANT SELECT, UPDATE ON SEQUENCE @SCHEMA@.organization_id_seq TO orderflow_opera
 GRANT SELECT ON @SCHEMA@.alembic_version, @SCHEMA@.recipient TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_messages(timestamptz, integer) TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_documents(timestamptz, integer) TO orderflow_operator;
+GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_messages_to_sweep(timestamptz, timestamptz, integer),
+    @SCHEMA@.orderflow_documents_to_sweep(timestamptz, timestamptz, integer), @SCHEMA@.orderflow_messages_in_hand(text),
+    @SCHEMA@.orderflow_documents_in_hand(text) TO orderflow_operator;
+GRANT SELECT, UPDATE ON @SCHEMA@.sweep_claim TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_overdue_since() TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_census() TO orderflow_operator;
 

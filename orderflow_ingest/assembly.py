@@ -43,6 +43,7 @@ def open_parts(
     times = limits.within(settings.deadline)
     archive = Breaker(settings.away_dir / "archive", "archive", ArchiveUnavailable) if guarded else nullcontext
     records = Breaker(settings.away_dir / "database", "database", RecordsUnavailable) if guarded else nullcontext
+    longest = timedelta(seconds=settings.longest_delay)
     return Parts(
         settings=settings,
         spool=Spool(settings.spool_dir),
@@ -55,7 +56,7 @@ def open_parts(
             settings.s3_checksum,
             settings.s3_addressing,
         ),
-        records=Records(settings.database_url, create, times, records),
+        records=Records(settings.database_url, create, times, records, longest),
         queue=Queue(settings.queue_url, extract, hand_over, create, settings.task_time_limit),
     )
 

@@ -13,8 +13,10 @@ last one the row is FAILED, with error_json: what, where, when, how often.
 
 A worker process that is killed leaves its lease behind, and a file that says what it had in hand (see `in_hand`). The
 next process of the same host that starts, or the next sweep, notes the loss as a failure, with the part that was looked
-into. Where the host is gone too, the next attempt begins when the lease is over. Leases and retries go by the
-database's clock, whichever host's is wrong.
+into. A crash of the machine may take that file, so a worker that starts also asks for the rows whose marks name this
+host, and frees those whose processes are gone. Where the host stays away, the next attempt begins when the lease is
+over. Leases and retries go by the database's clock, whichever host's is wrong. A time that is later than the longest
+delay there is was written by a clock that was wrong: that row is due.
 
     part of a message that was in hand in an attempt   how it is read in the next ones
     lost, out of time or out of memory
@@ -34,6 +36,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from . import in_hand, metrics
@@ -71,9 +74,13 @@ _POISON = (TimeUp, MemoryError, WorkersLost)
 _POISONED = tuple(error.__name__ for error in _POISON)
 
 
-def worker_name() -> str:
-    """Name this worker on the rows that it has in hand."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def worker_name(directory: Path | None = None) -> str:
+    """Name this worker, and its file in the directory of `in_hand`, on the rows that it has in hand."""
+    return f"{_host()}{os.getpid()}{in_hand.mark(directory) if directory else ''}"
+
+
+def _host() -> str:
+    return f"{socket.gethostname()}:"
 
 
 def need_no_loss(attempts: int, error_json: Any) -> None:
@@ -96,27 +103,45 @@ def with_parts(why: dict[str, Any], failed_at: list[str], part: str | None) -> d
     return {**why, "parts": known} if known else why
 
 
-def note_losses(parts: Parts) -> None:
-    """Note the attempts of this host whose process is gone; their leases end now. Raises RecordsUnavailable.
+def note_losses(parts: Parts) -> int:
+    """Note the attempts of this host whose process is gone, and return how many; their leases end now.
 
-    Doing it twice changes nothing, since each note names the mark of its attempt.
+    Doing it twice changes nothing, since each note names the mark of its attempt. Raises RecordsUnavailable.
     """
-    for found in in_hand.lost(parts.settings.in_hand_dir):
-        is_message = found.kind == in_hand.MESSAGE
-        rows: Any = parts.records.messages if is_message else parts.records.documents
-        row = rows.get(found.org_id, found.id)
-        if row is None or row.worker != found.worker:
-            continue
-        failed_at, _ = learned(row.attempts, row.error_json)
-        why = with_parts(told(row.attempts, WorkersLost(), True), failed_at, found.part)
-        writes = (partial(rows.give_up, row), partial(rows.retry_later, row))
-        is_last = note_failure(row, WorkersLost(), False, why, parts, *writes)
-        org = parts.records.organizations.slug(found.org_id)
-        action, subject = ("extract", "Message") if is_message else ("hand_over", "Hand-over")
-        metrics.count(metrics.EXTRACTIONS if is_message else metrics.HANDOVERS, org, "failed" if is_last else "retry")
-        end = "failed for good." if is_last else "lost its worker process; another attempt follows."
-        names = {"message_id" if is_message else "document_id": found.id}
-        event(action, f"{subject} {end}", logging.ERROR if is_last else logging.WARNING, org=org, **names, **why)
+    return sum(_note_loss(found, parts) for found in in_hand.lost(parts.settings.in_hand_dir))
+
+
+def note_rows_lost(parts: Parts) -> int:
+    """Note the attempts that a crash of this machine has left on rows alone, and return how many.
+
+    A row that a living process has in hand, another host, or one that this directory does not know, is left alone.
+    Raises RecordsUnavailable.
+    """
+    noted = 0
+    for kind, rows in ((in_hand.MESSAGE, parts.records.messages), (in_hand.DOCUMENT, parts.records.documents)):
+        for org_id, id, worker in rows.in_hand(_host()):
+            if in_hand.is_gone(parts.settings.in_hand_dir, worker):
+                noted += _note_loss(in_hand.Lost(kind, org_id, id, worker, None), parts)
+    return noted
+
+
+def _note_loss(found: in_hand.Lost, parts: Parts) -> bool:
+    is_message = found.kind == in_hand.MESSAGE
+    rows: Any = parts.records.messages if is_message else parts.records.documents
+    row = rows.get(found.org_id, found.id)
+    if row is None or row.worker != found.worker:
+        return False
+    failed_at, _ = learned(row.attempts, row.error_json)
+    why = with_parts(told(row.attempts, WorkersLost(), True), failed_at, found.part)
+    writes = (partial(rows.give_up, row), partial(rows.retry_later, row))
+    is_last = note_failure(row, WorkersLost(), False, why, parts, *writes)
+    org = parts.records.organizations.slug(found.org_id)
+    action, subject = ("extract", "Message") if is_message else ("hand_over", "Hand-over")
+    metrics.count(metrics.EXTRACTIONS if is_message else metrics.HANDOVERS, org, "failed" if is_last else "retry")
+    end = "failed for good." if is_last else "lost its worker process; another attempt follows."
+    names = {"message_id" if is_message else "document_id": found.id}
+    event(action, f"{subject} {end}", logging.ERROR if is_last else logging.WARNING, org=org, **names, **why)
+    return True
 
 
 def note_failure(
@@ -163,16 +188,23 @@ def _note(write: Callable[[], object]) -> None:
 
 
 def sweep(parts: Parts) -> int:
-    """Note what was lost on this host, and enqueue what is due and may have no task: give the number of tasks.
+    """Note what was lost on this host, and enqueue what is due and has no task: return the number of tasks.
 
-    Where many tasks wait, these are enough; theirs come first.
+    What waits in the queue is looked through, so that nothing is enqueued twice, and what has lost its task is found
+    while thousands of others wait. Of messages and of documents it enqueues SWEEP_LIMIT at the most. Where half of what
+    defers mail waits, these are enough.
     """
     note_losses(parts)
-    if parts.queue.depth() >= SWEEP_LIMIT:
+    depth, most = parts.queue.depth(), parts.settings.max_queue
+    if depth >= SWEEP_LIMIT and 0 < most <= 2 * depth:
         return 0
-    now = parts.records.database.now()
-    messages = parts.records.messages.due(now, SWEEP_LIMIT)
-    documents = parts.records.documents.due(now, SWEEP_LIMIT)
+    now, known = parts.records.database.now(), parts.queue.known()
+    # As many more as have a task: so many at the most of those that are longest due do.
+    limit = len(known) + SWEEP_LIMIT
+    messages, documents = (
+        [row for row in due(now, limit) if row not in known][:SWEEP_LIMIT]
+        for due in (parts.records.messages.due, parts.records.documents.due)
+    )
     for org_id, message_id in messages:
         parts.queue.extract(org_id, message_id)
     for org_id, document_id in documents:

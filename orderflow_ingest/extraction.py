@@ -61,7 +61,7 @@ def extract(
     began, org = time.monotonic(), parts.records.organizations.slug(org_id)
     names: dict[str, Any] = {"org": org, "org_id": org_id, "message_id": message_id}
     lease, now = timedelta(seconds=parts.settings.lease), parts.records.database.now()
-    attempt = parts.records.messages.claim(org_id, message_id, worker_name(), now, lease)
+    attempt = parts.records.messages.claim(org_id, message_id, worker_name(parts.settings.in_hand_dir), now, lease)
     if attempt is None:
         event("extract", "Nothing to do for this message.", **names)
         return

@@ -1,11 +1,17 @@
 """What each worker process of this host has in hand, in a file below `in_hand/` in the state directory.
 
     PID.xxxxxxxx    one line: kind, organization, row, mark of the attempt, part that is looked into (- for none)
+    identity        what this directory is called in marks; random, made once, and synced
 
 A thread that works keeps one such file with an flock on it, which the kernel takes back from a process that is gone,
 however it ended. So lost() finds the attempts of this host that nobody works at any more, without a look at process
 ids, and the part that each had in hand. A line is written by one pwrite for each step and is never synced: it has to
 outlive the process, not the machine. A machine that crashes may leave an old line, an empty file or none.
+
+So the mark of an attempt on its row names this directory and the file too, and is_gone() tells from the mark alone
+whether the attempt's process is gone: the file is there and locked as long as it lives, and was so before the row was
+claimed. No process id, start time or clock is compared, so none that is used again or set can mislead; /proc may be
+hidden. A container of the same host name has a directory of its own, or shares this one and its locks.
 
 Guarantees: never raises what the disk says. A directory that cannot be written costs this knowledge alone: leases end.
 """
@@ -21,11 +27,15 @@ from io import FileIO
 from pathlib import Path
 from uuid import UUID
 
+from . import durable
+
 MESSAGE, DOCUMENT = "message", "document"
 _NOTHING = b"\n"
 _NONE = "-"
 _LARGEST = 4096
 _DAY = 86400.0
+_IDENTITY = "identity"
+_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class _Own(threading.local):
     """The file of this thread, and whose it is: a forked child needs another."""
 
     file: FileIO | None = None
+    mark: str = ""
     of: tuple[int, Path] | None = None
 
 
@@ -81,16 +92,49 @@ def attempt(directory: Path, kind: str, org_id: int, id: UUID, worker: str) -> I
         hand.put_down()
 
 
+def count(directory: Path) -> int:
+    """Count the living processes of this host that have something in hand."""
+    return sum(_has_something(path) for path in directory.glob("[0-9]*"))
+
+
+def _has_something(path: Path) -> bool:
+    with suppress(OSError), FileIO(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _read(file.read(_LARGEST)) is not None
+    return False
+
+
+def mark(directory: Path) -> str:
+    """Return what the mark of this thread's attempts says of its file; "" where it has none."""
+    return _own.mark if _file(directory) is not None else ""
+
+
+def is_gone(directory: Path, worker: str) -> bool:
+    """Tell whether the process is gone that put this mark on a row; False where this directory does not tell."""
+    identity, dot, name = worker.partition("@")[2].partition("/")[0].partition(".")
+    if not dot or not name.isalnum() or identity != _identity(directory):
+        return False
+    with suppress(OSError):
+        found = [*directory.glob(f"[0-9]*.{name}")]
+        for path in found:
+            with FileIO(path, "r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
 def lost(directory: Path) -> Iterator[Lost]:
     """Yield the attempts whose processes are gone; each is forgotten once the caller asks for the next one."""
-    for path in sorted(directory.glob("[!.]*")):
+    for path in sorted(directory.glob("[0-9]*")):
         with suppress(OSError), FileIO(path, "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found = _read(file.read(_LARGEST))
             if found is not None:
                 yield found
             path.unlink(missing_ok=True)
-    for path in directory.glob(".*"):  # of a process that was killed before it had locked its file
+    for path in directory.glob(".[0-9]*"):  # of a process that was killed before it had locked its file
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _DAY:
                 path.unlink(missing_ok=True)
@@ -101,7 +145,7 @@ def _file(directory: Path) -> FileIO | None:
     if _own.of != (os.getpid(), directory):
         if _own.file is not None:
             _own.file.close()  # of a fork's parent, this leaves the parent's lock
-        _own.file, _own.of = None, (os.getpid(), directory)
+        _own.file, _own.mark, _own.of = None, "", (os.getpid(), directory)
         name = f"{os.getpid()}.{os.urandom(4).hex()}"
         with suppress(OSError):
             directory.mkdir(mode=0o700, exist_ok=True)
@@ -109,7 +153,33 @@ def _file(directory: Path) -> FileIO | None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.rename(directory / f".{name}", directory / name)
             _own.file = file
+            if identity := _identity(directory) or _new_identity(directory):
+                _own.mark = f"@{identity}.{name.partition('.')[2]}"
     return _own.file
+
+
+def _identity(directory: Path) -> str:
+    """Return what this directory is called; "" if it has no name yet, or one that a crash has left of it."""
+    with suppress(OSError):
+        name = (directory / _IDENTITY).read_bytes().decode("ascii", "replace")
+        return name if len(name) == _LENGTH and name.isalnum() else ""
+    return ""
+
+
+def _new_identity(directory: Path) -> str:
+    """Name this directory, on the disk before any row says the name; who names it at the same time chooses one."""
+    own, path = directory / f".{os.getpid()}.{os.urandom(4).hex()}", directory / _IDENTITY
+    with suppress(OSError):
+        own.write_text(os.urandom(_LENGTH // 2).hex())
+        durable.sync_file(own)
+        try:
+            os.link(own, path)
+        except FileExistsError:
+            if not _identity(directory):
+                own.replace(path)
+        own.unlink(missing_ok=True)
+        durable.sync_directory(directory)
+    return _identity(directory)
 
 
 def _read(line: bytes) -> Lost | None:

@@ -24,6 +24,7 @@ IDLE = 60  # in a transaction between two statements; an operator's decision put
 S3_ATTEMPTS = 2
 S3_CONNECTIONS = 50  # that stay open; with fewer than there are threads each put would open its own
 CONNECTIONS = 15  # to the database, at the most, of one process; work is grouped, and few are in use
+LONGEST_BACKOFF = 64  # times the delay after a failure; see `attempts`
 QUEUE = 3  # a task is only a bell, and no delivery waits for it long
 
 

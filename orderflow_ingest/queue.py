@@ -21,7 +21,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID, uuid4
@@ -49,12 +49,15 @@ except ImportError:  # an extra: needed where QUEUE_URL names Redis
 
 Body = Callable[[int, UUID, bool], None]
 NAME = "orderflow"
+# Where Huey logs. A filter is not asked about the records of a logger below its own.
+HUEY_LOGGERS = ("huey", "huey.consumer", "huey.consumer.Worker", "huey.consumer.Scheduler", "huey.serializer")
 _SWEPT = "orderflow.swept"
 _COUNTED = 1.0  # seconds
 _BEHIND = -10  # Huey's priority of a task; the usual one is 0, and the highest goes first
 _WORK = (f"{__name__}.extract", f"{__name__}.hand_over")
 _LONGEST = 2000  # bytes of a row; ours have about 200
 _LARGEST_ID = 2**63 - 1
+_PAGE = 10_000
 _REFUSED_AT_A_TIME = 1000
 _HEARD = 1.0  # seconds
 _ANSWER = 2.0 * limits.QUEUE  # seconds; the server's own statement timeout comes first, where it lives
@@ -117,10 +120,17 @@ def _no_arguments() -> tuple[()]:
 
 
 class _Bell(Huey):  # type: ignore[misc]
-    """A Huey that takes from its storage nothing but tasks of ours that are to run now."""
+    """A Huey that takes from its storage nothing but tasks of ours that are to run now.
+
+    `first` returns a task that goes before all that waits there, or None; see `rounds`.
+    """
+
+    first: Callable[[], Task | None] | None = None
 
     def dequeue(self) -> Task | None:
         """Return the next task; rows that are none are dropped, so many at a time that a stop is heard in between."""
+        if self.first and (task := self.first()):
+            return task
         for _ in range(_REFUSED_AT_A_TIME):
             data = self.storage.dequeue()
             if data is None:
@@ -168,6 +178,13 @@ class _GroupedEnqueue:
                 cursor.execute(self.NOTIFY, (self.channel, ""))  # type: ignore[attr-defined]
         return [True] * len(tasks)
 
+    def rows(self) -> Iterator[bytes]:
+        """Yield what lies in the queue, a page at a time; what is too long for a task comes empty."""
+        last = 0
+        while page := self.sql(self.ROWS, (_LONGEST, self.name, last, _PAGE), results=True):  # type: ignore[attr-defined]
+            yield from (bytes(data) for _, data in page)
+            last = page[-1][0]
+
 
 class _Sqlite(_GroupedEnqueue, SqliteStorage):  # type: ignore[misc]
     INSERT = "insert into task (queue, data, priority) values (?, ?, ?)"
@@ -175,6 +192,11 @@ class _Sqlite(_GroupedEnqueue, SqliteStorage):  # type: ignore[misc]
     NEXT = (
         "select id, case when typeof(data) = 'blob' and length(data) <= ? then data else x'' end"
         " from task where queue = ? order by priority desc, id limit 1"
+    )
+
+    ROWS = (
+        "select id, case when typeof(data) = 'blob' and length(data) <= ? then data else x'' end"
+        " from task where queue = ? and id > ? order by id limit ?"
     )
 
     def dequeue(self) -> bytes | None:
@@ -201,6 +223,10 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
         "delete from huey_task where id = (select id from huey_task where queue = %s"
         " order by priority desc, id limit 1 for update skip locked)"
         " returning case when octet_length(data) <= %s then data else '' end"
+    )
+    ROWS = (
+        "select id, case when octet_length(data) <= %s then data else '' end"
+        " from huey_task where queue = %s and id > %s order by id limit %s"
     )
     _conn: Any
 
@@ -278,6 +304,18 @@ class Queue:
         if not isinstance(number, int) or number < 0:
             raise QueueUnavailable("queue: it does not tell how many tasks wait")
         return number
+
+    def known(self) -> set[tuple[int, UUID]]:
+        """Return the organization and the row of each task that waits. Raises QueueUnavailable."""
+        return set(self._twice(lambda: list(self._known())))
+
+    def _known(self) -> Iterator[tuple[int, UUID]]:
+        storage = self.huey.storage
+        rows = storage.rows() if isinstance(storage, _GroupedEnqueue) else storage.enqueued_items()
+        for data in rows:
+            with suppress(BadTask):  # whoever takes it reports it
+                if arguments := self.huey.serializer.deserialize(data).args:
+                    yield arguments[0], UUID(arguments[1])
 
     def note_sweep(self, who: str, at: float) -> None:
         """Note who swept last, of all hosts, and when (seconds since 1970). Raises QueueUnavailable.

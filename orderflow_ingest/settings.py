@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from . import postgresql_url
 from .ascii_case import ascii_lower
 from .durable import os_reason
+from .limits import LONGEST_BACKOFF
 
 SYSTEM_FILE = "/etc/orderflow/ingest.env"
 HANDLER_PREFIX = "ORDERFLOW_HANDLER_"
@@ -114,6 +115,11 @@ class Settings:
     @property
     def metrics_dir(self) -> Path:
         return self.state_dir / "metrics"
+
+    @property
+    def longest_delay(self) -> float:
+        """Return the longest that a row can be told to wait, in seconds, and a minute for clocks that differ."""
+        return max(self.lease, self.sweep_after, self.retry_delay * LONGEST_BACKOFF) + 60
 
     @property
     def task_time_limit(self) -> float:

@@ -1,10 +1,12 @@
 """The worker's tasks: `huey_consumer orderflow_ingest.tasks.huey`.
 
 Every task registers and delegates. A task never raises: what went wrong is on the row, or, where the database is away
-or refuses the row, in the log without its text, and the row's lease ends by itself. The sweep and the drain run
-once a minute and when a worker starts; two consumers run them twice, which is harmless: a task that
-was rung for twice finds nothing to do, a spool entry is delivered by who locks it. The drain reads the
-spool of the worker's own host; on a mail host without a worker a timer runs `orderflow-replay spool`.
+or refuses the row, in the log without its text, and the row's lease ends by itself.
+
+The sweep and the drain are rounds (see `rounds`): each host begins them once a minute and when its worker starts,
+before all tasks that wait. Of all hosts one sweeps at a time (see `records.sweeping`), and each notes what was lost on
+it. The drain reads the spool of its own host; on a mail host without a worker a timer runs `orderflow-replay spool`.
+Both are tasks too, since older versions put them into the queue.
 
 Nothing is connected before it is used, hence after a worker process was forked: no connection is shared.
 
@@ -14,6 +16,7 @@ A worker with settings that cannot be used says so in one line and ends with sta
 import faulthandler
 import logging
 import math
+import mmap
 import multiprocessing
 import os
 import resource
@@ -22,12 +25,13 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import randbelow
 from typing import Any
 from uuid import UUID
 
-from huey import crontab
+from huey.api import Task
 
 from . import __version__, attempts, delivery, extraction, handover, heartbeat, logs, metrics
 from .archive import ArchiveUnavailable
@@ -35,8 +39,10 @@ from .assembly import keep_recipients, open_parts
 from .attempts import HandlerUnavailable
 from .database_answers import explained
 from .deadline import deadline
-from .queue import QueueUnavailable, is_client_error
+from .queue import HUEY_LOGGERS, QueueUnavailable, is_client_error
 from .records import RecordsUnavailable
+from .records.sweeping import SweepClaim
+from .rounds import EACH, Rounds
 from .settings import BadSettings, load
 from .terminal import log_start
 
@@ -62,14 +68,20 @@ def hand_over(org_id: int, document_id: UUID, _is_live: bool) -> None:
     _end_if_swollen()
 
 
-def _log_once_a_minute(record: logging.LogRecord) -> bool:
-    """Take the place of Huey's records about a queue that is away: one of ours a minute for each class of error.
+def _log_as_ours(record: logging.LogRecord) -> bool:
+    """Take the place of what Huey warns of: a record of ours, with the place of the error instead of a traceback.
 
-    Each process tries the queue several times a second meanwhile, and Huey logs a traceback for each try.
+    About a queue that is away there is one a minute for each class of error: each process tries it several times a
+    second meanwhile. What Huey says besides, without --quiet, is left to it.
     """
+    if record.levelno < logging.WARNING:
+        return True
     error = record.exc_info[1] if record.exc_info else None
     if error is None or not is_client_error(error):
-        return True
+        # The words of Huey's source, without what they are about: that could be anything.
+        reason = logs.place(error, is_ours=False) if error else None
+        logs.event("worker", "Huey reported a fault.", record.levelno, said=record.msg, reason=reason)
+        return False
     now = time.monotonic()
     if now - _logged.get(type(error), -_REPEATED) >= _REPEATED:
         _logged[type(error)] = now
@@ -86,10 +98,14 @@ except BadSettings as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(os.EX_CONFIG) from None
 logs.configure(settings.log, "worker", settings.state_dir)
-for process in ("Worker", "Scheduler"):
-    logging.getLogger(f"huey.consumer.{process}").addFilter(_log_once_a_minute)
+for name in HUEY_LOGGERS:
+    logging.getLogger(name).addFilter(_log_as_ours)
 metrics.start(settings.metrics_dir)
-parts = open_parts(settings, extract, hand_over)
+try:
+    parts = open_parts(settings, extract, hand_over)
+except (ArchiveUnavailable, QueueUnavailable, RecordsUnavailable) as error:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(os.EX_CONFIG) from None
 huey = parts.queue.huey
 
 
@@ -103,25 +119,70 @@ def live() -> None:
         faulthandler.register(signal.SIGXCPU, chain=True)
     _look_at_handler()  # before anything is connected: a child must not share it
     with _outages_logged("sweep"):
-        attempts.note_losses(parts)
+        _note_losses()
 
 
-@huey.periodic_task(crontab(), timeout=settings.task_time_limit)  # type: ignore[untyped-decorator]
+@huey.task(timeout=settings.task_time_limit)  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Enqueue what is due and has lost its task, and note that this was done."""
+    """Enqueue what is due and has lost its task, and note that this was done; one host of all does it at a time."""
     with _outages_logged("sweep"):
-        attempts.sweep(parts)
-        swept = heartbeat.swept(settings.workers_dir)
-        parts.queue.note_sweep(f"{socket.gethostname()} {__version__}", swept)
         keep_recipients(parts)
+        _note_losses()
+        if _is_swept_by_us():
+            parts.queue.note_sweep(f"{socket.gethostname()} {__version__}", time.time())
+        heartbeat.swept(settings.workers_dir)
 
 
-@huey.periodic_task(crontab())  # type: ignore[untyped-decorator]
+@huey.task()  # type: ignore[untyped-decorator]
 def drain() -> None:
     """Deliver what was left in this host's spool."""
     with _outages_logged("drain"):
         for _ in delivery.drain(parts, lambda: deadline(settings.deadline)):
             continue
+
+
+_rounds = Rounds("sweep", "drain")
+_rows_asked = mmap.mmap(-1, 1)  # shared by the worker processes
+
+
+def _due_round() -> Task | None:
+    """Return the task of a round that is due on this host."""
+    name = _rounds.take()
+    return None if name is None else {"sweep": sweep, "drain": drain}[name].s()
+
+
+huey.first = _due_round
+
+
+def _note_losses() -> None:
+    """Note what processes of this host have left; what a crash of the machine has, once for each start of the consumer.
+
+    What was noted is due after the first delay, and so is a sweep.
+    """
+    noted = attempts.note_losses(parts)
+    if not _rows_asked[0]:
+        noted += attempts.note_rows_lost(parts)
+        _rows_asked[0] = 1
+    if noted:
+        _rounds.again("sweep", settings.retry_delay)
+
+
+def _is_swept_by_us() -> bool:
+    """Sweep, and tell that this was done; or see that another host does, and ask again before its next sweep.
+
+    The time of that is drawn, so that a host that claims and is killed in each sweep does not always come first.
+    """
+    claim, who = SweepClaim(parts.records.database), socket.gethostname()
+    if not claim.take(who, parts.records.database.now()):
+        _rounds.again("sweep", EACH / 3 + randbelow(int(EACH * 2 / 3)))
+        return False
+    try:
+        attempts.sweep(parts)
+    except BaseException:
+        with suppress(RecordsUnavailable):  # it ends by itself
+            claim.give_back(who, parts.records.database.now())
+        raise
+    return True
 
 
 def _look_at_handler() -> None:

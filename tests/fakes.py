@@ -1,6 +1,7 @@
 """Small real classes that stand in for a part of a deployment in tests of one function."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -29,6 +30,10 @@ class ListQueue:
     def hand_over(self, org_id: int, document_id: UUID, is_live: bool = True) -> None:
         self._answer()
         self.hand_overs.append((org_id, document_id))
+
+    def known(self) -> set[tuple[int, UUID]]:
+        self._answer()
+        return {*self.extractions, *self.hand_overs}
 
     def recent_depth(self) -> int:
         return self.depth()
@@ -71,7 +76,8 @@ def embedded(directory: Path, **settings: str) -> Parts:
     chosen = load(
         environ={"ORDERFLOW_STATE_DIR": str(directory), "ORDERFLOW_SETTINGS": "/dev/null", **quick, **settings}
     )
-    records = Records(chosen.database_url, create=True)
+    longest = timedelta(seconds=chosen.longest_delay)
+    records = Records(chosen.database_url, create=True, longest_delay=longest)
     schema.upgrade(records.database)
     for slug in ("acme", "beta"):
         records.organizations.add(slug, slug.title())

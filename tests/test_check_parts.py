@@ -20,7 +20,7 @@ import boto3
 import psycopg
 import pytest
 
-from orderflow_ingest import access, extraction, heartbeat, limits
+from orderflow_ingest import access, extraction, heartbeat, in_hand, limits
 from orderflow_ingest.admin_cli import roles
 from orderflow_ingest.admin_cli.checks import check_all
 from orderflow_ingest.admin_cli.checks import spool as spool_check
@@ -500,7 +500,13 @@ def test_no_worker_one_that_sweeps_and_one_that_does_not_are_told_apart(made, mo
     (directory / heartbeat.SWEPT).unlink()
     heartbeat.live(directory)
     assert heartbeat.workers(directory) == [os.getpid()]
-    assert "1 worker processes run here and none has swept yet: take --no-periodic" in worst(check_worker(made))
+    assert "1 worker processes run here and none has swept yet: is the database away" in worst(check_worker(made))
+    with in_hand.attempt(made.settings.in_hand_dir, in_hand.MESSAGE, 1, uuid4(), "host:1/a"):
+        text = worst(check_worker(made))
+    assert (
+        text.startswith("WARNING: all 1 worker processes here have a mail or a document in hand")
+        and "restart" not in text
+    )
     made.queue.note_sweep("elsewhere 0", time.time() - 600)
     assert "none has swept for 10 min" in worst(check_worker(made))
     made.queue.note_sweep("elsewhere 0", time.time())
@@ -511,6 +517,20 @@ def test_no_worker_one_that_sweeps_and_one_that_does_not_are_told_apart(made, mo
     made.queue.note_sweep("elsewhere 0", 0)
     ((level, text),) = check_worker(made)
     assert level == "OK" and "1 worker processes here" in text
+
+
+def test_that_how_late_work_is_cannot_be_asked_is_told_and_what_is_left_besides(made, monkeypatch):
+    heartbeat.swept(made.settings.workers_dir)
+    heartbeat.live(made.settings.workers_dir)
+
+    def lag(_now):
+        raise RecordsUnavailable("database: a node is away")
+
+    monkeypatch.setattr(made.records.messages, "lag", lag)
+    text = worst(check_worker(made))
+    assert text.startswith(
+        "WARNING: how late work is cannot be asked, so ORDERFLOW_MAX_LAG stops no mail meanwhile: data"
+    )
 
 
 def test_a_killed_worker_is_gone_and_what_it_leaves_is_removed_by_the_next(place):

@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts, open_parts
 from orderflow_ingest.attempts import ATTEMPTS, POISON_ATTEMPTS
 from orderflow_ingest.limits import TimeUp
-from orderflow_ingest.records import EVERY, InboundMessage, RecordsUnavailable, tables
+from orderflow_ingest.records import EVERY, InboundMessage, Records, RecordsUnavailable, tables
 from orderflow_ingest.status import HandOver, PartKind, Status
 from tests.fakes import embedded
 from tests.mails import PDF, mail, multipart, order, part
@@ -540,13 +541,61 @@ def test_a_database_that_is_away_when_a_failure_is_to_be_noted_is_waited_for(par
     assert again(parts, message).error_json["error"] == "ArchiveUnavailable"
 
 
-def test_the_sweep_leaves_a_long_queue_alone(parts):
-    received(parts, order())
+def test_the_sweep_finds_what_has_lost_its_task_behind_thousands_that_have_one(parts, monkeypatch):
+    monkeypatch.setattr(attempts, "SWEEP_LIMIT", 3)
+    for number in range(12):
+        received(parts, order(number))
+    lost = parts.queue.extractions[-4:]
+    del parts.queue.extractions[-4:]
+    parts.queue.waiting = 5000
     time.sleep(0.15)
-    parts.queue.waiting = attempts.SWEEP_LIMIT
+    assert attempts.sweep(parts) == 3 and set(parts.queue.extractions[8:]) < set(lost)
+    assert attempts.sweep(parts) == 1 and sorted(parts.queue.extractions[8:]) == sorted(lost), "nothing twice"
     assert attempts.sweep(parts) == 0
-    parts.queue.waiting = 0
+
+
+def test_the_sweep_leaves_a_queue_alone_in_which_half_of_what_defers_mail_waits(place):
+    parts = embedded(place, ORDERFLOW_MAX_QUEUE="10000")
+    received(parts, order())
+    parts.queue.extractions.clear()
+    time.sleep(0.15)
+    parts.queue.waiting = 5000
+    assert attempts.sweep(parts) == 0
+    parts.queue.waiting = 4999
     assert attempts.sweep(parts) == 1
+
+
+def _claimed_by_a_worker_that_is_killed(parts: Parts, message) -> str:
+    """Claim a message in a process of its own, as a worker does, and kill that; return the mark it leaves."""
+    child = os.fork()
+    if child == 0:
+        name = attempts.worker_name(parts.settings.in_hand_dir)
+        records = Records(parts.settings.database_url)
+        records.messages.claim(1, message.id, name, datetime.now(UTC), timedelta(seconds=600))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    return again(parts, message).worker
+
+
+def test_a_lease_of_before_a_power_cut_is_freed_by_its_own_host_alone(parts):
+    """The files that say what was in hand are gone with the power, or hold an older line."""
+    cut, elsewhere, alive = (received(parts, order(number)) for number in range(3))
+    mark = _claimed_by_a_worker_that_is_killed(parts, cut)
+    for path in parts.settings.in_hand_dir.glob("[0-9]*"):
+        path.unlink()
+    now, lease = datetime.now(UTC), timedelta(seconds=600)
+    messages = parts.records.messages
+    messages.claim(1, elsewhere.id, mark.partition("/")[0].replace(attempts._host(), "other:"), now, lease)
+    messages.claim(1, alive.id, attempts.worker_name(parts.settings.in_hand_dir), now, lease)
+    attempts.note_losses(parts)
+    assert again(parts, cut).worker == mark, "no file tells of it"
+    attempts.note_rows_lost(parts)
+    attempts.note_rows_lost(parts)
+    row = again(parts, cut)
+    assert (row.worker, row.error_json["error"], row.attempts) == (None, "WorkersLost", 1)
+    assert again(parts, elsewhere).worker and again(parts, alive).worker
+    work(parts, until=lambda: again(parts, cut).status is Status.PARSED)
+    assert again(parts, cut).attempts == 2
 
 
 def _leave_in_hand(parts: Parts, kind: str, id: UUID, worker: str, part: str | None) -> None:

@@ -26,7 +26,7 @@ FLOORS = (
         "database_answers",
         "postgresql_url",
     },
-    {"settings", "logs", "spool", "archive", "records", "queue", "heartbeat", "in_hand"},
+    {"settings", "logs", "spool", "archive", "records", "queue", "heartbeat", "in_hand", "rounds"},
     {"assembly", "recognition"},
     {"archived", "attempts", "delivery"},
     {"extraction", "handover", "replay"},

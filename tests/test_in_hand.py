@@ -25,6 +25,11 @@ def dead(directory, *parts: str | None, then=lambda hand: None) -> None:
     os.waitpid(child, 0)
 
 
+def files(place) -> list:
+    """List what attempts have left, all but the directory's own name."""
+    return [path for path in (place / "in_hand").iterdir() if path.name != "identity"]
+
+
 @pytest.mark.parametrize(
     ("parts", "part"),
     [(["1.2.10", "1"], "1"), (["1", None], None), ([], None), ([""], "")],
@@ -33,7 +38,7 @@ def dead(directory, *parts: str | None, then=lambda hand: None) -> None:
 def test_what_a_killed_process_had_in_hand_is_found_once(place, parts, part):
     dead(place / "in_hand", *parts)
     assert list(in_hand.lost(place / "in_hand")) == [Lost("message", 3, ID, "mail1:9/abcd", part)]
-    assert list(in_hand.lost(place / "in_hand")) == [] == list((place / "in_hand").iterdir())
+    assert list(in_hand.lost(place / "in_hand")) == [] == files(place)
 
 
 def test_what_was_put_down_is_not_lost(place):
@@ -44,14 +49,14 @@ def test_what_was_put_down_is_not_lost(place):
 def test_what_a_living_process_has_in_hand_is_left_alone(place):
     with in_hand.attempt(place / "in_hand", in_hand.DOCUMENT, 3, ID, "mail1:9/abcd"):
         assert list(in_hand.lost(place / "in_hand")) == []
-        assert len(list((place / "in_hand").iterdir())) == 1
+        assert len(files(place)) == 1
 
 
 def test_each_thread_and_each_fork_has_a_file_of_its_own_and_keeps_it(place):
     def work() -> None:
         for _ in range(3):
             with in_hand.attempt(place / "in_hand", in_hand.MESSAGE, 3, ID, "w"):
-                counts.append(len(list((place / "in_hand").iterdir())))
+                counts.append(len(files(place)))
 
     counts: list[int] = []
     with in_hand.attempt(place / "in_hand", in_hand.MESSAGE, 3, ID, "w"):
@@ -82,3 +87,86 @@ def test_a_directory_that_cannot_be_made_costs_the_knowledge_alone(place):
     with in_hand.attempt(place / "in_hand", in_hand.MESSAGE, 3, ID, "w") as hand:
         hand.look("1")
     assert list(in_hand.lost(place / "in_hand")) == []
+
+
+# What a crash of the machine leaves on rows alone
+
+
+def marked(directory, *, killed: bool) -> str:
+    """Return the mark of a process that takes an attempt and is killed, or ends."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with in_hand.attempt(directory, in_hand.MESSAGE, 3, ID, "w"):
+            os.write(writing, f"host:1{in_hand.mark(directory)}/0123abcd".encode())
+            if killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return os.read(reading, 1000).decode()
+
+
+def test_the_mark_of_a_process_that_is_gone_is_known_with_its_file_and_without(place):
+    directory = place / "in_hand"
+    worker = marked(directory, killed=True)
+    assert in_hand.is_gone(directory, worker)
+    for path in directory.glob("[0-9]*"):  # a crash of the machine took it
+        path.unlink()
+    assert in_hand.is_gone(directory, worker)
+
+
+def test_the_mark_of_a_living_process_is_never_told_gone(place):
+    directory = place / "in_hand"
+    with in_hand.attempt(directory, in_hand.MESSAGE, 3, ID, "w"):
+        worker = f"host:1{in_hand.mark(directory)}/0123abcd"
+        assert in_hand.mark(directory) and not in_hand.is_gone(directory, worker)
+        child = os.fork()
+        if child == 0:  # another process of this host, as one that has just started
+            os._exit(17 if not in_hand.is_gone(directory, worker) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+    assert not in_hand.is_gone(directory, worker), "it may begin another one at any time"
+
+
+@pytest.mark.parametrize("worker", ["host:1/0123abcd", "host:1@/0123abcd", "host:1@.x/0123abcd", "host:1@{}/0123abcd",
+                                    "host:1@{}./0123abcd", "host:1@{}.*/0123abcd", "host:1@{}.[/0123abcd", "erase/17",
+                                    "host:1@0000000000000000.0123abcd/0123abcd"])  # fmt: skip
+def test_a_mark_that_this_directory_has_not_made_tells_nothing(place, worker):
+    """Of the version before, of an eraser, of a container of the same name, of a directory that was made again."""
+    directory = place / "in_hand"
+    identity = in_hand.mark(directory)[1:].partition(".")[0] or marked(directory, killed=True).partition("@")[2][:16]
+    assert not in_hand.is_gone(directory, worker.format(identity))
+
+
+def test_a_process_id_that_is_used_again_and_a_clock_that_is_set_mislead_nobody(place):
+    directory = place / "in_hand"
+    worker = marked(directory, killed=True).replace("host:1@", f"host:{os.getpid()}@")
+    (path,) = directory.glob("[0-9]*")
+    path.rename(directory / f"{os.getpid()}.{path.name.partition('.')[2]}")
+    os.utime(directory / f"{os.getpid()}.{path.name.partition('.')[2]}", (2**33, 2**33))
+    assert in_hand.is_gone(directory, worker)
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 16, b"short"])
+def test_an_identity_that_a_crash_has_damaged_is_made_again(place, left):
+    directory = place / "in_hand"
+    directory.mkdir()
+    (directory / "identity").write_bytes(left)
+    worker = marked(directory, killed=True)
+    assert in_hand.is_gone(directory, worker)
+    assert marked(directory, killed=True)[:23] == worker[:23] and not list(directory.glob(".*"))
+
+
+def test_processes_that_start_at_the_same_time_agree_on_the_identity(place):
+    directory = place / "in_hand"
+    reading, writing = os.pipe()
+    children = []
+    for _ in range(8):
+        if (child := os.fork()) == 0:
+            os.write(writing, in_hand.mark(directory).partition(".")[0].encode() + b"\n")
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as told:
+        assert len(set(told.read().split())) == 1

@@ -27,9 +27,16 @@ def stop_for_ever():
     libc.pthread_mutex_lock(mutex)
     libc.pthread_mutex_lock(mutex)
 
+def took_place():
+    try:
+        return os.open("STATE/held", os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return None
+
 POISON = {
     b"POISON SPINS": lambda: collections.deque(itertools.repeat(0), maxlen=0),
     b"POISON STOPS": stop_for_ever,
+    b"POISON HOLDS ONCE": lambda: stop_for_ever() if took_place() else None,
     b"POISON SWELLS": lambda: bytearray(1 << 40),
     b"POISON KILLS": lambda: os.kill(os.getpid(), 9),
     b"POISON ABORTS": os.abort,
@@ -68,8 +75,8 @@ def poisoned(number: int, word: str, in_archive: bool) -> bytes:
 @pytest.fixture
 def deployment(place):
     def set_up(**settings: str) -> Deployment:
-        (place / "sitecustomize.py").write_text(SITECUSTOMIZE)
         deployment = Deployment(place / "deployment", settings)
+        (place / "sitecustomize.py").write_text(SITECUSTOMIZE.replace("STATE", str(deployment.state)))
         deployment.set_up("acme")
         deployment.worker.env = {**deployment.worker.env, "PYTHONPATH": str(place)}
         return deployment
@@ -142,6 +149,21 @@ def test_what_a_killed_worker_had_in_hand_is_noted_by_the_next_one_of_its_host(d
     events = json.loads(deployment.admin("show", row["id"], "--json"))["events"]
     (noted,) = [one["details"] for one in events if one["kind"] == "ATTEMPT_FAILED"]
     assert (noted["error"], noted["parts"], noted["attempt"]) == ("WorkersLost", ["3"], 1)
+
+
+def test_what_a_power_cut_left_in_hand_is_freed_by_the_next_start_of_its_host(deployment):
+    """All its processes are gone, and so are the files that were not synced; nobody sweeps but the worker itself."""
+    deployment = deployment(ORDERFLOW_LEASE="600", ORDERFLOW_PART_TIME="100")
+    with deployment.worker as worker:
+        deployment.deliver(ACME, poisoned(1, "HOLDS ONCE", in_archive=False))
+        assert wait_until((deployment.state / "held").exists, 60)
+        worker.kill()
+        for path in (deployment.state / "in_hand").glob("[0-9]*"):
+            path.unlink()
+        worker.start()
+        (row,) = deployment.wait_finished(1, timeout=120)
+    assert (row["status"], row["attempts"]) == ("PARSED", 2)
+    assert documents(deployment, row["id"])["poison.dat"] == ("DONE", [])
 
 
 def test_a_handler_that_cannot_run_is_told_at_the_start_and_by_check(deployment):

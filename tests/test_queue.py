@@ -285,6 +285,34 @@ def test_the_version_before_reads_our_rows(queue):
     assert (list(task.args), task.kwargs, task.retries, task.priority) == ([7, str(MESSAGE)], {}, 0, -10)
 
 
+def test_what_goes_first_goes_before_a_backlog_and_while_the_queue_is_away(queue):
+    for _ in range(3):
+        queue.extract(7, MESSAGE)
+    ran, due = [], ["sweep"]
+
+    @queue.huey.task()
+    def sweep():
+        ran.append(queue.depth())
+
+    queue.huey.first = lambda: sweep.s() if due and due.pop() else None
+    assert len(queue.work()) == 3 and ran == [3]
+    due.append("sweep")
+    queue.huey.storage.dequeue = lambda: pytest.fail("the queue was asked")
+    assert queue.huey.dequeue().name == "sweep"
+
+
+def test_what_waits_is_known_by_organization_and_row_and_junk_is_passed_over(queue, monkeypatch):
+    monkeypatch.setattr("orderflow_ingest.queue._PAGE", 3)
+    ids = [uuid4() for _ in range(10)]
+    for number, id in enumerate(ids):
+        (queue.extract if number % 2 else queue.hand_over)(7, id, is_live=number % 3 == 0)
+    for junk in JUNK.values():
+        queue.huey.storage.enqueue(junk)
+    queue.huey.storage.enqueue(row(name="orderflow_ingest.tasks.sweep", args=()))
+    assert queue.known() == {(7, id) for id in ids}
+    assert queue.depth() == 11 + len(set(JUNK.values()))
+
+
 def test_a_periodic_task_takes_no_arguments_of_a_row(queue):
     ran = []
 

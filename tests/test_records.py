@@ -48,6 +48,7 @@ from orderflow_ingest.records import (
     schema,
     selection,
 )
+from orderflow_ingest.records.sweeping import LASTS, SweepClaim
 from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, organization
 from orderflow_ingest.status import EventKind, HandOver, Held, PartKind, Status
 from orderflow_ingest.traits import Trait
@@ -85,6 +86,7 @@ class Server:
             return url
         with psycopg.connect(self._postgres.conninfo(self._url.rpartition("/")[2])) as connection:
             connection.execute("TRUNCATE organization RESTART IDENTITY CASCADE")
+            connection.execute("UPDATE sweep_claim SET claimed_by = '', ends_at = '2000-01-01'")
         return self._url
 
 
@@ -996,6 +998,72 @@ def test_of_what_is_parsed_the_latest_is_counted(records):
     nothing = {"RECEIVED": 0, "STORED": 0, "FAILED": 0}
     assert records.messages.count_by_status(NOW - MINUTE) == {**nothing, "PARSED": 3}
     assert records.messages.count_by_status(NOW - MINUTE, 1) == {**nothing, "PARSED": 2}
+
+
+def _forward(records, table, id, until):
+    with records.database.write(EVERY) as connection:
+        connection.execute(table.update().where(table.c.id == id).values(next_attempt_at=until))
+
+
+def test_a_due_time_that_no_clock_can_have_meant_is_due(records):
+    """A clock was a day ahead when the retry was noted, and is right again."""
+    records.database.longest_delay = timedelta(hours=1)
+    soon, odd, later = (inserted(records) for _ in range(3))
+    for message, due in ((soon, NOW), (odd, NOW + timedelta(days=1)), (later, NOW + timedelta(minutes=59))):
+        records.messages.retry_later(claimed(records, message), {}, 1, due)
+    assert [id for _, id in records.messages.due(NOW, 10)] == [odd.id, soon.id]
+    assert [id for _, id in records.messages.due(NOW, 1)] == [odd.id]
+    assert claimed(records, later) is None
+    attempt = claimed(records, odd)
+    assert (attempt.attempts, attempt.next_attempt_at) == (2, NOW + LEASE)
+
+
+def test_what_a_worker_has_in_hand_gets_a_lease_by_a_clock_that_was_set_back(records):
+    records.database.longest_delay = timedelta(hours=1)
+    message = inserted(records)
+    first = claimed(records, message)
+    _forward(records, inbound_message, message.id, NOW + timedelta(days=1))
+    assert claimed(records, message) is None
+    found = row(records, message)
+    assert (found.worker, found.attempts, found.next_attempt_at) == (first.worker, 1, NOW + LEASE)
+    assert records.messages.move(first, Status.STORED), "it has lost nothing"
+
+
+def test_a_document_whose_due_time_no_clock_can_have_meant_is_due(records):
+    records.database.longest_delay = timedelta(hours=1)
+    (document_row,) = records.documents.of_message(1, stored(records, [part("1")]).id)
+    attempt = records.documents.claim(1, document_row.id, "host:1", NOW, LEASE)
+    records.documents.retry_later(attempt, {}, 1, NOW + timedelta(days=1))
+    assert records.documents.due(NOW, 10) == [(1, document_row.id)]
+    assert records.documents.claim(1, document_row.id, "host:1", NOW, LEASE).attempts == 2
+
+
+def test_rows_in_hand_are_told_by_whose_mark_they_have_of_all_tenants(records):
+    mine, other, _ = inserted(records), inserted(records, org_id=2), inserted(records)
+    mark = records.messages.claim(1, mine.id, "mail_1:7@a.b", NOW, LEASE).worker
+    records.messages.claim(2, other.id, "mail-1:7@a.b", NOW, LEASE)
+    assert records.messages.in_hand("mail_1:") == [(1, mine.id, mark)]
+    assert records.messages.in_hand("mail%") == [] and records.documents.in_hand("mail_1:") == []
+
+
+def test_one_host_sweeps_at_a_time_and_one_that_was_killed_holds_nothing(records):
+    claim = SweepClaim(records.database)
+    assert claim.take("a", NOW) and not claim.take("b", NOW) and claim.take("a", NOW), "a was started again"
+    assert not claim.take("b", NOW + LASTS - timedelta(seconds=1)) and claim.take("b", NOW + LASTS)
+    claim.give_back("a", NOW + LASTS)
+    assert not claim.take("a", NOW + LASTS)
+    claim.give_back("b", NOW + LASTS)
+    assert claim.take("c", NOW + LASTS)
+    assert claim.take("d", NOW - timedelta(days=1)), "a clock was a day ahead"
+
+
+def test_of_hosts_that_would_sweep_in_one_moment_one_does(url):
+    many = [Records(url) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda n: SweepClaim(many[n].database).take(f"host{n}", NOW), range(8)))
+    assert sum(taken) == 1
+    for one in many:
+        one.database.close()
 
 
 def test_the_lag_is_that_of_the_longest_due_unfinished_message(records):

@@ -31,6 +31,7 @@ from orderflow_ingest.records import (
     take_census,
 )
 from orderflow_ingest.records.census import CENSUS
+from orderflow_ingest.records.sweeping import SweepClaim
 from orderflow_ingest.records.tables import (
     document,
     inbound_message,
@@ -307,6 +308,9 @@ def test_an_identity_is_found_by_its_index_by_a_bound_role_too(records, tenants)
         "DELETE FROM huey_task",
         "SELECT * FROM huey_kv",
         "SELECT * FROM orderflow_due_messages(now(), 10)",
+        "SELECT * FROM orderflow_messages_to_sweep(now(), now(), 10)",
+        "SELECT * FROM orderflow_documents_in_hand('host:')",
+        "UPDATE sweep_claim SET claimed_by = 'me'",
         "SET ROLE {owner}",
         "SET ROLE orderflow_operator",
         "SET ROLE orderflow_worker",
@@ -606,8 +610,9 @@ def test_functions_that_run_as_the_owner_are_for_the_roles_alone_and_fix_their_s
             "SELECT proname, proconfig, has_function_privilege('orderflow_map', oid, 'EXECUTE') FROM pg_proc "
             "WHERE prosecdef AND pronamespace = 'public'::regnamespace ORDER BY 1"
         ).fetchall()
-    names = ["orderflow_census", "orderflow_due_documents", "orderflow_due_messages", "orderflow_overdue_since"]
-    assert found == [(name, ["search_path=public, pg_temp"], False) for name in names]
+    of_work = [f"{table}_{what}" for table in ("documents", "messages") for what in ("in_hand", "to_sweep")]
+    names = ["census", "due_documents", "due_messages", "overdue_since", *of_work]
+    assert found == [(f"orderflow_{name}", ["search_path=public, pg_temp"], False) for name in sorted(names)]
 
 
 def test_a_program_of_the_version_before_goes_on_as_the_owner(tenants):
@@ -751,7 +756,8 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     assert operating.records.organizations.change_settings("acme", {"document_types": "image/*"})
     working.queue.huey.flush()
     assert wait_until(lambda: (1, id) in working.records.messages.due(datetime.now(UTC), 100), 60)
-    assert attempts.sweep(working) >= 1
+    assert SweepClaim(working.records.database).take("a", datetime.now(UTC))
+    assert attempts.sweep(working) >= 1 and attempts.note_rows_lost(working) == 0
     extraction.extract(1, id, working)
     assert {part.reason for part in working.records.documents.skipped(1, id)} >= {"not accepted"}
     assert operating.records.organizations.change_settings("acme", {"document_types": ""})

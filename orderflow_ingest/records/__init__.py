@@ -1,6 +1,7 @@
 """The rows: the truth about every organisation, message and document. See `tables`."""
 
 from contextlib import nullcontext
+from datetime import timedelta
 
 from ..breaker import Guard
 from ..limits import Times
@@ -79,8 +80,15 @@ __all__ = [
 class Records:
     """The tables behind one database URL; `Database` says what the arguments are."""
 
-    def __init__(self, url: str, create: bool = False, times: Times | None = None, guard: Guard = nullcontext):
-        self.database = Database(url, create, times, guard)
+    def __init__(
+        self,
+        url: str,
+        create: bool = False,
+        times: Times | None = None,
+        guard: Guard = nullcontext,
+        longest_delay: timedelta | None = None,
+    ):
+        self.database = Database(url, create, times, guard, longest_delay)
         self.organizations = Organizations(self.database)
         self.messages = Messages(self.database)
         self.conflicts = Conflicts(self.database, self.messages)

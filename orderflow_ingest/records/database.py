@@ -63,7 +63,7 @@ class RecordsUnavailable(Exception):
 class Database:
     """A pool of connections to one database; an SQLite file must be there unless `create` is set.
 
-    `guard` stands around each use, see `breaker`.
+    `guard` stands around each use, see `breaker`. `longest_delay` is the longest that a row can be told to wait.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class Database:
         create: bool = False,
         times: limits.Times | None = None,
         guard: Guard = nullcontext,
+        longest_delay: timedelta | None = None,
     ):
+        self.longest_delay = longest_delay
         self.is_sqlite = url.startswith("sqlite")
         self.name = database_answers.named(url)
         self._url = url
@@ -144,18 +146,39 @@ class Database:
             yield connection
             connection.commit()
 
-    def due(self, function: str, own: sa.Select[Any], now: datetime, limit: int) -> list[tuple[int, UUID]]:
-        """List (org_id, id) of what is due of all tenants: by PostgreSQL's `function`, or by our `own` statement.
+    def beyond(self, now: datetime) -> datetime | None:
+        """Return the time after which nothing can be due; None where the longest possible delay is not known."""
+        return now + self.longest_delay if self.longest_delay is not None else None
 
-        No role but the owner's and the operator's may read all tenants' rows; the function tells ids alone.
+    def due(self, name: str, table: sa.Table, rows: str, now: datetime, limit: int) -> list[tuple[int, UUID]]:
+        """List (org_id, id) of these rows that are due, of all tenants: the longest due first.
+
+        No role but the owner's and the operator's may read all tenants' rows; on PostgreSQL a function tells ids alone.
+        What is due beyond() is due now, and comes first: a clock that was wrong has written it.
         """
+        beyond = self.beyond(now)
+        at, rows_due = table.c.next_attempt_at, sa.select(table.c.org_id, table.c.id).where(sa.text(rows))
+        statements: list[sa.Select[Any]]
         if self.is_sqlite:
-            statement: Any = own.limit(limit)
+            wanted = [at <= now] if beyond is None else [at > beyond, at <= now]
+            statements = [rows_due.where(one).order_by(at).limit(limit) for one in wanted]
+        elif beyond is None:
+            statements = [_of_function(f"orderflow_due_{name}", now, limit)]
         else:
-            found = getattr(sa.func, function)(now, limit).table_valued(sa.column("org_id"), sa.column("id", sa.Uuid))
-            statement = sa.select(found.c.org_id, found.c.id)
+            statements = [_of_function(f"orderflow_{name}_to_sweep", now, beyond, limit)]
         with self.read(NO_TENANT) as connection:
-            return [(row.org_id, row.id) for row in connection.execute(statement)]
+            found = [row for statement in statements for row in connection.execute(statement)]
+        return [(row.org_id, row.id) for row in found[:limit]]
+
+    def in_hand(self, name: str, table: sa.Table, rows: str, host: str) -> list[tuple[int, UUID, str]]:
+        """List (org_id, id, worker) of these rows that a worker has in hand whose mark begins so, of all tenants."""
+        if self.is_sqlite:
+            begins = sa.func.substr(table.c.worker, 1, len(host)) == host
+            statement: Any = sa.select(table.c.org_id, table.c.id, table.c.worker).where(sa.text(rows), begins)
+        else:
+            statement = _of_function(f"orderflow_{name}_in_hand", host, more=(sa.column("worker"),))
+        with self.read(NO_TENANT) as connection:
+            return [(row.org_id, row.id, row.worker) for row in connection.execute(statement)]
 
     def insert(self, table: sa.Table) -> Any:
         """Give an INSERT that can skip a row that is there already (`on_conflict_do_nothing`)."""
@@ -170,6 +193,12 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def _of_function(function: str, *arguments: Any, more: tuple[sa.ColumnClause[Any], ...] = ()) -> sa.Select[Any]:
+    columns = (sa.column("org_id"), sa.column("id", sa.Uuid), *more)
+    found = getattr(sa.func, function)(*arguments).table_valued(*columns)
+    return sa.select(*(found.c[column.name] for column in columns))
 
 
 def _sqlite_url(url: str, create: bool) -> sa.URL:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from ..status import EventKind, HandOver, PartKind, Status
 from .database import Database, whose
 from .events import Event, add_events, add_once
-from .messages import InboundMessage, Messages, by_keys, token
+from .messages import Claim, InboundMessage, Messages, by_keys
 from .selection import Filter, condition, of_document
 from .tables import FAILED_HANDOVER, PENDING, document, inbound_message, owned, skipped_part
 
@@ -141,17 +141,17 @@ class Documents:
 
     def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> Document | None:
         """Begin a hand-over; None if it is done, in other hands, or not due yet."""
-        d = document.c
+        d, own = document.c, Claim(document, worker, now, lease, self._database.beyond(now))
         statement = (
             document.update()
             # Not in the words of the partial index, which PostgreSQL might read from end to end instead of the key.
             .where(d.org_id == org_id, d.id == id, d.handover.concat("") == HandOver.PENDING.value)
-            .where((d.attempts == 0) | (d.next_attempt_at <= now))
-            .values(attempts=d.attempts + 1, next_attempt_at=now + lease, worker=token(worker))
+            .where(own.may_begin)
+            .values(**own.values)
             .returning(*_COLUMNS)
         )
         with self._database.write(org_id) as connection:
-            row = connection.execute(statement).one_or_none()
+            row = own.of(connection.execute(statement).one_or_none())
         return _document(row) if row else None
 
     def finish(self, attempt: Document) -> bool:
@@ -264,10 +264,12 @@ class Documents:
         return dict(zip(rows, found, strict=True))
 
     def due(self, now: datetime, limit: int) -> list[tuple[int, UUID]]:
-        """List documents whose hand-over is due: (org_id, id), the longest due first."""
-        d = document.c
-        statement = sa.select(d.org_id, d.id).where(sa.text(PENDING), d.next_attempt_at <= now)
-        return self._database.due("orderflow_due_documents", statement.order_by(d.next_attempt_at), now, limit)
+        """List documents whose hand-over is due: (org_id, id), see Database.due."""
+        return self._database.due("documents", document, PENDING, now, limit)
+
+    def in_hand(self, host: str) -> list[tuple[int, UUID, str]]:
+        """List what the workers whose marks begin so have in hand: (org_id, id, worker)."""
+        return self._database.in_hand("documents", document, PENDING, host)
 
     def _end(self, attempt: Document, kind: EventKind, details: dict[str, Any], **values: Any) -> bool:
         d = document.c

@@ -239,25 +239,29 @@ class Messages:
         It is about all tenants, and tells a time alone: on PostgreSQL by a function of the owner's. A database that
         does not answer within a moment, or not for all tenants, raises RecordsUnavailable, and no breaker opens for it.
         """
-        statement: Any = sa.select(sa.func.min(inbound_message.c.next_attempt_at)).where(sa.text(UNFINISHED_ROWS))
+        t, beyond = inbound_message.c, self._database.beyond(now)
+        since: list[Any] = [sa.select(sa.func.min(t.next_attempt_at)).where(sa.text(UNFINISHED_ROWS))]
         if not self._database.is_sqlite:
-            statement = sa.select(sa.func.orderflow_overdue_since(type_=UtcDateTime))
+            since = [sa.select(sa.func.orderflow_overdue_since(type_=UtcDateTime))]
+        elif beyond is not None:  # its times are by a clock of a host, which may have been wrong
+            odd = sa.select(sa.func.min(t.received_at)).where(sa.text(UNFINISHED_ROWS), t.next_attempt_at > beyond)
+            since.append(odd)
         with self._database.glance() as connection:
-            due: datetime | None = connection.scalar(statement)
-        return max(0.0, (now - due).total_seconds()) if due else 0.0
+            found: list[datetime | None] = [connection.scalar(statement) for statement in since]
+        return max((0.0, *((now - due).total_seconds() for due in found if due)))
 
     def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> InboundMessage | None:
         """Begin an attempt; None if the message is finished, in other hands, or not due yet."""
-        t = inbound_message.c
+        t, own = inbound_message.c, Claim(inbound_message, worker, now, lease, self._database.beyond(now))
         statement = (
             inbound_message.update()
             .where(t.org_id == org_id, t.id == id, stands_at(UNFINISHED))
-            .where((t.attempts == 0) | (t.next_attempt_at <= now))
-            .values(attempts=t.attempts + 1, next_attempt_at=now + lease, worker=token(worker))
+            .where(own.may_begin)
+            .values(**own.values)
             .returning(*_COLUMNS)
         )
         with self._database.write(org_id) as connection:
-            row = connection.execute(statement).one_or_none()
+            row = own.of(connection.execute(statement).one_or_none())
         return _message(row) if row else None
 
     def move(self, attempt: InboundMessage, target: Status, connection: sa.Connection | None = None) -> bool:
@@ -298,10 +302,12 @@ class Messages:
         return connection.execute(statement).rowcount == 1
 
     def due(self, now: datetime, limit: int) -> list[tuple[int, UUID]]:
-        """List unfinished messages whose next attempt is due: (org_id, id), the longest due first."""
-        t = inbound_message.c
-        statement = sa.select(t.org_id, t.id).where(sa.text(UNFINISHED_ROWS), t.next_attempt_at <= now)
-        return self._database.due("orderflow_due_messages", statement.order_by(t.next_attempt_at), now, limit)
+        """List unfinished messages whose next attempt is due: (org_id, id), see Database.due."""
+        return self._database.due("messages", inbound_message, UNFINISHED_ROWS, now, limit)
+
+    def in_hand(self, host: str) -> list[tuple[int, UUID, str]]:
+        """List what the workers whose marks begin so have in hand: (org_id, id, worker)."""
+        return self._database.in_hand("messages", inbound_message, UNFINISHED_ROWS, host)
 
     def _update(
         self,
@@ -326,6 +332,30 @@ class Messages:
             if is_done and told:
                 add_events(own, [Event.by_worker(attempt.org_id, attempt.id, attempt.worker, *told)])
             return is_done
+
+
+class Claim:
+    """What an attempt writes on a row when it begins, and whether it may begin.
+
+    What is due after `beyond` was written by a clock that was wrong. It is due, but for what a worker has in hand: that
+    one gets a lease by today's clock, and is nobody else's before its end.
+    """
+
+    def __init__(self, table: sa.Table, worker: str, now: datetime, lease: timedelta, beyond: datetime | None):
+        t = table.c
+        self._mark = token(worker)
+        self.may_begin: sa.ColumnElement[bool] = (t.attempts == 0) | (t.next_attempt_at <= now)
+        self.values: dict[str, Any] = {"attempts": t.attempts + 1, "next_attempt_at": now + lease, "worker": self._mark}
+        if beyond is not None:
+            is_odd = t.next_attempt_at > beyond
+            begins = self.may_begin | (is_odd & t.worker.is_(None))
+            self.values["attempts"] = sa.case((begins, t.attempts + 1), else_=t.attempts)
+            self.values["worker"] = sa.case((begins, self._mark), else_=t.worker)
+            self.may_begin |= is_odd
+
+    def of(self, row: Any) -> Any:
+        """Return the row if the attempt has begun."""
+        return row if row is not None and row.worker == self._mark else None
 
 
 ERASER = "erase/"  # the mark of who erases a message

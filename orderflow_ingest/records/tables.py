@@ -15,6 +15,7 @@ held are partial, so that they are as small as what they list. tests/test_growth
 
 message_event is what a row does not keep: what happened to a message (or to a mail that is held) before. It is
 only added to. operator_run is who had which program do what, and how far that has come; it belongs to no tenant.
+sweep_claim has one row, which names the host that sweeps.
 """
 
 from datetime import UTC, datetime
@@ -263,6 +264,14 @@ operator_run = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("ended_at", UtcDateTime),
     sa.Index(None, "started_at"),
+)
+
+sweep_claim = sa.Table(
+    "sweep_claim",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("claimed_by", sa.Text, nullable=False),
+    sa.Column("ends_at", UtcDateTime, nullable=False),
 )
 
 

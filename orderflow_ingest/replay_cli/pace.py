@@ -1,8 +1,8 @@
 """Pace: how fast an operator's run goes, so that live mail does not wait for it.
 
 Two limits, kept together: so many a second, and no more than so many tasks in the queue. The second is the brake that
-matters: it lets the workers tell how fast they are, and as the sweep rings for nothing while 1,000 tasks wait, a run
-that filled the queue would keep it from finding live mail that has lost its task.
+matters: it lets the workers tell how fast they are, and a run that filled the queue would defer live mail
+(ORDERFLOW_MAX_QUEUE).
 
 How many wait is asked once a second; what was begun since counts as waiting.
 """

@@ -7,7 +7,7 @@ in the queue. So the worker that has another queue, or none, is found by that; t
 import time
 from collections.abc import Iterator
 
-from ... import __version__, heartbeat
+from ... import __version__, heartbeat, in_hand
 from ...assembly import Parts
 from ...queue import QueueUnavailable
 from ...records import RecordsUnavailable
@@ -16,7 +16,6 @@ from .findings import Said, ago
 _LATE = 180.0  # seconds: it sweeps every minute, and a long one may be under way
 _AHEAD = 60.0
 _START = "systemctl enable --now orderflow-worker"
-_RESTART = "systemctl restart orderflow-worker"
 
 
 def check_worker(parts: Parts) -> Iterator[Said]:
@@ -38,7 +37,11 @@ def _sweeps(parts: Parts) -> Iterator[Said]:
         (host, _, version), last = noted[0].partition(" "), noted[1]
     late = time.time() - last if last is not None else None
     if version != __version__ and late is not None and late <= _LATE:
-        yield "WARNING", f"the worker of {host} is version {version}, and this program {__version__}: {_RESTART}"
+        yield (
+            "WARNING",
+            f"the worker of {host} is version {version}, and this program {__version__}: systemctl restart "
+            "orderflow-worker there, after the update",
+        )
     if late is not None and -_AHEAD <= late <= _LATE and host == "this host" and not here:
         yield (
             "WARNING",
@@ -49,17 +52,30 @@ def _sweeps(parts: Parts) -> Iterator[Said]:
     elif late is not None and late < -_AHEAD:
         yield "WARNING", f"the clock of {host}, whose worker swept, is {ago(-late)} ahead: timedatectl set-ntp true"
     elif here:
-        since = f"for {ago(late)}" if late is not None else "yet"
-        yield (
-            "TROUBLE",
-            f"{here} worker processes run here and none has swept {since}: take --no-periodic out of huey_consumer's "
-            f"command; do its tasks hang, has it another QUEUE_URL? see its log, then {_RESTART}",
-        )
+        yield from _not_swept(parts, here, f"for {ago(late)}" if late is not None else "yet")
     elif may_see:
         since = f"the last sweep was {ago(late)} ago, by {host}" if late is not None else "none has ever swept"
         yield "TROUBLE", f"no worker runs, {since}, so documents are not handed over: {_START}"
     else:
         yield "OK", "none runs here; whether one runs elsewhere, the queue does not tell the role of these settings"
+
+
+def _not_swept(parts: Parts, here: int, since: str) -> Iterator[Said]:
+    """Tell why workers that live have not swept; a restart would cut short what they have in hand."""
+    busy = in_hand.count(parts.settings.in_hand_dir)
+    if busy >= here:
+        yield (
+            "WARNING",
+            f"all {here} worker processes here have a mail or a document in hand, and none has swept {since}: they "
+            "sweep before the next one; where that lasts, give huey_consumer more --workers, or let the document "
+            "handler take less time",
+        )
+    else:
+        yield (
+            "TROUBLE",
+            f"{here} worker processes run here and none has swept {since}: is the database away, or the queue? their "
+            "log says why a sweep failed",
+        )
 
 
 def _undone(parts: Parts) -> Iterator[Said]:

@@ -1,0 +1,62 @@
+"""Rounds: what the workers of each host do once a minute, before all that waits in the queue.
+
+A round is no row of the queue. So it stands behind none, it is done while the queue is away, and each host does its
+own. A worker process asks for one before it asks the queue for a task, and at least once a second.
+
+The processes that a consumer starts share some bytes of memory: when each round is due, by the clock that nobody sets.
+Who does a round holds a lock, which the kernel takes back from a process that was killed. So a round that takes longer
+than a minute is not begun a second time, and never keeps all workers.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
+import threading
+import time
+from contextlib import suppress
+
+EACH = 60.0  # seconds
+_TIME = struct.Struct("d")
+
+
+class Rounds:
+    """The rounds of these names; made before the processes that share it are forked. The first of each is due now."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self._file = os.memfd_create("orderflow-rounds")
+        os.ftruncate(self._file, len(names) * _TIME.size)
+        self._due = mmap.mmap(self._file, len(names) * _TIME.size)
+        self._turn = threading.Lock()
+        self._runs: dict[str, threading.Thread] = {}  # of this process; a lock of the file binds no thread of it
+
+    def take(self) -> str | None:
+        """Return the name of a round that is due and that nobody does; it ends when this thread asks again."""
+        me = threading.current_thread()
+        with self._turn:
+            for name in [name for name, thread in self._runs.items() if thread is me or not thread.is_alive()]:
+                del self._runs[name]
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._names.index(name))
+            return next((name for name in self._names if self._begins(name, me)), None)
+
+    def again(self, name: str, seconds: float) -> None:
+        """Let a round be due in so many seconds from now."""
+        _TIME.pack_into(self._due, self._names.index(name) * _TIME.size, time.monotonic() + seconds)
+
+    def _begins(self, name: str, me: threading.Thread) -> bool:
+        number = self._names.index(name)
+        if name in self._runs or not self._is_due(number):
+            return False
+        with suppress(BlockingIOError, PermissionError):  # held by another process: lockf(3) knows both
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+            if self._is_due(number):
+                self.again(name, EACH)
+                self._runs[name] = me
+                return True
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
+        return False
+
+    def _is_due(self, number: int) -> bool:
+        due: float = _TIME.unpack_from(self._due, number * _TIME.size)[0]
+        return due <= time.monotonic()
