@@ -59,6 +59,8 @@ _LONGEST = 2000  # bytes of a row; ours have about 200
 _LARGEST_ID = 2**63 - 1
 _PAGE = 10_000
 _REFUSED_AT_A_TIME = 1000
+_SETTLED = 2.0  # seconds in which a transaction that adds a task is committed
+_ALL = 10.0  # seconds
 _HEARD = 1.0  # seconds
 _ANSWER = 2.0 * limits.QUEUE  # seconds; the server's own statement timeout comes first, where it lives
 _CLIENT_ERRORS = (sqlite3.Error, psycopg.Error, *((redis.RedisError,) if redis else ()))
@@ -216,13 +218,36 @@ class _Sqlite(_GroupedEnqueue, SqliteStorage):  # type: ignore[misc]
         return connection
 
 
+class _Floor:
+    """From which id on the rows of one priority are looked for: one that was taken _SETTLED seconds ago or more.
+
+    A row below it would have been committed later than that; then, and where ids begin again, it goes down.
+    """
+
+    def __init__(self) -> None:
+        self.id = 0
+        self._next, self._at = 0, time.monotonic()
+
+    def note(self, id: int) -> None:
+        """Note that a row was taken."""
+        now = time.monotonic()
+        if id < self.id:
+            self.id = self._next = id
+        if now - self._at >= _SETTLED:
+            self.id, self._next, self._at = self._next, id, now
+
+
 class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
     INSERT = "insert into huey_task (queue, data, priority) values (%s, %s, %s)"
     NOTIFY = "select pg_notify(%s, %s)"
     TAKE = (
-        "delete from huey_task where id = (select id from huey_task where queue = %s"
-        " order by priority desc, id limit 1 for update skip locked)"
-        " returning case when octet_length(data) <= %s then data else '' end"
+        "delete from huey_task where id = {}"
+        " returning id, priority, case when octet_length(data) <= %s then data else '' end"
+    )
+    ANY = "(select id from huey_task where queue = %s order by priority desc, id limit 1 for update skip locked)"
+    FROM = (
+        "(select id from huey_task where queue = %s and priority = %s and id >= %s"
+        " order by id limit 1 for update skip locked)"
     )
     ROWS = (
         "select id, case when octet_length(data) <= %s then data else '' end"
@@ -230,11 +255,37 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
     )
     _conn: Any
 
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._floors = {0.0: _Floor(), float(_BEHIND): _Floor()}
+        self._looked_at_all = -math.inf
+
     def _dequeue(self) -> bytes | None:
         """Take the next row; one that is too long for a task comes back empty, so that it is never read."""
+        statement, values = self.next_take()
         with self.db() as cursor:
-            row = cursor.execute(self.TAKE, (self.name, _LONGEST)).fetchone()
-        return bytes(row[0]) if row else None
+            row = cursor.execute(statement, values).fetchone()
+        if row is None:
+            return None
+        id, priority, data = row
+        if floor := self._floors.get(priority):
+            floor.note(id)
+        return bytes(data)
+
+    def next_take(self) -> tuple[str, tuple[Any, ...]]:
+        """Return the statement that takes the next row, and its values.
+
+        While somebody holds a snapshot (pg_dump, say), the rows that were taken stay in the table and its index, and
+        a look for the smallest one reads them all each time. So it begins at the rows that were taken lately. Every
+        _ALL seconds it begins at the first: a row may have been committed late, and another's priority is not ours.
+        """
+        now = time.monotonic()
+        if now - self._looked_at_all >= _ALL:
+            self._looked_at_all = now
+            return self.TAKE.format(self.ANY), (self.name, _LONGEST)
+        values = [(self.name, priority, floor.id) for priority, floor in self._floors.items()]
+        chosen = f"coalesce({', '.join([self.FROM] * len(values))})"
+        return self.TAKE.format(chosen), (*(value for one in values for value in one), _LONGEST)
 
     def _connect(self) -> Any:
         connection = connect(self.dsn, self.connection_params, _ANSWER)
@@ -343,6 +394,13 @@ class Queue:
         """
         storage = self.huey.storage
         return not isinstance(storage, _Postgres) or bool(self._twice(storage.is_heard))
+
+    def ask(self, statement: str) -> list[tuple[Any, ...]] | None:
+        """Return what PostgreSQL answers where the queue is in it; None elsewhere. Raises QueueUnavailable."""
+        storage = self.huey.storage
+        if not isinstance(storage, _Postgres):
+            return None
+        return list(self._twice(lambda: storage.sql(statement, results=True)))
 
     def create_tables(self) -> None:
         """Create what the storage needs; safe to repeat. Raises QueueUnavailable."""

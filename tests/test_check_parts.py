@@ -22,11 +22,12 @@ import pytest
 
 from orderflow_ingest import access, extraction, heartbeat, in_hand, limits
 from orderflow_ingest.admin_cli import roles
-from orderflow_ingest.admin_cli.checks import check_all
+from orderflow_ingest.admin_cli.checks import check_all, snapshots
 from orderflow_ingest.admin_cli.checks import spool as spool_check
 from orderflow_ingest.admin_cli.checks.database import check_database, check_schema
 from orderflow_ingest.admin_cli.checks.findings import Level, compare_clocks
 from orderflow_ingest.admin_cli.checks.s3 import check_archive
+from orderflow_ingest.admin_cli.checks.snapshots import check_snapshots
 from orderflow_ingest.admin_cli.checks.worker import check_worker
 from orderflow_ingest.archive import s3_answers
 from orderflow_ingest.assembly import open_parts
@@ -486,6 +487,28 @@ def test_a_transaction_pooler_before_the_queue_is_found_and_none_where_there_is_
         queue = parts(QUEUE_URL=url).queue
         assert queue.rings() is is_heard
         queue.huey.storage.close()
+
+
+def test_who_holds_an_old_snapshot_of_the_queue_is_told_with_the_remedy(parts, postgres, monkeypatch):
+    name = f"held_{uuid4().hex}"
+    queue = parts(QUEUE_URL=postgres.create_database(name))
+    queue.queue.create_tables()
+    monkeypatch.setattr(snapshots, "_OLD", 0.0)
+    assert list(check_snapshots(queue)) == []
+    with psycopg.connect(postgres.conninfo("postgres")) as elsewhere:
+        elsewhere.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        elsewhere.execute("SELECT 1")
+        assert list(check_snapshots(queue)) == [], "it holds the tables of its own database alone"
+    with psycopg.connect(postgres.conninfo(name)) as dump:
+        dump.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        dump.execute("SELECT 1")
+        ((level, text),) = check_snapshots(queue)
+        process = dump.info.backend_pid
+    assert level == "WARNING" and text.startswith("a session (role ") and f"process {process}) holds a snapshot" in text
+    assert "set QUEUE_URL to a database of its own" in text
+    monkeypatch.setattr(snapshots, "_MANY", 0)
+    assert "0 tasks that were taken stay in the table huey_task: somebody" in worst(check_snapshots(queue))
+    queue.queue.huey.storage.close()
 
 
 # Workers

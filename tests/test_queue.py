@@ -154,6 +154,65 @@ def test_a_periodic_task_of_the_consumer_passes_through(queue):
     assert ran == ["sweep"]
 
 
+# A snapshot that is held
+
+
+def pages(storage, statement, values) -> int:
+    """Count the pages that a statement touches; what it does is undone."""
+    with storage.db() as cursor:
+        cursor.execute("BEGIN")
+        (found,) = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values).fetchone()
+        cursor.execute("ROLLBACK")
+    return found[0]["Plan"]["Shared Hit Blocks"] + found[0]["Plan"]["Shared Read Blocks"]
+
+
+def test_under_a_held_snapshot_a_take_reads_no_more_the_more_was_taken_before(postgres, database, monkeypatch):
+    monkeypatch.setattr("orderflow_ingest.queue._SETTLED", 0.0)
+    queue = Worker(database)
+    queue.create_tables()
+    queue.huey.storage.flush_all()
+    storage, of_all, of_next = queue.huey.storage, [], []
+    with psycopg.connect(postgres.conninfo(database.rpartition("/")[2])) as dump:
+        dump.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        dump.execute("SELECT 1 FROM huey_task")
+        for _ in range(2):
+            with storage.db() as cursor:  # what other workers have taken
+                many = "SELECT 'orderflow', '', 0 FROM generate_series(1, 8000)"
+                cursor.execute(f"INSERT INTO huey_task (queue, data, priority) {many}")
+                cursor.execute("DELETE FROM huey_task")
+            for is_live in (True, False) * 4:
+                queue.extract(7, MESSAGE, is_live)
+            storage._looked_at_all = float("-inf")
+            for _ in range(6):
+                assert storage._dequeue()
+            of_all.append(pages(storage, storage.TAKE.format(storage.ANY), (storage.name, 2000)))
+            of_next.append(pages(storage, *storage.next_take()))
+    assert of_all[1] > 1.5 * of_all[0] > 5 * of_next[0] and of_next[1] <= of_next[0] + 5, (of_all, of_next)
+    queue.huey.storage.close()
+
+
+def test_a_task_that_was_committed_late_or_has_a_small_id_again_is_taken(postgres, database, monkeypatch):
+    monkeypatch.setattr("orderflow_ingest.queue._SETTLED", 0.0)
+    monkeypatch.setattr("orderflow_ingest.queue._ALL", 1000.0)
+    queue = Worker(database)
+    queue.create_tables()
+    queue.huey.storage.flush_all()
+    storage = queue.huey.storage
+    for _ in range(5):
+        queue.extract(7, MESSAGE)
+        assert storage._dequeue()
+    statement = "INSERT INTO huey_task (id, queue, data, priority) VALUES (%s, 'orderflow', '', %s)"
+    with storage.db() as cursor:
+        for id, priority in ((-7, 0), (-6, 0), (-5, 17)):
+            cursor.execute(statement, (id, priority))
+    assert storage._dequeue() is None
+    storage._looked_at_all = float("-inf")  # after _ALL seconds
+    assert storage._dequeue() == b"" and storage.queue_size() == 2, "the one of the highest priority"
+    storage._looked_at_all = float("-inf")
+    assert [storage._dequeue() for _ in range(3)] == [b"", b"", None], "from there on without a look at all"
+    queue.huey.storage.close()
+
+
 # What lies in the queue
 
 

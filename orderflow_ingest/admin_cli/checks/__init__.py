@@ -26,6 +26,7 @@ from .postfix_daemon import check_daemon
 from .postfix_ways import way_of
 from .s3 import check_archive
 from .service import check_service
+from .snapshots import check_snapshots
 from .spool import check_spool, user
 from .worker import check_worker
 
@@ -123,7 +124,7 @@ def _breaker(parts: Parts) -> Iterator[Said]:
 
 def _queue(parts: Parts) -> Iterator[Said]:
     try:
-        depth, rings = parts.queue.depth(), parts.queue.rings()
+        depth, rings, held = parts.queue.depth(), parts.queue.rings(), [*check_snapshots(parts)]
     except QueueUnavailable as error:
         yield "TROUBLE", str(error)
         return
@@ -133,6 +134,7 @@ def _queue(parts: Parts) -> Iterator[Said]:
             "NOTIFY is not heard by who LISTENs, so each task waits for the worker's next look: a transaction pooler? "
             "set QUEUE_URL to the server itself",
         )
+    yield from held
     yield "OK", f"answers, {depth} tasks waiting"
 
 
