@@ -16,8 +16,8 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
+from .addresses import is_slug
 from .archive import Archive, ObjectDamaged, ObjectMissing
-from .envelope import is_slug
 from .keys import decision_key, organization_key, raw_prefix, read_raw_key
 from .records import Charter, OrganizationDiffers, Records
 

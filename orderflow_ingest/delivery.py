@@ -32,9 +32,10 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from . import metrics
+from .addresses import ForeignDomain
 from .archive import ArchiveUnavailable
 from .assembly import Parts
-from .envelope import BEFORE_QUEUE, Envelope, ForeignDomain, decode, organization_slug
+from .envelope import BEFORE_QUEUE, Envelope, decode
 from .keys import EMAIL, held_id, message_id, raw_key
 from .logs import event, place
 from .message import Message, ReadMail, own_identity, read_mail
@@ -160,7 +161,7 @@ def receive(envelope: Envelope, raw: bytes, parts: Parts) -> Delivery:
     except (SpoolFull, OSError) as error:
         event("spool", "Message was not spooled.", logging.ERROR, outcome=outcome.name, reason=error)
         delivery = Delivery(Outcome.INTERNAL if outcome is Outcome.SET_ASIDE else outcome, delivery.org)
-    _tell(delivery, envelope, len(raw), entry.name if entry else "", why, began)
+    _tell(delivery, envelope, parts, len(raw), entry.name if entry else "", why, began)
     return delivery
 
 
@@ -185,7 +186,7 @@ def settle(
     else:
         delivery, why = _attempt(envelope, raw, parts, key, entry.name, within)
     delivery = _conclude(entry, delivery, key, parts, sender_waits)
-    _tell(delivery, envelope, len(raw), entry.name, why, began)
+    _tell(delivery, envelope, parts, len(raw), entry.name, why, began)
     return delivery
 
 
@@ -252,7 +253,7 @@ def _organization(recipient: str, parts: Parts) -> Organization | Outcome:
 
     A database without any is another one than was meant, or is being set up: it says nothing of a recipient.
     """
-    slug = organization_slug(recipient, parts.settings.local_part, parts.settings.domains)
+    slug = parts.settings.addresses.slug(recipient)
     org = parts.records.organizations.find(slug) if slug else None
     if org is None:
         is_ours = bool(slug) and parts.records.organizations.has_none()
@@ -278,7 +279,7 @@ def known_traits(header: MailHeader, sender: str, parts: Parts) -> list[str]:
 
     def is_own(recipient: str) -> bool:
         try:
-            return organization_slug(recipient, parts.settings.local_part, parts.settings.domains) is not None
+            return parts.settings.addresses.slug(recipient) is not None
         except ForeignDomain:
             return False
 
@@ -453,7 +454,9 @@ def _conclude(entry: Entry, delivery: Delivery, key: str, parts: Parts, sender_w
     return delivery
 
 
-def _tell(delivery: Delivery, envelope: Envelope | None, size: int, entry: str, why: str, began: float) -> None:
+def _tell(
+    delivery: Delivery, envelope: Envelope | None, parts: Parts, size: int, entry: str, why: str, began: float
+) -> None:
     """Log a delivery in one record, since a message costs what it costs to log it, too; and count it."""
     outcome = delivery.outcome
     level = logging.INFO if outcome.is_accepted and outcome is not Outcome.SET_ASIDE else logging.WARNING
@@ -469,7 +472,7 @@ def _tell(delivery: Delivery, envelope: Envelope | None, size: int, entry: str, 
         message_id=delivery.message_id,
         source_message_id=delivery.source_message_id,
         queue_id=envelope and envelope.queue_id,
-        extension=envelope and _extension(envelope.recipient),
+        extension=envelope and _extension(envelope.recipient, parts),
         size=size,
         entry=entry,
         reason=why or delivery.reason,
@@ -479,8 +482,8 @@ def _tell(delivery: Delivery, envelope: Envelope | None, size: int, entry: str, 
     metrics.observe(metrics.MESSAGE_BYTES, size)
 
 
-def _extension(recipient: str) -> str:
-    return storable(recipient.rpartition("@")[0].partition("+")[2])[:80]
+def _extension(recipient: str, parts: Parts) -> str:
+    return storable(parts.settings.addresses.divide(recipient.rpartition("@")[0])[1])[:80]
 
 
 def _now() -> datetime:

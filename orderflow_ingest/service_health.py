@@ -12,7 +12,8 @@ from typing import Any
 
 from .durable import os_reason
 
-SOCKETS = PIPE_SOCKET, LMTP_SOCKET, SMTP_SOCKET = "deliver.sock", "lmtp.sock", "smtp.sock"
+PIPE_SOCKET, LMTP_SOCKET, SMTP_SOCKET, MAP_SOCKET = "deliver.sock", "lmtp.sock", "smtp.sock", "recipients.sock"
+SOCKETS = PIPE_SOCKET, LMTP_SOCKET, SMTP_SOCKET, MAP_SOCKET
 _LINE = 65536
 
 

@@ -19,12 +19,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from . import postgresql_url
-from .ascii_case import ascii_lower
+from .addresses import DELIMITERS, Addresses, ascii_domain
 from .durable import os_reason
 from .limits import LONGEST_BACKOFF
 
@@ -50,6 +51,7 @@ class Settings:
     state_dir: Path
     domains: tuple[str, ...]
     local_part: str
+    recipient_delimiter: str
     max_message_size: int
     require_tls: bool
     spool_accepts: bool
@@ -84,6 +86,11 @@ class Settings:
     console_users: Path
     console_proxy_header: str
     console_timeout: float
+
+    @cached_property
+    def addresses(self) -> Addresses:
+        """Return how the organizations' addresses are spelled."""
+        return Addresses(self.local_part, self.recipient_delimiter, self.domains)
 
     @property
     def source(self) -> str:
@@ -212,8 +219,13 @@ def _number(kind: Callable[[str], Any], least: float, most: float = 1e12) -> Cal
 
 
 def _domains(text: str) -> tuple[str, ...]:
-    one = _matching(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
-    return tuple(one(ascii_lower(part.strip())) for part in text.split(","))
+    return tuple(dict.fromkeys(ascii_domain(part.strip()) for part in text.split(",")))
+
+
+def _delimiters(text: str) -> str:
+    if not set(text) <= set(DELIMITERS) or len(set(text)) != len(text):
+        raise ValueError
+    return text
 
 
 def _database_url(text: str) -> str:
@@ -272,10 +284,16 @@ KEYS = (
     Key("ORDERFLOW_STATE_DIR", "state_dir", _default_state_dir, _absolute, "an absolute path",
         "the spool and the embedded parts lie below it",
         "/var/lib/orderflow if writable, else ~/.local/state/orderflow"),
-    Key("ORDERFLOW_DOMAIN", "domains", "orderflow.example.com", _domains, "domain names, comma separated",
-        "recipient domains, comma separated"),
+    Key("ORDERFLOW_DOMAIN", "domains", "orderflow.example.com", _domains,
+        "domain names, comma separated; one with ß, ς, a joiner or a newer script in its ASCII form, xn--…",
+        "recipient domains, comma separated; one beyond ASCII in either spelling, `bücher.example` or "
+        "`xn--bcher-kva.example`"),
     Key("ORDERFLOW_LOCAL_PART", "local_part", "orders", _matching(r"[a-z0-9._-]{1,64}"),
-        "lower case letters, digits, . _ or -", "what stands before the + of a recipient"),
+        "lower case letters, digits, . _ or -", "what stands before the delimiter of a recipient"),
+    Key("ORDERFLOW_RECIPIENT_DELIMITER", "recipient_delimiter", "+", _delimiters,
+        f"different characters of {DELIMITERS}",
+        "what divides local part and organization, as Postfix's recipient_delimiter: one or more of `+-=_.`; the first "
+        "one is shown, the others are read too"),
     Key("ORDERFLOW_MAX_MESSAGE_SIZE", "max_message_size", "26214400", _number(int, 1), "a number of bytes",
         "bytes; also Postfix's message_size_limit"),
     Key("ORDERFLOW_REQUIRE_TLS", "require_tls", "false",
@@ -455,6 +473,11 @@ def _settings(given: dict[str, tuple[str, str]], path: str | None) -> Settings:
     ):
         if found[name.removeprefix(_PREFIX).lower()] > bound:
             raise BadSettings(f"{given.get(name, ('', 'default'))[1]}: {name} must be at most {most}")
+    if set(found["local_part"]) & set(found["recipient_delimiter"]):
+        place = given.get("ORDERFLOW_RECIPIENT_DELIMITER", given.get("ORDERFLOW_LOCAL_PART", ("", "default")))[1]
+        raise BadSettings(
+            f"{place}: ORDERFLOW_LOCAL_PART must not hold a character of ORDERFLOW_RECIPIENT_DELIMITER, which ends it"
+        )
     return Settings(file=Path(path).absolute() if path else None, **found)
 
 

@@ -30,7 +30,7 @@ def deployment(authority):
     certificate, key = authority.issue("mx", "IP:127.0.0.1")
     with scratch() as place:
         tls = f"smtpd_tls_cert_file = {certificate}\nsmtpd_tls_key_file = {key}\n"
-        deployment = Deployment(place, way="lmtp", service=True, overrides=tls)
+        deployment = Deployment(place, way="lmtp", service=True, overrides=tls, map_by="database")
         deployment.set_up("canary")
         with deployment:
             yield deployment

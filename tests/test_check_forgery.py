@@ -28,7 +28,7 @@ def domain():
 def deployment():
     """A deployment by LMTP with a canary; Postfix and the service run."""
     with scratch() as place:
-        deployment = Deployment(place, {"ORDERFLOW_AUTHSERV_ID": MX}, way="lmtp", service=True)
+        deployment = Deployment(place, {"ORDERFLOW_AUTHSERV_ID": MX}, way="lmtp", service=True, map_by="database")
         deployment.set_up("canary")
         with deployment.service, deployment.postfix:
             yield deployment

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 FLOORS = (
-    {"ascii_case"},
+    {"addresses", "ascii_case"},
     {
         *("mime", "outcomes", "status", "header", "envelope", "keys", "message", "traits", "containers", "attachments"),
         *("org_settings", "authentication_results", "senders"),

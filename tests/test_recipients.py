@@ -110,12 +110,12 @@ REFUSED = (
 @pytest.fixture(scope="module", params=["pipe", "lmtp", "before-queue", "lmtp, postgresql", "pipe, own network"])
 def deployment(request):
     way, _, what = request.param.partition(", ")
-    settings = {}
+    settings, map_by = {}, "database" if what else "service"
     if what == "postgresql":
         settings["DATABASE_URL"] = request.getfixturevalue("postgres").create_database("recipients")
     own = "minimal_backoff_time = 300s\nmaximal_backoff_time = 300s\n" + ("" if what == "own network" else STRANGER)
     with scratch() as place:
-        deployment = Deployment(place, settings, way=way, service=True, overrides=own)
+        deployment = Deployment(place, settings, way=way, service=True, overrides=own, map_by=map_by)
         deployment.set_up(*SLUGS)
         with deployment:
             yield deployment

@@ -8,11 +8,12 @@ import pytest
 
 import orderflow_ingest
 from orderflow_ingest import imports, replay
+from orderflow_ingest.addresses import Addresses
 from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.ascii_case import ascii_lower
 from orderflow_ingest.assembly import Parts
 from orderflow_ingest.delivery import Delivery, receive
-from orderflow_ingest.envelope import BEFORE_QUEUE, Envelope, organization_slug
+from orderflow_ingest.envelope import BEFORE_QUEUE, Envelope
 from orderflow_ingest.imports.sources import OfFile
 from orderflow_ingest.message import own_identity, read_message
 from orderflow_ingest.mime.fields import HEADER_LINES
@@ -20,7 +21,6 @@ from orderflow_ingest.org_settings import read_settings
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.records import NO_TENANT, Filter, IdentityTaken
 from orderflow_ingest.records.tables import inbound_message, message_conflict
-from orderflow_ingest.service.postmaster import is_postmaster
 from orderflow_ingest.settings import load
 from orderflow_ingest.status import Held
 from tests.fakes import embedded
@@ -289,9 +289,10 @@ def test_no_name_of_other_letters_is_taken_for_one_of_ours():
 
 def test_a_recipient_is_folded_as_postfix_folds_it():
     """Postfix's maps find acme for what Unicode folds to it: 250 at RCPT, and a bounce if we did not (real Postfix)."""
+    addresses = Addresses("book", "+", ("k.example",))
     for recipient in ("BOOK+K@K.Example", "book+k@\u212a.example", "boo\u212a+k@k.example", "book+\u212a@k.example"):
-        assert organization_slug(recipient, "book", ("k.example",)) == "k"
-    assert is_postmaster("postmaster@\u212a.example", ("k.example",))
+        assert addresses.slug(recipient) == "k"
+    assert addresses.is_postmaster("postmaster@\u212a.example")
 
 
 # Where str.lower() stands for something that is no id, address or domain, or is compared with what a database folds.

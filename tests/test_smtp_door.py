@@ -14,7 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from orderflow_ingest.envelope import Envelope, organization_slug
+from orderflow_ingest.addresses import Addresses
+from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.service import postmaster
 from orderflow_ingest.service.smtp_door import lmtp_door, smtp_door
@@ -23,6 +24,7 @@ DOMAIN = "orderflow.example.com"
 ACME, BETA, NOPE = (f"orders+{slug}@{DOMAIN}" for slug in ("acme", "beta", "nope"))
 MAIL = b"Subject: order 1\r\n\r\n.. two lines\r\n..one dot\r\n"
 RAW = b"Subject: order 1\n\n. two lines\n.one dot\n"
+ADDRESSES = Addresses("orders", "+", (DOMAIN,))
 OURS = {os.geteuid()}
 MEGABYTE = 1 << 20
 
@@ -31,7 +33,7 @@ class FakeDesk:
     """A desk that notes what it was given; `outcomes` and `welcomes` say its answers by recipient."""
 
     def __init__(self):
-        self.settings = SimpleNamespace(max_message_size=MEGABYTE, domains=(DOMAIN,))
+        self.settings = SimpleNamespace(max_message_size=MEGABYTE, domains=(DOMAIN,), addresses=ADDRESSES)
         self.is_draining = False
         self.budget, self.reserved, self.most_reserved = 10 * MEGABYTE, 0, 0
         self.welcomes = {NOPE: Outcome.UNKNOWN_ORG}
@@ -53,7 +55,7 @@ class FakeDesk:
         assert self.reserved >= 0
 
     def organization(self, recipient):
-        return organization_slug(recipient, "orders", (DOMAIN,)) if recipient.lower().endswith(DOMAIN) else None
+        return ADDRESSES.slug(recipient) if recipient.lower().endswith(DOMAIN) else None
 
     async def welcome(self, recipient):
         return _given(self.welcomes.get(recipient))

@@ -785,7 +785,7 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
 
 def test_an_order_goes_through_a_deployment_whose_programs_have_roles_of_their_own(postgres):
     with scratch() as place:
-        deployment = Deployment(place, service=True)
+        deployment = Deployment(place, service=True, map_by="database")
         tenants = Tenants(postgres)
         tenants.set_up(deployment)
         deployment.write_settings({"DATABASE_URL": tenants.url("deliver"), "MAP_DATABASE_URL": tenants.url("map")})

@@ -83,7 +83,7 @@ def _flight(
     settings = _worker_settings() if settings_file is None else loaded(settings_file)
     domain = settings.domains[0]
     try:
-        probe = new_probe(server, sender or f"postmaster@{domain}", f"{settings.local_part}+{slug}@{domain}")
+        probe = new_probe(server, sender or f"postmaster@{domain}", settings.addresses.of(slug))
     except ValueError:
         raise click.UsageError("--server must be HOST:PORT") from None
     with as_owner(settings.state_dir):

@@ -6,12 +6,12 @@ from typing import Any, BinaryIO
 
 import click
 
+from ..addresses import is_slug
 from ..archive import ArchiveUnavailable
 from ..archived import claim_organization, write_organization
 from ..ascii_case import ascii_lower
 from ..asking import named_org
 from ..assembly import Parts, publish_recipients
-from ..envelope import is_slug
 from ..org_settings import KEYS, BadOrgSettings
 from ..records import OrganizationDiffers, OrganizationExists
 from ..terminal import json_option, opened, print_rows, settings_option
@@ -39,7 +39,7 @@ def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
     _claim(slug, parts)
     publish_recipients(parts)
     settings = parts.settings
-    click.echo(f"added {slug}: {settings.local_part}+{slug}@{settings.domains[0]}")
+    click.echo(f"added {slug}: {settings.addresses.of(slug)}")
 
 
 @org.command("list")

@@ -8,6 +8,9 @@ and main.cf has a part that all share:
     lmtp           Postfix's LMTP client, straight to the service
     before-queue   smtpd asks the service before it answers; LMTP for what comes in by other doors
 
+RCPT TO is answered by the service, which asks the database where it must and knows what no answer means; or by
+Postfix's own map of the database, for a host that runs the way pipe without a service.
+
 For before-queue the service needs an address to give other mail back to, ORDERFLOW_RELAY.
 
 Postfix logs what stands in `hosts` of a PostgreSQL map when it cannot connect, and libpq is told how to verify a server
@@ -20,13 +23,15 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from .. import postgresql_url
-from ..envelope import POSTMASTERS
+from ..addresses import POSTMASTERS
 from ..outcomes import Outcome
 from ..postgresql_url import Target
 from ..records import recipients_path
+from ..service_health import MAP_SOCKET
 from ..settings import SYSTEM_FILE, BadSettings, Settings
 from .postfix_relations import values as related
 
+BY_SERVICE, BY_DATABASE = MAPS = ("service", "database")
 PIPE, LMTP, BEFORE_QUEUE = WAYS = ("pipe", "lmtp", "before-queue")
 PASSFILE = "/var/lib/postfix/orderflow_recipients.pgpass"
 _FILES = {
@@ -37,6 +42,13 @@ _FILES = {
     ("master", LMTP): ("master.lmtp.cf",),
     ("master", BEFORE_QUEUE): ("master.lmtp.cf", "master.before-queue.cf"),
 }
+_BY_SERVICE = "The service answers; it knows the organizations while the database is away."
+_MAP_MEANINGS = {
+    (BY_SERVICE, False): _BY_SERVICE,
+    (BY_SERVICE, True): _BY_SERVICE,
+    (BY_DATABASE, False): "Postfix asks PostgreSQL itself: while it is away, and for a minute after, all is 451.",
+    (BY_DATABASE, True): "Postfix reads recipients.db itself: where that file is gone, it does not even greet.",
+}
 _LMTP_ROLES = {
     PIPE: "",
     LMTP: "Postfix hands each message to the service over a socket.",
@@ -44,7 +56,15 @@ _LMTP_ROLES = {
 }
 
 
-def render(part: str, settings: Settings, way: str, user: str, program: str | None, passfile: str = PASSFILE) -> str:
+def render(
+    part: str,
+    settings: Settings,
+    way: str,
+    user: str,
+    program: str | None,
+    passfile: str = PASSFILE,
+    map_by: str = BY_SERVICE,
+) -> str:
     """Give the text of `main`, `master`, `map` or `passfile`, which lies at that path. Raises BadSettings."""
     target = _target(settings)
     if part == "passfile":
@@ -54,9 +74,12 @@ def render(part: str, settings: Settings, way: str, user: str, program: str | No
     map_type = "sqlite" if recipients_path(settings.database_url) else "pgsql"
     values = related(settings) | {
         "WAY": way,
-        "DOMAINS": ", ".join(settings.domains),
-        "LOCAL_PART": settings.local_part,
-        "MAP_TYPE": map_type,
+        "DOMAINS": ", ".join(settings.addresses.spellings),
+        "DELIMITERS": settings.recipient_delimiter,
+        "BEFORE_SLUG": len(settings.local_part) + 1,
+        "PREFIXES": ", ".join(f"'{settings.local_part}{one}'" for one in settings.recipient_delimiter),
+        "MAP": map_name(settings) if map_by == BY_SERVICE else f"{map_type}:$config_directory/orderflow_recipients.cf",
+        "MAP_MEANING": _MAP_MEANINGS[map_by, map_type == "sqlite"],
         "POSTMASTERS": _postmasters(settings),
         "DEADLINE": f"{settings.deadline:g}",
         "VERDICTS": verdicts(),
@@ -76,6 +99,11 @@ def render(part: str, settings: Settings, way: str, user: str, program: str | No
     return re.sub(r"@([A-Z_]+)@", lambda found: str(values[found[1]]), text)
 
 
+def map_name(settings: Settings) -> str:
+    """Return the recipient map that the service answers, by socketmap_table(5)."""
+    return f"socketmap:unix:{settings.socket_dir / MAP_SOCKET}:recipients"
+
+
 def verdicts() -> str:
     """Give a regular expression of the lines for which mail may bounce: the verdicts on a message."""
     lines = (o.line.decode("ascii").strip() for o in Outcome if not (o.is_accepted or o.is_temporary))
@@ -90,7 +118,7 @@ def command() -> str:
 
 
 def _postmasters(settings: Settings) -> str:
-    names = [f"{name}@{domain}" for domain in settings.domains for name in POSTMASTERS]
+    names = [f"{name}@{domain}" for domain in settings.addresses.spellings for name in POSTMASTERS]
     return "".join(f"    {{ {name} = root@localhost }}\n" for name in names)
 
 

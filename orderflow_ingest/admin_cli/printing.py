@@ -23,12 +23,21 @@ from . import postfix_config, roles
     show_default=True,
     help="Where the map for PostgreSQL finds its password.",
 )
+@click.option(
+    "--map",
+    "map_by",
+    type=click.Choice(postfix_config.MAPS),
+    default=postfix_config.BY_SERVICE,
+    show_default=True,
+    help="What answers RCPT TO: the service, or Postfix from the database, which needs the parts map and passfile.",
+)
 @settings_option
 def print_postfix(
-    part: str, way: str, user: str, program_path: str | None, passfile: str, settings_file: str | None
+    part: str, way: str, user: str, program_path: str | None, passfile: str, map_by: str, settings_file: str | None
 ) -> None:
     """Print main.cf lines, master.cf entries, the recipient map, or the map's password, for these settings."""
-    click.echo(postfix_config.render(part, loaded(settings_file), way, user, program_path, passfile), nl=False)
+    text = postfix_config.render(part, loaded(settings_file), way, user, program_path, passfile, map_by)
+    click.echo(text, nl=False)
 
 
 @click.group("roles")

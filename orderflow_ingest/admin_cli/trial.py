@@ -5,10 +5,9 @@ Whether a backend is away, or too much work waits, is a question of the moment, 
 
 from collections.abc import Iterator
 
-from ..ascii_case import ascii_lower
+from ..addresses import ForeignDomain
 from ..assembly import Parts
 from ..attachments import accept_types, read_parts
-from ..envelope import POSTMASTERS, ForeignDomain, organization_slug
 from ..keys import EMAIL
 from ..message import read_mail
 from ..org_settings import BadOrgSettings
@@ -24,12 +23,12 @@ def try_mail(address: str, raw: bytes | None, sender: str | None, size: int | No
     """Tell step by step what would become of a mail to an address, and last how its delivery would end."""
     settings = parts.settings
     try:
-        slug = organization_slug(address, settings.local_part, settings.domains)
+        slug = settings.addresses.slug(address)
     except ForeignDomain:
         yield "recipient", "its domain is not in ORDERFLOW_DOMAIN"
         yield _ended(Outcome.MISCONFIGURED)
         return
-    if ascii_lower(address.partition("@")[0]) in POSTMASTERS:
+    if settings.addresses.is_postmaster(address):
         yield "recipient", "no organisation's: Postfix's aliases take it"
         return
     org = parts.records.organizations.find(slug) if slug else None

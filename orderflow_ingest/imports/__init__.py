@@ -117,7 +117,7 @@ class Importer:
         settings = self.parts.settings
         received, sender = read_trace(mail.raw or b"", datetime.now(UTC))
         return Envelope(
-            recipient=f"{settings.local_part}+{self.org.slug}@{settings.domains[0]}",
+            recipient=settings.addresses.of(self.org.slug),
             sender=sender if sender is not None else mail.sender or message.from_email,
             received_at=received or mail.written_at or datetime.now(UTC),
         )

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from ..addresses import ForeignDomain
 from ..assembly import Parts
-from ..envelope import BadEnvelope, Envelope, ForeignDomain, decode, organization_slug
+from ..envelope import BadEnvelope, Envelope, decode
 from ..spool import EntryDamaged, last_line
 from .findings import Finding, Trouble
 
@@ -46,7 +47,7 @@ def read_entry(name: str, parts: Parts, is_dead: bool) -> Spooled | None:
     except (EntryDamaged, BadEnvelope):
         return Spooled(name, "", None, b"")
     try:
-        slug = organization_slug(envelope.recipient, parts.settings.local_part, parts.settings.domains)
+        slug = parts.settings.addresses.slug(envelope.recipient)
     except ForeignDomain:
         slug = None
     return Spooled(name, slug or "", envelope, raw)

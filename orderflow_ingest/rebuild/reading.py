@@ -150,7 +150,7 @@ def row_of(
     A sender that the metadata does not tell is UNKNOWN_SENDER, never the null sender.
     """
     settings, received_at = parts.settings, _received_at(told)
-    own_address = f"{settings.local_part}+{slug}@{settings.domains[0]}"
+    own_address = settings.addresses.of(slug)
     own_id = _id(told)
     missing = {Note.NEW_ID: own_id, Note.NO_ENVELOPE: received_at, Note.NO_SENDER: "sender" in told}
     sender = storable(told.get("sender", UNKNOWN_SENDER))

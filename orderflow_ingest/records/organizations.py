@@ -12,7 +12,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -88,6 +88,19 @@ class Organizations:
     def all(self) -> list[Organization]:
         """List all organisations by slug."""
         return self._select(sa.true())
+
+    def active_slugs(self, among: Collection[str] | None = None) -> set[str] | None:
+        """Return the slugs of the active organizations, of all or of those named; None while the table is empty.
+
+        Raise RecordsUnavailable.
+        """
+        o = organization.c
+        wanted = sa.true() if among is None else o.slug.in_(among)
+        with self._database.read(NO_TENANT) as connection:
+            found = set(connection.execute(sa.select(o.slug).where(o.is_active, wanted)).scalars())
+            if found or connection.execute(sa.select(o.id).limit(1)).first():
+                return found
+        return None
 
     def has_none(self) -> bool:
         """Tell whether the table is empty: of a database that is another one than was meant, or is not set up yet."""

@@ -4,9 +4,10 @@
 
 It holds open what a delivery needs, and listens on unix sockets in ORDERFLOW_SOCKET_DIR:
 
-    deliver.sock   for orderflow-deliver, see `pipe_door`; for this user and root
-    lmtp.sock      for Postfix's lmtp(8), see `smtp_door`; for ORDERFLOW_MAIL_USER too
-    smtp.sock      for Postfix's smtpd_proxy_filter, the same
+    deliver.sock     for orderflow-deliver, see `pipe_door`; for this user and root
+    lmtp.sock        for Postfix's lmtp(8), see `smtp_door`; for ORDERFLOW_MAIL_USER too
+    smtp.sock        for Postfix's smtpd_proxy_filter, the same
+    recipients.sock  for Postfix's proxymap(8), which asks at each RCPT TO, see `map_door`; the same
 
 systemd may open the sockets, so that a client that comes while the service restarts waits for it. Else they
 are made here, for this user and the mail user's group; what a killed service left is replaced, one that is
@@ -32,11 +33,13 @@ import click
 from .. import __version__, logs, metrics
 from ..assembly import Parts, keep_recipients, open_parts
 from ..records import RecordsUnavailable, recipients_path
-from ..service_health import LMTP_SOCKET, PIPE_SOCKET, SMTP_SOCKET, SOCKETS
+from ..service_health import LMTP_SOCKET, MAP_SOCKET, PIPE_SOCKET, SMTP_SOCKET, SOCKETS
 from ..settings import Settings
 from ..terminal import loaded, log_start, program, settings_option
 from . import systemd
 from .desk import Desk
+from .known import KnownOrganizations
+from .map_door import MapDoor
 from .peers import mail_uids, own_uids
 from .pipe_door import PipeDoor
 from .smtp_door import MailDoor, lmtp_door, smtp_door
@@ -77,11 +80,12 @@ async def serve(parts: Parts) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)
     opened = systemd.activated_sockets() or _listen(parts.settings)
-    doors = _doors(desk)
+    known = KnownOrganizations(parts.records.organizations)
+    doors = _doors(desk, known)
     servers = [await loop.create_server(doors[name], sock=one, backlog=BACKLOG) for name, one in opened.items()]
     log_start("service", "Service listens.", parts.settings, sockets=", ".join(sorted(opened)))
     await _notify("READY=1")
-    watchdog, keeper = asyncio.create_task(_watch(desk)), asyncio.create_task(_keep_recipients(parts))
+    tasks = [asyncio.create_task(one) for one in (_watch(desk), _keep_recipients(parts), known.keep_fresh())]
     await over.wait()
     for server in servers:
         server.close()
@@ -90,11 +94,11 @@ async def serve(parts: Parts) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(parts.settings.deadline + _GRACE):
             for door in doors.values():
-                if isinstance(door, MailDoor):
+                if isinstance(door, MailDoor | MapDoor):
                     await door.finish()
             await desk.drain()
-    watchdog.cancel()
-    keeper.cancel()
+    for task in tasks:
+        task.cancel()
     logs.event("service", "Service ended.", deliveries=desk.health()["deliveries"])
 
 
@@ -103,7 +107,7 @@ def main() -> None:
     program(cli)
 
 
-def _doors(desk: Desk) -> dict[str, Callable[[], asyncio.BaseProtocol]]:
+def _doors(desk: Desk, known: KnownOrganizations) -> dict[str, Callable[[], asyncio.BaseProtocol]]:
     settings = desk.settings
     mail = mail_uids(settings.mail_user)
     relay = settings.relay and settings.relay.removeprefix("unix:")
@@ -111,6 +115,7 @@ def _doors(desk: Desk) -> dict[str, Callable[[], asyncio.BaseProtocol]]:
         PIPE_SOCKET: partial(PipeDoor, desk, own_uids()),
         LMTP_SOCKET: lmtp_door(desk, mail),
         SMTP_SOCKET: smtp_door(desk, mail, relay=relay),
+        MAP_SOCKET: MapDoor(known, settings.addresses, mail),
     }
 
 

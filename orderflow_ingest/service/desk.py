@@ -22,9 +22,10 @@ from queue import SimpleQueue
 from threading import Thread
 
 from .. import __version__, delivery, metrics
+from ..addresses import ForeignDomain
 from ..assembly import Parts
 from ..durable import os_reason
-from ..envelope import Envelope, ForeignDomain, organization_slug
+from ..envelope import Envelope
 from ..logs import ERROR, WARNING, event, place
 from ..outcomes import Outcome
 from ..spool import Entry
@@ -72,7 +73,7 @@ class Desk:
     def organization(self, recipient: str) -> str | None:
         """Give the slug that a recipient names, whether there is such an organisation or not."""
         try:
-            return organization_slug(recipient, self.settings.local_part, self.settings.domains)
+            return self.settings.addresses.slug(recipient)
         except ForeignDomain:
             return None
 

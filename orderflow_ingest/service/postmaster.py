@@ -11,7 +11,6 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from ..envelope import POSTMASTERS, split_recipient
 from ..logs import event
 from .smtp_words import path
 
@@ -24,15 +23,6 @@ _VERDICTS = (550, 552)
 _PASSED_ON = "250 2.0.0 message passed on"
 _REFUSED = "451 4.3.5 the postmaster's mail system is not configured correctly, try again later"
 _AWAY = "451 4.4.1 the postmaster's mail system does not answer, try again later"
-
-
-def is_postmaster(recipient: str, domains: tuple[str, ...]) -> bool:
-    """Tell whether `recipient` is postmaster or abuse of one of our domains, or plain postmaster.
-
-    An extension, postmaster+anything, changes nothing: virtual_alias_maps find the address without it.
-    """
-    user, _, domain = split_recipient(recipient if "@" in recipient else f"{recipient}@")
-    return user in POSTMASTERS and domain in (*domains, "")
 
 
 class Relay:

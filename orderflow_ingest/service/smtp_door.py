@@ -72,7 +72,7 @@ class SmtpSession(Session):
 
     def _completed(self, recipient: str) -> str:
         """Return a recipient with its domain; smtpd(8) has looked one up without a domain in one of its own."""
-        if "@" in recipient or postmaster.is_postmaster(recipient, ()):
+        if "@" in recipient or self.door.desk.settings.addresses.is_postmaster(recipient):
             return recipient
         whole = f"{recipient}@{self.door.desk.settings.domains[0]}"
         return whole if self.door.desk.organization(whole) else recipient
@@ -91,7 +91,7 @@ class SmtpSession(Session):
 
     def _destination(self, recipient: str) -> str | None:
         desk = self.door.desk
-        if postmaster.is_postmaster(recipient, desk.settings.domains):
+        if desk.settings.addresses.is_postmaster(recipient):
             return _POSTMASTER
         return desk.organization(recipient)
 

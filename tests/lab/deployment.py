@@ -2,8 +2,9 @@
 
 The programs are those installed beside the running interpreter. They run as `user`, who owns the state
 directory; Postfix gets the configuration that `orderflow-admin postfix` prints for these settings and the
-`way`. With `service` the warm delivery service runs too, from start() to stop(); with `instances` on sockets
-that are opened for it, see `activation`. `environment` is what the operator's programs get beside the settings.
+`way`. RCPT TO is answered by what `map_by` names: the service, the default where one runs, or the database.
+With `service` the warm delivery service runs too, from start() to stop(); with `instances` on sockets that
+are opened for it, see `activation`. `environment` is what the operator's programs get beside the settings.
 """
 
 import json
@@ -53,6 +54,7 @@ class Deployment(Server):
         user: str = "nobody",
         programs: Path = PROGRAMS,
         overrides: str = "",
+        map_by: str = "",
     ) -> None:
         self.directory, self.user, self.programs, self.way = Path(directory), user, programs, way
         self.state, self.sockets = self.directory / "state", self.directory / "run"
@@ -62,6 +64,7 @@ class Deployment(Server):
         self.worker = self.new_worker("worker")
         self.service = self._new_service() if not instances else self._new_instances(instances)
         self.has_service = service
+        self.map_by = map_by or ("service" if service or instances else "database")
         self._overrides = overrides
         self._relay = f"127.0.0.1:{free_port()}" if way == "before-queue" else ""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -95,7 +98,7 @@ class Deployment(Server):
 
     def configure_postfix(self, master: str = "", overrides: str = "") -> None:
         """Write Postfix's configuration for the settings as they are now."""
-        options = ("--way", self.way, "--user", self.user, "--passfile", str(self.passfile))
+        options = ("--way", self.way, "--user", self.user, "--passfile", str(self.passfile), "--map", self.map_by)
         parts = ("main", "master", "map", "passfile")
         main, service, table, password = (self.admin("postfix", part, *options) for part in parts)
         self.postfix.configure(

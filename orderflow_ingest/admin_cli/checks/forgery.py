@@ -60,7 +60,7 @@ def check_forgeries(parts: Parts, asked: Postconf, patience: float = _PATIENCE) 
     if way_of(asked) == BEFORE_QUEUE:
         yield "OK", "before the queue no mail is believed to be authenticated, so no forged mail was sent"
         return
-    recipient = f"{settings.local_part}+{_CANARY}@{settings.domains[0]}"
+    recipient = settings.addresses.of(_CANARY)
     host, port = _listener(asked)
     to = Probe(host, port, "", recipient, "")
     with as_owner(settings.spool_dir):

@@ -80,7 +80,10 @@ def _main(settings: Settings, asked: Postconf) -> Iterator[Said]:
 
 def _domains(settings: Settings, asked: Postconf) -> Iterator[Said]:
     """Look whether each domain is ours alone: Postfix takes a domain for one class of address."""
-    for domain in settings.domains:
+    delimiters = settings.recipient_delimiter
+    if asked.value("recipient_delimiter") != delimiters:
+        yield "WARNING", line("recipient_delimiter", delimiters, "postmaster with an extension is refused")
+    for domain in settings.addresses.spellings:
         if domain not in _words(asked, "virtual_mailbox_domains"):
             yield "TROUBLE", f"main.cf: virtual_mailbox_domains does not name {domain}: its mail is refused"
         for other in ("mydestination", "virtual_alias_domains", "relay_domains"):

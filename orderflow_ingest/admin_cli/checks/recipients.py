@@ -9,17 +9,22 @@ import pwd
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 from urllib.parse import unquote
 
 from ...access import as_user, why_closed
 from ...assembly import Parts
 from ...records import RecordsUnavailable, recipients_path
+from ...service_health import MAP_SOCKET
+from ..postfix_config import map_name
 from .findings import Said
 from .postconf import Postconf, Service
 
 _HOSTS = re.compile(r"hosts\s*=")
 _PASSWORD_IN_URL = re.compile(r"://[^\s/@:]*:[^\s/@]+@")
 _PASSWORD = re.compile(r"^password\s*=\s*\S", re.MULTILINE)
+_TEMPORARY = re.compile(r"socketmap server temporary error: (.*)")
+_NOBODY = f"no-such-organization-{token_hex(8)}"  # a slug that can be, so the database has to be asked
 _OPTION = re.compile(r"[?&](\w+)=([^\s&,]+)")
 
 
@@ -31,9 +36,11 @@ def check_recipients(parts: Parts, asked: Postconf) -> Iterator[Said]:
         return
     yield from _passwords(tables, account)
     yield from _reached(asked)
-    settings = parts.settings
+    addresses = parts.settings.addresses
     for table in tables:
-        said = asked.lookup(f"{settings.local_part}+no-such-org--@{settings.domains[0]}", table, account)[1]
+        if table.startswith("socketmap:") and table != map_name(parts.settings):
+            yield "WARNING", f"main.cf: virtual_mailbox_maps: {table} is not the service's: {map_name(parts.settings)}"
+        said = asked.lookup(addresses.of(_NOBODY), table, account)[1]
         if said:
             yield "TROUBLE", f"the recipient map cannot be read: {_why(said, parts, table, account)}"
             return
@@ -41,15 +48,13 @@ def check_recipients(parts: Parts, asked: Postconf) -> Iterator[Said]:
         known = next((org.slug for org in parts.records.organizations.all() if org.is_active), None)
     except RecordsUnavailable:
         known = None  # the database's own finding tells
-    for domain in settings.domains:
-        if any(
-            asked.lookup(f"{settings.local_part}+no-such-org--@{domain}", t, account)[0] is not None for t in tables
-        ):
+    for domain in addresses.spellings:
+        if any(asked.lookup(addresses.of(_NOBODY, domain), table, account)[0] is not None for table in tables):
             yield "TROUBLE", "the recipient map knows an organisation that cannot be"
-        ours = f"{settings.local_part}+{known}@{domain}"
+        ours = addresses.of(known or "", domain)
         if known and all(asked.lookup(ours, table, account)[0] is None for table in tables):
             yield "TROUBLE", f"the recipient map does not know {ours}: its mail is refused"
-        if known and (elsewhere := _alias(asked, ours, domain)):
+        if known and (elsewhere := _alias(asked, ours, domain, parts.settings.local_part)):
             yield "TROUBLE", f"main.cf: virtual_alias_maps sends {ours} elsewhere: take it out of {elsewhere}"
 
 
@@ -118,7 +123,7 @@ def _reached(asked: Postconf) -> Iterator[Said]:
     if proxy and _is_chrooted(asked, proxy):
         yield "TROUBLE", "master.cf: proxymap: chroot must be n: it reads the recipient map for all"
     is_direct = any(
-        table.startswith(("pgsql:", "sqlite:"))
+        table.startswith(("pgsql:", "sqlite:", "socketmap:unix:"))
         for table in asked.value("virtual_mailbox_maps").replace(",", " ").split()
     )
     jailed = next((s for s in asked.services if s.daemon == "smtpd" and _is_chrooted(asked, s)), None)
@@ -136,6 +141,8 @@ def _is_chrooted(asked: Postconf, service: Service) -> bool:
 
 def _why(said: str, parts: Parts, table: str, account: pwd.struct_passwd | None) -> str:
     """Say what to open, where a right is missing; else what postmap said."""
+    if table.startswith("socketmap:"):
+        return _why_no_answer(said, parts)
     if account is None or os.geteuid():
         return said.splitlines()[-1].rpartition(": ")[2]
     source = Path(table.partition(":")[2])
@@ -148,14 +155,26 @@ def _why(said: str, parts: Parts, table: str, account: pwd.struct_passwd | None)
     return said.splitlines()[-1].rpartition(": ")[2]
 
 
+def _why_no_answer(said: str, parts: Parts) -> str:
+    """Say what to do about a service that is not there, or what it answered instead of yes or no."""
+    if refused := _TEMPORARY.search(said):
+        return f"{refused[1]}, so all unknown recipients hear 451"
+    path = parts.settings.socket_dir / MAP_SOCKET
+    if not path.exists():
+        return (
+            f"{path} is not there, so all recipients hear 451: install orderflow-service.socket of this version, "
+            "systemctl restart orderflow-service.socket; or print main by --map database"
+        )
+    return f"nobody answers at {path}, so all recipients hear 451: {said.splitlines()[0].rpartition(': ')[2]}"
+
+
 def _reads(file: Path, account: pwd.struct_passwd) -> bool:
     with as_user(account):
         return os.access(file, os.R_OK, effective_ids=True)
 
 
-def _alias(asked: Postconf, recipient: str, domain: str) -> str:
+def _alias(asked: Postconf, recipient: str, domain: str, local: str) -> str:
     """Name the table that gives our recipient, or the whole domain, to somebody else; "" if none does."""
-    local = recipient.partition("@")[0].partition("+")[0]
     for table in asked.tables("virtual_alias_maps"):
         if any(asked.lookup(key, table)[0] for key in (recipient, f"{local}@{domain}", f"@{domain}")):
             return table.partition("{")[0].rstrip(":") or table
