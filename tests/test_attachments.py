@@ -1,7 +1,6 @@
 """Every document in a mail is taken, everything else is told with a reason, and nothing raises."""
 
 import base64
-import time
 
 import pytest
 
@@ -10,6 +9,7 @@ from orderflow_ingest.limits import TimeUp
 from orderflow_ingest.mime.filenames import safe_filename, storable
 from orderflow_ingest.mime.sniff import detect_type
 from tests.containers_made import signed, zipped
+from tests.cost import at_most
 from tests.mails import multipart as mail
 from tests.mails import part
 
@@ -155,9 +155,11 @@ def test_what_pages_of_one_mail_are_made_text_of_is_bounded() -> None:
     ]
     assert told == ["text/plain"] * 4 + ["text/html"] * 2
     attributes = b"".join(b" a%d=x" % number for number in range(80_000))
-    began = time.process_time()
-    assert only(mail(part(b"Content-Type: text/html", b"<p" + attributes + b">12 widgets"))).content_type == "text/html"
-    assert time.process_time() - began < 2
+    with at_most(400):
+        assert (
+            only(mail(part(b"Content-Type: text/html", b"<p" + attributes + b">12 widgets"))).content_type
+            == "text/html"
+        )
 
 
 def test_the_time_limit_of_a_task_is_taken_for_nobodys_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """ZIP archives open within bounds, their files named as written; what cannot be opened says why."""
 
 import struct
-import time
 import tracemalloc
 import zipfile
 import zlib
@@ -11,6 +10,7 @@ import pytest
 from orderflow_ingest.containers import NotOpened
 from orderflow_ingest.containers.names import decode_name
 from orderflow_ingest.containers.zip_archive import open_zip
+from tests.cost import at_most
 
 from .containers_made import budget, flagged, mutants, read_all, refusal, survives, zipped
 
@@ -183,18 +183,16 @@ def test_a_directory_of_very_many_entries_is_refused_before_it_is_read() -> None
     entry = named(b"a")[31:-22]
     data = named(b"a")[:31] + entry * 300_000
     data += b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 9, 9, len(entry) * 300_000, 31, 0)
-    start = time.process_time()
-    assert refusal(open_zip(data, budget())) == "too many members"
-    assert time.process_time() - start < 1
+    with at_most(200):
+        assert refusal(open_zip(data, budget())) == "too many members"
 
 
 def test_no_mutation_of_an_archive_raises_anything_else() -> None:
     samples = [GOOD, zipped(("ü.pdf", PDF), method=zipfile.ZIP_STORED), named("Größe".encode("cp850"))]
-    start = time.process_time()
-    opened, refused = survives(lambda data: open_zip(data, budget(1 << 24), "koi8-r"), samples)
-    assert opened > 100
-    assert refused > 500
-    assert time.process_time() - start < 20
+    with at_most(4000):
+        opened, refused = survives(lambda data: open_zip(data, budget(1 << 24), "koi8-r"), samples)
+        assert opened > 100
+        assert refused > 500
 
 
 def test_mutations_are_the_same_every_time() -> None:

@@ -20,6 +20,7 @@ from orderflow_ingest.limits import TimeUp
 from orderflow_ingest.records import EVERY, InboundMessage, Records, RecordsUnavailable, tables
 from orderflow_ingest.status import HandOver, PartKind, Status
 from tests.fakes import embedded
+from tests.lab.process import wait_until
 from tests.mails import PDF, mail, multipart, order, part
 from tests.test_delivery import post
 
@@ -57,8 +58,8 @@ def again(parts: Parts, message: InboundMessage) -> InboundMessage:
 
 def work(parts: Parts, until: Callable[[], bool] = lambda: True) -> None:
     """Run what the queue was rung for and what the sweep finds, till there is nothing and `until` holds."""
-    end = time.monotonic() + 20
-    while True:
+
+    def is_done() -> bool:
         attempts.sweep(parts)
         messages, documents = parts.queue.extractions[:], parts.queue.hand_overs[:]
         parts.queue.extractions.clear()
@@ -67,11 +68,9 @@ def work(parts: Parts, until: Callable[[], bool] = lambda: True) -> None:
             extraction.extract(org_id, id, parts)
         for org_id, id in documents:
             handover.hand_over(org_id, id, parts)
-        if not messages and not documents:
-            if until():
-                return
-            assert time.monotonic() < end, "it never came"
-            time.sleep(0.02)
+        return not messages and not documents and until()
+
+    assert wait_until(is_done, 60), "it never came"
 
 
 def test_attachments_become_documents_and_each_is_handed_over(parts):

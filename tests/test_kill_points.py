@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,7 +29,7 @@ from orderflow_ingest.settings import Settings
 from orderflow_ingest.spool import Spool
 from orderflow_ingest.status import HandOver, Status
 from tests.fakes import FaultyArchive, embedded
-from tests.lab.process import scratch
+from tests.lab.process import scratch, wait_until
 from tests.mails import PDF, order
 
 URLS = ("database_url", "queue_url", "archive_url")
@@ -170,13 +169,16 @@ def work(settings: Settings, until: Callable[[Parts], bool]) -> Parts:
         lambda org_id, id, is_live: extraction.extract(org_id, id, parts, is_live),
         lambda org_id, id, _: handover.hand_over(org_id, id, parts),
     )
-    end = time.monotonic() + 20
-    while not until(parts):
-        assert time.monotonic() < end, "it was never finished"
+
+    def is_finished() -> bool:
+        if until(parts):
+            return True
         attempts.sweep(parts)
         while (task := parts.queue.huey.dequeue()) is not None:
             parts.queue.huey.execute(task)
-        time.sleep(0.01)
+        return False
+
+    assert wait_until(is_finished, 60, interval=0.01), "it was never finished"
     return parts
 
 

@@ -82,7 +82,7 @@ def test_no_server_outlives_an_interpreter_that_was_killed(place):
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", script, place], cwd=root, stdout=subprocess.PIPE, text=True)
     pids = [int(word) for word in done.stdout.split()]
-    assert len(pids) == 2 and wait_until(lambda: not any(alive(pid) for pid in pids), 20)
+    assert len(pids) == 2 and wait_until(lambda: not any(alive(pid) for pid in pids), 60)
 
 
 # PostgreSQL, Redis, S3

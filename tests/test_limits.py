@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -37,13 +36,13 @@ def records(url):
 def test_who_waits_for_a_locked_row_hears_so_and_nobody_else_is_kept_from_the_database(records, url, place):
     breaker = Breaker(place / "away" / "database", "database", RecordsUnavailable)
     other = Records(url, times=limits.Times(1, 6, 1), guard=breaker)
-    message, began = inserted(records), time.monotonic()
+    message = inserted(records)
     attempt = claimed(records, message)
     with records.database.write(1) as paused:
         assert records.messages.holds(attempt, paused)
         with pytest.raises(RecordsUnavailable, match="55P03: another session has the row") as refused:
             claimed(other, message, NOW + 2 * LEASE)
-        assert refused.value.is_answer and 1.5 < time.monotonic() - began < 6
+        assert refused.value.is_answer
         assert other.organizations.get(1).slug == "acme" and not (place / "away" / "database").exists()
     assert claimed(other, message, NOW + 2 * LEASE) is not None
     other.database.close()

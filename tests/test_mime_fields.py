@@ -1,7 +1,5 @@
 """Header fields are read past everything that is none, in linear time."""
 
-import time
-
 import pytest
 
 from orderflow_ingest.mime.fields import (
@@ -15,6 +13,7 @@ from orderflow_ingest.mime.fields import (
     skip_leading_blanks,
     split_header,
 )
+from tests.cost import at_most
 
 
 def names_and_values(block: bytes) -> list[tuple[str, bytes]]:
@@ -150,7 +149,6 @@ def test_empty_lines_before_a_message_are_skipped_only_if_a_header_follows() -> 
         b"a:" + b"\n ;" * 300_000,
     ],
 )
-def test_a_header_of_a_megabyte_takes_less_than_a_second(block: bytes) -> None:
-    start = time.process_time()
-    list(iterate_fields(block[: split_header(block)[0]]))
-    assert time.process_time() - start < 1
+def test_a_header_of_a_megabyte_takes_little(block: bytes) -> None:
+    with at_most(200):
+        list(iterate_fields(block[: split_header(block)[0]]))

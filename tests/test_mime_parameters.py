@@ -1,10 +1,9 @@
 """File names and boundaries are found in whatever form senders write them."""
 
-import time
-
 import pytest
 
 from orderflow_ingest.mime.parameters import parse_parameters
+from tests.cost import at_most
 
 
 @pytest.mark.parametrize(
@@ -97,8 +96,7 @@ def test_the_value_is_lower_case_and_without_comment(value: bytes) -> None:
     "piece",
     [b'a="', b';a="x', b" ", b"(", b"(x ", b'"', b"name*1=a;", b" name", b"=?a?b?", b"\\", b"name=a" + b" " * 50],
 )
-def test_a_long_value_takes_less_than_two_seconds(piece: bytes) -> None:
+def test_a_long_value_takes_little(piece: bytes) -> None:
     value = b"x; name=y" + piece * (600_000 // len(piece))
-    start = time.process_time()
-    parse_parameters(value).get("name")
-    assert time.process_time() - start < 2
+    with at_most(400):
+        parse_parameters(value).get("name")

@@ -1,11 +1,11 @@
 """The tree of a mail is found whatever is wrong with its boundaries and headers."""
 
 import base64
-import time
 
 import pytest
 
 from orderflow_ingest.mime.tree import MAX_PARTS, walk
+from tests.cost import at_most
 
 MIXED = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=bb\r\n\r\n"
 
@@ -156,7 +156,6 @@ def test_nested_messages_do_not_multiply_the_mail_in_memory(level: bytes) -> Non
         b"\0" * 1_000_000,
     ],
 )
-def test_a_hostile_mail_takes_less_than_three_seconds(raw: bytes) -> None:
-    start = time.process_time()
-    assert sum(1 for _ in walk(raw))
-    assert time.process_time() - start < 3
+def test_a_hostile_mail_takes_little(raw: bytes) -> None:
+    with at_most(600):
+        assert sum(1 for _ in walk(raw))

