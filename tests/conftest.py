@@ -16,7 +16,21 @@ BUCKET = "orders"
 # Who starts the tests in the background may have them ignore Ctrl-C, and all that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # What takes minutes begins first, so that the last process to end is not alone with it.
-LONG = ("faults", "end_to_end", "replay", "operator", "service", "ways", "rebuild", "check_ways", "secrets")
+LONG = (
+    *(
+        "faults",
+        "end_to_end",
+        "keeping",
+        "replay",
+        "service",
+        "lab",
+        "operator",
+        "hostile_names",
+        "kill_points",
+        "ways",
+    ),
+    *("rebuild", "mime_limits", "check_ways", "secrets", "memory", "tenants", "monitoring"),
+)
 
 
 def pytest_collection_modifyitems(items):

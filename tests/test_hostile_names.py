@@ -4,13 +4,14 @@ import json
 import os
 import pty
 import re
+import select
 import sqlite3
-import subprocess
 import unicodedata
 from base64 import b64encode
 
 import pytest
 
+from tests.lab import warm
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.lab.process import scratch
 
@@ -119,19 +120,15 @@ def on_a_terminal(deployment: Deployment, program: str, *arguments: str) -> str:
     """Run a program whose standard output and error are a terminal; give what it writes."""
     leader, follower = pty.openpty()
     env = {**ENVIRONMENT, "TERM": "xterm", "ORDERFLOW_SETTINGS": str(deployment.settings_file)}
-    child = subprocess.Popen(
-        [deployment.programs / program, *arguments], cwd="/", env=env, stdin=follower, stdout=follower,
-        stderr=follower, **deployment.credentials(),
-    )  # fmt: skip
-    os.close(follower)
+    files = [os.ttyname(follower)] * 3
+    child = warm.start(deployment.programs / program, arguments, env, deployment.credentials(), files)
     text = b""
-    try:
-        while block := os.read(leader, 65536):
-            text += block
-    except OSError:  # how a terminal ends
-        pass
+    while leader in select.select([leader, child.sentinel], [], [])[0]:
+        text += os.read(leader, 65536)
+    os.close(follower)
     os.close(leader)
-    assert child.wait(60) == 0, text
+    child.join(60)
+    assert child.exitcode == 0, text
     return text.decode()
 
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from pwd import getpwnam
 from typing import Any
@@ -24,23 +25,31 @@ def run(
     program: Path, arguments: Sequence[str], env: Mapping[str, str], credentials: Mapping[str, Any], timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, as subprocess.run() would. Raises subprocess.TimeoutExpired."""
-    command = [str(program), *map(str, arguments)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        fds = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)]
-        child = _context.Process(target=_run, args=(command, dict(env), dict(credentials), fds))
-        child.start()
+        paths = ["/dev/null", *(f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err))]
+        child = start(program, arguments, env, credentials, paths)
         child.join(timeout)
         if child.exitcode is None:
             child.kill()
-            raise subprocess.TimeoutExpired(command, timeout)
+            raise subprocess.TimeoutExpired([str(program), *arguments], timeout)
         for file in (out, err):
             file.seek(0)
-        return subprocess.CompletedProcess(command, child.exitcode, out.read(), err.read())
+        return subprocess.CompletedProcess([str(program), *arguments], child.exitcode, out.read(), err.read())
 
 
-def _run(command: list[str], env: Mapping[str, str], credentials: Mapping[str, Any], fds: list[str]) -> None:
+def start(
+    program: Path, arguments: Sequence[str], env: Mapping[str, str], credentials: Mapping[str, Any], paths: list[str]
+) -> BaseProcess:
+    """Start a program with these files as its standard input, output and error."""
+    command = [str(program), *map(str, arguments)]
+    child = _context.Process(target=_run, args=(command, dict(env), dict(credentials), paths))
+    child.start()
+    return child
+
+
+def _run(command: list[str], env: Mapping[str, str], credentials: Mapping[str, Any], paths: list[str]) -> None:
     main = import_module(PROGRAMS[Path(command[0]).name]).main
-    for number, path in enumerate(("/dev/null", *fds)):
+    for number, path in enumerate(paths):
         file = os.open(path, os.O_WRONLY if number else os.O_RDONLY)
         os.dup2(file, number)
         os.close(file)
