@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orderflow_ingest.service.cost import FIELD_FACTOR, HEADER_READ
+from orderflow_ingest.service_health import SOCKETS
 from orderflow_ingest.settings import load
 from tests.lab.deployment import PROGRAMS
 
@@ -161,8 +162,7 @@ def test_a_program_that_serves_is_started_again_for_ever_and_a_run_has_an_end(un
 
 def test_the_sockets_are_those_of_the_service_and_postfix_may_open_them(installed):
     text = (installed / "orderflow-service.socket").read_text()
-    names = {"deliver.sock", "lmtp.sock", "smtp.sock"}
-    assert set(re.findall(r"^ListenStream=/run/orderflow/(\S+)$", text, re.MULTILINE)) == names
+    assert set(re.findall(r"^ListenStream=/run/orderflow/(\S+)$", text, re.MULTILINE)) == set(SOCKETS)
     assert "\nSocketGroup=postfix\n" in text
     assert "\nSocketMode=0660\n" in text
 
