@@ -171,3 +171,19 @@ def test_the_unused_bits_of_the_last_uuencoded_group_may_be_anything(size: int) 
         text = b"begin 644 o\n" + b"".join(lines) + spoiled + b"\n`\nend\n"
         (file,) = find_uuencoded(text)
         assert (file.data, file.complete) == (content, True)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/pdf"])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("odd", [b"", b"1 =2 == 3", b"blanks \t", b"soft= ", b"return=0D"])
+def test_a_large_quoted_printable_body_is_decoded_as_its_lines_are(kind: str, line_end: bytes, odd: bytes) -> None:
+    lines = [b"Position %d: 12 widgets=20=C3=A4" % number for number in range(5000)]
+    lines[3000:3000] = [odd, b"after it"]
+    start = b"%PDF-1.4\n" if kind == "application/pdf" else b""
+    text = start + line_end.join(lines)
+    parts = [start + lines[0] + line_end, *(line + line_end for line in lines[1:-1]), lines[-1]]
+    if kind == "application/pdf":  # each line as the beginning of a PDF, which is then cut off
+        wanted = [decode_body(b"%PDF-" + part, 0, 5 + len(part), "quoted-printable", kind).data[5:] for part in parts]
+    else:
+        wanted = [decode_body(part, 0, len(part), "quoted-printable", kind).data for part in parts]
+    assert decode_body(text, 0, len(text), "quoted-printable", kind).data.split(b"\n") == b"".join(wanted).split(b"\n")

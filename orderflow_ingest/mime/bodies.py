@@ -12,7 +12,7 @@ be anything.
 
 import binascii
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .sniff import is_text
@@ -23,8 +23,6 @@ _TRAILING = (b" \n", b" \r", b"\t\n", b"\t\r")
 _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NOISE = bytes(byte for byte in range(256) if byte not in _DIGITS + b"=")
 _BLANKS = b" \t\r\n\v\f"
-# What no text begins with, as it stands in quoted-printable: then the rest need not be decoded to find it out.
-_NO_TEXT = (b"%PDF-", b"=FF=D8=FF=E0", b"=FF=D8=FF=E1", b"GIF87a", b"GIF89a", b"=D0=CF=11=E0=A1=B1=1A=E1")
 _URL_SAFE = _DIGITS.replace(b"+/", b"-_=") + _BLANKS
 _BLOCK = re.compile(rb"([A-Za-z0-9+/]+)(=*)")
 _TEXT_AFTER = re.compile(rb"[=\n]\n(?=[A-Za-z0-9+/=]*+[^A-Za-z0-9+/=\n])")
@@ -34,6 +32,7 @@ _LINE_ENDS = re.compile(rb"[\r\n]++")
 _UU_END = re.compile(rb"[ \t]*+end[ \t]*+(?=[\r\n]|\Z)")
 _LONGEST_UU_NAME = 255
 _LONGEST_LINE, _CR = 1000, 13
+_LINES_AT_ONCE, _TELLING = 64 << 10, 1000
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,13 @@ def decode_body(raw: bytes, start: int, end: int, encoding: str, kind: str = "te
     if encoding == "base64":
         return _decode_base64(raw, start, end)
     if encoding == "quoted-printable":
-        if not raw.startswith(_NO_TEXT, start, end):
+        # The beginning tells most files, and then the rest need not be decoded to find it out.
+        head = raw[start : raw.find(b"\n", start + _TELLING, end) + 1 or end]
+        if is_text(_decode_lines(head, with_crlf=False), kind):
             data = _decode_quoted_printable(raw, start, end)
-            if is_text(data, kind):
+            if len(head) == end - start or is_text(data, kind):
                 return Body(data)
-        return Body(_decode_quoted_printable(raw, start, end, _with_crlf))
+        return Body(_decode_quoted_printable(raw, start, end, with_crlf=True))
     if encoding in ("x-uuencode", "uuencode", "x-uue", "uue"):
         found = next(find_uuencoded(raw[start:end]), None)
         if found is None:
@@ -149,33 +150,59 @@ def _looks_like_base64(text: bytes) -> bool:
     return noise * 4 <= len(head) and not (len(words) > 2 and len(head) < 12 * len(words) and b" " in head)
 
 
-def _decode_quoted_printable(raw: bytes, start: int, end: int, change: Callable[[bytes], bytes] | None = None) -> bytes:
+def _decode_quoted_printable(raw: bytes, start: int, end: int, *, with_crlf: bool = False) -> bytes:
+    """Decode quoted-printable, with CRLF for its hard line breaks if that is wanted.
+
+    It is done in blocks of whole lines: a block stays in the cache of the processor while it is looked through and
+    changed, and no further copy of a large body is made.
+    """
+    if end - start <= _LINES_AT_ONCE:
+        return _decode_lines(raw[start:end], with_crlf)
+    decoded = []
+    while start < end:
+        stop = raw.find(b"\n", start + _LINES_AT_ONCE, end) + 1 or end
+        decoded.append(_decode_lines(raw[start:stop], with_crlf))
+        start = stop
+    return b"".join(decoded)
+
+
+def _decode_lines(text: bytes, with_crlf: bool) -> bytes:
+    """Decode whole lines: as a2b_qp does it, and with more care if anything in them is odd.
+
+    Most signs of that are looked for in the data first, which is shorter and has them seldom.
+    """
+    has_return = b"\r" in text
+    others = text.replace(b"\r\n", b"") if has_return else text
+    if has_return and (b"\r" in others or b"\n" in others):
+        return _decode_odd_lines(text, with_crlf)
+    changed = text.replace(b"\n", b"\r\n") if with_crlf and not has_return else text
+    data = binascii.a2b_qp(changed) if b"=" in text else changed
+    line_end = b"\r\n" if has_return or with_crlf else b"\n"
+    is_odd = (
+        text.endswith((b" ", b"\t"))
+        or any(blank in data and blank + line_end in data and blank + line_end in changed for blank in (b" ", b"\t"))
+        or (b"=" in data and b"==" in text)
+        or (with_crlf and b"\r\r\n" in data)
+    )
+    return _decode_odd_lines(text, with_crlf) if is_odd else data
+
+
+def _decode_odd_lines(text: bytes, with_crlf: bool) -> bytes:
     # a2b_qp keeps the blanks after a soft break, and loses a line after a lone CR.
-    text: memoryview | bytearray = memoryview(raw)[start:end]
-    # A byte that is not there at all is found out much faster than a pair.
-    absent = [byte for byte in (b"\r", b"\t") if raw.find(byte, start, end) < 0]
-    pairs = [pair for pair in _TRAILING if pair[:1] not in absent and pair[1:] not in absent]
-    if raw[max(start, end - 1) : end] in (b" ", b"\t") or any(raw.find(pair, start, end) >= 0 for pair in pairs):
+    if text.endswith((b" ", b"\t")) or any(pair in text for pair in _TRAILING):
         text = _without(_TRAILING_BLANKS, text)
     # It takes two for one; the second time for those that the first left side by side.
-    if raw.find(b"==", start, end) >= 0:
-        text = bytearray(text).replace(b"==", b"=3D=").replace(b"==", b"=3D=")
-    if b"\r" not in absent and _LONE_CR.search(text):
+    text = text.replace(b"==", b"=3D=").replace(b"==", b"=3D=")
+    if b"\r" in text and _LONE_CR.search(text):
         text = _without(_LONE_CR, text)
-    return binascii.a2b_qp(change(bytes(text)) if change else text)
+    if with_crlf:
+        text = text.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+        for encoded in (b"=0D", b"=0d"):  # an encoded CR stood before the break already
+            text = text.replace(encoded + b"\r\n", encoded + b"\n")
+    return binascii.a2b_qp(text)
 
 
-def _with_crlf(text: bytes) -> bytes:
-    """Return quoted-printable with CRLF for every hard line break, but where an encoded CR stands before it already."""
-    if b"\r" in text:
-        text = text.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    text = text.replace(b"\n", b"\r\n")
-    for soft in (b"=", b"=0D", b"=0d"):
-        text = text.replace(soft + b"\r\n", soft + b"\n")
-    return text
-
-
-def _without(pattern: re.Pattern[bytes], text: memoryview | bytearray) -> bytearray:
+def _without(pattern: re.Pattern[bytes], text: bytes) -> bytes:
     """Remove every match; re.sub would hold millions of small pieces at once."""
     kept = bytearray()
     position = 0
@@ -183,7 +210,7 @@ def _without(pattern: re.Pattern[bytes], text: memoryview | bytearray) -> bytear
         kept += text[position : found.start()]
         position = found.end()
     kept += text[position:]
-    return kept
+    return bytes(kept)
 
 
 def find_uuencoded(text: bytes) -> Iterator[UuFile]:

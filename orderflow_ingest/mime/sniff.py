@@ -42,7 +42,7 @@ _OLE_STREAMS = (
     ("Book", "application/vnd.ms-excel"),
 )
 # Most parts are plain text: a third of a millisecond each to learn nothing, and false finds by chance.
-_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_CONTROLS = bytes((*range(9), *range(14, 27), *range(28, 32), 127))
 _TEXTUAL = re.compile(rb"\s*+(?:%PDF|%!PS|\{\\rtf)")
 # The first bytes of all that follows, blanks before it included.
 _FIRST_BYTE = frozenset(b"%\x89\xffG\x78UI\xef<\x1fM \t\n\v\f\r")
@@ -148,4 +148,5 @@ def _is_binary(head: bytes) -> bool:
         codecs.utf_8_decode(head)
     except UnicodeDecodeError:
         return True
-    return _BINARY.search(head) is not None
+    # Deleting takes a fifth of the time of a search that finds nothing.
+    return len(head.translate(None, _CONTROLS)) < len(head)
