@@ -156,3 +156,13 @@ def test_a_page_of_hidden_text_only_is_empty() -> None:
 )
 def test_text_is_found_wherever_a_program_shows_it(page: bytes) -> None:
     assert b"500 bolts" in body(page).data
+
+
+def test_a_page_in_a_frame_is_reported() -> None:
+    frame = b"<IFRAME width=9 SrcDoc='&lt;p>12 bolts&lt;/p>'></IFRAME>"
+    found = body(b"<p>Hello</p>" + frame)
+    assert (found.data, found.defects) == (b"Hello\n", ("a frame in the page is not read",))
+    alone = body(frame)
+    assert frame in alone.data
+    assert alone.defects == ("no text out of the html", "a frame in the page is not read")
+    assert body(b"<p>Hello</p><iframe src='https://x.example'></iframe>").defects == ()

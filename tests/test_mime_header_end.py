@@ -166,3 +166,25 @@ def test_a_document_of_no_bytes_says_so() -> None:
     raw = multipart(b"Content-Type: application/pdf; name=o.pdf\nContent-Transfer-Encoding: base64\n\n")
     (found,) = (part for part in read_parts(raw) if part.taken)
     assert (found.size, "no content" in found.defects) == (0, True)
+
+
+MESSAGE = b"From: a@b.example\nTo: c@d.example\nSubject: order\n"
+
+
+def test_lines_like_fields_are_the_text_of_a_message_that_has_no_other() -> None:
+    for kind in (b"", b"Content-Type: text/plain\n"):
+        (found,) = read_parts(MESSAGE + kind + b"Item: 4711\nQuantity: 12\n")
+        assert (found.data, found.taken) == (b"Item: 4711\nQuantity: 12\n", True)
+        assert found.defects == ("empty line after the header missing",)
+
+
+@pytest.mark.parametrize("kind", [b"", b"Content-Type: text/plain; charset=utf-8\n"])
+def test_lines_like_fields_above_the_text_of_a_message_are_reported(kind: bytes) -> None:
+    (found,) = read_parts(MESSAGE + kind + b"Item: 4711\nQuantity: 12\n\nRegards\n")
+    assert (found.data, found.defects) == (b"Regards\n", ("text may stand in the header",))
+
+
+@pytest.mark.parametrize("after", [b"X-Mailer: erp\n", b"Message-ID: <1@b>\n", b"Content-Language: de\n"])
+def test_a_field_of_any_name_is_one_where_the_header_goes_on(after: bytes) -> None:
+    (found,) = read_parts(MESSAGE + b"Offer: 4711\n" + after + b"\nRegards\n")
+    assert (found.data, found.defects) == (b"Regards\n", ())

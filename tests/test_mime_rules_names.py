@@ -169,6 +169,9 @@ DISPOSITIONS: dict[str, tuple[bytes, str | None]] = {
         "bü.pdf",
     ),
     "percent signs of ASCII stay in the claimed name": (b'attachment; filename="Order%201.pdf"', "Order%201.pdf"),
+    "a percent sign before a dot": (b"attachment; filename=100%.pdf", "100%.pdf"),
+    "a percent sign before digits": (b"attachment; filename=50%20.pdf", "50%20.pdf"),
+    "a percent sign that is none of the escapes": (b"attachment; filename=50%-M%C3%BCller.pdf", "50%-M%C3%BCller.pdf"),
 }
 
 

@@ -23,6 +23,7 @@ from .policy import find_references, is_referenced
 from .text import PageText, as_utf8, decode_html, html_text, plain_text
 
 HIDDEN_TEXT = "hidden text"
+FRAME = "a frame in the page is not read"  # <iframe srcdoc>, which hardly any mail program shows
 MOST_ALTERNATIVES = 8
 COMPARED_IN_A_MAIL = 16 << 20
 _COMPARED = 2 << 20  # larger texts are not compared with each other
@@ -71,14 +72,16 @@ class Bodies:
         defects = part.defects
         if "html" in part.declared_type:
             page, is_whole = decode_html(part.data, charset, self.hint)
-            text, may_be_hidden = PageText(None)
+            text, may_be_hidden, has_frame = PageText(None)
             if is_whole and self.room.take(len(page)):
-                text, may_be_hidden = html_text(page, self.room)
+                text, may_be_hidden, has_frame = html_text(page, self.room)
             data = as_utf8(part.data, charset, self.hint) if text is None else text.encode("utf-8", "replace")
             if text is None:
                 defects = (*defects, "no text out of the html")
             if may_be_hidden:
                 defects = (*defects, HIDDEN_TEXT)
+            if has_frame:
+                defects = (*defects, FRAME)
         else:
             data = plain_text(part.data, charset, self.hint)
         if HIDDEN_TEXT not in defects and b"\xf3\xa0" in data and _TAG_SIGNS.search(data):

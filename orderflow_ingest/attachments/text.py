@@ -67,15 +67,25 @@ class PageText(NamedTuple):
     """The text of a page; None if none can be had of it although it has some, or too much of it.
 
     may_be_hidden  some of it may be invisible to a person
+    has_frame      a frame with a page of its own stands in it, which is not read
     """
 
     text: str | None
     may_be_hidden: bool = False
+    has_frame: bool = False
 
 
 def html_text(page: str, room: Room) -> PageText:
     """Return the text of a page."""
     lower = page.lower()
+    has_frame = "srcdoc" in lower and "<iframe" in lower
+    found = _lay_out(page, lower, room)
+    # A page that has text in a frame alone is not empty.
+    text = None if has_frame and found.text is not None and found.text.isspace() else found.text
+    return PageText(text, found.may_be_hidden, has_frame)
+
+
+def _lay_out(page: str, lower: str, room: Room) -> PageText:
     marked = mark_hidden(page, lower)
     source = marked.page
     if "<td" in lower or "<th" in lower:

@@ -3,7 +3,8 @@
 Guarantees: reading never raises. Only what describes the content is kept of a header, so that ten thousand parts stay
 cheap.
 
-A header without the empty line after it, or with blanks in that line, ends where `header_end` says. A block that
+A header without the empty line after it, or with blanks in that line, ends where `header_end` says. Where the header of
+a text message ends with a field of a name that no header has, a defect says that it may be text. A block that
 holds no field at all is content. An empty line too early, before the Content- fields or their parameters, is read
 past. Of several fields of one name the first usable one counts, later ones only add parameters. A type that is none
 means text/plain, as RFC 2045 section 5.2 asks. Names of transfer encodings are taken in the spellings that mailers use.
@@ -53,6 +54,7 @@ _LINE_ENDS = re.compile(rb"[\r\n]*+")
 _AHEAD = 400
 _LARGE = 16384
 _NO_EMPTY_LINE = "empty line after the header missing"
+_TEXT_IN_HEADER = "text may stand in the header"
 _ENCODINGS = {
     spelling: encoding
     for encoding, spellings in {
@@ -160,6 +162,7 @@ class _Fields(NamedTuple):
     content: tuple[Field, ...]
     any_field: bool
     is_doubtful: bool
+    ends_foreign: bool  # with a field of a name that no header has
     defects: tuple[str, ...]
 
 
@@ -173,17 +176,20 @@ class _Block(NamedTuple):
 
 
 def _read_fields(block: bytes, is_message: bool) -> _Fields:
-    any_field = is_doubtful = False
+    any_field = is_doubtful = ends_foreign = False
     odd: list[int] = []
     content: list[Field] = []
     for field in iterate_fields(block, odd):
         any_field = True
         if field.name.startswith("content-"):
+            ends_foreign = False
             if len(content) < _MOST_FIELDS:
                 content.append(field)
-        elif not is_doubtful:
-            is_doubtful = not is_usual(field.name, is_message)
-    return _Fields(tuple(content), any_field, is_doubtful or bool(odd), ("odd line in the header",) if odd else ())
+        else:
+            ends_foreign = not is_usual(field.name, is_message)
+            is_doubtful = is_doubtful or ends_foreign
+    defects = ("odd line in the header",) if odd else ()
+    return _Fields(tuple(content), any_field, is_doubtful or bool(odd), ends_foreign, defects)
 
 
 def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bool, is_message: bool) -> _Block:
@@ -209,7 +215,9 @@ def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bo
         if position + limit >= end:
             break
     is_missing = read.any_field and end == body < len(source)
-    return _Block(read, end, body, (_NO_EMPTY_LINE,) if is_missing else ())
+    may_hold_text = is_message and read.ends_foreign and (not kind or kind.startswith((b"text/plain", b"text/html")))
+    defects = ((_NO_EMPTY_LINE, is_missing), (_TEXT_IN_HEADER, may_hold_text))
+    return _Block(read, end, body, tuple(defect for defect, is_so in defects if is_so))
 
 
 def _has_blank_line(block: bytes) -> bool:

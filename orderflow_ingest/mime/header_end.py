@@ -10,7 +10,9 @@ A block of lines up to an empty line or a boundary is given. Content in it begin
 - the first field of an attached message below the fields of the part that holds it
 
 What stands behind the empty line has a say: an odd line is no content where a document follows, or a boundary, or
-where base64 follows and the line is none. Where nothing follows, the line is all the content that there is.
+where base64 follows and the line is none. Where nothing follows, the line is all the content that there is. Where a text
+follows the header of a message, a line as "Order: 12" above it stays header: programs put fields of any name into a
+message, and nothing tells them from a text of which the empty line is missing. `entities` reports it as a defect.
 
 Guarantees: never raises, takes linear time; a block without such a line costs one look at each line.
 """
@@ -94,6 +96,7 @@ class _Search:
         self.is_message = is_message
         self.holds_fields = kind.startswith(("message/", "text/rfc822-headers"))
         self.is_typed = kind == "message/"  # by default, in a digest
+        self.is_text = not kind or kind.startswith(("text/plain", "text/html"))
         self.follows_document = (
             _begins_document(follows, 0) or _BOUNDARY.match(follows) or _CONTENT_FIELD.match(follows)
         )
@@ -163,7 +166,7 @@ class _Search:
         if self._find_later(start) > start:
             return False
         if not self.follows:
-            return suspicion == "odd" or not self.is_message or self.name.startswith("content-")
+            return suspicion == "odd" or not self.is_message or self.name.startswith("content-") or self.is_text
         if self.encoding == "base64":
             return _is_base64(self.block, start) or not _is_base64(self.follows, 0)
         if self.follows_document or (suspicion == "foreign" and self.is_message):
