@@ -166,3 +166,30 @@ def test_a_page_in_a_frame_is_reported() -> None:
     assert frame in alone.data
     assert alone.defects == ("no text out of the html", "a frame in the page is not read")
     assert body(b"<p>Hello</p><iframe src='https://x.example'></iframe>").defects == ()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<div style='background:#123456'><p>Hello <b style='color:#123456'>%s</b></p></div>",
+        b"<table bgcolor=#123456><tr><td>Hello <font color='#123456'>%s</font></table>",
+        b"<body style='background-color:Black'><p>Hello</p><p style='COLOR: #000'>%s</p>",
+        b"<div style='background:white'><div style='background:#eee'><p style='color:#eeeeee'>%s</p>Hello</div></div>",
+    ],
+)
+def test_text_of_the_color_of_the_background_around_it_is_reported(page: bytes) -> None:
+    found = body(page % b"500 bolts")
+    assert b"500 bolts" in found.data
+    assert found.defects == ("hidden text",)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<a style='background:#123456;color:#eee'>Order</a><h1 style='color:#123456'>500 bolts</h1>",
+        b"<div style='background:#123456'><p style='background:#fff'><b style='color:#123456'>500 bolts</b></p></div>",
+        b"<table bgcolor=#123456><tr><td bgcolor=#ffffff><font color=#123456>500 bolts</font></table>",
+    ],
+)
+def test_text_of_the_color_of_a_background_that_is_not_behind_it_is_not_reported(page: bytes) -> None:
+    assert body(page).defects == ()

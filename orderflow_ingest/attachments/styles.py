@@ -8,14 +8,16 @@ reported, since a handler may believe what no person saw: a language model, for 
 style attributes are, whatever they select.
 
 White text counts as invisible unless its own style gives it another background, and `aria-hidden` counts as a sign.
+Text of another color does if the nearest element around it that has a background has that color.
 So the defect "hidden text" says "look at the page", not "this is an attack": newsletters have it often.
 """
 
 import html
 import re
+from collections.abc import Iterator
 from enum import Enum
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Sight(Enum):
@@ -33,12 +35,14 @@ class Marked(NamedTuple):
     hidden     selectors of what no person sees
     doubtful   selectors of what may be invisible; () if there is none
     in_sheets  a style sheet of the page hides something, or the color of its body
+    has_clash  some text has the color of some background: `is_on_its_color` tells whether they meet
     """
 
     page: str
     hidden: tuple[str, ...] = ()
     doubtful: tuple[str, ...] = ()
     in_sheets: bool = False
+    has_clash: bool = False
 
 
 _STYLE = re.compile(r"""style\s*+=\s*+("[^"]*+"|'[^']*+'|[^\s"'>][^\s>]*+)""")
@@ -56,6 +60,8 @@ _WHITE_ATTRIBUTE = re.compile(
     r"""(color|text)\s*+=\s*+["']?+\s*+"""
     r"(white\b|snow\b|ivory\b|ghostwhite\b|floralwhite\b|whitesmoke\b|#?f{3}\b|#?(?:f[5-9a-f]){3}\b)"
 )
+_COLOR_ATTRIBUTE = re.compile(r"""\b(bgcolor|color)\s*+=\s*+["']?+\s*+([a-z#][a-z0-9]{2,20})""")
+_LONGEST_STYLE = 2000
 _MOST_WHITES = 20  # as selectors, each of which is looked for in the whole page
 # Elements whose text no mail program shows.
 _NEVER_SHOWN = ("noframes", "dialog", "title")
@@ -100,7 +106,8 @@ def mark_hidden(page: str, lower: str) -> Marked:
     sheets = _SHEET.findall(lower) if "<style" in lower else []
     may_win = "stylesheet" in lower or any(_SHEET_WINS.search(sheet) for sheet in sheets)
     in_sheets = any(_SHEET_HIDES.search(sheet) or _has_hiding_rule(sheet) for sheet in sheets)
-    found = {_sight(style) for style in set(_STYLE.findall(lower))} - {Sight.SHOWN} if "style" in lower else set()
+    styles = set(_STYLE.findall(lower)) if "style" in lower else set()
+    found = {_sight(style) for style in styles} - {Sight.SHOWN}
     doubtful: list[str] = []
     if found:
         page = _STYLE_ANY_CASE.sub(partial(_mark, {}, may_win), page)
@@ -112,7 +119,52 @@ def mark_hidden(page: str, lower: str) -> Marked:
     doubtful += [] if in_sheets else [f'[{name}="{color}" i]' for name, color in white]
     start = max(lower.find("<body"), 0)
     doubtful += [name for name in _NEVER_SHOWN if lower.find(f"<{name}", start) >= 0]
-    return Marked(page, (f"[{_MARK_HIDDEN}]",) if found else (), tuple(doubtful), in_sheets)
+    hidden = (f"[{_MARK_HIDDEN}]",) if found else ()
+    return Marked(page, hidden, tuple(doubtful), in_sheets, _has_clash(lower, styles))
+
+
+def _has_clash(lower: str, styles: set[str]) -> bool:
+    """Tell whether a color of text without a background of its own is that of a background elsewhere in the page."""
+    if "background" not in lower and "bgcolor" not in lower:
+        return False
+    painted = [read_colors(style[1:-1] if style[0] in "\"'" else style) for style in styles if "color" in style]
+    painted += [read_colors(style[1:-1]) for style in styles if "color" not in style and "background" in style]
+    attributes = _COLOR_ATTRIBUTE.findall(lower)
+    texts = {text for text, ground in painted if not ground}
+    texts.update(_plain_color(color) for name, color in attributes if name != "bgcolor")
+    grounds = {ground for _, ground in painted}
+    grounds.update(_plain_color(color) for name, color in attributes if name == "bgcolor")
+    return bool((texts & grounds) - {""})
+
+
+@lru_cache(maxsize=4096)
+def read_colors(style: str) -> tuple[str, str]:
+    """Return the colors of text and background that a style in lower case gives, "" for none."""
+    declared, _ = _declarations(_COMMENT.sub(" ", html.unescape(style)))
+    text = declared.get("-webkit-text-fill-color") or declared.get("color") or ""
+    ground = declared.get("background-color") or declared.get("background") or ""
+    return _plain_color(text), _plain_color(next(iter(ground.split()), ""))
+
+
+def is_on_its_color(element: Any, steps: Iterator[int]) -> bool:
+    """Tell whether text has the color of the nearest background around it; True too if `steps` end before that."""
+    text, ground = _colors_of(element)
+    around = element.parent if text and not ground else None
+    while around is not None and next(steps, None) is not None:
+        if ground := _colors_of(around)[1]:
+            return text == ground
+        around = around.parent
+    return around is not None
+
+
+def _colors_of(element: Any) -> tuple[str, str]:
+    # A document, the last of the parents, has no attributes.
+    get = getattr(element, "getattr", None)
+    if get is None or not element.attrs:
+        return "", ""
+    text, ground = read_colors((get("style") or "").lower()[:_LONGEST_STYLE])
+    text = text or _plain_color((get("color") or "").strip().lower())
+    return text, ground or _plain_color((get("bgcolor") or "").strip().lower())
 
 
 def _has_hiding_rule(sheet: str) -> bool:

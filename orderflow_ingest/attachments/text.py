@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ..mime.charsets import decode_bytes
 from .markup import HTML_LIMIT, Room, simple_pieces
-from .styles import Marked, mark_hidden
+from .styles import Marked, is_on_its_color, mark_hidden
 
 _NOT_ASCII = ("utf-7", "utf-16", "utf-32", "hz")  # whose bytes are those of ASCII and mean something else
 _TAG = re.compile(r"<[^<>]*+>")
@@ -36,6 +36,8 @@ _LIST_TAG = re.compile(r"<(/?)(?:ul|ol|menu|dir)\b[^<>]*+>", re.IGNORECASE)
 _LIST_DEPTH = 20
 _CODE = re.compile(r"<(style|script|title|head)(?=[\s/>]).*?(?:</\1\s*+>|\Z)", re.IGNORECASE | re.DOTALL)
 _MOST_DOUBTFUL = 100  # elements that are looked into
+_COLORED = '[style*="color" i], [color]'
+_MOST_PARENTS = 20_000
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -117,12 +119,16 @@ def _extract(source: str, marked: Marked) -> tuple[str, bool]:
     from resiliparse.parse.html import HTMLTree
 
     lay_out = partial(extract_plain_text, alt_texts=False, form_fields=True, noscript=True, skip_elements=marked.hidden)
-    if not marked.doubtful:
+    if not marked.doubtful and not marked.has_clash:
         return lay_out(source), False
     tree = HTMLTree.parse(source)
     text = lay_out(tree)
-    doubtful = tree.body.query_selector_all(", ".join(marked.doubtful)) if tree.body else []
+    doubtful = tree.body.query_selector_all(", ".join(marked.doubtful)) if tree.body and marked.doubtful else []
     may_be_hidden = len(doubtful) > _MOST_DOUBTFUL or any((element.text or "").strip() for element in doubtful)
+    if marked.has_clash and tree.body and not may_be_hidden:
+        steps = iter(range(_MOST_PARENTS))
+        colored = tree.body.query_selector_all(_COLORED)
+        may_be_hidden = any(is_on_its_color(element, steps) and (element.text or "").strip() for element in colored)
     return text, may_be_hidden and not text.isspace()
 
 
