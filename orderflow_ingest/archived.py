@@ -17,8 +17,9 @@ from itertools import islice
 from typing import Any
 
 from .addresses import is_slug
-from .archive import Archive, ObjectDamaged, ObjectMissing
+from .archive import Archive, ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from .keys import decision_key, organization_key, raw_prefix, read_raw_key
+from .mime.words import storable
 from .records import Charter, OrganizationDiffers, Records
 
 _LIMIT = 1 << 20
@@ -123,6 +124,17 @@ def read_decision(held: str, archive: Archive) -> Decision | None:
     if decision.resolution not in ("ACCEPTED", "DISCARDED"):
         raise ObjectDamaged(key)
     return decision
+
+
+def read_why_held(held: str, archive: Archive) -> str:
+    """Return what a delivery found against the mail of this key, for who looks at it.
+
+    Return "" of an earlier version's, and where the archive does not give it: its other answers tell why.
+    """
+    try:
+        return storable(archive.describe(held).metadata.get("why", ""), 200)
+    except (ArchiveUnavailable, ObjectMissing, ObjectDamaged):
+        return ""
 
 
 def delete(key: str, archive: Archive) -> None:

@@ -45,7 +45,7 @@ from .org_settings import BadOrgSettings
 from .outcomes import DeadlineReached, Outcome
 from .probe import is_probe
 from .queue import QueueUnavailable
-from .recognition import recognise
+from .recognition import LookUp, recognise
 from .records import Event, Known, NewMessage, Organization, RecordsUnavailable
 from .senders import Authenticator
 from .spool import Entry, SpoolFull
@@ -127,7 +127,7 @@ def _deliver(mail: ReadMail, coming: _Coming, parts: Parts) -> Delivery:
         return Delivery(Outcome.OVERLOADED, org.slug)
     new = _new_message(envelope, seen.message, org, known_traits(mail.header, envelope.sender, parts), way)
     if seen.held:
-        return replace(_hold(seen.known, new, seen.held, coming, parts), reason=seen.doubt or "")
+        return _hold(seen.known, new, seen.held, coming, parts, seen.doubt or seen.difference)
     return _record(new, message, coming, parts, rings=waiting is not None)
 
 
@@ -355,17 +355,29 @@ def _second(new: NewMessage, message: Message, coming: _Coming, parts: Parts, ri
     if new.fingerprint in known.digests:
         _take_back(known, new.fingerprint, new.digest, coming, parts)
         return Delivery(Outcome.DUPLICATE, org.slug, known.id)
+    mail = read_mail(coming.raw)
+    same, difference = LookUp(org.id, parts.records, parts.archive).compare(mail, known) if mail else (None, "")
+    if same:
+        _take_back(known, same.fingerprint, new.digest, coming, parts)
+        return Delivery(Outcome.DUPLICATE, org.slug, known.id)
     if org.settings.accepts_conflicts and new.source_message_id == message.source_message_id:
         own = own_identity(new.source_message_id, new.fingerprint)
         return _record(replace(new, source_message_id=own), message, coming, parts, rings)
-    return _hold(known, new, Held.IDENTITY, coming, parts)
+    return _hold(known, new, Held.IDENTITY, coming, parts, difference)
 
 
-def _hold(known: Known | None, new: NewMessage, why: Held, coming: _Coming, parts: Parts) -> Delivery:
-    """Archive and record a mail that is held: its identity is `known` with other content, or its sender a stranger."""
+def _hold(known: Known | None, new: NewMessage, why: Held, coming: _Coming, parts: Parts, reason: str = "") -> Delivery:
+    """Archive and record a mail that is held: its identity is `known` with other content, or its sender a stranger.
+
+    `reason` tells the doubt, or in what it differs: the object's metadata keeps it.
+    """
     key = raw_key(new.org_id, new.digest, new.source, is_held=True)
     held = replace(new, id=held_id(key), raw_key=key)
-    told = {**_metadata(coming.envelope, held, coming.org), "held": why.value}
+    told = {
+        **_metadata(coming.envelope, held, coming.org),
+        "held": why.value,
+        **({"why": reason} if reason else {}),
+    }
     parts.archive.put(key, coming.raw, new.digest, told)
     # Of an attempt that took itself for the first. A stranger's mail never does, and an object that has no row yet may
     # be that of an allowed sender's mail, which is being recorded at this moment.
@@ -375,7 +387,7 @@ def _hold(known: Known | None, new: NewMessage, why: Held, coming: _Coming, part
     if not parts.records.conflicts.insert(known, held, why):
         first = _known_now(known, new, parts) or first
         _take_back(first, new.fingerprint, new.digest, coming, parts)
-    return Delivery(Outcome.HELD, coming.org.slug, first.id)
+    return Delivery(Outcome.HELD, coming.org.slug, first.id, reason)
 
 
 def _is_named(new: NewMessage, parts: Parts) -> bool:

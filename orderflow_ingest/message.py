@@ -128,6 +128,16 @@ def read_mail(raw: bytes) -> ReadMail | None:
     return ReadMail(raw, header, message)
 
 
+def written_fields(header: MailHeader) -> dict[str, list[bytes]]:
+    """Return what a sender wrote of a mail but not of its content, as the fingerprint takes it; of a whole header."""
+    found: dict[str, list[bytes]] = {name: [] for name in _FINGERPRINTED if not name.startswith("content-")}
+    for field in header.fields:
+        if field.name in found:
+            found[field.name].append(_normal(field.value))
+    odd = header.block[header.odd_line :].strip(b"\n") if header.odd_line is not None else b""
+    return {**found, "a line that is no field": [odd]}
+
+
 def _message_id(value: bytes | None) -> str:
     """Give the Message-ID, or "" where it is missing, empty, over-long or could pass for a synthetic one."""
     text = storable((value or b"").decode("utf-8", "replace"), _FIELD_LIMIT)
@@ -185,6 +195,10 @@ def _fingerprints(values: dict[str, list[bytes]], header: MailHeader, raw: bytes
         if former is not None:
             former.update(former_content)
     return sha.hexdigest(), (former or sha).hexdigest()
+
+
+def _normal(value: bytes) -> bytes:
+    return _collapse(value) if value.count(b'"') <= _MOST_QUOTES else _unify_blanks(value)
 
 
 def _collapse(value: bytes) -> bytes:

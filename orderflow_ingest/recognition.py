@@ -7,8 +7,10 @@ of a stranger       too big, for the organisation's own limit; else held, once f
                     the organisation has, and what it has does not matter
 known already       its Message-ID and its content are: a duplicate
 too big             larger than the organisation's own limit
-known otherwise     its Message-ID is known with other content: held; or, where the organisation is set so, a message
-                    of its own, under its Message-ID and its fingerprint
+the same, changed   its Message-ID is known, and the mail in the archive reads the same, though a gateway has written
+                    one of them in another way: a duplicate, see `same_mail`
+known otherwise     its Message-ID is known with other content: held, with what differs; or, where the organisation is
+                    set so, a message of its own, under its Message-ID and its fingerprint
 new                 all other mail. That a copy by a stranger is held, or was discarded, does not matter: the mail
                     becomes a message, and the copy stays. Who accepts the copy later is told that it is a message
 
@@ -22,6 +24,9 @@ it is, so the raw mail in the archive is compared then. Where it is gone the mai
 as it was: a mail without anything of the kind, that an earlier version would have taken for another one with it, which
 that version recorded under the same Message-ID, is a duplicate of that.
 
+A mail is compared as it is read only where its Message-ID is known with another fingerprint, and with three recorded
+mails at the most, of the same From and Subject.
+
 A delivery asks, and `orderflow-admin org test` and an import ask the same without delivering. Nothing here writes.
 """
 
@@ -32,8 +37,11 @@ from .archive import Archive, ObjectDamaged, ObjectMissing, read_object
 from .message import Message, ReadMail, former_identity, own_identity, read_mail
 from .outcomes import Outcome
 from .records import Conflict, Known, Mail, Organization, Records
+from .same_mail import find_difference
 from .senders import Authenticator, Doubt, check_sender
 from .status import Held
+
+_MOST_COMPARED = 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Recognised:
     """What a mail is: over with `verdict`, to be held for `held`, or, with neither, a new message.
 
     `message` has the identity that it is to be recorded under, `known` is who has it, or what it clashes with, and
-    `fingerprint` that by which `known` has it.
+    `fingerprint` that by which `known` has it. `difference` tells in what the mail differs from that.
     """
 
     message: Message
@@ -50,6 +58,7 @@ class Recognised:
     held: Held | None = None
     doubt: Doubt | None = None
     fingerprint: str = ""
+    difference: str = ""
 
 
 def recognise(
@@ -71,19 +80,21 @@ def recognise(
             of_copy = Known.of_held(held.id, held.fingerprint, held.digest)
             return Recognised(message, of_copy, verdict, doubt=doubt, fingerprint=held.fingerprint)
         return Recognised(message, held=Held.SENDER, doubt=doubt)
-    same = look_up.find_same(message, source)
+    same, difference = look_up.find_same(message, source), ""
+    known = look_up.find(source, message.source_message_id)
+    if same is None and known:
+        same, difference = look_up.compare(mail, known)
     is_by_copy = bool(same and server and allowed and look_up.is_held_for_a_stranger(same, allowed, server))
     if same and not is_by_copy:
         return Recognised(same.message, same.known, Outcome.DUPLICATE, fingerprint=same.fingerprint)
     if is_too_big:
         return Recognised(message, verdict=Outcome.TOO_BIG)
-    known = look_up.find(source, message.source_message_id)
     if known is None:
         return Recognised(message)
     own = replace(message, source_message_id=own_identity(message.source_message_id, message.fingerprint))
     if (settings.accepts_conflicts or is_by_copy) and look_up.find(source, own.source_message_id) is None:
         return Recognised(own)
-    return Recognised(message, known, held=Held.IDENTITY)
+    return Recognised(message, known, held=Held.IDENTITY, difference=difference)
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,26 @@ class LookUp:
                     return same
                 held = held or same
         return held
+
+    def compare(self, mail: ReadMail, known: Known) -> tuple[Same | None, str]:
+        """Return which recorded mail of an identity reads the same as this one; None, and what differs, if none does.
+
+        Raises RecordsUnavailable, ArchiveUnavailable.
+        """
+        message, difference = mail.message, ""
+        rows: list[Mail | None] = [self._records.messages.get(self._org_id, known.id)] if known.is_message else []
+        rows += reversed(self._records.conflicts.of_message(self._org_id, known.id))
+        for row in [row for row in rows if row][:_MOST_COMPARED]:
+            if (row.from_email, row.subject) != (message.from_email, message.subject):
+                found = "From or Subject differs"
+            elif (recorded := self._read(row)) is None:
+                found = "the recorded mail is not in the archive to be compared"
+            else:
+                found = find_difference(recorded, mail)
+            if not found:
+                return Same(message, known, row.fingerprint), ""
+            difference = difference or found
+        return None, difference
 
     def held_alone(self, message: Message) -> Conflict | None:
         """Return what is held of this very mail and clashes with no message, whether it is decided or not."""

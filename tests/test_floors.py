@@ -10,7 +10,7 @@ FLOORS = (
     {"addresses", "ascii_case"},
     {
         *("mime", "outcomes", "status", "header", "envelope", "keys", "message", "traits", "containers", "attachments"),
-        *("org_settings", "authentication_results", "senders"),
+        *("org_settings", "authentication_results", "senders", "same_mail"),
     },
     {
         "limits",
@@ -48,6 +48,8 @@ MAY_SHARE_A_FLOOR = {
     ("queue", "logs"),
     ("message", "mime"),
     ("traits", "mime"),
+    ("same_mail", "message"),
+    ("same_mail", "mime"),
     ("senders", "mime"),
     ("senders", "authentication_results"),
     ("containers", "mime"),

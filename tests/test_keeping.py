@@ -243,6 +243,21 @@ def test_an_orphan_that_is_a_copy_is_deleted_but_never_the_only_copy(parts):
     assert found(parts) == []
 
 
+@pytest.mark.parametrize("nameless", [False, True])
+def test_an_orphan_is_a_copy_of_what_an_earlier_version_recorded(parts, nameless):
+    """It recorded another fingerprint, and so another identity of a mail without a Message-ID."""
+    raw = mail(1, To='"A  B" <orders@orderflow.example.com>', **({"Message-ID": ""} if nameless else {}))
+    message, read = delivered(parts, raw), read_message(raw)
+    change(parts, inbound_message, fingerprint=read.former_fingerprint)
+    if nameless:
+        change(parts, inbound_message, source_message_id=f"synthetic:{read.former_fingerprint}")
+    key = put_orphan(parts, b"Received: later\n" + raw)
+    other = put_orphan(parts, b"Received: later\n" + raw.replace(b"12 widgets", b"13 widgets"))
+    assert sorted(found(parts, MENDED), key=str)[0] == (Trouble.RAW_ORPHAN, "deleted")
+    assert key not in objects(parts) and {message.raw_key, other} <= objects(parts)
+    assert parts.records.conflicts.count_open() == (not nameless) and found(parts) == []
+
+
 def test_an_orphan_that_is_the_only_copy_of_held_mail_stays(parts):
     change(parts, organization, settings={"allowed_senders": "@other.example"})
     assert deliver(parts, order(3)).outcome is Outcome.HELD

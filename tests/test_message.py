@@ -406,3 +406,15 @@ def test_a_header_with_a_line_that_is_no_field_has_one_fingerprint_whatever_serv
         again = read_message(trace + raw)
         assert (again.fingerprint, again.former_fingerprint) == (own.fingerprint, own.former_fingerprint)
     assert read_message(raw.replace(b"d line", b"d lines")).fingerprint != own.fingerprint
+
+
+@pytest.mark.parametrize("line", [b"From buyer@shop.example Fri Nov 20 10:00:00 2026\n", b">From buyer Fri\n"])
+@pytest.mark.parametrize("top", [b"", b"Received: by mx; today\n", b"Return-Path: <>\nAuthentication-Results: mx\n"])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_mboxs_line_before_what_a_sender_wrote_is_nobodys_content(line, top, line_end):
+    """An import finds it first in its file, and mail that came by SMTP has it below what servers put before it."""
+    raw = (top + line + ORDER).replace(b"\n", line_end)
+    assert read_message(raw).fingerprint == read_message(ORDER).fingerprint
+    assert read_message(raw).former_fingerprint == ""
+    below = ORDER.replace(b"To: ", line + b"To: ")
+    assert read_message(top + below).fingerprint != read_message(ORDER).fingerprint, "among fields it is content"

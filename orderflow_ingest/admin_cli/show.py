@@ -143,6 +143,7 @@ def _facts(story: Story) -> dict[str, Any]:
         facts["status"] = f"HELD ({mail.reason.value}), {mail.resolution or 'not decided'}"
         facts["clashes with"] = mail.inbound_message_id
         facts["not believed"] = story.doubt or None
+        facts["what differs"] = story.difference or None
     facts |= {"received": mail.received_at, "client": mail.client_address, "queue id": mail.queue_id}
     facts |= {"envelope": f"{mail.envelope_sender or '<>'} -> {mail.envelope_recipient}"}
     facts |= {"from": mail.from_email, "subject": mail.subject}

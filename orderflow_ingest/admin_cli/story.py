@@ -6,6 +6,7 @@ Where the raw mail is erased, or the archive does not give it, the rest is told,
 from dataclasses import dataclass, field
 
 from ..archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing, read_object
+from ..archived import read_why_held
 from ..assembly import Parts
 from ..mime.fields import read_mail_header
 from ..mime.words import decode_text, storable
@@ -23,13 +24,17 @@ _MOST_FIELDS, _LONGEST = 60, 500
 
 @dataclass(frozen=True)
 class Story:
-    """All that is known of a mail; `missing` tells why there is no header, `doubt` why its sender is not believed."""
+    """All that is known of a mail; `missing` tells why there is no header, `doubt` why its sender is not believed.
+
+    `difference` tells in what a held mail differs from the one that has its Message-ID.
+    """
 
     org: str
     mail: InboundMessage | Conflict
     header: list[tuple[str, str]] = field(default_factory=list)
     missing: str = ""
     doubt: str = ""
+    difference: str = ""
     parts: list[Document | SkippedPart] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     held: list[Conflict] = field(default_factory=list)
@@ -57,7 +62,8 @@ def tell_held(held: Conflict, parts: Parts) -> Story:
     events = [begun, *parts.records.events.of(held.org_id, held.id)]
     slug = parts.records.organizations.slug(held.org_id)
     doubt = _doubt(held, raw, slug, parts) if held.reason is Held.SENDER and raw else ""
-    return Story(slug, held, shown_header(raw), missing, doubt, events=events)
+    difference = read_why_held(held.raw_key, parts.archive) if held.reason is Held.IDENTITY and raw else ""
+    return Story(slug, held, shown_header(raw), missing, doubt, difference, events=events)
 
 
 def shown_header(raw: bytes) -> list[tuple[str, str]]:

@@ -89,6 +89,8 @@ def _judged(org: Organization, raw: bytes, parts: Parts) -> Iterator[Told]:
     yield "identity", f"{seen.message.source_message_id}, {known}"
     if org.settings.allowed_senders:
         yield "sender", f"held: {seen.doubt}" if seen.doubt else "taken"
+    if seen.difference:
+        yield "differs", seen.difference
     outcome = seen.verdict or (Outcome.HELD if seen.held else Outcome.DELIVERED)
     if outcome is not Outcome.TOO_BIG:
         for part in accept_types(read_parts(raw), org.settings.document_types):

@@ -7,6 +7,7 @@ from werkzeug.wrappers import Response
 
 from .. import logs, replay
 from ..archive import read_object
+from ..archived import read_why_held
 from ..assembly import Parts
 from ..records import IdentityTaken
 from ..status import Held
@@ -48,7 +49,8 @@ def pages(parts: Parts) -> Blueprint:
         mail = the_held(parts, slug, id)
         known = mail.inbound_message_id and parts.records.messages.get(mail.org_id, mail.inbound_message_id)
         done = _DONE.get(request.args.get("done", ""))
-        return render_template("held_mail.html", slug=slug, mail=mail, known=known, why=WHY[mail.reason], done=done)
+        why = {"why": WHY[mail.reason], "difference": read_why_held(mail.raw_key, parts.archive)}
+        return render_template("held_mail.html", slug=slug, mail=mail, known=known, done=done, **why)
 
     @blueprint.post("/<slug>/<uuid:id>/<any(accept, discard):decision>")
     def decide(slug: str, id: UUID, decision: str) -> Response:

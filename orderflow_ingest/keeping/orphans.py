@@ -10,6 +10,8 @@ he did, the rows know by the mail's identity, and only they do:
     its identity is not recorded; a stranger's copy of it may be held             becomes a message
     it cannot be read, or its organisation is disabled                            stays
 
+What is recorded is found as `recognition` finds it, by the fingerprints of earlier versions too.
+
 So no order is lost by it, and one that came again is not doubled. It is looked at when it is older than any
 delivery may take.
 """
@@ -25,6 +27,7 @@ from ..delivery import ring
 from ..keys import EMAIL, UPLOAD, held_id, read_raw_key
 from ..message import Message, read_message
 from ..rebuild.reading import held_for, row_of
+from ..recognition import LookUp
 from ..records import Conflict, Event, InboundMessage, Organization
 from ..status import EventKind
 
@@ -55,20 +58,22 @@ def judge(listed: Listed, digest: str, org: Organization, parts: Parts) -> tuple
 
 
 def _judge(message: Message, key: str, org_id: int, parts: Parts) -> Orphan:
-    known = [parts.records.messages.find_identity(org_id, source, message.source_message_id) for source in SOURCES]
-    digests = [one.digests for one in known if one]
-    if any(message.digest in one.values() for one in digests):
+    look_up = LookUp(org_id, parts.records, parts.archive)
+    same = [found for source in SOURCES if (found := look_up.find_same(message, source))]
+    known = [one for source in SOURCES if (one := look_up.find(source, message.source_message_id))]
+    known += [one.known for one in same]
+    if any(message.digest in one.digests.values() for one in known):
         return Orphan.NONE
-    same = [one[message.fingerprint] for one in digests if message.fingerprint in one]
-    held = parts.records.conflicts.alone(org_id, message.fingerprint)
+    held = look_up.held_alone(message)
     name = read_raw_key(key)
     if held and name and name.is_held:  # one under a message's key has passed the policy that holds the copy
         is_kept = held.erased_at or has_object(org_id, held.raw_key, parts.archive)
         return Orphan.COPY if is_kept else Orphan.ONLY_COPY
     if same:
-        ids = [one.id for one in known if one]
-        return Orphan.COPY if _is_kept(same, org_id, ids, parts) else Orphan.ONLY_COPY
-    return Orphan.OTHER_CONTENT if digests else Orphan.UNKNOWN
+        digests = [one.known.digests[one.fingerprint] for one in same]
+        ids = list(dict.fromkeys(one.id for one in known))
+        return Orphan.COPY if _is_kept(digests, org_id, ids, parts) else Orphan.ONLY_COPY
+    return Orphan.OTHER_CONTENT if known else Orphan.UNKNOWN
 
 
 def _is_kept(digests: list[str], org_id: int, ids: list[UUID], parts: Parts) -> bool:
@@ -100,9 +105,10 @@ def record(listed: Listed, raw: bytes, org: Organization, parts: Parts, actor: s
     if message is None or name is None:
         return False
     new, _ = row_of(listed.key, name, message, raw, told_of, listed.put_at, org.slug, parts)
-    known = parts.records.messages.find_identity(org.id, new.source, new.source_message_id)
-    if known and message.fingerprint in known.digests:
+    look_up = LookUp(org.id, parts.records, parts.archive)
+    if look_up.find_same(message, new.source):
         return False
+    known = look_up.find(new.source, new.source_message_id)
     if known or name.is_held:
         held = replace(new, id=held_id(listed.key))
         return parts.records.conflicts.insert(known, held, held_for(told_of))

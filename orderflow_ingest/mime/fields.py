@@ -80,12 +80,12 @@ def iterate_fields(block: bytes, odd: list[int] | None = None) -> Iterator[Field
     """Yield the fields of a header block one by one, since millions of them may stand in one.
 
     Where the first line begins that was dropped is put into odd, as a place in the block with each line end made LF;
-    mbox's "From " at the beginning is none.
+    mbox's "From " is none at the beginning, nor below what servers have put before the sender's fields.
     """
     block, mark = _unify_line_ends(block.removeprefix(_BOM)), len(_BOM) if block.startswith(_BOM) else 0
     name: str | None = None
     value = bytearray()
-    started = False
+    started = has_own = False
     last = b""
     for match in _LINE.finditer(block):
         line = match[0]
@@ -105,8 +105,9 @@ def iterate_fields(block: bytes, odd: list[int] | None = None) -> Iterator[Field
             value += b" " + line
             last = line
             continue
-        if found is None and odd == [] and (started or not line.startswith((b"From ", b">From "))):
+        if found is None and odd == [] and (has_own or not line.startswith((b"From ", b">From "))):
             odd.append(mark + match.start())
+        has_own = has_own or found is None or _FIRST_OWN.match(found[0]) is not None
         started = True
         if name is not None:
             yield Field(name, bytes(value.strip()))

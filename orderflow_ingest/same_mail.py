@@ -1,0 +1,156 @@
+"""Whether two mails of one Message-ID say the same, though a gateway has written one of them in another way.
+
+Gateways turn 8bit into quoted-printable or base64, add MIME-Version and Content-Type, convert a text's charset. Then
+the bytes differ, and so do the fingerprints, see `message`. Here the mails are compared as they are read:
+
+    From, To, Cc, Subject, Date, Message-ID    as the fingerprint takes them: not decoded, so that no encoded word
+                                               passes for an address
+    lines of the header that are no field      byte for byte
+    the tree of parts                          each part in its place, with its kind and its type
+    Content-Type, Content-Disposition          every parameter but the charset of a body's text and the boundary
+    Content-ID, Content-Location               as they are
+    what stands outside of the leaves          line by line: text before, between and after the parts, the other fields
+                                               of each part, the header of an attached mail. Boundaries, empty lines,
+                                               Content-Type and -Transfer-Encoding are compared above
+    what had to be tolerated in it             the same: a mail with a mended header is another one
+    content of a body's text                   decoded; where a charset was converted, as text in which no letter is
+                                               lost, by two labels that are known
+    content of any other part                  decoded, byte for byte. A named text is an attachment
+
+Line ends count as the transfer encoding makes them: a text that is not in base64 has the mail's own. Empty lines at the
+end of a body's text do not count, nor do fields that servers add.
+
+To take two different mails for one would lose an order. So what is not certainly the same differs: a header over its
+bound, a part that was not opened for its depth, more parts than are read. Linear in the size of both. The answer names
+fields and places, and nothing that a sender wrote.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import zip_longest
+
+from .message import ReadMail, written_fields
+from .mime.bodies import decode_body
+from .mime.charsets import codec_name, decode_bytes
+from .mime.entities import Entity, Header
+from .mime.parameters import Parametrised
+from .mime.tree import walk
+
+_BODY_TYPES = ("text/plain", "text/html")
+_UNREAD = frozenset(("too many parts", "nested too deep"))
+_LOST = "\ufffd"
+_COMPARED = re.compile(rb"(?:content-type|content-transfer-encoding|mime-version)[ \t]*+:", re.IGNORECASE)
+
+
+def find_difference(first: ReadMail, second: ReadMail) -> str:
+    """Return in what two mails differ as they are read; "" if in nothing."""
+    if not (first.header.is_whole and second.header.is_whole):
+        return "a header is too long to be compared"
+    fields, others = written_fields(first.header), written_fields(second.header)
+    for name in fields:
+        if fields[name] != others[name]:
+            return f"{name.title()} differs"
+    outside, other_outside = _Outside(), _Outside()
+    parts, other_parts = (walk(mail.raw[mail.header.start :]) for mail in (first, second))
+    for one, other in zip_longest(parts, other_parts):
+        if one is None or other is None:
+            return "one has more parts than the other"
+        if found := _difference_of(one, other):
+            return f"part {one.path}: {found}"
+        outside.add(one)
+        other_outside.add(other)
+    return "" if outside.lines() == other_outside.lines() else "the text outside of its parts differs"
+
+
+class _Outside:
+    """The lines of a mail that stand in no leaf, of it and of each encoded mail in it, in the order of the leaves."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, tuple[bytes, int]] = {}  # each buffer, and up to where it was looked at
+        self._boundaries: set[bytes] = set()
+        self._gaps: list[bytes] = []
+
+    def add(self, entity: Entity) -> None:
+        """Go on to the next entity; the first one tells where the mail's own header ends, which is compared apart."""
+        source = entity.source
+        if entity.kind == "multipart" and (boundary := entity.header.boundary()):
+            self._boundaries.add(boundary)
+        if id(source) not in self._done:
+            self._done[id(source)] = (source, 0 if self._done else entity.start)
+        if entity.kind == "leaf":
+            self._gaps.append(source[self._done[id(source)][1] : entity.start])
+            self._done[id(source)] = (source, max(entity.start, entity.end))
+
+    def lines(self) -> list[bytes]:
+        """Return the lines."""
+        rest = [source[position:] for source, position in self._done.values()]
+        return [line for gap in (*self._gaps, *rest) for line in self._lines_of(gap)]
+
+    def _lines_of(self, gap: bytes) -> Iterator[bytes]:
+        is_left_out = False
+        for line in gap.splitlines():
+            line = line.rstrip()
+            is_left_out = (is_left_out and line[:1] in (b" ", b"\t")) or _COMPARED.match(line) is not None
+            marks = {line[2:], line[2:].removesuffix(b"--")} if line.startswith(b"--") else set[bytes]()
+            is_boundary = not marks.isdisjoint(self._boundaries)
+            if line and not is_left_out and not is_boundary:
+                yield line
+
+
+def _difference_of(one: Entity, other: Entity) -> str:
+    if _UNREAD.intersection((*one.defects, *other.defects)):
+        return "too deep or too many to be compared"
+    if (one.path, one.kind, one.parent, one.depth) != (other.path, other.kind, other.parent, other.depth):
+        return "it stands in another place"
+    if (one.defects, one.header.defects) != (other.defects, other.header.defects):
+        return "its form differs"
+    if one.header.type != other.header.type:
+        return "its type differs"
+    if _described(one) != _described(other):
+        return "its name, disposition or parameters differ"
+    return "its content differs" if one.kind == "leaf" and not _is_same_content(one, other) else ""
+
+
+def _described(entity: Entity) -> tuple[object, ...]:
+    """Return what a header says of its content, but for encoding, boundary, and the charset of a body's text."""
+    header = entity.header
+    left_out = {"boundary"} if entity.kind == "multipart" else set[str]()
+    if _is_body(header):
+        left_out.add("charset")
+    disposition = header.disposition
+    return (
+        _parameters(header.content, left_out),
+        (disposition.value, _parameters(disposition, set())),
+        header.content_id,
+        header.location,
+    )
+
+
+def _parameters(field: Parametrised, left_out: set[str]) -> list[tuple[str, bytes]]:
+    return [(one.name, one.value) for one in field.parameters if one.name.partition("*")[0] not in left_out]
+
+
+def _is_body(header: Header) -> bool:
+    return header.type in _BODY_TYPES and header.disposition.value in ("", "inline") and not header.has_name()
+
+
+def _is_same_content(one: Entity, other: Entity) -> bool:
+    first, second = _content(one), _content(other)
+    is_text = one.header.type.startswith("text/")
+    if is_text and "base64" not in (one.header.encoding, other.header.encoding):
+        first, second = (data.replace(b"\r\n", b"\n") for data in (first, second))
+    if not _is_body(one.header):
+        return first == second
+    first, second = (data.replace(b"\r\n", b"\n").rstrip(b"\n") for data in (first, second))
+    labels = one.header.charset(), other.header.charset()
+    codecs = {codec_name(label) for label in labels}
+    if first == second and len(codecs) == 1:
+        return True
+    if first != second and (len(codecs) == 1 or None in codecs):
+        return False
+    text, other_text = (decode_bytes(data, label) for data, label in zip((first, second), labels, strict=True))
+    return text == other_text and _LOST not in text
+
+
+def _content(leaf: Entity) -> bytes:
+    return decode_body(leaf.source, leaf.start, leaf.end, leaf.header.encoding, leaf.header.type).data

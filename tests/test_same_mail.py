@@ -1,0 +1,250 @@
+"""A mail that a gateway has written in another way is the same mail; one that says anything else never is."""
+
+import base64
+import quopri
+from datetime import UTC, datetime
+
+import pytest
+
+from orderflow_ingest.admin_cli.story import tell_held
+from orderflow_ingest.delivery import receive
+from orderflow_ingest.envelope import Envelope
+from orderflow_ingest.message import read_mail
+from orderflow_ingest.mime.fields import HEADER_LINES
+from orderflow_ingest.outcomes import Outcome
+from orderflow_ingest.records import Filter
+from orderflow_ingest.same_mail import find_difference
+from orderflow_ingest.status import Held
+from tests.fakes import embedded
+
+ACME = "orders+acme@orderflow.example.com"
+TEXT = "Bestellung über 12 Stück à 3 €, größtenteils\n" + "eine sehr lange Zeile " * 9 + "\n\n=20 Ende \n"
+HEAD = """From: Einkauf <buyer@shop.example>
+To: orders+acme@orderflow.example.com
+Subject: Order 1
+Date: Fri, 20 Nov 2026 10:00:00 +0000
+Message-ID: <order-1@shop.example>
+"""
+PDF = b"%PDF-1.4\r\n12 widgets\n\r\r\n\xff"
+CSV = "Artikel;Stück\nW-1;12\n".encode("latin-1")
+
+
+def written(text=TEXT, charset="utf-8", encoding="8bit", label=None, head=HEAD, more=""):
+    """Write a mail of one text in a charset and a transfer encoding."""
+    label = charset if label is None else label
+    kind = f"Content-Type: text/plain; charset={label}\n" if label else ""
+    lines = f"MIME-Version: 1.0\n{kind}Content-Transfer-Encoding: {encoding}\n{more}"
+    return (head + lines).encode() + b"\n" + encoded(text.encode(charset), encoding)
+
+
+def encoded(data, encoding):
+    if encoding == "quoted-printable":
+        return quopri.encodestring(data)
+    return base64.encodebytes(data) if encoding == "base64" else data
+
+
+def mixed(
+    pdf=PDF, csv=CSV, text=TEXT, encodings=("8bit", "base64", "8bit"), boundary="b", name="o.csv", kind="text/csv"
+):
+    """Write a mail of a text, a PDF and a CSV file."""
+    of_text, of_pdf, of_csv = encodings
+    plain = "Content-Type: text/plain; charset=utf-8"
+    parts = [
+        (f"{plain}\nContent-Transfer-Encoding: {of_text}", encoded(text.encode(), of_text)),
+        (f"Content-Type: application/pdf; name=o.pdf\nContent-Transfer-Encoding: {of_pdf}", encoded(pdf, of_pdf)),
+        (
+            f'Content-Type: {kind}\nContent-Disposition: attachment; filename="{name}"\n'
+            f"Content-Transfer-Encoding: {of_csv}",
+            encoded(csv, of_csv),
+        ),
+    ]
+    raw = f"{HEAD}MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary={boundary}\n\n".encode()
+    for head, data in parts:
+        raw += f"--{boundary}\n{head}\n\n".encode() + data + b"\n"
+    return raw + f"--{boundary}--\n".encode()
+
+
+def attached(subject, encoding="8bit"):
+    """Write a mail that forwards another one."""
+    inner = written(head=HEAD.replace("Order 1", subject))
+    head = f"{HEAD}MIME-Version: 1.0\nContent-Type: message/rfc822\nContent-Transfer-Encoding: {encoding}\n\n"
+    return head.encode() + encoded(inner, encoding)
+
+
+def difference(first, second):
+    found = {find_difference(read_mail(one), read_mail(two)) for one, two in ((first, second), (second, first))}
+    assert len(found) == 1, "whichever is the first"
+    return found.pop()
+
+
+BARE = HEAD.encode() + b"\n12 widgets\n"
+SAME = {
+    "quoted-printable": (written(), written(encoding="quoted-printable")),
+    "base64": (written(), written(encoding="base64")),
+    "CRLF in base64": (written(), written(TEXT.replace("\n", "\r\n"), encoding="base64")),
+    "CRLF of the mail": (written(), written(encoding="quoted-printable").replace(b"\n", b"\r\n")),
+    "MIME-Version": (BARE, BARE.replace(b"\n\n", b"\nMIME-Version: 1.0\n\n", 1)),
+    "Content-Type": (BARE, BARE.replace(b"\n\n", b"\nContent-Type: text/plain; charset=us-ascii\n\n", 1)),
+    "unknown-8bit": (written(label=""), written(label="unknown-8bit", encoding="quoted-printable")),
+    "trace fields": (written(), b"Received: x\nX-Spam: no\n" + written(encoding="quoted-printable")),
+    "charset": (written(TEXT.replace("€", "E"), "iso-8859-1"), written(TEXT.replace("€", "E"), encoding="base64")),
+    "windows charset": (written(charset="cp1252", label="windows-1252"), written(encoding="base64")),
+    "empty lines at the end": (written(), written(TEXT + "\n\n", encoding="base64")),
+    "parts": (mixed(), mixed(encodings=("quoted-printable", "base64", "quoted-printable"))),
+    "another boundary": (mixed(), mixed(boundary="another")),
+    "CSV in base64": (mixed(), mixed(encodings=("8bit", "base64", "base64"))),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_a_mail_that_was_written_in_another_way_is_the_same(case):
+    first, second = SAME[case]
+    assert difference(first, second) == ""
+
+
+LONG = HEAD + "X-Long: y\n" * HEADER_LINES
+DEEP = "".join(f"Content-Type: multipart/mixed; boundary=b{n}\n\n--b{n}\n" for n in range(600))
+UMLAUTS = TEXT.replace("€", "E")
+DIFFERENT = {
+    "text": (written(), written(TEXT.replace("12", "13"), encoding="base64"), "part 1: its content differs"),
+    "a blank": (written(), written(TEXT.replace("12 ", "12  "), encoding="base64"), "part 1: its content differs"),
+    "a letter": (written(), written(TEXT.replace("ü", "u"), encoding="base64"), "part 1: its content differs"),
+    "bytes under another label": (written(), written(label="iso-8859-1"), "part 1: its content differs"),
+    "an unknown charset": (
+        written(UMLAUTS), written(UMLAUTS, "iso-8859-1", label="x-own", encoding="base64"),
+        "part 1: its content differs"),
+    "no charset": (
+        written(UMLAUTS, "iso-8859-1", label=""), written(UMLAUTS, encoding="base64"), "part 1: its content differs"),
+    "letters that were lost": (
+        written(TEXT.replace("€", "\ufffd")), written(TEXT, label="us-ascii"), "part 1: its content differs"),
+    "Subject": (written(), written(head=HEAD.replace("Order 1", "Order 2"), encoding="base64"), "Subject differs"),
+    "Subject in an encoded word": (
+        written(), written(head=HEAD.replace("Order 1", "=?utf-8?q?Order_1?="), encoding="base64"), "Subject differs"),
+    "From in an encoded word": (
+        written(),
+        written(head=HEAD.replace("<buyer@shop.example>", "=?utf-8?q?=3Cbuyer=40shop.example=3E?="), encoding="base64"),
+        "From differs"),
+    "Cc": (written(), written(more="Cc: x@y.example\n", encoding="base64"), "Cc differs"),
+    "To": (written(), written(head=HEAD.replace("orders+", "x+"), encoding="base64"), "To differs"),
+    "Date": (written(), written(head=HEAD.replace("10:00", "10:01"), encoding="base64"), "Date differs"),
+    "a field twice": (written(), written(more="Subject: Order 1\n", encoding="base64"), "Subject differs"),
+    "a line that is no field": (
+        written(), written(more="no field\n", encoding="base64"), "A Line That Is No Field differs"),
+    "type": (written(), written(encoding="base64").replace(b"text/plain", b"text/html"), "part 1: its type differs"),
+    "disposition": (
+        written(), written(more="Content-Disposition: attachment\n", encoding="base64"),
+        "part 1: its name, disposition or parameters differ"),
+    "flowed": (
+        written(), written(label="utf-8; format=flowed", encoding="base64"),
+        "part 1: its name, disposition or parameters differ"),
+    "an attachment's bytes": (mixed(), mixed(PDF[:-1] + b"\xfe"), "part 2: its content differs"),
+    "line ends in a PDF": (mixed(), mixed(PDF.replace(b"\r\n", b"\n")), "part 2: its content differs"),
+    "a named text's charset": (
+        mixed(), mixed(csv=CSV.decode("latin-1").encode()), "part 3: its content differs"),
+    "line ends in a named text in base64": (
+        mixed(encodings=("8bit", "base64", "base64")),
+        mixed(csv=CSV.replace(b"\n", b"\r\n"), encodings=("8bit", "base64", "base64")), "part 3: its content differs"),
+    "a file's name": (mixed(), mixed(name="p.csv"), "part 3: its name, disposition or parameters differ"),
+    "a file's type": (mixed(), mixed(kind="text/plain"), "part 3: its type differs"),
+    "a part more": (
+        mixed(), mixed().replace(b"--b--", b"--b\nContent-Type: text/plain\n\nand 13 more\n--b--"),
+        "one has more parts than the other"),
+    "text behind the parts": (mixed(), mixed() + b"and more\n", "the text outside of its parts differs"),
+    "text before the parts": (
+        mixed(), mixed().replace(b"\n\n--b", b"\n\nand more\n--b", 1), "the text outside of its parts differs"),
+    "another field of a part": (
+        mixed(), mixed().replace(b"Content-Disp", b"Content-Description: of 13\nContent-Disp", 1),
+        "the text outside of its parts differs"),
+    "the header of an attached mail": (
+        attached("Order 2"), attached("Order 3"), "the text outside of its parts differs"),
+    "the header of an attached mail in base64": (
+        attached("Order 2", "base64"), attached("Order 3", "base64"), "the text outside of its parts differs"),
+    "a long header": (written(head=LONG), written(head=LONG, encoding="base64"), "a header is too long to be compared"),
+    "depth": (
+        (HEAD + DEEP).encode() + b"\none\n", (HEAD + DEEP).encode() + b"\ntwo\n",
+        "too deep or too many to be compared"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_a_mail_that_says_anything_else_is_another_one(case):
+    first, second, said = DIFFERENT[case]
+    found = difference(first, second)
+    assert found == said or (case == "depth" and found.endswith(said))
+
+
+@pytest.fixture
+def parts(place):
+    return embedded(place)
+
+
+def post(parts, raw):
+    return receive(Envelope(ACME, datetime.now(UTC), "buyer@shop.example", queue_id="4X"), raw, parts)
+
+
+@pytest.mark.parametrize("conflicts", ["hold", "accept"])
+@pytest.mark.parametrize("case", ["quoted-printable", "Content-Type", "charset", "parts"])
+def test_a_copy_that_a_gateway_has_changed_is_a_duplicate_whichever_comes_first(parts, case, conflicts):
+    parts.records.organizations.change_settings("acme", {"conflicts": conflicts})
+    first, second = SAME[case]
+    for one, two in ((first, second), (renumbered(second), renumbered(first))):
+        delivered = post(parts, one)
+        assert delivered.outcome is Outcome.DELIVERED
+        again = post(parts, two)
+        assert (again.outcome, again.message_id) == (Outcome.DUPLICATE, delivered.message_id)
+    assert len(parts.records.messages.select(Filter(), 9)) == 2 == len(parts.archive.objects())
+    assert parts.records.conflicts.count_open() == 0
+
+
+def renumbered(raw):
+    return raw.replace(b"order-1@", b"order-2@")
+
+
+def test_a_copy_that_lost_a_race_is_a_duplicate_too(parts):
+    put = parts.archive.put
+
+    def late(*arguments):
+        parts.archive.put = put
+        assert post(parts, written()).outcome is Outcome.DELIVERED
+        put(*arguments)
+
+    parts.archive.put = late
+    assert post(parts, written(encoding="quoted-printable")).outcome is Outcome.DUPLICATE
+    (row,) = parts.records.messages.select(Filter(), 9)
+    assert parts.archive.objects() == [row.raw_key]
+
+
+def test_what_differs_is_kept_with_a_mail_that_is_held_and_shown(parts):
+    post(parts, mixed())
+    ended = post(parts, mixed(PDF + b"x"))
+    assert (ended.outcome, ended.reason) == (Outcome.HELD, "part 2: its content differs")
+    (held,) = parts.records.conflicts.open()
+    assert held.reason is Held.IDENTITY
+    assert parts.archive.describe(held.raw_key).metadata["why"] == tell_held(held, parts).difference == ended.reason
+    assert post(parts, mixed(PDF + b"x", encodings=("base64",) * 3)).outcome is Outcome.DUPLICATE, "of the held one"
+
+
+def test_where_the_recorded_mail_is_gone_the_copy_is_held(parts):
+    post(parts, written())
+    (row,) = parts.records.messages.select(Filter(), 9)
+    parts.archive.delete(row.raw_key)
+    ended = post(parts, written(encoding="base64"))
+    assert ended.outcome is Outcome.HELD and ended.reason == "the recorded mail is not in the archive to be compared"
+
+
+def test_many_mails_of_one_message_id_cost_three_readings_each_at_most(parts):
+    reads = []
+    read = parts.archive.read
+
+    def count(key, digest):
+        reads.append(key)
+        return read(key, digest)
+
+    parts.archive.read = count
+    for number in range(9):
+        post(parts, written(f"{number}\n"))
+    assert len(reads) <= 3 * 9
+    reads.clear()
+    post(parts, written("other", head=HEAD.replace("Order 1", "Order 2")))
+    assert reads == [], "another Subject is seen on the row"
+    assert ACME in parts.records.conflicts.open()[0].envelope_recipient
