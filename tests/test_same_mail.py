@@ -5,6 +5,7 @@ import quopri
 from datetime import UTC, datetime
 
 import pytest
+from aiosmtpd.controller import Controller
 
 from orderflow_ingest.admin_cli.story import tell_held
 from orderflow_ingest.delivery import receive
@@ -16,6 +17,9 @@ from orderflow_ingest.records import Filter
 from orderflow_ingest.same_mail import find_difference
 from orderflow_ingest.status import Held
 from tests.fakes import embedded
+from tests.lab.postfix import Postfix
+from tests.lab.process import free_port, scratch, wait_until
+from tests.lab.smtp import send
 
 ACME = "orders+acme@orderflow.example.com"
 TEXT = "Bestellung über 12 Stück à 3 €, größtenteils\n" + "eine sehr lange Zeile " * 9 + "\n\n=20 Ende \n"
@@ -248,3 +252,55 @@ def test_many_mails_of_one_message_id_cost_three_readings_each_at_most(parts):
     post(parts, written("other", head=HEAD.replace("Order 1", "Order 2")))
     assert reads == [], "another Subject is seen on the row"
     assert ACME in parts.records.conflicts.open()[0].envelope_recipient
+
+
+class Sink:
+    """The next hop: it keeps what it gets."""
+
+    def __init__(self):
+        self.mails = []
+
+    async def handle_DATA(self, server, session, envelope):
+        self.mails.append(envelope.content)
+        return "250 OK"
+
+
+@pytest.fixture(scope="module")
+def downgraded():
+    """Give mails as Postfix hands them on to a next hop without 8BITMIME."""
+    sink = Controller(Sink(), hostname="127.0.0.1", port=free_port())
+    with scratch() as directory:
+        postfix = Postfix(directory / "postfix")
+        to_sink = f"default_transport = smtp:[127.0.0.1]:{sink.port}"
+        postfix.configure(overrides=f"{to_sink}\nsmtp_discard_ehlo_keywords = 8bitmime, smtputf8\n")
+        sink.start()
+        try:
+            with postfix:
+                for raw in GATED.values():
+                    sent = send(postfix.smtp_port, "a@b.example", [ACME], raw, mail_options=["BODY=8BITMIME"])
+                    assert sent.accepted
+                assert wait_until(lambda: len(sink.handler.mails) == len(GATED), 60)
+        finally:
+            sink.stop()
+        yield {read_mail(raw).message.source_message_id: raw for raw in sink.handler.mails}
+
+
+GATED = {
+    "text": written(),
+    "latin": renumbered(written(UMLAUTS, "iso-8859-1")),
+    "parts": mixed().replace(b"order-1@", b"order-3@"),
+    "attached": attached("Order 2").replace(b"order-1@", b"order-4@", 1),
+}
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_what_postfix_makes_of_a_mail_for_a_next_hop_without_8bitmime_is_the_same_mail(downgraded, parts, name):
+    raw = GATED[name]
+    changed = downgraded[read_mail(raw).message.source_message_id]
+    assert b"quoted-printable" in changed
+    assert read_mail(changed).message.fingerprint != read_mail(raw).message.fingerprint
+    assert difference(raw, changed) == ""
+    assert post(parts, raw).outcome is Outcome.DELIVERED
+    assert post(parts, changed).outcome is Outcome.DUPLICATE
+    other = changed.replace(b"12", b"13").replace(b"=FC", b"=E4").replace(b"W-1", b"W-2")
+    assert difference(raw, other)
