@@ -8,6 +8,7 @@ answers with the codes of AWS.
 import json
 import os
 import pwd
+import re
 import subprocess
 import time
 from contextlib import contextmanager
@@ -331,7 +332,7 @@ def test_a_database_that_cannot_be_reached_is_explained(parts, owned, change, sa
         ("ALTER ROLE {0.owner} SET synchronous_commit = off", "ALTER ROLE {0.owner} RESET synchronous_commit",
          "ALTER ROLE {0.owner} SET synchronous_commit = on"),
         ("ALTER ROLE {0.owner} CONNECTION LIMIT 7", "ALTER ROLE {0.owner} CONNECTION LIMIT -1",
-         "ALTER ROLE {0.owner} CONNECTION LIMIT -1 (it is 7, and the programs of this host can take"),
+         "ALTER ROLE {0.owner} CONNECTION LIMIT -1 (it is 7, and the programs of this host alone can take"),
         ("ALTER DATABASE {0.name} CONNECTION LIMIT 7", "ALTER DATABASE {0.name} CONNECTION LIMIT -1",
          "ALTER DATABASE {0.name} CONNECTION LIMIT -1"),
         ("ALTER ROLE {0.owner} NOLOGIN", "ALTER ROLE {0.owner} LOGIN", "the role is a group: ALTER ROLE"),
@@ -379,6 +380,8 @@ def test_too_few_connections_are_told_with_the_number_to_set(parts, postgres, ow
     opened = parts(DATABASE_URL=owned.url)
     says = server.ask(opened.records.database)
     assert list(database_check._connections(opened, says)) == []
+    counted = r"this host's programs can take \d+ of its \d+ connections, those of other hosts come on top"
+    assert re.search(counted, database_check._share(opened, says))
     ((level, text),) = database_check._connections(opened, replace(says, max_connections=20))
     assert level == "WARNING" and text.startswith("postgresql.conf: set max_connections = ")
     ((level, text),) = database_check._connections(opened, replace(says, taken=says.max_connections - says.reserved))

@@ -8,6 +8,7 @@ import pytest
 
 from orderflow_ingest.service.cost import FIELD_FACTOR, HEADER_READ
 from orderflow_ingest.service_health import SOCKETS
+from orderflow_ingest.service.systemd import unit_of
 from orderflow_ingest.settings import load
 from tests.lab.deployment import PROGRAMS
 
@@ -158,6 +159,19 @@ def test_a_program_that_serves_is_started_again_for_ever_and_a_run_has_an_end(un
         assert value(unit.with_suffix(".timer"), "WantedBy") == "timers.target"
     else:
         assert (restart, limit, wanted) == ("always", "0", "multi-user.target") and pause and stop
+
+
+@pytest.mark.parametrize(
+    ("groups", "unit"),
+    [
+        ("0::/system.slice/system-orderflow\\x2dservice.slice/orderflow-service@1.service\n", "orderflow-service@1"),
+        ("9:cpu:/\n1:name=systemd:/system.slice/orderflow-service@2.service\n0::/\n", "orderflow-service@2"),
+        ("0::/user.slice/user-0.slice/user@0.service/app.slice/run-1.scope\n", ""),
+        ("0::/\n", ""),
+    ],
+)
+def test_an_instance_knows_its_unit_by_its_control_group(groups, unit):
+    assert unit_of(groups) == unit
 
 
 def test_the_sockets_are_those_of_the_service_and_postfix_may_open_them(installed):

@@ -29,6 +29,7 @@ from ..envelope import Envelope
 from ..logs import ERROR, WARNING, event, place
 from ..outcomes import Outcome
 from ..spool import Entry
+from . import systemd
 from .cost import cost, cost_of_read
 
 Answer = Callable[[Outcome | None], None]
@@ -46,6 +47,7 @@ class Desk:
         self._in_flight = self._running = self._overdue = 0
         self._ended: Counter[str] = Counter()
         self._started_at = datetime.now(UTC)
+        self._unit = systemd.unit()
         for number in range(self.settings.concurrency):
             Thread(target=self._take_place, name=f"place {number}", daemon=True).start()
 
@@ -128,6 +130,7 @@ class Desk:
         return {
             "version": __version__,
             "pid": os.getpid(),
+            "unit": self._unit,
             "user": pwd.getpwuid(os.geteuid()).pw_name,
             "spool": self.parts.spool.directory,
             "started_at": self._started_at.isoformat(timespec="seconds"),

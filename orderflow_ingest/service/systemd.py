@@ -1,4 +1,4 @@
-"""What systemd gives a service and wants to hear of it: sockets (sd_listen_fds(3)), notices (sd_notify(3)).
+"""What systemd gives a service and wants to hear of it: sockets (sd_listen_fds(3)), notices (sd_notify(3)), its unit.
 
 O_NONBLOCK belongs to the open file, not to the process (fcntl(2)): all instances on an inherited listener share it, and
 each process that has the listener can clear it for all. systemd does so whenever it starts a unit that lacks
@@ -8,10 +8,12 @@ bounds accept(2) too (socket(7)) and ends it with EAGAIN, as asyncio expects.
 """
 
 import os
+import re
 import socket
 import struct
 
 _FIRST = 3
+_UNIT = re.compile(r"/([^/\n]+)\.service$", re.MULTILINE)
 _ACCEPT_TIMEOUT = 0.1  # seconds
 _NOTICE_TIMEOUT = 5.0  # seconds
 _TIMEVAL = struct.Struct("@ll")  # seconds, microseconds
@@ -52,6 +54,21 @@ def notify(state: str) -> None:
             notices.settimeout(_NOTICE_TIMEOUT)
             notices.connect("\0" + path[1:] if path.startswith("@") else path)
             notices.sendall(state.encode())
+
+
+def unit() -> str:
+    """Return the unit that this process belongs to, `orderflow-service@1`, by its control group; "" outside systemd."""
+    try:
+        with open("/proc/self/cgroup") as groups:
+            return unit_of(groups.read())
+    except OSError:  # no more than a name for an operator
+        return ""
+
+
+def unit_of(groups: str) -> str:
+    """Return the unit that a process's control groups name (cgroups(7)); "" where none is a service."""
+    found = _UNIT.search(groups)
+    return found[1] if found else ""
 
 
 def watchdog_interval() -> float | None:

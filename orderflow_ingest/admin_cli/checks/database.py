@@ -4,13 +4,13 @@ What an error means is in `database_answers`, what PostgreSQL says of itself com
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from ... import heartbeat
 from ...assembly import Parts
 from ...limits import CONNECTIONS, bounds, within
 from ...records import RecordsUnavailable, schema, server
 from .findings import Said, compare_clocks
+from .service import count_services
 
 _SERVICE = CONNECTIONS + 1  # rows and queue
 _WORKER = 4  # a worker process works on one task at a time
@@ -31,7 +31,8 @@ def check_database(parts: Parts) -> Iterator[Said]:
     except RecordsUnavailable as error:
         yield "TROUBLE", str(error)
         return
-    yield from findings or [("OK", f"{name} answers, {parts.records.database.name}")]
+    share = _share(parts, says) if says is not None else ""
+    yield from findings or [("OK", f"{name} answers, {parts.records.database.name}{share}")]
 
 
 def check_schema(parts: Parts) -> Iterator[Said]:
@@ -124,10 +125,21 @@ def _is_held(wanted: int | str, found: str) -> bool:
     return 0 < int(found) <= wanted
 
 
+def _share(parts: Parts, says: server.Server) -> str:
+    given = says.max_connections - says.reserved
+    taken = f"this host's programs can take {_taken_here(parts)[2]} of its {given} connections"
+    return f"; {taken}, those of other hosts come on top"
+
+
+def _taken_here(parts: Parts) -> tuple[int, int, int]:
+    """Return the instances of the service and the workers of this host, and what its programs take at the most."""
+    instances, workers = max(1, count_services()), len(heartbeat.workers(parts.settings.workers_dir))
+    return instances, workers, instances * _SERVICE + workers * _WORKER + _FEW
+
+
 def _connections(parts: Parts, says: server.Server) -> Iterator[Said]:
-    """Compare what this host's programs can take with what the server gives."""
-    instances, workers = max(1, _count_services()), len(heartbeat.workers(parts.settings.workers_dir))
-    need = instances * _SERVICE + workers * _WORKER + _FEW
+    """Compare what this host's programs can take with what the server gives; other hosts cannot be asked."""
+    instances, workers, need = _taken_here(parts)
     given = says.max_connections - says.reserved
     if given - says.taken < _FEW:
         yield (
@@ -137,25 +149,12 @@ def _connections(parts: Parts, says: server.Server) -> Iterator[Said]:
     if given < need:
         yield (
             "WARNING",
-            f"postgresql.conf: set max_connections = {need + says.reserved} or more (the programs of this host can "
-            f"take {need}: {_SERVICE} for each of {instances} services, {_WORKER} for each of {workers} workers)",
+            f"postgresql.conf: set max_connections = {need + says.reserved} or more (the programs of this host alone "
+            f"can take {need}: {_SERVICE} for each of {instances} services, {_WORKER} for each of {workers} workers)",
         )
     for limit, command in (
         (says.role_limit, f"ALTER ROLE {says.role} CONNECTION LIMIT"),
         (says.database_limit, f"ALTER DATABASE {says.database} CONNECTION LIMIT"),
     ):
         if 0 <= limit < need:
-            yield "WARNING", f"{command} -1 (it is {limit}, and the programs of this host can take {need})"
-
-
-def _count_services() -> int:
-    """Count the instances of the service on this host."""
-    return sum(_is_service(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
-
-
-def _is_service(path: Path) -> bool:
-    try:
-        words = path.read_bytes().split(b"\0")
-    except OSError:  # ended meanwhile, or not to be seen
-        return False
-    return any(word.endswith(b"/orderflow-service") for word in words[:3])
+            yield "WARNING", f"{command} -1 (it is {limit}, and the programs of this host alone can take {need})"

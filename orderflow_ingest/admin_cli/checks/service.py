@@ -1,11 +1,15 @@
 """Whether the warm delivery service answers, and is the one that these settings mean.
 
+Of several instances on the same sockets the kernel chooses the one that answers; the findings name it, and how many
+there are.
+
 Without it the pipe delivers all the same, at more cost; the other two ways put mail off.
 """
 
 import pwd
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ... import __version__
@@ -28,8 +32,29 @@ def check_service(settings: Settings, way: str | None) -> Iterator[Said]:
     if health is None:
         yield _nobody(settings, way)
         return
-    findings = [*_owners(settings, health), *_is_ours(settings, health)]
-    yield from findings or [("OK", _figures(health))]
+    findings = [*_owners(settings, health), *_is_ours(settings, health)] or [("OK", _figures(health))]
+    for level, text in findings:
+        yield level, f"{_named(health)}: {text}"
+
+
+def count_services() -> int:
+    """Return how many instances of the service run on this host."""
+    return sum(_is_service(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
+
+
+def _is_service(path: Path) -> bool:
+    try:
+        words = path.read_bytes().split(b"\0")
+    except OSError:  # ended meanwhile, or not to be seen
+        return False
+    return any(word.endswith(b"/orderflow-service") for word in words[:3])
+
+
+def _named(health: dict[str, Any]) -> str:
+    """Name the instance that has answered."""
+    name = health.get("unit") or f"process {health.get('pid')}"
+    count = count_services()
+    return f"{name}, one of {count} instances on this host" if count > 1 else str(name)
 
 
 def _nobody(settings: Settings, way: str | None) -> Said:
