@@ -693,6 +693,7 @@ def test_systemd_gives_the_socket_and_hears_how_it_goes(deployment, place):
             )
             if number == 51:
                 client_thread.start()  # comes while no service runs, and waits for it
+            hear_all(notices)  # the last one's: notices leave it by a thread
             service = start_on(ours, PROGRAMS / "orderflow-service", **environment)
             try:
                 assert notices.recv(100) == b"READY=1"
@@ -730,6 +731,25 @@ def test_a_unit_that_makes_the_shared_socket_blocking_freezes_no_instance(deploy
             with greeted(path) as new:  # wakes every loop: one accepts, and each looks for more
                 assert asked(new)["pid"] in early
             assert [asked(connections[number])["pid"] for connections in early.values()] == list(early)
+
+
+def test_a_systemd_that_reads_no_notices_holds_up_no_mail(deployment, place):
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as full,
+    ):
+        notices.bind(str(place / "notify"))
+        (place / "notify").chmod(0o777)
+        full.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                full.sendto(b"X=1", str(place / "notify"))
+        deployment.service.env |= {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "200000"}
+        with deployment.service:
+            assert run(deployment, order(83)) == means(Outcome.DELIVERED)
+            hear_all(notices)
+            assert wait_until(lambda: notices.recv(100) == b"READY=1", 60), "it is sent again until it is taken"
+            assert notices.recv(100) == b"WATCHDOG=1"
 
 
 def test_a_backend_that_is_known_to_be_away_keeps_nobody_waiting(hanging):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from orderflow_ingest.service.cost import FIELD_FACTOR, HEADER_READ
-from orderflow_ingest.service_health import SOCKETS
 from orderflow_ingest.service.systemd import unit_of
+from orderflow_ingest.service_health import SOCKETS
 from orderflow_ingest.settings import load
 from tests.lab.deployment import PROGRAMS
 

@@ -47,6 +47,7 @@ from .smtp_door import MailDoor, lmtp_door, smtp_door
 BACKLOG = 1024
 _GRACE = 5  # seconds
 _KEEP = 5  # seconds
+_READY_AGAIN = 1  # second
 _M_MMAP_THRESHOLD = -3
 # Our threads let go of the GIL at each system call; to be asked for it every 5 ms by all who wait costs more.
 _SWITCH_INTERVAL = 0.05  # seconds
@@ -84,7 +85,6 @@ async def serve(parts: Parts) -> None:
     doors = _doors(desk, known)
     servers = [await loop.create_server(doors[name], sock=one, backlog=BACKLOG) for name, one in opened.items()]
     log_start("service", "Service listens.", parts.settings, sockets=", ".join(sorted(opened)))
-    await _notify("READY=1")
     tasks = [asyncio.create_task(one) for one in (_watch(desk), _keep_recipients(parts), known.keep_fresh())]
     await over.wait()
     for server in servers:
@@ -138,7 +138,12 @@ def _log_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 async def _watch(desk: Desk) -> None:
-    """Tell systemd that the loop runs and a place is left; where not, it starts the service anew."""
+    """Tell systemd that the service listens, and then, again and again, that the loop runs and a place is left.
+
+    Where it hears no more of that, it starts the service again.
+    """
+    while not await _notify("READY=1"):
+        await asyncio.sleep(_READY_AGAIN)
     interval = systemd.watchdog_interval()
     while interval:
         if not desk.is_stuck:
@@ -146,12 +151,14 @@ async def _watch(desk: Desk) -> None:
         await asyncio.sleep(interval)
 
 
-async def _notify(state: str) -> None:
-    """Send systemd a notice, outside the loop's thread: a busy systemd does not read it at once."""
+async def _notify(state: str) -> bool:
+    """Send systemd a notice and return whether it went; in a thread, since a busy systemd does not read it at once."""
     try:
         await asyncio.to_thread(systemd.notify, state)
     except OSError as error:
         logs.event("service", f"systemd did not take {state}.", logs.WARNING, reason=error)
+        return False
+    return True
 
 
 async def _keep_recipients(parts: Parts) -> None:
