@@ -169,7 +169,7 @@ def test_a_server_that_offers_tls_and_has_no_certificate_gets_the_mail_without()
 
 
 def test_a_server_where_nobody_listens_is_told():
-    with pytest.raises(Refused, match=r"does not answer \(ConnectionRefusedError\): does Postfix run\?"):
+    with pytest.raises(Refused, match=r"does not answer, ECONNREFUSED \(Connection refused\): does Postfix run\?"):
         send(new_probe(f"127.0.0.1:{free_port()}", "a@b.example", CANARY), 5)
 
 

@@ -98,7 +98,7 @@ def send(probe: Probe, timeout: float, raw: bytes | None = None, source: str | N
     except smtplib.SMTPServerDisconnected as error:
         raise Refused(f"{probe.host}:{probe.port} hung up: see its log") from error
     except OSError as error:  # smtplib's own are of this class
-        raise Refused(f"{probe.host}:{probe.port} does not answer ({os_reason(error)}): does Postfix run?") from error
+        raise Refused(f"{probe.host}:{probe.port} does not answer, {os_reason(error)}: does Postfix run?") from error
 
 
 def _literal(address: str) -> str:

@@ -74,7 +74,7 @@ def check_forgeries(parts: Parts, asked: Postconf, patience: float = _PATIENCE) 
             with waiting(settings.probes_dir) as probes:
                 yield from _try(_Trial(settings, to, probes, patience), asked)
         except OSError as error:
-            yield "TROUBLE", f"{settings.probes_dir} cannot be used ({os_reason(error)}): chown it to who delivers"
+            yield "TROUBLE", f"{settings.probes_dir} cannot be used, {os_reason(error)}: chown it to who delivers"
 
 
 class _Trial:
