@@ -34,7 +34,30 @@ from .settings import BadSettings, Settings, load
 Row = Mapping[str, Any]
 
 
-class LazyGroup(click.Group):
+_SETTINGS = "orderflow_ingest.settings_file"
+_SETTINGS_HELP = "Settings file; default: $ORDERFLOW_SETTINGS, else /etc/orderflow/ingest.env if it exists."
+
+
+def _take_settings(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    """Return the settings file of a command, which may stand before it too; keep what stands before a command."""
+    before = ctx.meta.get(_SETTINGS)
+    if value and before and value != before:
+        raise click.UsageError(f"--settings names two files, {before} and {value}")
+    return ctx.meta.setdefault(_SETTINGS, value) if value else before
+
+
+class CommandGroup(click.Group):
+    """A group of commands that takes --settings before the command, as its commands do behind; its groups do too."""
+
+    group_class = type
+
+    def __init__(self, *arguments: Any, **attributes: Any):
+        super().__init__(*arguments, **attributes)
+        kept: dict[str, Any] = {"metavar": "FILE", "callback": _take_settings, "expose_value": False}
+        self.params.append(click.Option(["--settings"], help=_SETTINGS_HELP, **kept))
+
+
+class LazyGroup(CommandGroup):
     """A group whose commands are imported when they are asked for, since a program needs one of them.
 
     `rooms` are names of commands and where each lies, as module:attribute, the module as `package` sees it.
@@ -115,9 +138,9 @@ def log_start(action: str, sentence: str, settings: Settings, **fields: Any) -> 
 
 
 def settings_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --settings."""
-    text = "Settings file; default: $ORDERFLOW_SETTINGS, else /etc/orderflow/ingest.env if it exists."
-    return click.option("--settings", "settings_file", metavar="FILE", help=text)(command)
+    """Add --settings, which may stand before the command too where it is one of a CommandGroup."""
+    option = click.option("--settings", "settings_file", metavar="FILE", callback=_take_settings, help=_SETTINGS_HELP)
+    return option(command)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,11 +14,11 @@ from ..asking import named_org
 from ..assembly import Parts, publish_recipients
 from ..org_settings import KEYS, BadOrgSettings
 from ..records import OrganizationDiffers, OrganizationExists
-from ..terminal import json_option, opened, print_rows, settings_option
+from ..terminal import CommandGroup, json_option, opened, print_rows, settings_option
 from .trial import try_mail
 
 
-@click.group("org")
+@click.group("org", cls=CommandGroup)
 def org() -> None:
     """Add, list, enable, disable and set up organisations, and try what would become of a mail."""
 

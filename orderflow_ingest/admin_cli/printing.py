@@ -2,7 +2,7 @@
 
 import click
 
-from ..terminal import loaded, settings_option
+from ..terminal import CommandGroup, loaded, settings_option
 from . import postfix_config, roles
 
 
@@ -40,7 +40,7 @@ def print_postfix(
     click.echo(text, nl=False)
 
 
-@click.group("roles")
+@click.group("roles", cls=CommandGroup)
 def print_roles() -> None:
     """Print roles and policies, least privilege for each program."""
 

@@ -20,13 +20,13 @@ import click
 
 from .. import __version__, logs
 from ..durable import os_reason
-from ..terminal import json_option, log_start, opened, print_rows, program, settings_option
+from ..terminal import CommandGroup, json_option, log_start, opened, print_rows, program, settings_option
 
 _LEAST = 12  # characters of a password
 _PATIENCE = 30.0  # seconds, where a delivery has ORDERFLOW_DEADLINE: half of it is for one backend
 
 
-@click.group(help="Show mail, documents and what is held in a browser.")
+@click.group(cls=CommandGroup, help="Show mail, documents and what is held in a browser.")
 @click.version_option(__version__)
 def cli() -> None:
     """See the module's header."""
