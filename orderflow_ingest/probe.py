@@ -36,6 +36,7 @@ def is_probe(message_id: str, raw: bytes, directory: Path, now: float | None = N
         with open(file, "wb", buffering=0) as handed:
             if (time.time() if now is None else now) - os.fstat(file).st_mtime > _LIFETIME:
                 return False
+            handed.truncate(0)  # first: a probe may come twice, and what is left of a longer header ends as a whole one
             return handed.write(header) == len(header)
     except OSError:  # nobody waits for it, or nobody can be told
         return False

@@ -31,7 +31,7 @@ Our Received is the topmost one of the mail, and names the queue id under which 
 know that. Where it does not, header_checks may have taken it out, and the topmost one may be the sender's: nothing then
 is authenticated. Nor is what has passed our Postfix twice, through a content filter or by `postsuper -r`, or came from
 another host of ours, unless milters see it at the last passage: the verdict of the first stands below. Such mail is
-held, not lost. `org test` knows no queue id, and takes the topmost Received for ours.
+held, not lost. `org test` takes the topmost Received for ours where it is not told the queue id.
 
 A CR that ends no line, above our Received, is a sender's text that was written as it was: nothing there is believed.
 

@@ -44,6 +44,17 @@ def test_a_probe_is_handed_back_as_it_came_and_nothing_of_it_is_kept(parts):
     assert not parts.settings.probes_dir.exists()
 
 
+def test_of_a_longer_header_that_came_before_nothing_is_left(parts):
+    """A relay may send a probe twice, each time with other fields above it."""
+    with waiting(parts.settings.probes_dir) as probes:
+        message_id = probes.expect("orders.example")
+        assert hand(parts, mail(Message_ID=message_id, X_Long="y" * 5000, X_Forged="dmarc=pass")) is Outcome.DELIVERED
+        raw = mail(Message_ID=message_id)
+        assert hand(parts, raw) is Outcome.DELIVERED
+        assert probes.header(message_id) == raw.partition(b"\n\n")[0] + b"\n\n"
+    assert delivered(parts) == 0
+
+
 def test_a_probe_that_comes_late_is_mail(parts):
     with waiting(parts.settings.probes_dir) as probes:
         message_id = probes.expect("orders.example")

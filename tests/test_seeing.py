@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from orderflow_ingest import admin_cli, replay
+from orderflow_ingest.admin_cli.trial import try_mail
 from orderflow_ingest.assembly import open_parts
 from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.extraction import extract
 from orderflow_ingest.handover import hand_over
 from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import Filter
+from orderflow_ingest.records import Filter, schema
+from orderflow_ingest.settings import load
 from tests.fakes import embedded
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS
 from tests.lab.postfix import Postfix
@@ -384,6 +386,28 @@ def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place
     assert outcome(ACME, file) == "DELIVERED"
     admin(quiet, "org", "disable", "acme")
     assert outcome(ACME, file) == "ORG_DISABLED"
+
+
+def test_a_sender_is_judged_by_the_queue_id_under_which_the_mail_came(place):
+    settings = {"ORDERFLOW_AUTHSERV_ID": "mx.example", "ORDERFLOW_STATE_DIR": str(place)}
+    parts = open_parts(load("/dev/null", settings), create=True, guarded=False)
+    schema.upgrade(parts.records.database)
+    parts.records.organizations.add("acme", "Acme")
+    parts.records.organizations.change_settings("acme", {"allowed_senders": "@shop.example"})
+    raw = (
+        b"Authentication-Results: mx.example; dkim=pass header.d=shop.example\n"
+        b"Received: from x by y with ESMTP id 4bXyz1;\n\tnow\nFrom: a@shop.example\nSubject: x\n\nhi\n"
+    )
+
+    def told(*more: str) -> tuple[str, ...]:
+        found = dict(try_mail(ACME, raw, None, None, parts, *more))
+        return found.get("queue id", "")[:9], found["sender"]
+
+    assert told() == ("not known", "taken")
+    assert told("4bXyz1") == ("", "taken")
+    assert told("another") == told("") == ("", "held: From is not authenticated")
+    assert told("4bXyz1", '"a b"@shop.example')[1].startswith("held: it may have made our server write false")
+    parts.records.database.close()
 
 
 def test_status_counts_what_postfix_holds_back_and_has_a_dash_where_there_is_none(quiet, place):

@@ -128,17 +128,28 @@ def unset_org(slug: str, keys: tuple[str, ...], settings_file: str | None) -> No
 @click.argument("file", type=click.File("rb"), required=False)
 @click.option("--sender", metavar="ADDRESS", help="The address in From, where there is no FILE.")
 @click.option("--size", type=click.IntRange(0), metavar="BYTES", help="The size of the mail, where there is no FILE.")
+@click.option("--queue-id", metavar="ID", help="The queue id of FILE's delivery, which our own Received names.")
+@click.option("--envelope-sender", metavar="ADDRESS", default="", help="The envelope's sender, of FILE.")
 @json_option
 @settings_option
 def test_mail(
-    address: str, file: BinaryIO | None, sender: str | None, size: int | None, as_json: bool, settings_file: str | None
+    address: str,
+    file: BinaryIO | None,
+    sender: str | None,
+    size: int | None,
+    queue_id: str | None,
+    envelope_sender: str,
+    as_json: bool,
+    settings_file: str | None,
 ) -> None:
     """Tell what would become of a mail to ADDRESS, the .eml FILE say, and change nothing."""
     raw = file.read() if file else None
     if raw is not None and (sender or size is not None):
         raise click.UsageError("--sender and --size are for a mail that is not there: leave them out, or FILE")
-    parts = opened(settings_file)
-    print_rows([{"what": what, "value": value} for what, value in try_mail(address, raw, sender, size, parts)], as_json)
+    if raw is None and (queue_id is not None or envelope_sender):
+        raise click.UsageError("--queue-id and --envelope-sender are of a FILE")
+    told = try_mail(address, raw, sender, size, opened(settings_file), queue_id, envelope_sender)
+    print_rows([{"what": what, "value": value} for what, value in told], as_json)
 
 
 @contextmanager

@@ -19,8 +19,19 @@ from ..senders import Authenticator, doubt_sender
 Told = tuple[str, str]
 
 
-def try_mail(address: str, raw: bytes | None, sender: str | None, size: int | None, parts: Parts) -> Iterator[Told]:
-    """Tell step by step what would become of a mail to an address, and last how its delivery would end."""
+def try_mail(
+    address: str,
+    raw: bytes | None,
+    sender: str | None,
+    size: int | None,
+    parts: Parts,
+    queue_id: str | None = None,
+    envelope_sender: str = "",
+) -> Iterator[Told]:
+    """Tell step by step what would become of a mail to an address, and last how its delivery would end.
+
+    `queue_id` is the one under which Postfix would deliver it; without it the topmost Received is taken for ours.
+    """
     settings = parts.settings
     try:
         slug = settings.addresses.slug(address)
@@ -52,7 +63,11 @@ def try_mail(address: str, raw: bytes | None, sender: str | None, size: int | No
             if length > settings.max_message_size:
                 yield _ended(Outcome.TOO_BIG)
                 return
-        yield from _judged_unseen(org, sender, length, parts) if raw is None else _judged(org, raw, parts)
+        yield from (
+            _judged_unseen(org, sender, length, parts)
+            if raw is None
+            else _judged(org, raw, parts, Authenticator(settings.authserv_id, queue_id, envelope_sender))
+        )
     except BadOrgSettings as error:
         yield "settings", str(error)
         yield _ended(Outcome.MISCONFIGURED)
@@ -74,20 +89,22 @@ def _judged_unseen(org: Organization, sender: str | None, length: int | None, pa
     yield _ended(Outcome.HELD if sender and doubt else Outcome.DELIVERED)
 
 
-def _judged(org: Organization, raw: bytes, parts: Parts) -> Iterator[Told]:
+def _judged(org: Organization, raw: bytes, parts: Parts, server: Authenticator) -> Iterator[Told]:
     """Judge a mail as a delivery does, and tell what extraction would make of it."""
     mail = read_mail(raw)
     if mail is None:
         yield "header", "empty, or not one field of its sender"
         yield _ended(Outcome.MALFORMED)
         return
-    message, server = mail.message, Authenticator(parts.settings.authserv_id)
+    message = mail.message
     seen = recognise(mail, org, EMAIL, server, parts.records, parts.archive)
     yield "from", message.from_email
     yield "subject", message.subject
     known = f"known: {seen.known.id}" if seen.known else "new" if not seen.doubt else "not looked up"
     yield "identity", f"{seen.message.source_message_id}, {known}"
     if org.settings.allowed_senders:
+        if server.authserv_id and server.queue_id is None:
+            yield "queue id", "not known, so the topmost Received is taken for our own; say --queue-id"
         yield "sender", f"held: {seen.doubt}" if seen.doubt else "taken"
     if seen.difference:
         yield "differs", seen.difference
