@@ -1,8 +1,9 @@
 """Organisations, the tenants: who may receive mail, by the slug of their address.
 
-For Postfix's recipient map an SQLite database has a small file of its own beside it, `recipients.db`,
-with the active slugs alone: Postfix's user need then not be able to read, lock or write the database
-that mail is recorded in. It is derived, and rewritten whole in one transaction after every change.
+For a Postfix that answers RCPT TO without the service (`postfix main --map database`) an SQLite database has a small
+file of its own beside it, `recipients.db`, with the active slugs alone: Postfix's user need then not be able to read,
+lock or write the database that mail is recorded in. It is derived, and rewritten whole in one transaction after every
+change.
 Postfix 3.7 does not answer 451 while it cannot read this file: its proxymap ends with an error, and smtpd, which opens
 its maps before its greeting, asks again every second for ever. So the service and the worker look at the file and
 write it again where it is gone, closed, damaged or old.

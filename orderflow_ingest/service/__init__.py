@@ -162,7 +162,7 @@ async def _notify(state: str) -> bool:
 
 
 async def _keep_recipients(parts: Parts) -> None:
-    """Keep the file that Postfix answers RCPT from, where there is one: without it smtpd does not even greet."""
+    """Keep the file for --map database, where there is one: without it smtpd does not even greet."""
     while recipients_path(parts.settings.database_url):
         try:
             await asyncio.to_thread(keep_recipients, parts)

@@ -165,6 +165,8 @@ def _why_no_answer(said: str, parts: Parts) -> str:
             f"{path} is not there, so all recipients hear 451: install orderflow-service.socket of this version, "
             "systemctl restart orderflow-service.socket; or print main by --map database"
         )
+    if "Permission denied" in said:
+        return f"{path} cannot be opened by Postfix: see SocketGroup=, SocketMode= in orderflow-service.socket"
     return f"nobody answers at {path}, so all recipients hear 451: {said.splitlines()[0].rpartition(': ')[2]}"
 
 
