@@ -3,6 +3,7 @@
 orderflow-admin init       create directories, tables and queue; safe to repeat
 orderflow-admin org        add, list, enable, disable and set up organisations; try what would become of a mail
 orderflow-admin check      verify every part, and that Postfix's settings agree; 1 on trouble
+orderflow-admin backup     copy the embedded databases while mail goes on
 orderflow-admin canary     send a probe mail through the real MX and time it; 1 if it does not come through
 orderflow-admin status     show what is where
 orderflow-admin find       find mail by words, sender, Message-ID, document, time
@@ -20,6 +21,7 @@ from .. import __version__
 from ..terminal import LazyGroup, program
 
 _ROOMS = {
+    "backup": ".backup:backup",
     "canary": ".canary_command:canary",
     "check": ".check:check",
     "erase": ".erase:erase",
