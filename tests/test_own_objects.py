@@ -225,17 +225,17 @@ def test_the_database_refuses_a_row_with_another_tenants_key(records):
         connection.execute(inbound_message.update().values(org_id=2))
 
 
-def at_0008(database: Database) -> None:
+def at_version(database: Database, version: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(schema.migrations_dir()))
     with database.write(NO_TENANT) as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0008")
+        command.upgrade(config, version)
 
 
 @pytest.mark.parametrize("key", [raw_key(1, "0" * 64), KEYS[0]], ids=["a right one", "a wrong one"])
 def test_an_upgrade_keeps_the_rows_of_before_and_binds_the_new_ones(records, key):
-    at_0008(records.database)
+    at_version(records.database, "0008")
     records.organizations.add("acme", "Acme")
     written(records.database, inbound_message, 1, key)
     for _ in range(2):
@@ -248,6 +248,29 @@ def test_an_upgrade_keeps_the_rows_of_before_and_binds_the_new_ones(records, key
         with records.database.read(NO_TENANT) as connection:
             asked = "SELECT convalidated FROM pg_constraint WHERE conname = 'ck_inbound_message_raw_key'"
             assert connection.exec_driver_sql(asked).scalar() == (key != KEYS[0])
+
+
+def test_a_wrong_row_of_before_is_not_worked_on_and_keeps_no_mail_from_coming_in(postgres):
+    """The constraint would refuse each change of it: each minute's task would break, and it would be late for ever."""
+    records = Records(postgres.create_database(f"own_{uuid4().hex}"))
+    at_version(records.database, "0008")
+    records.organizations.add("acme", "Acme")
+    wrong = written(records.database, inbound_message, 1, KEYS[0])
+    right = written(records.database, inbound_message, 1, raw_key(1, "0" * 64))
+    papers = [written(records.database, document, 1, key) for key in (KEYS[7], document_key(1, "0" * 64))]
+    with records.database.write(EVERY) as connection:
+        connection.execute(inbound_message.update().values(status="RECEIVED"))
+    schema.upgrade(records.database)
+    now = datetime.now(UTC)
+    assert records.messages.due(now, 10) == [(1, right)] and records.documents.due(now, 10) == [(1, papers[1])]
+    row = records.messages.get(1, wrong)
+    assert row.status is Status.FAILED and row.error_json["error"] == "ForeignObject"
+    with records.database.write(1) as connection:
+        connection.execute(inbound_message.delete().where(inbound_message.c.id == right))
+    assert records.messages.lag(now) == 0
+    with pytest.raises(sa.exc.IntegrityError):
+        written(records.database, inbound_message, 1, KEYS[0])
+    records.database.close()
 
 
 def test_on_postgresql_a_wrong_row_of_before_is_logged_without_its_content_and_others_are_worked_on(postgres):
