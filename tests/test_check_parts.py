@@ -434,6 +434,16 @@ def pooler(postgres, owned, place):
         yield owned.url.replace(f":{postgres.port}/", f":{port}/")
 
 
+def test_several_hosts_want_the_one_that_takes_writes(parts, owned, postgres):
+    place = f"127.0.0.1:{postgres.port}"
+    url = owned.url.replace(place, f"{place},127.0.0.1:{free_port()}")
+    told = {
+        name for _, text in asked(parts, url) for name in ("DATABASE_URL", "QUEUE_URL") if f"{name} names sev" in text
+    }
+    assert told == {"DATABASE_URL", "QUEUE_URL"}
+    assert [text for _, text in asked(parts, f"{url}?target_session_attrs=read-write")] == DURABLE
+
+
 def test_a_pooler_that_refuses_our_parameters_is_told_what_to_set(parts, postgres, owned, place):
     with pooled(postgres, place, {owned.owner: postgres.password(owned.owner)}, "extra_float_digits") as port:
         ((level, text),) = asked(parts, owned.url.replace(f":{postgres.port}/", f":{port}/"))

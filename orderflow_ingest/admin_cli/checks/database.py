@@ -5,7 +5,7 @@ What an error means is in `database_answers`, what PostgreSQL says of itself com
 
 from collections.abc import Iterator
 
-from ... import heartbeat
+from ... import heartbeat, postgresql_url
 from ...assembly import Parts
 from ...limits import CONNECTIONS, bounds, within
 from ...records import RecordsUnavailable, schema, server
@@ -15,6 +15,7 @@ from .service import count_services
 _SERVICE = CONNECTIONS + 1  # rows and queue
 _WORKER = 4  # a worker process works on one task at a time
 _FEW = 5
+_WRITING = ("read-write", "primary")
 
 
 def check_database(parts: Parts) -> Iterator[Said]:
@@ -25,6 +26,8 @@ def check_database(parts: Parts) -> Iterator[Said]:
         if not parts.records.database.is_sqlite:
             says = server.ask(parts.records.database)
             findings = [*_holds(says), *_is_ours(says), *_bounds(parts, says), *_connections(parts, says)]
+            findings += [*_hosts("DATABASE_URL", parts.settings.database_url)]
+            findings += [*_hosts("QUEUE_URL", parts.settings.queue_url)]
             findings += compare_clocks("the database server's", says.clock.timestamp(), says.asked_at)
         if says is None or (says.sees_tables and not says.missing_rights):
             parts.records.organizations.find("probe")
@@ -101,6 +104,16 @@ def _is_ours(says: server.Server) -> Iterator[Said]:
             "TROUBLE",
             f"the role {says.role} lacks {', '.join(says.missing_rights)}: run orderflow-admin roles postgresql, "
             f"and GRANT orderflow_deliver TO {says.role}",
+        )
+
+
+def _hosts(name: str, url: str) -> Iterator[Said]:
+    """Look whether several hosts may send us to a standby: libpq takes the first that answers."""
+    target = postgresql_url.read(url) if postgresql_url.is_postgresql(url) else None
+    if target and len(target.servers) > 1 and target.parameters.get("target_session_attrs") not in _WRITING:
+        yield (
+            "WARNING",
+            f"{name} names several hosts, and may go to a standby: say target_session_attrs=read-write behind its ?",
         )
 
 
