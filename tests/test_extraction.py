@@ -16,7 +16,7 @@ from orderflow_ingest import attempts, extraction, handover, in_hand
 from orderflow_ingest.archive import ArchiveUnavailable
 from orderflow_ingest.assembly import Parts, open_parts
 from orderflow_ingest.attempts import ATTEMPTS, POISON_ATTEMPTS
-from orderflow_ingest.limits import TimeUp
+from orderflow_ingest.limits import LONGEST_BACKOFF, TimeUp
 from orderflow_ingest.records import EVERY, InboundMessage, Records, RecordsUnavailable, tables
 from orderflow_ingest.status import HandOver, PartKind, Status
 from tests.fakes import embedded
@@ -613,3 +613,8 @@ def _make_due(parts: Parts, table: Table, id: UUID) -> None:
     with parts.records.database.write(EVERY) as connection:
         past = datetime(2020, 1, 1, tzinfo=UTC)
         connection.execute(table.update().where(table.c.id == id).values(next_attempt_at=past))
+
+
+def test_the_longest_delay_is_that_of_the_last_attempt_but_one(parts):
+    assert attempts._BACKOFF ** (ATTEMPTS - 1) == LONGEST_BACKOFF
+    assert parts.settings.longest_delay == 60 + parts.settings.retry_delay * LONGEST_BACKOFF

@@ -1018,6 +1018,14 @@ def test_a_due_time_that_no_clock_can_have_meant_is_due(records):
     assert (attempt.attempts, attempt.next_attempt_at) == (2, NOW + LEASE)
 
 
+def test_a_message_whose_due_time_no_clock_can_have_meant_is_overdue_on_sqlite(records):
+    """PostgreSQL's times are all by the server's clock."""
+    records.database.longest_delay = timedelta(hours=1)
+    message = inserted(records, received_at=NOW - MINUTE)
+    records.messages.retry_later(claimed(records, message), {}, 1, NOW + timedelta(days=1))
+    assert records.messages.lag(NOW) == (60 if records.database.is_sqlite else 0)
+
+
 def test_what_a_worker_has_in_hand_gets_a_lease_by_a_clock_that_was_set_back(records):
     records.database.longest_delay = timedelta(hours=1)
     message = inserted(records)
