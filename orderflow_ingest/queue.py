@@ -270,6 +270,8 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
         id, priority, data = row
         if floor := self._floors.get(priority):
             floor.note(id)
+        else:  # another's row, and there may be many
+            self._looked_at_all = -math.inf
         return bytes(data)
 
     def next_take(self) -> tuple[str, tuple[Any, ...]]:
