@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0011"
-down_revision = "0009"
+down_revision = "0010"
 
 # Of each table its unfinished rows, as in the index, and the columns that end them.
 ENDED = {
