@@ -6,7 +6,8 @@
                         than was meant or one that is being set up. What memory has then stays
 
 One question goes to the database at a time, and carries all that have come while the one before was asked, up to
-MOST_AT_A_TIME. So any number of unknown recipients, a spammer's guesses say, costs one connection. Memory is read
+MOST_AT_A_TIME. So any number of unknown recipients, a spammer's guesses say, costs one connection. On PostgreSQL a
+question of its own costs 1.5 ms of CPU time, and one of a hundred in a statement 0.04 ms (measured). Memory is read
 again every FRESH seconds: for so long may an organization that was switched off elsewhere hear yes at RCPT TO, and
 its mail is then refused by the delivery. All methods belong to the event loop's thread.
 """
