@@ -54,6 +54,8 @@ def build(engine: sa.Engine, parts: int) -> None:
         with Operations.context(MigrationContext.configure(connection)):
             step("0006").secure()
         take(connection, "0007")
+        with Operations.context(MigrationContext.configure(connection)):
+            step("0010").add_functions()
         connection.exec_driver_sql(
             "CREATE TABLE alembic_version (version_num VARCHAR(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)"
         )

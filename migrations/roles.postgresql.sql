@@ -82,7 +82,7 @@ GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_documents(timestamptz, integer)
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_messages_to_sweep(timestamptz, timestamptz, integer),
     @SCHEMA@.orderflow_documents_to_sweep(timestamptz, timestamptz, integer), @SCHEMA@.orderflow_messages_in_hand(text),
     @SCHEMA@.orderflow_documents_in_hand(text) TO orderflow_worker;
-GRANT SELECT, UPDATE ON @SCHEMA@.sweep_claim TO orderflow_worker;
+GRANT SELECT, INSERT, UPDATE ON @SCHEMA@.sweep_claim TO orderflow_worker;
 
 -- Monitoring: numbers of rows, and a time. Not one row of a tenant.
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_census() TO orderflow_metrics;
@@ -102,7 +102,7 @@ GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_documents(timestamptz, integer)
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_messages_to_sweep(timestamptz, timestamptz, integer),
     @SCHEMA@.orderflow_documents_to_sweep(timestamptz, timestamptz, integer), @SCHEMA@.orderflow_messages_in_hand(text),
     @SCHEMA@.orderflow_documents_in_hand(text) TO orderflow_operator;
-GRANT SELECT, UPDATE ON @SCHEMA@.sweep_claim TO orderflow_operator;
+GRANT SELECT, INSERT, UPDATE ON @SCHEMA@.sweep_claim TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_overdue_since() TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_census() TO orderflow_operator;
 

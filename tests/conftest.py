@@ -1,5 +1,6 @@
 """The lab's real servers, each started once and only where a test asks for it, and a directory per test."""
 
+import logging
 import signal
 
 import pytest
@@ -43,6 +44,19 @@ def no_alarm_is_left():
     """An alarm that a test leaves behind ends this process, and all tests after it, minutes later."""
     yield
     assert signal.alarm(0) == 0, "the test has left an alarm behind"
+
+
+@pytest.fixture(autouse=True)
+def logger_is_as_before():
+    """Give the next test the package's logger as it was: a program that runs in a test sets it up for itself."""
+    logger = logging.getLogger("orderflow_ingest")
+    handlers, level, propagate, raises = [*logger.handlers], logger.level, logger.propagate, logging.raiseExceptions
+    yield
+    for handler in logger.handlers:
+        if handler not in handlers:
+            handler.close()
+    logger.handlers[:], logger.propagate, logging.raiseExceptions = handlers, propagate, raises
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

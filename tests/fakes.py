@@ -77,25 +77,32 @@ def _two_organizations() -> bytes:
     """Return an SQLite file with tables and two organisations; to make one takes thirty times as long as to copy it."""
     with scratch() as directory:
         records = Records(f"sqlite:///{directory}/made.db", create=True)
-        schema.upgrade(records.database)
-        for slug in ("acme", "beta"):
-            records.organizations.add(slug, slug.title())
+        _add_two_organizations(records)
         records.database.close()
         assert [file.name for file in directory.iterdir()] == ["made.db"], "all is in the one file"
         return (directory / "made.db").read_bytes()
 
 
+def _add_two_organizations(records: Records) -> None:
+    schema.upgrade(records.database)
+    for slug in ("acme", "beta"):
+        records.organizations.add(slug, slug.title())
+
+
 def embedded(directory: Path, **settings: str) -> Parts:
-    """Set up a deployment on SQLite and files with the organisations acme and beta, the queue a ListQueue."""
+    """Set up a deployment with the organizations acme and beta; its queue is a ListQueue."""
     quick = {"ORDERFLOW_RETRY_DELAY": "0.1", "ORDERFLOW_LEASE": "0.2", "ORDERFLOW_SWEEP_AFTER": "0.1"}
     chosen = load(
         environ={"ORDERFLOW_STATE_DIR": str(directory), "ORDERFLOW_SETTINGS": "/dev/null", **quick, **settings}
     )
-    file = Path(chosen.database_url.removeprefix("sqlite:///"))
-    assert not file.exists()
-    file.write_bytes(_two_organizations())
     longest = timedelta(seconds=chosen.longest_delay)
     records = Records(chosen.database_url, create=True, longest_delay=longest)
+    if records.database.is_sqlite:
+        file = Path(chosen.database_url.removeprefix("sqlite:///"))
+        assert not file.exists()
+        file.write_bytes(_two_organizations())
+    else:
+        _add_two_organizations(records)
     parts = Parts(chosen, Spool(chosen.spool_dir), FaultyArchive(directory / "archive"), records, ListQueue())
     parts.spool.prepare()
     parts.archive.prepare()

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Without what tells pytest that it runs in CI: its summary is another one there.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "CI", "BUILD_"))}
+ENVIRONMENT["PYTHONPATH"] = str(ROOT)
 STUMBLES = "    if not os.path.exists('{0}'): open('{0}', 'w'); {1}\n"
 ONCE = "def test_{0}():\n" + STUMBLES.replace("{1}", "assert 0")
 CRASH = "def test_{0}():\n" + STUMBLES.replace("{1}", "os._exit(3)")
@@ -21,10 +24,9 @@ def run(place: Path, tests: dict[str, str], *options: str) -> tuple[int, str, li
     (place / "pytest.ini").write_text("[pytest]\naddopts = -q -p no:cacheprovider\n")
     text = "".join(test.replace("{0}", name) for name, test in tests.items())
     (place / "test_x.py").write_text(f"import os, pytest\n{text}")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "tests.alone", "-n1", *options], cwd=place, text=True,
-        env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        env=ENVIRONMENT, capture_output=True,
     )  # fmt: skip
     said = [line for line in ended.stdout.splitlines() if line.startswith(("unstable: ", "failed again: "))]
     return ended.returncode, ended.stdout, [line.replace("test_x.py::test_", "") for line in said]
@@ -104,7 +106,7 @@ def test_a_server_that_died_is_told_once_and_then_in_one_line(tmp_path: Path) ->
     (tmp_path / "test_x.py").write_text(SERVERS)
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.died"], cwd=tmp_path, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        env=ENVIRONMENT, capture_output=True,
     )  # fmt: skip
     place, said = "test_x.py::test", ended.stdout
     assert "2 failed, 2 passed, 4 errors" in said

@@ -1,7 +1,6 @@
 """Support finds a mail's records by its Message-ID and its organization; one without a document is a warning."""
 
 import json
-import logging
 from datetime import UTC, datetime
 
 import pytest
@@ -12,18 +11,12 @@ from orderflow_ingest.envelope import Envelope
 from tests.fakes import embedded
 from tests.mails import mail, order
 
-LOGGER = logging.getLogger("orderflow_ingest")
-
 
 @pytest.fixture
 def records(place):
     """Give a function that reads what has been logged by now."""
-    before, level, propagate = LOGGER.handlers, LOGGER.level, LOGGER.propagate
     logs.configure(str(place / "log"), "test", place)
-    yield lambda: [json.loads(line) for line in (place / "log").read_text().splitlines()]
-    LOGGER.handlers[0].close()
-    LOGGER.handlers, LOGGER.propagate = before, propagate
-    LOGGER.setLevel(level)
+    return lambda: [json.loads(line) for line in (place / "log").read_text().splitlines()]
 
 
 @pytest.fixture

@@ -21,19 +21,6 @@ ROOT = Path(__file__).parents[1]
 logger = logging.getLogger("orderflow_ingest")
 
 
-@pytest.fixture(autouse=True)
-def restored(monkeypatch):
-    """Give the next test the logger as it was."""
-    before = (logger.handlers, logger.level, logger.propagate)
-    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
-    yield
-    for handler in logger.handlers:
-        if handler not in before[0]:
-            handler.close()
-    logger.handlers, logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
-
-
 def records(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 

@@ -747,17 +747,22 @@ def test_a_systemd_that_reads_no_notices_holds_up_no_mail(deployment, place):
         deployment.service.env |= {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "200000"}
         with deployment.service:
             assert run(deployment, order(83)) == means(Outcome.DELIVERED)
-            hear_all(notices)
-            assert wait_until(lambda: notices.recv(100) == b"READY=1", 60), "it is sent again until it is taken"
-            assert notices.recv(100) == b"WATCHDOG=1"
+            notices.settimeout(60)
+            heard = iter(lambda: notices.recv(100), b"")
+            assert next(notice for notice in heard if notice != b"X=1") == b"READY=1", "it is sent until it is taken"
+            assert next(heard) == b"WATCHDOG=1"
 
 
 def test_a_backend_that_is_known_to_be_away_keeps_nobody_waiting(hanging):
     """The first delivery finds out; the next ones, of the service and of the program, are told at once."""
     hanging.write_settings({**settings_of(hanging), "ORDERFLOW_DEADLINE": "20"})
+    known = hanging.state / "away" / "database"
     with hanging.service:
         assert run(hanging, order(81)) == means(Outcome.BACKEND_DOWN)
-        assert [run(hanging, order(82 + n)) for n in range(3)] == [means(Outcome.BACKEND_DOWN)] * 3
+        for number in range(3):
+            os.utime(known)  # on a busy machine it would be time for a probe
+            assert run(hanging, order(82 + number)) == means(Outcome.BACKEND_DOWN)
+        os.utime(known)
     assert run(hanging, order(90)) == means(Outcome.BACKEND_DOWN)
     # Who gives this reason has not asked the backend; who waited gives another.
     reasons = [record.get("reason", "") for record in hanging.log_records() if record.get("action") == "deliver"]

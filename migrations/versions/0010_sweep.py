@@ -37,7 +37,7 @@ DECLARE
 BEGIN
     FOREACH name IN ARRAY ARRAY['orderflow_worker', 'orderflow_operator'] LOOP
         IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = name) THEN
-            EXECUTE format('GRANT SELECT, UPDATE ON sweep_claim TO %I', name);
+            EXECUTE format('GRANT SELECT, INSERT, UPDATE ON sweep_claim TO %I', name);
             EXECUTE format('GRANT EXECUTE ON FUNCTION {functions} TO %I', name);
         END IF;
     END LOOP;
@@ -53,10 +53,13 @@ def upgrade() -> None:
         sa.Column("ends_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_sweep_claim"),
     )
-    op.execute("INSERT INTO sweep_claim VALUES (1, '', '2000-01-01 00:00:00.000000')")
+    if op.get_bind().dialect.name == "postgresql":
+        add_functions()
+
+
+def add_functions() -> None:
+    """Add the functions that look for rows of all tenants, on PostgreSQL, and give the roles what they need."""
     connection = op.get_bind()
-    if connection.dialect.name != "postgresql":
-        return
     schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
     functions = []
     for name, table, unfinished in (

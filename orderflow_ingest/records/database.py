@@ -181,7 +181,7 @@ class Database:
             return [(row.org_id, row.id, row.worker) for row in connection.execute(statement)]
 
     def insert(self, table: sa.Table) -> Any:
-        """Give an INSERT that can skip a row that is there already (`on_conflict_do_nothing`)."""
+        """Return an INSERT that can skip or change a row that exists already (`on_conflict_do_…`)."""
         if self.is_sqlite:
             from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 

@@ -11,11 +11,12 @@ import sqlalchemy as sa
 from .database import NO_TENANT, Database
 from .tables import sweep_claim
 
+_ROW = 1
 LASTS = timedelta(seconds=50)  # less than the minute from one sweep of a host to its next
 
 
 class SweepClaim:
-    """The one row of the table sweep_claim."""
+    """The one row of the table sweep_claim; the first claim makes it."""
 
     def __init__(self, database: Database):
         self._database = database
@@ -26,15 +27,19 @@ class SweepClaim:
         A claim of the host itself is one of before its worker was restarted. One that ends later than it can have been
         meant was written by a clock that was wrong.
         """
-        claim = sweep_claim.c
-        is_free = (claim.ends_at <= now) | (claim.ends_at > now + LASTS) | (claim.claimed_by == who)
-        return self._write(is_free, who, now + LASTS)
+        claim, ends_at = sweep_claim.c, now + LASTS
+        is_free = (claim.ends_at <= now) | (claim.ends_at > ends_at) | (claim.claimed_by == who)
+        statement = self._database.insert(sweep_claim).values(id=_ROW, claimed_by=who, ends_at=ends_at)
+        return self._write(
+            statement.on_conflict_do_update(
+                index_elements=[claim.id], set_={"claimed_by": who, "ends_at": ends_at}, where=is_free
+            )
+        )
 
     def give_back(self, who: str, now: datetime) -> None:
         """End a claim of ours, so that another host sweeps at once."""
-        self._write(sweep_claim.c.claimed_by == who, who, now)
+        self._write(sweep_claim.update().where(sweep_claim.c.claimed_by == who).values(ends_at=now))
 
-    def _write(self, where: sa.ColumnElement[bool], who: str, ends_at: datetime) -> bool:
-        statement = sweep_claim.update().where(where).values(claimed_by=who, ends_at=ends_at)
+    def _write(self, statement: sa.Insert | sa.Update) -> bool:
         with self._database.write(NO_TENANT) as connection:
             return connection.execute(statement).rowcount == 1
