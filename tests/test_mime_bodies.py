@@ -2,9 +2,12 @@
 
 import base64
 import binascii
+import random
+import re
 
 import pytest
 
+from orderflow_ingest.mime import bodies
 from orderflow_ingest.mime.bodies import decode_body, find_uuencoded
 from tests.mails import PDF
 
@@ -187,3 +190,43 @@ def test_a_large_quoted_printable_body_is_decoded_as_its_lines_are(kind: str, li
     else:
         wanted = [decode_body(part, 0, len(part), "quoted-printable", kind).data for part in parts]
     assert decode_body(text, 0, len(text), "quoted-printable", kind).data.split(b"\n") == b"".join(wanted).split(b"\n")
+
+
+def plainly_decoded(text: bytes, with_crlf: bool) -> bytes:
+    """Decode quoted-printable by the rules of the module, sign by sign over the whole text."""
+    text = re.sub(rb"(?<![ \t])[ \t]+(?=\r?\n|\r?\Z)", b"", text)
+    text = re.sub(rb"=\r(?!\n)(?:\r\n)?", b"", re.sub(rb"=(?==)", b"=3D", text))
+    if with_crlf:
+        for line_end in (b"\r\r\n", b"\r\n", b"\r"):
+            text = text.replace(line_end, b"\n")
+        text = re.sub(rb"(?<!=0D)(?<!=0d)\n", b"\r\n", text)
+    decoded, position = bytearray(), 0
+    while position < len(text):
+        if soft := re.compile(rb"=(?:\r?\n|\Z)").match(text, position):
+            position = soft.end()
+        elif escape := re.compile(rb"=([0-9A-Fa-f]{2})").match(text, position):
+            decoded += bytes.fromhex(escape[1].decode())
+            position = escape.end()
+        else:
+            decoded.append(text[position])
+            position += 1
+    return bytes(decoded)
+
+
+TOKENS = [b"\n", b"\r\n", b"\r", b"\r\r\n", b"=\n", b"=\r\n", b"=\r\r\n", b"=\r", b"=\r \r\n", b"= \n", b"=0d", b"=0D"]
+TOKENS += [b"=0A", b"=", b"==", b"=4", b"1", b"a", b" ", b"\t", b"=20", b"=C3=A4", b"=zz"]
+
+
+@pytest.mark.parametrize("with_crlf", [False, True])
+def test_what_is_decoded_does_not_depend_on_where_a_block_ends(
+    with_crlf: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = random.Random(14)
+    texts = [b"=0d=\r\r\n\nb", b"=4=\r\r\n1", b"=4=\r \t\r\n1"]
+    texts += [b"".join(chosen.choices(TOKENS, k=chosen.randint(1, 12))) for _ in range(6000)]
+    for text in texts:
+        wanted = plainly_decoded(text, with_crlf)
+        for size in (0, 1, 3, 1000):
+            monkeypatch.setattr(bodies, "_LINES_AT_ONCE", size)
+            found = bodies._decode_quoted_printable(b"=" + text, 1, 1 + len(text), with_crlf=with_crlf)
+            assert found == wanted, (text, size)

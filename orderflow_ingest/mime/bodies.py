@@ -32,6 +32,7 @@ _LINE_ENDS = re.compile(rb"[\r\n]++")
 _UU_END = re.compile(rb"[ \t]*+end[ \t]*+(?=[\r\n]|\Z)")
 _LONGEST_UU_NAME = 255
 _LONGEST_LINE, _CR = 1000, 13
+UU_ENCODINGS = ("x-uuencode", "uuencode", "x-uue", "uue")
 _LINES_AT_ONCE, _TELLING = 64 << 10, 1000
 
 
@@ -64,7 +65,7 @@ def decode_body(raw: bytes, start: int, end: int, encoding: str, kind: str = "te
             if len(head) == end - start or is_text(data, kind):
                 return Body(data)
         return Body(_decode_quoted_printable(raw, start, end, with_crlf=True))
-    if encoding in ("x-uuencode", "uuencode", "x-uue", "uue"):
+    if encoding in UU_ENCODINGS:
         found = next(find_uuencoded(raw[start:end]), None)
         if found is None:
             return Body(raw[start:end], ("not uuencoded",))
@@ -154,16 +155,25 @@ def _decode_quoted_printable(raw: bytes, start: int, end: int, *, with_crlf: boo
     """Decode quoted-printable, with CRLF for its hard line breaks if that is wanted.
 
     It is done in blocks of whole lines: a block stays in the cache of the processor while it is looked through and
-    changed, and no further copy of a large body is made.
+    changed, and no further copy of a large body is made. What is decoded does not depend on where one ends: a line
+    that a mended soft break may join with the next one is the last of none.
     """
     if end - start <= _LINES_AT_ONCE:
         return _decode_lines(raw[start:end], with_crlf)
     decoded = []
     while start < end:
         stop = raw.find(b"\n", start + _LINES_AT_ONCE, end) + 1 or end
+        while stop < end and _may_be_joined(raw, start, stop):
+            stop = raw.find(b"\n", stop, end) + 1 or end
         decoded.append(_decode_lines(raw[start:stop], with_crlf))
         start = stop
     return b"".join(decoded)
+
+
+def _may_be_joined(raw: bytes, start: int, stop: int) -> bool:
+    """Return whether a CR stands before the line end, with blanks between them: its soft break takes the line end."""
+    line = raw[max(raw.rfind(b"\n", start, stop - 1) + 1, start) : stop]
+    return line[len(line.rstrip(_BLANKS)) :].count(b"\r") > 1
 
 
 def _decode_lines(text: bytes, with_crlf: bool) -> bytes:
