@@ -16,6 +16,8 @@ the bytes differ, and so do the fingerprints, see `message`. Here the mails are 
     content of a body's text                   decoded; where a charset was converted, as text in which no letter is
                                                lost, by two labels that are known
     content of any other part                  decoded, byte for byte. A named text is an attachment
+    content that decoding may leave out        as it is written: text behind base64, noise in it, text around
+                                               a uuencoded file, an encoding that is not known
 
 Line ends count as the transfer encoding makes them: a text that is not in base64 has the mail's own. Empty lines at the
 end of a body's text do not count, nor do fields that servers add.
@@ -30,7 +32,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 
 from .message import ReadMail, written_fields
-from .mime.bodies import decode_body
+from .mime.bodies import UU_ENCODINGS, Body, decode_body
 from .mime.charsets import codec_name, decode_bytes
 from .mime.entities import Entity, Header
 from .mime.parameters import Parametrised
@@ -135,7 +137,10 @@ def _is_body(header: Header) -> bool:
 
 
 def _is_same_content(one: Entity, other: Entity) -> bool:
-    first, second = _content(one), _content(other)
+    body, other_body = _decoded(one), _decoded(other)
+    if _leaves_out(one, body) or _leaves_out(other, other_body):
+        return one.header.encoding == other.header.encoding and _written(one) == _written(other)
+    first, second = body.data, other_body.data
     is_text = one.header.type.startswith("text/")
     if is_text and "base64" not in (one.header.encoding, other.header.encoding):
         first, second = (data.replace(b"\r\n", b"\n") for data in (first, second))
@@ -152,5 +157,14 @@ def _is_same_content(one: Entity, other: Entity) -> bool:
     return text == other_text and _LOST not in text
 
 
-def _content(leaf: Entity) -> bytes:
-    return decode_body(leaf.source, leaf.start, leaf.end, leaf.header.encoding, leaf.header.type).data
+def _decoded(leaf: Entity) -> Body:
+    return decode_body(leaf.source, leaf.start, leaf.end, leaf.header.encoding, leaf.header.type)
+
+
+def _leaves_out(leaf: Entity, body: Body) -> bool:
+    """Return whether something that was written may be missing in what was decoded, as text behind base64 is."""
+    return bool(body.defects) or leaf.header.encoding in UU_ENCODINGS
+
+
+def _written(leaf: Entity) -> bytes:
+    return leaf.source[leaf.start : leaf.end].replace(b"\r\n", b"\n").rstrip(b"\n")

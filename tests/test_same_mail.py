@@ -304,3 +304,19 @@ def test_what_postfix_makes_of_a_mail_for_a_next_hop_without_8bitmime_is_the_sam
     assert post(parts, changed).outcome is Outcome.DUPLICATE
     other = changed.replace(b"12", b"13").replace(b"=FC", b"=E4").replace(b"W-1", b"W-2")
     assert difference(raw, other)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "first", "second"),
+    [
+        ("base64", b"aGVsbG8=\n\n-- \n12 widgets, please\n", b"aGVsbG8=\n\n-- \n90 widgets, please\n"),
+        ("base64", b"aGVs!!bG8=\n", b"aGVs?bG8=\n"),
+        ("x-uuencode", b"12 widgets\nbegin 644 o\n#86)C\n`\nend\n", b"90 widgets\nbegin 644 o\n#86)C\n`\nend\n"),
+        ("x-uuencode", b"begin 644 o\n#86)C\n`\nend\n12\n", b"begin 644 o\n#86)C\n`\nend\n90\n"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text/plain", "application/pdf"])
+def test_what_decoding_leaves_out_is_compared_as_it_is_written(encoding, first, second, kind):
+    head = f"{HEAD}Content-Type: {kind}\nContent-Transfer-Encoding: {encoding}\n\n".encode()
+    assert difference(head + first, head + second)
+    assert not difference(head + first, head + first.replace(b"\n", b"\r\n"))
