@@ -1,6 +1,7 @@
 """What each SQLSTATE of a server that is not well means: for the breaker, and for who reads it."""
 
 from contextlib import suppress
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -73,3 +74,23 @@ def test_what_a_connection_is_refused_with_has_a_meaning(text, says):
 def test_what_a_driver_does_not_do_is_a_fault_of_ours():
     with suppress(RecordsUnavailable), pytest.raises(exc.NotSupportedError), database._translated(URL):
         raise exc.NotSupportedError("SELECT 1", {}, psycopg.NotSupportedError("no"))
+
+
+class RefusingConnection:
+    """A connection of the pool whose server refuses its first statement, as it does a role without the right."""
+
+    def __init__(self):
+        self.driver = SimpleNamespace(answer_within=15.0)
+        self.connection = SimpleNamespace(driver_connection=self.driver)
+        self.asked_within = []
+
+    def exec_driver_sql(self, statement, execution_options):
+        self.asked_within.append(self.driver.answer_within)
+        raise raised("42501")
+
+
+def test_a_refused_first_statement_leaves_a_connection_the_time_of_its_later_statements():
+    connection = RefusingConnection()
+    with pytest.raises(exc.DBAPIError):
+        database._send_first(connection, "BEGIN; SELECT orderflow_every()", 2.0)
+    assert connection.asked_within == [2.0] and connection.driver.answer_within == 15.0

@@ -272,8 +272,10 @@ def _send_first(connection: sa.Connection, first: str, within: float) -> None:
 def _send(connection: sa.Connection, statement: str, within: float) -> None:
     driver: Any = connection.connection.driver_connection
     usual, driver.answer_within = driver.answer_within, within
-    connection.exec_driver_sql(statement, execution_options=_AS_IT_IS)
-    driver.answer_within = usual
+    try:
+        connection.exec_driver_sql(statement, execution_options=_AS_IT_IS)
+    finally:  # a refusal leaves the connection in the pool
+        driver.answer_within = usual
 
 
 def whose(org_id: int | None) -> Orgs:
