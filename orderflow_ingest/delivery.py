@@ -251,13 +251,18 @@ def drain(
 def _organization(recipient: str, parts: Parts) -> Organization | Outcome:
     """Return the organization of a recipient, or the outcome without one.
 
-    A database without any is another one than was meant, or is being set up: it says nothing of a recipient.
+    A database without any is another one than was meant, or is being set up: it says nothing of a recipient. Since a
+    mail bounces for a "no", the organization is looked for again once the table is known to be filled.
     """
-    slug = parts.settings.addresses.slug(recipient)
-    org = parts.records.organizations.find(slug) if slug else None
+    organizations, slug = parts.records.organizations, parts.settings.addresses.slug(recipient)
+    if slug is None:
+        return Outcome.UNKNOWN_ORG
+    org = organizations.find(slug)
+    if org is None and organizations.has_none():
+        return Outcome.MISCONFIGURED
+    org = org or organizations.find(slug)
     if org is None:
-        is_ours = bool(slug) and parts.records.organizations.has_none()
-        return Outcome.MISCONFIGURED if is_ours else Outcome.UNKNOWN_ORG
+        return Outcome.UNKNOWN_ORG
     return org if org.is_active else Outcome.ORG_DISABLED
 
 

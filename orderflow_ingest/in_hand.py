@@ -117,9 +117,9 @@ def is_gone(directory: Path, worker: str) -> bool:
     if not dot or not name.isalnum() or identity != _identity(directory):
         return False
     with suppress(OSError):
-        found = [*directory.glob(f"[0-9]*.{name}")]
-        for path in found:
-            with FileIO(path, "r+") as file:
+        found = [path for path in os.listdir(directory) if path[:1].isdigit() and path.endswith(f".{name}")]
+        for path in found:  # listdir raises where glob finds nothing: in a directory that may not be read
+            with FileIO(directory / path, "r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False

@@ -127,6 +127,19 @@ def test_the_mark_of_a_living_process_is_never_told_gone(place):
     assert not in_hand.is_gone(directory, worker), "it may begin another one at any time"
 
 
+def test_a_directory_that_may_not_be_read_tells_nothing(place):
+    """Only its listing is closed: its identity and every file by name can still be opened."""
+    directory = place / "in_hand"
+    worker = marked(directory, killed=True)
+    for path in (place, directory, directory / "identity"):
+        path.chmod(0o711 if path.is_dir() else 0o644)
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)
+        os._exit(17 if not in_hand.is_gone(directory, worker) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+
+
 @pytest.mark.parametrize("worker", ["host:1/0123abcd", "host:1@/0123abcd", "host:1@.x/0123abcd", "host:1@{}/0123abcd",
                                     "host:1@{}./0123abcd", "host:1@{}.*/0123abcd", "host:1@{}.[/0123abcd", "erase/17",
                                     "host:1@0000000000000000.0123abcd/0123abcd"])  # fmt: skip

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from orderflow_ingest.admin_cli.trial import try_mail
 from orderflow_ingest.delivery import drain, receive, welcome
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.outcomes import Outcome
+from orderflow_ingest.records import Records, RecordsUnavailable
 from orderflow_ingest.records.database import NO_TENANT
 from orderflow_ingest.records.tables import organization
 from tests.fakes import embedded
@@ -60,14 +62,14 @@ def test_what_names_no_organization_whatever_the_table_has_bounces(place):
     assert receive(envelope(NOBODY), mail(), emptied(place)).outcome is Outcome.UNKNOWN_ORG
 
 
-def test_only_a_slug_that_is_not_found_makes_a_second_question(place):
+def test_only_a_slug_that_is_not_found_makes_more_than_one_question(place):
     parts, asked = embedded(place, ORDERFLOW_DOMAIN=DOMAIN), []
     sa.event.listen(parts.records.database.engine, "before_cursor_execute", lambda *all: asked.append(all[2]))
     welcome(ACME, parts)
     found = len(asked)
     asked.clear()
     welcome(f"orders+nope@{DOMAIN}", parts)
-    assert len(asked) == found + 1
+    assert len(asked) == found + 2, "is the table filled? and then, is it there now?"
 
 
 def test_postfix_keeps_the_recipients_that_it_knows(place):
@@ -106,3 +108,33 @@ def test_behind_postfix_mail_waits_and_then_comes(way):
                 assert wait_until(lambda: say(deployment, f"<{ACME}>", "waits")[1].startswith("250"), 60)
             deployment.postfix.flush()
             assert wait_until(lambda: row(deployment, "waits") is not None, 60)
+
+
+def test_of_a_standby_only_yes_counts_since_it_may_not_know_a_new_organization_yet(place, postgres):
+    url = postgres.create_database("standby")
+    parts = embedded(place / "primary", ORDERFLOW_DOMAIN=DOMAIN, DATABASE_URL=url)
+    with parts.records.database.write(NO_TENANT) as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION public.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT true'"
+        )
+    assert welcome(f"orders+new@{DOMAIN}", parts) is Outcome.UNKNOWN_ORG
+    primary, standby = parts.records, Records(f"{url}?options=-csearch_path%3Dpublic%2Cpg_catalog")
+    parts = replace(parts, records=standby)
+    assert welcome(ACME, parts) is None and standby.organizations.active_slugs({"acme"}) == {"acme"}
+    assert welcome(f"orders+new@{DOMAIN}", parts) is Outcome.BACKEND_DOWN
+    with pytest.raises(RecordsUnavailable, match="a standby answers"):
+        standby.organizations.active_slugs({"acme", "new"})
+    for records in (primary, standby):
+        records.database.close()
+
+
+def test_an_organization_that_comes_while_it_is_looked_for_is_found(place, monkeypatch):
+    parts = emptied(place)
+    organizations = parts.records.organizations
+
+    def has_none():
+        organizations.add("acme", "Acme")
+        return False
+
+    monkeypatch.setattr(organizations, "has_none", has_none)
+    assert welcome(ACME, parts) is None

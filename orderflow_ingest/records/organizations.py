@@ -37,6 +37,10 @@ _SLUGS = sa.select(organization.c.slug).where(organization.c.is_active)
 _ACTIVE = sa.union_all(_SLUGS, _IS_FILLED)
 _AMONG = organization.c.slug.in_(sa.bindparam("among", expanding=True))
 _ACTIVE_AMONG = sa.union_all(_SLUGS.where(_AMONG), _IS_FILLED)
+_STANDBY = "/"  # no slug
+_IS_STANDBY = sa.select(sa.literal(_STANDBY)).where(sa.func.pg_is_in_recovery())
+_ACTIVE_AMONG_OF_PRIMARY = sa.union_all(_SLUGS.where(_AMONG), _IS_FILLED, _IS_STANDBY)
+_FILLED_OF_PRIMARY: sa.Executable = sa.union_all(_IS_FILLED, _IS_STANDBY)
 
 
 class OrganizationExists(Exception):
@@ -99,17 +103,32 @@ class Organizations:
     def active_slugs(self, among: Collection[str] | None = None) -> set[str] | None:
         """Return the slugs of the active organizations, of all or of those named; None while the table is empty.
 
-        Raise RecordsUnavailable.
+        Raise RecordsUnavailable, also where a standby does not know one of those named.
         """
-        statement, values = (_ACTIVE, {}) if among is None else (_ACTIVE_AMONG, {"among": list(among)})
-        with self._database.read(NO_TENANT) as connection:
-            found = set(connection.execute(statement, values).scalars())
-        return found - {None} if None in found else None
+        if among is None:
+            found = self._read(_ACTIVE)
+        else:
+            found = self._read(_ACTIVE_AMONG if self._database.is_sqlite else _ACTIVE_AMONG_OF_PRIMARY, list(among))
+            if not found.issuperset(among):
+                self._need_primary(found)
+        return {slug for slug in found if slug is not None and slug != _STANDBY} if None in found else None
 
     def has_none(self) -> bool:
-        """Tell whether the table is empty: of a database that is another one than was meant, or is not set up yet."""
+        """Tell whether the table is empty: of a database that is another one than was meant, or is not set up yet.
+
+        Raise RecordsUnavailable, also where a standby answers: it may not know a new organization yet.
+        """
+        found = self._read(_IS_FILLED if self._database.is_sqlite else _FILLED_OF_PRIMARY)
+        self._need_primary(found)
+        return None not in found
+
+    def _read(self, statement: sa.Executable, among: list[str] | None = None) -> set[str | None]:
         with self._database.read(NO_TENANT) as connection:
-            return connection.execute(sa.select(organization.c.id).limit(1)).first() is None
+            return set(connection.execute(statement, {"among": among} if among is not None else {}).scalars())
+
+    def _need_primary(self, found: set[str | None]) -> None:
+        if _STANDBY in found:
+            raise RecordsUnavailable(f"database {self._database.name}: a standby answers, and may not know all yet")
 
     def add(self, slug: str, name: str) -> None:
         """Add an organisation. Raises OrganizationExists by the unique slug."""
