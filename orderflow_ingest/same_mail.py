@@ -10,8 +10,8 @@ the bytes differ, and so do the fingerprints, see `message`. Here the mails are 
     Content-Type, Content-Disposition          every parameter but the charset of a body's text and the boundary
     Content-ID, Content-Location               as they are
     what stands outside of the leaves          line by line: text before, between and after the parts, the other fields
-                                               of each part, the header of an attached mail. Boundaries, empty lines,
-                                               Content-Type and -Transfer-Encoding are compared above
+                                               of each part, the header of an attached mail. Left out are boundaries
+                                               and empty lines, and in headers the fields that are compared above
     what had to be tolerated in it             the same: a mail with a mended header is another one
     content of a body's text                   decoded; where a charset was converted, as text in which no letter is
                                                lost, by two labels that are known
@@ -28,6 +28,7 @@ fields and places, and nothing that a sender wrote.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
 
@@ -35,13 +36,17 @@ from .message import ReadMail, written_fields
 from .mime.bodies import UU_ENCODINGS, Body, decode_body
 from .mime.charsets import codec_name, decode_bytes
 from .mime.entities import Entity, Header
+from .mime.fields import MailHeader
 from .mime.parameters import Parametrised
 from .mime.tree import walk
 
 _BODY_TYPES = ("text/plain", "text/html")
 _UNREAD = frozenset(("too many parts", "nested too deep"))
 _LOST = "\ufffd"
-_COMPARED = re.compile(rb"(?:content-type|content-transfer-encoding|mime-version)[ \t]*+:", re.IGNORECASE)
+_COMPARED = re.compile(
+    rb"(content-type|content-transfer-encoding|mime-version)[ \t]*+:[ \t]*+(message/)?", re.IGNORECASE
+)
+_NAMES = ("content-type", "content-transfer-encoding", "mime-version")
 
 
 def find_difference(first: ReadMail, second: ReadMail) -> str:
@@ -52,6 +57,8 @@ def find_difference(first: ReadMail, second: ReadMail) -> str:
     for name in fields:
         if fields[name] != others[name]:
             return f"{name.title()} differs"
+    if _repeated(first.header) != _repeated(second.header):
+        return "a field of MIME that stands twice differs"
     outside, other_outside = _Outside(), _Outside()
     parts, other_parts = (walk(mail.raw[mail.header.start :]) for mail in (first, second))
     for one, other in zip_longest(parts, other_parts):
@@ -64,13 +71,21 @@ def find_difference(first: ReadMail, second: ReadMail) -> str:
     return "" if outside.lines() == other_outside.lines() else "the text outside of its parts differs"
 
 
+def _repeated(header: MailHeader) -> list[tuple[str, bytes]]:
+    """Return the fields of MIME that stand there more than once: one of them alone is read."""
+    found = [(field.name, field.value) for field in header.fields if field.name in _NAMES]
+    counted = Counter(name for name, _ in found)
+    return [(name, value) for name, value in found if counted[name] > 1]
+
+
 class _Outside:
     """The lines of a mail that stand in no leaf, of it and of each encoded mail in it, in the order of the leaves."""
 
     def __init__(self) -> None:
         self._done: dict[int, tuple[bytes, int]] = {}  # each buffer, and up to where it was looked at
         self._boundaries: set[bytes] = set()
-        self._gaps: list[bytes] = []
+        self._gaps: list[tuple[bytes, bool]] = []  # and whether it begins with a header
+        self._begins_with_header = False
 
     def add(self, entity: Entity) -> None:
         """Go on to the next entity; the first one tells where the mail's own header ends, which is compared apart."""
@@ -78,24 +93,43 @@ class _Outside:
         if entity.kind == "multipart" and (boundary := entity.header.boundary()):
             self._boundaries.add(boundary)
         if id(source) not in self._done:
+            self._begins_with_header = bool(self._done) or entity.kind == "message"
             self._done[id(source)] = (source, 0 if self._done else entity.start)
         if entity.kind == "leaf":
-            self._gaps.append(source[self._done[id(source)][1] : entity.start])
+            self._gaps.append((source[self._done[id(source)][1] : entity.start], self._begins_with_header))
             self._done[id(source)] = (source, max(entity.start, entity.end))
+            self._begins_with_header = False
 
     def lines(self) -> list[bytes]:
         """Return the lines."""
-        rest = [source[position:] for source, position in self._done.values()]
-        return [line for gap in (*self._gaps, *rest) for line in self._lines_of(gap)]
+        rest = [(source[position:], False) for source, position in self._done.values()]
+        return [line for gap, is_header in (*self._gaps, *rest) for line in self._lines_of(gap, is_header)]
 
-    def _lines_of(self, gap: bytes) -> Iterator[bytes]:
-        is_left_out = False
-        for line in gap.splitlines():
+    def _lines_of(self, gap: bytes, is_header: bool) -> Iterator[bytes]:
+        """Yield all lines but boundaries, empty ones, and the fields that are compared elsewhere.
+
+        Such a field is left out in the header of a part and of a mail that is attached to it, if it stands there once.
+        """
+        skipped, counted, is_skipped, holds_mail = list[bytes](), Counter[bytes](), False, False
+        for line in (*gap.splitlines(), b""):
             line = line.rstrip()
-            is_left_out = (is_left_out and line[:1] in (b" ", b"\t")) or _COMPARED.match(line) is not None
-            marks = {line[2:], line[2:].removesuffix(b"--")} if line.startswith(b"--") else set[bytes]()
-            is_boundary = not marks.isdisjoint(self._boundaries)
-            if line and not is_left_out and not is_boundary:
+            name = line[2:] if line.startswith(b"--") else b""
+            is_end = name.removesuffix(b"--") in self._boundaries
+            if not line or is_end or name in self._boundaries:
+                if any(number > 1 for number in counted.values()):
+                    yield from skipped
+                is_header = name in self._boundaries or (not line and is_header and holds_mail)
+                skipped, counted, is_skipped, holds_mail = [], Counter(), False, False
+                continue
+            if line[:1] not in (b" ", b"\t"):
+                found = _COMPARED.match(line) if is_header else None
+                is_skipped = found is not None
+                if found:
+                    counted[found[1].lower()] += 1
+                    holds_mail = holds_mail or found[2] is not None
+            if is_skipped:
+                skipped.append(line)
+            else:
                 yield line
 
 

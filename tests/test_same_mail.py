@@ -163,6 +163,19 @@ DIFFERENT = {
         attached("Order 2"), attached("Order 3"), "the text outside of its parts differs"),
     "the header of an attached mail in base64": (
         attached("Order 2", "base64"), attached("Order 3", "base64"), "the text outside of its parts differs"),
+    "a field of MIME before the parts": (
+        mixed().replace(b"\n\n--b", b"\n\nContent-Type: 12\n--b", 1),
+        mixed().replace(b"\n\n--b", b"\n\nContent-Type: 90\n--b", 1), "the text outside of its parts differs"),
+    "a field of MIME behind the parts": (
+        mixed() + b"MIME-Version: 1\n 12 widgets\n", mixed() + b"MIME-Version: 1\n 90 widgets\n",
+        "the text outside of its parts differs"),
+    "a field of MIME twice in a part": (
+        mixed().replace(b"Content-Type: text/csv", b"MIME-Version: 12\nMIME-Version: 1.0\nContent-Type: text/csv", 1),
+        mixed().replace(b"Content-Type: text/csv", b"MIME-Version: 90\nMIME-Version: 1.0\nContent-Type: text/csv", 1),
+        "the text outside of its parts differs"),
+    "a field of MIME twice": (
+        written(more="Content-Type: text/html\n"), written(more="Content-Type: application/pdf\n"),
+        "a field of MIME that stands twice differs"),
     "a long header": (written(head=LONG), written(head=LONG, encoding="base64"), "a header is too long to be compared"),
     "depth": (
         (HEAD + DEEP).encode() + b"\none\n", (HEAD + DEEP).encode() + b"\ntwo\n",
