@@ -257,7 +257,7 @@ def grows(pattern: re.Pattern[Any], method: str, text: Callable[[int], str]) -> 
         if before >= SURE:
             growth = now / before
             if growth >= MOST_GROWTH:  # once more: another process may have been in the way
-                before, now = (min(cost(pattern, method, text(size)) for _ in range(3)) for size in (n // 2, n))
+                before, now = (min(cost(pattern, method, text(size)) for _ in range(9)) for size in (n // 2, n))
                 growth = now / before
             if growth < MOST_GROWTH:
                 # One longer run tells a bounded repeat from an unbounded one.

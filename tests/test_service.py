@@ -756,7 +756,7 @@ def test_a_systemd_that_reads_no_notices_holds_up_no_mail(deployment, place):
 def test_a_backend_that_is_known_to_be_away_keeps_nobody_waiting(hanging):
     """The first delivery finds out; the next ones, of the service and of the program, are told at once."""
     hanging.write_settings({**settings_of(hanging), "ORDERFLOW_DEADLINE": "20"})
-    known = hanging.state / "away" / "database"
+    known = hanging.state / "away" / "archive"
     with hanging.service:
         assert run(hanging, order(81)) == means(Outcome.BACKEND_DOWN)
         for number in range(3):

@@ -6,8 +6,6 @@ transaction pooler may stand before the database. It is not in the queue, where 
 
 from datetime import datetime, timedelta
 
-import sqlalchemy as sa
-
 from .database import NO_TENANT, Database
 from .tables import sweep_claim
 
@@ -30,16 +28,14 @@ class SweepClaim:
         claim, ends_at = sweep_claim.c, now + LASTS
         is_free = (claim.ends_at <= now) | (claim.ends_at > ends_at) | (claim.claimed_by == who)
         statement = self._database.insert(sweep_claim).values(id=_ROW, claimed_by=who, ends_at=ends_at)
-        return self._write(
-            statement.on_conflict_do_update(
-                index_elements=[claim.id], set_={"claimed_by": who, "ends_at": ends_at}, where=is_free
-            )
+        made = statement.on_conflict_do_update(
+            index_elements=[claim.id], set_={"claimed_by": who, "ends_at": ends_at}, where=is_free
         )
+        with self._database.write(NO_TENANT) as connection:
+            return connection.execute(made.returning(claim.id)).first() is not None
 
     def give_back(self, who: str, now: datetime) -> None:
         """End a claim of ours, so that another host sweeps at once."""
-        self._write(sweep_claim.update().where(sweep_claim.c.claimed_by == who).values(ends_at=now))
-
-    def _write(self, statement: sa.Insert | sa.Update) -> bool:
+        statement = sweep_claim.update().where(sweep_claim.c.claimed_by == who).values(ends_at=now)
         with self._database.write(NO_TENANT) as connection:
-            return connection.execute(statement).rowcount == 1
+            connection.execute(statement)
