@@ -185,11 +185,11 @@ def test_any_number_of_unknown_recipients_is_one_question_at_a_time():
         table, count = FakeTable("late"), 2 * MOST_AT_A_TIME + 1
         known = KnownOrganizations(table)
         table.may_answer.clear()
-        first = asyncio.create_task(known.takes_mail("first"))
+        first = known.takes_mail("first")
         while not table.asked:
             await asyncio.sleep(0)
-        others = [asyncio.create_task(known.takes_mail(f"no-{number}")) for number in range(count)]
-        again = [asyncio.create_task(known.takes_mail(slug)) for slug in ("no-1", "late")]
+        others = [known.takes_mail(f"no-{number}") for number in range(count)]
+        again = [known.takes_mail(slug) for slug in ("no-1", "late")]
         await asyncio.sleep(0)
         table.may_answer.set()
         assert not any(await asyncio.gather(first, *others)) and await asyncio.gather(*again) == [False, True]
@@ -205,10 +205,10 @@ def test_a_question_is_answered_by_what_was_read_after_it():
         table = FakeTable()
         known = KnownOrganizations(table)
         table.may_answer.clear()
-        before = asyncio.create_task(known.takes_mail("late"))
+        before = known.takes_mail("late")
         while not table.asked:
             await asyncio.sleep(0)
-        after = asyncio.create_task(known.takes_mail("late"))
+        after = known.takes_mail("late")
         await asyncio.sleep(0)
         table.may_answer.set()
         await asyncio.gather(before, after)

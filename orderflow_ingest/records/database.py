@@ -17,7 +17,7 @@ holds neither a statement nor a parameter, since parameters are message content.
 """
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -90,6 +90,7 @@ class Database:
         self._reader = self.engine.execution_options(**{_READS: True})
         self._clock: tuple[float, datetime] | None = None
         self._alive_within = (times or limits.within()).connect
+        self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
 
     @contextmanager
     def read(self, orgs: Orgs) -> Iterator[sa.Connection]:
@@ -110,6 +111,24 @@ class Database:
         first = f"BEGIN; SET LOCAL statement_timeout = {1000 * limits.GLANCE:.0f}"
         with _translated(self._url, whatever=True), self._used(self._reader, first) as connection:
             yield connection
+
+    def ask(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
+        """Return the rows of one statement that reads what belongs to no tenant. Raise RecordsUnavailable.
+
+        It is written for the driver, and goes to it in one round trip: a quarter of what read() costs. It has to be
+        answered within the time of a connect, or it is sent again by the usual way: that finds out whether the
+        connection still lives, and gives a statement that waits for a lock its time.
+        """
+        with self._guard(), _translated(self._url), self._reader.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            try:
+                with nullcontext() if self.is_sqlite else _answered_within(driver, self._alive_within):
+                    rows: list[Any] = driver.execute(statement, parameters).fetchall()
+            except self._driver_error:
+                if not self.is_sqlite:
+                    _send_first(connection, _ALIVE, self._alive_within)
+                rows = list(connection.exec_driver_sql(statement, tuple(parameters)))
+            return rows
 
     @contextmanager
     def write(self, orgs: Orgs) -> Iterator[sa.Connection]:
@@ -270,11 +289,17 @@ def _send_first(connection: sa.Connection, first: str, within: float) -> None:
 
 
 def _send(connection: sa.Connection, statement: str, within: float) -> None:
-    driver: Any = connection.connection.driver_connection
+    with _answered_within(connection.connection.driver_connection, within):
+        connection.exec_driver_sql(statement, execution_options=_AS_IT_IS)
+
+
+@contextmanager
+def _answered_within(driver: Any, within: float) -> Iterator[None]:
+    """Have a connection to PostgreSQL answered within so many seconds; a refusal leaves it in the pool, as it was."""
     usual, driver.answer_within = driver.answer_within, within
     try:
-        connection.exec_driver_sql(statement, execution_options=_AS_IT_IS)
-    finally:  # a refusal leaves the connection in the pool
+        yield
+    finally:
         driver.answer_within = usual
 
 

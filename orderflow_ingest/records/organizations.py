@@ -35,11 +35,12 @@ _REMEMBERED = 1.0  # seconds
 _IS_FILLED = sa.select(sa.null()).where(sa.exists(sa.select(organization.c.id)))
 _SLUGS = sa.select(organization.c.slug).where(organization.c.is_active)
 _ACTIVE = sa.union_all(_SLUGS, _IS_FILLED)
-_AMONG = organization.c.slug.in_(sa.bindparam("among", expanding=True))
-_ACTIVE_AMONG = sa.union_all(_SLUGS.where(_AMONG), _IS_FILLED)
 _STANDBY = "/"  # no slug
 _IS_STANDBY = sa.select(sa.literal(_STANDBY)).where(sa.func.pg_is_in_recovery())
-_ACTIVE_AMONG_OF_PRIMARY = sa.union_all(_SLUGS.where(_AMONG), _IS_FILLED, _IS_STANDBY)
+# For the drivers: guesses at RCPT TO are asked for by these, see `Database.ask`.
+_ACTIVE_AMONG = "SELECT slug FROM organization WHERE is_active AND slug "
+_AND_IS_FILLED = " UNION ALL SELECT NULL WHERE EXISTS (SELECT 1 FROM organization)"
+_OF_POSTGRESQL = f"{_ACTIVE_AMONG}= ANY(%s){_AND_IS_FILLED} UNION ALL SELECT '{_STANDBY}' WHERE pg_is_in_recovery()"
 _FILLED_OF_PRIMARY: sa.Executable = sa.union_all(_IS_FILLED, _IS_STANDBY)
 
 
@@ -108,7 +109,7 @@ class Organizations:
         if among is None:
             found = self._read(_ACTIVE)
         else:
-            found = self._read(_ACTIVE_AMONG if self._database.is_sqlite else _ACTIVE_AMONG_OF_PRIMARY, list(among))
+            found = self._asked(list(among))
             if not found.issuperset(among):
                 self._need_primary(found)
         return {slug for slug in found if slug is not None and slug != _STANDBY} if None in found else None
@@ -122,9 +123,17 @@ class Organizations:
         self._need_primary(found)
         return None not in found
 
-    def _read(self, statement: sa.Executable, among: list[str] | None = None) -> set[str | None]:
+    def _asked(self, slugs: list[str]) -> set[str | None]:
+        if self._database.is_sqlite:
+            places = ", ".join("?" * len(slugs))
+            rows = self._database.ask(f"{_ACTIVE_AMONG}IN ({places}){_AND_IS_FILLED}", slugs)
+        else:
+            rows = self._database.ask(_OF_POSTGRESQL, (slugs,))
+        return {slug for (slug,) in rows}
+
+    def _read(self, statement: sa.Executable) -> set[str | None]:
         with self._database.read(NO_TENANT) as connection:
-            return set(connection.execute(statement, {"among": among} if among is not None else {}).scalars())
+            return set(connection.execute(statement).scalars())
 
     def _need_primary(self, found: set[str | None]) -> None:
         if _STANDBY in found:

@@ -16,11 +16,12 @@ are not taken. A connection that completes no request for IDLE seconds is closed
 
 import asyncio
 from collections.abc import Collection
+from functools import partial
 from typing import cast
 
 from ..addresses import Addresses, ForeignDomain
 from ..logs import WARNING, event
-from .known import KnownOrganizations, UnknownForNow
+from .known import KnownOrganizations
 from .peers import peer_uid
 
 MAP_NAME = b"recipients"
@@ -61,12 +62,13 @@ class MapConnection(asyncio.Protocol):
     def __init__(self, door: MapDoor):
         self._door = door
         self._read = bytearray()
-        self._question: asyncio.Task[None] | None = None
+        self._question: asyncio.Future[bool] | None = None
         self._is_full = False
+        self._completed = 0.0
         self._idle: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport, self._loop = cast(asyncio.Transport, transport), asyncio.get_running_loop()
         uid = peer_uid(transport)
         if uid not in self._door.allowed_uids or len(self._door.connections) >= self._door.most:
             why = "too many connections" if uid in self._door.allowed_uids else "a stranger"
@@ -74,14 +76,14 @@ class MapConnection(asyncio.Protocol):
             self._transport.abort()
             return
         self._door.connections.add(self)
+        self._completed = self._loop.time()
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.connections.discard(self)
         if self._idle is not None:
             self._idle.cancel()
-        if self._question is not None:
-            self._question.cancel()
+        self._question = None  # others may wait for it
 
     def data_received(self, data: bytes) -> None:
         self._read += data
@@ -111,9 +113,10 @@ class MapConnection(asyncio.Protocol):
             if request is None:
                 self._transport.resume_reading()
                 return
-            self._wait()
+            self._completed = self._loop.time()
             self._answer(request)
-        if not self._transport.is_closing():
+        # Not before more has come: Postfix waits for its answer, and each pause costs two system calls.
+        if self._read and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def _answer(self, request: bytes) -> None:
@@ -127,7 +130,8 @@ class MapConnection(asyncio.Protocol):
         elif self._door.known.remembers(slug):
             self._say(b"OK " + slug.encode())
         else:
-            self._question = asyncio.create_task(self._ask(slug))
+            self._question = self._door.known.takes_mail(slug)
+            self._question.add_done_callback(partial(self._answered, slug))
 
     def _slug(self, key: bytes) -> str | None:
         try:
@@ -135,23 +139,30 @@ class MapConnection(asyncio.Protocol):
         except (ForeignDomain, UnicodeDecodeError):  # another map's domain, or no address of ours
             return None
 
-    async def _ask(self, slug: str) -> None:
-        try:
-            found = await self._door.known.takes_mail(slug)
-            self._say(b"OK " + slug.encode() if found else b"NOTFOUND ")
-        except UnknownForNow as error:
-            self._say(b"TEMP " + str(error).encode("ascii", "replace")[:200])
+    def _answered(self, slug: str, question: "asyncio.Future[bool]") -> None:
+        if self._question is not question:  # the connection has ended
+            return
         self._question = None
+        why = question.exception()
+        if why is not None:
+            self._say(b"TEMP " + str(why).encode("ascii", "replace")[:200])
+        else:
+            self._say(b"OK " + slug.encode() if question.result() else b"NOTFOUND ")
         self._go_on()
 
     def _say(self, answer: bytes) -> None:
         self._transport.write(b"%d:%b," % (len(answer), answer))
 
     def _wait(self) -> None:
-        """Close the connection unless a further request is complete in time."""
-        if self._idle is not None:
-            self._idle.cancel()
-        self._idle = asyncio.get_running_loop().call_later(self._door.idle, self._transport.abort)
+        """Close the connection unless a further request is complete in time.
+
+        One timer for all its requests: it looks when the latest was complete.
+        """
+        left = self._completed + self._door.idle - self._loop.time()
+        if left > 0:
+            self._idle = self._loop.call_later(left, self._wait)
+        else:
+            self._transport.abort()
 
 
 def _taken(read: bytearray) -> bytes | None:
