@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import sqlite3
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
+import psycopg
 import pytest
 
 from orderflow_ingest.addresses import Addresses
-from orderflow_ingest.records import RecordsUnavailable
+from orderflow_ingest.limits import Times
+from orderflow_ingest.records import Records, RecordsUnavailable
 from orderflow_ingest.service.known import MOST_AT_A_TIME, KnownOrganizations, UnknownForNow
 from orderflow_ingest.service.map_door import MapDoor
 from tests.fakes import embedded
@@ -215,6 +218,178 @@ def test_a_question_is_answered_by_what_was_read_after_it():
         assert len(table.asked) == 2
 
     run(test)
+
+
+def test_an_organization_that_is_added_between_a_question_and_its_reading_is_found():
+    async def test():
+        table = FakeTable("acme")
+        known = KnownOrganizations(table)
+        table.may_answer.clear()
+        before, late = known.takes_mail("guess"), known.takes_mail("late")
+        assert not late.done()
+        table.slugs.add("late")
+        table.may_answer.set()
+        assert [await before, await late] == [False, True]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "fault", [RecordsUnavailable("database: away"), sqlite3.OperationalError("x"), None], ids=["away", "odd", "empty"]
+)
+def test_of_thousands_that_wait_nobody_hears_no_while_readings_fail_and_all_are_answered(fault):
+    async def test():
+        table = FakeTable("acme")
+        table.fault, table.is_empty = fault, fault is None
+        known = KnownOrganizations(table)
+        asked = [known.takes_mail(f"guess{number}") for number in range(4000)]
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(one, UnknownForNow) for one in told) and len(table.asked) <= 4000 / MOST_AT_A_TIME + 2
+        table.fault, table.is_empty = None, False
+        assert [await known.takes_mail("guess1"), await known.takes_mail("acme")] == [False, True]
+
+    run(test)
+
+
+def test_who_is_not_answered_in_time_is_no_longer_waited_for_and_is_asked_for_again():
+    """While a database hangs, guess after guess, the same ones too, holds no more than the ones not yet given up."""
+
+    async def test():
+        table = FakeTable("acme")
+        known = KnownOrganizations(table, patience=0.01)
+        table.may_answer.clear()
+        for _ in range(3):
+            asked = [known.takes_mail(f"guess{number}") for number in range(1000)]
+            told = await asyncio.gather(*asked, return_exceptions=True)
+            assert all(isinstance(one, UnknownForNow) for one in told) and not known._waiting
+        table.may_answer.set()
+        known._patience = 60
+        assert [await known.takes_mail("guess1"), await known.takes_mail("acme")] == [False, True]
+        assert len(table.asked) <= 4, "the first one is in hand, and nothing of what was given up is asked for"
+
+    run(test)
+
+
+def test_the_answers_of_a_connection_come_in_the_order_of_its_questions_under_many_guesses():
+    async def test():
+        table = FakeTable("acme", "beta")
+        async with served(table) as (known, _, connect):
+            await known.refresh()
+
+            async def one(number):
+                said = ["OK acme", "NOTFOUND ", "OK beta", "NOTFOUND ", "NOTFOUND ", "OK acme"]
+                keys = ["acme", f"guess{number}", "beta", "guess", "a+b", "acme"]
+                assert await asked(connect, *(f"orders+{key}@{DOMAIN}" for key in keys * 3)) == said * 3
+
+            await asyncio.gather(*(one(number) for number in range(50)))
+            assert len(table.asked) < 50 * 6, "they share readings"
+
+    run(test)
+
+
+def test_while_guesses_wait_for_the_database_who_is_known_is_answered():
+    async def test():
+        table = FakeTable("acme")
+        async with served(table) as (known, _, connect):
+            await known.refresh()
+            table.may_answer.clear()
+            guesses = [asyncio.create_task(asked(connect, f"orders+guess{n}@{DOMAIN}")) for n in range(100)]
+            while not known._waiting:
+                await asyncio.sleep(0)
+            assert await asked(connect, *[f"orders+acme@{DOMAIN}"] * 100) == ["OK acme"] * 100
+            assert not any(one.done() for one in guesses)
+            table.may_answer.set()
+            assert await asyncio.gather(*guesses) == [["NOTFOUND "]] * 100
+
+    run(test)
+
+
+def test_a_connection_that_ends_takes_nobody_elses_answer_with_it():
+    async def test():
+        table = FakeTable("acme")
+        async with served(table) as (_, door, connect):
+            table.may_answer.clear()
+            _, first = await connect()
+            first.write(netstring(f"recipients orders+guess@{DOMAIN}"))
+            while not table.asked:
+                await asyncio.sleep(0)
+            _, second = await connect()
+            second.write(netstring(f"recipients orders+late@{DOMAIN}"))
+            third = asyncio.create_task(asked(connect, f"orders+late@{DOMAIN}"))
+            while len(door.connections) < 3 or not all(one._question for one in door.connections):
+                await asyncio.sleep(0)
+            first.close()
+            second.close()
+            while len(door.connections) > 1:
+                await asyncio.sleep(0)
+            table.slugs.add("late")
+            table.may_answer.set()
+            assert await third == ["OK late"]
+
+    run(test)
+
+
+@pytest.fixture(scope="module")
+def url(postgres):
+    """Return the URL of a database of PostgreSQL with two organizations."""
+    with scratch() as place:
+        url = postgres.create_database("asked")
+        embedded(place, DATABASE_URL=url).records.database.close()
+        return url
+
+
+@pytest.fixture
+def records(url):
+    records = Records(url)
+    yield records
+    records.database.close()
+
+
+def test_a_question_is_one_round_trip_whether_it_names_one_or_many(records):
+    organizations, database = records.organizations, records.database
+    organizations.active_slugs({"acme"})
+    with database.engine.connect() as connection:
+        driver, sent = connection.connection.driver_connection, []
+    wait, driver.wait = driver.wait, lambda *all, **named: sent.append(driver.pgconn.transaction_status) or wait(*all)
+    for among in ({"guess"}, {f"guess{number}" for number in range(500)} | {"acme"}):
+        began = len(sent)
+        assert organizations.active_slugs(among) == among & {"acme"}
+        # What the pool has rolled back is no transaction, and nothing is sent for it.
+        assert len(sent) - began <= 2
+
+
+def test_a_connection_that_the_server_has_ended_is_replaced_and_the_question_answered(records, postgres):
+    organizations = records.organizations
+    assert organizations.active_slugs({"acme", "guess"}) == {"acme"}
+    with psycopg.connect(postgres.conninfo("asked"), autocommit=True) as connection:
+        ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'asked' AND pid <> %s"
+        assert connection.execute(ended, (connection.info.backend_pid,)).fetchall() == [(True,)]
+        assert organizations.active_slugs({"acme", "guess"}) == {"acme"}
+        connection.execute("ALTER TABLE organization RENAME TO kept")
+        with pytest.raises(RecordsUnavailable, match="a table is missing"):
+            organizations.active_slugs({"guess"})
+        connection.execute("ALTER TABLE kept RENAME TO organization")
+    assert organizations.active_slugs({"acme", "guess"}) == {"acme"}
+
+
+def test_a_table_that_is_locked_is_unknown_for_now_and_opens_no_breaker(url, postgres):
+    """A migration may hold it: what waits for a lock is no database that is away."""
+    records = Records(url, times=Times(connect=1, statement=4.5, read=1))  # which waits 1.5 s for a lock
+    with psycopg.connect(postgres.conninfo("asked")) as connection:
+        connection.execute("LOCK TABLE organization")
+        with pytest.raises(RecordsUnavailable, match="locked") as told:
+            records.organizations.active_slugs({"guess"})
+        assert told.value.is_answer
+    assert records.organizations.active_slugs({"acme", "guess"}) == {"acme"}
+    records.database.close()
+
+
+def test_a_file_without_tables_answers_nobody(place):
+    parts = embedded(place)
+    with closing(sqlite3.connect(place / "orderflow.db")) as database, database:
+        database.execute("ALTER TABLE organization RENAME TO kept")
+    with pytest.raises(RecordsUnavailable, match="run orderflow-admin init"):
+        parts.records.organizations.active_slugs({"guess"})
 
 
 @pytest.mark.parametrize("where", ["sqlite", "postgresql"])

@@ -37,10 +37,12 @@ _SLUGS = sa.select(organization.c.slug).where(organization.c.is_active)
 _ACTIVE = sa.union_all(_SLUGS, _IS_FILLED)
 _STANDBY = "/"  # no slug
 _IS_STANDBY = sa.select(sa.literal(_STANDBY)).where(sa.func.pg_is_in_recovery())
-# For the drivers: guesses at RCPT TO are asked for by these, see `Database.ask`.
+# For the drivers: guesses at RCPT TO are asked for by these, see `Database.ask`. PostgreSQL answers by one row, which
+# takes two thirds of the time that a UNION of the three takes it.
 _ACTIVE_AMONG = "SELECT slug FROM organization WHERE is_active AND slug "
-_AND_IS_FILLED = " UNION ALL SELECT NULL WHERE EXISTS (SELECT 1 FROM organization)"
-_OF_POSTGRESQL = f"{_ACTIVE_AMONG}= ANY(%s){_AND_IS_FILLED} UNION ALL SELECT '{_STANDBY}' WHERE pg_is_in_recovery()"
+_EXISTS = "EXISTS (SELECT 1 FROM organization)"
+_OF_POSTGRESQL = f"SELECT ARRAY({_ACTIVE_AMONG}= ANY(%s)), {_EXISTS}, pg_is_in_recovery()"
+_OF_SQLITE = f"{_ACTIVE_AMONG}IN ({{}}) UNION ALL SELECT NULL WHERE {_EXISTS}"
 _FILLED_OF_PRIMARY: sa.Executable = sa.union_all(_IS_FILLED, _IS_STANDBY)
 
 
@@ -108,11 +110,11 @@ class Organizations:
         """
         if among is None:
             found = self._read(_ACTIVE)
-        else:
-            found = self._asked(list(among))
-            if not found.issuperset(among):
-                self._need_primary(found)
-        return {slug for slug in found if slug is not None and slug != _STANDBY} if None in found else None
+            return {slug for slug in found if slug is not None} if None in found else None
+        slugs, is_filled, is_standby = self._asked(list(among))
+        if is_standby and not slugs.issuperset(among):
+            raise self._of_standby()
+        return slugs if is_filled else None
 
     def has_none(self) -> bool:
         """Tell whether the table is empty: of a database that is another one than was meant, or is not set up yet.
@@ -123,13 +125,14 @@ class Organizations:
         self._need_primary(found)
         return None not in found
 
-    def _asked(self, slugs: list[str]) -> set[str | None]:
+    def _asked(self, among: list[str]) -> tuple[set[str], bool, bool]:
+        """Return which are active, whether the table has rows at all, and whether a standby says so."""
         if self._database.is_sqlite:
-            places = ", ".join("?" * len(slugs))
-            rows = self._database.ask(f"{_ACTIVE_AMONG}IN ({places}){_AND_IS_FILLED}", slugs)
-        else:
-            rows = self._database.ask(_OF_POSTGRESQL, (slugs,))
-        return {slug for (slug,) in rows}
+            places = ", ".join("?" * len(among))
+            found = {slug for (slug,) in self._database.ask(_OF_SQLITE.format(places), among)}
+            return found - {None}, None in found, False
+        ((slugs, is_filled, is_standby),) = self._database.ask(_OF_POSTGRESQL, (among,))
+        return set(slugs), is_filled, is_standby
 
     def _read(self, statement: sa.Executable) -> set[str | None]:
         with self._database.read(NO_TENANT) as connection:
@@ -137,7 +140,10 @@ class Organizations:
 
     def _need_primary(self, found: set[str | None]) -> None:
         if _STANDBY in found:
-            raise RecordsUnavailable(f"database {self._database.name}: a standby answers, and may not know all yet")
+            raise self._of_standby()
+
+    def _of_standby(self) -> RecordsUnavailable:
+        return RecordsUnavailable(f"database {self._database.name}: a standby answers, and may not know all yet")
 
     def add(self, slug: str, name: str) -> None:
         """Add an organisation. Raises OrganizationExists by the unique slug."""
