@@ -21,7 +21,9 @@ Memory is read again every FRESH seconds: for so long may an organization that w
 RCPT TO, and its mail is then refused by the delivery. All methods belong to the event loop's thread, which shares
 nothing with the other one but questions that are handed over and answers that come back.
 
-Measured by `python -m benchmarks.recipients`, in CPU time beside Postfix's own map of the same database: @@.
+Measured by `python -m benchmarks.recipients` in CPU time beside Postfix's own map of the same database, machine busy: a
+guess alone cost 1.2 to 2.3 times the map's with SQLite and 1.3 to 1.5 with PostgreSQL, 20 at a time by RCPT TO 1.8 to
+2.1, and 20 that come together at the socket 0.3 to 0.7.
 """
 
 import asyncio
