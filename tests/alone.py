@@ -32,7 +32,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
         reporter.line(f"{len(failed)} tests failed: too many to run each again alone")
         return
     reporter.section(f"again, alone: {len(failed)}")
-    still = [name for name in failed if not _passes(session.config.rootpath, name)]
+    options = ["--whole"] if session.config.getoption("whole", False) else []
+    still = [name for name in failed if not _passes(session.config.rootpath, name, *options)]
     unstable = [name for name in failed if name not in still]
     for name in unstable:
         reporter.line(f"unstable: {name}")
@@ -44,6 +45,6 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
         session.exitstatus = pytest.ExitCode.OK
 
 
-def _passes(root: Path, name: str) -> bool:
+def _passes(root: Path, name: str, *options: str) -> bool:
     sys.stdout.flush()
-    return subprocess.run([sys.executable, "-m", "pytest", name], cwd=root).returncode == pytest.ExitCode.OK
+    return subprocess.run([sys.executable, "-m", "pytest", name, *options], cwd=root).returncode == pytest.ExitCode.OK

@@ -12,7 +12,7 @@ from tests.lab.process import scratch
 from tests.lab.redis import Redis
 from tests.lab.s3 import CephS3
 
-pytest_plugins = ["tests.died"]
+pytest_plugins = ["tests.died", "tests.drawn"]
 BUCKET = "orders"
 # Who starts the tests in the background may have them ignore Ctrl-C, and all that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -429,8 +429,11 @@ def reopened(parts):
     return replace(parts, records=Records(parts.settings.database_url), queue=ListQueue())
 
 
-def each_kill(modules, functions, set_up, work):
-    """Give the parts after a kill at each line of these functions that the work reaches, each from the beginning."""
+def each_kill(modules, functions, set_up, work, draw=lambda points, _: points):
+    """Give the parts after a kill at each line of these functions that the work reaches, each from the beginning.
+
+    With `draw` some of the lines are drawn, see tests/drawn.py.
+    """
     with scratch() as directory:
         template = embedded(directory)
         set_up(template)
@@ -444,7 +447,7 @@ def each_kill(modules, functions, set_up, work):
                 if p.function in functions
             }
             assert {function for function, _ in reached} == functions, "each of these functions is reached"
-            for point in reached.values():
+            for point in draw([*reached.values()], 10):
                 shutil.rmtree(directory)
                 shutil.copytree(kept, directory)
                 kill_at(modules, point, lambda: work(reopened(template)))
@@ -617,13 +620,13 @@ def test_a_replay_of_erased_mail_is_refused_and_an_extraction_fails_at_once(part
     assert documents(parts, message)[0].error_json["error"] == "Erased"
 
 
-def test_a_retention_killed_at_any_line_and_run_again_ends_the_same():
+def test_a_retention_killed_at_any_line_and_run_again_ends_the_same(draw):
     def set_up(parts):
         delivered(parts, order(1), at=OLD)
         delivered(parts, order(2))
 
     functions = {"_delete", "run"}
-    for point, parts in each_kill((retention,), functions, set_up, keep):
+    for point, parts in each_kill((retention,), functions, set_up, keep, draw):
         keep(parts)
         assert len(objects(parts)) == 3, point
         old, new = sorted(parts.records.messages.select(Filter(), 10), key=lambda message: message.received_at)
@@ -815,10 +818,10 @@ def test_mail_that_arrives_meanwhile_is_new_mail(parts, line):
 
 
 @pytest.mark.parametrize("of", [{}, {"sender": SENDER}], ids=["organisation", "sender"])
-def test_an_erasure_killed_at_any_line_and_run_again_ends_the_same(of):
+def test_an_erasure_killed_at_any_line_and_run_again_ends_the_same(of, draw):
     functions = {"spool", "_delete", "rows"} if of else {"_delete", "rows", "rest"}
     other = None
-    for point, parts in each_kill((erasure,), functions, populated, lambda parts: erased(parts, **of)):
+    for point, parts in each_kill((erasure,), functions, populated, lambda parts: erased(parts, **of), draw):
         other = other or everything_of(parts, 2)
         assert erased(parts, **of).is_all, point
         left = parts.records.messages.select(Filter(org_id=1), 9)
