@@ -273,13 +273,13 @@ EVENTS = (
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def many(request, place):
-    """Give a deployment with 600 FAILED messages, some received at the same time."""
+    """Give a deployment with 300 FAILED messages, some received at the same time."""
     if request.param == "sqlite":
         found = Embedded(request.getfixturevalue("template"), place)
     else:
         found = UnderRoles(request.getfixturevalue("postgres"), place)
     records = Records(found.url)
-    fill(records, 600)
+    fill(records, 300)
     records.database.close()
     return found
 
@@ -340,44 +340,44 @@ def test_a_run_that_is_stopped_and_killed_ends_exact(many):
     """Every message stays one of those that are meant, so that the run's trace alone tells what is done."""
     deployment = many.deployment
     choice = ("--org", "acme", "--status", "failed", "--status", "received")
-    pace = ("--rate", "400", "--max-waiting", "0")
+    pace = ("--rate", "200", "--max-waiting", "0")
 
     first = Running(deployment, "message", *choice, "--yes", *pace)
-    first.read(60)
+    first.read(30)
     status, errors = first.end(signal.SIGINT)
     *told, summary = first.lines
     assert status == 1 and f"go on with: orderflow-replay resume {summary['run']}" in errors
-    assert (summary["outcome"], summary["replayed"]) == ("STOPPED", len(told)) and 60 <= len(told) < 300
+    assert (summary["outcome"], summary["replayed"]) == ("STOPPED", len(told)) and 30 <= len(told) < 150
     (run,) = rows(deployment.replay("runs", "--json"))
-    assert (run["state"], run["done"], run["selected"]) == ("stopped", len(told), 600)
+    assert (run["state"], run["done"], run["selected"]) == ("stopped", len(told), 300)
 
     killed = Running(deployment, "resume", summary["run"])
-    killed.read(80)
+    killed.read(40)
     assert killed.end(signal.SIGKILL)[0] == -signal.SIGKILL
     done = len(many.events())
-    assert len(told) + 80 <= done < 600
+    assert len(told) + 40 <= done < 300
 
     last = Running(deployment, "resume")
     assert last.end()[0] == 0
     *rest, end = last.lines
-    assert (end["run"], end["outcome"], end["replayed"], end["passed_over"]) == (summary["run"], "ENDED", 600, 0)
-    assert len(rest) == 600 - done, "what was done is not done again"
-    assert [count for _, _, count in many.events()] == [1] * 600
+    assert (end["run"], end["outcome"], end["replayed"], end["passed_over"]) == (summary["run"], "ENDED", 300, 0)
+    assert len(rest) == 300 - done, "what was done is not done again"
+    assert [count for _, _, count in many.events()] == [1] * 300
     assert len({run for run, _, _ in many.events()}) == 1
     (run,) = rows(deployment.replay("runs", "--json"))
-    assert (run["state"], run["done"], run["failed"]) == ("ended", 600, 0)
+    assert (run["state"], run["done"], run["failed"]) == ("ended", 300, 0)
     assert failing(deployment, "orderflow-replay", "resume", run["run"]).startswith("Error: this run has ended")
     assert {row["status"] for row in deployment.messages()} == {"RECEIVED"}
 
 
 def test_two_that_go_on_with_one_run_do_nothing_twice(many):
     choice = ("--org", "acme", "--status", "failed", "--status", "received", "--max-waiting", "0")
-    first = Running(many.deployment, "message", *choice, "--yes", "--rate", "300")
+    first = Running(many.deployment, "message", *choice, "--yes", "--rate", "150")
     first.read(20)
     both = [Running(many.deployment, "resume") for _ in range(2)]
     ended = [one.end() for one in (*both, first)]
     assert [status for status, _ in ended] == [0, 0, 0], ended
-    assert [count for _, _, count in many.events()] == [1] * 600
+    assert [count for _, _, count in many.events()] == [1] * 300
 
 
 def test_a_run_has_a_limit_over_all_of_it_and_what_has_come_since_is_not_meant(quiet):

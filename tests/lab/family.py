@@ -7,21 +7,26 @@ kernel has given to another process since is left alone.
 import contextlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 
-def _stat(pid: int) -> tuple[int, str] | None:
+def _stat(pid: int | str) -> tuple[int, str] | None:
     """Read the parent and the start time of a process that has not ended."""
     try:
-        fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
         return None
-    return None if fields[0] in "ZX" else (int(fields[1]), fields[19])
+    try:
+        fields = os.read(file, 4096).rpartition(b")")[2].split()
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return None if fields[0] in b"ZX" else (int(fields[1]), fields[19].decode())
 
 
 def family(pid: int) -> dict[int, str]:
     """Find a process and its descendants, with their start times."""
-    table = {int(entry): stat for entry in os.listdir("/proc") if entry.isdigit() and (stat := _stat(int(entry)))}
+    table = {int(entry): stat for entry in os.listdir("/proc") if entry.isdigit() and (stat := _stat(entry))}
     children: dict[int, list[int]] = {}
     for member, (parent, _) in table.items():
         children.setdefault(parent, []).append(member)

@@ -23,6 +23,7 @@ from tests.lab.family import family, left, send_signal
 
 _FAKETIME = "faketime/libfaketimeMT.so.1"  # of Debian's package faketime, below the machine's architecture
 FAKETIME = next(Path("/usr/lib").glob(f"*/{_FAKETIME}"), Path("/usr/lib", _FAKETIME))
+_LOOK = 0.1  # seconds between two looks at what a process that is to end has started
 _reservations: dict[int, socket.socket] = {}
 
 
@@ -189,9 +190,13 @@ class Process(Server):
         if (child := self._child) is None:
             return
         seen: dict[int, str] = {}
+        due = 0.0
 
         def ended() -> bool:
-            seen.update(family(child.pid) if self.running else {})
+            nonlocal due
+            if self.running and time.monotonic() >= due:  # to look through /proc each time would keep a core busy
+                seen.update(family(child.pid))
+                due = time.monotonic() + _LOOK
             return not self.running
 
         if not ended():
