@@ -257,7 +257,9 @@ def grows(pattern: re.Pattern[Any], method: str, text: Callable[[int], str]) -> 
         if before >= SURE:
             growth = now / before
             if growth >= MOST_GROWTH:  # once more: another process may have been in the way
-                before, now = (min(cost(pattern, method, text(size)) for _ in range(9)) for size in (n // 2, n))
+                # In turn, so that a time in which the machine is slow slows both.
+                turns = [[cost(pattern, method, text(size)) for size in (n // 2, n)] for _ in range(9)]
+                before, now = (min(times) for times in zip(*turns, strict=True))
                 growth = now / before
             if growth < MOST_GROWTH:
                 # One longer run tells a bounded repeat from an unbounded one.
