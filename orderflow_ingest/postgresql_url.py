@@ -29,6 +29,8 @@ _FORM = re.compile(
     rf"(?P<hosts>{_HOST}(?::\d*)?(?:,{_HOST}(?::\d*)?)*)(?:/[^?#\s]*)?(?:\?(?P<asked>(?:{_PARAMETER}(?:&{_PARAMETER})*)?))?"
 )
 _SEVERAL = "host=a,b&port=5432,5433"
+# libpq marks its other secrets as such, by PQconninfoOption.dispchar "*"; these it marks as made for debugging.
+_MARKED, _UNMARKED_SECRETS = b"*", ("scram_client_key", "scram_server_key")
 _LEAST_TIMEOUT = 2  # seconds for one host, libpq's least
 
 
@@ -41,11 +43,13 @@ class Target:
     """What libpq has read: (host, port) in the order in which they are tried, and its other parameters.
 
     A host may be the directory of a unix socket; "" is libpq's default, of a port too. Of the parameters those are
-    missing that were not named: `user`, `password`, `dbname`, `sslmode` and so on.
+    missing that were not named: `user`, `password`, `dbname`, `sslmode` and so on. `secrets` names those of them whose
+    values nobody may see.
     """
 
     servers: tuple[tuple[str, str], ...]
     parameters: dict[str, str]
+    secrets: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -109,17 +113,21 @@ def libpq(url: str) -> str:
 def read(url: str) -> Target:
     """Return what libpq reads in a URL. Raise BadUrl."""
     import psycopg
-    from psycopg.conninfo import conninfo_to_dict
+    from psycopg.pq import Conninfo
 
     try:
-        found = {name: str(value) for name, value in conninfo_to_dict(libpq(url)).items() if value is not None}
+        options = [one for one in Conninfo.parse(libpq(url).encode()) if one.val is not None]
     except psycopg.Error:
         raise BadUrl("is none that libpq reads: look at its parameters") from None  # its text quotes what it read
+    found = {one.keyword.decode(): (one.val or b"").decode() for one in options}
+    marked = {one.keyword.decode() for one in options if one.dispchar == _MARKED}
     hosts = found.pop("host", "").split(",")
     ports = found.pop("port", "").split(",")
     if len(ports) == 1:
         ports *= len(hosts)
-    return Target(tuple(zip(hosts, ports, strict=True)), found)
+    return Target(
+        tuple(zip(hosts, ports, strict=True)), found, frozenset(marked.union(_UNMARKED_SECRETS).intersection(found))
+    )
 
 
 def with_url(parameters: dict[str, Any], url: str) -> dict[str, Any]:

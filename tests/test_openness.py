@@ -163,4 +163,8 @@ def test_a_map_whose_password_all_can_read_and_one_whose_passfile_nobody_reads(q
     table.chmod(0o644)
     told = said()
     assert f"{table} holds a password and is open to every user: chmod 640" in told
-    assert f"{table}: hosts has the password, which Postfix logs" in told
+    assert f"{table}: hosts has a password, which Postfix logs" in told
+    table.write_text(
+        re.sub("(?m)^hosts = .*", "hosts = postgresql://h/d,\n  postgresql://i/d?sslpassword=x", table.read_text())
+    )
+    assert f"{table}: hosts has a password, which Postfix logs" in said()

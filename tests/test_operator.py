@@ -249,6 +249,18 @@ def test_the_map_passes_on_what_libpq_is_told_and_its_password_stands_in_the_pas
     assert "passfile=" not in quiet.admin("postfix", "map") and quiet.admin("postfix", "passfile") == ""
 
 
+def test_no_map_is_printed_that_holds_a_secret_other_than_the_password(quiet):
+    url = "postgresql://me:pw@db.example/orders?sslkey=/etc/k&sslpassword=hidden7Q"
+    quiet.write_settings({"DATABASE_URL": url})
+    ended = quiet.run("orderflow-admin", "postfix", "map", check=False)
+    assert ended.returncode and "MAP_DATABASE_URL has sslpassword, and Postfix logs it" in ended.stderr
+    assert "hidden7Q" not in ended.stdout + ended.stderr
+    main = quiet.admin("postfix", "main", "--map", "database")
+    assert "hidden7Q" not in main and "pgsql:" in main, "what holds no secret is printed"
+    quiet.write_settings({"DATABASE_URL": url, "MAP_DATABASE_URL": "postgresql://map:pw@db.example/orders"})
+    assert "hidden7Q" not in quiet.admin("postfix", "map")
+
+
 def test_tls_can_be_required(quiet):
     quiet.write_settings({"ORDERFLOW_REQUIRE_TLS": "true", "ORDERFLOW_DOMAIN": "a.example, b.example"})
     main = quiet.admin("postfix", "main")

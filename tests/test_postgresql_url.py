@@ -5,6 +5,7 @@ import sys
 from uuid import uuid4
 
 import pytest
+from psycopg.pq import Conninfo
 
 from orderflow_ingest import postgresql_url
 from orderflow_ingest.database_answers import named
@@ -56,6 +57,15 @@ def test_libpqs_forms_are_taken_everywhere_and_read_by_libpq(rest, servers, name
             asked = {key: target.parameters[key] for key in ("user", "password", "target_session_attrs")}
             assert asked == {"user": "of", "password": SECRET, "target_session_attrs": "read-write"}
             assert SECRET not in target.name
+
+
+def test_each_secret_that_libpq_knows_is_named_as_one():
+    known = {one.keyword.decode(): one.dispchar for one in Conninfo.get_defaults()}
+    for name, mark in known.items():
+        is_secret = mark == b"*" or name.endswith(("password", "secret", "client_key", "server_key"))
+        assert (name in postgresql_url.read(f"postgresql://h/d?{name}=1").secrets) == is_secret
+    assert {"password", "sslpassword"} <= known.keys()
+    assert not postgresql_url.read("postgresql://h/d?passfile=/x&sslkey=/y").secrets
 
 
 @pytest.mark.parametrize(

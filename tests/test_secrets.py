@@ -37,7 +37,9 @@ SITUATIONS = {
     "database refuses the password": lambda lab: {"DATABASE_URL": of(lab.postgres, name=lab.role)},
     "database without the role": lambda lab: {"DATABASE_URL": of(lab.postgres)},
     "database not set up": lambda lab: {"DATABASE_URL": of(lab.postgres, lab.password, lab.role)},
-    "database without TLS": lambda lab: {"DATABASE_URL": of(f"{lab.postgres}?sslmode=verify-full")},
+    "database without TLS": lambda lab: {
+        "DATABASE_URL": of(f"{lab.postgres}?sslmode=verify-full&sslpassword={SECRET}")
+    },
     "database of no host": lambda lab: {"DATABASE_URL": of("db.invalid/of")},
     "unknown option": lambda lab: {"DATABASE_URL": of(f"127.0.0.1:{free_port()}/of?nope=1")},
     "wrong option": lambda lab: {"DATABASE_URL": of("127.0.0.1/of?sslmode=nope")},

@@ -14,7 +14,8 @@ Postfix's own map of the database, for a host that runs the way pipe without a s
 For before-queue the service needs an address to give other mail back to, ORDERFLOW_RELAY.
 
 Postfix logs what stands in `hosts` of a PostgreSQL map when it cannot connect, and libpq is told how to verify a server
-only there, as a URL: so the password stands in a file of its own, which libpq reads by itself.
+only there, as a URL: so the password stands in a file of its own, which libpq reads by itself. libpq has no such file
+for its other secrets, sslpassword say: a URL with one of them gets no map.
 """
 
 import re
@@ -91,7 +92,7 @@ def render(
         "COMMAND": program or command(),
         "SETTINGS": f"--settings {settings.file} " if settings.file and str(settings.file) != SYSTEM_FILE else "",
         "RECIPIENTS": recipients_path(settings.database_url),
-        "HOSTS": _hosts(target, passfile),
+        "HOSTS": _hosts(target, passfile) if part == "map" else "",
         "DATABASE": target.parameters.get("dbname", "orderflow"),
     }
     files = _FILES.get((part, way), (f"orderflow_recipients.{map_type}.cf",))
@@ -136,8 +137,13 @@ def _hosts(target: Target, passfile: str) -> str:
     """Return Postfix's `hosts`: a URL for each server, as libpq reads it, without the password.
 
     A process of Postfix does not ask an entry for a minute that it found away, but the next one at once. A standby may
-    answer: the map only reads.
+    answer: the map only reads. Raise BadSettings.
     """
+    if others := sorted(target.secrets - {"password"}):
+        raise BadSettings(
+            f"MAP_DATABASE_URL has {', '.join(others)}, and Postfix logs it: a map takes no secret but the password; "
+            "give sslkey a key without a passphrase that Postfix's user alone can read"
+        )
     hidden = {"password", "target_session_attrs", "load_balance_hosts"}
     asked = {name: value for name, value in target.parameters.items() if name not in hidden}
     asked = {"connect_timeout": "10", **asked}

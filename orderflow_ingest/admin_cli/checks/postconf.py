@@ -18,6 +18,7 @@ _COMPLAINT = re.compile(r"(?:line (\d+): )?(overriding earlier entry|unused para
 _WORD = re.compile(r"\S+")
 _TIME = re.compile(r"(\d+)([smhdw]?)")
 _TABLE = re.compile(r"(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+")
+_MAP_SERVERS = re.compile(r"^hosts\s*=(.*(?:\n[ \t].*)*)", re.MULTILINE)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -43,6 +44,11 @@ class Service:
     def argv(self) -> list[str]:
         """Give pipe(8)'s command and arguments, macros as they stand, without the braces around one with blanks."""
         return list(_words(self.command.partition(" argv=")[2]))
+
+
+def map_servers(text: str) -> list[str]:
+    """Return the entries of `hosts` in a table of pgsql_table(5)."""
+    return " ".join(_MAP_SERVERS.findall(text)).replace(",", " ").split()
 
 
 class Postconf:

@@ -3,7 +3,6 @@
 And whether each entry of a PostgreSQL map's `hosts` is one server, which print sees to as well.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from ... import postgresql_url
 from ...settings import Settings
 from ..postfix_relations import RELATIONS, Place
 from .findings import Said
-from .postconf import Postconf, Service
+from .postconf import Postconf, Service, map_servers
 from .postfix_probes import line
 
 
@@ -60,8 +59,7 @@ def check_hosts(asked: Postconf) -> Iterator[Said]:
             text = file.read_text(errors="replace") if table.startswith("pgsql:") else ""
         except OSError:  # the look-up of a recipient says what may not be read
             continue
-        entries = " ".join(re.findall(r"^hosts\s*=(.*(?:\n[ \t].*)*)", text, re.MULTILINE)).replace(",", " ").split()
-        if any(_is_several(entry) for entry in entries):
+        if any(_is_several(entry) for entry in map_servers(text)):
             yield (
                 "WARNING",
                 f"{file}: an entry of hosts names several servers, or asks for the primary: a failover is 451 for "

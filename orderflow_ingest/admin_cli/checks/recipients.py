@@ -18,10 +18,10 @@ from ...records import RecordsUnavailable, recipients_path
 from ...service_health import MAP_SOCKET
 from ..postfix_config import map_name
 from .findings import Said
-from .postconf import Postconf, Service
+from .postconf import Postconf, Service, map_servers
 
-_HOSTS = re.compile(r"hosts\s*=")
 _PASSWORD_IN_URL = re.compile(r"://[^\s/@:]*:[^\s/@]+@")
+_SECRET_OPTION = re.compile(r"[?&](?:(?:ssl)?password|oauth_client_secret|scram_(?:client|server)_key)=[^&]")
 _PASSWORD = re.compile(r"^password\s*=\s*\S", re.MULTILINE)
 _TEMPORARY = re.compile(r"socketmap server temporary error: (.*)")
 _NOBODY = f"no-such-organization-{token_hex(8)}"  # a slug that can be, so the database has to be asked
@@ -73,11 +73,12 @@ def _passwords(tables: list[str], account: pwd.struct_passwd | None) -> Iterator
             text = file.read_text(errors="replace") if table.startswith("pgsql:") else ""
         except OSError:  # the look-up tells what may not be read
             continue
-        is_logged = any(_PASSWORD_IN_URL.search(line) for line in text.splitlines() if _HOSTS.match(line))
+        servers = map_servers(text)
+        is_logged = any(_PASSWORD_IN_URL.search(one) or _SECRET_OPTION.search(one) for one in servers)
         if is_logged:
             yield (
                 "WARNING",
-                f"{file}: hosts has the password, which Postfix logs when the database is away: print it anew by "
+                f"{file}: hosts has a password, which Postfix logs when the database is away: print it anew by "
                 "orderflow-admin postfix map, and postfix passfile",
             )
         if (is_logged or _PASSWORD.search(text)) and file.stat().st_mode & 0o007:
@@ -85,14 +86,14 @@ def _passwords(tables: list[str], account: pwd.struct_passwd | None) -> Iterator
                 "WARNING",
                 f"{file} holds a password and is open to every user: chmod 640 {file}; chgrp postfix {file}",
             )
-        if passfile := _named(text, "passfile"):
+        if passfile := _named(servers, "passfile"):
             yield from _passfile(passfile, account)
 
 
-def _named(text: str, option: str) -> Path | None:
+def _named(servers: list[str], option: str) -> Path | None:
     """Give the file that an option of a map's URL names."""
-    for line in text.splitlines():
-        for name, value in _OPTION.findall(line) if _HOSTS.match(line) else ():
+    for server in servers:
+        for name, value in _OPTION.findall(server):
             if name == option:
                 return Path(unquote(value))
     return None
@@ -146,7 +147,8 @@ def _why(said: str, parts: Parts, table: str, account: pwd.struct_passwd | None)
     if account is None or os.geteuid():
         return said.splitlines()[-1].rpartition(": ")[2]
     source = Path(table.partition(":")[2])
-    authority = _named(source.read_text(errors="replace"), "sslrootcert") if table.startswith("pgsql:") else None
+    servers = map_servers(source.read_text(errors="replace")) if table.startswith("pgsql:") else []
+    authority = _named(servers, "sslrootcert")
     for file in filter(None, (source, recipients_path(parts.settings.database_url), authority)):
         if closed := why_closed(file, account):
             return closed
