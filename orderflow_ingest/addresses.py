@@ -14,13 +14,14 @@ and one in a script that is newer is refused, and can be written as its A-label:
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _ASCII_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _READ_OTHERWISE = "ßς\u200c\u200d"  # by IDNA 2003 and IDNA 2008
 _ALSO_IN_NAMES = "\u200c\u200d\u00b7\u0375\u05f3\u05f4\u30fb"  # RFC 5892, appendix A
 DELIMITERS = "+-=_."
+_LONGEST_LABEL = 63  # a bound: Python's punycode takes quadratic time
 POSTMASTERS = ("postmaster", "abuse")  # local parts of no organization: RFC 5321 section 4.5.1, RFC 2142
 
 
@@ -100,6 +101,27 @@ def ascii_domain(text: str) -> str:
 def unicode_domain(domain: str) -> str:
     """Return the other spelling of a domain in ASCII, which is the same where it has none. Raise ValueError."""
     return ".".join(map(_unicode_label, domain.split(".")))
+
+
+def ascii_spelling(domain: str) -> str:
+    """Return a domain that a stranger wrote, in its ASCII spelling; a label that has none stays as it is.
+
+    Nothing is mapped, not even by letter case: both spellings are the same name in DNS, and no other one is.
+    """
+    if domain.isascii():
+        return domain
+    labels = domain.split(".")
+    return ".".join(one if one.isascii() or len(one) > _LONGEST_LABEL else _ascii_label(one) for one in labels)
+
+
+@lru_cache(maxsize=256)
+def _ascii_label(label: str) -> str:
+    found = "xn--" + _punycode(label)
+    try:
+        _unicode_label(found)
+    except ValueError:
+        return label
+    return found
 
 
 def _unicode_label(label: str) -> str:

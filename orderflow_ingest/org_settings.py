@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .addresses import ascii_spelling
 from .ascii_case import ascii_lower
 
 MOST_DAYS = 36500
@@ -58,6 +59,12 @@ def _list_of(pattern: re.Pattern[str]) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
+def _senders(text: str) -> tuple[str, ...]:
+    """Read addresses and @domains, domains in their ASCII spelling."""
+    found = (one.rpartition("@") for one in _list_of(_ADDRESS)(text))
+    return tuple(dict.fromkeys(f"{local}@{ascii_spelling(domain)}" for local, _, domain in found))
+
+
 def _number(text: str) -> int | None:
     if not text:
         return None
@@ -78,7 +85,7 @@ def _policy(text: str) -> bool:
 
 
 KEYS = (
-    OrgKey("allowed_senders", "allowed_senders", "", _list_of(_ADDRESS),
+    OrgKey("allowed_senders", "allowed_senders", "", _senders,
         "addresses or @domains, comma separated",
         "addresses and @domains whose mail is taken, comma separated; mail from others is HELD", "everybody's"),
     OrgKey("conflicts", "accepts_conflicts", "hold", _policy, "hold or accept",

@@ -3,6 +3,7 @@
 Judged is the From field, which people see and DMARC is about; not the envelope, which names some service's bounce
 address as often as not. So mail with a null sender is judged like any other. Whatever looks like an address in a From
 field counts, in a display name too, and each has to be allowed: what is odd is held, and a person looks at it.
+A domain beyond ASCII is the same in both its spellings, see `addresses`.
 
 Anybody can write a From. Without an `authserv_id` this is a filter against strays, and no more. With one, our mail
 server must have authenticated the one address of the one From field, by Authentication-Results of that authserv-id
@@ -49,6 +50,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from .addresses import ascii_spelling
 from .ascii_case import ascii_lower
 from .authentication_results import Unclear, Verdict, may_name, read_verdict
 from .mime.fields import Field, MailHeader, read_mail_header
@@ -101,18 +103,24 @@ def check_sender(header: MailHeader, allowed: tuple[str, ...], authenticator: Au
     addresses = {address for source in sources for address in _addresses(source)}
     if not addresses:
         return Doubt.NO_ADDRESS
-    if not all(address in allowed or f"@{domain_of(address)}" in allowed for address in addresses):
+    if not all(_is_allowed(address, allowed) for address in addresses):
         return Doubt.NOT_ALLOWED
     if not authenticator.authserv_id:
         return None
     if len(addresses) > 1 or len(sources) > 1:
         return Doubt.NOT_AUTHENTICATED
-    return _doubt_results(header, domain_of(addresses.pop()), authenticator)
+    return _doubt_results(header, ascii_spelling(domain_of(addresses.pop())), authenticator)
 
 
 def domain_of(address: str) -> str:
     """Give the domain of an address."""
     return address.rpartition("@")[2]
+
+
+def _is_allowed(address: str, allowed: tuple[str, ...]) -> bool:
+    local, _, domain = address.rpartition("@")
+    domain = ascii_spelling(domain)
+    return f"{local}@{domain}" in allowed or f"@{domain}" in allowed
 
 
 def _addresses(source: bytes) -> list[str]:

@@ -77,3 +77,8 @@ def test_what_could_not_be_opened_is_not_judged_by_its_type():
     raw = mail(1, b"PK\3\4" + b"\0" * 40, Content_Type='application/zip; name="a.zip"')
     ((kind, taken, reason),) = verdicts(raw, "application/pdf")
     assert (kind, taken, reason) == ("application/zip", True, Reason.NOT_OPENED)
+
+
+def test_a_domain_beyond_ascii_is_one_entry_in_both_its_spellings():
+    found = read_settings({"allowed_senders": "@Bücher.example, @XN--BCHER-KVA.example, ann@straße.example"})
+    assert found.allowed_senders == ("@xn--bcher-kva.example", "ann@xn--strae-oqa.example")

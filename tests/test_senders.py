@@ -4,7 +4,9 @@ import time
 
 import pytest
 
+from orderflow_ingest.addresses import _ascii_label
 from orderflow_ingest.mime.fields import HEADER_LINES, read_mail_header
+from orderflow_ingest.org_settings import read_settings
 from orderflow_ingest.senders import Authenticator, Doubt, check_sender, doubt_sender
 from tests.cost import unit
 
@@ -346,11 +348,39 @@ def test_a_from_of_more_than_one_address_or_field_is_never_authenticated(source)
 
 @pytest.mark.parametrize("domain", ["shop.examp\u212ae", "s\u212aop.example", "\u017fhop.example", "sh\u0130p.example"])
 def test_letters_that_only_unicode_folds_to_ascii_are_other_letters(domain):
-    for allowed in (("@shop.example",), ("@shop.example", f"buyer@{domain}")):
+    for allowed in (
+        ("@shop.example",),
+        read_settings({"allowed_senders": f"@shop.example, buyer@{domain}"}).allowed_senders,
+    ):
         header = read_mail_header(f"From: buyer@{domain}\n\n".encode())
         judged = check_sender(header, allowed, Authenticator())
         assert judged is (Doubt.NOT_ALLOWED if len(allowed) == 1 else None)
     assert check_sender(read_mail_header("From: a@\u212a.example\n\n".encode()), ("@k.example",), Authenticator())
+
+
+@pytest.mark.parametrize("entry", ["@b\u00fccher.example", "@xn--bcher-kva.example"])
+@pytest.mark.parametrize("source", ["a@b\u00fccher.example", "a@B\u00fccher.Example", "a@XN--bcher-kva.example"])
+def test_both_spellings_of_a_domain_beyond_ascii_are_the_same_domain(entry, source):
+    allowed = read_settings({"allowed_senders": entry}).allowed_senders
+    for results, judged in (
+        (f"{MX}; dkim=pass header.d=xn--bcher-kva.example header.i=@xn--bcher-kva.example header.s=s1", None),
+        (f"{MX}; dkim=pass header.d=bcher.example header.i=@bcher.example header.s=s1", Doubt.NOT_AUTHENTICATED),
+    ):
+        header = read_mail_header(f"{fields(results)}{OURS}From: {source}\n\n".encode())
+        assert check_sender(header, allowed, Authenticator(MX, QUEUE_ID)) is judged
+    for other in (
+        "a@bu\u0308cher.example",
+        "a@b\u00fccher.xn--example",
+        "a@" + "\u00fc" * 64 + ".example",
+        "a@bcher.example",
+    ):
+        assert check_sender(read_mail_header(f"From: {other}\n\n".encode()), allowed, Authenticator())
+
+
+def test_domains_beyond_ascii_that_nobody_allowed_cost_one_conversion():
+    source = ", ".join(f"a@{chr(0x4E00 + n) * 63}.example" for n in range(300))
+    _ascii_label.cache_clear()
+    assert doubt(source) is Doubt.NOT_ALLOWED and _ascii_label.cache_info().misses == 1
 
 
 def test_what_has_passed_nobody_who_authenticates_is_not_authenticated_whatever_it_says():
