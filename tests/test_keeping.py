@@ -112,6 +112,11 @@ def change(parts, table, **values):
         connection.execute(table.update().values(**values))
 
 
+def rot(parts, key, data=b"rot"):
+    """Damage an object behind our programs' back."""
+    (parts.settings.state_dir / "archive" / key).write_bytes(data)
+
+
 def put_orphan(parts, raw, slug="acme", is_held=False, **metadata):
     digest = read_message(raw).digest
     key = raw_key(org(parts, slug).id, digest, is_held=is_held)
@@ -153,7 +158,7 @@ def test_a_document_that_is_lost_is_extracted_anew_and_not_handed_over_again(par
     if how == "gone":
         parts.archive.delete(lost.object_key)
     else:
-        (parts.settings.state_dir / "archive" / lost.object_key).write_bytes(b"rot")
+        rot(parts, lost.object_key)
     trouble = Trouble.DOCUMENT_MISSING if how == "gone" else Trouble.DOCUMENT_DAMAGED
     assert found(parts) == [(trouble, "")]
     assert row(parts, message.id).status is Status.PARSED, "nothing is changed without fix"
@@ -166,6 +171,14 @@ def test_a_document_that_is_lost_is_extracted_anew_and_not_handed_over_again(par
     assert documents(parts, message) == before and before[0].handover is HandOver.DONE
     (replayed,) = [e for e in parts.records.events.of(1, message.id) if e.kind is EventKind.REPLAYED]
     assert (replayed.actor, replayed.details) == (ME, {"why": "reconcile"})
+
+
+def test_nothing_is_extracted_again_from_raw_mail_that_is_damaged(parts):
+    message = delivered(parts, order(1))
+    parts.archive.delete(documents(parts, message)[0].object_key)
+    rot(parts, message.raw_key)
+    assert sorted(found(parts, MENDED)) == [(Trouble.DOCUMENT_MISSING, ""), (Trouble.RAW_DAMAGED, "")]
+    assert row(parts, message.id).status is Status.PARSED
 
 
 def test_a_document_that_was_never_handed_over_since_it_is_lost_is_handed_over_once_it_is_there(parts):
@@ -241,6 +254,35 @@ def test_an_orphan_that_is_a_copy_is_deleted_but_never_the_only_copy(parts):
     assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "deleted")]
     assert key not in objects(parts) and message.raw_key in objects(parts)
     assert found(parts) == []
+
+
+def test_an_orphan_is_no_copy_of_what_is_damaged(parts):
+    message = delivered(parts, order(3))
+    key = put_orphan(parts, b"Received: later\n" + order(3))
+    rot(parts, message.raw_key)
+    assert sorted(found(parts, MENDED)) == [(Trouble.RAW_DAMAGED, ""), (Trouble.RAW_ORPHAN, "")]
+    assert key in objects(parts)
+
+
+def test_an_orphan_is_no_copy_of_held_mail_that_is_damaged(parts):
+    change(parts, organization, settings={"allowed_senders": "@other.example"})
+    assert deliver(parts, order(3)).outcome is Outcome.HELD
+    (held,) = parts.records.conflicts.open()
+    key = put_orphan(parts, b"Received: later\n" + order(3), is_held=True)
+    rot(parts, held.raw_key)
+    assert (Trouble.RAW_ORPHAN, "") in found(parts, MENDED) and key in objects(parts)
+
+
+@pytest.mark.parametrize("copy", [b"", b"Received: later\n"])
+def test_an_orphan_that_is_damaged_is_told_and_stays_as_it_is(parts, copy):
+    if copy:
+        delivered(parts, order(3))
+    key = put_orphan(parts, copy + order(3))
+    size = len(copy + order(3))
+    rot(parts, key, b"Message-ID: <other@shop.example>\n\n".ljust(size, b"x"))
+    (one,) = reconcile(org(parts), MENDED, parts)
+    assert (one.trouble, one.fixed, one.says) == (Trouble.RAW_ORPHAN, "", "its bytes are not those that were put")
+    assert key in objects(parts) and count(parts, inbound_message) == bool(copy)
 
 
 @pytest.mark.parametrize("nameless", [False, True])
@@ -411,7 +453,7 @@ def _reader(raw):
 
 def test_a_time_range_and_a_sample_bound_what_is_looked_at(parts):
     message = delivered(parts, order(1))
-    (parts.settings.state_dir / "archive" / message.raw_key).write_bytes(b"rot")
+    rot(parts, message.raw_key)
     assert found(parts, replace(TOLD, digests=Digests.NONE)) == []
     assert found(parts, replace(TOLD, digests=Digests.SAMPLE, sample=5)) == [(Trouble.RAW_DAMAGED, "")]
     assert found(parts, replace(TOLD, until=LONG_AGO)) == []

@@ -40,6 +40,7 @@ __all__ = [
     "ObjectMissing",
     "S3Archive",
     "has_object",
+    "has_whole_object",
     "is_there",
     "need_own",
     "open_archive",
@@ -86,6 +87,15 @@ def read_object(org_id: int, key: str, digest: str, archive: Archive) -> bytes:
 def has_object(org_id: int, key: str, archive: Archive) -> bool:
     """Return whether the object that a row of this organization names is there, and the organization's."""
     return is_own(org_id, key) and is_there(key, archive)
+
+
+def has_whole_object(org_id: int, key: str, digest: str, archive: Archive) -> bool:
+    """Return whether the object that a row of this organization names is there as it was put; read it for that."""
+    try:
+        read_object(org_id, key, digest, archive)
+    except (ObjectMissing, ObjectDamaged):
+        return False
+    return True
 
 
 def is_there(key: str, archive: Archive) -> bool:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from ..archive import Listed, ObjectDamaged, ObjectMissing, has_object, read_object
+from ..archive import Listed, ObjectDamaged, ObjectMissing, has_object, has_whole_object, read_object
 from ..assembly import Parts
 from ..delivery import ring
 from ..keys import is_decision
@@ -152,12 +152,14 @@ class Comparison:
         return message is not None and message.status is Status.RECEIVED
 
     def _extract_again(self, row: Holding) -> str:
-        """Lead the message of a row back to RECEIVED, if its raw mail is there; say what was done."""
+        """Lead the message of a row back to RECEIVED, if its raw mail is whole; say what was done."""
         if not self._scope.fix:
             return ""
         message = self._parts.records.messages.get(row.org_id, row.message_id)
-        if message is None or message.erased_at or not has_object(message.org_id, message.raw_key, self._parts.archive):
+        if message is None or message.erased_at:
             return ""
+        if not has_whole_object(message.org_id, message.raw_key, message.digest, self._parts.archive):
+            return ""  # a message that cannot be read again would become FAILED by it
         now = datetime.now(UTC)
         told = Event(
             message.org_id, message.id, EventKind.REPLAYED, self._scope.actor, now, run_id=self._scope.run_id,

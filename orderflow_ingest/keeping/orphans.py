@@ -4,13 +4,14 @@ It is what a delivery leaves that died between archive and row. Its sender was t
 he did, the rows know by the mail's identity, and only they do:
 
     its identity and fingerprint are recorded, and that mail is in the archive,   a copy: may be deleted
-      or was erased
-    the same, and that mail is not in the archive                                 the only copy: stays
+      whole, or was erased
+    the same, and that mail is not in the archive, or damaged                     the only copy: stays
     its identity is recorded with other content                                   becomes a held mail
     its identity is not recorded; a stranger's copy of it may be held             becomes a message
-    it cannot be read, or its organisation is disabled                            stays
+    it is damaged, cannot be read, or its organisation is disabled                stays
 
-What is recorded is found as `recognition` finds it, by the fingerprints of earlier versions too.
+Both are read and held against their digests: a listing tells of names and sizes alone, and what is damaged replaces
+nothing. What is recorded is found as `recognition` finds it, by the fingerprints of earlier versions too.
 
 So no order is lost by it, and one that came again is not doubled. It is looked at when it is older than any
 delivery may take.
@@ -21,7 +22,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from uuid import UUID
 
-from ..archive import Archive, Description, Listed, ObjectDamaged, ObjectMissing, has_object
+from ..archive import Archive, Description, Listed, ObjectDamaged, ObjectMissing, has_whole_object
 from ..assembly import Parts
 from ..delivery import ring
 from ..keys import EMAIL, UPLOAD, held_id, read_raw_key
@@ -39,9 +40,10 @@ class Orphan(Enum):
 
     NONE = "a row names it by now, or it is gone"
     COPY = "a copy of a mail that is recorded"
-    ONLY_COPY = "the only copy left of a mail that is recorded: its own raw mail is missing"
+    ONLY_COPY = "the only copy left of a mail that is recorded: its own raw mail is missing or damaged"
     OTHER_CONTENT = "its Message-ID is recorded with other content"
     UNKNOWN = "no row knows this mail"
+    DAMAGED = "its bytes are not those that were put"
     UNREADABLE = "it cannot be read as a mail"
 
 
@@ -52,7 +54,7 @@ def judge(listed: Listed, digest: str, org: Organization, parts: Parts) -> tuple
     except ObjectMissing:
         return Orphan.NONE, b""
     except ObjectDamaged:
-        return Orphan.UNREADABLE, b""
+        return Orphan.DAMAGED, b""
     message = read_message(raw)
     return (_judge(message, listed.key, org.id, parts), raw) if message else (Orphan.UNREADABLE, raw)
 
@@ -67,7 +69,7 @@ def _judge(message: Message, key: str, org_id: int, parts: Parts) -> Orphan:
     held = look_up.held_alone(message)
     name = read_raw_key(key)
     if held and name and name.is_held:  # one under a message's key has passed the policy that holds the copy
-        is_kept = held.erased_at or has_object(org_id, held.raw_key, parts.archive)
+        is_kept = held.erased_at or has_whole_object(org_id, held.raw_key, held.digest, parts.archive)
         return Orphan.COPY if is_kept else Orphan.ONLY_COPY
     if same:
         digests = [one.known.digests[one.fingerprint] for one in same]
@@ -77,12 +79,14 @@ def _judge(message: Message, key: str, org_id: int, parts: Parts) -> Orphan:
 
 
 def _is_kept(digests: list[str], org_id: int, ids: list[UUID], parts: Parts) -> bool:
-    """Tell whether a recorded mail is in the archive, or was deleted from it on purpose."""
+    """Return whether a recorded mail is whole in the archive, or was deleted from it on purpose."""
     messages = [row for id in ids if (row := parts.records.messages.get(org_id, id))]
     held = [row for id in ids for row in parts.records.conflicts.of_message(org_id, id)]
     found: list[InboundMessage | Conflict] = [*messages, *held]
     same = [row for row in found if row.digest in digests]
-    return any(row.erased_at for row in same) or all(has_object(org_id, row.raw_key, parts.archive) for row in same)
+    if any(row.erased_at for row in same):
+        return True
+    return bool(same) and all(has_whole_object(org_id, row.raw_key, row.digest, parts.archive) for row in same)
 
 
 def remove_copy(listed: Listed, digest: str, raw: bytes, org: Organization, parts: Parts) -> bool:
