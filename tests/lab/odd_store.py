@@ -6,8 +6,10 @@ Guarantees: objects are kept in memory, a listing has all keys on one page, sign
 """
 
 import hashlib
+import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 PREFIX = "x-amz-meta-"
+_LINGER, _MOST_LEFT = 10.0, 64 << 20  # seconds without a byte, bytes
 
 
 class Request(NamedTuple):
@@ -73,8 +76,8 @@ class OddStore:
             def handle_expect_100(self) -> bool:
                 if (reply := store.refuse(self._request())) is not None:
                     store.requests.append(self._request())
-                    self._send(reply)
-                    self.close_connection = True
+                    self._send(reply, {"Connection": "close"})
+                    self._linger()
                     return False
                 return super().handle_expect_100()
 
@@ -125,6 +128,15 @@ class OddStore:
                 self.end_headers()
                 self.wfile.write(reply.body if self.command != "HEAD" else b"")
                 self.close_connection = self.close_connection or reply.hangs_up
+
+            def _linger(self) -> None:
+                """Read what the client still sends: a socket closed before that is reset, and the answer is lost."""
+                self.connection.shutdown(socket.SHUT_WR)
+                self.connection.settimeout(_LINGER)
+                left = _MOST_LEFT
+                with suppress(OSError):
+                    while left > 0 and (data := self.rfile.read1(65536)):
+                        left -= len(data)
 
             def log_message(self, *_: Any) -> None:
                 pass
