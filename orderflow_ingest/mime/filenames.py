@@ -4,7 +4,7 @@ Guarantees: never raises. A safe name is storable and one path component on ever
 control, bidi or invisible characters, none that Windows forbids, no reserved device name, no dot or blank at its
 ends, at most 200 bytes in UTF-8 with its extension kept. It need not be unique, and is never a key.
 
-Web mailers write a name as in a URL ("Order%20No%201.pdf"), and browsers undo that. It is undone here, so that the
+Programs write a name as in a URL ("Order%20No%201.pdf"), and mailers show it as it is. It is undone here, so that the
 claimed name stays what the sender wrote, and only for a name that is throughout what a URL encoder writes: "100%25
 sure.pdf" and "%41.pdf" are not. It is undone before the path is cut off.
 """
