@@ -4,12 +4,14 @@ import gzip
 import subprocess
 import sys
 import zipfile
+from importlib import import_module
+from inspect import signature
 from io import BytesIO
 
 import pytest
 
 from orderflow_ingest.containers import NotOpened
-from orderflow_ingest.containers.kinds import container_kind, open_container
+from orderflow_ingest.containers.kinds import _OPENERS, container_kind, open_container
 from orderflow_ingest.mime.sniff import detect_type
 
 from .containers_made import attachment, budget, compound, refusal, signed, storage, tnef, utf16
@@ -135,6 +137,12 @@ def test_a_container_opens_as_the_kind_it_was_told(data: bytes, filename: str, n
     told = kind(data, filename)
     assert told is not None
     assert [member.name for member in open_container(told, data, budget(), filename)] == [name]
+
+
+def test_each_opener_of_the_table_is_there_and_takes_what_it_is_told() -> None:
+    for module, name, *asked in _OPENERS.values():
+        opener = getattr(import_module(f"orderflow_ingest.containers.{module}"), name)
+        assert list(signature(opener).parameters) == ["data", "budget", *asked]
 
 
 def test_opening_is_lazy_and_an_unknown_kind_is_refused() -> None:

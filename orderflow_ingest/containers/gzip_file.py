@@ -13,15 +13,12 @@ import zlib
 from collections.abc import Iterator
 
 from ..mime.charsets import decode_bytes
-from . import Budget, Member, NotOpened
-from .guards import BLOCK, GZIP, Outflow, reading
+from . import Budget, Member
+from .guards import BLOCK, GZIP, reading
 from .names import cut
-from .one_file import name_without_ending
+from .one_file import Coding, inflate, name_without_ending
 
 _HAS_EXTRA, _HAS_NAME = 4, 8
-# bgzip writes a stream for every 64 kB.
-_MOST_STREAMS = 100_000
-# What one takes, in steps of the budget.
 _STREAM_STEPS = 10
 
 
@@ -29,7 +26,7 @@ def open_gzip(data: bytes, budget: Budget, filename: str = "") -> Iterator[Membe
     """Yield the one file of a gzip file. Raises NotOpened."""
     with reading("damaged"):
         budget.take_member()
-        content, end = _inflate(data, budget)
+        content, end = inflate(data, Coding(GZIP, _Decompressor, _STREAM_STEPS), budget)
         left = data[end : end + BLOCK].strip(b"\0")
         # RFC 1952 section 2.3.1: the name is Latin-1; senders write what they have.
         raw, defects = cut(_header_name(data))
@@ -41,32 +38,27 @@ def open_gzip(data: bytes, budget: Budget, filename: str = "") -> Iterator[Membe
     )
 
 
-def _inflate(data: bytes, budget: Budget) -> tuple[bytes, int]:
-    """Return the content of all streams, and where the last ends."""
-    outflow = Outflow(len(data), budget)
-    blocks: list[bytes] = []
-    position = streams = 0
-    while data.startswith(GZIP, position):
-        if (streams := streams + 1) > _MOST_STREAMS:
-            raise NotOpened("too many members")
-        budget.step(_STREAM_STEPS)
-        inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        # What follows a stream is copied once for each: a short first step keeps a row of tiny streams cheap.
-        step = 512
-        while not inflater.eof:
-            chunk = inflater.unconsumed_tail
-            if not chunk:
-                chunk = data[position : position + step]
-                position, step = position + len(chunk), min(2 * step, BLOCK)
-            block = inflater.decompress(chunk, BLOCK)
-            if not chunk and not block:
-                raise NotOpened("damaged")
-            outflow.take(len(block))
-            blocks.append(block)
-        position -= len(inflater.unused_data)
-    if not streams:
-        raise NotOpened("damaged")
-    return b"".join(blocks), position
+class _Decompressor:
+    """A stream of zlib, which keeps what it has not read yet, as bz2 and lzma do."""
+
+    def __init__(self) -> None:
+        self._inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+    @property
+    def eof(self) -> bool:
+        return self._inflater.eof
+
+    @property
+    def needs_input(self) -> bool:
+        # Output may be pending then too. The last stream's never is: behind it stand the eight bytes of its trailer.
+        return not self._inflater.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflater.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        return self._inflater.decompress(self._inflater.unconsumed_tail or data, max_length)
 
 
 def _header_name(data: bytes) -> bytes:

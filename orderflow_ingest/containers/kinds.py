@@ -11,7 +11,8 @@ or its type says S/MIME: Outlook keeps a clear-signed mail in this way, and send
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from itertools import islice
 
 from ..mime.fields import iterate_fields, looks_like_header, skip_leading_blanks, split_header
@@ -63,6 +64,20 @@ _PARTS = re.compile(rb"--[^\r\n]{1,200}\r?\nContent-[A-Za-z-]{2,40}:", re.IGNORE
 _NEAR = 1000
 # Archives that nothing here opens: Microsoft's cabinet, LHA, ACE, Zstandard, lzip.
 _UNREAD = ((b"MSCF\0\0\0\0", b"\x28\xb5\x2f\xfd", b"LZIP\x01"), (b"-lh5-", b"-lh6-", b"-lh7-"), b"**ACE**")
+_UNREAD_KIND = "unread archive"
+# The module and function that open a kind, and what they are told beside content and budget.
+_OPENERS = {
+    "zip": ("zip_archive", "open_zip", "hint"),
+    "gzip": ("gzip_file", "open_gzip", "filename"),
+    "bzip2": ("one_file", "open_bzip2", "filename"),
+    "xz": ("one_file", "open_xz", "filename"),
+    "tar": ("tar_archive", "open_tar", "hint"),
+    "7z": ("seven_zip", "open_seven_zip"),
+    "rar": ("rar_archive", "open_rar"),
+    "tnef": ("tnef", "open_tnef"),
+    "outlook": ("outlook", "open_outlook"),
+    "smime": ("smime", "open_smime", "filename"),
+}
 _WHOLE_GZIPS = "svgz emz wmz dia gnucash rds rdata blend vgz xcfgz mml kra adz als cpgz ggb pbf"
 
 
@@ -107,7 +122,7 @@ def _archive_kind(data: bytes, ending: str, declared_type: str) -> str | None:
     if data.startswith(RAR):
         return "rar"
     if data.startswith(_UNREAD[0]) or data.startswith(_UNREAD[1], 2) or data.startswith(_UNREAD[2], 7):
-        return "unread archive"
+        return _UNREAD_KIND
     if ending == "tar" or declared_type in _TAR_TYPES or _TAR_CHECKSUM.match(data, 148):
         from .tar_archive import begins_tar
 
@@ -127,43 +142,11 @@ def is_mime_text(data: bytes) -> bool:
 
 def open_container(kind: str, data: bytes, budget: Budget, filename: str = "", hint: str = "") -> Iterator[Member]:
     """Yield the members of a container; filename is its own name, hint a charset of the mail. Raises NotOpened."""
-    if kind == "zip":
-        from .zip_archive import open_zip
-
-        yield from open_zip(data, budget, hint)
-    elif kind == "gzip":
-        from .gzip_file import open_gzip
-
-        yield from open_gzip(data, budget, filename)
-    elif kind == "tnef":
-        from .tnef import open_tnef
-
-        yield from open_tnef(data, budget)
-    elif kind == "outlook":
-        from .outlook import open_outlook
-
-        yield from open_outlook(data, budget)
-    elif kind == "smime":
-        from .smime import open_smime
-
-        yield from open_smime(data, budget, filename)
-    elif kind in ("bzip2", "xz"):
-        from .one_file import open_bzip2, open_xz
-
-        yield from (open_xz if kind == "xz" else open_bzip2)(data, budget, filename)
-    elif kind == "tar":
-        from .tar_archive import open_tar
-
-        yield from open_tar(data, budget, hint)
-    elif kind == "7z":
-        from .seven_zip import open_seven_zip
-
-        yield from open_seven_zip(data, budget)
-    elif kind == "rar":
-        from .rar_archive import open_rar
-
-        yield from open_rar(data, budget)
-    elif kind == "unread archive":
+    if kind == _UNREAD_KIND:
         raise NotOpened(UNREAD_ARCHIVE)
-    else:
+    if kind not in _OPENERS:
         raise NotOpened("unknown container")
+    module, name, *asked = _OPENERS[kind]
+    opener: Callable[..., Iterator[Member]] = getattr(import_module(f".{module}", __package__), name)
+    known = {"filename": filename, "hint": hint}
+    yield from opener(data, budget, *(known[one] for one in asked))

@@ -1,4 +1,4 @@
-"""Open what holds one file and no name of it: bzip2 and xz. gzip, which has a name, is `gzip_file`.
+"""Open what holds one file and no name of it: bzip2 and xz. gzip, which has a name, is `gzip_file`, and inflates here.
 
 Reasons: damaged · ratio too high · too large when unpacked · too many members · too much to read
 
@@ -11,23 +11,24 @@ bz2 and lzma of the standard library do it.
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from . import Budget, Member, NotOpened
 from .guards import BLOCK, BZIP2, XZ, Outflow, reading
 
 MEMORY_LIMIT = 100 << 20
-# pbzip2 writes a stream for every 900 kB.
+# bgzip writes a stream for every 64 kB, pbzip2 for every 900 kB.
 _MOST_STREAMS = 100_000
-# What one takes, in steps of the budget.
 _STREAM_STEPS = 20
 _ENDING = re.compile(r"\.(?:gz|gzip|z|bz2|bzip2|bz|xz)$", re.IGNORECASE)
 _TAR_ENDING = re.compile(r"\.(?:tgz|taz|tbz|tbz2|tb2|txz)$", re.IGNORECASE)
 _PADDING = re.compile(rb"\0*+")
 
 
-class _Decompressor(Protocol):
-    """What bz2 and lzma have in common."""
+class Decompressor(Protocol):
+    """What reads one stream, as bz2 and lzma have it."""
 
     @property
     def eof(self) -> bool: ...
@@ -38,18 +39,29 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
+@dataclass(frozen=True)
+class Coding:
+    """How a stream begins, what reads one, what that takes in steps of the budget, and whether zeros may follow it."""
+
+    magic: bytes
+    make: Callable[[], Decompressor]
+    steps: int
+    is_padded: bool = False
+
+
 def open_bzip2(data: bytes, budget: Budget, filename: str = "") -> Iterator[Member]:
     """Yield the one file of a bzip2 file. Raises NotOpened."""
     import bz2
 
-    yield _open(data, BZIP2, bz2.BZ2Decompressor, budget, filename)
+    yield _open(data, Coding(BZIP2, bz2.BZ2Decompressor, _STREAM_STEPS), budget, filename)
 
 
 def open_xz(data: bytes, budget: Budget, filename: str = "") -> Iterator[Member]:
     """Yield the one file of an xz file. Raises NotOpened."""
     import lzma
 
-    yield _open(data, XZ, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MEMORY_LIMIT), budget, filename)
+    make = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, MEMORY_LIMIT)
+    yield _open(data, Coding(XZ, make, _STREAM_STEPS, is_padded=True), budget, filename)
 
 
 def name_without_ending(filename: str) -> str | None:
@@ -59,24 +71,24 @@ def name_without_ending(filename: str) -> str | None:
     return _ENDING.sub("", filename) or None
 
 
-def _open(data: bytes, magic: bytes, make: Callable[[], _Decompressor], budget: Budget, filename: str) -> Member:
+def _open(data: bytes, coding: Coding, budget: Budget, filename: str) -> Member:
     with reading("damaged"):
         budget.take_member()
-        content, end = _inflate(data, magic, make, budget)
+        content, end = inflate(data, coding, budget)
         left = data[end : end + BLOCK].strip(b"\0")
     return Member(name_without_ending(filename), content, defects=("bytes after the end",) if left else ())
 
 
-def _inflate(data: bytes, magic: bytes, make: Callable[[], _Decompressor], budget: Budget) -> tuple[bytes, int]:
-    """Return the content of all streams, and where the last ends."""
+def inflate(data: bytes, coding: Coding, budget: Budget) -> tuple[bytes, int]:
+    """Return the content of all streams, and where the last ends. Raise NotOpened."""
     outflow = Outflow(len(data), budget)
     blocks: list[bytes] = []
     position = streams = 0
-    while data.startswith(magic, position):
+    while data.startswith(coding.magic, position):
         if (streams := streams + 1) > _MOST_STREAMS:
             raise NotOpened("too many members")
-        budget.step(_STREAM_STEPS)
-        inflater = make()
+        budget.step(coding.steps)
+        inflater = coding.make()
         # What follows a stream is copied once for each: a short first step keeps a row of tiny streams cheap.
         step = 512
         while not inflater.eof:
@@ -89,7 +101,7 @@ def _inflate(data: bytes, magic: bytes, make: Callable[[], _Decompressor], budge
             blocks.append(inflater.decompress(chunk, BLOCK))
             outflow.take(len(blocks[-1]))
         position -= len(inflater.unused_data)
-        if (padding := _PADDING.match(data, position)) and magic == XZ:
+        if coding.is_padded and (padding := _PADDING.match(data, position)):
             position = padding.end()
     if not streams:
         raise NotOpened("damaged")

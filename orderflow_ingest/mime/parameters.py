@@ -215,9 +215,9 @@ def _decode_plain(value: bytes, hint: str) -> str:
     if mark and codec_name(mark[1].decode("ascii")):
         return _decode_sections([(True, value)], hint)
     if value.isascii() and b"=?" not in value:
-        # "a%20b.pdf" stays: RFC 2231 codes values with a star alone, and mailers write those (Thunderbird, Apple Mail) or
-        # encoded words (Gmail, Outlook: K-9 Mail #3322, mox #82, NeoMutt #2539). Thunderbird (nsMIMEHeaderParamImpl),
-        # Gmail (nodemailer #1675) and NeoMutt (#3424) show it as written. `safe_filename` makes it readable.
+        # "a%20b.pdf" stays. RFC 2231 codes values with a star alone: Thunderbird and Apple Mail write those, Gmail and
+        # Outlook encoded words (K-9 Mail #3322, mox #82, NeoMutt #2539). Thunderbird (nsMIMEHeaderParamImpl), Gmail
+        # (nodemailer #1675) and NeoMutt (#3424) show such a name as written. `safe_filename` makes it readable.
         for sign, whole, escape in ((b"%", _ALL_PERCENT, _PERCENT), (b"=", _ALL_EQUALS, _EQUALS)):
             if sign in value and whole.fullmatch(value) and (text := _utf8(escape.sub(_unescape_digits, value))):
                 return text
