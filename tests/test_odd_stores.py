@@ -456,7 +456,7 @@ def test_a_store_that_is_slow_with_the_largest_mail_is_found_out_in_the_time_of_
         return None
 
     with OddStore(refuse=refuse) as store:
-        ((level, text),) = checked(place, store, ORDERFLOW_DEADLINE="1")
+        (*_, (level, text)) = checked(place, store, ORDERFLOW_DEADLINE="1")  # a busy machine is slow with metadata too
         over.set()
         assert level == "TROUBLE" and "took over 1 s, as long as a delivery has (ORDERFLOW_DEADLINE)" in text
 

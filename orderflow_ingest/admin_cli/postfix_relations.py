@@ -29,6 +29,7 @@ from ..settings import Settings
 
 TIME_LIMIT_FACTOR = 10
 _DAY = 86400
+_LONGEST_PAUSE = 120  # seconds
 _SENDERS_PATIENCE = 600  # seconds after the end of the content, RFC 5321, 4.5.3.2.6
 _LEAST_PROXY = 100  # seconds, Postfix's own default of smtpd_proxy_timeout
 
@@ -110,6 +111,19 @@ def _covers_message(name: str) -> Callable[[InForce, Settings], bool]:
         return limit == 0 or 0 < message <= limit
 
     return covers
+
+
+def _is_short(name: str) -> Callable[[InForce, Settings], bool]:
+    return lambda found, _: found.seconds(name) <= _LONGEST_PAUSE
+
+
+def _is_empty(name: str) -> Callable[[InForce, Settings], bool]:
+    return lambda found, _: not found.text(name)
+
+
+def _is_within(name: str, bound: str) -> Callable[[InForce, Settings], bool]:
+    """Return whether a time is no longer than another."""
+    return lambda found, _: found.seconds(name) <= found.seconds(bound)
 
 
 def _counts_in_minutes(found: InForce, _: Settings) -> bool:
@@ -195,23 +209,20 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         Place.MAIN, "bounce_queue_lifetime", "WARNING",
-        lambda found, _: found.seconds("bounce_queue_lifetime") >= found.seconds("maximal_queue_lifetime"),
-        lambda _: "10d",
+        _is_within("maximal_queue_lifetime", "bounce_queue_lifetime"), lambda _: "10d",
         "mail of a null sender is thrown away after it, and nobody hears of it",
     ),
     Relation(
-        Place.MAIN, "minimal_backoff_time", "WARNING",
-        lambda found, _: found.seconds("minimal_backoff_time") <= 120, lambda _: "60s",
+        Place.MAIN, "minimal_backoff_time", "WARNING", _is_short("minimal_backoff_time"), lambda _: "60s",
         "so long does mail wait at least after the shortest outage",
     ),
     Relation(
         Place.MAIN, "queue_run_delay", "WARNING",
-        lambda found, _: found.seconds("queue_run_delay") <= found.seconds("minimal_backoff_time"), lambda _: "30s",
+        _is_within("queue_run_delay", "minimal_backoff_time"), lambda _: "30s",
         "deferred mail is looked at no sooner, whatever minimal_backoff_time says",
     ),
     Relation(
-        Place.MAIN, "transport_retry_time", "WARNING",
-        lambda found, _: found.seconds("transport_retry_time") <= 120, lambda _: "60s",
+        Place.MAIN, "transport_retry_time", "WARNING", _is_short("transport_retry_time"), lambda _: "60s",
         "so long does all mail wait after a transport has failed once",
     ),
     Relation(
@@ -225,8 +236,7 @@ RELATIONS: tuple[Relation, ...] = (
         "smtpd_client_…_rate_limit count within it: senders are put off",
     ),
     Relation(
-        Place.MAIN, "local_header_rewrite_clients", "WARNING",
-        lambda found, _: not found.text("local_header_rewrite_clients"), lambda _: "",
+        Place.MAIN, "local_header_rewrite_clients", "WARNING", _is_empty("local_header_rewrite_clients"), lambda _: "",
         "Postfix makes up Message-IDs, each another one",
     ),
     Relation(
@@ -235,8 +245,7 @@ RELATIONS: tuple[Relation, ...] = (
         "Postfix makes up Message-IDs for all mail, each another one",
     ),
     Relation(
-        Place.MAIN, "remote_header_rewrite_domain", "WARNING",
-        lambda found, _: not found.text("remote_header_rewrite_domain"), lambda _: "",
+        Place.MAIN, "remote_header_rewrite_domain", "WARNING", _is_empty("remote_header_rewrite_domain"), lambda _: "",
         "Postfix rewrites addresses in headers that their sender has signed",
     ),
     Relation(
