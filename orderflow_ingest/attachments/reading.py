@@ -336,23 +336,28 @@ def _read_disposition(value: str) -> str:
     return value if value in ("", "inline") else "attachment"
 
 
-def _part(claim: _Claim, data: bytes, taken: bool, reason: Reason) -> Part:
+def _part(claim: _Claim, data: bytes, taken: bool, reason: Reason, why_kept: str = "") -> Part:
+    """Return a part; of one that is kept whole nobody may find out what it is."""
     filename = safe_filename(claim.filename) if claim.filename else None
     declared = storable(claim.declared_type)
-    detected = detect_type(data)
+    detected = None if why_kept else detect_type(data)
+    if why_kept:
+        defects: tuple[str, ...] = (f"not opened: {why_kept}",)
+    else:
+        defects = contradictions(declared, detected, filename) if data else ()
     return Part(
         path=claim.path,
         filename=filename,
         claimed_filename=storable(claim.filename) if claim.filename else None,
         declared_type=declared,
         detected_type=detected,
-        content_type=content_type(declared, detected, filename),
+        content_type=declared if why_kept else content_type(declared, detected, filename),
         disposition=claim.disposition,
         charset=codec_name(claim.charset) if claim.charset else None,
         data=data,
         taken=taken,
         reason=reason,
-        defects=(*claim.defects, *(contradictions(declared, detected, filename) if data else ())),
+        defects=(*claim.defects, *defects),
     )
 
 
@@ -408,24 +413,11 @@ def _unreadable(path: str, declared_type: str, data: bytes, defects: tuple[str, 
 
 def _whole(claim: _Claim, data: bytes, why: str, role: Role = Role.FILE) -> Part:
     """Return a part as it was sent, of which nobody may find out what it is."""
-    filename = safe_filename(claim.filename) if claim.filename else None
+    has_content = bool(data) and not data.isspace()
+    part = _part(claim, data, has_content, Reason.NOT_OPENED if has_content else Reason.EMPTY, why)
     is_text = claim.declared_type in ("text/plain", "text/html") and claim.disposition != "attachment"
-    declared = storable(claim.declared_type)
-    return Part(
-        path=claim.path,
-        filename=filename,
-        claimed_filename=storable(claim.filename) if claim.filename else None,
-        declared_type=declared,
-        detected_type=None,
-        content_type=declared,
-        disposition=claim.disposition,
-        charset=codec_name(claim.charset) if claim.charset else None,
-        data=data,
-        taken=bool(data) and not data.isspace(),
-        reason=Reason.NOT_OPENED if data and not data.isspace() else Reason.EMPTY,
-        kind=PartKind.BODY if role is Role.BODY or (is_text and not filename) else PartKind.ATTACHMENT,
-        defects=(*claim.defects, f"not opened: {why}"),
-    )
+    is_body = role is Role.BODY or (is_text and not part.filename)
+    return replace(part, kind=PartKind.BODY) if is_body else part
 
 
 def _kept_whole(part: Part, why: str) -> Part:
