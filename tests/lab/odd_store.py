@@ -131,10 +131,10 @@ class OddStore:
 
             def _linger(self) -> None:
                 """Read what the client still sends: a socket closed before that is reset, and the answer is lost."""
-                self.connection.shutdown(socket.SHUT_WR)
-                self.connection.settimeout(_LINGER)
                 left = _MOST_LEFT
                 with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_WR)
+                    self.connection.settimeout(_LINGER)
                     while left > 0 and (data := self.rfile.read1(65536)):
                         left -= len(data)
 
