@@ -15,8 +15,8 @@ A worker process that is killed leaves its lease behind, and a file that says wh
 next process of the same host that starts, or the next sweep, notes the loss as a failure, with the part that was looked
 into. A crash of the machine may take that file, so a worker that starts also asks for the rows whose marks name this
 host, and frees those whose processes are gone. Where the host stays away, the next attempt begins when the lease is
-over. Leases and retries go by the database's clock, whichever host's is wrong. A time that is later than the longest
-delay there is was written by a clock that was wrong: that row is due.
+over. Leases and retries go by the database's clock, whichever host's is wrong. A row that waits for longer than the
+longest delay there is, and that was written later than now, is due: a clock that was wrong has written it.
 
     part of a message that was in hand in an attempt   how it is read in the next ones
     lost, out of time or out of memory
@@ -49,6 +49,7 @@ from .records import Document, InboundMessage, RecordsUnavailable
 ATTEMPTS = 4
 POISON_ATTEMPTS = 3
 SWEEP_LIMIT = 1000
+SWEEP_BATCH = 100  # tasks; so many are enqueued twice at the most by a host that slept in its sweep
 NOTE_DELAYS = (0.5, 2, 5, 15)  # seconds
 _BACKOFF = 4
 
@@ -187,12 +188,13 @@ def _note(write: Callable[[], object]) -> None:
     write()
 
 
-def sweep(parts: Parts) -> int:
+def sweep(parts: Parts, holds: Callable[[], bool] = lambda: True) -> int:
     """Note what was lost on this host, and enqueue what is due and has no task: return the number of tasks.
 
-    What waits in the queue is looked through, so that nothing is enqueued twice, and what has lost its task is found
-    while thousands of others wait. Of messages and of documents it enqueues SWEEP_LIMIT at the most. Where half of what
-    defers mail waits, these are enough.
+    Before each SWEEP_BATCH of them it asks whether this host `holds` the sweep still, and ends where it does not: it
+    may have slept, and another host sweeps. What waits in the queue is looked through, so that nothing is enqueued
+    twice, and what has lost its task is found while thousands of others wait. Of messages and of documents it enqueues
+    SWEEP_LIMIT at the most. Where half of what defers mail waits, these are enough.
     """
     note_losses(parts)
     depth, most = parts.queue.depth(), parts.settings.max_queue
@@ -205,10 +207,14 @@ def sweep(parts: Parts) -> int:
         [row for row in due(now, limit) if row not in known][:SWEEP_LIMIT]
         for due in (parts.records.messages.due, parts.records.documents.due)
     )
-    for org_id, message_id in messages:
-        parts.queue.extract(org_id, message_id)
-    for org_id, document_id in documents:
-        parts.queue.hand_over(org_id, document_id)
-    if messages or documents:
+    extract, hand_over = parts.queue.extract, parts.queue.hand_over
+    tasks = [(extract, *row) for row in messages] + [(hand_over, *row) for row in documents]
+    for first in range(0, len(tasks), SWEEP_BATCH):
+        if not holds():
+            event("sweep", "Another host has taken the sweep over.", logging.WARNING, enqueued=first)
+            return first
+        for enqueue, org_id, id in tasks[first : first + SWEEP_BATCH]:
+            enqueue(org_id, id)
+    if tasks:
         event("sweep", "Due work enqueued.", messages=len(messages), documents=len(documents))
-    return len(messages) + len(documents)
+    return len(tasks)

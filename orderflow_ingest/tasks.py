@@ -4,9 +4,9 @@ Every task registers and delegates. A task never raises: what went wrong is on t
 or refuses the row, in the log without its text, and the row's lease ends by itself.
 
 The sweep and the drain are rounds (see `rounds`): each host begins them once a minute and when its worker starts,
-before all tasks that wait. Of all hosts one sweeps at a time (see `records.sweeping`), and each notes what was lost on
-it. The drain reads the spool of its own host; on a mail host without a worker a timer runs `orderflow-replay spool`.
-Both are tasks too, since older versions put them into the queue.
+before all tasks that wait. Of all consumers one sweeps at a time (see `records.sweeping`), and each host notes what was
+lost on it. The drain reads the spool of its own host; on a mail host without a worker a timer runs
+`orderflow-replay spool`. Both are tasks too, since older versions put them into the queue.
 
 Nothing is connected before it is used, hence after a worker process was forked: no connection is shared.
 
@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from secrets import randbelow
 from typing import Any
@@ -33,7 +34,7 @@ from uuid import UUID
 
 from huey.api import Task
 
-from . import __version__, attempts, delivery, extraction, handover, heartbeat, logs, metrics
+from . import __version__, attempts, delivery, extraction, handover, heartbeat, in_hand, logs, metrics
 from .archive import ArchiveUnavailable
 from .assembly import keep_recipients, open_parts
 from .attempts import HandlerUnavailable
@@ -143,6 +144,8 @@ def drain() -> None:
 
 _rounds = Rounds("sweep", "drain")
 _rows_asked = mmap.mmap(-1, 1)  # shared by the worker processes
+# Who sweeps, for all worker processes of this consumer; the file of `in_hand` that it names is this process's.
+_consumer = f"{attempts.worker_name(settings.in_hand_dir)}/{os.urandom(4).hex()}"
 
 
 def _due_round() -> Task | None:
@@ -172,17 +175,17 @@ def _is_swept_by_us() -> bool:
 
     The time of that is drawn, so that a host that claims and is killed in each sweep does not always come first.
     """
-    claim, who = SweepClaim(parts.records.database), socket.gethostname()
-    if not claim.take(who, parts.records.database.now()):
+    claim = SweepClaim(parts.records.database, _consumer, partial(in_hand.is_gone, settings.in_hand_dir))
+    if not claim.take():
         _rounds.again("sweep", EACH / 3 + randbelow(int(EACH * 2 / 3)))
         return False
     try:
-        attempts.sweep(parts)
+        attempts.sweep(parts, claim.hold)
+        return claim.hold()
     except BaseException:
         with suppress(RecordsUnavailable):  # it ends by itself
-            claim.give_back(who, parts.records.database.now())
+            claim.give_back()
         raise
-    return True
 
 
 def _look_at_handler() -> None:

@@ -553,6 +553,16 @@ def test_the_sweep_finds_what_has_lost_its_task_behind_thousands_that_have_one(p
     assert attempts.sweep(parts) == 0
 
 
+def test_a_host_that_lost_the_sweep_while_it_slept_enqueues_no_more(parts, monkeypatch):
+    monkeypatch.setattr(attempts, "SWEEP_BATCH", 2)
+    for number in range(5):
+        received(parts, order(number))
+    parts.queue.extractions.clear()
+    time.sleep(0.15)
+    held = iter((True, True, False))
+    assert attempts.sweep(parts, lambda: next(held)) == 4 == len(parts.queue.extractions)
+
+
 def test_the_sweep_leaves_a_queue_alone_in_which_half_of_what_defers_mail_waits(place):
     parts = embedded(place, ORDERFLOW_MAX_QUEUE="10000")
     received(parts, order())

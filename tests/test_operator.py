@@ -128,7 +128,7 @@ def _old_schema(deployment: Deployment) -> None:
         (lambda d: (d.state / "away" / "archive").touch(), "breaker", "archive: deliveries here have found it away"),
         (_remove("orderflow.db*"), "database", "run orderflow-admin init"),
         (_remove("queue.db*"), "queue", "run orderflow-admin init"),
-        (_old_schema, "schema", "version 0001, needed is 0011: run orderflow-admin init"),
+        (_old_schema, "schema", "version 0001, needed is 0012: run orderflow-admin init"),
         (lambda d: d.admin("org", "disable", "acme"), "organisations", "run orderflow-admin org add"),
         (_forget_recipients, "organisations", "differs from the table: run orderflow-admin init"),
         (lambda d: d.write_settings({"ARCHIVE_URL": "file:///proc/none"}), "archive", "file:///proc/none"),

@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime
 from uuid import UUID, uuid4
 
 import psycopg
@@ -1000,50 +1001,88 @@ def test_of_what_is_parsed_the_latest_is_counted(records):
     assert records.messages.count_by_status(NOW - MINUTE, 1) == {**nothing, "PARSED": 2}
 
 
-def _forward(records, table, id, until):
+DAY = timedelta(days=1)
+
+
+def now_of(records):
+    """Return the time by the clock that writes the rows."""
+    return records.database.now()
+
+
+def by_a_clock_that_was_ahead(records, table, id):
+    """Change a row as it had been written a day later."""
+    times = {"updated_at": table.c.updated_at, "next_attempt_at": table.c.next_attempt_at}
     with records.database.write(EVERY) as connection:
-        connection.execute(table.update().where(table.c.id == id).values(next_attempt_at=until))
+        if not records.database.is_sqlite:  # its trigger would write the time of now
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        before = connection.execute(sa.select(*times.values()).where(table.c.id == id)).one()
+        later = {name: value + DAY for name, value in zip(times, before, strict=True)}
+        connection.execute(table.update().where(table.c.id == id).values(**later))
 
 
-def test_a_due_time_that_no_clock_can_have_meant_is_due(records):
-    """A clock was a day ahead when the retry was noted, and is right again."""
+def test_a_due_time_that_a_clock_that_was_ahead_has_written_is_due(records):
+    """It was a day ahead when the retry was noted, and is right again."""
     records.database.longest_delay = timedelta(hours=1)
+    now = now_of(records)
     soon, odd, later = (inserted(records) for _ in range(3))
-    for message, due in ((soon, NOW), (odd, NOW + timedelta(days=1)), (later, NOW + timedelta(minutes=59))):
-        records.messages.retry_later(claimed(records, message), {}, 1, due)
-    assert [id for _, id in records.messages.due(NOW, 10)] == [odd.id, soon.id]
-    assert [id for _, id in records.messages.due(NOW, 1)] == [odd.id]
-    assert claimed(records, later) is None
-    attempt = claimed(records, odd)
-    assert (attempt.attempts, attempt.next_attempt_at) == (2, NOW + LEASE)
+    for message, due in ((soon, now), (odd, now), (later, now + timedelta(minutes=59))):
+        records.messages.retry_later(claimed(records, message, now=now), {}, 1, due)
+    by_a_clock_that_was_ahead(records, inbound_message, odd.id)
+    assert [id for _, id in records.messages.due(now, 10)] == [odd.id, soon.id]
+    assert [id for _, id in records.messages.due(now, 1)] == [odd.id]
+    assert claimed(records, later, now=now) is None
+    attempt = claimed(records, odd, now=now)
+    assert (attempt.attempts, attempt.next_attempt_at) == (2, now + LEASE)
 
 
-def test_a_message_whose_due_time_no_clock_can_have_meant_is_overdue_on_sqlite(records):
+def test_a_retry_that_a_host_of_longer_delays_has_noted_is_due_when_it_says(records):
+    """While a deploy changes ORDERFLOW_RETRY_DELAY, hosts have other longest delays."""
+    records.database.longest_delay = timedelta(hours=1)
+    now = now_of(records)
+    message = inserted(records)
+    parsed = stored(records, [part("1")])
+    (waiting,) = records.documents.of_message(1, parsed.id)
+    records.messages.finish(parsed, {})
+    records.messages.retry_later(claimed(records, message, now=now), {}, 1, now + DAY)
+    attempt = records.documents.claim(1, waiting.id, "host:1", now, LEASE)
+    records.documents.retry_later(attempt, {}, 1, now + DAY)
+    assert records.documents.claim(1, waiting.id, "host:1", now, LEASE) is None
+    assert claimed(records, message, now=now) is None and records.messages.lag(now) == 0
+    assert records.messages.due(now, 10) == [] == records.documents.due(now, 10)
+    assert claimed(records, message, now=now + DAY).attempts == 2
+
+
+def test_a_message_that_a_clock_that_was_ahead_has_written_is_overdue_on_sqlite(records):
     """PostgreSQL's times are all by the server's clock."""
     records.database.longest_delay = timedelta(hours=1)
-    message = inserted(records, received_at=NOW - MINUTE)
-    records.messages.retry_later(claimed(records, message), {}, 1, NOW + timedelta(days=1))
-    assert records.messages.lag(NOW) == (60 if records.database.is_sqlite else 0)
+    now = now_of(records)
+    message = inserted(records, received_at=now - MINUTE)
+    records.messages.retry_later(claimed(records, message, now=now), {}, 1, now)
+    by_a_clock_that_was_ahead(records, inbound_message, message.id)
+    assert records.messages.lag(now) == (60 if records.database.is_sqlite else 0)
 
 
 def test_what_a_worker_has_in_hand_gets_a_lease_by_a_clock_that_was_set_back(records):
     records.database.longest_delay = timedelta(hours=1)
+    now = now_of(records)
     message = inserted(records)
-    first = claimed(records, message)
-    _forward(records, inbound_message, message.id, NOW + timedelta(days=1))
-    assert claimed(records, message) is None
+    first = claimed(records, message, now=now)
+    by_a_clock_that_was_ahead(records, inbound_message, message.id)
+    assert claimed(records, message, now=now) is None
     found = row(records, message)
-    assert (found.worker, found.attempts, found.next_attempt_at) == (first.worker, 1, NOW + LEASE)
+    assert (found.worker, found.attempts, found.next_attempt_at) == (first.worker, 1, now + LEASE)
     assert records.messages.move(first, Status.STORED), "it has lost nothing"
 
 
-def test_a_document_whose_due_time_no_clock_can_have_meant_is_due(records):
+def test_a_document_that_a_clock_that_was_ahead_has_written_is_due(records):
     records.database.longest_delay = timedelta(hours=1)
+    now = now_of(records)
     (document_row,) = records.documents.of_message(1, stored(records, [part("1")]).id)
-    attempt = records.documents.claim(1, document_row.id, "host:1", NOW, LEASE)
-    records.documents.retry_later(attempt, {}, 1, NOW + timedelta(days=1))
-    assert records.documents.due(NOW, 10) == [(1, document_row.id)]
-    assert records.documents.claim(1, document_row.id, "host:1", NOW, LEASE).attempts == 2
+    attempt = records.documents.claim(1, document_row.id, "host:1", now, LEASE)
+    records.documents.retry_later(attempt, {}, 1, now)
+    by_a_clock_that_was_ahead(records, document, document_row.id)
+    assert records.documents.due(now, 10) == [(1, document_row.id)]
+    assert records.documents.claim(1, document_row.id, "host:1", now, LEASE).attempts == 2
 
 
 def test_rows_in_hand_are_told_by_whose_mark_they_have_of_all_tenants(records):
@@ -1054,21 +1093,62 @@ def test_rows_in_hand_are_told_by_whose_mark_they_have_of_all_tenants(records):
     assert records.messages.in_hand("mail%") == [] and records.documents.in_hand("mail_1:") == []
 
 
-def test_one_host_sweeps_at_a_time_and_one_that_was_killed_holds_nothing(records):
-    claim = SweepClaim(records.database)
-    assert claim.take("a", NOW) and not claim.take("b", NOW) and claim.take("a", NOW), "a was started again"
-    assert not claim.take("b", NOW + LASTS - timedelta(seconds=1)) and claim.take("b", NOW + LASTS)
-    claim.give_back("a", NOW + LASTS)
-    assert not claim.take("a", NOW + LASTS)
-    claim.give_back("b", NOW + LASTS)
-    assert claim.take("c", NOW + LASTS)
-    assert claim.take("d", NOW - timedelta(days=1)), "a clock was a day ahead"
+def sweeper(records, who, gone=()):
+    return SweepClaim(records.database, who, lambda name: name in gone)
+
+
+def test_one_consumer_sweeps_at_a_time_and_one_that_was_killed_holds_nothing(records):
+    a, b, c, d = (sweeper(records, name) for name in "abcd")
+    assert a.take(NOW) and not b.take(NOW) and a.take(NOW), "its next worker process"
+    assert not b.take(NOW + LASTS - timedelta(seconds=1)) and b.take(NOW + LASTS)
+    a.give_back(NOW + LASTS)
+    assert not a.take(NOW + LASTS)
+    b.give_back(NOW + LASTS)
+    assert c.take(NOW + LASTS)
+    assert d.take(NOW - timedelta(days=1)), "a clock was a day ahead"
+
+
+def test_hosts_of_one_name_do_not_sweep_at_the_same_time(records):
+    """Each consumer has a name of its own; the claim of one whose process is gone is free for who can tell."""
+    assert sweeper(records, "mail:1@aa.bb/1").take()
+    assert not sweeper(records, "mail:1@cc.dd/2", gone={"mail:1@aa.ee/1"}).take()
+    started_again = sweeper(records, "mail:7@aa.ff/3", gone={"mail:1@aa.bb/1"})
+    assert started_again.take() and started_again.hold()
+
+
+def test_a_host_that_slept_in_its_sweep_has_lost_its_claim_where_another_has_swept(records):
+    slept, other = sweeper(records, "a"), sweeper(records, "b")
+    assert slept.take(NOW) and slept.hold(NOW + MINUTE), "nobody else has swept"
+    assert other.take(NOW + 5 * MINUTE)
+    assert not slept.hold(NOW + 5 * MINUTE) and not slept.hold(NOW + MINUTE)
+    other.give_back(NOW + 5 * MINUTE)
+    assert not slept.hold(NOW + 5 * MINUTE)
+    assert other.hold(NOW + 5 * MINUTE) and not slept.take(NOW + 5 * MINUTE)
+
+
+def test_a_host_whose_time_stood_still_takes_the_claim_of_none(records):
+    """It was paused: what it holds for the time is five minutes old. The database's own clock decides."""
+    if records.database.is_sqlite:
+        return  # one host, one clock
+    assert sweeper(records, "a").take()
+    with records.database.read(NO_TENANT) as connection:
+        now = connection.scalar(sa.select(sa.func.clock_timestamp()))
+    records.database._clock = (clock_gettime(CLOCK_BOOTTIME), now - 5 * MINUTE)
+    assert not sweeper(records, "b").take()
+
+
+def test_the_time_goes_on_while_the_machine_is_suspended(records, monkeypatch):
+    """CLOCK_MONOTONIC stands still then, and CLOCK_BOOTTIME does not."""
+    before, slept = records.database.now(), clock_gettime(CLOCK_BOOTTIME) + 30
+    monkeypatch.setattr("time.clock_gettime", lambda clock: slept)
+    after = records.database.now()
+    assert records.database.is_sqlite or after - before > timedelta(seconds=29)
 
 
 def test_of_hosts_that_would_sweep_in_one_moment_one_does(url):
     many = [Records(url) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda n: SweepClaim(many[n].database).take(f"host{n}", NOW), range(8)))
+        taken = list(pool.map(lambda n: sweeper(many[n], f"host{n}").take(NOW), range(8)))
     assert sum(taken) == 1
     for one in many:
         one.database.close()

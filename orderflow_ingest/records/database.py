@@ -40,6 +40,7 @@ _AS_IT_IS = {"no_parameters": True}
 # after a second), a session of ours that was paused for longer than it may be.
 _ANSWERS = frozenset({"55P03", "40001", "40P01", "25P03"})
 _CLOCK_KEPT = 60.0  # seconds
+AHEAD = timedelta(seconds=60)  # by less a clock may be ahead of another; as in the functions of migration 0012
 _WAL_PATIENCE = 5.0  # seconds
 
 
@@ -142,16 +143,17 @@ class Database:
     def now(self) -> datetime:
         """Give the time by PostgreSQL's clock, aware UTC: whose host's clock is wrong must not set times on rows.
 
-        It is asked once a minute; between, the time goes on by a clock that nobody sets. Raises RecordsUnavailable.
+        It is asked once a minute; between, the time goes on by a clock that nobody sets, and that goes on while this
+        machine is suspended: else a lease would begin in the past. Raises RecordsUnavailable.
         """
         if self.is_sqlite:
             return datetime.now(UTC)
-        if self._clock is None or time.monotonic() - self._clock[0] > _CLOCK_KEPT:
+        if self._clock is None or _uptime() - self._clock[0] > _CLOCK_KEPT:
             with self.read(NO_TENANT) as connection:
                 told = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
-            self._clock = time.monotonic(), told
+            self._clock = _uptime(), told
         asked, told = self._clock
-        return told + timedelta(seconds=time.monotonic() - asked)
+        return told + timedelta(seconds=_uptime() - asked)
 
     @contextmanager
     def _used(self, engine: sa.Engine, first: str) -> Iterator[sa.Connection]:
@@ -165,26 +167,32 @@ class Database:
             yield connection
             connection.commit()
 
-    def beyond(self, now: datetime) -> datetime | None:
-        """Return the time after which nothing can be due; None where the longest possible delay is not known."""
-        return now + self.longest_delay if self.longest_delay is not None else None
+    def is_odd(self, table: sa.Table, now: datetime) -> sa.ColumnElement[bool] | None:
+        """Return the condition for rows whose due time was written by a clock that was wrong: they are due.
+
+        They are due later than the longest possible delay, and were written later than now. The first alone says
+        nothing: another host may have longer delays in its settings. None where the longest delay is not known.
+        """
+        if self.longest_delay is None:
+            return None
+        return (table.c.next_attempt_at > now + self.longest_delay) & (table.c.updated_at > now + AHEAD)
 
     def due(self, name: str, table: sa.Table, rows: str, now: datetime, limit: int) -> list[tuple[int, UUID]]:
         """List (org_id, id) of these rows that are due, of all tenants: the longest due first.
 
         No role but the owner's and the operator's may read all tenants' rows; on PostgreSQL a function tells ids alone.
-        What is due beyond() is due now, and comes first: a clock that was wrong has written it.
+        What is_odd() is due now, and comes first.
         """
-        beyond = self.beyond(now)
+        is_odd = self.is_odd(table, now)
         at, rows_due = table.c.next_attempt_at, sa.select(table.c.org_id, table.c.id).where(sa.text(rows))
         statements: list[sa.Select[Any]]
         if self.is_sqlite:
-            wanted = [at <= now] if beyond is None else [at > beyond, at <= now]
+            wanted = [at <= now] if is_odd is None else [is_odd, at <= now]
             statements = [rows_due.where(one).order_by(at).limit(limit) for one in wanted]
-        elif beyond is None:
+        elif self.longest_delay is None:
             statements = [_of_function(f"orderflow_due_{name}", now, limit)]
         else:
-            statements = [_of_function(f"orderflow_{name}_to_sweep", now, beyond, limit)]
+            statements = [_of_function(f"orderflow_{name}_to_sweep", now, now + self.longest_delay, limit)]
         with self.read(NO_TENANT) as connection:
             found = [row for statement in statements for row in connection.execute(statement)]
         return [(row.org_id, row.id) for row in found[:limit]]
@@ -212,6 +220,11 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def _uptime() -> float:
+    """Return the seconds since this machine was started, with those that it was suspended for."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _of_function(function: str, *arguments: Any, more: tuple[sa.ColumnClause[Any], ...] = ()) -> sa.Select[Any]:

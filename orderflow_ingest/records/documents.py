@@ -141,7 +141,7 @@ class Documents:
 
     def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> Document | None:
         """Begin a hand-over; None if it is done, in other hands, or not due yet."""
-        d, own = document.c, Claim(document, worker, now, lease, self._database.beyond(now))
+        d, own = document.c, Claim(document, worker, now, lease, self._database.is_odd(document, now))
         statement = (
             document.update()
             # Not in the words of the partial index, which PostgreSQL might read from end to end instead of the key.

@@ -239,20 +239,20 @@ class Messages:
         It is about all tenants, and tells a time alone: on PostgreSQL by a function of the owner's. A database that
         does not answer within a moment, or not for all tenants, raises RecordsUnavailable, and no breaker opens for it.
         """
-        t, beyond = inbound_message.c, self._database.beyond(now)
+        t, is_odd = inbound_message.c, self._database.is_odd(inbound_message, now)
         since: list[Any] = [sa.select(sa.func.min(t.next_attempt_at)).where(sa.text(UNFINISHED_ROWS))]
         if not self._database.is_sqlite:
             since = [sa.select(sa.func.orderflow_overdue_since(type_=UtcDateTime))]
-        elif beyond is not None:  # its times are by a clock of a host, which may have been wrong
-            odd = sa.select(sa.func.min(t.received_at)).where(sa.text(UNFINISHED_ROWS), t.next_attempt_at > beyond)
-            since.append(odd)
+        elif is_odd is not None:  # its times are by a clock of a host, which may have been wrong
+            since.append(sa.select(sa.func.min(t.received_at)).where(sa.text(UNFINISHED_ROWS), is_odd))
         with self._database.glance() as connection:
             found: list[datetime | None] = [connection.scalar(statement) for statement in since]
         return max((0.0, *((now - due).total_seconds() for due in found if due)))
 
     def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> InboundMessage | None:
         """Begin an attempt; None if the message is finished, in other hands, or not due yet."""
-        t, own = inbound_message.c, Claim(inbound_message, worker, now, lease, self._database.beyond(now))
+        is_odd = self._database.is_odd(inbound_message, now)
+        t, own = inbound_message.c, Claim(inbound_message, worker, now, lease, is_odd)
         statement = (
             inbound_message.update()
             .where(t.org_id == org_id, t.id == id, stands_at(UNFINISHED))
@@ -337,17 +337,18 @@ class Messages:
 class Claim:
     """What an attempt writes on a row when it begins, and whether it may begin.
 
-    What is due after `beyond` was written by a clock that was wrong. It is due, but for what a worker has in hand: that
-    one gets a lease by today's clock, and is nobody else's before its end.
+    What `is_odd` was written by a clock that was wrong, see Database.is_odd. It is due, but for what a worker has in
+    hand: that one gets a lease by today's clock, and is nobody else's before its end.
     """
 
-    def __init__(self, table: sa.Table, worker: str, now: datetime, lease: timedelta, beyond: datetime | None):
+    def __init__(
+        self, table: sa.Table, worker: str, now: datetime, lease: timedelta, is_odd: sa.ColumnElement[bool] | None
+    ):
         t = table.c
         self._mark = token(worker)
         self.may_begin: sa.ColumnElement[bool] = (t.attempts == 0) | (t.next_attempt_at <= now)
         self.values: dict[str, Any] = {"attempts": t.attempts + 1, "next_attempt_at": now + lease, "worker": self._mark}
-        if beyond is not None:
-            is_odd = t.next_attempt_at > beyond
+        if is_odd is not None:
             begins = self.may_begin | (is_odd & t.worker.is_(None))
             self.values["attempts"] = sa.case((begins, t.attempts + 1), else_=t.attempts)
             self.values["worker"] = sa.case((begins, self._mark), else_=t.worker)

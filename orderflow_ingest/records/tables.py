@@ -15,7 +15,7 @@ held are partial, so that they are as small as what they list. tests/test_growth
 
 message_event is what a row does not keep: what happened to a message (or to a mail that is held) before. It is
 only added to. operator_run is who had which program do what, and how far that has come; it belongs to no tenant.
-sweep_claim has one row, which names the host that sweeps.
+sweep_claim has one row, which names the consumer that sweeps.
 """
 
 from datetime import UTC, datetime
