@@ -1,12 +1,11 @@
 """The parts of a deployment, opened as its settings name them; every door takes them from here."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from . import limits
 from .archive import Archive, ArchiveUnavailable, open_archive
-from .breaker import Breaker
+from .breaker import Breaker, unguarded
 from .logs import WARNING, event
 from .queue import Body, Queue
 from .records import Records, RecordsUnavailable, recipients_path
@@ -41,8 +40,8 @@ def open_parts(
     What delivers and works is `guarded`: it does not wait for a backend that is known to be away.
     """
     times = limits.within(settings.deadline)
-    archive = Breaker(settings.away_dir / "archive", "archive", ArchiveUnavailable) if guarded else nullcontext
-    records = Breaker(settings.away_dir / "database", "database", RecordsUnavailable) if guarded else nullcontext
+    archive = Breaker(settings.away_dir / "archive", "archive", ArchiveUnavailable) if guarded else unguarded
+    records = Breaker(settings.away_dir / "database", "database", RecordsUnavailable) if guarded else unguarded
     longest = timedelta(seconds=settings.longest_delay)
     return Parts(
         settings=settings,

@@ -11,13 +11,15 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
 import pytest
+from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 
-from orderflow_ingest import limits
+from orderflow_ingest import breaker, limits
 from orderflow_ingest.archive import (
     ArchiveUnavailable,
     Description,
@@ -642,3 +644,52 @@ def test_a_directory_that_is_a_file_is_unavailable(place):
     store.lose()
     store.root.write_text("")
     refused(store)
+
+
+class _Guard:
+    """Notes whom each call is about, and what came of it."""
+
+    def __init__(self):
+        self.calls = []
+
+    @contextmanager
+    def __call__(self, orgs, kind):
+        try:
+            yield
+        except ArchiveUnavailable as error:
+            self.calls.append((orgs, kind, error.is_unreached))
+            raise
+
+
+class _Client:
+    """Raises what the SDK does."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def __getattr__(self, _operation):
+        def call(**_arguments):
+            raise self._error
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("error", "is_unreached"),
+    [(ConnectTimeoutError(endpoint_url="x"), True), (ReadTimeoutError(endpoint_url="x"), False)],
+)
+def test_the_breaker_hears_whose_object_a_call_was_about_and_whether_a_store_was_there(error, is_unreached):
+    guard = _Guard()
+    archive = S3Archive(_Client(error), "bucket", "mail", guard=guard)
+    for call in (
+        lambda: archive.put("org/7/documents/a", b"", "", {}),
+        lambda: archive.read("org/8/raw/a.eml", ""),
+        lambda: list(archive.iterate()),
+    ):
+        with pytest.raises(ArchiveUnavailable):
+            call()
+    assert guard.calls == [
+        ((7,), breaker.WRITE, is_unreached),
+        ((8,), breaker.READ, is_unreached),
+        (None, breaker.READ, is_unreached),
+    ]

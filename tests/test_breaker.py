@@ -233,3 +233,117 @@ def test_a_call_that_hung_where_a_later_one_went_well_opens_nothing(breaker, pat
     assert not path.exists()
     opened(breaker)
     assert path.exists()
+
+
+# A part that is away for some organizations alone
+
+
+def about(breaker, org, fault=None, seconds=0.0, kind=module.READ):
+    with breaker((org,) if isinstance(org, int) else org, kind):
+        time.sleep(seconds)
+        if fault:
+            raise fault
+
+
+def hung(breaker, org, fault=None, kind=module.READ):
+    with pytest.raises(Away):
+        about(breaker, org, fault or Away("hangs"), 0.1, kind)
+
+
+def goes(breaker, org) -> bool:
+    try:
+        about(breaker, org)
+    except Away as away:
+        assert "known to be away" in str(away)
+        return False
+    return True
+
+
+@pytest.fixture
+def sharded(breaker, path):
+    """Give a breaker that knows organization 7 to be away alone: another one's call went well meanwhile."""
+    with pytest.raises(Away), breaker((7,)):
+        time.sleep(0.1)
+        about(breaker, 8)
+        raise Away("hangs")
+    return breaker
+
+
+def test_a_hang_of_one_organization_stops_that_one_alone(sharded, path):
+    assert not goes(sharded, 7) and not goes(Breaker(path, "backend", Away), 7), "another program"
+    assert goes(sharded, 8) and is_through(sharded) and not path.exists()
+    assert module.organizations_away(path) == 1
+
+
+def test_its_probe_closes_it_and_one_that_hangs_opens_nothing_else(sharded, path):
+    own = path.with_name("backend.7")
+    age(own, module.PROBE + 1)
+    other = Breaker(path, "backend", Away)
+    with pytest.raises(Away), other((7,)):
+        time.sleep(0.1)
+        assert not goes(sharded, 7)
+        about(sharded, 8)  # of another program, which notes it where both see it
+        raise Away("hangs")
+    assert not path.exists() and not goes(other, 7)
+    age(own, module.PROBE + 1)
+    assert goes(other, 7) and not own.exists()
+
+
+def test_a_hang_while_nobody_else_is_known_to_be_served_stops_all_until_one_is(breaker, path):
+    hung(breaker, 7)
+    assert not goes(breaker, 8) and not is_through(breaker)
+    age(path, module.PROBE + 1)
+    assert goes(breaker, 8) and not path.exists() and not goes(breaker, 7)
+
+
+def test_the_probe_of_an_organization_keeps_nobody_from_the_probe_for_all(breaker, path):
+    hung(breaker, 7)
+    age(path.with_name("backend.7"), module.PROBE + 1)
+    with pytest.raises(Away), breaker((7,)):
+        age(path, module.PROBE + 1)
+        assert goes(breaker, 8) and not path.exists()
+        time.sleep(0.1)
+        raise Away("hangs")
+    assert not path.exists() and not goes(breaker, 7)
+
+
+def test_a_backend_of_one_organization_alone_comes_back_by_its_probe(breaker, path):
+    hung(breaker, 7)
+    age(path.with_name("backend.7"), module.PROBE + 1)
+    assert goes(breaker, 7) and not path.exists() and goes(breaker, 7)
+
+
+def test_a_backend_that_was_not_reached_is_away_for_all(breaker, path):
+    unreached = Away("no connection")
+    unreached.is_unreached = True
+    about(breaker, 8)
+    hung(breaker, 7, unreached)
+    assert path.exists() and not goes(breaker, 8) and module.organizations_away(path) == 0
+
+
+def test_a_backend_that_reads_well_and_hangs_in_writing_is_away_for_all(breaker, path):
+    with pytest.raises(Away), breaker((7,), module.WRITE):
+        time.sleep(0.1)
+        about(breaker, 8)
+        raise Away("hangs")
+    assert path.exists()
+
+
+def test_a_call_about_several_is_stopped_by_one_of_them_and_blames_none(sharded, path):
+    assert not goes(sharded, (7, 8)) and goes(sharded, (8, 9)) and goes(sharded, ())
+    with pytest.raises(Away), sharded((8, 9)):
+        time.sleep(0.1)
+        about(sharded, 10)
+        raise Away("hangs")
+    assert not path.exists() and goes(sharded, 8)
+    age(path.with_name("backend.7"), module.PATIENCE + 1)
+    assert goes(sharded, (7, 8)), "no mail of it has come since"
+    hung(sharded, (8, 9))
+    assert path.exists()
+
+
+def test_what_is_known_of_organizations_without_mail_is_forgotten(sharded, path):
+    age(path.with_name("backend.7"), module.LEFT + 1)
+    assert module.organizations_away(path) == 0
+    hung(sharded, 9)
+    assert not path.with_name("backend.7").exists()

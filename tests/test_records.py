@@ -1699,6 +1699,43 @@ def test_a_lag_that_cannot_be_told_soon_or_by_this_role_is_unavailable_and_opens
     records.database.close()
 
 
+def test_a_hang_at_the_rows_of_one_organization_leaves_the_others_alone(postgres, place, monkeypatch):
+    """As a node of a sharded database that has these rows; a server that does not answer at all is away for all."""
+    monkeypatch.setattr(breaker, "SLOW", 0.1)
+    name = f"records_{uuid4().hex}"
+    url, path = postgres.create_database(name), place / "away" / "database"
+    guard = Breaker(path, "database", RecordsUnavailable)
+    with Wire(place, postgres.port) as wire:
+        through = url.replace(f":{postgres.port}/", f":{wire.port}/")
+        made, records = Records(url), Records(through, times=limits.Times(2, 0.3, 1), guard=guard)
+        schema.upgrade(made.database)
+        for org in ("acme", "bolt"):
+            made.organizations.add(org, org)
+        with psycopg.connect(postgres.conninfo(name), autocommit=True) as connection:
+            body = "BEGIN IF NEW.org_id = 1 THEN PERFORM pg_sleep(60); END IF; RETURN NEW; END"
+            connection.execute(f"CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+            on = "BEFORE INSERT ON inbound_message FOR EACH ROW EXECUTE FUNCTION hang()"
+            connection.execute(f"CREATE TRIGGER hang {on}")
+        with ThreadPoolExecutor(1) as pool:
+            hangs = pool.submit(inserted, records, org_id=1)
+            while not hangs.done():
+                with records.database.write(2):
+                    time.sleep(0.01)
+            with pytest.raises(RecordsUnavailable, match="57014"):
+                hangs.result()
+        assert path.with_name("database.1").exists() and not path.exists()
+        with pytest.raises(RecordsUnavailable, match="known to be away for this organization"):
+            inserted(records, org_id=1)
+        assert inserted(records, org_id=2) is not None and records.messages.due(NOW, 10)
+        wire.turn("hang for good")
+        with pytest.raises(RecordsUnavailable):
+            inserted(records, org_id=2)
+        assert path.exists() and not path.with_name("database.2").exists()
+        wire.turn("pass")
+        for one in (made, records):
+            one.database.close()
+
+
 def test_a_connection_that_is_silent_for_ever_is_unavailable_in_time_and_another_serves(postgres, place, monkeypatch):
     """The server's process hangs, and its kernel acknowledges all the same."""
     monkeypatch.setattr(limits, "CONNECT", 2)

@@ -17,12 +17,11 @@ Small objects that several threads put at the same time go into files together, 
 see `grouping`. An attempt at S3 has the time that `limits` gives it; there are two.
 """
 
-from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from .. import limits
-from ..breaker import Guard
+from ..breaker import Guard, unguarded
 from ..keys import is_own
 from .files import FileArchive
 from .interface import Archive, ArchiveUnavailable, Description, Fetched, Listed, ObjectDamaged, ObjectMissing
@@ -53,7 +52,7 @@ def open_archive(
     endpoint_url: str | None = None,
     encryption: str = "",
     times: limits.Times | None = None,
-    guard: Guard = nullcontext,
+    guard: Guard = unguarded,
     checksum: str = "sha256",
     addressing: str = "",
 ) -> Archive:

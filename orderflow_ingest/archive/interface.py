@@ -14,10 +14,10 @@ class ArchiveUnavailable(Exception):
     """The archive is away, slow, refusing, full, or there is no such bucket.
 
     `answer` is what a store has answered, as the SDK gives it. `is_answer`: it is about this object alone, so that the
-    breaker need not open.
+    breaker need not open. `is_unreached`: nothing was there to be asked, whatever the object.
     """
 
-    is_answer = False
+    is_answer = is_unreached = False
 
     def __init__(self, text: str, answer: Mapping[str, Any] | None = None):
         super().__init__(text)

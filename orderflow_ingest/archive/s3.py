@@ -5,14 +5,15 @@ import json
 import zlib
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from .. import limits, trust
-from ..breaker import Guard
+from ..breaker import READ, WRITE, Guard, unguarded
+from ..keys import read_org_id
 from . import s3_answers
 from .interface import (
     META,
@@ -27,6 +28,7 @@ from .interface import (
 )
 from .metadata import BESIDE, ReadHeaders, read_headers, write_headers
 
+_WRITES = ("put_object", "delete_object")
 _VALUE_LIMIT = 250
 _METADATA_LIMIT = 1900
 
@@ -51,7 +53,7 @@ class S3Archive:
         bucket: str,
         prefix: str,
         encryption: str = "",
-        guard: Guard = nullcontext,
+        guard: Guard = unguarded,
         checksum: str = "sha256",
     ):
         self._client = client
@@ -173,7 +175,7 @@ class S3Archive:
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
-        with self._guard():
+        with self._guard(_about(key), WRITE if operation in _WRITES else READ):
             try:
                 yield
             except ClientError as error:
@@ -187,7 +189,9 @@ class S3Archive:
             except (BotoCoreError, ResponseParserError) as error:
                 why = trust.refused(error)
                 said = f"{type(error).__name__}{why}" if why else s3_answers.failed(error)
-                raise ArchiveUnavailable(f"S3: {said}") from None
+                away = ArchiveUnavailable(f"S3: {said}")
+                away.is_unreached = type(error).__name__ in s3_answers.UNREACHED
+                raise away from None
 
 
 def s3_client(endpoint_url: str | None, times: limits.Times, addressing: str = "") -> Any:
@@ -258,3 +262,9 @@ def _is_too_long(quoted: dict[str, str]) -> bool:
     """Tell whether S3 might not take this metadata."""
     lengths = [len(value) for value in quoted.values()]
     return max(lengths, default=0) > _VALUE_LIMIT or sum(lengths) + sum(map(len, quoted)) > _METADATA_LIMIT
+
+
+def _about(key: str) -> tuple[int] | None:
+    """Return whose object this is, for the breaker; None for no organization's."""
+    org = read_org_id(key)
+    return None if org is None else (org,)

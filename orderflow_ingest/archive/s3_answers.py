@@ -97,6 +97,9 @@ _FAILURES = {
     "ValueError": "look at S3_ENDPOINT_URL and AWS_DEFAULT_REGION",
 }
 
+# Of whichever object: no store was there to be asked for one.
+UNREACHED = frozenset({"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"})
+
 
 def answered(operation: str, answer: Mapping[str, Any]) -> str:
     """Tell an error that the store, or a proxy before it, has answered with; `answer` as the SDK gives it."""

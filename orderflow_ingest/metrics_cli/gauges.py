@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ..assembly import Parts
+from ..breaker import organizations_away
 from ..records import take_census
 from ..service_health import ServiceSilent, ask
 from ..status import HandOver, Status
@@ -61,7 +62,9 @@ QUEUE = Gauge("orderflow_queue_tasks", "Tasks that wait for a worker")
 SPOOL = Gauge("orderflow_spool_entries", "Entries of this host's spool, in hand or left")
 DEAD = Gauge("orderflow_dead_letters", "Entries that were set aside in this host's spool")
 BREAKER = Gauge(
-    "orderflow_breaker_open", "1 while this host does not ask a backend, since it is known to be away", ("backend",)
+    "orderflow_breaker_open",
+    "1 while this host knows a backend to be away, for all or for some organizations, and does not ask it",
+    ("backend",),
 )
 PLACES = Gauge(
     "orderflow_service_places", "Deliveries that the service can have in hand; of the instance that answered"
@@ -113,7 +116,8 @@ def of_spool(parts: Parts) -> Iterator[Sample]:
     yield Sample(SPOOL, len(parts.spool.entries()))
     yield Sample(DEAD, parts.spool.count_dead())
     for backend in ("archive", "database"):
-        yield Sample(BREAKER, _is_file(parts.settings.away_dir / backend), (backend,))
+        path = parts.settings.away_dir / backend
+        yield Sample(BREAKER, _is_file(path) or organizations_away(path) > 0, (backend,))
 
 
 def of_service(parts: Parts) -> Iterator[Sample]:

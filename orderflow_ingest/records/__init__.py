@@ -1,9 +1,8 @@
 """The rows: the truth about every organisation, message and document. See `tables`."""
 
-from contextlib import nullcontext
 from datetime import timedelta
 
-from ..breaker import Guard
+from ..breaker import Guard, unguarded
 from ..limits import Times
 from .census import Census, take_census
 from .conflicts import Conflict, Conflicts, IdentityTaken
@@ -85,7 +84,7 @@ class Records:
         url: str,
         create: bool = False,
         times: Times | None = None,
-        guard: Guard = nullcontext,
+        guard: Guard = unguarded,
         longest_delay: timedelta | None = None,
     ):
         self.database = Database(url, create, times, guard, longest_delay)

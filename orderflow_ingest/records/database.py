@@ -18,7 +18,7 @@ holds neither a statement nor a parameter, since parameters are message content.
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
@@ -31,7 +31,7 @@ from sqlalchemy import exc
 
 from .. import database_answers, limits, postgresql_url
 from ..answered import connect
-from ..breaker import Guard
+from ..breaker import READ, WRITE, Guard, unguarded
 
 _READS = "orderflow_reads"
 _ALIVE = "SELECT 1"
@@ -49,16 +49,20 @@ class Whose(Enum):
 
     EVERY = "an operator's question about all tenants: refused to a role that is bound to the ones it names"
     NO_TENANT = "rows that belong to no tenant: the organisations themselves, the schema's version"
+    ALL_IDS = "ids of all tenants' rows, which functions of the owner's tell"
 
 
-EVERY, NO_TENANT = Whose.EVERY, Whose.NO_TENANT
+EVERY, NO_TENANT, ALL_IDS = Whose.EVERY, Whose.NO_TENANT, Whose.ALL_IDS
 Orgs = int | Collection[int] | Whose
 
 
 class RecordsUnavailable(Exception):
-    """The database is away, slow, refusing, full, or not set up; `is_answer`: others are in our way."""
+    """The database is away, slow, refusing, full, or not set up.
 
-    is_answer = False
+    `is_answer`: others are in our way. `is_unreached`: it has not answered anything, whatever the question was about.
+    """
+
+    is_answer = is_unreached = False
 
 
 class Database:
@@ -72,7 +76,7 @@ class Database:
         url: str,
         create: bool = False,
         times: limits.Times | None = None,
-        guard: Guard = nullcontext,
+        guard: Guard = unguarded,
         longest_delay: timedelta | None = None,
     ):
         self.longest_delay = longest_delay
@@ -97,10 +101,14 @@ class Database:
     def read(self, orgs: Orgs) -> Iterator[sa.Connection]:
         """Give a connection that reads these organisations' rows. Raises RecordsUnavailable.
 
-        Of PostgreSQL it is in a transaction, except for NO_TENANT, which has nothing to say in one.
+        Of PostgreSQL it is in a transaction, except for NO_TENANT and ALL_IDS, which have nothing to say in one.
         """
-        first = _ALIVE if orgs is NO_TENANT else _begin(orgs)
-        with self._guard(), _translated(self._url), self._used(self._reader, first) as connection:
+        first = _ALIVE if orgs in (NO_TENANT, ALL_IDS) else _begin(orgs)
+        with (
+            self._guard(self._about(orgs), READ),
+            _translated(self._url),
+            self._used(self._reader, first) as connection,
+        ):
             yield connection
 
     @contextmanager
@@ -120,7 +128,7 @@ class Database:
         answered within the time of a connect, or it is sent again by the usual way: that finds out whether the
         connection still lives, and gives a statement that waits for a lock its time.
         """
-        with self._guard(), _translated(self._url), self._reader.connect() as connection:
+        with self._guard(None, READ), _translated(self._url), self._reader.connect() as connection:
             driver: Any = connection.connection.driver_connection
             try:
                 with nullcontext() if self.is_sqlite else _answered_within(driver, self._alive_within):
@@ -137,7 +145,8 @@ class Database:
 
         Raises RecordsUnavailable.
         """
-        with self._guard(), _translated(self._url), self._used(self.engine, _begin(orgs)) as connection:
+        guarded = self._guard(self._about(orgs), WRITE)
+        with guarded, _translated(self._url), self._used(self.engine, _begin(orgs)) as connection:
             yield connection
 
     def now(self) -> datetime:
@@ -162,10 +171,20 @@ class Database:
             with engine.begin() as connection:
                 yield connection
             return
-        with engine.connect() as connection:
-            _send_first(connection, first, self._alive_within)
+        with ExitStack() as stack:
+            with _translated(self._url, is_unreached=True):
+                connection = stack.enter_context(engine.connect())
+                _send_first(connection, first, self._alive_within)
             yield connection
             connection.commit()
+
+    def _about(self, orgs: Orgs) -> Collection[int] | None:
+        """Return whom a use is about, for the breaker: an SQLite file is there for all tenants or for none."""
+        if self.is_sqlite or orgs is NO_TENANT:
+            return None
+        if isinstance(orgs, Whose):
+            return ()
+        return (orgs,) if isinstance(orgs, int) else orgs
 
     def is_odd(self, table: sa.Table, now: datetime) -> sa.ColumnElement[bool] | None:
         """Return the condition for rows whose due time was written by a clock that was wrong: they are due.
@@ -193,7 +212,7 @@ class Database:
             statements = [_of_function(f"orderflow_due_{name}", now, limit)]
         else:
             statements = [_of_function(f"orderflow_{name}_to_sweep", now, now + self.longest_delay, limit)]
-        with self.read(NO_TENANT) as connection:
+        with self.read(ALL_IDS) as connection:
             found = [row for statement in statements for row in connection.execute(statement)]
         return [(row.org_id, row.id) for row in found[:limit]]
 
@@ -204,7 +223,7 @@ class Database:
             statement: Any = sa.select(table.c.org_id, table.c.id, table.c.worker).where(sa.text(rows), begins)
         else:
             statement = _of_function(f"orderflow_{name}_in_hand", host, more=(sa.column("worker"),))
-        with self.read(NO_TENANT) as connection:
+        with self.read(ALL_IDS) as connection:
             return [(row.org_id, row.id, row.worker) for row in connection.execute(statement)]
 
     def insert(self, table: sa.Table) -> Any:
@@ -322,7 +341,7 @@ def whose(org_id: int | None) -> Orgs:
 
 
 @contextmanager
-def _translated(url: str, whatever: bool = False) -> Iterator[None]:
+def _translated(url: str, whatever: bool = False, is_unreached: bool = False) -> Iterator[None]:
     try:
         yield
     except exc.DBAPIError as error:
@@ -334,7 +353,7 @@ def _translated(url: str, whatever: bool = False) -> Iterator[None]:
         if is_ours and not whatever:
             raise
         unavailable = RecordsUnavailable(f"database {database_answers.explained(error.orig, 'DATABASE_URL', url)}")
-        unavailable.is_answer = state in _ANSWERS
+        unavailable.is_answer, unavailable.is_unreached = state in _ANSWERS, is_unreached
         raise unavailable from error
     except exc.TimeoutError as error:
         why = "no connection of the pool became free"

@@ -11,6 +11,7 @@ from ...access import as_owner
 from ...archive import ArchiveUnavailable
 from ...assembly import Parts, open_parts
 from ...attempts import HandlerUnavailable
+from ...breaker import organizations_away
 from ...handover import load_handler
 from ...logs import place
 from ...queue import QueueUnavailable
@@ -115,10 +116,17 @@ def _breaker(parts: Parts) -> Iterator[Said]:
     if not os.access(directory if directory.exists() else directory.parent, os.W_OK, effective_ids=True):
         yield "TROUBLE", f"{directory} cannot be written by {user()}, who delivers: chown it"
         return
-    away = sorted(path.name for path in directory.glob("*"))
+    away = [name for name in ("archive", "database") if (directory / name).exists()]
+    of_some = {name: organizations_away(directory / name) for name in ("archive", "database") if name not in away}
     if away:
         yield "TROUBLE", f"{' and '.join(away)}: deliveries here have found it away, and are deferred while it is"
-    else:
+    for name, number in of_some.items():
+        if number:
+            yield (
+                "TROUBLE",
+                f"{name}: deliveries here have found it away for {number} organisations, and defer their mail",
+            )
+    if not away and not any(of_some.values()):
         yield "OK", "no backend is known to be away"
 
 
