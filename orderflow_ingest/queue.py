@@ -53,6 +53,7 @@ NAME = "orderflow"
 HUEY_LOGGERS = ("huey", "huey.consumer", "huey.consumer.Worker", "huey.consumer.Scheduler", "huey.serializer")
 _SWEPT = "orderflow.swept"
 _COUNTED = 1.0  # seconds
+_COUNTED_DEAD = 20_000  # rows that were taken and are kept; to count beside them takes about 5 ms
 _BEHIND = -10  # Huey's priority of a task; the usual one is 0, and the highest goes first
 _WORK = (f"{__name__}.extract", f"{__name__}.hand_over")
 _LONGEST = 2000  # bytes of a row; ours have about 200
@@ -253,6 +254,12 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
         "select id, case when octet_length(data) <= %s then data else '' end"
         " from huey_task where queue = %s and id > %s order by id limit %s"
     )
+    # The table's name is of the search path's schema; of the CASE PostgreSQL runs one arm alone.
+    COUNT = (
+        "select case when pg_stat_get_dead_tuples('huey_task'::regclass) <= %s"
+        " then (select count(*) from huey_task where queue = %s)"
+        " else pg_stat_get_live_tuples('huey_task'::regclass) end"
+    )
     _conn: Any
 
     def __init__(self, *arguments: Any, **options: Any):
@@ -288,6 +295,19 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
         values = [(self.name, priority, floor.id) for priority, floor in self._floors.items()]
         chosen = f"coalesce({', '.join([self.FROM] * len(values))})"
         return self.TAKE.format(chosen), (*(value for one in values for value in one), _LONGEST)
+
+    def queue_size(self) -> int:
+        """Count the waiting tasks; where many rows that were taken are kept, return PostgreSQL's own estimate.
+
+        A count would read each of them: 66 ms after 300,000 tasks under one snapshot, at each delivery's admission. The
+        server counts as sessions tell it, some seconds late, and tells every role.
+        """
+        (size,) = self.sql(self.COUNT, self.count_values(), results=True)[0]
+        return int(size)
+
+    def count_values(self) -> tuple[int, str]:
+        """Return the values of COUNT."""
+        return _COUNTED_DEAD, self.name
 
     def _connect(self) -> Any:
         connection = connect(self.dsn, self.connection_params, _ANSWER)
@@ -352,7 +372,10 @@ class Queue:
         self._twice(lambda: self._hand_over(org_id, str(document_id), priority=None if is_live else _BEHIND))
 
     def depth(self) -> int:
-        """Count the waiting tasks. Raises QueueUnavailable, also for an answer that is no number of tasks."""
+        """Count the waiting tasks, or estimate them, as `_Postgres` says.
+
+        Raises QueueUnavailable, also for an answer that is no number of tasks.
+        """
         number = self._twice(self.huey.pending_count)
         if not isinstance(number, int) or number < 0:
             raise QueueUnavailable("queue: it does not tell how many tasks wait")

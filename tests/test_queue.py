@@ -21,7 +21,7 @@ from huey.registry import Message
 
 from orderflow_ingest import limits
 from orderflow_ingest.queue import Queue, QueueUnavailable
-from tests.lab.process import free_port
+from tests.lab.process import free_port, wait_until
 from tests.lab.wire import Wire
 
 SECRET = "not-for-any-log"
@@ -188,6 +188,41 @@ def test_under_a_held_snapshot_a_take_reads_no_more_the_more_was_taken_before(po
             of_next.append(pages(storage, *storage.next_take()))
     assert of_all[1] > 1.5 * of_all[0] > 5 * of_next[0] and of_next[1] <= of_next[0] + 5, (of_all, of_next)
     queue.huey.storage.close()
+
+
+def test_under_a_held_snapshot_a_count_reads_no_more_the_more_was_taken_before(postgres, database, monkeypatch):
+    """From some rows on it is the server's estimate, which tells 3 of 3 here."""
+    queue = Worker(database)
+    queue.create_tables()
+    queue.huey.storage.flush_all()
+    storage, of_all, of_count = queue.huey.storage, [], []
+    exactly = "select count(*) from huey_task where queue = %s"
+    with psycopg.connect(postgres.conninfo(database.rpartition("/")[2])) as dump:
+        dump.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        dump.execute("SELECT 1 FROM huey_task")
+        for number in range(1, 3):
+            with storage.db() as cursor:
+                many = "SELECT 'orderflow', '', 0 FROM generate_series(1, 8000)"
+                cursor.execute(f"INSERT INTO huey_task (queue, data, priority) {many}")
+                cursor.execute("DELETE FROM huey_task")
+            for _ in range(3):
+                queue.extract(7, MESSAGE)
+            storage.sql("SELECT pg_stat_force_next_flush()")
+            assert queue.depth() == 3, "few rows are kept: they are counted"
+            with monkeypatch.context() as changed:
+                changed.setattr("orderflow_ingest.queue._COUNTED_DEAD", 8000 * number - 1)
+                assert wait_until(partial(has_dead, storage, 8000 * number), 60)
+                assert queue.depth() == 3
+                of_count.append(pages(storage, storage.COUNT, storage.count_values()))
+            of_all.append(pages(storage, exactly, (storage.name,)))
+            with storage.db() as cursor:
+                cursor.execute("DELETE FROM huey_task")
+    assert of_all[1] > of_all[0] > 5 * (of_count[0] + 1) and of_count[1] <= of_count[0] + 5, (of_all, of_count)
+    queue.huey.storage.close()
+
+
+def has_dead(storage, number) -> bool:
+    return storage.sql("SELECT pg_stat_get_dead_tuples('huey_task'::regclass)", results=True)[0][0] >= number
 
 
 def test_a_task_that_was_committed_late_or_has_a_small_id_again_is_taken(postgres, database, monkeypatch):
