@@ -13,10 +13,11 @@ last one the row is FAILED, with error_json: what, where, when, how often.
 
 A worker process that is killed leaves its lease behind, and a file that says what it had in hand (see `in_hand`). The
 next process of the same host that starts, or the next sweep, notes the loss as a failure, with the part that was looked
-into. A crash of the machine may take that file, so a worker that starts also asks for the rows whose marks name this
-host, and frees those whose processes are gone. Where the host stays away, the next attempt begins when the lease is
-over. Leases and retries go by the database's clock, whichever host's is wrong. A row that waits for longer than the
-longest delay there is, and that was written later than now, is due: a clock that was wrong has written it.
+into. One that is killed before it wrote there is found by its mark on the row. A crash of the machine may take that
+file, so a worker that starts also asks for the rows whose marks name this host, and frees those whose processes are
+gone. Where the host stays away, the next attempt begins when the lease is over. Leases and retries go by the database's
+clock, whichever host's is wrong. A row that waits for longer than the longest delay there is, and that was written
+later than now, is due: a clock that was wrong has written it.
 
     part of a message that was in hand in an attempt   how it is read in the next ones
     lost, out of time or out of memory
@@ -107,9 +108,18 @@ def with_parts(why: dict[str, Any], failed_at: list[str], part: str | None) -> d
 def note_losses(parts: Parts) -> int:
     """Note the attempts of this host whose process is gone, and return how many; their leases end now.
 
-    Doing it twice changes nothing, since each note names the mark of its attempt. Raises RecordsUnavailable.
+    Of a process that was killed before it had noted what it had just claimed, the rows are asked for by its mark. Doing
+    it twice changes nothing, since each note names the mark of its attempt. Raises RecordsUnavailable.
     """
-    return sum(_note_loss(found, parts) for found in in_hand.lost(parts.settings.in_hand_dir))
+    noted = 0
+
+    def ask_rows(process: str) -> None:
+        nonlocal noted
+        noted += _note_rows(parts, f"{_host()}{process}/", lambda _: True)
+
+    for found in in_hand.lost(parts.settings.in_hand_dir, ask_rows):
+        noted += _note_loss(found, parts)
+    return noted
 
 
 def note_rows_lost(parts: Parts) -> int:
@@ -118,10 +128,15 @@ def note_rows_lost(parts: Parts) -> int:
     A row that a living process has in hand, another host, or one that this directory does not know, is left alone.
     Raises RecordsUnavailable.
     """
+    return _note_rows(parts, _host(), partial(in_hand.is_gone, parts.settings.in_hand_dir))
+
+
+def _note_rows(parts: Parts, mark: str, is_gone: Callable[[str], bool]) -> int:
+    """Note the attempts of processes that are gone on rows whose marks begin so."""
     noted = 0
     for kind, rows in ((in_hand.MESSAGE, parts.records.messages), (in_hand.DOCUMENT, parts.records.documents)):
-        for org_id, id, worker in rows.in_hand(_host()):
-            if in_hand.is_gone(parts.settings.in_hand_dir, worker):
+        for org_id, id, worker in rows.in_hand(mark):
+            if is_gone(worker):
                 noted += _note_loss(in_hand.Lost(kind, org_id, id, worker, None), parts)
     return noted
 

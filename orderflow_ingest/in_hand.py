@@ -11,18 +11,24 @@ outlive the process, not the machine. A machine that crashes may leave an old li
 So the mark of an attempt on its row names this directory and the file too, and is_gone() tells from the mark alone
 whether the attempt's process is gone: the file is there and locked as long as it lives, and was so before the row was
 claimed. No process id, start time or clock is compared, so none that is used again or set can mislead; /proc may be
-hidden. A container of the same host name has a directory of its own, or shares this one and its locks.
+hidden. A container of the same host name has a directory of its own, or shares this one and its locks. A machine that
+was cloned with its disk has the same file `identity`: so a mark has a digest of it, its inode and the machine's id.
+
+A process that is killed between the claim of a row and its first line leaves a file without one. lost() tells of it by
+what the marks of that process begin with.
 
 Guarantees: never raises what the disk says. A directory that cannot be written costs this knowledge alone: leases end.
 """
 
 import fcntl
+import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from io import FileIO
 from pathlib import Path
 from uuid import UUID
@@ -125,14 +131,21 @@ def is_gone(directory: Path, worker: str) -> bool:
     return False
 
 
-def lost(directory: Path) -> Iterator[Lost]:
-    """Yield the attempts whose processes are gone; each is forgotten once the caller asks for the next one."""
+def lost(directory: Path, silent: Callable[[str], object] = lambda _: None) -> Iterator[Lost]:
+    """Yield the attempts whose processes are gone; each is forgotten once the caller asks for the next one.
+
+    For a process that is gone and has noted nothing, `silent` is called with the process id and the mark that its rows
+    would have.
+    """
     for path in sorted(directory.glob("[0-9]*")):
         with suppress(OSError), FileIO(path, "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found = _read(file.read(_LARGEST))
             if found is not None:
                 yield found
+            else:
+                process, _, name = path.name.partition(".")
+                silent(f"{process}@{_identity(directory)}.{name}")
             path.unlink(missing_ok=True)
     for path in directory.glob(".[0-9]*"):  # of a process that was killed before it had locked its file
         with suppress(OSError):
@@ -160,9 +173,19 @@ def _file(directory: Path) -> FileIO | None:
 
 def _identity(directory: Path) -> str:
     """Return what this directory is called; "" if it has no name yet, or one that a crash has left of it."""
+    with suppress(OSError), FileIO(directory / _IDENTITY) as file:
+        name = file.read(_LARGEST)
+        if len(name) == _LENGTH and name.isalnum():
+            of_here = f"{os.fstat(file.fileno()).st_ino} {_machine_id()}"
+            return hashlib.sha256(name + of_here.encode()).hexdigest()[:_LENGTH]
+    return ""
+
+
+@cache
+def _machine_id() -> str:
+    """Return the machine's id, machine-id(5); "" where it has none, as many containers."""
     with suppress(OSError):
-        name = (directory / _IDENTITY).read_bytes().decode("ascii", "replace")
-        return name if len(name) == _LENGTH and name.isalnum() else ""
+        return Path("/etc/machine-id").read_text("ascii", "replace").strip()
     return ""
 
 

@@ -607,6 +607,17 @@ def test_a_lease_of_before_a_power_cut_is_freed_by_its_own_host_alone(parts):
     assert again(parts, cut).attempts == 2
 
 
+def test_a_worker_that_is_killed_between_its_claim_and_its_note_leaves_no_lease(parts):
+    """Its file is there and says nothing; the consumer runs on, and asks for rows of a crash no more."""
+    cut, alive = (received(parts, order(number)) for number in range(2))
+    now, lease = datetime.now(UTC), timedelta(seconds=600)
+    parts.records.messages.claim(1, alive.id, attempts.worker_name(parts.settings.in_hand_dir), now, lease)
+    assert _claimed_by_a_worker_that_is_killed(parts, cut)
+    assert attempts.note_losses(parts) == 1 and attempts.note_losses(parts) == 0
+    assert again(parts, cut).worker is None and again(parts, alive).worker
+    work(parts, until=lambda: again(parts, cut).status is Status.PARSED)
+
+
 def _leave_in_hand(parts: Parts, kind: str, id: UUID, worker: str, part: str | None) -> None:
     """Leave what a process leaves behind that is gone."""
     parts.settings.in_hand_dir.mkdir(exist_ok=True)

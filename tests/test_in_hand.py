@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from uuid import UUID
 
@@ -9,6 +11,7 @@ import pytest
 
 from orderflow_ingest import in_hand
 from orderflow_ingest.in_hand import Lost
+from tests.lab.process import wait_until
 
 ID = UUID(int=7)
 
@@ -183,3 +186,77 @@ def test_processes_that_start_at_the_same_time_agree_on_the_identity(place):
     os.close(writing)
     with os.fdopen(reading, "rb") as told:
         assert len(set(told.read().split())) == 1
+
+
+def is_known_gone(directory, worker) -> bool:
+    return in_hand.is_gone(directory, worker) or list(in_hand.lost(directory)) != []
+
+
+def test_a_process_that_is_stopped_is_never_told_gone(place):
+    directory, (reading, writing) = place / "in_hand", os.pipe()
+    child = os.fork()
+    if child == 0:
+        with in_hand.attempt(directory, in_hand.MESSAGE, 3, ID, "w"):
+            os.write(writing, f"host:1{in_hand.mark(directory)}/0123abcd".encode())
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os._exit(0)
+    worker = os.read(reading, 1000).decode()
+    os.waitpid(child, os.WUNTRACED)
+    assert not is_known_gone(directory, worker)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert is_known_gone(directory, worker)
+
+
+def test_a_child_of_a_worker_that_ends_takes_no_lock_with_it(place):
+    """As a handler's helper, which may use this package or not."""
+    directory = place / "in_hand"
+    with in_hand.attempt(directory, in_hand.MESSAGE, 3, ID, "w"):
+        worker = f"host:1{in_hand.mark(directory)}/0123abcd"
+        for do in (lambda: None, lambda: in_hand.mark(directory), lambda: in_hand._own.file.close()):
+            if (child := os.fork()) == 0:
+                do()
+                os._exit(0)
+            os.waitpid(child, 0)
+            assert not in_hand.is_gone(directory, worker)
+
+
+def test_a_process_of_another_pid_namespace_that_lives_is_never_told_gone(place):
+    """As a container that shares the directory: its process ids mean others here."""
+    directory = place / "in_hand"
+    code = (
+        "import sys, pathlib, uuid; from orderflow_ingest import in_hand; d = pathlib.Path(sys.argv[1])\n"
+        "with in_hand.attempt(d, 'message', 3, uuid.UUID(int=7), 'w'):\n"
+        "    print(f'host:1{in_hand.mark(d)}/0123abcd', flush=True); sys.stdin.read()"
+    )
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", code, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        worker = other.stdout.readline()
+        assert [path.name.partition(".")[0] for path in files(place)] == ["1"]
+        assert not is_known_gone(directory, worker)
+        other.kill()
+        other.wait()
+        assert wait_until(lambda: is_known_gone(directory, worker), 60)
+
+
+def test_a_clone_of_this_machine_knows_nothing_of_its_living_processes(place, monkeypatch):
+    """Its disk is a copy, with the identity; the machine's id, or the inode, is another."""
+    directory, clone = place / "in_hand", place / "clone"
+    with in_hand.attempt(directory, in_hand.MESSAGE, 3, ID, "w"):
+        worker = f"host:1{in_hand.mark(directory)}/0123abcd"
+        clone.mkdir()
+        (clone / "identity").write_bytes((directory / "identity").read_bytes())
+        assert not in_hand.is_gone(clone, worker)
+    worker = marked(directory, killed=True)
+    monkeypatch.setattr(in_hand, "_machine_id", lambda: "another")
+    assert not in_hand.is_gone(directory, worker)
+    monkeypatch.undo()
+    assert in_hand.is_gone(directory, worker)
+
+
+def test_a_process_that_is_gone_and_noted_nothing_is_told_by_its_mark(place):
+    directory, told = place / "in_hand", []
+    worker = marked(directory, killed=False)
+    (path,) = files(place)
+    assert list(in_hand.lost(directory, told.append)) == [] == list(in_hand.lost(directory, told.append))
+    assert told == [f"{path.name.partition('.')[0]}@{worker.partition('@')[2].partition('/')[0]}"]
