@@ -1,5 +1,6 @@
 """The warm service and its thin client, as processes: what they do together, and when one of them fails."""
 
+import fcntl
 import json
 import os
 import pwd
@@ -756,19 +757,16 @@ def test_a_systemd_that_reads_no_notices_holds_up_no_mail(deployment, place):
 def test_a_backend_that_is_known_to_be_away_keeps_nobody_waiting(hanging):
     """The first delivery finds out; the next ones, of the service and of the program, are told at once."""
     hanging.write_settings({**settings_of(hanging), "ORDERFLOW_DEADLINE": "20"})
-
-    def refresh() -> None:
-        """Put off the next probe: on a busy machine it would be time for it."""
-        for name in ("archive", "archive.1"):
-            os.utime(hanging.state / "away" / name)
-
-    with hanging.service:
+    with hanging.service, ExitStack() as probing:
         assert run(hanging, order(81)) == means(Outcome.BACKEND_DOWN)
+        for name in ("archive", "archive.1"):  # on a busy machine it would be time for a probe
+            file = probing.enter_context((hanging.state / "away" / name).open())
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.utime(file.fileno())
         for number in range(3):
-            refresh()
             assert run(hanging, order(82 + number)) == means(Outcome.BACKEND_DOWN)
-        refresh()
-    assert run(hanging, order(90)) == means(Outcome.BACKEND_DOWN)
+        hanging.service.stop()
+        assert run(hanging, order(90)) == means(Outcome.BACKEND_DOWN)
     # Who gives this reason has not asked the backend; who waited gives another.
     reasons = [record.get("reason", "") for record in hanging.log_records() if record.get("action") == "deliver"]
     assert sum("known to be away" in reason for reason in reasons) == 4
