@@ -1,6 +1,8 @@
 """orderflow-admin backup: a whole copy under load, which with the archive brings every mail back."""
 
+import os
 import shutil
+import signal
 import sqlite3
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -105,7 +107,7 @@ def test_what_fails_leaves_nothing_and_overwrites_nothing(parts, place, monkeypa
         back_up(parts.settings, place / "missing" / "copy")
     full = SimpleNamespace(**{**vars(sqlite3), "connect": no_space})
     monkeypatch.setattr(module, "sqlite3", full)
-    with pytest.raises(BackupFailed, match="SQLITE_FULL: the disk is full"):
+    with pytest.raises(BackupFailed, match=f"^{place}: SQLITE_FULL: the disk is full"):  # and not that of the database
         back_up(parts.settings, place / "copy")
     assert names(place) == ["dangling", "state", "there"]
 
@@ -114,6 +116,16 @@ def no_space(*_, **__):
     error = sqlite3.OperationalError("database or disk is full")
     error.sqlite_errorname = "SQLITE_FULL"
     raise error
+
+
+def test_a_backup_that_is_ended_leaves_nothing(parts, place, monkeypatch):
+    file = place / "ingest.env"
+    file.write_text(f"ORDERFLOW_STATE_DIR={place}/state\n")
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(module, "sync_file", lambda path: os.kill(os.getpid(), signal.SIGTERM))
+    ended = CliRunner().invoke(cli, ["backup", str(place / "copy"), "--settings", str(file)])
+    assert ended.exit_code == 128 + signal.SIGTERM and names(place) == ["ingest.env", "state"]
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def test_a_damaged_database_is_told_and_not_copied(parts, place):
@@ -137,6 +149,8 @@ def test_the_program_tells_the_copies_and_of_postgresql_what_to_use(parts, place
     file.write_text(f"ORDERFLOW_STATE_DIR={place}/state\n")
     told = CliRunner().invoke(cli, ["backup", str(place / "copy"), "--json", "--settings", str(file)])
     assert told.exit_code == 0 and f'"{place}/copy/orderflow.db"' in told.output, told.output
+    for path in (place / "copy", *(place / "copy").iterdir()):
+        assert path.stat().st_mode & 0o077 == 0, "it holds the mail of all tenants"
     again = CliRunner().invoke(cli, ["backup", str(place / "copy"), "--settings", str(file)])
     assert again.exit_code == 1 and "is there already" in again.output
     file.write_text("DATABASE_URL=postgresql://u:p@h/d\n")

@@ -1,6 +1,9 @@
 """orderflow-admin backup: a whole copy of the embedded databases, while mail goes on. See `keeping.backup`."""
 
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,8 +20,16 @@ def backup(directory: Path, as_json: bool, settings_file: str | None) -> None:
 
     Nothing is overwritten, and DIRECTORY is there only when it is whole. Of PostgreSQL it tells what to use instead.
     """
+    former = signal.signal(signal.SIGTERM, _end)
     try:
         copies = back_up(loaded(settings_file), directory)
     except BackupFailed as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        signal.signal(signal.SIGTERM, former)
     print_rows([{"file": str(path), "bytes": size} for path, size in copies], as_json)
+
+
+def _end(*_: Any) -> None:
+    """End as Ctrl-C does: what is unfinished is removed."""
+    sys.exit(128 + signal.SIGTERM)

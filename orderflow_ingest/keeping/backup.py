@@ -2,7 +2,8 @@
 
 A copy of the file alone is none: in WAL mode what was written last stands in a file beside it. SQLite's own back-up
 reads one state of the database in one transaction, which stops no writer. The copies are looked through, synced, and
-made in a directory beside the one that was asked for, which gets its name at the end: what has the name is whole.
+made in a directory beside the one that was asked for, which gets its name at the end: what has the name is whole. Only
+the user who made it reads it. What SIGKILL or a power cut leaves has a name that begins with a dot.
 
 Rows are copied first, then the queue: a task of a row that is in no copy is dropped, a row without a task is found by
 the sweep. A mail's object is in the archive before its row is, so the archive is copied after this.
@@ -75,11 +76,14 @@ def _copy(setting: str, source: Path, target: Path) -> None:
             closing(sqlite3.connect(f"file:{quote(str(source))}?mode=rw", uri=True, timeout=_WAIT)) as database,
             closing(sqlite3.connect(target, isolation_level=None)) as copy,
         ):
+            target.chmod(0o600)  # it holds the mail of all tenants, and may be moved out of its directory
             database.backup(copy)
             found = [row[0] for row in copy.execute("PRAGMA quick_check(1)")]
             copy.execute("PRAGMA journal_mode=DELETE")  # so that one file is all there is of it
     except sqlite3.Error as error:
-        raise BackupFailed(database_answers.explained(error, setting, f"sqlite:///{source}")) from error
+        is_of_copy = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"  # reading takes no room
+        about = target.parent.parent if is_of_copy else source
+        raise BackupFailed(database_answers.explained(error, setting, f"sqlite:///{about}")) from error
     if found != ["ok"]:
         raise BackupFailed(f"{source}: it is damaged, and so is its copy: restore it from the archive or a backup")
     sync_file(target)
