@@ -1,6 +1,7 @@
 """Stores and proxies that are not as AWS is: what they make of metadata, checksums, addresses and sizes."""
 
 import hashlib
+import io
 import socket
 import threading
 import traceback
@@ -8,14 +9,17 @@ import zlib
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 from email.header import Header
+from types import SimpleNamespace
 from urllib.parse import quote, unquote, unquote_plus
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from orderflow_ingest import delivery, limits
+from orderflow_ingest.admin_cli.checks import s3
 from orderflow_ingest.admin_cli.checks.s3 import PROBE, check_archive
-from orderflow_ingest.archive import ArchiveUnavailable, Fetched, ObjectDamaged, open_archive
+from orderflow_ingest.archive import ArchiveUnavailable, Fetched, ObjectDamaged, S3Archive, open_archive
 from orderflow_ingest.archive.metadata import read_headers, write_headers
 from orderflow_ingest.archived import write_organizations
 from orderflow_ingest.assembly import open_parts
@@ -473,3 +477,36 @@ def test_a_probe_that_a_killed_run_left_is_nobodys_mail_and_gone_after_the_next_
         store.objects = {f"mail/{key}": one for key, one in store.objects.items()}
         assert len(store.objects) == 2 and checked(place, store)[0][0] == "OK"
         assert store.objects == {}
+
+
+class VersionedStore:
+    """A client of a bucket that keeps versions, of which its role may delete one or not."""
+
+    def __init__(self, is_allowed):
+        self.is_allowed, self.versions = is_allowed, []
+
+    def put_object(self, *, Body, **_):
+        self.versions.append(Body)
+        return {"ETag": "x"}
+
+    def get_object(self, **_):
+        return {"ETag": "x", "Body": io.BytesIO(self.versions[-1])}
+
+    def head_object(self, **_):
+        return {"ETag": "x", "ContentLength": 1, "VersionId": "v1"}
+
+    def delete_object(self, *, VersionId="", **_):
+        if VersionId and not self.is_allowed:
+            raise ClientError({"Error": {"Code": "AccessDenied"}}, "DeleteObject")
+        if VersionId:
+            self.versions.pop()
+        return {}
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_a_probe_of_full_size_stays_in_no_bucket_with_versions_or_that_is_said(is_allowed):
+    store = VersionedStore(is_allowed)
+    settings = SimpleNamespace(max_message_size=5000, archive_url="s3://b")
+    said = list(s3._largest(SimpleNamespace(settings=settings, archive=S3Archive(store, "b", ""))))
+    assert len(store.versions) == len(said) == (0 if is_allowed else 1)
+    assert all(level == "WARNING" and "leaves one of 5000 bytes" in text for level, text in said)

@@ -43,7 +43,7 @@ def s3(settings: Settings) -> str:
     root = f"{bucket}/{prefix}/" if prefix else f"{bucket}/"
     raw, documents, probe = f"{root}org/*/raw/*", f"{root}org/*/documents/*", f"{root}probe/*"
     # Who may not list a bucket hears of a missing object that access is denied, which is an outage and no loss.
-    probing = _allow(("GetObject", "PutObject", "DeleteObject"), probe)
+    probing = _allow(("GetObject", "PutObject", "DeleteObject", "DeleteObjectVersion"), probe)
     listing = _allow(("ListBucket",), bucket)
     delivering = _allow(("PutObject", "DeleteObject"), raw)
     own = f"{prefix}/org/1/*" if prefix else "org/1/*"

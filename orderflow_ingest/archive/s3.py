@@ -111,6 +111,26 @@ class S3Archive:
             self._call("delete_object", key + META)
         self._call("delete_object", key)
 
+    def delete_version(self, key: str) -> bool:
+        """Remove the newest version of an object for good; return whether nothing of it is kept.
+
+        A bucket that keeps versions may allow it to others alone, or to nobody. Raise ArchiveUnavailable.
+        """
+        try:
+            version = self._call("head_object", key).get("VersionId")
+            if version:
+                self._call("delete_object", key, VersionId=version)
+            else:
+                self._call("delete_object", key)
+        except ObjectMissing:
+            return True
+        except ArchiveUnavailable as error:
+            if error.answer is None:
+                raise
+            self._call("delete_object", key)
+            return False
+        return True
+
     def keeps_versions(self) -> bool | None:
         try:
             with self._translated("get_bucket_versioning", ""):

@@ -6,7 +6,8 @@ large as the largest mail, since a proxy before it may have a limit of its own.
 
 The probe is the object PROBE: below `probe/`, for which the policies of `orderflow-admin roles s3` give every role its
 rights, outside of all organizations. Its name is fixed, so that the next run overwrites and deletes what a killed one
-left. Two runs at a time may meet there: what is not read back is tried again before it is told.
+left. Two runs at a time may meet there: what is not read back is tried again before it is told. In a bucket that keeps
+versions the large one is deleted for good, and it is said if that is not allowed.
 """
 
 import hashlib
@@ -169,7 +170,13 @@ def _largest(parts: Parts) -> Iterator[Said]:
             f"{url}: {_named(size)} cannot be {what}, and a small one can: {error}; mail of such a size would be "
             "deferred for days and bounce",
         )
-    _delete(parts.archive)
+    if not _delete_for_good(parts.archive):
+        yield (
+            "WARNING",
+            f"{url}: the bucket keeps versions, and each run of this check leaves one of {size} bytes: "
+            "allow s3:DeleteObjectVersion below probe/ (orderflow-admin roles s3), or let a lifecycle rule delete what "
+            "is there",
+        )
 
 
 def _named(size: int) -> str:
@@ -198,6 +205,15 @@ def _delete(archive: Archive) -> None:
     """Delete the probe; where that fails now, the next run does."""
     with suppress(ArchiveUnavailable):
         archive.delete(PROBE)
+
+
+def _delete_for_good(archive: Archive) -> bool:
+    """Delete the probe, and in a bucket with versions its last one; return False if that is kept."""
+    with suppress(ArchiveUnavailable):
+        if isinstance(archive, S3Archive):
+            return archive.delete_version(PROBE)
+        archive.delete(PROBE)
+    return True
 
 
 def _store(parts: Parts, archive: S3Archive) -> Iterator[Said]:
