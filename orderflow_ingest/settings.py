@@ -33,6 +33,8 @@ SYSTEM_FILE = "/etc/orderflow/ingest.env"
 HANDLER_PREFIX = "ORDERFLOW_HANDLER_"
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PREFIX = "ORDERFLOW_"
+# A backslash begins an escape or goes on in the next line; a quote at the beginning has to be closed by one like it.
+_SYSTEMD_READS_OTHERWISE = re.compile(r"""\\|^["']""")
 # Of difflib's ratio: for a key that is meant to be ours, and for one that may be another program's.
 _LIKE, _VERY_LIKE = 0.6, 0.8
 TASK_SHARE = 0.8  # of a lease; a task has no more
@@ -391,6 +393,8 @@ _NAMES = frozenset(key.name for key in KEYS)
 def load(file: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings. Raise BadSettings."""
     environment = os.environ if environ is None else environ
+    if file == "":  # of a variable that is not set, say: the defaults are another deployment
+        raise BadSettings("--settings names no file: its value is empty")
     path = file or environment.get("ORDERFLOW_SETTINGS") or (SYSTEM_FILE if os.path.exists(SYSTEM_FILE) else None)
     given = {name: (value, f"settings file {path}, line {line}") for name, value, line in _lines(path)} if path else {}
     if environ is None:
@@ -416,7 +420,9 @@ def doubtful_lines(path: str) -> Iterator[str]:
     leaves the embedded database in force.
     """
     lines: dict[str, int] = {}
-    for name, _, number in _lines(path):
+    for name, value, number in _lines(path):
+        if _SYSTEMD_READS_OTHERWISE.search(value):
+            yield f"line {number}: systemd reads the value of {name} in another way: take out backslash and lone quote"
         if name in lines:
             yield f"line {number}: {name} stands in line {lines[name]} too, and the last one counts"
         elif (
@@ -426,6 +432,11 @@ def doubtful_lines(path: str) -> Iterator[str]:
         ):
             yield f"line {number}: {name} is no key of these programs: is {meant} meant?"
         lines[name] = number
+
+
+def sets_nothing(path: str) -> bool:
+    """Return whether a settings file holds no key of these programs. Raise BadSettings."""
+    return _NAMES.isdisjoint(read_file(path))
 
 
 def _lines(path: str) -> list[tuple[str, str, int]]:

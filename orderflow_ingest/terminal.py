@@ -38,12 +38,13 @@ _SETTINGS = "orderflow_ingest.settings_file"
 _SETTINGS_HELP = "Settings file; default: $ORDERFLOW_SETTINGS, else /etc/orderflow/ingest.env if it exists."
 
 
-def _take_settings(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
+def _take_settings(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> str | None:
     """Return the settings file of a command, which may stand before it too; keep what stands before a command."""
-    before = ctx.meta.get(_SETTINGS)
-    if value and before and value != before:
-        raise click.UsageError(f"--settings names two files, {before} and {value}")
-    return ctx.meta.setdefault(_SETTINGS, value) if value else before
+    for value in values:
+        if ctx.meta.setdefault(_SETTINGS, value) != value:
+            raise click.UsageError(f"--settings names two files, {ctx.meta[_SETTINGS]} and {value}")
+    found: str | None = ctx.meta.get(_SETTINGS)
+    return found
 
 
 class CommandGroup(click.Group):
@@ -53,8 +54,8 @@ class CommandGroup(click.Group):
 
     def __init__(self, *arguments: Any, **attributes: Any):
         super().__init__(*arguments, **attributes)
-        kept: dict[str, Any] = {"metavar": "FILE", "callback": _take_settings, "expose_value": False}
-        self.params.append(click.Option(["--settings"], help=_SETTINGS_HELP, **kept))
+        kept: dict[str, Any] = {"metavar": "FILE", "callback": _take_settings, "multiple": True}
+        self.params.append(click.Option(["--settings"], help=_SETTINGS_HELP, expose_value=False, **kept))
 
 
 class LazyGroup(CommandGroup):
@@ -139,8 +140,8 @@ def log_start(action: str, sentence: str, settings: Settings, **fields: Any) -> 
 
 def settings_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --settings, which may stand before the command too where it is one of a CommandGroup."""
-    option = click.option("--settings", "settings_file", metavar="FILE", callback=_take_settings, help=_SETTINGS_HELP)
-    return option(command)
+    kept: dict[str, Any] = {"metavar": "FILE", "callback": _take_settings, "multiple": True}  # to see two that differ
+    return click.option("--settings", "settings_file", help=_SETTINGS_HELP, **kept)(command)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,9 +9,11 @@ import json
 import os
 import pwd
 import re
+import shutil
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ import pytest
 from orderflow_ingest import access, extraction, heartbeat, in_hand, limits
 from orderflow_ingest.admin_cli import roles
 from orderflow_ingest.admin_cli.checks import check_all, snapshots
+from orderflow_ingest.admin_cli.checks import database as database_check
 from orderflow_ingest.admin_cli.checks import spool as spool_check
 from orderflow_ingest.admin_cli.checks.database import check_database, check_schema
 from orderflow_ingest.admin_cli.checks.findings import Level, compare_clocks
@@ -36,10 +39,10 @@ from orderflow_ingest.delivery import receive
 from orderflow_ingest.envelope import Envelope
 from orderflow_ingest.outcomes import Outcome
 from orderflow_ingest.queue import QueueUnavailable
-from orderflow_ingest.records import Records, RecordsUnavailable, schema
+from orderflow_ingest.records import Records, RecordsUnavailable, schema, server
 from orderflow_ingest.settings import load
 from orderflow_ingest.status import Status
-from tests.lab.process import Process, free_port, scratch
+from tests.lab.process import Process, free_port, scratch, wait_until
 from tests.mails import order
 from tests.test_archive import Answers
 
@@ -346,6 +349,65 @@ def test_what_a_role_or_database_is_set_to_is_told_with_the_statement_to_run(
     assert said.format(owned) in worst(asked(parts, owned.url))
 
 
+@pytest.fixture
+def waits_for(postgres):
+    """Have each commit wait for these standbys, until the test's end."""
+
+    def set_to(names):
+        execute(postgres, f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+        execute(postgres, "SELECT pg_reload_conf()")
+        shown = psycopg.connect(postgres.conninfo("postgres"), autocommit=True)
+        with shown:
+            assert wait_until(lambda: shown.execute("SHOW synchronous_standby_names").fetchone() == (names,), 60)
+
+    yield set_to
+    set_to("")
+
+
+def test_a_commit_that_waits_for_a_standby_that_does_not_follow_is_told(parts, postgres, owned, place, waits_for):
+    waits_for('ANY 1 ("site-b", site_c)')
+    said = 'TROUBLE: each commit waits for 1 of synchronous_standby_names = ANY 1 ("site-b", site_c), and 0 of them'
+    assert said in worst(asked(parts, owned.url))
+    shutil.chown(place, "postgres")
+    source = postgres.conninfo("postgres")
+    with Process(
+        ["pg_receivewal", "-d", f"{source} application_name=Site-B", "-D", place], place / "log", user="postgres"
+    ):
+        assert wait_until(lambda: "each commit waits" not in worst(asked(parts, owned.url)), 60)
+        waits_for("2 (*, other)")
+        assert "each commit waits for 2 of synchronous_standby_names = 2 (*, other), and 1 of" in worst(
+            asked(parts, owned.url)
+        )
+        waits_for("*")
+        assert [text for _, text in asked(parts, owned.url)] == DURABLE
+
+
+@pytest.mark.parametrize("value", ["local", "off"])
+def test_a_role_that_waits_for_no_standby_is_told_what_a_failover_loses(parts, owned, altered, waits_for, value):
+    altered(
+        f"ALTER ROLE {owned.owner} SET synchronous_commit = {value}",
+        f"ALTER ROLE {owned.owner} RESET synchronous_commit",
+    )
+    waits_for("*")
+    said = f"synchronous_commit = {value} for {owned.owner}: what was acknowledged last is lost at a failover"
+    assert said in worst(asked(parts, owned.url))
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted", "names"),
+    [
+        ("a", 1, {"a"}),
+        (" a, B ", 1, {"a", "b"}),
+        ("*", 1, {"*"}),
+        ("2 (a, b,c)", 2, {"a", "b", "c"}),
+        ("first 2(a,b)", 2, {"a", "b"}),
+        ('ANY 10 ("a ""b"", c", any)', 10, {'a "b", c', "any"}),
+    ],
+)
+def test_a_list_of_standbys_is_read_as_postgresql_reads_it(listed, wanted, names):
+    assert database_check._read_standbys(listed) == (wanted, names)
+
+
 def test_rights_that_are_missing_are_listed_and_named_by_the_role(parts, postgres, owned):
     role = f"bare_{uuid4().hex}"
     postgres.create_role(role)
@@ -372,11 +434,6 @@ def test_a_database_without_tables_and_one_of_another_encoding_are_told_before_i
 
 def test_too_few_connections_are_told_with_the_number_to_set(parts, postgres, owned, place):
     """Asked of numbers, since a server's limit holds until it is started anew."""
-    from dataclasses import replace
-
-    from orderflow_ingest.admin_cli.checks import database as database_check
-    from orderflow_ingest.records import server
-
     opened = parts(DATABASE_URL=owned.url)
     says = server.ask(opened.records.database)
     assert list(database_check._connections(opened, says)) == []

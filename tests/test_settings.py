@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest.settings import KEYS, BadSettings, doubtful_lines, load, read_file
+from orderflow_ingest.settings import KEYS, BadSettings, doubtful_lines, load, read_file, sets_nothing
 
 SECRET = "not-for-any-log"
+OTHERWISE = "systemd reads the value of {} in another way: take out backslash and lone quote"
 
 
 def loaded(**environ):
@@ -233,6 +234,12 @@ def test_keys_of_the_handler_are_taken_and_stand_in_no_value_of_ours(place):
         ("ORDERFLW_LEASE=1", "line 1: ORDERFLW_LEASE is no key of these programs: is ORDERFLOW_LEASE meant?"),
         ("S3_ENDPOINT=x", "line 1: S3_ENDPOINT is no key of these programs: is S3_ENDPOINT_URL meant?"),
         ("QUEUE_URL=x\nTZ=UTC\nQUEUE_URL=y", "line 3: QUEUE_URL stands in line 1 too, and the last one counts"),
+        (r"A=b\c", f"line 1: {OTHERWISE.format('A')}"),
+        ("A=1\nB=b\\\nC=d", f"line 2: {OTHERWISE.format('B')}"),
+        ("A='b\nB=''", f"line 1: {OTHERWISE.format('A')}"),
+        ('A="b" # c', f"line 1: {OTHERWISE.format('A')}"),
+        ("A='\"b\"'", f"line 1: {OTHERWISE.format('A')}"),
+        ("A=it's\nB=\"it's\"\nC='d'\nD=''", ""),
         ("TZ=UTC\nLANG=C\nAWS_ACCESS_KEY_ID=x\nSENTRY_DSN=x\nHTTPS_PROXY=x\nORDERFLOW_HANDLER_URL=x", ""),
     ],
 )
@@ -296,6 +303,17 @@ def test_a_file_that_cannot_be_read_is_refused_by_its_name(place):
     for file in (str(place), str(place / "missing.env"), written(place, b"A=\xff\n")):
         with pytest.raises(BadSettings, match=file):
             load(file, {})
+
+
+@pytest.mark.parametrize("environ", [{}, {"ORDERFLOW_SETTINGS": os.devnull}])
+def test_an_empty_name_of_a_file_is_no_choice_of_the_defaults(environ):
+    with pytest.raises(BadSettings, match="--settings names no file: its value is empty"):
+        load("", environ)
+
+
+@pytest.mark.parametrize(("text", "nothing"), [("", True), ("#A=1\nTZ=UTC\n", True), ("ORDERFLOW_LEASE=6", False)])
+def test_a_file_that_sets_nothing_of_ours_is_known(place, text, nothing):
+    assert sets_nothing(written(place, text.encode())) == nothing
 
 
 def test_the_environment_wins_over_the_file(place):

@@ -73,6 +73,17 @@ def test_settings_are_taken_before_and_behind_each_word_of_a_command(program, na
         assert "settings file /nonexistent/file cannot be read" in str(result.exception)
 
 
+@pytest.mark.parametrize(("program", "names", "command"), ALL, ids=lambda value: str(value)[:40])
+def test_an_empty_name_is_refused_at_each_place_and_so_is_another_file_at_the_same(program, names, command):
+    behind = [*demanded(command), *MORE.get(" ".join(names), [])]
+    for at in range(len(names) + 1):
+        for value in ([""], ["/nonexistent/a", "/nonexistent/b"], ["/nonexistent/a", ""]):
+            words = [*names[:at], *(word for one in value for word in ("--settings", one)), *names[at:], *behind]
+            result = CliRunner().invoke(PROGRAMS[program], words)
+            said = "--settings names no file" if value == [""] else "--settings names two files"
+            assert result.exit_code and said in f"{result.output} {result.exception}", (words, result.output)
+
+
 @pytest.mark.parametrize("words", [["org", "list"], ["status"]], ids=" ".join)
 def test_two_different_files_are_refused_and_the_same_one_is_not(words):
     twice = ["--settings", "/nonexistent/a", *words, "--settings"]

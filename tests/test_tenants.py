@@ -823,6 +823,20 @@ def test_init_on_a_further_host_makes_its_directories_by_the_role_of_that_host(t
         assert deployment.admin("init"), "again"
 
 
+def test_who_may_make_tables_beside_the_owners_leaves_those_alone(tenants, postgres):
+    """As each role may in the schema public of a database that comes from PostgreSQL 14 or older."""
+    with scratch() as place, psycopg.connect(postgres.conninfo(tenants.name), autocommit=True) as connection:
+        connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        try:
+            deployment = Deployment(place)
+            deployment.write_settings({"DATABASE_URL": tenants.url("deliver")})
+            assert "the tables are another role's" in deployment.admin("init")
+            deployment.write_settings({"DATABASE_URL": tenants.owner_url})
+            assert "another role" not in deployment.admin("init")
+        finally:
+            connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+
+
 def test_init_by_a_role_that_may_make_no_tables_says_who_makes_them(postgres, deployment):
     tenants = Tenants(postgres)
     postgres.create_role(tenants.role("deliver"))

@@ -95,10 +95,18 @@ def is_newer(version: str | None) -> bool:
 
 
 def may_create(database: Database) -> bool:
-    """Return whether the role of this database's URL may make tables in its schema. Raise RecordsUnavailable."""
+    """Return whether the role of this database's URL may make our tables, and change those that are there.
+
+    Where tables are there their owner alone may: up to PostgreSQL 14 everybody may make tables in the schema public.
+    Raise RecordsUnavailable.
+    """
     if database.is_sqlite:
         return True
-    asked = "SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"
+    asked = (
+        "SELECT coalesce("
+        "(SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('organization')), "
+        "has_schema_privilege(current_schema(), 'CREATE'), false)"
+    )
     with database.read(NO_TENANT) as connection:
         return bool(connection.exec_driver_sql(asked).scalar_one())
 

@@ -22,6 +22,9 @@ SELECT current_user::text AS role,
        current_setting('fsync') AS fsync,
        current_setting('full_page_writes') AS full_page_writes,
        current_setting('synchronous_commit') AS synchronous_commit,
+       current_setting('synchronous_standby_names') AS synchronous_standby_names,
+       ARRAY(SELECT coalesce(application_name, '')::text FROM pg_stat_replication
+         WHERE coalesce(state, 'streaming') = 'streaming') AS standbys,
        current_setting('max_connections')::int AS max_connections,
        current_setting('superuser_reserved_connections')::int AS reserved,
        (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') AS taken,
@@ -56,7 +59,8 @@ _IN_FORCE = "SELECT lower(name), setting FROM pg_settings WHERE lower(name) = AN
 class Server:
     """A server as our role sees it; `asked_at` is our own clock, in the middle of the asking.
 
-    `bounds` are those of `limits.bounds` that are in force in our own session.
+    `bounds` are those of `limits.bounds` that are in force in our own session. `standbys` are the application names of
+    who streams from it; a role without pg_read_all_stats does not see the state, and so hears of a base backup too.
     """
 
     role: str
@@ -69,6 +73,8 @@ class Server:
     fsync: str
     full_page_writes: str
     synchronous_commit: str
+    synchronous_standby_names: str
+    standbys: list[str]
     max_connections: int
     reserved: int
     taken: int

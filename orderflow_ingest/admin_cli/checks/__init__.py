@@ -16,7 +16,7 @@ from ...handover import load_handler
 from ...logs import place
 from ...queue import QueueUnavailable
 from ...records import RecordsUnavailable, recipients_path
-from ...settings import HANDLER_PREFIX, BadSettings, Settings, doubtful_lines, read_file
+from ...settings import HANDLER_PREFIX, BadSettings, Settings, doubtful_lines, read_file, sets_nothing
 from .database import check_database, check_schema
 from .findings import Finding, Level, Said, run_init
 from .forgery import check_forgeries
@@ -95,6 +95,8 @@ def _settings(parts: Parts) -> Iterator[Said]:
     try:
         for text in doubtful_lines(str(file)):
             yield "WARNING", f"{file}, {text}"
+        if sets_nothing(str(file)):
+            yield "WARNING", f"{file} sets no key of these programs, so the defaults are in force"
     except BadSettings as error:
         yield (
             "TROUBLE",

@@ -3,6 +3,7 @@
 What an error means is in `database_answers`, what PostgreSQL says of itself comes from `records.server`.
 """
 
+import re
 from collections.abc import Iterator
 
 from ... import heartbeat, postgresql_url
@@ -16,6 +17,9 @@ _SERVICE = CONNECTIONS + 1  # rows and queue
 _WORKER = 4  # a worker process works on one task at a time
 _FEW = 5
 _WRITING = ("read-write", "primary")
+# Of synchronous_standby_names: FIRST 2 (a, "b"), ANY 1 (a, b), 1 (a) or a, b.
+_STANDBYS = re.compile(r"\s*(?:(?:(?:FIRST|ANY)\s+)?(?P<wanted>\d+)\s*\((?P<several>.*)\))\s*", re.I | re.S)
+_NAME = re.compile(r'"((?:[^"]|"")+)"|([^\s,"()]+)')
 
 
 def check_database(parts: Parts) -> Iterator[Said]:
@@ -84,6 +88,37 @@ def _holds(says: server.Server) -> Iterator[Said]:
             "WARNING",
             f"ALTER ROLE {says.role} SET synchronous_commit = on (a crash of the server loses the last orders)",
         )
+    yield from _standbys(says)
+
+
+def _standbys(says: server.Server) -> Iterator[Said]:
+    """Look whether the standbys that a commit is to wait for are there, and whether ours wait for them."""
+    listed = says.synchronous_standby_names
+    if not listed.strip():
+        return
+    if says.synchronous_commit in ("off", "local"):
+        yield (
+            "WARNING",
+            f"synchronous_standby_names is set, and synchronous_commit = {says.synchronous_commit} for {says.role}: "
+            "what was acknowledged last is lost at a failover; set it to on",
+        )
+        return
+    wanted, names = _read_standbys(listed)
+    there = sum("*" in names or name.lower() in names for name in says.standbys)
+    if there < wanted:
+        yield (
+            "TROUBLE",
+            f"each commit waits for {wanted} of synchronous_standby_names = {listed}, and {there} of them follow: mail "
+            "is deferred; start the standby, or take it out of the list and pg_reload_conf()",
+        )
+
+
+def _read_standbys(listed: str) -> tuple[int, set[str]]:
+    """Return how many standbys a commit waits for, and the names of those that count, in lower case."""
+    found = _STANDBYS.fullmatch(listed)
+    names = found["several"] if found and found["several"] is not None else listed
+    read = {quoted.replace('""', '"') if quoted else plain for quoted, plain in _NAME.findall(names)}
+    return int(found["wanted"] or 1) if found else 1, {name.lower() for name in read}
 
 
 def _is_ours(says: server.Server) -> Iterator[Said]:
