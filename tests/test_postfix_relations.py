@@ -52,6 +52,7 @@ BROKEN = {
     (Place.MAIN, "always_add_missing_headers"): ("always_add_missing_headers = yes",),
     (Place.MAIN, "remote_header_rewrite_domain"): ("remote_header_rewrite_domain = domain.invalid",),
     (Place.MAIN, "proxy_read_maps"): ("proxy_read_maps = $alias_maps\nvirtual_mailbox_maps = proxy:sqlite:/x.cf",),
+    (Place.MAIN, "smtpd_forbid_bare_newline"): ("smtpd_forbid_bare_newline = no",),
     (Place.PIPE, "orderflow_time_limit"): ("orderflow_time_limit = 30s",),
     (Place.PIPE, "daemon_timeout"): ("daemon_timeout = 600s",),
     (Place.PIPE, "orderflow_destination_concurrency_limit"): ("orderflow_destination_concurrency_limit = 20",),
@@ -125,7 +126,7 @@ def test_postfix_left_to_its_defaults_is_told_what_it_would_cost(place, way):
     transport = "orderflow" if way == "pipe" else "orderflow-lmtp"
     assert told == {
         *("mailbox_size_limit", "virtual_mailbox_limit", "header_size_limit", "minimal_backoff_time"),
-        *("local_header_rewrite_clients", f"{transport}_destination_concurrency_limit"),
+        *("local_header_rewrite_clients", "smtpd_forbid_bare_newline", f"{transport}_destination_concurrency_limit"),
     }
 
 

@@ -190,6 +190,12 @@ RELATIONS: tuple[Relation, ...] = (
         "larger mail is accepted and then bounces",
     ),
     Relation(
+        Place.MAIN, "message_size_limit", "WARNING",
+        lambda found, settings: not 0 < found.number("message_size_limit") < settings.max_message_size,
+        lambda settings: settings.max_message_size,
+        "mail is refused that ORDERFLOW_MAX_MESSAGE_SIZE allows",
+    ),
+    Relation(
         Place.MAIN, "mailbox_size_limit", "TROUBLE", _covers_message("mailbox_size_limit"), _mailbox_limit,
         "below message_size_limit local(8) does not start: mail for postmaster waits",
     ),
@@ -251,6 +257,12 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         Place.MAIN, "proxy_read_maps", "TROUBLE", _may_read_maps, lambda _: "$virtual_mailbox_maps …",
         "proxymap(8) reads no other map: RCPT TO is answered with 451",
+    ),
+    Relation(
+        Place.MAIN, "smtpd_forbid_bare_newline", "WARNING",
+        lambda found, _: found.text("smtpd_forbid_bare_newline") in ("normalize", "reject", "yes"),
+        lambda _: "normalize",
+        "SMTP smuggling: a sender can put a second mail into one, under another's name",
     ),
     *_transport(Place.PIPE, "orderflow", "orderflow_time_limit"),
     *_transport(Place.LMTP, "orderflow-lmtp", "lmtp_data_done_timeout"),

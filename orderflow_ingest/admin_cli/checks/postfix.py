@@ -67,6 +67,8 @@ def _main(settings: Settings, asked: Postconf) -> Iterator[Said]:
     yield from _domains(settings, asked)
     if settings.require_tls and asked.value("smtpd_tls_security_level") != "encrypt":
         yield "TROUBLE", line("smtpd_tls_security_level", "encrypt", "ORDERFLOW_REQUIRE_TLS is set")
+    if asked.value("smtpd_tls_security_level") in ("", "none") and asked.value("smtpd_use_tls") != "yes":
+        yield "WARNING", line("smtpd_tls_security_level", "may", "all mail comes in unencrypted")
     if asked.value("smtpd_tls_security_level") == "encrypt" and not _has_certificate(asked):
         yield (
             "TROUBLE",
@@ -84,10 +86,10 @@ def _domains(settings: Settings, asked: Postconf) -> Iterator[Said]:
     if asked.value("recipient_delimiter") != delimiters:
         yield "WARNING", line("recipient_delimiter", delimiters, "postmaster with an extension is refused")
     for domain in settings.addresses.spellings:
-        if domain not in _words(asked, "virtual_mailbox_domains"):
+        if not _lists(asked, "virtual_mailbox_domains", domain):
             yield "TROUBLE", f"main.cf: virtual_mailbox_domains does not name {domain}: its mail is refused"
         for other in ("mydestination", "virtual_alias_domains", "relay_domains"):
-            if domain in _words(asked, other):
+            if _lists(asked, other, domain):
                 yield "TROUBLE", f"main.cf: take {domain} out of {other} (its mail may go elsewhere, or be refused)"
         for table in asked.tables("transport_maps"):
             found = asked.lookup(domain, table)[0]
@@ -121,5 +123,11 @@ def _has_certificate(asked: Postconf) -> bool:
     return any(asked.value(name) not in ("", "none") for name in names)
 
 
+def _lists(asked: Postconf, name: str, domain: str) -> bool:
+    """Return whether a list of domains has one, as a word or in a table."""
+    tables = (table for table in asked.tables(name) if ":" in table)
+    return domain in _words(asked, name) or any(asked.lookup(domain, table)[0] is not None for table in tables)
+
+
 def _words(asked: Postconf, name: str) -> set[str]:
-    return set(_BLANKS.split(asked.value(name)))
+    return set(_BLANKS.split(asked.value(name).lower()))

@@ -26,6 +26,11 @@ from .postfix_probes import line, reaches, runs_as, status_filter
 
 _TRANSPORTS = {"orderflow": PIPE, "orderflow-lmtp": LMTP}
 _DSN_IS_SILENT = re.compile(r"(^|[\s,])dsn([\s,]|$)", re.IGNORECASE)
+_MACROS = {
+    "--queue-id": "${queue_id}",
+    "--client-address": "${client_address}",
+    "--original-recipient": "${original_recipient}",
+}
 _IMPORTS_WHAT_DELIVERS = "import orderflow_ingest.delivery, orderflow_ingest.assembly"
 
 
@@ -64,11 +69,18 @@ def _pipe(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
         yield "TROUBLE", "master.cf: orderflow: null_sender= (empty) is missing: bounces come from MAILER-DAEMON"
     if service.chroot == "y":
         yield "TROUBLE", "master.cf: orderflow: chroot must be n: the program lies outside"
+    yield from _shows_envelope(service)
     if "D" in (service.attribute("flags") or ""):
         yield "WARNING", "master.cf: orderflow: take D out of flags=: mail that passed here before bounces as a loop"
     argv = service.argv
     if _option(argv, "--sender") != "${sender}":
         yield "TROUBLE", "master.cf: orderflow: argv must have: --sender ${sender}, or nobody knows who sent an order"
+    for name, macro in _MACROS.items():
+        if _option(argv, name) != macro:
+            yield (
+                "WARNING",
+                f"master.cf: orderflow: argv must have: {name} {macro}, or nobody knows where a mail is from",
+            )
     if argv[-2:] != ["--", "${recipient}"]:
         yield "TROUBLE", "master.cf: orderflow: argv must end with: -- ${recipient}"
     if "-c" in argv:  # the shell script is a net of its own
@@ -77,6 +89,11 @@ def _pipe(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
     if _option(argv, "--settings") != wanted:
         yield "TROUBLE", f"master.cf: orderflow: argv must have: --settings {wanted or '(none)'}, what this check reads"
     yield from _user_and_program(settings, asked, service, argv)
+
+
+def _shows_envelope(service: Service) -> Iterator[Said]:
+    if not {"R", "O"} <= set(service.attribute("flags") or ""):
+        yield "WARNING", f"master.cf: {service.name}: flags= must have R and O: raw mail does not show its envelope"
 
 
 def _user_and_program(settings: Settings, asked: Postconf, service: Service, argv: list[str]) -> Iterator[Said]:
@@ -137,6 +154,7 @@ def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
     if service.daemon != "lmtp":
         yield "TROUBLE", f"{place}: the command must be lmtp, not {service.daemon}"
     yield from _is_not_chrooted(service)
+    yield from _shows_envelope(service)
     if asked.value("lmtp_line_length_limit", service) != "0":
         yield "TROUBLE", line("-o lmtp_line_length_limit", 0, "longer lines are broken", place)
     if asked.value("disable_mime_output_conversion", service) != "yes":
@@ -170,6 +188,9 @@ def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
         if not _DSN_IS_SILENT.search(asked.value("smtpd_discard_ehlo_keywords", service)):
             why = "mail that asks for a delivery status notification is refused"
             yield "TROUBLE", line("-o smtpd_discard_ehlo_keywords", "dsn,etrn,silent-discard", why, place)
+        if not asked.value("smtpd_relay_restrictions", service).startswith("reject_unauth_destination"):
+            why = "mail of this network for other domains is put off for ever"
+            yield "WARNING", line("-o smtpd_relay_restrictions", "reject_unauth_destination", why, place)
         if "speed_adjust" not in asked.value("smtpd_proxy_options", service):
             yield "WARNING", line("-o smtpd_proxy_options", "speed_adjust", "slow senders take places", place)
         yield from check_limits(settings, asked, Place.PROXIED, service)
@@ -188,12 +209,16 @@ def _relay(settings: Settings, asked: Postconf) -> Iterator[Said]:
             "TROUBLE",
             f"master.cf: no service {settings.relay} inet (ORDERFLOW_RELAY): mail for postmaster is put off",
         )
-    elif asked.value("smtpd_proxy_filter", found):
-        yield "TROUBLE", line("-o smtpd_proxy_filter", "", "mail given back comes back", f"master.cf: {found.name}")
-    elif not asked.value("smtpd_client_restrictions", found).replace(" ", "").endswith(",reject"):
+        return
+    place = f"master.cf: {found.name}"
+    if asked.value("smtpd_proxy_filter", found):
+        yield "TROUBLE", line("-o smtpd_proxy_filter", "", "mail given back comes back", place)
+    if not asked.value("smtpd_client_restrictions", found).replace(" ", "").endswith(",reject"):
         why = "others may connect"
-        place = f"master.cf: {found.name}"
         yield "TROUBLE", line("-o smtpd_client_restrictions", "permit_mynetworks,reject", why, place)
+    if asked.value("smtpd_tls_security_level", found) == "encrypt":
+        why = "the service speaks no TLS here: mail for postmaster is put off"
+        yield "TROUBLE", line("-o smtpd_tls_security_level", "none", why, place)
 
 
 def _filters(asked: Postconf) -> Iterator[Service]:

@@ -13,6 +13,7 @@ from secrets import token_hex
 from urllib.parse import unquote
 
 from ...access import as_user, why_closed
+from ...addresses import POSTMASTERS
 from ...assembly import Parts
 from ...records import RecordsUnavailable, recipients_path
 from ...service_health import MAP_SOCKET
@@ -56,6 +57,15 @@ def check_recipients(parts: Parts, asked: Postconf) -> Iterator[Said]:
             yield "TROUBLE", f"the recipient map does not know {ours}: its mail is refused"
         if known and (elsewhere := _alias(asked, ours, domain, parts.settings.local_part)):
             yield "TROUBLE", f"main.cf: virtual_alias_maps sends {ours} elsewhere: take it out of {elsewhere}"
+        yield from _postmasters(asked, domain, tables)
+
+
+def _postmasters(asked: Postconf, domain: str, tables: list[str]) -> Iterator[Said]:
+    """Look whether mail for postmaster and abuse is let in: whoever has trouble with our mail writes there."""
+    known = [*asked.tables("virtual_alias_maps"), *tables]
+    for address in (f"{name}@{domain}" for name in POSTMASTERS):
+        if all(asked.lookup(key, table)[0] is None for table in known for key in (address, f"@{domain}")):
+            yield "WARNING", f"main.cf: virtual_alias_maps does not name {address}: its mail is refused (RFC 2142)"
 
 
 def _mail_owner(asked: Postconf) -> pwd.struct_passwd | None:
