@@ -14,7 +14,7 @@ from orderflow_ingest.admin_cli.checks.postconf import Postconf
 from orderflow_ingest.admin_cli.checks.postfix_limits import check_limits
 from orderflow_ingest.admin_cli.postfix_config import WAYS, render
 from orderflow_ingest.admin_cli.postfix_relations import RELATIONS, Place
-from orderflow_ingest.settings import load
+from orderflow_ingest.settings import BadSettings, load
 from tests.lab import smtp
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
@@ -99,6 +99,20 @@ def test_what_is_printed_keeps_every_relation(place, way, given):
         assert ["ORDERFLOW_DEADLINE must be far below" in text for _, text in found] == [True]
     else:
         assert found == []
+
+
+@pytest.mark.parametrize("name", ["order flow", "a,b", "$queue_directory", "{x}", "a\tb"])
+@pytest.mark.parametrize("part", ["main", "master"])
+def test_a_path_that_postfix_would_read_as_something_else_is_not_printed(place, part, name):
+    file = place / f"{name}.env"
+    file.write_text("")
+    for settings, said in (
+        (load(os.devnull, {"ORDERFLOW_SOCKET_DIR": f"/srv/{name}"}), f"ORDERFLOW_SOCKET_DIR: /srv/{name} cannot"),
+        (load(str(file), {}), f"--settings: {file} cannot stand in Postfix's files"),
+    ):
+        with pytest.raises(BadSettings) as refused:
+            render(part, settings, "pipe", "nobody", None)
+        assert str(refused.value).startswith(said)
 
 
 def test_every_row_is_tried():

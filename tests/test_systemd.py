@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orderflow_ingest.service.cost import FIELD_FACTOR, HEADER_READ
+from orderflow_ingest.service.map_door import MOST_CONNECTIONS
 from orderflow_ingest.service.systemd import unit_of
 from orderflow_ingest.service_health import SOCKETS
 from orderflow_ingest.settings import load
@@ -29,6 +30,7 @@ OF_ITS_OWN = {
         "MemoryHigh",
         "OOMPolicy",
         "TasksMax",
+        "LimitNOFILE",
         "RuntimeDirectory",
         "RuntimeDirectoryMode",
     ),
@@ -138,6 +140,11 @@ def value(unit: Path, name: str) -> str | None:
     values = re.findall(rf"^{name}=(.*)$", unit.read_text(), re.MULTILINE)
     assert len(values) <= 1, (unit.name, name)
     return values[0] if values else None
+
+
+def test_the_recipient_map_cannot_take_every_file_of_the_service(installed):
+    unit = (installed / "orderflow-service@.service").read_text()
+    assert int(re.search(r"^LimitNOFILE=(\d+)$", unit, re.MULTILINE)[1]) >= 4 * MOST_CONNECTIONS
 
 
 def test_every_unit_that_gets_a_socket_says_that_it_does_not_block():

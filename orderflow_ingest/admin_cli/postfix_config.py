@@ -72,6 +72,7 @@ def render(
         return _passfile(target)
     if way == BEFORE_QUEUE and not re.fullmatch(r"[^/]+:\d+", settings.relay or ""):
         raise BadSettings("ORDERFLOW_RELAY must be host:port for the way before-queue, 127.0.0.1:10026 say")
+    _check_paths(settings)
     map_type = "sqlite" if recipients_path(settings.database_url) else "pgsql"
     values = related(settings) | {
         "WAY": way,
@@ -116,6 +117,13 @@ def command() -> str:
     packages = Path(__file__).resolve().parents[2]
     code = f"import sys; sys.path.insert(0, '{packages}'); from orderflow_ingest.deliver_cli import main; main()"
     return f"{sys.executable} -I -S -c {{ {code} }}"
+
+
+def _check_paths(settings: Settings) -> None:
+    """Raise BadSettings for a path that Postfix would read as something else: it divides at blanks and expands $."""
+    for name, path in (("ORDERFLOW_SOCKET_DIR", settings.socket_dir), ("--settings", settings.file or "")):
+        if re.search(r"[\s,${}]", str(path)):
+            raise BadSettings(f"{name}: {path} cannot stand in Postfix's files: no blank, comma, $, {{ or }}")
 
 
 def _postmasters(settings: Settings) -> str:
