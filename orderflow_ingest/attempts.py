@@ -27,7 +27,8 @@ later than now, is due: a clock that was wrong has written it.
     has been poison
 
 Where the database itself is away when a failure is to be noted, that is tried for a while; then the attempt
-counts as one that ended without a word.
+counts as one that ended without a word. Where it goes away while an attempt is begun, it may have committed that all
+the same, as a primary does that dies before its answer: the row is asked for a while whose it is.
 """
 
 import logging
@@ -35,10 +36,11 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import in_hand, metrics
 from .archive import ArchiveUnavailable
@@ -52,7 +54,9 @@ POISON_ATTEMPTS = 3
 SWEEP_LIMIT = 1000
 SWEEP_BATCH = 100  # tasks; so many are enqueued twice at the most by a host that slept in its sweep
 NOTE_DELAYS = (0.5, 2, 5, 15)  # seconds
+CLAIM_DELAYS = (0.5, 2, 5, *[10] * 8)  # seconds: longer than a standby takes to be promoted
 _BACKOFF = 4
+Row = TypeVar("Row", InboundMessage, Document)
 
 
 class WorkersLost(Exception):
@@ -103,6 +107,26 @@ def with_parts(why: dict[str, Any], failed_at: list[str], part: str | None) -> d
     """Return error_json with the parts that attempts failed at, the last one last."""
     known = [*failed_at, part] if part is not None else failed_at
     return {**why, "parts": known} if known else why
+
+
+def begun(claim: Callable[[str], Row | None], row: Callable[[], Row | None], parts: Parts) -> Row | None:
+    """Return the row whose attempt this thread has begun by its claim; None if it may not.
+
+    Where the claim was not answered, the mark on the row says whether it was committed: it names the file that this
+    thread alone has, and a thread has one attempt in hand. Raises RecordsUnavailable.
+    """
+    worker = worker_name(parts.settings.in_hand_dir)
+    try:
+        return claim(worker)
+    except RecordsUnavailable:
+        for delay in CLAIM_DELAYS:
+            time.sleep(delay)
+            with suppress(RecordsUnavailable):
+                found = row()
+                if "@" in worker and found is not None and (found.worker or "").startswith(f"{worker}/"):
+                    return found
+                return claim(worker)
+        raise
 
 
 def note_losses(parts: Parts) -> int:

@@ -27,12 +27,12 @@ from .attempts import (
     OUTAGES,
     Erased,
     LeaseLost,
+    begun,
     learned,
     need_no_loss,
     note_failure,
     told,
     with_parts,
-    worker_name,
 )
 from .keys import document_id, document_key
 from .limits import TimeUp
@@ -61,7 +61,12 @@ def extract(
     began, org = time.monotonic(), parts.records.organizations.slug(org_id)
     names: dict[str, Any] = {"org": org, "org_id": org_id, "message_id": message_id}
     lease, now = timedelta(seconds=parts.settings.lease), parts.records.database.now()
-    attempt = parts.records.messages.claim(org_id, message_id, worker_name(parts.settings.in_hand_dir), now, lease)
+    messages = parts.records.messages
+    attempt = begun(
+        lambda worker: messages.claim(org_id, message_id, worker, now, lease),
+        lambda: messages.get(org_id, message_id),
+        parts,
+    )
     if attempt is None:
         event("extract", "Nothing to do for this message.", **names)
         return

@@ -31,10 +31,10 @@ from .attempts import (
     Erased,
     HandlerUnavailable,
     LeaseLost,
+    begun,
     need_no_loss,
     note_failure,
     told,
-    worker_name,
 )
 from .durable import os_reason
 from .limits import TimeUp
@@ -69,7 +69,11 @@ def hand_over(org_id: int, document_id: UUID, parts: Parts) -> None:
     org = parts.records.organizations.slug(org_id)
     names: dict[str, Any] = {"org": org, "org_id": org_id, "document_id": document_id}
     lease, now = timedelta(seconds=parts.settings.lease), parts.records.database.now()
-    attempt = documents.claim(org_id, document_id, worker_name(parts.settings.in_hand_dir), now, lease)
+    attempt = begun(
+        lambda worker: documents.claim(org_id, document_id, worker, now, lease),
+        lambda: documents.get(org_id, document_id),
+        parts,
+    )
     if attempt is None:
         event("hand_over", "Nothing to do for this document.", **names)
         return

@@ -540,6 +540,56 @@ def test_a_database_that_is_away_when_a_failure_is_to_be_noted_is_waited_for(par
     assert again(parts, message).error_json["error"] == "ArchiveUnavailable"
 
 
+@pytest.mark.parametrize("is_committed", [True, False])
+@pytest.mark.parametrize("kind", ["messages", "documents"])
+def test_an_attempt_whose_claim_was_not_answered_is_taken_all_the_same_once(parts, monkeypatch, kind, is_committed):
+    monkeypatch.setattr(attempts, "CLAIM_DELAYS", (0, 0, 0))
+    message = received(parts, order(1, attachments=1))
+    if kind == "documents":
+        extraction.extract(1, message.id, parts)
+    rows = getattr(parts.records, kind)
+    real, claims = rows.claim, []
+
+    def claim(*arguments):
+        claims.append(arguments)
+        if len(claims) > 1:
+            return real(*arguments)
+        if is_committed:
+            assert real(*arguments)
+        raise RecordsUnavailable("database: it went away at the commit")
+
+    def away(*_):
+        rows.get = get
+        raise RecordsUnavailable("database: away")
+
+    rows.claim, rows.get, get = claim, away, rows.get
+    if kind == "messages":
+        extraction.extract(1, message.id, parts)
+    for document in parts.records.documents.of_message(1, message.id):
+        handover.hand_over(1, document.id, parts)
+    assert again(parts, message).status is Status.PARSED
+    assert {(row.handover, row.attempts) for row in parts.records.documents.of_message(1, message.id)} == {
+        (HandOver.DONE, 1)
+    }
+    assert again(parts, message).attempts == 1 and len(calls) == 1
+    assert sum(arguments[1] == claims[0][1] for arguments in claims) == (1 if is_committed else 2)
+
+
+def test_another_workers_claim_is_not_taken_for_ones_own_that_was_not_answered(parts, monkeypatch):
+    monkeypatch.setattr(attempts, "CLAIM_DELAYS", (0,))
+    message = received(parts, order())
+    real = parts.records.messages.claim
+
+    def claim(org_id, id, worker, now, lease):
+        parts.records.messages.claim = real
+        assert real(org_id, id, f"{worker}0", now, lease)
+        raise RecordsUnavailable("database: away")
+
+    parts.records.messages.claim = claim
+    extraction.extract(1, message.id, parts)
+    assert again(parts, message).status is Status.RECEIVED and again(parts, message).attempts == 1
+
+
 def test_the_sweep_finds_what_has_lost_its_task_behind_thousands_that_have_one(parts, monkeypatch):
     monkeypatch.setattr(attempts, "SWEEP_LIMIT", 3)
     for number in range(12):
