@@ -1,5 +1,7 @@
 """The benchmarks: what they find wrong is no figure, and one small run gives every figure. No test of a time."""
 
+import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -10,6 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import extraction, memory, parsers, report
+from benchmarks.booted import __main__ as booted
+from benchmarks.booted import evidence
+from benchmarks.booted.sender import KNOWN, UNKNOWN, mail
 from benchmarks.measure import Course, percentile
 from benchmarks.orders import MAILS
 from benchmarks.sender import Load, Mail, Report, Sent, message_id
@@ -134,3 +139,70 @@ def test_one_run_gives_every_figure_of_the_readers(place):
     assert all(case["MB per s"] > 0 and case["mails per s"] > 0 for case in found["cases"])
     extraction.write(found, place)
     assert re.search(r"\| small +\| 0\.00\d +\| read_parts ", (place / "extraction.md").read_text())
+
+
+def answer(number, began, ended, said):
+    return {"number": number, "began": began, "ended": ended, "answer": said}
+
+
+def test_the_longest_run_of_refusals_ends_with_the_next_mail_that_is_accepted():
+    told = [answer(0, 0, 1, "250"), answer(1, 2, 3, "451"), answer(2, 3, 5, "451"), answer(3, 5, 7, "250")]
+    assert evidence.Answers(told).longest_run() == 5
+    assert evidence.Answers(told[:3]).longest_run() == 3
+    assert evidence.Answers(told[:1]).longest_run() == 0
+    assert evidence.Answers(told).accepted == {0, 3}
+
+
+def test_a_known_recipient_that_is_refused_and_an_unknown_one_that_is_accepted_are_told():
+    said = [{"recipient": KNOWN, "answer": code} for code in ("250", "451", "550")]
+    said += [{"recipient": UNKNOWN, "answer": code} for code in ("250", "451", "550", "ConnectionRefusedError")]
+    assert evidence.wrong_answers(said) == [
+        "1 times a known organization was answered 550",
+        "1 times an unknown organization was answered 250",
+    ]
+
+
+class Recorded:
+    """A machine that has recorded one mail: its rows, its documents and its archive."""
+
+    def __init__(self, root, number=1):
+        self.root = root
+        identity, raw, table = mail("t", number)
+        digests = {"raw": hashlib.sha256(b"Received: x\n" + raw).hexdigest(), "document": table}
+        self.rows = [[identity, "PARSED", "raw", digests["raw"], "id"]]
+        self.documents = [["id", "document", table, "DONE"]]
+        archive = root / evidence.ARCHIVE
+        archive.mkdir(parents=True)
+        (archive / "raw").write_bytes(b"Received: x\n" + raw)
+        attached = raw.rpartition(b"base64\r\n\r\n")[2].partition(b"--b--")[0]
+        (archive / "document").write_bytes(base64.b64decode(attached))
+
+    def sql(self, statement, port):
+        return self.documents if "FROM document" in statement else self.rows
+
+
+def test_a_mail_that_is_recorded_once_and_whole_is_no_complaint(tmp_path):
+    assert evidence.complaints(Recorded(tmp_path), "t", {1}, {1, 2}, 5432) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda machine: machine.rows.clear(), "1 accepted and not recorded"),
+        (lambda machine: machine.rows.append(machine.rows[0]), "1 recorded twice"),
+        (lambda machine: (machine.root / evidence.ARCHIVE / "raw").write_bytes(b""), "1 raw mail missing or altered"),
+        (lambda machine: machine.documents.clear(), "1 without its one document"),
+        (lambda machine: (machine.root / evidence.ARCHIVE / "document").unlink(), "1 document missing or altered"),
+    ],
+)
+def test_a_mail_that_is_lost_doubled_or_damaged_is_told(tmp_path, damage, says):
+    machine = Recorded(tmp_path)
+    damage(machine)
+    assert evidence.complaints(machine, "t", {1}, {1}, 5432) == [says]
+
+
+def test_a_scenario_is_a_line_of_the_table_and_a_line_for_each_thing_that_is_wrong():
+    seconds = {"p50": 0.1, "p99": 1.0, "slowest": 2.0, "longest run without 250": 0.0, "away": 0.0, "quiet after": None}
+    counts = {"sent": 2, "answers": {"250": 2}, "RCPT": {"known": {"250": 1}, "unknown": {}}, "put off by Postfix": 0}
+    text = booted.row({"scenario": "units", "way": "lmtp", **seconds, **counts, "wrong": ["1 lost"]})
+    assert re.fullmatch(r"units +lmtp +2 +250:2 .* never\n    WRONG: 1 lost", text)
