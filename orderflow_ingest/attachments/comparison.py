@@ -22,14 +22,26 @@ _WORD = re.compile(
     rf"|[{_SIGN_BY_SIGN}€$£¥%‰\u2610-\u2612\u2713-\u2718\U0001f44d\U0001f44e]"
 )
 # The same for text in windows-1252, where bytes are translated, which takes a tenth of the time: what is no word
-# becomes a blank, and signs are parted by hand. What belongs to a number waits as a byte that the text has not.
+# becomes a blank, and signs are parted by hand. Marks are parted before that, but for those of a number: of two marks
+# side by side none is.
 _SIGNS = b"\x80$\xa3\xa5%\x89"
-_OF_NUMBERS, _KEPT = b".,:/-+", b"\x81\x8d\x8f\x90\x9d\x7f"
-_OF_NUMBER = re.compile(rb"(?<=\d)[.,:/-](?=\d)|(?<![^ \t-\r\x1c-\x1f\xa0(])[+-](?=\d)")
-_KEEP, _GIVE_BACK = bytes.maketrans(_OF_NUMBERS, _KEPT), bytes.maketrans(_KEPT, _OF_NUMBERS)
-_TO_WORDS = bytes(
-    number if number in _KEPT or _WORD.match(bytes((number,)).decode("cp1252")) else 32 for number in range(256)
+_MARKS = b".,:/-+"
+_OUTSIDE_NUMBERS = re.compile(
+    rb"[.,:/+-](?:[.,:/+-]++|(?!\d)|(?<!\d[.,:/-])(?:(?<=[.,:/])|(?<=[^ \t-\r\x1c-\x1f\xa0(].)))"
 )
+# What these become in lower case is more than one byte, or none of windows-1252.
+_SHARP_S, _MICRO = "\xdf".encode("cp1252"), "\xb5".encode("cp1252")
+
+
+def _fold(number: int) -> int:
+    """Return what stands for a byte of windows-1252: its lower case, or a blank where it is in no word."""
+    sign = bytes((number,)).decode("cp1252", "replace")
+    if number in _MARKS or bytes((number,)) in (_SHARP_S, _MICRO) or not _WORD.match(sign):
+        return number if number in _MARKS else 32
+    return sign.casefold().encode("cp1252")[0]
+
+
+_TO_WORDS = bytes(map(_fold, range(256)))
 _TO_WORDS_AND_LINES = _TO_WORDS[:10] + b"\n" + _TO_WORDS[11:]
 _WORD_OR_LINE = re.compile(_WORD.pattern + r"|\n")
 _LINK_STARTS = ("http", "ftp:", "mailto:", "tel:", "cid:")
@@ -51,7 +63,7 @@ class Wording:
     @cached_property
     def words(self) -> str:
         """All words and numbers."""
-        return _words(self._text)
+        return _words(self._given)
 
     @cached_property
     def words_between_links(self) -> str:
@@ -118,27 +130,32 @@ class Spoken:
 
 
 def _encode(text: str) -> bytes | None:
-    """Return a text in windows-1252, None if it has other signs, or one that is needed."""
+    """Return a text in windows-1252, None if it has other signs."""
     try:
         coded = text.encode("cp1252")
     except UnicodeEncodeError:
         return None
-    return coded if b"\x7f" not in coded else None
+    if _MICRO in coded:
+        return None
+    return coded.replace(_SHARP_S, b"ss") if _SHARP_S in coded else coded
 
 
 def _part_words(coded: bytes, table: bytes) -> bytes:
-    """Return the words of a text in windows-1252 with other signs as blanks."""
-    words = _OF_NUMBER.sub(lambda found: found[0].translate(_KEEP), coded).translate(table)
+    """Return the words of a text in windows-1252 in lower case, with other signs as blanks."""
+    words = _OUTSIDE_NUMBERS.sub(b" ", coded).translate(table)
     for sign in _SIGNS:
         if sign in words:
             words = words.replace(bytes((sign,)), b" %c " % sign)
-    return words.translate(_GIVE_BACK)
+    return words
 
 
 def _words(text: str) -> str:
+    """Return the words and numbers of a text, casefolded or not."""
     if (coded := _encode(text)) is not None:
-        return f" {b' '.join(_part_words(coded, _TO_WORDS).split()).decode('cp1252')} ".replace("  ", " ")
-    return f" {' '.join(_WORD.findall(text))} ".replace("  ", " ")
+        found = b" ".join(_part_words(coded, _TO_WORDS).split()).decode("cp1252")
+    else:
+        found = " ".join(_WORD.findall(text.casefold()))
+    return f" {found} " if found else " "
 
 
 def _in_order(lines: Iterable[str], words: str) -> bool:

@@ -31,6 +31,7 @@ _CELL_START_MARKED = re.compile(
     r"(<t[dh]\b[^<>]*+>)(?:\s*+<(?:p|div)\b(?![^<>]*(?:\"display:none|hidden))[^<>]*+>)+", re.IGNORECASE
 )
 _CELL_END = re.compile(r"</(?:p|div)\s*+>\s*+(?:</(?:p|div)\s*+>\s*+){0,7}(?=</t[dh]\b)", re.IGNORECASE)
+_PARAGRAPHS = ("<p", "</p", "<div", "</div")
 _LISTS = ("<ul", "<ol", "<menu", "<dir")
 _LIST_TAG = re.compile(r"<(/?)(?:ul|ol|menu|dir)\b[^<>]*+>", re.IGNORECASE)
 _LIST_DEPTH = 20
@@ -90,7 +91,7 @@ def html_text(page: str, room: Room) -> PageText:
 def _lay_out(page: str, lower: str, room: Room) -> PageText:
     marked = mark_hidden(page, lower)
     source = marked.page
-    if "<td" in lower or "<th" in lower:
+    if ("<td" in lower or "<th" in lower) and any(tag in lower for tag in _PARAGRAPHS):
         cell_start = _CELL_START_MARKED if marked.hidden or marked.doubtful else _CELL_START
         source = _CELL_END.sub("", cell_start.sub(r"\1", source))
     if sum(map(lower.count, _LISTS)) > _LIST_DEPTH and _list_depth(source) > _LIST_DEPTH:
