@@ -19,6 +19,7 @@ Measured: a header at the bound takes 7 ms and 1 MB; of 4 MB of To lines 20 ms a
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 TRACE_FIELDS = frozenset(("received", "return-path", "delivered-to", "x-original-to"))
 # Possessive throughout: a group repeated in any other way takes 200 bytes of memory for each line.
@@ -43,8 +44,7 @@ _PARAMETER = re.compile(rb"(?:file)?(?:name|boundary|charset)[*\d]{0,6}[ \t]*=",
 _LEADING_BLANKS = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n\0]*+(?=>?From |[!-9;-~]{1,100}[ \t]*:)")
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """One header field: its name in lower case ASCII, its value unfolded and trimmed."""
 
     name: str

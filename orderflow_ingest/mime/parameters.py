@@ -19,7 +19,7 @@ letters of an 8-bit charset within words.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .charsets import codec_name, is_utf8
 from .words import decode_bytes, decode_text, has_encoded_word
@@ -68,16 +68,14 @@ _FREE_TEXT = ("filename", "name")
 _ESCAPED = "quoted-printable in a parameter"
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter as it stands: its name in lower case, RFC 2231 marks included, and its unquoted value."""
 
     name: str
     value: bytes
 
 
-@dataclass(frozen=True)
-class Parametrised:
+class Parametrised(NamedTuple):
     """A field's value in lower case, its parameters, and what had to be tolerated in them."""
 
     value: str

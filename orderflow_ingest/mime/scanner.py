@@ -9,6 +9,7 @@ may equal one in another case. The line break before a delimiter belongs to it.
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .fields import split_header
 
@@ -17,8 +18,7 @@ _CONTENT_FIELD = re.compile(rb"Content-[A-Za-z-]{2,40}[ \t]*:", re.IGNORECASE)
 _OWN_BOUNDARY_LINES = 20
 
 
-@dataclass(frozen=True)
-class Delimiter:
+class Delimiter(NamedTuple):
     """One boundary line: where the content before it ends and after it starts, whose it is, whether it closes."""
 
     end: int
