@@ -33,7 +33,7 @@ _UU_END = re.compile(rb"[ \t]*+end[ \t]*+(?=[\r\n]|\Z)")
 _LONGEST_UU_NAME = 255
 _LONGEST_LINE, _CR = 1000, 13
 UU_ENCODINGS = ("x-uuencode", "uuencode", "x-uue", "uue")
-_LINES_AT_ONCE, _TELLING = 64 << 10, 1000
+_LINES_AT_ONCE, _TELLING = 40 << 10, 1000
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ _OLE_STREAMS = (
 )
 # Most parts are plain text: a third of a millisecond each to learn nothing, and false finds by chance.
 _CONTROLS = bytes((*range(9), *range(14, 27), *range(28, 32), 127))
+_IS_CONTROL = bytes(number in _CONTROLS for number in range(256))
 _TEXTUAL = re.compile(rb"\s*+(?:%PDF|%!PS|\{\\rtf)")
 # The first bytes of all that follows, blanks before it included.
 _FIRST_BYTE = frozenset(b"%\x89\xffG\x78UI\xef<\x1fM \t\n\v\f\r")
@@ -148,5 +149,5 @@ def _is_binary(head: bytes) -> bool:
         codecs.utf_8_decode(head)
     except UnicodeDecodeError:
         return True
-    # Deleting takes a fifth of the time of a search that finds nothing.
-    return len(head.translate(None, _CONTROLS)) < len(head)
+    # A search for any of them takes ten times as long.
+    return 1 in head.translate(_IS_CONTROL)
