@@ -23,7 +23,7 @@ setup(
     ],
     package_dir={"orderflow_ingest.migrations": "migrations", "orderflow_ingest.postfix": "postfix"},
     package_data={
-        "orderflow_ingest.console": ["templates/*.html", "static/*"],
+        "orderflow_ingest.entrypoints.console": ["templates/*.html", "static/*"],
         "orderflow_ingest.migrations": ["script.py.mako", "*.sql"],
         "orderflow_ingest.postfix": ["*.cf"],
     },
@@ -73,11 +73,11 @@ setup(
     scripts=["postfix/orderflow-deliver"],
     entry_points={
         "console_scripts": [
-            "orderflow-admin=orderflow_ingest.admin_cli:main",
-            "orderflow-console=orderflow_ingest.console:main",
-            "orderflow-metrics=orderflow_ingest.metrics_cli:main",
-            "orderflow-replay=orderflow_ingest.replay_cli:main",
-            "orderflow-service=orderflow_ingest.service:main",
+            "orderflow-admin=orderflow_ingest.entrypoints.admin.main:main",
+            "orderflow-console=orderflow_ingest.entrypoints.console.main:main",
+            "orderflow-metrics=orderflow_ingest.entrypoints.exporter.main:main",
+            "orderflow-replay=orderflow_ingest.entrypoints.replay.main:main",
+            "orderflow-service=orderflow_ingest.entrypoints.service.daemon:main",
         ]
     },
 )

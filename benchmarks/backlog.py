@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.queue import Queue
-from orderflow_ingest.settings import load
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.storage.queue import Queue
 from tests.lab.deployment import DOMAIN, ROOT, Deployment
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch, wait_until
@@ -32,10 +32,10 @@ FILL = "--fill"
 
 def fill(settings_file: str, messages: int) -> None:
     """Receive so many mails, as the user that delivers."""
-    parts = open_parts(load(settings_file))
+    parts = open_app(load(settings_file))
     for number in range(messages):
         envelope = Envelope(recipient=f"orders+acme@{DOMAIN}", received_at=datetime.now(UTC), queue_id="Q")
-        assert receive(envelope, order(number), parts).outcome.is_accepted
+        assert deliver_from_memory(envelope, order(number), parts).outcome.is_accepted
 
 
 def lose(queue: Queue, number: int) -> None:

@@ -31,9 +31,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, parsers, report
 from benchmarks.orders import MAILS, small
 from benchmarks.parsers import OURS, PARSERS, STANDARD, Reader
+
+from . import machine, parsers, report
 
 _ROOT = Path(__file__).parents[1]
 _LARGE = 1_000_000 * 0.95

@@ -8,9 +8,9 @@
    a third one, of --rows too, has its tenant tables in so many partitions (`partitions`).
    fsync is off while they are filled; then the server starts anew with fsync on and 3 GB of shared buffers, and
    the indexes of all are read into memory once (pg_prewarm). Autovacuum is off, so that it disturbs nobody's turn.
-2. Each measure calls a function of `orderflow_ingest.records` on one database after the other, in changing order, as
-   the role that calls it in production: for all that delivery and worker do a member of orderflow_worker, whom
-   row-level security binds to the organisations that a transaction names; for `status` and lists a member of
+2. Each measure calls a function of `orderflow_ingest.storage.database` on one database after the other, in changing
+   order, as the role that calls it in production: for all that delivery and worker do a member of orderflow_worker,
+   whom row-level security binds to the organisations that a transaction names; for `status` and lists a member of
    orderflow_operator. The rows it asks for are its own, drawn from all organisations and both years. Told is the
    median time of a call, round trips included, and the ratio of the medians. Commits do not wait for the disk, so that
    its time hides nothing, except where it says so.
@@ -46,14 +46,16 @@ from uuid import UUID, uuid4
 import psycopg
 import sqlalchemy as sa
 
-from benchmarks import history, partitions, plans, report
 from benchmarks.machine import facts
-from orderflow_ingest.admin_cli import roles
-from orderflow_ingest.records import Filter, InboundMessage, NewDocument, NewMessage, Records, schema
-from orderflow_ingest.settings import load as load_settings
-from orderflow_ingest.status import PartKind, Status
+from orderflow_ingest.config import load as load_settings
+from orderflow_ingest.domain.states import Status
+from orderflow_ingest.entrypoints.admin import roles
+from orderflow_ingest.parsing.documents.part import PartKind
+from orderflow_ingest.storage.database import Filter, InboundMessage, NewDocument, NewMessage, Records, schema
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch
+
+from . import history, partitions, plans, report
 
 _ROOT = Path(__file__).parents[1]
 _LIMIT = 1.5
@@ -198,7 +200,7 @@ def open_side(server: Postgres, name: str, now: datetime, organizations: int) ->
     worker, operator = (
         Records(server.url(name, f"growth_{group}"), longest_delay=_LONGEST) for group in ("worker", "operator")
     )
-    assert not schema.unbound(worker.database)
+    assert not schema.rls_bypass_reason(worker.database)
     return Side(name, worker, operator, sa.create_engine(url_of(server, name)), now, organizations)
 
 
@@ -359,11 +361,11 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     "status: documents of an organisation": _of_org(lambda s, org: s.operator.documents.count_undone(org)),
     "status: conflicts": _same(lambda s: s.operator.conflicts.count_open()),
     "status: conflicts of an organisation": _of_org(lambda s, org: s.operator.conflicts.count_open(org)),
-    "figures of an hour": _same(lambda s: s.operator.figures.over(s.now - _HOUR, s.now, 120)),
+    "figures of an hour": _same(lambda s: s.operator.statistics.over(s.now - _HOUR, s.now, 120)),
     "figures of an organisation": _of_org(
-        lambda s, org: s.operator.figures.over(s.now - history.DAY, s.now, 3600, org)
+        lambda s, org: s.operator.statistics.over(s.now - history.DAY, s.now, 3600, org)
     ),
-    "figures of an hour by organisation": _same(lambda s: s.operator.figures.by_organization(s.now - _HOUR, s.now)),
+    "figures of an hour by organisation": _same(lambda s: s.operator.statistics.by_organization(s.now - _HOUR, s.now)),
     "list: 50 newest": _same(lambda s: s.operator.messages.select(Filter(), 50)),
     "list: 50 somewhere in history": _later_pages,
     "list: 20 newest of an organisation": _of_org(

@@ -51,7 +51,7 @@ def fsync_cost() -> float:
 
 def import_cost() -> dict[str, Any]:
     """Import what the pipe's program imports before it knows whether there is a service; the best of five runs."""
-    code = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from orderflow_ingest.deliver_cli import main"
+    code = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from orderflow_ingest.entrypoints.pipe import main"
     runs = []
     for _ in range(5):
         command = [sys.executable, "-I", "-S", "-X", "importtime", "-c", code]

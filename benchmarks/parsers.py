@@ -20,7 +20,7 @@ OURS, STANDARD = "read_parts", "email"
 
 
 def _read_parts() -> Reader:
-    from orderflow_ingest.attachments import read_parts
+    from orderflow_ingest.parsing.documents import read_parts
 
     def read(raw: bytes) -> Found:
         for part in read_parts(raw):

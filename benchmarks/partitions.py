@@ -1,7 +1,7 @@
 """The tenant tables as partitions by hash of org_id: the same columns, keys, indexes and triggers, by the same names.
 
-What makes it possible is in `orderflow_ingest.records.tables`: every primary and unique key of a tenant table begins
-with org_id, which PostgreSQL demands of a partitioned table, and so does every foreign key. Functions, row-level
+What makes it possible is in `orderflow_ingest.storage.database.tables`: every primary and unique key of a tenant table
+begins with org_id, which PostgreSQL demands of a partitioned table, and so does every foreign key. Functions, row-level
 security and the recipients' view come by the very step that makes them everywhere; a role has no rights on a partition
 by its own name. docs/growth.md says what is won by partitions and what is not.
 """
@@ -13,8 +13,8 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from orderflow_ingest.records import schema
-from orderflow_ingest.records.tables import (
+from orderflow_ingest.storage.database import schema
+from orderflow_ingest.storage.database.tables import (
     document,
     inbound_message,
     message_conflict,
@@ -22,6 +22,7 @@ from orderflow_ingest.records.tables import (
     metadata,
     skipped_part,
 )
+from orderflow_ingest.storage.package_files import package_directory
 
 TENANT_TABLES = (inbound_message, document, skipped_part, message_conflict, message_event)
 
@@ -70,4 +71,4 @@ def take(connection: sa.Connection, revision: str) -> None:
 
 def step(revision: str) -> ModuleType:
     """Give one step of the migrations."""
-    return ScriptDirectory(str(schema.migrations_dir())).get_revision(revision).module
+    return ScriptDirectory(str(package_directory("migrations"))).get_revision(revision).module

@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from benchmarks.measure import cpu
-from orderflow_ingest.service_health import MAP_SOCKET
+from orderflow_ingest.entrypoints.health_client import MAP_SOCKET
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.family import family
 from tests.lab.postfix import Postfix

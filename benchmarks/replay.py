@@ -22,11 +22,11 @@ from uuid import uuid4
 
 import psycopg
 
-from orderflow_ingest.keys import raw_key
-from orderflow_ingest.message import read_message
-from orderflow_ingest.queue import Queue
-from orderflow_ingest.records import NewMessage, Records
-from orderflow_ingest.records.tables import inbound_message
+from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.object_keys import raw_key
+from orderflow_ingest.storage.database import NewMessage, Records
+from orderflow_ingest.storage.database.tables import inbound_message
+from orderflow_ingest.storage.queue import Queue
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch

@@ -29,10 +29,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from benchmarks.sender import ORGANIZATIONS
-from orderflow_ingest.queue import Queue
-from orderflow_ingest.records.database import EVERY, Database
-from orderflow_ingest.records.tables import document, inbound_message
-from orderflow_ingest.settings import load
+from orderflow_ingest.config import load
+from orderflow_ingest.storage.database.connection import ALL_TENANTS, Database
+from orderflow_ingest.storage.database.tables import document, inbound_message
+from orderflow_ingest.storage.queue import Queue
 from tests.lab.deployment import Deployment
 from tests.lab.postfix import Postfix
 from tests.lab.postgres import Postgres
@@ -102,7 +102,7 @@ class Stack:
         """List the rows of one run of the sender."""
         t = inbound_message.c
         statement = sa.select(t.source_message_id, t.raw_key, t.size).where(t.source_message_id.startswith(f"<{run}."))
-        with self._database.read(EVERY) as connection:
+        with self._database.read(ALL_TENANTS) as connection:
             return [Row(*row) for row in connection.execute(statement)]
 
     def raw_objects(self) -> dict[str, int]:
@@ -119,7 +119,7 @@ class Stack:
             sa.select(sa.func.count()).select_from(inbound_message).where(inbound_message.c.status != "PARSED"),
             sa.select(sa.func.count()).select_from(document).where(document.c.handover != "DONE"),
         )
-        with self._database.read(EVERY) as connection:
+        with self._database.read(ALL_TENANTS) as connection:
             return sum(connection.scalar(count) for count in counts)
 
     def tasks(self) -> int:

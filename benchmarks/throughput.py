@@ -30,11 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, memory, report
 from benchmarks.measure import BenchmarkFailed, Course, checked, client_cost, cpu, forget_peak, percentile, rss
 from benchmarks.sender import Load
 from benchmarks.stage import CEILING, STACKS, WAYS, Stack, Way, open_stack
 from tests.lab.process import scratch, wait_until
+
+from . import machine, memory, report
 
 SIZES = (5_000, 50_000, 1_000_000, 10_000_000)
 _IN_PROCESS = 8  # messages at the most: each takes a third of a second of CPU

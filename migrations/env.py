@@ -5,7 +5,7 @@ It is in a transaction, so that a step that fails leaves nothing behind, on both
 
 from alembic import context
 
-from orderflow_ingest.records.tables import metadata
+from orderflow_ingest.storage.database.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, transactional_ddl=True)
 with context.begin_transaction():

@@ -3,7 +3,7 @@
 Every task registers and delegates. A task never raises: what went wrong is on the row, or, where the database is away
 or refuses the row, in the log without its text, and the row's lease ends by itself.
 
-The sweep and the drain are rounds (see `rounds`): each host begins them once a minute and when its worker starts,
+The sweep and the drain are rounds (see `periodic`): each host begins them once a minute and when its worker starts,
 before all tasks that wait. Of all consumers one sweeps at a time (see `records.sweeping`), and each host notes what was
 lost on it. The drain reads the spool of its own host; on a mail host without a worker a timer runs
 `orderflow-replay spool`. Both are tasks too, since older versions put them into the queue.
@@ -34,18 +34,24 @@ from uuid import UUID
 
 from huey.api import Task
 
-from . import __version__, attempts, delivery, extraction, handover, heartbeat, in_hand, logs, metrics
-from .archive import ArchiveUnavailable
-from .assembly import keep_recipients, open_parts
-from .attempts import HandlerUnavailable
-from .database_answers import explained
-from .deadline import deadline
-from .queue import HUEY_LOGGERS, QueueUnavailable, is_client_error
-from .records import RecordsUnavailable
-from .records.sweeping import SweepClaim
-from .rounds import EACH, Rounds
-from .settings import BadSettings, load
-from .terminal import log_start
+from orderflow_ingest.app import keep_recipients, open_app
+from orderflow_ingest.config import SettingsError, load
+from orderflow_ingest.entrypoints.cli.terminal import log_start
+from orderflow_ingest.entrypoints.deadline import deadline
+from orderflow_ingest.entrypoints.periodic import EACH, Rounds
+from orderflow_ingest.observability import logs, metrics, presence
+from orderflow_ingest.pipeline import deliver, retry
+from orderflow_ingest.pipeline import extract as extraction
+from orderflow_ingest.pipeline import hand_over as handover
+from orderflow_ingest.pipeline.retry import HandlerUnavailable
+from orderflow_ingest.storage import attempt_files
+from orderflow_ingest.storage.archive import ArchiveUnavailable
+from orderflow_ingest.storage.database import DatabaseUnavailable
+from orderflow_ingest.storage.database.sweeping import SweepClaim
+from orderflow_ingest.storage.queue import HUEY_LOGGERS, QueueUnavailable, is_client_error
+from orderflow_ingest.storage.resilience.error_hints import explain_database_error
+
+from . import __version__
 
 _CPU_LIMIT, _HARD_CPU_LIMIT = resource.getrlimit(resource.RLIMIT_CPU)  # -1: none
 _IMPORT_TIME = 60  # seconds
@@ -57,7 +63,7 @@ def extract(org_id: int, message_id: UUID, is_live: bool) -> None:
     """Take out a message's attachments; the documents of what is replayed stay behind live mail."""
     _bound_memory()
     with _ended_at_last(), _outages_logged("extract", org_id=org_id, message_id=message_id):
-        extraction.extract(org_id, message_id, parts, is_live, _bound_part)
+        extraction.extract(org_id, message_id, app, is_live, _bound_part)
     _end_if_swollen()
 
 
@@ -65,7 +71,7 @@ def hand_over(org_id: int, document_id: UUID, _is_live: bool) -> None:
     """Call the document handler with one document."""
     _bound_memory()
     with _ended_at_last(), _outages_logged("hand_over", org_id=org_id, document_id=document_id):
-        handover.hand_over(org_id, document_id, parts)
+        handover.hand_over(org_id, document_id, app)
     _end_if_swollen()
 
 
@@ -86,7 +92,7 @@ def _log_as_ours(record: logging.LogRecord) -> bool:
     now = time.monotonic()
     if now - _logged.get(type(error), -_REPEATED) >= _REPEATED:
         _logged[type(error)] = now
-        reason = explained(error, "QUEUE_URL", settings.queue_url)
+        reason = explain_database_error(error, "QUEUE_URL", settings.queue_url)
         logs.event("worker", "Queue could not be asked.", logging.ERROR, reason=reason, settings=settings.source)
     return False
 
@@ -94,7 +100,7 @@ def _log_as_ours(record: logging.LogRecord) -> bool:
 os.umask(0o077)
 try:
     settings = load()
-except BadSettings as error:
+except SettingsError as error:
     # SystemExit, since Huey tries an import that fails with another error twice, and prints both.
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(os.EX_CONFIG) from None
@@ -103,18 +109,18 @@ for name in HUEY_LOGGERS:
     logging.getLogger(name).addFilter(_log_as_ours)
 metrics.start(settings.metrics_dir)
 try:
-    parts = open_parts(settings, extract, hand_over)
-except (ArchiveUnavailable, QueueUnavailable, RecordsUnavailable) as error:
+    app = open_app(settings, extract, hand_over)
+except (ArchiveUnavailable, QueueUnavailable, DatabaseUnavailable) as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(os.EX_CONFIG) from None
-huey = parts.queue.huey
+huey = app.queue.huey
 
 
 @huey.on_startup()  # type: ignore[untyped-decorator]
 def live() -> None:
     """Show `orderflow-admin check` that this worker process is there, and note what the one before it has lost."""
     log_start("worker", "Worker process started.", settings)
-    heartbeat.live(settings.workers_dir)
+    presence.announce(settings.workers_dir)
     if _is_worker():
         # Written by the signal's handler in C, and then the process ends.
         faulthandler.register(signal.SIGXCPU, chain=True)
@@ -127,25 +133,25 @@ def live() -> None:
 def sweep() -> None:
     """Enqueue what is due and has lost its task, and note that this was done; one host of all does it at a time."""
     with _outages_logged("sweep"):
-        keep_recipients(parts)
+        keep_recipients(app)
         _note_losses()
         if _is_swept_by_us():
-            parts.queue.note_sweep(f"{socket.gethostname()} {__version__}", time.time())
-        heartbeat.swept(settings.workers_dir)
+            app.queue.note_sweep(f"{socket.gethostname()} {__version__}", time.time())
+        presence.record_sweep(settings.workers_dir)
 
 
 @huey.task()  # type: ignore[untyped-decorator]
 def drain() -> None:
     """Deliver what was left in this host's spool."""
     with _outages_logged("drain"):
-        for _ in delivery.drain(parts, lambda: deadline(settings.deadline)):
+        for _ in deliver.drain(app, lambda: deadline(settings.deadline)):
             continue
 
 
 _rounds = Rounds("sweep", "drain")
 _rows_asked = mmap.mmap(-1, 1)  # shared by the worker processes
 # Who sweeps, for all worker processes of this consumer; the file of `in_hand` that it names is this process's.
-_consumer = f"{attempts.worker_name(settings.in_hand_dir)}/{os.urandom(4).hex()}"
+_consumer = f"{retry.worker_name(settings.in_hand_dir)}/{os.urandom(4).hex()}"
 
 
 def _due_round() -> Task | None:
@@ -162,9 +168,9 @@ def _note_losses() -> None:
 
     What was noted is due after the first delay, and so is a sweep.
     """
-    noted = attempts.note_losses(parts)
+    noted = retry.note_losses(app)
     if not _rows_asked[0]:
-        noted += attempts.note_rows_lost(parts)
+        noted += retry.note_rows_lost(app)
         _rows_asked[0] = 1
     if noted:
         _rounds.again("sweep", settings.retry_delay)
@@ -175,15 +181,15 @@ def _is_swept_by_us() -> bool:
 
     The time of that is drawn, so that a host that claims and is killed in each sweep does not always come first.
     """
-    claim = SweepClaim(parts.records.database, _consumer, partial(in_hand.is_gone, settings.in_hand_dir))
+    claim = SweepClaim(app.records.database, _consumer, partial(attempt_files.is_gone, settings.in_hand_dir))
     if not claim.take():
         _rounds.again("sweep", EACH / 3 + randbelow(int(EACH * 2 / 3)))
         return False
     try:
-        attempts.sweep(parts, claim.hold)
+        retry.sweep(app, claim.hold)
         return claim.hold()
     except BaseException:
-        with suppress(RecordsUnavailable):  # it ends by itself
+        with suppress(DatabaseUnavailable):  # it ends by itself
             claim.give_back()
         raise
 
@@ -276,7 +282,7 @@ def _end_if_swollen() -> None:
 def _outages_logged(action: str, **fields: Any) -> Iterator[None]:
     try:
         yield
-    except (ArchiveUnavailable, RecordsUnavailable, QueueUnavailable, OSError) as error:
+    except (ArchiveUnavailable, DatabaseUnavailable, QueueUnavailable, OSError) as error:
         reason = error if not isinstance(error, OSError) else logs.place(error)
         logs.event(action, "A backend is away; the sweep will see to it.", logging.WARNING, reason=reason, **fields)
     except Exception as error:  # Huey would log it with its text: PostgreSQL's shows the row that it refuses

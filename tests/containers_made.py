@@ -8,22 +8,22 @@ import zlib
 from collections.abc import Callable, Iterable
 from io import BytesIO
 
-from orderflow_ingest.containers import Budget, Member, NotOpened
+from orderflow_ingest.parsing.containers import ContainerError, Member, UnpackBudget
 
 GUID_MESSAGE = bytes.fromhex("0703020000000000c000000000000046")
 GUID_STORAGE = bytes.fromhex("0b00000000000000c000000000000046")
 Value = tuple[int, int, bytes]  # id, type, bytes
 
 
-def budget(size: int = 1 << 30, members: int = 1000) -> Budget:
-    return Budget(size, members)
+def budget(size: int = 1 << 30, members: int = 1000) -> UnpackBudget:
+    return UnpackBudget(size, members)
 
 
 def refusal(opened: Iterable[Member]) -> str:
     """Return the words with which an opener refuses, "" if it does not."""
     try:
         list(opened)
-    except NotOpened as refused:
+    except ContainerError as refused:
         return str(refused)
     return ""
 
@@ -69,7 +69,7 @@ def survives(opener: Callable[[bytes], Iterable[Member]], samples: list[bytes], 
                 assert len(member.data) <= 20_000_000
                 (member.name or "").encode()
             opened += 1
-        except NotOpened:
+        except ContainerError:
             refused += 1
     return opened, refused
 

@@ -6,12 +6,12 @@ from functools import cache
 from pathlib import Path
 from uuid import UUID
 
-from orderflow_ingest.archive import ArchiveUnavailable, FileArchive
-from orderflow_ingest.assembly import Parts
-from orderflow_ingest.queue import QueueUnavailable
-from orderflow_ingest.records import Records, schema
-from orderflow_ingest.settings import load
-from orderflow_ingest.spool import Spool
+from orderflow_ingest.app import App
+from orderflow_ingest.config import load
+from orderflow_ingest.storage.archive import ArchiveUnavailable, FileArchive
+from orderflow_ingest.storage.database import Records, schema
+from orderflow_ingest.storage.queue import QueueUnavailable
+from orderflow_ingest.storage.spool import Spool
 from tests.lab.process import scratch
 
 
@@ -89,7 +89,7 @@ def _add_two_organizations(records: Records) -> None:
         records.organizations.add(slug, slug.title())
 
 
-def embedded(directory: Path, **settings: str) -> Parts:
+def embedded(directory: Path, **settings: str) -> App:
     """Set up a deployment with the organizations acme and beta; its queue is a ListQueue."""
     quick = {"ORDERFLOW_RETRY_DELAY": "0.1", "ORDERFLOW_LEASE": "0.2", "ORDERFLOW_SWEEP_AFTER": "0.1"}
     chosen = load(
@@ -103,7 +103,7 @@ def embedded(directory: Path, **settings: str) -> Parts:
         file.write_bytes(_two_organizations())
     else:
         _add_two_organizations(records)
-    parts = Parts(chosen, Spool(chosen.spool_dir), FaultyArchive(directory / "archive"), records, ListQueue())
+    parts = App(chosen, Spool(chosen.spool_dir), FaultyArchive(directory / "archive"), records, ListQueue())
     parts.spool.prepare()
     parts.archive.prepare()
     return parts

@@ -35,10 +35,11 @@ from pathlib import Path
 from random import Random
 from types import FrameType
 
-from orderflow_ingest.attachments import Reason, read_parts
-from orderflow_ingest.attachments.reading import UNPACKED_LIMIT
-from orderflow_ingest.mime.filenames import safe_filename
-from tests.mutations import LARGEST, damage, mutate, seeds
+from orderflow_ingest.parsing.documents import Reason, read_parts
+from orderflow_ingest.parsing.documents.walk import UNPACKED_LIMIT
+from orderflow_ingest.parsing.mime.filenames import safe_filename
+
+from .mutations import LARGEST, damage, mutate, seeds
 
 CPU_SECONDS = 2.0
 MORE_MEMORY = 1_000_000_000
@@ -70,7 +71,7 @@ def _check(raw: bytes, read: Callable[[bytes], Iterable[object]] | None) -> Iter
     for part in read(raw) if read else read_parts(raw):
         count += 1
         paths.add(part.path)
-        taken += len(part.data) if part.taken else 0
+        taken += len(part.data) if part.is_document else 0
         names = (part.filename, part.claimed_filename, part.declared_type, part.detected_type, part.content_type)
         for text in (part.path, *names, part.reason, *part.defects):
             if text is not None and (_UNSTORABLE.search(text) or len(text) > (_PATH if text == part.path else _TEXT)):
@@ -189,7 +190,7 @@ def _run_atheris(campaign: Campaign, mails: Sequence[bytes], seed: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["orderflow_ingest"]):
-        import orderflow_ingest.attachments  # noqa: F401
+        import orderflow_ingest.parsing.documents  # noqa: F401
 
     def execute(raw: bytes) -> None:
         campaign.execute(raw)

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from random import Random
 
-from tests.containers_made import rar_5, seven_zipped
-from tests.mails import PDF, mail, order
+from .containers_made import rar_5, seven_zipped
+from .mails import PDF, mail, order
 
 LARGEST = 262_144
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orderflow_ingest.addresses import Addresses, ForeignDomain, ascii_domain, is_slug, unicode_domain
-from orderflow_ingest.settings import BadSettings, load
+from orderflow_ingest.config import SettingsError, load
+from orderflow_ingest.domain.addresses import Addresses, ForeignDomainError, ascii_domain, is_slug, unicode_domain
 
 OURS = Addresses("orders", "+", ("orderflow.example.com", "orders.example.net"))
 BOOKS, STREET = "xn--bcher-kva.example", "xn--strae-oqa.example"
@@ -69,7 +69,7 @@ def test_the_extension_alone_names_the_organisation(recipient, slug):
     ],
 )
 def test_a_foreign_domain_is_our_fault_and_not_the_senders(recipient):
-    with pytest.raises(ForeignDomain) as refused:
+    with pytest.raises(ForeignDomainError) as refused:
         OURS.slug(recipient)
     assert "acme" not in str(refused.value)
 
@@ -112,13 +112,13 @@ def test_the_address_that_is_shown_names_its_organization(delimiters):
 @pytest.mark.parametrize("delimiters", ["-", "+-.", "_"])
 def test_a_local_part_that_holds_a_delimiter_is_refused_by_name(delimiters):
     given = {"ORDERFLOW_LOCAL_PART": "our-own_or.ders", "ORDERFLOW_RECIPIENT_DELIMITER": delimiters}
-    with pytest.raises(BadSettings, match=r"ORDERFLOW_LOCAL_PART must not hold .* ORDERFLOW_RECIPIENT_DELIMITER"):
+    with pytest.raises(SettingsError, match=r"ORDERFLOW_LOCAL_PART must not hold .* ORDERFLOW_RECIPIENT_DELIMITER"):
         loaded(**given)
 
 
 @pytest.mark.parametrize("delimiters", ["a", "++", "+ ", "%", "@", "+-%", "!"])
 def test_a_delimiter_that_cannot_divide_is_refused(delimiters):
-    with pytest.raises(BadSettings, match="ORDERFLOW_RECIPIENT_DELIMITER must be different characters of"):
+    with pytest.raises(SettingsError, match="ORDERFLOW_RECIPIENT_DELIMITER must be different characters of"):
         loaded(ORDERFLOW_RECIPIENT_DELIMITER=delimiters)
 
 
@@ -135,13 +135,13 @@ def test_both_spellings_of_a_domain_are_one(spelling):
         assert settings.addresses.slug(f"orders+acme@{domain}") == "acme"
         assert settings.addresses.is_postmaster(f"Postmaster@{domain}")
     for other in ("bucher.example", "xn--bcher-kva.example.com", "xn--bcher.example", "b\xfccher\udce9.example"):
-        with pytest.raises(ForeignDomain):
+        with pytest.raises(ForeignDomainError):
             settings.addresses.slug(f"orders+acme@{other}")
 
 
 @pytest.mark.parametrize("name", ["straße.example", "βόλος.example", "a\u200db.example", "😀\u0378.example"])
 def test_a_name_that_the_standards_read_differently_is_refused_with_what_to_write(name):
-    with pytest.raises(BadSettings, match=r"ORDERFLOW_DOMAIN must be .* in its ASCII form, xn--"):
+    with pytest.raises(SettingsError, match=r"ORDERFLOW_DOMAIN must be .* in its ASCII form, xn--"):
         loaded(ORDERFLOW_DOMAIN=name)
 
 

@@ -19,8 +19,8 @@ import boto3
 import pytest
 from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 
-from orderflow_ingest import breaker, limits
-from orderflow_ingest.archive import (
+from orderflow_ingest.domain.object_keys import document_key, raw_key
+from orderflow_ingest.storage.archive import (
     ArchiveUnavailable,
     Description,
     Fetched,
@@ -32,10 +32,11 @@ from orderflow_ingest.archive import (
     open_archive,
     s3,
 )
-from orderflow_ingest.keys import document_key, raw_key
-from tests.conftest import BUCKET
-from tests.crash import kill_at, points
+from orderflow_ingest.storage.resilience import circuit_breaker, timeouts
 from tests.lab.process import free_port
+
+from .conftest import BUCKET
+from .crash import kill_at, points
 
 RAW = b"Subject: order 17\r\n\r\nten of them\r\n\0\xff"
 DIGEST = hashlib.sha256(RAW).hexdigest()
@@ -109,7 +110,7 @@ def client(ceph):
         patch.setenv("AWS_ACCESS_KEY_ID", ceph.access_key)
         patch.setenv("AWS_SECRET_ACCESS_KEY", ceph.secret_key)
         patch.setenv("AWS_DEFAULT_REGION", ceph.region)
-        yield s3.s3_client(ceph.endpoint, limits.within())
+        yield s3.s3_client(ceph.endpoint, timeouts.scaled_to())
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -120,9 +121,9 @@ def store(request, place):
 @pytest.fixture
 def impatient(monkeypatch):
     """Shorten the time limits of clients that are made from now on."""
-    monkeypatch.setattr(limits, "CONNECT", 0.3)
-    monkeypatch.setattr(limits, "READ", 0.3)
-    monkeypatch.setattr(limits, "S3_ATTEMPTS", 2)
+    monkeypatch.setattr(timeouts, "CONNECT", 0.3)
+    monkeypatch.setattr(timeouts, "READ", 0.3)
+    monkeypatch.setattr(timeouts, "S3_ATTEMPTS", 2)
 
 
 # Objects
@@ -359,7 +360,7 @@ def test_missing_credentials_are_unavailable(ceph, monkeypatch, place):
 
 def test_the_client_has_the_time_limits_that_the_header_tells(credentials):
     for deadline in (60, 600):  # a longer one changes nothing
-        config = s3.s3_client("http://127.0.0.1:9", limits.within(deadline)).meta.config
+        config = s3.s3_client("http://127.0.0.1:9", timeouts.scaled_to(deadline)).meta.config
         assert (config.connect_timeout, config.read_timeout) == (3, 10)
         assert config.retries["total_max_attempts"] == 2
 
@@ -445,7 +446,7 @@ class Answers:
     ],
 )
 def test_a_store_that_refuses_is_unavailable_with_its_code(credentials, monkeypatch, status, code):
-    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(timeouts, "S3_ATTEMPTS", 1)
     body = f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
     with Answers(status, body) as server:
         texts = refused(Away(server.endpoint))
@@ -456,7 +457,7 @@ def test_a_store_that_refuses_is_unavailable_with_its_code(credentials, monkeypa
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\xfe", b"<Error/>"])
 def test_an_answer_that_is_none_is_unavailable(credentials, monkeypatch, body):
-    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(timeouts, "S3_ATTEMPTS", 1)
     with Answers(502, body) as server:
         refused(Away(server.endpoint))
 
@@ -689,7 +690,7 @@ def test_the_breaker_hears_whose_object_a_call_was_about_and_whether_a_store_was
         with pytest.raises(ArchiveUnavailable):
             call()
     assert guard.calls == [
-        ((7,), breaker.WRITE, is_unreached),
-        ((8,), breaker.READ, is_unreached),
-        (None, breaker.READ, is_unreached),
+        ((7,), circuit_breaker.WRITE, is_unreached),
+        ((8,), circuit_breaker.READ, is_unreached),
+        (None, circuit_breaker.READ, is_unreached),
     ]

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from orderflow_ingest.asking import moment, org_id_of, organizations
-from tests.fakes import embedded
+from orderflow_ingest.entrypoints.cli.options import moment, org_id_of, organizations
+
+from .fakes import embedded
 
 
 def test_an_empty_name_is_no_organisation_and_never_stands_for_all(place):

@@ -9,9 +9,8 @@ import zipfile
 
 import pytest
 
-from orderflow_ingest.attachments import Part, PartKind, Reason, read_parts, reading
-from orderflow_ingest.containers.mapi import BINARY, STRING, UNICODE
-from tests.cost import at_most
+from orderflow_ingest.parsing.containers.mapi import BINARY, STRING, UNICODE
+from orderflow_ingest.parsing.documents import Part, PartKind, Reason, read_parts, walk
 
 from .containers_made import (
     attachment,
@@ -27,6 +26,7 @@ from .containers_made import (
     utf16,
     zipped,
 )
+from .cost import at_most
 from .mails import PDF, part
 from .mails import multipart as mail
 from .test_attachments import PNG
@@ -45,7 +45,7 @@ def told(raw: bytes) -> list[tuple[str, str | None, str]]:
 
 
 def taken(raw: bytes) -> list[Part]:
-    return [p for p in read_parts(raw) if p.taken]
+    return [p for p in read_parts(raw) if p.is_document]
 
 
 def test_orders_in_a_zip_are_documents_and_the_zip_is_not() -> None:
@@ -192,7 +192,7 @@ NAME = (LONG, UNICODE, utf16("smime.p7m"))
 )
 def test_a_clear_signed_mail_in_a_file_is_read(name: str, kind: str, data: bytes) -> None:
     parts = list(read_parts(mail(attached(name, data, kind))))
-    assert ("order.pdf", PDF) in [(part.filename, part.data) for part in parts if part.taken]
+    assert ("order.pdf", PDF) in [(part.filename, part.data) for part in parts if part.is_document]
     assert [part.reason for part in parts if part.filename == "smime.p7s" and part.path != "1"] == [Reason.SIGNATURE]
     assert not any(part.reason is Reason.NOT_OPENED for part in parts)
 
@@ -231,7 +231,7 @@ def test_orders_in_archives_of_any_kind_are_documents(name: str, data: bytes, pa
 def test_links_in_an_archive_are_told_and_are_no_documents() -> None:
     archive = tar_entry(b"../../etc/passwd", kind=b"2") + tar_entry(b"order.pdf", PDF)
     link, order, whole = [part for part in read_parts(mail(attached("o.tar", archive))) if part.path != "0"]
-    assert (link.filename, link.taken, link.reason) == ("passwd", False, Reason.EMPTY)
+    assert (link.filename, link.is_document, link.reason) == ("passwd", False, Reason.EMPTY)
     assert link.defects == ("link or device, not followed",)
     assert (order.data, whole.reason) == (PDF, Reason.OPENED)
 
@@ -254,21 +254,21 @@ def test_a_program_in_an_archive_that_pretends_to_be_an_order_is_marked() -> Non
 
 def test_containers_in_each_other_end_at_a_depth() -> None:
     data = zipped(ORDER)
-    for _ in range(reading.CONTAINER_DEPTH):
+    for _ in range(walk.CONTAINER_DEPTH):
         data = zipped(("orders.zip", data))
     (found,) = taken(mail(attached("orders.zip", data)))
     assert (found.reason, found.defects[-1]) == (Reason.NOT_OPENED, "not opened: nested too deep")
-    assert found.path.count(".") == reading.CONTAINER_DEPTH
+    assert found.path.count(".") == walk.CONTAINER_DEPTH
 
 
 def test_what_all_containers_of_a_mail_unpack_to_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "UNPACKED_LIMIT", 3 * len(PDF))
+    monkeypatch.setattr(walk, "UNPACKED_LIMIT", 3 * len(PDF))
     raw = mail(*(attached(f"{number}.zip", zipped(ORDER)) for number in range(5)))
     assert [p.reason for p in taken(raw)] == [Reason.NAMED] * 3 + [Reason.NOT_OPENED] * 2
 
 
 def test_what_messages_in_containers_hold_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_PARTS", 10)
+    monkeypatch.setattr(walk, "MAX_PARTS", 10)
     raw = mail(attached("orders.zip", zipped(("order.eml", mail(*[attached(*ORDER)] * 20)))))
     *found, message = taken(raw)
     assert 5 < len(found) < 10 and {p.filename for p in found} == {"order.pdf"}

@@ -4,14 +4,16 @@ import base64
 
 import pytest
 
-from orderflow_ingest.attachments import Part, PartKind, read_parts, reading, text
-from orderflow_ingest.limits import TimeUp
-from orderflow_ingest.mime.filenames import safe_filename, storable
-from orderflow_ingest.mime.sniff import detect_type
-from tests.containers_made import signed, zipped
-from tests.cost import at_most
-from tests.mails import multipart as mail
-from tests.mails import part
+from orderflow_ingest.parsing.documents import Part, PartKind, read_parts, walk
+from orderflow_ingest.parsing.documents import html_to_text as text
+from orderflow_ingest.parsing.mime.filenames import safe_filename, storable
+from orderflow_ingest.parsing.mime.sniff import detect_type
+from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
+
+from .containers_made import signed, zipped
+from .cost import at_most
+from .mails import multipart as mail
+from .mails import part
 
 PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 3000
@@ -44,7 +46,7 @@ def only(raw: bytes) -> Part:
 )
 def test_a_document_is_taken(header: bytes, content: bytes, reason: str) -> None:
     found = only(mail(part(header, content)))
-    assert (found.taken, found.reason, found.data, found.size) == (True, reason, content, len(content))
+    assert (found.is_document, found.reason, found.data, found.size) == (True, reason, content, len(content))
 
 
 ICS, CARD = b"BEGIN:VCALENDAR\r\n", b"BEGIN:VCARD\r\n"
@@ -68,7 +70,7 @@ PGP = b"-----BEGIN PGP SIGNATURE-----\r\n"
 def test_what_is_no_document_is_passed_over_with_its_reason(header: bytes, content: bytes, reason: str) -> None:
     for addition in (b"", b"\r\nContent-Disposition: attachment"):
         found = only(mail(part(header + addition, content)))
-        assert (found.taken, found.reason, found.data) == (False, reason, content)
+        assert (found.is_document, found.reason, found.data) == (False, reason, content)
 
 
 @pytest.mark.parametrize(
@@ -86,19 +88,19 @@ def test_what_is_no_document_is_passed_over_with_its_reason(header: bytes, conte
 def test_an_order_is_taken_under_whatever_type_it_goes(kind: str, name: str, content: bytes) -> None:
     header = f'Content-Type: {kind}; name="{name}"\r\nContent-Disposition: attachment'
     found = only(mail(part(header.encode(), content)))
-    assert found.taken and found.data == content
+    assert found.is_document and found.data == content
 
 
 def test_what_was_encrypted_or_signed_with_pgp_is_no_signature() -> None:
     message = b"-----BEGIN PGP MESSAGE-----\r\n\r\nhQEMA\r\n"
     for kind in (b"application/pgp-encrypted", b"application/pgp-signature", b"application/pgp-keys"):
-        assert only(mail(part(b"Content-Type: " + kind + b'; name="order.pdf.asc"', message))).taken
+        assert only(mail(part(b"Content-Type: " + kind + b'; name="order.pdf.asc"', message))).is_document
 
 
 def test_signed_content_is_found_under_the_type_of_a_signature_too() -> None:
     inner = b'Content-Type: application/pdf; name="order.pdf"\r\n\r\n' + PDF
     raw = mail(part(b'Content-Type: application/pkcs7-signature; name="smime.p7s"', signed(inner)))
-    assert [found.filename for found in read_parts(raw) if found.taken] == ["order.pdf"]
+    assert [found.filename for found in read_parts(raw) if found.is_document] == ["order.pdf"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_a_body_may_begin_with_anything(text: bytes) -> None:
 )  # fmt: skip
 def test_a_text_body_is_a_document_of_its_own_kind_in_utf_8(header: bytes, content: bytes, text: bytes) -> None:
     found = only(mail(part(header, content)))
-    assert (found.taken, found.reason, found.kind) == (True, "text body", PartKind.BODY)
+    assert (found.is_document, found.reason, found.kind) == (True, "text body", PartKind.BODY)
     assert b"\n".join(line.strip() for line in found.data.split(b"\n")) == text
     assert found.content_type == "text/plain" and found.size == len(found.data)
 
@@ -151,7 +153,9 @@ def test_what_pages_of_one_mail_are_made_text_of_is_bounded() -> None:
     """A page may cost the square of its attributes in a parser that nothing interrupts."""
     page = b"<p>12 widgets" + b" " * 500_000
     told = [
-        found.content_type for found in read_parts(mail(*[part(b"Content-Type: text/html", page)] * 6)) if found.taken
+        found.content_type
+        for found in read_parts(mail(*[part(b"Content-Type: text/html", page)] * 6))
+        if found.is_document
     ]
     assert told == ["text/plain"] * 4 + ["text/html"] * 2
     attributes = b"".join(b" a%d=x" % number for number in range(80_000))
@@ -164,20 +168,22 @@ def test_what_pages_of_one_mail_are_made_text_of_is_bounded() -> None:
 
 def test_the_time_limit_of_a_task_is_taken_for_nobodys_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def ring(*_: object) -> None:
-        raise TimeUp
+        raise TaskDeadlineReached
 
-    for place, name in ((text, "decode_bytes"), (reading, "detect_type"), (reading, "decode_body"), (reading, "walk")):
+    for place, name in ((text, "decode_bytes"), (walk, "detect_type"), (walk, "decode_body"), (walk, "walk")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, ring)
-            with pytest.raises(TimeUp):
+            with pytest.raises(TaskDeadlineReached):
                 list(read_parts(mail(part(b"Content-Type: text/html", b"<p>\xe9"))))
 
 
 def test_a_page_too_large_for_making_text_of_it_is_kept_as_it_is_but_for_the_pictures_in_it() -> None:
     row, picture = b"<p>12 widgets", b"<img src='data:image/png;base64," + b"A" * (3 << 20) + b"'>"
     found = only(mail(part(b"Content-Type: text/html", row * (1 << 16))))
-    assert (found.size, found.content_type, found.taken) == (len(row) * (1 << 16), "text/html", True)
-    found, shown = (part for part in read_parts(mail(part(b"Content-Type: text/html", picture + row))) if part.taken)
+    assert (found.size, found.content_type, found.is_document) == (len(row) * (1 << 16), "text/html", True)
+    found, shown = (
+        part for part in read_parts(mail(part(b"Content-Type: text/html", picture + row))) if part.is_document
+    )
     assert (found.data, found.content_type, shown.size) == (b"12 widgets\n", "text/plain", 3 * (3 << 20) // 4)
 
 
@@ -236,12 +242,12 @@ def test_an_empty_part_without_name_is_passed_over() -> None:
 )
 def test_an_image_is_passed_over_only_if_the_html_shows_it(header: bytes, verdict: tuple[bool, str]) -> None:
     *_, image = read_parts(mail(HTML, part(header, PNG), kind=b"related"))
-    assert (image.taken, image.reason) == verdict
+    assert (image.is_document, image.reason) == verdict
 
 
 def test_a_pdf_that_the_html_refers_to_is_still_an_order() -> None:
     *_, found = read_parts(mail(HTML, part(b"Content-Type: application/pdf\r\nContent-ID: <logo@x>", PDF)))
-    assert found.taken
+    assert found.is_document
 
 
 @pytest.mark.parametrize(
@@ -253,7 +259,7 @@ def test_a_large_image_that_is_all_a_page_shows_is_an_order_beside_others(text: 
     page = part(b"Content-Type: text/html", b"<style>p{x:y}</style><img src=cid:logo@x><p>" + text)
     image = part(b"Content-Type: image/png\r\nContent-ID: <logo@x>", PNG[:20] + b"x" * size)
     *_, found = read_parts(mail(page, part(b"Content-Type: application/pdf", PDF), image, kind=b"related"))
-    assert found.taken is taken
+    assert found.is_document is taken
 
 
 def test_an_image_before_its_html_and_one_of_a_few_bytes_are_passed_over() -> None:
@@ -266,7 +272,7 @@ def test_an_image_before_its_html_and_one_of_a_few_bytes_are_passed_over() -> No
 def test_the_parts_of_an_attached_message_lie_below_its_path() -> None:
     inner = mail(b"\r\ntext", part(b'Content-Type: application/pdf; name="o.pdf"', PDF))
     raw = mail(b"\r\nsee below", b"Content-Type: message/rfc822\r\n\r\n" + inner)
-    told = [(found.path, found.taken) for found in read_parts(raw)]
+    told = [(found.path, found.is_document) for found in read_parts(raw)]
     assert told == [("0", False), ("1", True), ("2", False), ("2.0", False), ("2.1", True), ("2.2", True)]
 
 
@@ -410,7 +416,7 @@ XML, CSV = b'<?xml version="1.0"?><Order nr="4711"/>\n', "sku;Größe\nA1;5\n".e
 def test_whatever_is_in_undeclared_base64_is_decoded(header: bytes, content: bytes, encoding: bytes) -> None:
     for encoded in (base64.encodebytes(content), base64.b64encode(content)):
         found = only(mail(header + b"\r\n" + encoding + b"\r\n" + encoded))
-        assert found.taken and found.data == content and found.defects[-1] == "base64 not declared"
+        assert found.is_document and found.data == content and found.defects[-1] == "base64 not declared"
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from functools import partial
 
 import pytest
 
-from tests.lab import smtp
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.milters import Domain, Milters
 from tests.lab.process import scratch, wait_until
+
+from .lab import smtp
 
 MX = "mx.example.com"  # as the page has it
 STRICT = f"orders+strict@{DOMAIN}"
@@ -171,16 +172,16 @@ class Sent:
             replies = smtp.send(port, envelope, [STRICT], raw, client_address=client, client_name=name)
             self.replies[subject] = replies.data
         accepted = sum(reply is not None and reply.code == 250 for reply in self.replies.values())
-        self.taken: list[str] = []
+        self.is_document: list[str] = []
         self.held: list[str] = []
 
         def came() -> bool:
-            self.taken = [row["subject"] for row in deployment.messages()]
+            self.is_document = [row["subject"] for row in deployment.messages()]
             conflicts = deployment.replay("conflicts", "--org", "strict", "--json").splitlines()
             self.held = [json.loads(line)["subject"] for line in conflicts]
-            return len(self.taken) + len(self.held) >= accepted
+            return len(self.is_document) + len(self.held) >= accepted
 
-        assert wait_until(came, 60, interval=0.5), (self.taken, self.held, deployment.postfix.log()[-3000:])
+        assert wait_until(came, 60, interval=0.5), (self.is_document, self.held, deployment.postfix.log()[-3000:])
 
 
 @pytest.fixture(scope="module")
@@ -204,4 +205,4 @@ def sent(request, senders):
 def test_genuine_mail_is_taken_and_forged_mail_is_held(sent, senders):
     refused = {subject: reply for subject, reply in sent.replies.items() if reply is None or reply.code != 250}
     assert refused == {}
-    assert sorted(sent.taken) == sorted(subject for subject, *_ in senders.genuine())
+    assert sorted(sent.is_document) == sorted(subject for subject, *_ in senders.genuine())

@@ -10,21 +10,22 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from orderflow_ingest import extraction
-from orderflow_ingest.admin_cli import cli
-from orderflow_ingest.admin_cli.checks.database import check_database, check_schema
-from orderflow_ingest.archived import write_organizations
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.keeping import backup as module
-from orderflow_ingest.keeping.backup import BackupFailed, back_up
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.queue import Queue
-from orderflow_ingest.records import Filter
-from orderflow_ingest.settings import BadSettings, load
-from orderflow_ingest.status import Status
-from tests.fakes import embedded
-from tests.mails import order
-from tests.test_rebuild import build, deliver
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import SettingsError, load
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import Status
+from orderflow_ingest.entrypoints.admin.checks.database import check_database, check_schema
+from orderflow_ingest.entrypoints.admin.main import cli
+from orderflow_ingest.maintenance import backup as module
+from orderflow_ingest.maintenance.backup import BackupFailed, back_up
+from orderflow_ingest.pipeline import extract
+from orderflow_ingest.pipeline.archive_manifest import write_organizations
+from orderflow_ingest.storage.database import Filter
+from orderflow_ingest.storage.queue import Queue
+
+from .fakes import embedded
+from .mails import order
+from .test_rebuild import build, deliver
 
 
 @pytest.fixture
@@ -76,12 +77,12 @@ def test_a_backup_under_load_and_the_archive_bring_back_every_mail(parts, place)
     restored = SimpleNamespace(state=place / "restored")
     shutil.copytree(place / "copy", restored.state)
     shutil.copytree(place / "state" / "archive", restored.state / "archive")
-    again = open_parts(load("/dev/null", {"ORDERFLOW_STATE_DIR": str(restored.state)}), create=True, guarded=False)
+    again = open_app(load("/dev/null", {"ORDERFLOW_STATE_DIR": str(restored.state)}), create=True, guarded=False)
     assert [level for check in (check_database, check_schema) for level, _ in check(again)] == ["OK", "OK"]
     build(again)
     assert again.records.messages.count(Filter(org_id=1)) == len(sent)
     for row in again.records.messages.select(Filter(org_id=1, statuses=(Status.RECEIVED,)), 10_000):
-        extraction.extract(1, row.id, again)
+        extract.extract(1, row.id, again)
     assert again.records.messages.count_by_status(parts.records.database.now(), 1)[Status.RECEIVED] == 0
     assert deliver(again, order(1)) is Outcome.DUPLICATE and deliver(again, order(20_000)) is Outcome.DELIVERED
 
@@ -154,5 +155,5 @@ def test_the_program_tells_the_copies_and_of_postgresql_what_to_use(parts, place
     again = CliRunner().invoke(cli, ["backup", str(place / "copy"), "--settings", str(file)])
     assert again.exit_code == 1 and "is there already" in again.output
     file.write_text("DATABASE_URL=postgresql://u:p@h/d\n")
-    with pytest.raises(BadSettings, match=r"pg_dump -Fc as the owner of the tables, or pg_basebackup"):
+    with pytest.raises(SettingsError, match=r"pg_dump -Fc as the owner of the tables, or pg_basebackup"):
         CliRunner().invoke(cli, ["backup", str(place / "more"), "--settings", str(file)], catch_exceptions=False)

@@ -11,12 +11,13 @@ import socket
 
 import pytest
 
-from orderflow_ingest.outcomes import Outcome
-from tests.lab import smtp
+from orderflow_ingest.domain.outcomes import Outcome
 from tests.lab.deployment import PROGRAMS, Deployment
 from tests.lab.process import free_port, scratch, wait_until
-from tests.mails import mail
-from tests.test_program import make_python
+
+from .lab import smtp
+from .mails import mail
+from .test_program import make_python
 
 SENT, DEFERRED, BOUNCED = "sent", "deferred", "bounced"
 FILTER = "    -o pipe_delivery_status_filter=$orderflow_status_filter\n"
@@ -59,7 +60,7 @@ PYTHON = "/usr/bin/python3 -I -S -c"
 DIRECT_FAULTS = {
     "killed": f"{PYTHON} {{ import os; os.kill(os.getpid(), 9) }}",
     "terminated": f"{PYTHON} {{ import os; os.kill(os.getpid(), 15) }}",
-    "noimport": f"{PYTHON} {{ from orderflow_ingest.deliver_cli import main; main() }}",
+    "noimport": f"{PYTHON} {{ from orderflow_ingest.entrypoints.pipe import main; main() }}",
     "nopython": "/nonexistent/python3 -c { secret }",
     "traceback": f"{PYTHON} {{ raise ValueError('secret') }}",
     "syntax": f"{PYTHON} {{ import }}",

@@ -19,7 +19,7 @@ from benchmarks.measure import Course, percentile
 from benchmarks.orders import MAILS
 from benchmarks.sender import Load, Mail, Report, Sent, message_id
 from benchmarks.stage import Row, complaints
-from orderflow_ingest.message import read_message
+from orderflow_ingest.domain.identity import read_message
 
 EXPECTED = ["<a@b>", "<c@d>"]
 ROWS = [Row("<a@b>", "org/1/raw/a.eml", 1000), Row("<c@d>", "org/2/raw/c.eml", 1100)]

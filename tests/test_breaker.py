@@ -10,10 +10,10 @@ from threading import Event
 
 import pytest
 
-from orderflow_ingest import breaker as module
-from orderflow_ingest.breaker import Breaker
-from orderflow_ingest.limits import CONNECT, DEADLINE, READ, S3_ATTEMPTS, STATEMENT, within
-from orderflow_ingest.outcomes import DeadlineReached
+from orderflow_ingest.domain.outcomes import DeadlineReached
+from orderflow_ingest.storage.resilience import circuit_breaker as module
+from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
+from orderflow_ingest.storage.resilience.timeouts import CONNECT, DEADLINE, READ, S3_ATTEMPTS, STATEMENT, scaled_to
 
 
 class Away(Exception):
@@ -28,7 +28,7 @@ def path(place, monkeypatch):
 
 @pytest.fixture
 def breaker(path):
-    return Breaker(path, "backend", Away)
+    return CircuitBreaker(path, "backend", Away)
 
 
 def call(breaker, fault=None, seconds=0.0):
@@ -59,7 +59,7 @@ def age(path, seconds):
 def test_a_failure_that_took_long_opens_it_for_every_program_of_the_host(breaker, path):
     opened(breaker)
     assert not is_through(breaker)
-    assert not is_through(Breaker(path, "backend", Away)), "another program"
+    assert not is_through(CircuitBreaker(path, "backend", Away)), "another program"
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -89,7 +89,7 @@ def test_a_probe_that_was_paused_keeps_nobody_out_for_long(breaker, path):
         fcntl.flock(paused, fcntl.LOCK_EX)
         assert not is_through(breaker), "it may come back yet"
         age(path, 41)
-        assert is_through(breaker) and is_through(Breaker(path, "backend", Away))
+        assert is_through(breaker) and is_through(CircuitBreaker(path, "backend", Away))
         assert path.exists(), "it is the probe that closes it"
         opened(breaker)
         assert not is_through(breaker), "it is away still"
@@ -101,7 +101,7 @@ def test_a_probe_has_its_time_from_when_it_begins(breaker, path):
     opened(breaker)
     age(path, 500)
     with breaker():
-        assert not is_through(Breaker(path, "backend", Away))
+        assert not is_through(CircuitBreaker(path, "backend", Away))
     assert not path.exists()
 
 
@@ -207,21 +207,21 @@ def test_what_is_no_file_in_its_place_stops_nobody(breaker, path, make):
 
 def test_where_it_cannot_be_noted_every_call_goes_through(place):
     (place / "file").write_text("no directory")
-    opened(Breaker(place / "file" / "backend", "backend", Away))
-    assert is_through(Breaker(place / "file" / "backend", "backend", Away))
+    opened(CircuitBreaker(place / "file" / "backend", "backend", Away))
+    assert is_through(CircuitBreaker(place / "file" / "backend", "backend", Away))
 
 
 @pytest.mark.parametrize("deadline", [60, 600, 15])
 def test_what_one_backend_may_take_fits_twice_into_a_deadline(deadline):
-    times = within(deadline)
+    times = scaled_to(deadline)
     backoff = 1  # second, of boto3 before its second attempt, at the most
     assert S3_ATTEMPTS * (times.connect + times.read) + backoff < deadline / 2 + 1
     assert times.connect + times.statement < deadline / 2
 
 
 def test_a_longer_deadline_is_no_reason_to_wait_longer():
-    assert within(600) == within(DEADLINE)
-    assert (within().connect, within().statement, within().read) == (CONNECT, STATEMENT, READ)
+    assert scaled_to(600) == scaled_to(DEADLINE)
+    assert (scaled_to().connect, scaled_to().statement, scaled_to().read) == (CONNECT, STATEMENT, READ)
 
 
 def test_a_call_that_hung_where_a_later_one_went_well_opens_nothing(breaker, path):
@@ -270,7 +270,7 @@ def sharded(breaker, path):
 
 
 def test_a_hang_of_one_organization_stops_that_one_alone(sharded, path):
-    assert not goes(sharded, 7) and not goes(Breaker(path, "backend", Away), 7), "another program"
+    assert not goes(sharded, 7) and not goes(CircuitBreaker(path, "backend", Away), 7), "another program"
     assert goes(sharded, 8) and is_through(sharded) and not path.exists()
     assert module.organizations_away(path) == 1
 
@@ -278,7 +278,7 @@ def test_a_hang_of_one_organization_stops_that_one_alone(sharded, path):
 def test_its_probe_closes_it_and_one_that_hangs_opens_nothing_else(sharded, path):
     own = path.with_name("backend.7")
     age(own, module.PROBE + 1)
-    other = Breaker(path, "backend", Away)
+    other = CircuitBreaker(path, "backend", Away)
     with pytest.raises(Away), other((7,)):
         time.sleep(0.1)
         assert not goes(sharded, 7)

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from orderflow_ingest.admin_cli.checks.forgery import check_forgeries
-from orderflow_ingest.admin_cli.checks.postfix import open_postfix
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.settings import load
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.entrypoints.admin.checks.forgery import check_forgeries
+from orderflow_ingest.entrypoints.admin.checks.postfix import open_postfix
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.milters import Domain, Milters, example
 from tests.lab.process import scratch
@@ -42,7 +42,7 @@ def check(deployment: Deployment, main: str = "", patience: float = 20) -> list[
 
 
 def found(deployment: Deployment, patience: float = 20) -> list[tuple[str, str]]:
-    parts = open_parts(load(str(deployment.settings_file), {}), guarded=False)
+    parts = open_app(load(str(deployment.settings_file), {}), guarded=False)
     try:
         return list(check_forgeries(parts, open_postfix(str(deployment.postfix.config_directory)), patience))
     finally:

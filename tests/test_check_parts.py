@@ -23,28 +23,34 @@ import boto3
 import psycopg
 import pytest
 
-from orderflow_ingest import access, extraction, heartbeat, in_hand, limits
-from orderflow_ingest.admin_cli import roles
-from orderflow_ingest.admin_cli.checks import check_all, snapshots
-from orderflow_ingest.admin_cli.checks import database as database_check
-from orderflow_ingest.admin_cli.checks import spool as spool_check
-from orderflow_ingest.admin_cli.checks.database import check_database, check_schema
-from orderflow_ingest.admin_cli.checks.findings import Level, compare_clocks
-from orderflow_ingest.admin_cli.checks.s3 import check_archive
-from orderflow_ingest.admin_cli.checks.snapshots import check_snapshots
-from orderflow_ingest.admin_cli.checks.worker import check_worker
-from orderflow_ingest.archive import s3_answers
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.queue import QueueUnavailable
-from orderflow_ingest.records import Records, RecordsUnavailable, schema, server
-from orderflow_ingest.settings import load
-from orderflow_ingest.status import Status
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import Status
+from orderflow_ingest.entrypoints.admin import roles
+from orderflow_ingest.entrypoints.admin.checks import check_all, snapshots
+from orderflow_ingest.entrypoints.admin.checks import database as database_check
+from orderflow_ingest.entrypoints.admin.checks import spool as spool_check
+from orderflow_ingest.entrypoints.admin.checks.database import check_database, check_schema
+from orderflow_ingest.entrypoints.admin.checks.findings import Level, compare_clocks
+from orderflow_ingest.entrypoints.admin.checks.s3 import check_archive
+from orderflow_ingest.entrypoints.admin.checks.snapshots import check_snapshots
+from orderflow_ingest.entrypoints.admin.checks.worker import check_worker
+from orderflow_ingest.entrypoints.cli import run_as
+from orderflow_ingest.observability import presence
+from orderflow_ingest.pipeline import extract
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.storage import attempt_files
+from orderflow_ingest.storage.archive import s3_errors
+from orderflow_ingest.storage.database import DatabaseUnavailable, Records, schema
+from orderflow_ingest.storage.database import server_info as server
+from orderflow_ingest.storage.queue import QueueUnavailable
+from orderflow_ingest.storage.resilience import timeouts
 from tests.lab.process import Process, free_port, scratch, wait_until
-from tests.mails import order
-from tests.test_archive import Answers
+
+from .mails import order
+from .test_archive import Answers
 
 SECRET = "not-for-any-log"
 RIGHTS = ("PutObject", "GetObject", "DeleteObject", "ListBucket")
@@ -60,7 +66,7 @@ def parts(place):
         file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
         file.chmod(0o640)
         (place / "state").mkdir(exist_ok=True)
-        parts = open_parts(load(str(file), {}), create=True, guarded=False)
+        parts = open_app(load(str(file), {}), create=True, guarded=False)
         parts.spool.prepare()
         parts.archive.prepare()
         return parts
@@ -89,7 +95,7 @@ def worst(findings) -> str:
 def credentials(ceph, monkeypatch):
     """Give the settings of the real store, whose keys are in the environment."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(timeouts, "S3_ATTEMPTS", 1)
     set_keys(monkeypatch, ceph.access_key, ceph.secret_key)
     monkeypatch.setenv("AWS_DEFAULT_REGION", ceph.region)
     return {"ARCHIVE_URL": "s3://orders/mail", "S3_ENDPOINT_URL": ceph.endpoint}
@@ -179,9 +185,9 @@ def test_a_clock_that_s3_refuses_is_told_as_such_and_one_that_is_off_before_it_d
         ("+30s", "WARNING", "s ahead of the S3 store's"),
     ):
         program = (
-            "import sys; from orderflow_ingest.admin_cli.checks.s3 import check_archive;"
-            "from orderflow_ingest.assembly import open_parts; from orderflow_ingest.settings import load;"
-            "print(list(check_archive(open_parts(load(sys.argv[1]), guarded=False))))"
+            "import sys; from orderflow_ingest.entrypoints.admin.checks.s3 import check_archive;"
+            "from orderflow_ingest.app import open_app; from orderflow_ingest.config import load;"
+            "print(list(check_archive(open_app(load(sys.argv[1]), guarded=False))))"
         )
         # Monotonic time is real: the SDK's timeouts are none of this.
         faked = ["faketime", "-m", "-f", shift, os.sys.executable, "-c", program, load_file(parts, credentials)]
@@ -245,7 +251,7 @@ def test_what_cannot_even_be_opened_is_a_finding_and_not_the_end(parts, monkeypa
 def test_a_region_that_a_stranger_says_is_not_passed_on():
     answer = {"Error": {"Code": "PermanentRedirect", "Region": "\x1b[2J"}}
     said = "the bucket is in another region: set AWS_DEFAULT_REGION = that of the bucket"
-    assert s3_answers.answered("put_object", answer).endswith(said)
+    assert s3_errors.explain_s3_answer("put_object", answer).endswith(said)
 
 
 # Clocks
@@ -459,7 +465,7 @@ def test_init_by_a_role_that_may_not_is_told_what_to_do(postgres, parts):
     postgres.create_database(name)
     postgres.create_role(role)
     opened = parts(DATABASE_URL=postgres.url(name, role))
-    with pytest.raises(RecordsUnavailable, match="has no right to do this; see orderflow-admin roles"):
+    with pytest.raises(DatabaseUnavailable, match="has no right to do this; see orderflow-admin roles"):
         schema.upgrade(opened.records.database)
     with pytest.raises(QueueUnavailable, match="has no right to do this; see orderflow-admin roles"):
         opened.queue.create_tables()
@@ -518,7 +524,7 @@ def test_behind_a_pooler_check_names_the_statements_that_set_the_bounds(parts, p
     with psycopg.connect(postgres.conninfo("postgres")) as connection:
         found = {row[0] for row in connection.execute(set_by_role, (owned.owner,))}
     assert {"statement_timeout=15000", "lock_timeout=5000", "idle_in_transaction_session_timeout=60000"} <= found
-    with pytest.raises(RecordsUnavailable, match="behind a pooler: name the server itself, for init alone"):
+    with pytest.raises(DatabaseUnavailable, match="behind a pooler: name the server itself, for init alone"):
         schema.upgrade(Records(pooler).database)
 
 
@@ -543,9 +549,9 @@ def test_mail_is_delivered_and_extracted_through_a_pooler_by_the_roles_of_the_sc
         assert [text for _, text in check_database(deliver) if "ALTER ROLE" in text or "lacks" in text] == []
         envelope = Envelope("orders+acme@orderflow.example.com", datetime.now(UTC), "a@b.example")
         for number in range(3):
-            delivery = receive(envelope, order(number), deliver)
+            delivery = deliver_from_memory(envelope, order(number), deliver)
             assert delivery.outcome is Outcome.DELIVERED
-            extraction.extract(1, delivery.message_id, worker)
+            extract.extract(1, delivery.message_id, worker)
             assert worker.records.messages.get(1, delivery.message_id).status is Status.PARSED
         for used in (deliver, worker):
             used.records.database.close()
@@ -588,13 +594,13 @@ def test_no_worker_one_that_sweeps_and_one_that_does_not_are_told_apart(made, mo
     directory = made.settings.workers_dir
     text = worst(check_worker(made))
     assert text.startswith("TROUBLE: no worker runs, none has ever swept") and "enable --now orderflow-worker" in text
-    heartbeat.swept(directory)
+    presence.record_sweep(directory)
     assert worst(check_worker(made)).startswith("WARNING: the worker of this host swept 0 s ago and has ended; if none")
-    (directory / heartbeat.SWEPT).unlink()
-    heartbeat.live(directory)
-    assert heartbeat.workers(directory) == [os.getpid()]
+    (directory / presence.SWEPT).unlink()
+    presence.announce(directory)
+    assert presence.workers(directory) == [os.getpid()]
     assert "1 worker processes run here and none has swept yet: is the database away" in worst(check_worker(made))
-    with in_hand.attempt(made.settings.in_hand_dir, in_hand.MESSAGE, 1, uuid4(), "host:1/a"):
+    with attempt_files.attempt(made.settings.in_hand_dir, attempt_files.MESSAGE, 1, uuid4(), "host:1/a"):
         text = worst(check_worker(made))
     assert (
         text.startswith("WARNING: all 1 worker processes here have a mail or a document in hand")
@@ -604,7 +610,7 @@ def test_no_worker_one_that_sweeps_and_one_that_does_not_are_told_apart(made, mo
     assert "none has swept for 10 min" in worst(check_worker(made))
     made.queue.note_sweep("elsewhere 0", time.time())
     assert "the worker of elsewhere is version 0" in worst(check_worker(made))
-    heartbeat.swept(directory)
+    presence.record_sweep(directory)
     made.queue.note_sweep("elsewhere 0", time.time() + 600)
     assert "the clock of elsewhere, whose worker swept, is 10 min ahead" in worst(check_worker(made))
     made.queue.note_sweep("elsewhere 0", 0)
@@ -613,11 +619,11 @@ def test_no_worker_one_that_sweeps_and_one_that_does_not_are_told_apart(made, mo
 
 
 def test_that_how_late_work_is_cannot_be_asked_is_told_and_what_is_left_besides(made, monkeypatch):
-    heartbeat.swept(made.settings.workers_dir)
-    heartbeat.live(made.settings.workers_dir)
+    presence.record_sweep(made.settings.workers_dir)
+    presence.announce(made.settings.workers_dir)
 
     def lag(_now):
-        raise RecordsUnavailable("database: a node is away")
+        raise DatabaseUnavailable("database: a node is away")
 
     monkeypatch.setattr(made.records.messages, "lag", lag)
     text = worst(check_worker(made))
@@ -631,12 +637,12 @@ def test_a_killed_worker_is_gone_and_what_it_leaves_is_removed_by_the_next(place
               f"heartbeat.live(Path({str(place)!r})); print(flush=True); time.sleep(60)"  # fmt: skip
     with subprocess.Popen([os.sys.executable, "-c", program], stdout=subprocess.PIPE) as worker:
         worker.stdout.readline()
-        assert heartbeat.workers(place) == [worker.pid]
+        assert presence.workers(place) == [worker.pid]
         worker.kill()
         worker.wait()
-    assert heartbeat.workers(place) == [] and (place / str(worker.pid)).exists()
+    assert presence.workers(place) == [] and (place / str(worker.pid)).exists()
     os.utime(place / str(worker.pid), (0, 0))
-    heartbeat.live(place)
+    presence.announce(place)
     assert [path.name for path in place.glob("[0-9]*")] == [str(os.getpid())]
 
 
@@ -686,16 +692,16 @@ def test_the_directory_that_is_closed_is_named_even_behind_a_link():
         (place / "open" / "closed").chmod(0o700)
         (place / "link").symlink_to(place / "open" / "closed" / "deep")
         closed = f"{place}/open/closed is closed to nobody: chmod o+x {place}/open/closed"
-        assert access.why_closed(place / "open" / "closed" / "deep" / "file", nobody) == closed
-        assert access.why_closed(place / "link" / "file", nobody) == closed
-        assert access.why_closed(place / "open" / "file", nobody) == ""
+        assert run_as.explain_denied(place / "open" / "closed" / "deep" / "file", nobody) == closed
+        assert run_as.explain_denied(place / "link" / "file", nobody) == closed
+        assert run_as.explain_denied(place / "open" / "file", nobody) == ""
         assert os.geteuid() == 0
 
 
 def test_a_file_system_from_which_nothing_runs_is_found(monkeypatch):
-    assert not access.is_noexec(Path("/usr/bin/env"))
-    monkeypatch.setattr(access.os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NODEV))
-    assert access.is_noexec(Path("/usr/bin/env"))
+    assert not run_as.is_noexec(Path("/usr/bin/env"))
+    monkeypatch.setattr(run_as.os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NODEV))
+    assert run_as.is_noexec(Path("/usr/bin/env"))
 
 
 def test_a_handler_that_reads_its_own_keys_when_it_is_imported_is_loaded_as_the_worker_does(place, monkeypatch):

@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 
-from orderflow_ingest.admin_cli.checks.postconf import Postconf
-from orderflow_ingest.admin_cli.checks.postfix import check_postfix, open_postfix
-from orderflow_ingest.admin_cli.checks.postfix_daemon import check_daemon
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.settings import load
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
+from orderflow_ingest.entrypoints.admin.checks.postfix import check_postfix, open_postfix
+from orderflow_ingest.entrypoints.admin.checks.postfix_daemon import check_daemon
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch
 
@@ -38,7 +38,7 @@ def said(deployment: Deployment, config) -> str:
         os.utime(config / name, (0, 0))  # postconf waits until what it reads is a second old
     postfix = open_postfix(str(config))
     assert isinstance(postfix, Postconf)
-    parts = open_parts(load(str(deployment.settings_file), {}), guarded=False)
+    parts = open_app(load(str(deployment.settings_file), {}), guarded=False)
     found = list(check_postfix(parts, postfix))
     parts.records.database.close()
     return "\n".join(f"{level}: {text}" for level, text in found)

@@ -7,10 +7,11 @@ import subprocess
 
 import pytest
 
-from orderflow_ingest.admin_cli.postfix_relations import RELATIONS
+from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS
 from tests.lab.deployment import DOMAIN, Deployment
-from tests.test_check_postfix import said as in_process
-from tests.test_operator import check
+
+from .test_check_postfix import said as in_process
+from .test_operator import check
 
 PIPE, LMTP, BEFORE_QUEUE = "pipe", "lmtp", "before-queue"
 

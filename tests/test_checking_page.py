@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest import database_answers
-from orderflow_ingest.admin_cli.postfix_relations import RELATIONS
-from orderflow_ingest.archive import s3_answers
+from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS
+from orderflow_ingest.storage.archive import s3_errors
+from orderflow_ingest.storage.resilience import error_hints
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "checking.md").read_text() if (ROOT / "docs" / "checking.md").exists() else ""
 PACKAGE = ROOT / "orderflow_ingest"
-CHECKS = sorted((PACKAGE / "admin_cli" / "checks").glob("*.py"))
+CHECKS = sorted((PACKAGE / "entrypoints" / "admin" / "checks").glob("*.py"))
 LEVELS = {"TROUBLE", "WARNING"}
 
 
@@ -57,11 +57,11 @@ def test_every_finding_stands_in_the_page(module, level, words):
 @pytest.mark.parametrize(
     "text",
     [
-        *s3_answers._CODES.values(),
-        *s3_answers._FAILURES.values(),
-        *(s3_answers.CHECKSUM, s3_answers.VIRTUAL, s3_answers.PAGE_REFUSED),
-        *database_answers._CODES.values(),
-        *(ours for _, ours in (*database_answers._TEXTS, *database_answers._REDIS_TEXTS)),
+        *s3_errors._CODES.values(),
+        *s3_errors._FAILURES.values(),
+        *(s3_errors.CHECKSUM, s3_errors.VIRTUAL, s3_errors.PAGE_REFUSED),
+        *error_hints._CODES.values(),
+        *(ours for _, ours in (*error_hints._TEXTS, *error_hints._REDIS_TEXTS)),
     ],
     ids=lambda text: text[:40],
 )
@@ -72,9 +72,9 @@ def test_every_meaning_of_an_error_stands_in_the_page(text):
 
 def test_every_row_of_the_page_is_something_that_the_code_says():
     code = [word.strip() for _, _, words in SAID for word in words]
-    code += [*s3_answers._CODES.values(), *s3_answers._FAILURES.values(), *database_answers._CODES.values()]
-    code += [ours for _, ours in (*database_answers._TEXTS, *database_answers._REDIS_TEXTS)]
-    sources = plain(" ".join(path.read_text() for path in (*CHECKS, Path(s3_answers.__file__))))
+    code += [*s3_errors._CODES.values(), *s3_errors._FAILURES.values(), *error_hints._CODES.values()]
+    code += [ours for _, ours in (*error_hints._TEXTS, *error_hints._REDIS_TEXTS)]
+    sources = plain(" ".join(path.read_text() for path in (*CHECKS, Path(s3_errors.__file__))))
     known = plain(" ".join(code)) + re.sub(r'" f?"', "", sources)
     rows = re.findall(r"^\| (?:trouble|warning|both) \| `(.+?)` \|", PAGE, re.MULTILINE)
     assert len(rows) > 80

@@ -22,22 +22,23 @@ from click.testing import CliRunner
 from flask.testing import FlaskClient
 from werkzeug.security import generate_password_hash
 
-from orderflow_ingest import console
-from orderflow_ingest.archive import ArchiveUnavailable
-from orderflow_ingest.assembly import Parts
-from orderflow_ingest.console import device, sessions
-from orderflow_ingest.console.app import CSP, create_app
-from orderflow_ingest.console.preview import COLUMNS, ROWS, TEXT_LIMIT, Kind, picture_type, preview
-from orderflow_ingest.console.sending import SANDBOX, disposition
-from orderflow_ingest.console.throttle import LoginThrottle
-from orderflow_ingest.console.users import BadUsers, User, Users, hashed
-from orderflow_ingest.records import Filter, InboundMessage, Records, tables
-from orderflow_ingest.settings import BadSettings, load
-from orderflow_ingest.spool import Spool
-from orderflow_ingest.status import EventKind, Status
-from tests.fakes import FaultyArchive, ListQueue, embedded
+from orderflow_ingest.app import App
+from orderflow_ingest.config import SettingsError, load
+from orderflow_ingest.domain.states import EventKind, Status
+from orderflow_ingest.entrypoints.console import device, sessions
+from orderflow_ingest.entrypoints.console import main as console_main
+from orderflow_ingest.entrypoints.console.app import CSP, create_app
+from orderflow_ingest.entrypoints.console.downloads import SANDBOX, disposition
+from orderflow_ingest.entrypoints.console.preview import COLUMNS, ROWS, TEXT_LIMIT, Kind, picture_type, preview
+from orderflow_ingest.entrypoints.console.throttle import LoginThrottle
+from orderflow_ingest.entrypoints.console.users import User, Users, UsersFileError, hashed
+from orderflow_ingest.storage.archive import ArchiveUnavailable
+from orderflow_ingest.storage.database import Filter, InboundMessage, Records, tables
+from orderflow_ingest.storage.spool import Spool
 from tests.lab.mailroom import Mailroom, picture
 from tests.lab.process import Process, wait_until
+
+from .fakes import FaultyArchive, ListQueue, embedded
 
 PASSWORD = "correct horse battery"
 _HASH = generate_password_hash(PASSWORD, method="pbkdf2:sha256:1")  # quick
@@ -72,7 +73,7 @@ def opened(place: Path) -> SimpleNamespace:
     settings = load(environ=environ)
     archive, records = FaultyArchive(place / "archive"), Records(settings.database_url)
     parts, users = (
-        Parts(settings, Spool(settings.spool_dir), archive, records, ListQueue()),
+        App(settings, Spool(settings.spool_dir), archive, records, ListQueue()),
         Users(place / "users.json"),
     )
     return SimpleNamespace(parts=parts, users=users, app=create_app(parts, users))
@@ -115,16 +116,16 @@ def form_of(page: str) -> dict[str, str]:
     return {"token": token_of(page), "seen": re.search(r'name="seen" value="([^"]+)"', page)[1]}
 
 
-def message_of(parts: Parts, slug: str, **wanted) -> InboundMessage:
+def message_of(parts: App, slug: str, **wanted) -> InboundMessage:
     org = parts.records.organizations.find(slug)
     return parts.records.messages.select(Filter(org_id=org.id, **wanted), 1)[0]
 
 
-def url_of(parts: Parts, message) -> str:
+def url_of(parts: App, message) -> str:
     return f"/messages/{parts.records.organizations.slug(message.org_id)}/{message.id}"
 
 
-def hostile(parts: Parts) -> InboundMessage:
+def hostile(parts: App) -> InboundMessage:
     return message_of(parts, "acme", message_id="<666@evil.example>")
 
 
@@ -348,14 +349,14 @@ def test_a_proxy_is_believed_where_the_settings_name_its_header_and_nowhere_else
 
 @pytest.mark.parametrize("address", ["0.0.0.0:80", "192.0.2.1:80", "localhost", "[::]:80", "127.0.0.1:70000", "unix:x"])
 def test_the_console_listens_nowhere_but_here(address):
-    with pytest.raises(BadSettings, match="ORDERFLOW_CONSOLE must be a loopback address"):
+    with pytest.raises(SettingsError, match="ORDERFLOW_CONSOLE must be a loopback address"):
         load(environ={"ORDERFLOW_SETTINGS": "/dev/null", "ORDERFLOW_CONSOLE": address})
 
 
 # Who sees what
 
 
-def every_url_of(parts: Parts, slug: str) -> list[str]:
+def every_url_of(parts: App, slug: str) -> list[str]:
     """Give every address that is about something of an organisation."""
     org = parts.records.organizations.find(slug)
     urls = []
@@ -482,7 +483,7 @@ def test_what_does_not_read_is_told_and_never_fails(room, query):
 
 
 def test_pages_of_the_inbox_go_on_where_the_one_before_ended(room, monkeypatch):
-    monkeypatch.setattr("orderflow_ingest.console.inbox.PAGE", 5)
+    monkeypatch.setattr("orderflow_ingest.entrypoints.console.inbox.PAGE", 5)
     for name in ("anna", "cleo"):
         client, ids, path = as_user(room, name), [], "/messages"
         while path:
@@ -764,7 +765,7 @@ def test_every_link_of_every_page_leads_somewhere(room):
 
 def ran(place: Path, *arguments: str, answer: str = "") -> tuple[int, str]:
     environment = {"ORDERFLOW_STATE_DIR": str(place), "ORDERFLOW_SETTINGS": "/dev/null"}
-    ended = CliRunner().invoke(console.cli, arguments, input=answer, env=environment)
+    ended = CliRunner().invoke(console_main.cli, arguments, input=answer, env=environment)
     return ended.exit_code, ended.output
 
 
@@ -823,7 +824,7 @@ def test_a_file_of_users_that_others_could_read_or_write_lets_nobody_in(own, mod
     client = as_user(own, "anna")
     path.chmod(mode)
     assert client.get("/").status_code == 503
-    with pytest.raises(BadUsers, match="chmod 600"):
+    with pytest.raises(UsersFileError, match="chmod 600"):
         own.users.all()
     path.chmod(0o640)
     assert client.get("/").status_code == 200
@@ -840,11 +841,11 @@ def test_a_file_of_users_that_does_not_read_lets_nobody_in(place, text):
     path = place / "users.json"
     path.write_text(text)
     path.chmod(0o600)
-    with pytest.raises(BadUsers, match="does not read"):
+    with pytest.raises(UsersFileError, match="does not read"):
         Users(path).find("anna")
 
 
-PROGRAM = "from orderflow_ingest.console import main; main()"
+PROGRAM = "from orderflow_ingest.entrypoints.console.main import main; main()"
 
 
 def test_the_program_answers_at_a_unix_socket_until_it_is_told_to_end(empty):
@@ -884,7 +885,7 @@ def test_a_proxy_is_not_believed_at_a_port_where_any_user_of_the_host_could_be_o
 
 
 def test_without_the_extra_the_program_says_what_to_install():
-    code = "import sys; sys.modules['flask'] = None; from orderflow_ingest.console import main; main()"
+    code = "import sys; sys.modules['flask'] = None; from orderflow_ingest.entrypoints.console.main import main; main()"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=_python())
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "error: flask is missing: pip install 'orderflow-ingest[console]'\n"
@@ -896,8 +897,8 @@ def _python() -> dict[str, str]:
 
 def test_a_deployment_on_postgresql_is_shown_as_one_on_sqlite(place, postgres):
     """The operator's role, with row-level security, sees what the owner of an SQLite file does."""
-    from orderflow_ingest.admin_cli import roles
-    from orderflow_ingest.records import schema
+    from orderflow_ingest.entrypoints.admin import roles
+    from orderflow_ingest.storage.database import schema
 
     url = postgres.create_database(f"console_{uuid4().hex}")
     owner = Records(url)

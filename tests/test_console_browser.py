@@ -17,15 +17,16 @@ import pytest
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
-from orderflow_ingest.console.app import create_app
-from orderflow_ingest.console.users import User, Users
-from orderflow_ingest.records import Filter
-from orderflow_ingest.status import EventKind, Status
-from tests.fakes import embedded
+from orderflow_ingest.domain.states import EventKind, Status
+from orderflow_ingest.entrypoints.console.app import create_app
+from orderflow_ingest.entrypoints.console.users import User, Users
+from orderflow_ingest.storage.database import Filter
 from tests.lab.browser import chromium, served
 from tests.lab.mailroom import Mailroom
 from tests.lab.process import wait_until
-from tests.test_console import _HASH, PASSWORD
+
+from .fakes import embedded
+from .test_console import _HASH, PASSWORD
 
 PICTURES = os.environ.get("ORDERFLOW_PICTURES")
 AXE = (files("axe_core_python") / "axe.min.js").read_text()
@@ -42,7 +43,7 @@ def desk(tmp_path_factory):
         table["anna"] = User("anna", _HASH, None, True)
         table["ben"] = User("ben", _HASH, frozenset({"acme"}), False)
     with served(create_app(parts, users)) as address, chromium(place) as browser:
-        yield SimpleNamespace(parts=parts, address=address, browser=browser, place=place)
+        yield SimpleNamespace(app=parts, address=address, browser=browser, place=place)
 
 
 @pytest.fixture

@@ -13,15 +13,18 @@ from urllib.parse import urlencode
 
 import pytest
 
-from orderflow_ingest.console.users import User, Users, hashed
-from tests.fakes import embedded
+from orderflow_ingest.entrypoints.console.users import User, Users, hashed
 from tests.lab.process import Process, free_port, scratch, wait_until
+
+from .fakes import embedded
 
 ROOT = Path(__file__).parents[1]
 PASSWORD = "correct horse battery"
-SERVE = "from orderflow_ingest.console import main; main()"
+SERVE = "from orderflow_ingest.entrypoints.console.main import main; main()"
 TWO = "ask(host, *more) + (ask('127.0.0.2', *more) if host == '127.0.0.1' else [])"
-IMPATIENT = f"from orderflow_ingest.console import http_server; http_server.REQUEST_TIME = 1.0; {SERVE}"
+IMPATIENT = (
+    f"from orderflow_ingest.entrypoints.console.main import http_server; http_server.REQUEST_TIME = 1.0; {SERVE}"
+)
 
 
 class Console:

@@ -9,13 +9,13 @@ import zlib
 
 import pytest
 
-from orderflow_ingest.containers import Budget, Member, NotOpened, Role
-from orderflow_ingest.containers.kinds import container_kind, open_container
-from orderflow_ingest.containers.one_file import open_bzip2, open_xz
-from orderflow_ingest.containers.rar_archive import open_rar
-from orderflow_ingest.containers.seven_zip import open_seven_zip
-from orderflow_ingest.containers.tar_archive import open_tar
-from orderflow_ingest.mime.sniff import detect_type
+from orderflow_ingest.parsing.containers import ContainerError, Member, Role, UnpackBudget
+from orderflow_ingest.parsing.containers.kinds import container_kind, open_container
+from orderflow_ingest.parsing.containers.one_file import open_bzip2, open_xz
+from orderflow_ingest.parsing.containers.rar_archive import open_rar
+from orderflow_ingest.parsing.containers.seven_zip import open_seven_zip
+from orderflow_ingest.parsing.containers.tar_archive import open_tar
+from orderflow_ingest.parsing.mime.sniff import detect_type
 
 from .containers_made import (
     budget,
@@ -243,7 +243,7 @@ def test_the_directory_of_a_7z_archive_may_be_packed_too() -> None:
 def test_encryption_in_a_7z_archive_is_told_before_its_first_file() -> None:
     coders = b"\x02" + coder("21", b"\x10") + coder("06f10701", b"\0\0") + b"\x00\x01"
     opened = open_seven_zip(seven_zipped(*FILES, coders=coders), budget())
-    with pytest.raises(NotOpened, match=r"^encrypted$"):
+    with pytest.raises(ContainerError, match=r"^encrypted$"):
         next(opened)
 
 
@@ -335,7 +335,7 @@ def test_comics_are_documents_of_one_program(name: str) -> None:
 
 def open_any(data: bytes) -> list[Member]:
     told = kind(data, "a.tar") or "tar"
-    return list(open_container(told, data, Budget(1 << 24), "a"))
+    return list(open_container(told, data, UnpackBudget(1 << 24), "a"))
 
 
 def test_no_mutation_of_an_archive_raises_anything_else() -> None:
@@ -360,7 +360,7 @@ def test_no_damage_to_the_numbers_of_a_7z_directory_raises_anything_else(place: 
     plain = data[32 + len(BOTH) :]
 
     def reopen(header: bytes) -> list[Member]:
-        return list(open_seven_zip(seven_header(BOTH, header), Budget(1 << 24)))
+        return list(open_seven_zip(seven_header(BOTH, header), UnpackBudget(1 << 24)))
 
     samples = [plain] if place == "directory" else [b"\x17" + seven_streams(plain, len(plain)) + b"\x00"]
     opened, refused = survives(reopen, samples, 1000)

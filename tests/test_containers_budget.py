@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from orderflow_ingest.containers import Budget, Member, NotOpened
-from orderflow_ingest.containers.gzip_file import open_gzip
-from orderflow_ingest.containers.kinds import container_kind, open_container
-from orderflow_ingest.containers.names import LONGEST_NAME, NAME_CUT
-from orderflow_ingest.containers.outlook import open_outlook
-from orderflow_ingest.containers.seven_zip import open_seven_zip
-from orderflow_ingest.containers.tar_archive import open_tar
-from orderflow_ingest.containers.tnef import open_tnef
-from orderflow_ingest.containers.zip_archive import open_zip
-from orderflow_ingest.mime.sniff import detect_type
+from orderflow_ingest.parsing.containers import ContainerError, Member, UnpackBudget
+from orderflow_ingest.parsing.containers.gzip_file import open_gzip
+from orderflow_ingest.parsing.containers.kinds import container_kind, open_container
+from orderflow_ingest.parsing.containers.names import LONGEST_NAME, NAME_CUT
+from orderflow_ingest.parsing.containers.outlook import open_outlook
+from orderflow_ingest.parsing.containers.seven_zip import open_seven_zip
+from orderflow_ingest.parsing.containers.tar_archive import open_tar
+from orderflow_ingest.parsing.containers.tnef import open_tnef
+from orderflow_ingest.parsing.containers.zip_archive import open_zip
+from orderflow_ingest.parsing.mime.sniff import detect_type
 
 from .containers_made import (
     attachment,
@@ -48,7 +48,7 @@ class Clock:
     def __call__(self) -> None:
         self.asked += 1
         if self.asked > self.most:
-            raise NotOpened("out of time")
+            raise ContainerError("out of time")
 
 
 def zip_directory(names: Iterable[bytes], extra: bytes = b"", comment: bytes = b"") -> bytes:
@@ -113,7 +113,7 @@ def kind_of(data: bytes) -> str | None:
 
 def steps_of(data: bytes) -> int:
     """Return how many steps it takes to open all of a container."""
-    budget = Budget()
+    budget = UnpackBudget()
     before = budget.steps
     kind = kind_of(data)
     assert kind is not None
@@ -133,14 +133,14 @@ def test_work_that_unpacks_nothing_is_counted_and_grows_as_the_container_does(na
 def test_a_container_that_takes_more_steps_than_the_mail_has_left_is_refused(name: str) -> None:
     make, count = HOSTILE[name]
     data, clock = make(count), Clock()
-    budget = Budget(check=clock)
+    budget = UnpackBudget(check=clock)
     budget.steps = count // 2
     kind = kind_of(data)
     assert refusal(open_container(str(kind), data, budget)) == "too much to read"
 
 
 def test_a_budget_without_arguments_opens_what_people_send() -> None:
-    assert [member.name for member in open_zip(zipped(("order.pdf", b"%PDF")), Budget())] == ["order.pdf"]
+    assert [member.name for member in open_zip(zipped(("order.pdf", b"%PDF")), UnpackBudget())] == ["order.pdf"]
 
 
 @pytest.mark.parametrize(
@@ -158,26 +158,26 @@ def test_the_callers_clock_is_asked_for_each_member_block_and_some_thousand_step
     kind: str, data: bytes, least: int
 ) -> None:
     clock = Clock()
-    refusal(open_container(kind, data, Budget(check=clock)))
+    refusal(open_container(kind, data, UnpackBudget(check=clock)))
     assert clock.asked >= least
-    assert refusal(open_container(kind, data, Budget(check=Clock(least // 2)))) == "out of time"
+    assert refusal(open_container(kind, data, UnpackBudget(check=Clock(least // 2)))) == "out of time"
 
 
 @pytest.mark.parametrize(
     "opened",
     [
-        lambda: open_zip(zip_directory([LONG.encode()]), Budget()),
-        lambda: open_zip(zipped(("ü" + LONG, b"")), Budget()),
-        lambda: open_tar(tar_entry(b"L", LONG.encode() + b"\0", b"L") + tar_entry(b"a"), Budget()),
-        lambda: open_tar(tar_entry(b"x", pax_record(b"path", LONG.encode()), b"x") + tar_entry(b"a"), Budget()),
-        lambda: open_seven_zip(seven_zipped((LONG, b"x")), Budget()),
+        lambda: open_zip(zip_directory([LONG.encode()]), UnpackBudget()),
+        lambda: open_zip(zipped(("ü" + LONG, b"")), UnpackBudget()),
+        lambda: open_tar(tar_entry(b"L", LONG.encode() + b"\0", b"L") + tar_entry(b"a"), UnpackBudget()),
+        lambda: open_tar(tar_entry(b"x", pax_record(b"path", LONG.encode()), b"x") + tar_entry(b"a"), UnpackBudget()),
+        lambda: open_seven_zip(seven_zipped((LONG, b"x")), UnpackBudget()),
         lambda: open_gzip(
-            b"\x1f\x8b\x08\x08" + bytes(6) + LONG[-4000:].encode() + b"\0" + gzip.compress(b"")[10:], Budget()
+            b"\x1f\x8b\x08\x08" + bytes(6) + LONG[-4000:].encode() + b"\0" + gzip.compress(b"")[10:], UnpackBudget()
         ),
-        lambda: open_tnef(tnef(attachment(title=LONG.encode(), data=b"x")), Budget()),
-        lambda: open_tnef(tnef(attachment((0x3707, 0x1F, utf16(LONG)), data=b"x")), Budget()),
+        lambda: open_tnef(tnef(attachment(title=LONG.encode(), data=b"x")), UnpackBudget()),
+        lambda: open_tnef(tnef(attachment((0x3707, 0x1F, utf16(LONG)), data=b"x")), UnpackBudget()),
         lambda: open_outlook(
-            outlook_message(attached=(storage((0x3707, 0x1F, utf16(LONG)), (0x3701, 0x102, b"x")),)), Budget()
+            outlook_message(attached=(storage((0x3707, 0x1F, utf16(LONG)), (0x3701, 0x102, b"x")),)), UnpackBudget()
         ),
     ],
     ids=["zip", "zip utf-8", "tar", "pax", "7z", "gzip", "tnef title", "tnef", "outlook"],
@@ -191,7 +191,7 @@ def test_of_a_name_that_is_too_long_the_end_is_kept_and_told(opened: Callable[[]
 
 
 def test_the_charset_of_few_names_is_guessed_and_the_others_are_read_like_them() -> None:
-    budget = Budget()
+    budget = UnpackBudget()
     budget.guesses = 5
     names = [f"{number} {OEM}" for number in range(50)]
     found = open_zip(zip_directory(name.encode("cp850") for name in names), budget)
@@ -199,7 +199,7 @@ def test_the_charset_of_few_names_is_guessed_and_the_others_are_read_like_them()
 
 
 def test_the_charset_of_texts_that_are_not_what_they_say_is_detected_for_few_of_them() -> None:
-    budget = Budget()
+    budget = UnpackBudget()
     budget.guesses = 5
     titles = (attachment(title=b"%d \xe9\xe8.pdf" % number, data=b"x") for number in range(50))
     members = list(open_tnef(tnef(attribute(1, 0x9007, struct.pack("<II", 65001, 0)), *titles), budget))
@@ -210,10 +210,10 @@ def test_the_charset_of_texts_that_are_not_what_they_say_is_detected_for_few_of_
 
 def test_a_directory_of_great_fields_keeps_the_archive_whole() -> None:
     extra = struct.pack("<HH", 1, 0)
-    assert refusal(open_zip(zip_directory([b"a"], extra * 1000), Budget())) == ""
-    assert refusal(open_zip(zip_directory([b"a"], extra * 1100), Budget())) == "directory too large"
+    assert refusal(open_zip(zip_directory([b"a"], extra * 1000), UnpackBudget())) == ""
+    assert refusal(open_zip(zip_directory([b"a"], extra * 1100), UnpackBudget())) == "directory too large"
     assert (
-        refusal(open_zip(zip_directory([b"a%d" % n for n in range(200)], b"", bytes(60_000)), Budget()))
+        refusal(open_zip(zip_directory([b"a%d" % n for n in range(200)], b"", bytes(60_000)), UnpackBudget()))
         == "directory too large"
     )
-    assert refusal(open_tar(tar_entry(b"x", bytes(2 << 20), b"x"), Budget())) == "headers too large"
+    assert refusal(open_tar(tar_entry(b"x", bytes(2 << 20), b"x"), UnpackBudget())) == "headers too large"

@@ -5,10 +5,10 @@ import tracemalloc
 
 import pytest
 
-from orderflow_ingest.containers.gzip_file import open_gzip
-from tests.cost import at_most
+from orderflow_ingest.parsing.containers.gzip_file import open_gzip
 
 from .containers_made import budget, refusal, survives
+from .cost import at_most
 
 TEXT = b"article;quantity\n" + b"".join(b"%d;%d\n" % (n, n * 7 % 13) for n in range(5000))
 

@@ -10,9 +10,9 @@ from io import BytesIO
 
 import pytest
 
-from orderflow_ingest.containers import NotOpened
-from orderflow_ingest.containers.kinds import _OPENERS, container_kind, open_container
-from orderflow_ingest.mime.sniff import detect_type
+from orderflow_ingest.parsing.containers import ContainerError
+from orderflow_ingest.parsing.containers.kinds import _OPENERS, container_kind, open_container
+from orderflow_ingest.parsing.mime.sniff import detect_type
 
 from .containers_made import attachment, budget, compound, refusal, signed, storage, tnef, utf16
 
@@ -141,13 +141,13 @@ def test_a_container_opens_as_the_kind_it_was_told(data: bytes, filename: str, n
 
 def test_each_opener_of_the_table_is_there_and_takes_what_it_is_told() -> None:
     for module, name, *asked in _OPENERS.values():
-        opener = getattr(import_module(f"orderflow_ingest.containers.{module}"), name)
+        opener = getattr(import_module(f"orderflow_ingest.parsing.containers.{module}"), name)
         assert list(signature(opener).parameters) == ["data", "budget", *asked]
 
 
 def test_opening_is_lazy_and_an_unknown_kind_is_refused() -> None:
     found = open_container("arj", b"", budget())
-    with pytest.raises(NotOpened, match=r"^unknown container$"):
+    with pytest.raises(ContainerError, match=r"^unknown container$"):
         next(found)
     assert refusal(open_container("zip", b"", budget())) == "damaged"
 
@@ -155,8 +155,9 @@ def test_opening_is_lazy_and_an_unknown_kind_is_refused() -> None:
 def test_telling_kinds_imports_no_opener_and_no_library() -> None:
     code = """
 import sys
-import orderflow_ingest.containers.kinds
-print([name for name in ("zipfile", "zlib", "olefile", "orderflow_ingest.containers.outlook") if name in sys.modules])
+import orderflow_ingest.parsing.containers.kinds
+names = ("zipfile", "zlib", "olefile", "orderflow_ingest.parsing.containers.outlook")
+print([name for name in names if name in sys.modules])
 """
     ran = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() in ("[]", "['zlib']")

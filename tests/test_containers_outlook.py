@@ -6,12 +6,12 @@ import tracemalloc
 
 import pytest
 
-from orderflow_ingest.containers import NotOpened, Role
-from orderflow_ingest.containers.outlook import open_outlook
-from tests.cost import at_most
+from orderflow_ingest.parsing.containers import ContainerError, Role
+from orderflow_ingest.parsing.containers.outlook import open_outlook
 
 from .containers_made import Value, attachments, budget, compound, read_all, refusal, storage, survives, utf16
 from .containers_made import outlook_message as message
+from .cost import at_most
 
 PDF = b"%PDF-1.4\n" + bytes(range(256)) * 30
 STRING, UNICODE, BINARY = 0x1E, 0x1F, 0x102
@@ -90,7 +90,7 @@ def test_messages_within_messages_end_at_a_depth() -> None:
         return message(attached=(store,))
 
     (member,) = open_outlook(nested(25), budget())
-    with pytest.raises(NotOpened, match=r"^nested too deep$"):
+    with pytest.raises(ContainerError, match=r"^nested too deep$"):
         for _ in range(25):
             (member,) = member.members
     assert refusal(open_outlook(nested(300), budget())) == "damaged"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest.containers import Role
-from orderflow_ingest.containers.smime import open_smime
-from tests.cost import at_most
+from orderflow_ingest.parsing.containers import Role
+from orderflow_ingest.parsing.containers.smime import open_smime
 
 from .containers_made import budget, compressed, der, info, oid, refusal, signed, streamed, survives
+from .cost import at_most
 
 MAIL = b'Content-Type: text/plain; name="o.txt"\r\nContent-Transfer-Encoding: 7bit\r\n\r\n' + b"one order\r\n" * 300
 DEFECTS = ("signature not verified",)

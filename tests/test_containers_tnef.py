@@ -5,10 +5,9 @@ import struct
 
 import pytest
 
-from orderflow_ingest.containers import Member, NotOpened, Role
-from orderflow_ingest.containers.rtf import rtf_to_text, strip_rtf
-from orderflow_ingest.containers.tnef import open_tnef
-from tests.cost import at_most
+from orderflow_ingest.parsing.containers import ContainerError, Member, Role
+from orderflow_ingest.parsing.containers.rtf import rtf_to_text, strip_rtf
+from orderflow_ingest.parsing.containers.tnef import open_tnef
 
 from .containers_made import (
     GUID_MESSAGE,
@@ -23,6 +22,7 @@ from .containers_made import (
     tnef,
     utf16,
 )
+from .cost import at_most
 
 PDF = b"%PDF-1.4\n" + bytes(range(256)) + b"\0\0\0"
 STRING, UNICODE, BINARY, OBJECT = 0x1E, 0x1F, 0x102, 0x0D
@@ -107,7 +107,7 @@ def test_messages_within_messages_end_at_a_depth() -> None:
     for _ in range(100):
         data = tnef(attachment((0x3701, OBJECT, GUID_MESSAGE + data), title=b"m"))
     member = only(data)
-    with pytest.raises(NotOpened, match=r"^nested too deep$"):
+    with pytest.raises(ContainerError, match=r"^nested too deep$"):
         for _ in range(100):
             (member,) = member.members
 

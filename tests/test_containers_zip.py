@@ -7,12 +7,12 @@ import zlib
 
 import pytest
 
-from orderflow_ingest.containers import NotOpened
-from orderflow_ingest.containers.names import decode_name
-from orderflow_ingest.containers.zip_archive import open_zip
-from tests.cost import at_most
+from orderflow_ingest.parsing.containers import ContainerError
+from orderflow_ingest.parsing.containers.names import decode_name
+from orderflow_ingest.parsing.containers.zip_archive import open_zip
 
 from .containers_made import budget, flagged, mutants, read_all, refusal, survives, zipped
+from .cost import at_most
 
 PDF = b"%PDF-1.4\n" + bytes(range(256)) * 20
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_opened_says_why(data: bytes, reason: str) -> None:
 
 def test_encryption_of_any_file_is_told_before_the_first() -> None:
     last = GOOD.rindex(b"PK\x01\x02") + 8
-    with pytest.raises(NotOpened, match=r"^encrypted$"):
+    with pytest.raises(ContainerError, match=r"^encrypted$"):
         next(open_zip(GOOD[:last] + b"\x01\x00" + GOOD[last + 2 :], budget()))
 
 

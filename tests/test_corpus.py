@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest.attachments import PartKind, Reason, read_parts
+from orderflow_ingest.parsing.documents import PartKind, Reason, read_parts
 
 ROOT = Path(__file__).parents[1]
 CORPUS = Path(os.environ.get("ORDERFLOW_MIME_CORPUS", ROOT.parent / "shared" / "mime-corpus"))
@@ -56,7 +56,7 @@ ARGUED = {
 def taken(raw: bytes) -> Iterator[tuple[str | None, str, bytes]]:
     """Give the attachments of a mail in the form that the judge asks for."""
     for part in read_parts(raw):
-        if part.taken and part.kind is PartKind.ATTACHMENT:
+        if part.is_document and part.kind is PartKind.ATTACHMENT:
             yield part.claimed_filename, part.declared_type, part.data
 
 
@@ -88,7 +88,7 @@ def test_every_attachment_is_found_under_its_name_but_for_those_argued(verdict, 
         told = {part.claimed_filename: part for part in read_parts(mails[id])}
         for filename, _, _ in case["missing"]:
             reason = Reason.CALENDAR if ARGUED[id] is INVITATION else Reason.SIGNATURE
-            assert (told[filename].taken, told[filename].reason) == (False, reason), case
+            assert (told[filename].is_document, told[filename].reason) == (False, reason), case
 
 
 def test_every_part_of_every_mail_is_told_once_with_a_reason(mails):

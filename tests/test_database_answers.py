@@ -7,10 +7,11 @@ import psycopg
 import pytest
 from sqlalchemy import exc
 
-from orderflow_ingest import breaker as module
-from orderflow_ingest.breaker import Breaker
-from orderflow_ingest.database_answers import explained
-from orderflow_ingest.records import RecordsUnavailable, database
+from orderflow_ingest.storage.database import DatabaseUnavailable
+from orderflow_ingest.storage.database import connection as database
+from orderflow_ingest.storage.resilience import circuit_breaker as module
+from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
+from orderflow_ingest.storage.resilience.error_hints import explain_database_error
 
 URL = "postgresql+psycopg://of:secret@h/d"
 AWAY, ANSWER, OURS = "away", "answer", "ours"
@@ -41,8 +42,8 @@ def test_a_server_that_is_away_or_slow_opens_the_breaker_and_one_that_answers_do
 ):
     """Of what is away, only what took its time does: a refusal that comes at once costs nobody anything."""
     monkeypatch.setattr(module, "SLOW", -1.0 if slow else 3600.0)
-    breaker = Breaker(place / "database", "database", RecordsUnavailable)
-    expected = exc.DBAPIError if what is OURS else RecordsUnavailable
+    breaker = CircuitBreaker(place / "database", "database", DatabaseUnavailable)
+    expected = exc.DBAPIError if what is OURS else DatabaseUnavailable
     with pytest.raises(expected) as caught, breaker(), database._translated(URL):
         raise raised(state)
     assert (place / "database").exists() is (slow and what is AWAY)
@@ -67,12 +68,12 @@ def test_a_server_that_is_away_or_slow_opens_the_breaker_and_one_that_answers_do
     ],
 )
 def test_what_a_connection_is_refused_with_has_a_meaning(text, says):
-    told = explained(psycopg.OperationalError(text), "DATABASE_URL", URL)
+    told = explain_database_error(psycopg.OperationalError(text), "DATABASE_URL", URL)
     assert says in told and "secret" not in told
 
 
 def test_what_a_driver_does_not_do_is_a_fault_of_ours():
-    with suppress(RecordsUnavailable), pytest.raises(exc.NotSupportedError), database._translated(URL):
+    with suppress(DatabaseUnavailable), pytest.raises(exc.NotSupportedError), database._translated(URL):
         raise exc.NotSupportedError("SELECT 1", {}, psycopg.NotSupportedError("no"))
 
 
@@ -80,12 +81,12 @@ class RefusingConnection:
     """A connection of the pool whose server refuses its first statement, as it does a role without the right."""
 
     def __init__(self):
-        self.driver = SimpleNamespace(answer_within=15.0)
+        self.driver = SimpleNamespace(response_timeout=15.0)
         self.connection = SimpleNamespace(driver_connection=self.driver)
         self.asked_within = []
 
     def exec_driver_sql(self, statement, execution_options):
-        self.asked_within.append(self.driver.answer_within)
+        self.asked_within.append(self.driver.response_timeout)
         raise raised("42501")
 
 
@@ -93,4 +94,4 @@ def test_a_refused_first_statement_leaves_a_connection_the_time_of_its_later_sta
     connection = RefusingConnection()
     with pytest.raises(exc.DBAPIError):
         database._send_first(connection, "BEGIN; SELECT orderflow_every()", 2.0)
-    assert connection.asked_within == [2.0] and connection.driver.answer_within == 15.0
+    assert connection.asked_within == [2.0] and connection.driver.response_timeout == 15.0

@@ -1,4 +1,4 @@
-"""delivery.py: the steps, the outcomes, and what becomes of a spool entry."""
+"""deliver.py: the steps, the outcomes, and what becomes of a spool entry."""
 
 import contextlib
 import itertools
@@ -9,47 +9,49 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orderflow_ingest import delivery, extraction, replay
-from orderflow_ingest.archive import ArchiveUnavailable
-from orderflow_ingest.archived import read_decision
-from orderflow_ingest.assembly import Parts
-from orderflow_ingest.attachments import read_parts
-from orderflow_ingest.delivery import Delivery, receive, settle
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.keys import decision_key
-from orderflow_ingest.message import read_mail, read_message
-from orderflow_ingest.outcomes import DeadlineReached, Outcome
-from orderflow_ingest.recognition import recognise
-from orderflow_ingest.records import NO_TENANT, Filter, IdentityTaken, RecordsUnavailable, messages
-from orderflow_ingest.records.tables import organization
-from orderflow_ingest.senders import Authenticator
-from orderflow_ingest.status import Held
-from tests.fakes import embedded
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.identity import read_mail, read_message
+from orderflow_ingest.domain.object_keys import decision_key
+from orderflow_ingest.domain.outcomes import DeadlineReached, Outcome
+from orderflow_ingest.domain.sender_policy import Authenticator
+from orderflow_ingest.domain.states import HoldReason
+from orderflow_ingest.parsing.documents import read_parts
+from orderflow_ingest.pipeline import deliver, extract, replay
+from orderflow_ingest.pipeline.admission import classify
+from orderflow_ingest.pipeline.archive_manifest import read_decision
+from orderflow_ingest.pipeline.deliver import Delivery, deliver_from_memory, deliver_spooled
+from orderflow_ingest.storage.archive import ArchiveUnavailable
+from orderflow_ingest.storage.database import NO_TENANT, DatabaseUnavailable, Filter, IdentityTaken, messages
+from orderflow_ingest.storage.database.tables import organization
+from orderflow_ingest.storage.envelope_header import encode_envelope
 from tests.lab.process import wait_until
-from tests.mails import mail, order
+
+from .fakes import embedded
+from .mails import mail, order
 
 ACME = "orders+acme@orderflow.example.com"
 
 
 @pytest.fixture
-def parts(place) -> Parts:
+def parts(place) -> App:
     return embedded(place)
 
 
-def post(parts: Parts, raw: bytes, recipient: str = ACME, sender_waits: bool = True, within=None) -> Delivery:
+def post(parts: App, raw: bytes, recipient: str = ACME, sender_waits: bool = True, within=None) -> Delivery:
     """Spool a message and settle it."""
     blocks = iter((raw, b""))
     envelope = Envelope(recipient=recipient, received_at=datetime.now(UTC), sender="buyer@shop.example", queue_id="Q1")
-    entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), limit=1 << 30)
-    return settle(entry, parts, within=within, sender_waits=sender_waits)
+    entry = parts.spool.write(encode_envelope(envelope), lambda _: next(blocks), limit=1 << 30)
+    return deliver_spooled(entry, parts, within=within, sender_waits=sender_waits)
 
 
-def hand(parts: Parts, raw: bytes, recipient: str = ACME) -> Delivery:
+def hand(parts: App, raw: bytes, recipient: str = ACME) -> Delivery:
     """Deliver a message from memory, as the mail doors do."""
-    return receive(Envelope(recipient=recipient, received_at=datetime.now(UTC), queue_id="Q2"), raw, parts)
+    return deliver_from_memory(Envelope(recipient=recipient, received_at=datetime.now(UTC), queue_id="Q2"), raw, parts)
 
 
-def rows(parts: Parts):
+def rows(parts: App):
     return parts.records.messages.select(Filter(), 100)
 
 
@@ -147,7 +149,7 @@ def test_a_header_that_postfix_took_for_body_is_read(parts, odd):
     assert ended.outcome is Outcome.DELIVERED
     (row,) = rows(parts)
     assert (row.subject, row.source_message_id) == ("Order 1", "<order-1@shop.example>")
-    names = [part.filename for part in read_parts(parts.archive.read(row.raw_key, row.digest)) if part.taken]
+    names = [part.filename for part in read_parts(parts.archive.read(row.raw_key, row.digest)) if part.is_document]
     assert names == ["order-1-0.pdf", "order-1-1.pdf"]
 
 
@@ -220,7 +222,7 @@ def test_work_that_waits_too_long_defers_what_is_new_and_no_duplicate(place, mon
     assert wait_until(lambda: post(parts, mail(next(numbers))).outcome is Outcome.OVERLOADED, 60, interval=0.1)
     assert post(parts, mail(1)).outcome is Outcome.DUPLICATE
     for row in rows(parts):
-        extraction.extract(1, row.id, parts)
+        extract.extract(1, row.id, parts)
     assert post(parts, mail(3)).outcome is Outcome.DELIVERED
 
 
@@ -230,13 +232,13 @@ def test_mail_is_taken_where_how_late_the_workers_are_cannot_be_asked(place, cap
     reason = "database: a node is away"
 
     def lag(_now):
-        raise RecordsUnavailable(reason)
+        raise DatabaseUnavailable(reason)
 
     if database_answers:
         monkeypatch.setattr(parts.records.messages, "lag", lag)
     else:
         monkeypatch.setattr(parts.records.database, "now", lambda: lag(None))
-        monkeypatch.setattr(Parts, "swept_at", lambda _: datetime.now(UTC))
+        monkeypatch.setattr(App, "swept_at", lambda _: datetime.now(UTC))
     caplog.set_level("WARNING", logger="orderflow_ingest")
     assert [post(parts, mail(n)).outcome for n in (1, 2)] == [Outcome.DELIVERED] * 2
     told = [record for record in caplog.records if record.message.startswith("How late the workers are is not known")]
@@ -249,15 +251,15 @@ def _no_time() -> Iterator[None]:
     yield
 
 
-def _away(parts: Parts) -> None:
+def _away(parts: App) -> None:
     parts.archive.fault = ArchiveUnavailable("archive: away")
 
 
-def _broken(parts: Parts) -> None:
+def _broken(parts: App) -> None:
     parts.archive.fault = KeyError("secret content")
 
 
-def _nothing(parts: Parts) -> None:
+def _nothing(parts: App) -> None:
     """Break nothing."""
 
 
@@ -296,9 +298,9 @@ def test_a_deadline_defers_or_leaves_the_message_in_the_spool(place, mode, outco
 def test_the_third_unexpected_error_on_one_content_sets_it_aside_and_tells_why_without_its_text(parts):
     _broken(parts)
     ends = [post(parts, mail()).outcome for _ in range(3)]
-    assert ends == [Outcome.INTERNAL, Outcome.INTERNAL, Outcome.SET_ASIDE]
+    assert ends == [Outcome.INTERNAL, Outcome.INTERNAL, Outcome.DEAD_LETTER]
     ((name, why),) = parts.spool.dead()
-    assert why.count("KeyError at fakes.py") + why.count("KeyError at delivery.py") == 3
+    assert why.count("KeyError at fakes.py") + why.count("KeyError at deliver.py") == 3
     assert "secret content" not in why
     assert parts.spool.read_dead(name)[1] == mail()
     assert post(parts, mail(2)).outcome is Outcome.INTERNAL, "another content counts for itself"
@@ -328,25 +330,25 @@ def test_the_drain_delivers_what_was_left_and_stops_at_a_backend_that_is_away(pl
     _away(parts)
     for number in range(3):
         assert post(parts, mail(number)).outcome is Outcome.SPOOLED
-    assert [ended.outcome for _, ended in delivery.drain(parts)] == [Outcome.BACKEND_DOWN]
+    assert [ended.outcome for _, ended in deliver.drain(parts)] == [Outcome.BACKEND_DOWN]
     parts.archive.fault = None
-    assert [ended.outcome for _, ended in delivery.drain(parts)] == [Outcome.DELIVERED] * 3
+    assert [ended.outcome for _, ended in deliver.drain(parts)] == [Outcome.DELIVERED] * 3
     assert parts.spool.entries() == []
 
 
 def test_the_drain_passes_over_an_entry_that_another_process_works_on(parts):
     blocks = iter((mail(), b""))
     envelope = Envelope(recipient=ACME, received_at=datetime.now(UTC))
-    entry = parts.spool.write(envelope.encode(), lambda _: next(blocks), limit=1 << 30)
-    assert list(delivery.drain(parts)) == []
+    entry = parts.spool.write(encode_envelope(envelope), lambda _: next(blocks), limit=1 << 30)
+    assert list(deliver.drain(parts)) == []
     entry.release()
-    assert [ended.outcome for _, ended in delivery.drain(parts)] == [Outcome.DELIVERED]
+    assert [ended.outcome for _, ended in deliver.drain(parts)] == [Outcome.DELIVERED]
 
 
 def test_a_damaged_entry_is_set_aside_after_the_third_drain(parts):
     (parts.settings.spool_dir / "new" / "short").write_bytes(b"orderflow-spool 1 000000000100\nrecipient: a\n\nhalf")
     for _ in range(3):
-        list(delivery.drain(parts))
+        list(deliver.drain(parts))
     assert [name for name, _ in parts.spool.dead()] == ["short"]
 
 
@@ -373,13 +375,13 @@ def test_a_message_from_memory_is_spooled_only_where_it_is_to_stay(place, mode, 
     assert len(parts.spool.entries()) == entries
     assert parts.spool.dead() == []
     parts.archive.fault = None
-    assert [ended.outcome for _, ended in delivery.drain(parts)] == [Outcome.DELIVERED] * entries
+    assert [ended.outcome for _, ended in deliver.drain(parts)] == [Outcome.DELIVERED] * entries
 
 
 def test_a_message_from_memory_is_set_aside_too_whichever_door_it_came_through(parts):
     _broken(parts)
     ends = [hand(parts, mail()).outcome, post(parts, mail()).outcome, hand(parts, mail()).outcome]
-    assert ends == [Outcome.INTERNAL, Outcome.INTERNAL, Outcome.SET_ASIDE]
+    assert ends == [Outcome.INTERNAL, Outcome.INTERNAL, Outcome.DEAD_LETTER]
     ((name, _),) = parts.spool.dead()
     assert parts.spool.read_dead(name)[1] == mail()
     assert parts.spool.entries() == []
@@ -421,7 +423,7 @@ def test_deliveries_at_the_same_time_share_their_work_and_each_gets_its_own_end(
 # The settings of an organisation
 
 
-def choose(parts: Parts, **settings: str) -> None:
+def choose(parts: App, **settings: str) -> None:
     """Set what acme's settings are; what was remembered of it is forgotten."""
     assert parts.records.organizations.change_settings("acme", settings)
 
@@ -431,7 +433,7 @@ def test_mail_of_a_sender_that_is_not_allowed_is_held_archived_and_told_once(par
     held = post(parts, mail())
     (conflict,) = parts.records.conflicts.open()
     assert held == Delivery(Outcome.HELD, "acme", conflict.id)
-    assert (conflict.reason, conflict.inbound_message_id, rows(parts)) == (Held.SENDER, None, [])
+    assert (conflict.reason, conflict.inbound_message_id, rows(parts)) == (HoldReason.SENDER, None, [])
     assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
     assert parts.queue.extractions == []
     again = post(parts, b"Received: from b\n" + mail())
@@ -459,7 +461,7 @@ def test_held_mail_that_was_accepted_is_a_duplicate_when_it_comes_again(parts):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
     (conflict,) = parts.records.conflicts.open()
-    assert replay.accept_conflict(conflict, parts, "me@here")
+    assert replay.accept_held(conflict, parts, "me@here")
     (row,) = rows(parts)
     assert row.source_message_id == "<order-1@shop.example>"
     for allowed in ("@other.example", "@shop.example", ""):
@@ -476,7 +478,7 @@ def test_held_mail_that_came_again_as_a_message_is_not_accepted_as_a_second_one(
     choose(parts, allowed_senders="")
     assert post(parts, b"Received: from c\n" + mail()).outcome is Outcome.DELIVERED
     with pytest.raises(IdentityTaken):
-        replay.accept_conflict(conflict, parts, "me@here")
+        replay.accept_held(conflict, parts, "me@here")
     assert len(rows(parts)) == 1 and parts.records.conflicts.open() == [conflict]
     assert replay.identity_of(conflict, parts) is None
 
@@ -485,8 +487,8 @@ def test_the_first_decision_on_held_mail_stands_in_the_archive_too(parts):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
     (conflict,) = parts.records.conflicts.open()
-    assert replay.accept_conflict(conflict, parts, "ann@desk", "rang them")
-    assert not replay.discard_conflict(conflict, parts, "bob@desk", "an old page")
+    assert replay.accept_held(conflict, parts, "ann@desk", "rang them")
+    assert not replay.discard_held(conflict, parts, "bob@desk", "an old page")
     decision = read_decision(conflict.raw_key, parts.archive)
     assert decision is not None
     assert (decision.resolution, decision.actor, decision.why) == ("ACCEPTED", "ann@desk", "rang them")
@@ -498,9 +500,9 @@ def test_mail_that_is_held_by_one_process_takes_no_object_from_another_that_reco
     assert post(parts, mail()).outcome is Outcome.DELIVERED
     (row,) = rows(parts)
     envelope, org = Envelope(row.envelope_recipient, row.received_at), parts.records.organizations.get(1)
-    coming = delivery._Coming(envelope, mail(), org, delivery.BY_MAIL)
-    new = delivery._new_message(envelope, read_message(mail()), org, [], delivery.BY_MAIL)
-    assert delivery._hold(None, new, Held.SENDER, coming, parts).outcome is Outcome.HELD
+    coming = deliver._InboundMail(envelope, mail(), org, deliver.BY_SMTP)
+    new = deliver._new_message(envelope, read_message(mail()), org, [], deliver.BY_SMTP)
+    assert deliver._hold(None, new, HoldReason.SENDER, coming, parts).outcome is Outcome.HELD
     assert parts.archive.read(row.raw_key, row.digest) == mail()
 
 
@@ -515,7 +517,7 @@ def test_mail_that_passes_is_delivered_though_it_was_held_before_and_what_is_hel
     assert parts.records.conflicts.open() == [conflict]
     assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
     with pytest.raises(IdentityTaken):
-        replay.accept_conflict(conflict, parts, "me@here")
+        replay.accept_held(conflict, parts, "me@here")
     assert len(rows(parts)) == 1
 
 
@@ -525,7 +527,7 @@ def test_an_accepted_held_mail_whose_message_id_was_taken_meanwhile_is_a_message
     choose(parts, allowed_senders="")
     post(parts, mail(body=b"13 widgets\n"))
     (conflict,) = parts.records.conflicts.open()
-    assert replay.accept_conflict(conflict, parts, "me@here")
+    assert replay.accept_held(conflict, parts, "me@here")
     assert len({row.source_message_id for row in rows(parts)}) == 2
 
 
@@ -589,7 +591,7 @@ def test_settings_that_do_not_read_defer_mail(parts):
 def test_what_an_operator_brings_is_judged_by_neither_its_sender_nor_its_size(parts):
     choose(parts, allowed_senders="@other.example", max_message_size="10")
     org, read = parts.records.organizations.find("acme"), read_mail(mail())
-    trusted = recognise(read, org, "UPLOAD", None, parts.records, parts.archive)
+    trusted = classify(read, org, "UPLOAD", None, parts.records, parts.archive)
     assert (trusted.verdict, trusted.held) == (None, None)
-    judged = recognise(read, org, "UPLOAD", Authenticator(), parts.records, parts.archive)
+    judged = classify(read, org, "UPLOAD", Authenticator(), parts.records, parts.archive)
     assert judged.verdict is Outcome.TOO_BIG

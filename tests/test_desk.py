@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import Filter
-from orderflow_ingest.service.desk import Desk
-from tests.fakes import embedded
-from tests.mails import order
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.entrypoints.service.dispatcher import Dispatcher
+from orderflow_ingest.storage.database import Filter
+from orderflow_ingest.storage.envelope_header import encode_envelope
+
+from .fakes import embedded
+from .mails import order
 
 ACME = "orders+acme@orderflow.example.com"
 
@@ -45,12 +47,12 @@ def envelope() -> Envelope:
 
 def spooled(parts, number: int) -> str:
     blocks = iter((order(number), b""))
-    entry = parts.spool.write(envelope().encode(), lambda _: next(blocks), limit=1 << 30)
+    entry = parts.spool.write(encode_envelope(envelope()), lambda _: next(blocks), limit=1 << 30)
     entry.release()
     return entry.name
 
 
-async def settled(desk: Desk, name: str) -> Outcome:
+async def settled(desk: Dispatcher, name: str) -> Outcome:
     answer = asyncio.get_running_loop().create_future()
     desk.settle(name, answer.set_result)
     return await answer
@@ -59,7 +61,7 @@ async def settled(desk: Desk, name: str) -> Outcome:
 @pytest.mark.parametrize("door", ["mail", "entry"])
 def test_what_no_place_has_begun_by_its_deadline_is_not_done_and_comes_again(parts, go_on, door):
     async def scenario() -> None:
-        desk = Desk(parts)
+        desk = Dispatcher(parts)
         hanging = asyncio.create_task(desk.deliver(envelope(), order(1)))
         await asyncio.sleep(0.1)
         name = spooled(parts, 2)

@@ -7,12 +7,18 @@ from pathlib import Path
 import click
 import pytest
 
-from orderflow_ingest import admin_cli, console, deliver_cli, metrics_cli, org_settings, replay_cli
-from orderflow_ingest.attachments import Reason
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.settings import KEYS
-from orderflow_ingest.status import HandOver, Held, PartKind, Status
-from orderflow_ingest.traits import Trait
+from orderflow_ingest.config import KEYS
+from orderflow_ingest.domain import org_settings
+from orderflow_ingest.domain.automatic_mail import AutomaticMailSignal
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import HandOver, HoldReason, Status
+from orderflow_ingest.entrypoints import pipe
+from orderflow_ingest.entrypoints.admin import main as admin_main
+from orderflow_ingest.entrypoints.console import main as console_main
+from orderflow_ingest.entrypoints.exporter import main as exporter_main
+from orderflow_ingest.entrypoints.replay import main as replay_main
+from orderflow_ingest.parsing.documents import Reason
+from orderflow_ingest.parsing.documents.part import PartKind
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,7 +44,7 @@ def test_every_setting_of_an_organisation_stands_in_the_manual(key):
     assert f"| `{key.name}` | {key.default_meaning or f'`{key.default}`'} | {key.meaning} |" in README
 
 
-@pytest.mark.parametrize("held", Held)
+@pytest.mark.parametrize("held", HoldReason)
 def test_every_reason_to_hold_a_mail_stands_in_the_page_for_operators(held):
     assert f"`{held.value}`" in (ROOT / "docs/operating.md").read_text()
 
@@ -48,7 +54,7 @@ def test_every_status_stands_in_the_manual(status):
     assert re.search(rf"\b{status.value}\b", README)
 
 
-@pytest.mark.parametrize("trait", Trait, ids=lambda trait: trait.name)
+@pytest.mark.parametrize("trait", AutomaticMailSignal, ids=lambda trait: trait.name)
 def test_every_trait_stands_in_the_manual(trait):
     assert f"`{trait}`" in README
 
@@ -69,12 +75,12 @@ def commands(group: click.Group, name: str):
 
 COMMANDS = dict(
     [
-        *commands(admin_cli.cli, "orderflow-admin"),
-        *commands(console.cli, "orderflow-console"),
-        *commands(replay_cli.cli, "orderflow-replay"),
+        *commands(admin_main.cli, "orderflow-admin"),
+        *commands(console_main.cli, "orderflow-console"),
+        *commands(replay_main.cli, "orderflow-replay"),
     ]
 )
-COMMANDS["orderflow-metrics"] = metrics_cli.cli
+COMMANDS["orderflow-metrics"] = exporter_main.cli
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -98,10 +104,10 @@ def test_every_page_can_be_reached_from_the_readme(page):
     assert f"docs/{page.name}" in of_readme | of_those
 
 
-@pytest.mark.parametrize("option", deliver_cli.OPTIONS)
+@pytest.mark.parametrize("option", pipe.OPTIONS)
 def test_every_option_of_the_delivery_program_stands_in_the_manual(option):
     assert option in README
-    assert option in deliver_cli.__doc__
+    assert option in pipe.__doc__
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from orderflow_ingest.service.dot_stuffing import DotStuffing
+from orderflow_ingest.entrypoints.service.dot_stuffing import DataDecoder
 
 NEAR_MISSES = [
     b"\n.\n",
@@ -43,7 +43,7 @@ def naive(data: bytes) -> tuple[bytes, bytes | None]:
 
 def read(*blocks: bytes) -> tuple[bytes, bytes | None]:
     """Feed blocks until the end has come; what was not fed belongs to the rest."""
-    stuffing, content = DotStuffing(), b""
+    stuffing, content = DataDecoder(), b""
     for number, block in enumerate(blocks):
         content += stuffing.feed(block)
         if stuffing.rest is not None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import drawn as module
-from tests.drawn import drawn, source_seed
+from . import drawn as module
+from .drawn import drawn, source_seed
 
 ROOT = Path(__file__).parents[1]
 CASES = range(40)

@@ -4,10 +4,10 @@ import struct
 
 import pytest
 
-from orderflow_ingest.attachments import Part, Reason, read_parts
-from orderflow_ingest.containers import Budget
-from orderflow_ingest.containers.encryption import is_encrypted
-from orderflow_ingest.mime.sniff import detect_type
+from orderflow_ingest.parsing.containers import UnpackBudget
+from orderflow_ingest.parsing.containers.encryption import is_encrypted
+from orderflow_ingest.parsing.documents import Part, Reason, read_parts
+from orderflow_ingest.parsing.mime.sniff import detect_type
 
 from .containers_made import compound, flagged, rar_5, zipped
 from .mails import multipart as mail
@@ -39,7 +39,7 @@ def stream(entries: bytes, body: bytes = FIRST) -> bytes:
 
 def test_an_encrypted_pdf_is_marked_and_given() -> None:
     pdf = table(ENCRYPT)
-    (part,) = (part for part in read_parts(mail(attached("order.pdf", pdf, "application/pdf"))) if part.taken)
+    (part,) = (part for part in read_parts(mail(attached("order.pdf", pdf, "application/pdf"))) if part.is_document)
     assert (part.data, part.defects, part.content_type) == (pdf, ("encrypted",), "application/pdf")
 
 
@@ -72,7 +72,7 @@ def embedding(inner: bytes) -> bytes:
     ids=str,
 )
 def test_a_pdf_is_encrypted_if_its_last_trailer_says_so(data: bytes, encrypted: bool) -> None:
-    assert is_encrypted(data, "application/pdf", Budget()) is encrypted
+    assert is_encrypted(data, "application/pdf", UnpackBudget()) is encrypted
 
 
 def record(kind: int, data: bytes) -> bytes:
@@ -118,11 +118,11 @@ def opendocument(manifest: bytes) -> bytes:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_office_document_is_encrypted_if_its_format_says_so(name: str, data: bytes, encrypted: bool) -> None:
-    assert is_encrypted(data, detect_type(data), Budget()) is encrypted
+    assert is_encrypted(data, detect_type(data), UnpackBudget()) is encrypted
 
 
 def test_an_encrypted_office_document_is_given_with_the_defect() -> None:
-    (part,) = (part for part in read_parts(mail(attached("order.xlsx", PACKAGE))) if part.taken)
+    (part,) = (part for part in read_parts(mail(attached("order.xlsx", PACKAGE))) if part.is_document)
     assert (part.data, part.defects, part.reason) == (PACKAGE, ("encrypted",), Reason.NAMED)
 
 
@@ -141,6 +141,6 @@ def test_encrypted_documents_in_archives_are_marked_as_well() -> None:
     ids=["zip", "rar", "rar that is not"],
 )
 def test_an_archive_that_stays_whole_is_given_with_the_reason(name: str, data: bytes, defect: str) -> None:
-    parts: list[Part] = [part for part in read_parts(mail(attached(name, data))) if part.taken]
+    parts: list[Part] = [part for part in read_parts(mail(attached(name, data))) if part.is_document]
     assert [(part.data, part.reason, part.defects) for part in parts] == [(data, Reason.NOT_OPENED, (defect,))]
     assert parts[0].content_type == ("application/zip" if name.endswith("zip") else "application/vnd.rar")

@@ -5,12 +5,13 @@ from collections import Counter
 
 import pytest
 
-from tests.containers_made import attachment, flagged, tnef, zipped
-from tests.lab import demo, smtp
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch, wait_until
-from tests.mails import mail, multipart, order, part
+
+from .containers_made import attachment, flagged, tnef, zipped
+from .lab import demo, smtp
+from .mails import mail, multipart, order, part
 
 ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"
 STACKS = ("embedded", "postgresql+s3", "postgresql+s3+redis")

@@ -1,4 +1,4 @@
-"""extraction.py: attempts, retries, leases, and the way of a document to its handler."""
+"""extract.py: attempts, retries, leases, and the way of a document to its handler."""
 
 import functools
 import gc
@@ -12,17 +12,21 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Table
 
-from orderflow_ingest import attempts, extraction, handover, in_hand
-from orderflow_ingest.archive import ArchiveUnavailable
-from orderflow_ingest.assembly import Parts, open_parts
-from orderflow_ingest.attempts import ATTEMPTS, POISON_ATTEMPTS
-from orderflow_ingest.limits import LONGEST_BACKOFF, TimeUp
-from orderflow_ingest.records import EVERY, InboundMessage, Records, RecordsUnavailable, tables
-from orderflow_ingest.status import HandOver, PartKind, Status
-from tests.fakes import embedded
+from orderflow_ingest.app import App, open_app
+from orderflow_ingest.domain.states import HandOver, Status
+from orderflow_ingest.parsing.documents.part import PartKind
+from orderflow_ingest.pipeline import extract, hand_over
+from orderflow_ingest.pipeline import retry as attempts
+from orderflow_ingest.pipeline.retry import ATTEMPTS, POISON_ATTEMPTS
+from orderflow_ingest.storage import attempt_files
+from orderflow_ingest.storage.archive import ArchiveUnavailable
+from orderflow_ingest.storage.database import ALL_TENANTS, DatabaseUnavailable, InboundMessage, Records, tables
+from orderflow_ingest.storage.resilience.timeouts import LONGEST_BACKOFF, TaskDeadlineReached
 from tests.lab.process import wait_until
-from tests.mails import PDF, mail, multipart, order, part
-from tests.test_delivery import post
+
+from .fakes import embedded
+from .mails import PDF, mail, multipart, order, part
+from .test_delivery import post
 
 calls: list[tuple[str, bytes]] = []
 PAGE = b"<p>12 widgets</p>"
@@ -32,31 +36,31 @@ WITH_PAGE = multipart(
 )
 
 
-def keep(document: handover.OrderDocument) -> None:
+def keep(document: hand_over.OrderDocument) -> None:
     """Take a document: the handler of these tests."""
     calls.append((document.document.filename, document.read()))
 
 
-def refuse(document: handover.OrderDocument) -> None:
+def refuse(document: hand_over.OrderDocument) -> None:
     """Raise with message content in the text, as handlers do."""
     raise ValueError(f"cannot parse {document.read()!r}")
 
 
 @pytest.fixture
-def parts(place) -> Parts:
+def parts(place) -> App:
     calls.clear()
     return embedded(place, ORDERFLOW_DOCUMENT_HANDLER="tests.test_extraction:keep")
 
 
-def received(parts: Parts, raw: bytes) -> InboundMessage:
+def received(parts: App, raw: bytes) -> InboundMessage:
     return parts.records.messages.get(1, post(parts, raw).message_id)
 
 
-def again(parts: Parts, message: InboundMessage) -> InboundMessage:
+def again(parts: App, message: InboundMessage) -> InboundMessage:
     return parts.records.messages.get(message.org_id, message.id)
 
 
-def work(parts: Parts, until: Callable[[], bool] = lambda: True) -> None:
+def work(parts: App, until: Callable[[], bool] = lambda: True) -> None:
     """Run what the queue was rung for and what the sweep finds, till there is nothing and `until` holds."""
 
     def is_done() -> bool:
@@ -65,9 +69,9 @@ def work(parts: Parts, until: Callable[[], bool] = lambda: True) -> None:
         parts.queue.extractions.clear()
         parts.queue.hand_overs.clear()
         for org_id, id in messages:
-            extraction.extract(org_id, id, parts)
+            extract.extract(org_id, id, parts)
         for org_id, id in documents:
-            handover.hand_over(org_id, id, parts)
+            hand_over.hand_over(org_id, id, parts)
         return not messages and not documents and until()
 
     assert wait_until(is_done, 60), "it never came"
@@ -106,7 +110,7 @@ def test_extracting_twice_changes_nothing(parts):
     message = received(parts, order())
     work(parts)
     before = (again(parts, message), parts.records.documents.of_message(1, message.id), parts.archive.objects())
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     work(parts)
     assert before == (again(parts, message), parts.records.documents.of_message(1, message.id), parts.archive.objects())
     assert len(calls) == 2
@@ -152,7 +156,7 @@ def test_a_part_that_cannot_be_stored_does_not_keep_the_others_from_the_handler(
     assert sorted(name for name, _ in calls) == ["order-1-0.pdf", "order-1-2.pdf"]
 
 
-@pytest.mark.parametrize("fault", [TimeUp, MemoryError])
+@pytest.mark.parametrize("fault", [TaskDeadlineReached, MemoryError])
 def test_a_message_that_takes_all_time_or_memory_is_given_up_after_the_third_time(parts, fault):
     message = received(parts, order())
     parts.archive.fault, parts.archive.only = fault(), "/documents/"
@@ -161,7 +165,7 @@ def test_a_message_that_takes_all_time_or_memory_is_given_up_after_the_third_tim
     assert (row.attempts, row.error_json["error"], row.error_json["attempt"]) == (3, fault.__name__, 3)
 
 
-def by_path(parts: Parts, message: InboundMessage) -> dict[str, tuple[bytes, list[str]]]:
+def by_path(parts: App, message: InboundMessage) -> dict[str, tuple[bytes, list[str]]]:
     found = parts.records.documents.of_message(1, message.id)
     return {one.part_path: (parts.archive.read(one.object_key, one.digest), one.defects) for one in found}
 
@@ -169,13 +173,13 @@ def by_path(parts: Parts, message: InboundMessage) -> dict[str, tuple[bytes, lis
 KEPT = {"1": (PAGE, ["not opened: an attempt failed at it"]), "2": (PDF, [])}
 
 
-@pytest.mark.parametrize("fault", [TimeUp, MemoryError])
+@pytest.mark.parametrize("fault", [TaskDeadlineReached, MemoryError])
 def test_a_part_that_takes_all_time_or_memory_is_whole_in_the_next_attempt(parts, monkeypatch, fault):
     def fail(*_):
         raise fault
 
     message = received(parts, WITH_PAGE)
-    monkeypatch.setattr("orderflow_ingest.attachments.bodies.html_text", fail)
+    monkeypatch.setattr("orderflow_ingest.parsing.documents.text_bodies.html_text", fail)
     work(parts, until=lambda: again(parts, message).status is Status.PARSED)
     assert again(parts, message).attempts == 2
     assert by_path(parts, message) == KEPT
@@ -185,16 +189,16 @@ def test_a_part_that_takes_its_process_is_whole_in_the_next_attempt_and_the_leas
     parts = embedded(place, ORDERFLOW_LEASE="600")
     message = received(parts, WITH_PAGE)
     with monkeypatch.context() as patched:
-        patched.setattr("orderflow_ingest.attachments.bodies.html_text", lambda *_: os.kill(os.getpid(), 9))
+        patched.setattr("orderflow_ingest.parsing.documents.text_bodies.html_text", lambda *_: os.kill(os.getpid(), 9))
         parts.records.database.close()
         child = os.fork()
         if child == 0:
-            extraction.extract(1, message.id, open_parts(parts.settings))
+            extract.extract(1, message.id, open_app(parts.settings))
             os._exit(0)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 9
     work(parts, until=lambda: again(parts, message).status is Status.PARSED)
     assert (again(parts, message).attempts, by_path(parts, message)) == (2, KEPT)
-    assert list(in_hand.lost(parts.settings.in_hand_dir)) == []
+    assert list(attempt_files.lost(parts.settings.in_hand_dir)) == []
 
 
 def test_a_mail_that_fails_at_another_part_each_time_is_delivered_with_all_parts_whole(parts, monkeypatch):
@@ -203,7 +207,7 @@ def test_a_mail_that_fails_at_another_part_each_time_is_delivered_with_all_parts
 
     raw = multipart(*(b"Content-Type: text/html\r\n\r\n<p>%d widgets</p>" % n for n in range(5)))
     message = received(parts, raw.replace(b"MIME-V", b"Message-ID: <a@b>\r\nMIME-V", 1))
-    monkeypatch.setattr("orderflow_ingest.attachments.bodies.html_text", fail)
+    monkeypatch.setattr("orderflow_ingest.parsing.documents.text_bodies.html_text", fail)
     work(parts, until=lambda: again(parts, message).status is Status.PARSED)
     assert again(parts, message).attempts == 3
     assert [data for data, _ in by_path(parts, message).values()] == [b"<p>%d widgets</p>" % n for n in range(5)]
@@ -214,12 +218,12 @@ def test_an_outage_between_two_attempts_forgets_no_part_that_failed(parts, monke
         raise MemoryError
 
     message = received(parts, WITH_PAGE)
-    monkeypatch.setattr("orderflow_ingest.attachments.bodies.html_text", fail)
-    extraction.extract(1, message.id, parts)
+    monkeypatch.setattr("orderflow_ingest.parsing.documents.text_bodies.html_text", fail)
+    extract.extract(1, message.id, parts)
     parts.archive.fault = ArchiveUnavailable("archive: away")
     for _ in range(ATTEMPTS):
         _make_due(parts, tables.inbound_message, message.id)
-        extraction.extract(1, message.id, parts)
+        extract.extract(1, message.id, parts)
     assert again(parts, message).error_json["parts"] == ["1"]
     parts.archive.fault = None
     work(parts, until=lambda: again(parts, message).status is Status.PARSED)
@@ -229,7 +233,7 @@ def test_an_outage_between_two_attempts_forgets_no_part_that_failed(parts, monke
 def test_what_an_attempt_lost_outside_of_any_part_is_read_as_ever(parts):
     message = received(parts, WITH_PAGE)
     claimed = parts.records.messages.claim(1, message.id, "host:1", datetime.now(UTC), timedelta(seconds=600))
-    _leave_in_hand(parts, in_hand.MESSAGE, message.id, claimed.worker, None)
+    _leave_in_hand(parts, attempt_files.MESSAGE, message.id, claimed.worker, None)
     work(parts, until=lambda: again(parts, message).status is Status.PARSED)
     assert by_path(parts, message) == {"1": (b"12 widgets\n", []), "2": (PDF, [])}
 
@@ -237,16 +241,16 @@ def test_what_an_attempt_lost_outside_of_any_part_is_read_as_ever(parts):
 def test_a_loss_is_noted_once_and_not_where_the_row_has_moved_on(parts):
     message = received(parts, order())
     parts.records.messages.claim(1, message.id, "host:1", datetime.now(UTC), timedelta(seconds=600))
-    _leave_in_hand(parts, in_hand.MESSAGE, message.id, "host:1/another", "1")
+    _leave_in_hand(parts, attempt_files.MESSAGE, message.id, "host:1/another", "1")
     attempts.note_losses(parts)
     assert again(parts, message).worker.startswith("host:1/") and again(parts, message).error_json is None
-    _leave_in_hand(parts, in_hand.MESSAGE, message.id, again(parts, message).worker, "1")
+    _leave_in_hand(parts, attempt_files.MESSAGE, message.id, again(parts, message).worker, "1")
     attempts.note_losses(parts)
     attempts.note_losses(parts)
     row = again(parts, message)
     assert (row.worker, row.error_json["error"], row.error_json["parts"], row.attempts) == (
         None,
-        "WorkersLost",
+        "AttemptLost",
         ["1"],
         1,
     )
@@ -254,18 +258,18 @@ def test_a_loss_is_noted_once_and_not_where_the_row_has_moved_on(parts):
 
 def test_a_document_whose_worker_is_gone_is_tried_again_before_its_lease_is_over(parts):
     message = received(parts, order(1, attachments=1))
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     (document,) = parts.records.documents.of_message(1, message.id)
     lease = timedelta(seconds=600)
     claimed = parts.records.documents.claim(1, document.id, "host:1", datetime.now(UTC), lease)
-    _leave_in_hand(parts, in_hand.DOCUMENT, document.id, claimed.worker, None)
+    _leave_in_hand(parts, attempt_files.DOCUMENT, document.id, claimed.worker, None)
     work(parts, until=lambda: len(calls) == 1)
 
 
 def test_a_mail_has_no_more_documents_than_the_limit_and_tells_of_the_others(place, caplog):
     parts = embedded(place, ORDERFLOW_MAX_DOCUMENTS="20")
     message = received(parts, order(1, attachments=300))
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     assert again(parts, message).status is Status.PARSED
     documents = parts.records.documents.of_message(1, message.id)
     assert len(documents) == len(parts.queue.hand_overs) == 20
@@ -281,7 +285,7 @@ def test_after_an_outage_a_message_may_still_be_lost_once(parts):
     message = received(parts, order())
     parts.archive.fault = ArchiveUnavailable("archive: away")
     for _ in range(2 * ATTEMPTS):
-        extraction.extract(1, message.id, parts)
+        extract.extract(1, message.id, parts)
         _make_due(parts, tables.inbound_message, message.id)
     assert parts.records.messages.claim(1, message.id, "killed", datetime.now(UTC), _lease(parts))
     _make_due(parts, tables.inbound_message, message.id)
@@ -293,7 +297,7 @@ def test_an_outage_of_any_length_fails_no_message(parts):
     message = received(parts, order())
     parts.archive.fault = ArchiveUnavailable("archive: away")
     for _ in range(3 * ATTEMPTS):
-        extraction.extract(1, message.id, parts)
+        extract.extract(1, message.id, parts)
         _make_due(parts, tables.inbound_message, message.id)
     assert again(parts, message).status is Status.RECEIVED
     parts.archive.fault = None
@@ -306,15 +310,15 @@ def test_a_message_that_takes_three_workers_with_it_is_failed(parts):
     for _ in range(POISON_ATTEMPTS):
         assert parts.records.messages.claim(1, message.id, "killed", datetime.now(UTC), _lease(parts))
         _make_due(parts, tables.inbound_message, message.id)
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     row = again(parts, message)
-    assert (row.status, row.error_json["error"]) == (Status.FAILED, "WorkersLost")
+    assert (row.status, row.error_json["error"]) == (Status.FAILED, "AttemptLost")
 
 
 def test_a_message_in_other_hands_is_left_alone_until_its_lease_ends(parts):
     message = received(parts, order())
     parts.records.messages.claim(1, message.id, "other", datetime.now(UTC), _lease(parts))
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     assert again(parts, message).status is Status.RECEIVED
     assert again(parts, message).worker.startswith("other/")
     work(parts, until=lambda: again(parts, message).status is Status.PARSED)
@@ -327,11 +331,11 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(parts):
     def read(key, digest):
         parts.archive.read = real
         _make_due(parts, tables.inbound_message, message.id)
-        extraction.extract(1, message.id, parts)
+        extract.extract(1, message.id, parts)
         return real(key, digest)
 
     parts.archive.read = read
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     row = again(parts, message)
     assert (row.status, row.attempts, row.error_json) == (Status.PARSED, 2, None)
     assert len(parts.records.documents.of_message(1, message.id)) == 2
@@ -340,7 +344,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(parts):
 def test_a_queue_that_is_away_leaves_documents_to_the_sweep(parts):
     message = received(parts, order())
     parts.queue.is_away = True
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     assert again(parts, message).status is Status.PARSED
     parts.queue.is_away = False
     work(parts, until=lambda: len(calls) == 2)
@@ -361,9 +365,9 @@ def test_a_handler_that_raises_is_retried_then_the_document_is_failed_with_its_p
 def test_a_handler_that_exits_is_a_failed_attempt(place):
     parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER="sys:exit")
     message = received(parts, order(1, attachments=1))
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     (document,) = parts.records.documents.of_message(1, message.id)
-    handover.hand_over(1, document.id, parts)
+    hand_over.hand_over(1, document.id, parts)
     (document,) = parts.records.documents.of_message(1, message.id)
     assert (document.handover, document.error_json["error"], document.worker) == (HandOver.PENDING, "SystemExit", None)
 
@@ -372,10 +376,10 @@ def test_a_handler_that_exits_is_a_failed_attempt(place):
 def test_a_handler_that_cannot_be_loaded_is_tried_until_it_can(place, target):
     parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER=target)
     message = received(parts, order(1, attachments=1))
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     (document,) = parts.records.documents.of_message(1, message.id)
     for _ in range(2 * ATTEMPTS):
-        handover.hand_over(1, document.id, parts)
+        hand_over.hand_over(1, document.id, parts)
         _make_due(parts, tables.document, document.id)
     (document,) = parts.records.documents.of_message(1, message.id)
     assert document.handover is HandOver.PENDING
@@ -385,37 +389,37 @@ def test_a_handler_that_cannot_be_loaded_is_tried_until_it_can(place, target):
 class Sender:
     """Several ways of a handler that is none, and some that are."""
 
-    def __call__(self, document: handover.OrderDocument) -> None:
+    def __call__(self, document: hand_over.OrderDocument) -> None:
         keep(document)
 
-    async def send(self, document: handover.OrderDocument) -> None:
+    async def send(self, document: hand_over.OrderDocument) -> None:
         keep(document)
 
     @classmethod
-    def of(cls, document: handover.OrderDocument) -> None:
+    def of(cls, document: hand_over.OrderDocument) -> None:
         keep(document)
 
 
 class AsyncSender:
-    async def __call__(self, document: handover.OrderDocument) -> None:
+    async def __call__(self, document: hand_over.OrderDocument) -> None:
         keep(document)
 
 
 class Taken:
-    def __init__(self, document: handover.OrderDocument) -> None:
+    def __init__(self, document: hand_over.OrderDocument) -> None:
         keep(document)
 
 
-async def async_keep(document: handover.OrderDocument) -> None:
+async def async_keep(document: hand_over.OrderDocument) -> None:
     keep(document)
 
 
-async def async_generator(document: handover.OrderDocument):
+async def async_generator(document: hand_over.OrderDocument):
     keep(document)
     yield
 
 
-def generator(document: handover.OrderDocument):
+def generator(document: hand_over.OrderDocument):
     keep(document)
     yield
 
@@ -440,7 +444,7 @@ def adding(function):
     return call
 
 
-def named(*, document: handover.OrderDocument) -> None:
+def named(*, document: hand_over.OrderDocument) -> None:
     keep(document)
 
 
@@ -461,11 +465,11 @@ def documents_after(place, name: str, attempts: int = 1):
     parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER=f"tests.test_extraction:{name}")
     calls.clear()
     message = received(parts, order(1, attachments=1))
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     (document,) = parts.records.documents.of_message(1, message.id)
     for _ in range(attempts):
         _make_due(parts, tables.document, document.id)
-        handover.hand_over(1, document.id, parts)
+        hand_over.hand_over(1, document.id, parts)
     return parts.records.documents.of_message(1, message.id)[0]
 
 
@@ -503,7 +507,7 @@ def test_a_handler_that_cannot_be_one_uses_up_no_attempt(place, name, says):
 @pytest.mark.parametrize("name", ["wrapped_async", "wrapped_generator"])
 def test_a_handler_whose_result_is_only_the_beginning_of_its_work_has_failed(place, name):
     document = documents_after(place, name)
-    assert (document.handover, document.error_json["error"]) == (HandOver.PENDING, "NeverRan")
+    assert (document.handover, document.error_json["error"]) == (HandOver.PENDING, "HandlerNotRun")
     (place / "again").mkdir()
     document = documents_after(place / "again", name, ATTEMPTS)
     assert (document.handover, document.attempts) == (HandOver.FAILED, ATTEMPTS)
@@ -513,14 +517,14 @@ def test_a_handler_whose_result_is_only_the_beginning_of_its_work_has_failed(pla
 
 def test_a_document_that_takes_three_workers_with_it_is_failed(parts):
     message = received(parts, order(1, attachments=1))
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     (document,) = parts.records.documents.of_message(1, message.id)
     for _ in range(POISON_ATTEMPTS):
         assert parts.records.documents.claim(1, document.id, "killed", datetime.now(UTC), _lease(parts))
         _make_due(parts, tables.document, document.id)
-    handover.hand_over(1, document.id, parts)
+    hand_over.hand_over(1, document.id, parts)
     (document,) = parts.records.documents.of_message(1, message.id)
-    assert (document.handover, document.error_json["error"]) == (HandOver.FAILED, "WorkersLost")
+    assert (document.handover, document.error_json["error"]) == (HandOver.FAILED, "AttemptLost")
     assert calls == []
 
 
@@ -528,7 +532,7 @@ def test_a_database_that_is_away_when_a_failure_is_to_be_noted_is_waited_for(par
     monkeypatch.setattr(attempts, "NOTE_DELAYS", (0, 0, 0))
     message = received(parts, order())
     parts.archive.fault = ArchiveUnavailable("archive: away")
-    real, failures = parts.records.messages.retry_later, [RecordsUnavailable("database: away")] * 3
+    real, failures = parts.records.messages.retry_later, [DatabaseUnavailable("database: away")] * 3
 
     def retry_later(*arguments):
         if failures:
@@ -536,7 +540,7 @@ def test_a_database_that_is_away_when_a_failure_is_to_be_noted_is_waited_for(par
         return real(*arguments)
 
     parts.records.messages.retry_later = retry_later
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     assert again(parts, message).error_json["error"] == "ArchiveUnavailable"
 
 
@@ -546,7 +550,7 @@ def test_an_attempt_whose_claim_was_not_answered_is_taken_all_the_same_once(part
     monkeypatch.setattr(attempts, "CLAIM_DELAYS", (0, 0, 0))
     message = received(parts, order(1, attachments=1))
     if kind == "documents":
-        extraction.extract(1, message.id, parts)
+        extract.extract(1, message.id, parts)
     rows = getattr(parts.records, kind)
     real, claims = rows.claim, []
 
@@ -556,17 +560,17 @@ def test_an_attempt_whose_claim_was_not_answered_is_taken_all_the_same_once(part
             return real(*arguments)
         if is_committed:
             assert real(*arguments)
-        raise RecordsUnavailable("database: it went away at the commit")
+        raise DatabaseUnavailable("database: it went away at the commit")
 
     def away(*_):
         rows.get = get
-        raise RecordsUnavailable("database: away")
+        raise DatabaseUnavailable("database: away")
 
     rows.claim, rows.get, get = claim, away, rows.get
     if kind == "messages":
-        extraction.extract(1, message.id, parts)
+        extract.extract(1, message.id, parts)
     for document in parts.records.documents.of_message(1, message.id):
-        handover.hand_over(1, document.id, parts)
+        hand_over.hand_over(1, document.id, parts)
     assert again(parts, message).status is Status.PARSED
     assert {(row.handover, row.attempts) for row in parts.records.documents.of_message(1, message.id)} == {
         (HandOver.DONE, 1)
@@ -583,10 +587,10 @@ def test_another_workers_claim_is_not_taken_for_ones_own_that_was_not_answered(p
     def claim(org_id, id, worker, now, lease):
         parts.records.messages.claim = real
         assert real(org_id, id, f"{worker}0", now, lease)
-        raise RecordsUnavailable("database: away")
+        raise DatabaseUnavailable("database: away")
 
     parts.records.messages.claim = claim
-    extraction.extract(1, message.id, parts)
+    extract.extract(1, message.id, parts)
     assert again(parts, message).status is Status.RECEIVED and again(parts, message).attempts == 1
 
 
@@ -624,7 +628,7 @@ def test_the_sweep_leaves_a_queue_alone_in_which_half_of_what_defers_mail_waits(
     assert attempts.sweep(parts) == 1
 
 
-def _claimed_by_a_worker_that_is_killed(parts: Parts, message) -> str:
+def _claimed_by_a_worker_that_is_killed(parts: App, message) -> str:
     """Claim a message in a process of its own, as a worker does, and kill that; return the mark it leaves."""
     child = os.fork()
     if child == 0:
@@ -651,7 +655,7 @@ def test_a_lease_of_before_a_power_cut_is_freed_by_its_own_host_alone(parts):
     attempts.note_rows_lost(parts)
     attempts.note_rows_lost(parts)
     row = again(parts, cut)
-    assert (row.worker, row.error_json["error"], row.attempts) == (None, "WorkersLost", 1)
+    assert (row.worker, row.error_json["error"], row.attempts) == (None, "AttemptLost", 1)
     assert again(parts, elsewhere).worker and again(parts, alive).worker
     work(parts, until=lambda: again(parts, cut).status is Status.PARSED)
     assert again(parts, cut).attempts == 2
@@ -668,20 +672,20 @@ def test_a_worker_that_is_killed_between_its_claim_and_its_note_leaves_no_lease(
     work(parts, until=lambda: again(parts, cut).status is Status.PARSED)
 
 
-def _leave_in_hand(parts: Parts, kind: str, id: UUID, worker: str, part: str | None) -> None:
+def _leave_in_hand(parts: App, kind: str, id: UUID, worker: str, part: str | None) -> None:
     """Leave what a process leaves behind that is gone."""
     parts.settings.in_hand_dir.mkdir(exist_ok=True)
     line = f"{kind} 1 {id} {worker} {'-' if part is None else f'/{part}'}\n"
     (parts.settings.in_hand_dir / "1.abcd").write_text(line)
 
 
-def _lease(parts: Parts):
+def _lease(parts: App):
     return timedelta(seconds=parts.settings.lease)
 
 
-def _make_due(parts: Parts, table: Table, id: UUID) -> None:
+def _make_due(parts: App, table: Table, id: UUID) -> None:
     """Let the time pass that a lease or a backoff takes."""
-    with parts.records.database.write(EVERY) as connection:
+    with parts.records.database.write(ALL_TENANTS) as connection:
         past = datetime(2020, 1, 1, tzinfo=UTC)
         connection.execute(table.update().where(table.c.id == id).values(next_attempt_at=past))
 

@@ -8,11 +8,11 @@ from threading import Event, Thread
 import psycopg
 import pytest
 
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.records import Filter, schema
-from orderflow_ingest.settings import load
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.storage.database import Filter, schema
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch, wait_until
 
@@ -45,7 +45,7 @@ def servers():
         servers[0].start()
         try:
             url = servers[0].create_database("orders")
-            parts = open_parts(load("/dev/null", {"DATABASE_URL": url, "ORDERFLOW_STATE_DIR": str(place)}))
+            parts = open_app(load("/dev/null", {"DATABASE_URL": url, "ORDERFLOW_STATE_DIR": str(place)}))
             schema.upgrade(parts.records.database)
             parts.queue.create_tables()
             parts.records.organizations.add("acme", "Acme")
@@ -89,7 +89,7 @@ class Client:
         while not self.stopped.is_set():
             number, is_after, is_late = next(NUMBERS), self.promoted.is_set(), self.went_well.is_set()
             envelope = Envelope("orders+acme@orderflow.example.com", datetime.now(UTC), "a@b.example")
-            outcome = receive(envelope, MAIL.format(number).encode(), self.parts).outcome
+            outcome = deliver_from_memory(envelope, MAIL.format(number).encode(), self.parts).outcome
             if outcome.is_accepted:
                 self.delivered.append(number)
                 if is_after:
@@ -113,7 +113,7 @@ def test_mail_goes_on_by_the_promoted_server_and_is_not_deferred_again(servers, 
     servers.append(standby)
     hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
     url = f"postgresql://postgres@{hosts}/orders?target_session_attrs=read-write"
-    parts = open_parts(load("/dev/null", {"DATABASE_URL": url, "ORDERFLOW_STATE_DIR": str(place)}))
+    parts = open_app(load("/dev/null", {"DATABASE_URL": url, "ORDERFLOW_STATE_DIR": str(place)}))
     parts.spool.prepare()
     parts.archive.prepare()
     before = parts.records.messages.count(Filter(org_id=1))

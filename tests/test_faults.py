@@ -17,18 +17,8 @@ from benchmarks.faults.campaign import Result, mixed
 from benchmarks.faults.catalogue import DEPLOYED, FAULTS, SHORT, STEPS
 from benchmarks.faults.load import Identity, Load, content_digest, mails, write_mail
 from benchmarks.faults.maillog import Maillog
-from benchmarks.faults.reconcile import (
-    DocumentRow,
-    Evidence,
-    Handed,
-    Held,
-    Object,
-    Row,
-    SetAside,
-    Verdict,
-    reconcile,
-)
-from orderflow_ingest.attachments import read_parts
+from benchmarks.faults.reconcile import DocumentRow, Evidence, Handed, Held, Object, Row, SetAside, Verdict, reconcile
+from orderflow_ingest.parsing.documents import read_parts
 from tests.lab.process import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -122,7 +112,7 @@ def test_a_call_twice_under_one_id_is_as_it_should_be():
 def test_the_documents_of_the_load_are_those_that_are_taken_out():
     stream = mails("run", random.Random(1))
     for mail, _ in (next(stream) for _ in range(60)):
-        taken = [part.data for part in read_parts(mail.raw) if part.taken]
+        taken = [part.data for part in read_parts(mail.raw) if part.is_document]
         assert sorted(hashlib.sha256(data).hexdigest() for data in taken) == list(mail.documents)
 
 
@@ -180,9 +170,10 @@ def test_every_module_that_a_deploy_may_break_is_there():
 
 def test_every_named_step_is_a_function_of_ours():
     modules = {
-        "s3.py": "archive.s3", "messages.py": "records.messages", "documents.py": "records.documents",
-        "delivery.py": "delivery", "extraction.py": "extraction", "handover.py": "handover", "entry.py": "entry",
-        "deliver_cli.py": "deliver_cli",
+        "s3.py": "storage.archive.s3", "messages.py": "storage.database.messages",
+        "documents.py": "storage.database.documents",
+        "deliver.py": "pipeline.deliver", "extract.py": "pipeline.extract", "hand_over.py": "pipeline.hand_over",
+        "spool_entry.py": "storage.spool_entry", "pipe.py": "entrypoints.pipe",
     }  # fmt: skip
     for steps in STEPS.values():
         for file, function in steps:

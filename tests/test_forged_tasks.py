@@ -7,11 +7,12 @@ from uuid import uuid4
 
 import pytest
 
-from orderflow_ingest.queue import Queue
+from orderflow_ingest.storage.queue import Queue
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
-from tests.mails import order
-from tests.test_queue import EXTRACT, JUNK, row
+
+from .mails import order
+from .test_queue import EXTRACT, JUNK, row
 
 ROWS_OF_EACH = 3
 

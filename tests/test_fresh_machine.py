@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import warm
 from tests.lab.process import Process, free_port, wait_until
-from tests.mails import mail
+
+from .lab import warm
+from .mails import mail
 
 PROGRAMS = Path(sys.executable).parent
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}

@@ -9,10 +9,11 @@ from random import Random
 
 import pytest
 
-from orderflow_ingest.attachments import Part, Reason
-from orderflow_ingest.attachments.reading import UNPACKED_LIMIT
-from tests import fuzz
-from tests.mutations import mutate, seeds
+from orderflow_ingest.parsing.documents import Part, Reason
+from orderflow_ingest.parsing.documents.walk import UNPACKED_LIMIT
+
+from . import fuzz
+from .mutations import mutate, seeds
 
 ROOT = Path(__file__).parents[1]
 PDF = "application/pdf"

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from orderflow_ingest.grouping import Grouped
+from orderflow_ingest.storage.resilience.group_commit import GroupCommit
 
 
 class Away(Exception):
@@ -19,7 +19,7 @@ class Work:
 
     def __init__(self):
         self.groups, self.is_away = [], False
-        self.double = Grouped(self, shared=(Away,), most=8)
+        self.double = GroupCommit(self, shared=(Away,), most=8)
 
     def __call__(self, numbers):
         self.groups.append(numbers)
@@ -110,7 +110,7 @@ class Shards:
 
     def __init__(self, *away):
         self.groups, self.away = [], set(away)
-        self.keep = Grouped(self, shared=(Away,), owner=lambda item: item[0])
+        self.keep = GroupCommit(self, shared=(Away,), owner=lambda item: item[0])
 
     def __call__(self, items):
         self.groups.append(items)
@@ -154,7 +154,7 @@ def test_a_group_that_is_away_for_all_is_tried_once_for_each_owner_and_no_more()
 
 
 def test_a_backend_that_hangs_is_not_waited_for_once_for_each_owner(monkeypatch):
-    monkeypatch.setattr("orderflow_ingest.grouping.RETRIES", 0.0)
+    monkeypatch.setattr("orderflow_ingest.storage.resilience.group_commit.RETRIES", 0.0)
     work = Shards("a", "b", "c")
     found = work.by_threads([(owner, number) for number in range(8) for owner in "abc"])
     assert all(isinstance(result, Away) for result in found.values())

@@ -19,11 +19,11 @@ import sqlalchemy as sa
 
 from benchmarks import growth, history, partitions, plans
 from benchmarks.growth import MEASURES, Side
-from orderflow_ingest.records import EVERY, Filter, Records, RecordsUnavailable, SkippedPart, schema
-from orderflow_ingest.records.census import CENSUS
-from orderflow_ingest.records.tables import UNFINISHED as ROWS
-from orderflow_ingest.records.tables import document, inbound_message
-from orderflow_ingest.status import HandOver, Status
+from orderflow_ingest.domain.states import HandOver, Status
+from orderflow_ingest.storage.database import ALL_TENANTS, DatabaseUnavailable, Filter, Records, SkippedPart, schema
+from orderflow_ingest.storage.database.backlog import CENSUS
+from orderflow_ingest.storage.database.tables import UNFINISHED as ROWS
+from orderflow_ingest.storage.database.tables import document, inbound_message
 
 NOW = datetime(2026, 11, 20, 8, 30, 15, tzinfo=UTC)
 LEASE = timedelta(minutes=15)
@@ -195,7 +195,7 @@ def test_the_role_that_is_measured_sees_the_organisations_that_it_names_and_no_o
     asked = sa.select(sa.func.count(sa.distinct(inbound_message.c.org_id)))
     with side.records.database.read(1) as connection:
         assert connection.scalar(asked) == 1
-    with pytest.raises(RecordsUnavailable), side.records.database.read(EVERY):
+    with pytest.raises(DatabaseUnavailable), side.records.database.read(ALL_TENANTS):
         pytest.fail("it was let see every organisation")
 
 
@@ -209,7 +209,7 @@ def test_the_census_for_monitoring_reads_what_it_counts_and_no_history(side):
 def test_sqlite_takes_the_census_by_the_same_indexes(tmp_path):
     records = Records(f"sqlite:///{tmp_path}/a.db", create=True)
     schema.upgrade(records.database)
-    with records.database.read(EVERY) as connection:
+    with records.database.read(ALL_TENANTS) as connection:
         plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {CENSUS}")]
     assert plan and not [
         line for line in plan if line.startswith(("SCAN m", "SCAN d", "SCAN c ")) and " INDEX ix_" not in line
@@ -271,7 +271,7 @@ def test_sqlite_reads_no_tenant_table_from_end_to_end(tmp_path, what):
     sa.event.listen(records.database.engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
     next(MEASURES[what](side))()
     (statement, parameters), *_ = asked
-    with records.database.read(EVERY) as connection:
+    with records.database.read(ALL_TENANTS) as connection:
         plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     tenant = tuple(f"SCAN {table.name}" for table in partitions.TENANT_TABLES)
     assert plan and not [line for line in plan if line.startswith(tenant) and " INDEX ix_" not in line], "\n".join(plan)
@@ -317,12 +317,12 @@ def test_partitions_keep_the_tenants_apart_and_are_not_to_be_had_by_their_own_na
     for orgs, seen in ((1, {1}), ((1, 2), {1, 2}), ((), set())):
         with divided.records.database.read(orgs) as connection:
             assert set(connection.scalars(asked)) == seen
-    with divided.operator.database.read(EVERY) as connection:
+    with divided.operator.database.read(ALL_TENANTS) as connection:
         assert set(connection.scalars(asked)) == {1, 2}
     for records in (divided.records, divided.operator):
-        with pytest.raises(RecordsUnavailable, match="42501"), records.database.read(1) as connection:
+        with pytest.raises(DatabaseUnavailable, match="42501"), records.database.read(1) as connection:
             connection.exec_driver_sql("SELECT FROM inbound_message_0")
-    with pytest.raises(RecordsUnavailable, match="42501"), divided.records.database.write(1) as connection:
+    with pytest.raises(DatabaseUnavailable, match="42501"), divided.records.database.write(1) as connection:
         divided.records.messages.insert_in(connection, divided.new(2), NOW)
     divided.clean()
 
@@ -360,7 +360,7 @@ def test_a_message_lives_its_life_in_partitions(divided):
 @pytest.mark.parametrize("table", [inbound_message, document], ids=lambda t: t.name)
 def test_partitions_refuse_what_belongs_to_nobody(divided, table):
     divided.records.documents.record(divided.claimed(1), [growth._part(1)], [], NOW, is_complete=True)
-    with pytest.raises(sa.exc.IntegrityError), divided.operator.database.write(EVERY) as connection:
+    with pytest.raises(sa.exc.IntegrityError), divided.operator.database.write(ALL_TENANTS) as connection:
         connection.execute(table.update().values(org_id=99))
 
 

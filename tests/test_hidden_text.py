@@ -2,14 +2,15 @@
 
 import pytest
 
-from orderflow_ingest.attachments import Part, read_parts
-from tests.mails import multipart, part
+from orderflow_ingest.parsing.documents import Part, read_parts
+
+from .mails import multipart, part
 
 SHEET = b"<style>.m{display:block !important}</style>"
 
 
 def body(page: bytes) -> Part:
-    (found,) = (found for found in read_parts(multipart(part(b"Content-Type: text/html", page))) if found.taken)
+    (found,) = (found for found in read_parts(multipart(part(b"Content-Type: text/html", page))) if found.is_document)
     return found
 
 
@@ -121,7 +122,7 @@ def test_text_in_signs_that_nobody_sees_is_reported(kind: bytes) -> None:
     for hidden, defects in ((secret, ("hidden text",)), (flag, ()), (flag + "x" + secret, ("hidden text",))):
         header = b"Content-Type: " + kind + b"; charset=utf-8"
         (found,) = (
-            part_ for part_ in read_parts(multipart(part(header, f"500 bolts {hidden}".encode()))) if part_.taken
+            part_ for part_ in read_parts(multipart(part(header, f"500 bolts {hidden}".encode()))) if part_.is_document
         )
         assert found.defects == defects
 

@@ -11,9 +11,10 @@ from base64 import b64encode
 
 import pytest
 
-from tests.lab import warm
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.lab.process import scratch
+
+from .lab import warm
 
 MARK = "zzmark"  # in every name, so that its way can be followed
 HOSTILE = (

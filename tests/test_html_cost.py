@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from orderflow_ingest.attachments import markup, text
-from orderflow_ingest.attachments.text import html_text
+from orderflow_ingest.parsing.documents import html_to_text, markup
+from orderflow_ingest.parsing.documents.html_to_text import html_text
 
 ELEMENTS = """
 p div span table tr td th ul li ol b i a font nobr select option optgroup form input button textarea pre h1 hr br dl dt
@@ -26,8 +26,8 @@ TOKENS = [
 ]
 
 
-def cost(page: str, room: text.Room | None = None) -> float:
-    room = room or text.Room()
+def cost(page: str, room: html_to_text.ByteBudget | None = None) -> float:
+    room = room or html_to_text.ByteBudget()
     began = time.process_time()
     html_text(page, room)
     return time.process_time() - began
@@ -83,7 +83,7 @@ def test_what_the_parser_is_worst_at_costs_little(unit: str) -> None:
 
 def test_what_small_pages_may_cost_together_is_bounded() -> None:
     page = "<p>" + "".join(f"<b a{number}>" for number in range(300)) + "</p>" + "<p>x</p>" * 300
-    room = text.Room()
+    room = html_to_text.ByteBudget()
     assert room.take_risk(1)
     for _ in range(10):
         html_text(page, room)
@@ -97,18 +97,18 @@ def test_a_long_order_cut_in_pieces_keeps_every_row_in_its_order(row: str) -> No
     begin = "<table>" if "<tr>" in row else ""
     page = f"<body><div>{begin}" + "".join(row.replace("{}", str(number)) for number in range(4000))
     assert page.count("<") >= 2 * markup.MAX_TAGS
-    found = html_text(page, text.Room()).text
+    found = html_text(page, html_to_text.ByteBudget()).text
     assert found is not None
     assert found.split() == [word for number in range(4000) for word in (str(number), "nuts")]
 
 
 def test_cells_stay_apart_where_a_page_is_cut() -> None:
     row = "<tr><td>1</td><td>2</td><td><table><tr><td>3</td><td>4</td></tr></table></td></tr>"
-    found = html_text("<table>" + row * 2000, text.Room()).text
+    found = html_text("<table>" + row * 2000, html_to_text.ByteBudget()).text
     assert found is not None and found.split() == ["1", "2", "3", "4"] * 2000
 
 
 def test_an_ordinary_long_tag_is_read() -> None:
     style, address = "font-family: x, y z; " * 40, "https://x/" + "a/b?" * 5000
     page = f"<p style=\"{style}\" title='a > b'><a href='{address}'>500 bolts</a>"
-    assert html_text(page, text.Room()).text == "500 bolts\n"
+    assert html_text(page, html_to_text.ByteBudget()).text == "500 bolts\n"

@@ -12,17 +12,18 @@ from uuid import uuid4
 
 import pytest
 
-from orderflow_ingest.delivery import deliver
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.imports import Became, Importer, read_paths, read_trace
-from orderflow_ingest.imports.mbox import read_mbox
-from orderflow_ingest.keys import raw_key
-from orderflow_ingest.records import Filter
-from orderflow_ingest.replay import accept_conflict
-from orderflow_ingest.status import EventKind
-from tests.fakes import embedded
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.object_keys import raw_key
+from orderflow_ingest.domain.states import EventKind
+from orderflow_ingest.maintenance.imports import Became, Importer, read_paths, read_trace
+from orderflow_ingest.maintenance.imports.mbox import read_mbox
+from orderflow_ingest.pipeline.deliver import deliver
+from orderflow_ingest.pipeline.replay import accept_held
+from orderflow_ingest.storage.database import Filter
 from tests.lab.deployment import DOMAIN, Deployment
-from tests.mails import mail, order
+
+from .fakes import embedded
+from .mails import mail, order
 
 LIMIT = 1 << 20
 FROM = b"From buyer@shop.example Fri Nov 20 10:00:00 2026\n"
@@ -203,7 +204,7 @@ def test_what_came_by_mail_was_held_and_accepted_as_its_own_is_passed_over_too(p
     (files / "1.eml").write_bytes(changed)
     (held,) = parts.records.conflicts.open()
     assert became(take(parts, files)) == [Became.CAME_BY_MAIL], "while it is held"
-    assert accept_conflict(held, parts, "jo@desk")
+    assert accept_held(held, parts, "jo@desk")
     assert became(take(parts, files)) == [Became.CAME_BY_MAIL]
     assert [row.source for row in messages(parts)] == ["EMAIL", "EMAIL"]
 

@@ -9,29 +9,21 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from orderflow_ingest import extraction, handover, replay
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.keeping import (
-    Digests,
-    Request,
-    Rule,
-    Scope,
-    Trouble,
-    comparison,
-    erase,
-    erasure,
-    orphans,
-    reconcile,
-    reconcile_host,
-    retain,
-    retention,
-)
-from orderflow_ingest.keys import document_key, raw_key
-from orderflow_ingest.message import read_message
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import EVERY, Filter, NewMessage, Records, Run
-from orderflow_ingest.records.tables import (
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.object_keys import document_key, raw_key
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import EventKind, HandOver, Status
+from orderflow_ingest.maintenance import erasure, reconcile, retention
+from orderflow_ingest.maintenance.erasure import Request, erase
+from orderflow_ingest.maintenance.reconcile import comparison, orphans, reconcile_host
+from orderflow_ingest.maintenance.reconcile.findings import Digests, Scope, Trouble
+from orderflow_ingest.maintenance.retention import Rule, retain
+from orderflow_ingest.pipeline import extract as extraction
+from orderflow_ingest.pipeline import hand_over, replay
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.storage.database import ALL_TENANTS, Filter, NewMessage, Records, Run
+from orderflow_ingest.storage.database.tables import (
     document,
     inbound_message,
     message_conflict,
@@ -40,11 +32,12 @@ from orderflow_ingest.records.tables import (
     organization,
     skipped_part,
 )
-from orderflow_ingest.status import EventKind, HandOver, Status
-from tests.crash import at_line, kill_at, points
-from tests.fakes import ListQueue, embedded
+from orderflow_ingest.storage.envelope_header import encode_envelope
 from tests.lab.process import scratch
-from tests.mails import mail, order
+
+from .crash import at_line, kill_at, points
+from .fakes import ListQueue, embedded
+from .mails import mail, order
 
 ME = "me@here"
 TOLD = Scope(ME, object_age=timedelta(0), digests=Digests.ALL)
@@ -61,7 +54,7 @@ def parts(place):
 def deliver(parts, raw, slug="acme", sender=SENDER, at=None):
     """Deliver a mail, and say how it ended."""
     envelope = Envelope(f"orders+{slug}@orderflow.example.com", at or datetime.now(UTC), sender=sender)
-    return receive(envelope, raw, parts)
+    return deliver_from_memory(envelope, raw, parts)
 
 
 def work(parts):
@@ -69,7 +62,7 @@ def work(parts):
     for row in parts.records.messages.select(Filter(statuses=(Status.RECEIVED, Status.STORED)), 100):
         extraction.extract(row.org_id, row.id, parts)
         for one in parts.records.documents.of_message(row.org_id, row.id):
-            handover.hand_over(row.org_id, one.id, parts)
+            hand_over.hand_over(row.org_id, one.id, parts)
 
 
 def delivered(parts, raw, slug="acme", sender=SENDER, at=None):
@@ -102,13 +95,13 @@ def objects(parts):
 
 
 def count(parts, table, org_id=1):
-    with parts.records.database.read(EVERY) as connection:
+    with parts.records.database.read(ALL_TENANTS) as connection:
         return connection.scalar(sa.select(sa.func.count()).select_from(table).where(table.c.org_id == org_id))
 
 
 def change(parts, table, **values):
     """Change all rows behind our programs' back."""
-    with parts.records.database.write(EVERY) as connection:
+    with parts.records.database.write(ALL_TENANTS) as connection:
         connection.execute(table.update().values(**values))
 
 
@@ -432,7 +425,7 @@ def test_what_is_erased_by_all_its_rows_and_is_there_is_deleted(parts):
 
 def test_old_spool_entries_and_dead_letters_are_told_of_their_organisation(parts):
     envelope = Envelope("orders+acme@orderflow.example.com", datetime.now(UTC))
-    parts.spool.write(envelope.encode(), _reader(order(1)), 1 << 20).release()
+    parts.spool.write(encode_envelope(envelope), _reader(order(1)), 1 << 20).release()
     assert list(reconcile_host(None, TOLD, parts)) == []
     old = replace(TOLD, overdue=timedelta(0))
     assert [(f.trouble, f.org) for f in reconcile_host(None, old, parts)] == [(Trouble.SPOOLED, "acme")]
@@ -602,7 +595,7 @@ def test_held_mail_that_is_accepted_while_the_rows_are_read_keeps_its_object(par
     def once_one_is_read(self, org_id, kind, *others):
         kinds.append(kind)
         if len(kinds) == 2:
-            assert replay.accept_conflict(held, parts, ME)
+            assert replay.accept_held(held, parts, ME)
         return iterate(self, org_id, kind, *others)
 
     monkeypatch.setattr(type(parts.records.holdings), "iterate", once_one_is_read)
@@ -695,8 +688,8 @@ def populated(parts):
         raw = mail(9, From=sender)
         for slug in ("acme", "beta"):
             envelope = Envelope(f"orders+{slug}@orderflow.example.com", datetime.now(UTC), sender=sender)
-            parts.spool.write(envelope.encode(), _reader(raw), 1 << 20).release()
-            dead = parts.spool.write(envelope.encode(), _reader(raw), 1 << 20)
+            parts.spool.write(encode_envelope(envelope), _reader(raw), 1 << 20).release()
+            dead = parts.spool.write(encode_envelope(envelope), _reader(raw), 1 << 20)
             parts.spool.set_aside(dead, f"{slug}{sender}", "it broke")
 
 
@@ -742,7 +735,7 @@ def test_a_sender_is_erased_and_what_others_sent_stays(parts):
     assert left.envelope_sender == "else@shop.example" and parts.records.conflicts.open(1) == []
     assert everything_of(parts, 1)[1] == {left.raw_key, *(d.object_key for d in documents(parts, left))}
     assert (done.messages, done.held, done.spool_entries, done.dead_letters) == (2, 1, 1, 1)
-    with parts.records.database.read(EVERY) as connection:
+    with parts.records.database.read(ALL_TENANTS) as connection:
         for table in (inbound_message, message_conflict, message_event, operator_run):
             of_acme = table.c.org_id == 1 if "org_id" in table.c else sa.true()
             assert SENDER not in str(connection.execute(sa.select(table).where(of_acme)).all())
@@ -750,12 +743,12 @@ def test_a_sender_is_erased_and_what_others_sent_stays(parts):
 
 
 def test_one_message_is_erased_by_its_id_with_the_held_mail_that_it_was(parts):
-    from orderflow_ingest.replay import accept_conflict
+    from orderflow_ingest.pipeline.replay import accept_held
 
     first = delivered(parts, order(1))
     deliver(parts, order(1) + b"other content\n")
     (held,) = parts.records.conflicts.open()
-    assert accept_conflict(held, parts, ME)
+    assert accept_held(held, parts, ME)
     work(parts)
     (accepted,) = [m for m in parts.records.messages.select(Filter(), 9) if m.id != first.id]
     done = erased(parts, mail_id=accepted.id)
@@ -814,7 +807,7 @@ def test_held_mail_that_is_accepted_while_it_is_erased_is_told_as_left(parts):
     delivered(parts, order(1))
     deliver(parts, order(1) + b"other", sender="Other@x")
     (held,) = parts.records.conflicts.open()
-    accept = lambda: replay.accept_conflict(held, parts, ME)  # noqa: E731
+    accept = lambda: replay.accept_held(held, parts, ME)  # noqa: E731
     done = at_line((erasure,), "for area in Area:", accept, lambda: erased(parts, sender=SENDER))
     assert (done.is_all, done.in_hand) == (False, 1)
     work(parts)
@@ -843,7 +836,7 @@ def test_what_was_decided_on_held_mail_is_erased_too_even_after_a_retention(part
     for name in (b"kept", b"gone"):
         deliver(parts, order(1) + name, at=OLD)
     for held in parts.records.conflicts.open():
-        assert replay.discard_conflict(held, parts, ME, "rang the sender")
+        assert replay.discard_held(held, parts, ME, "rang the sender")
     assert sum(key.endswith(".decision.json") for key in objects(parts)) == 2
     keep(parts, Rule(365, None))
     assert not any("/raw/" in key for key in objects(parts)), "a decision goes with its mail"

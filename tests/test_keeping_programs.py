@@ -11,19 +11,20 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from orderflow_ingest import extraction, handover
-from orderflow_ingest.admin_cli import cli
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.records import Filter
-from orderflow_ingest.settings import load
-from tests.conftest import BUCKET
-from tests.fakes import embedded
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.entrypoints.admin.main import cli
+from orderflow_ingest.pipeline import extract, hand_over
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.storage.database import Filter
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS, Deployment
 from tests.lab.process import scratch
-from tests.mails import order
-from tests.test_tenants import Tenants
+
+from .conftest import BUCKET
+from .fakes import embedded
+from .mails import order
+from .test_tenants import Tenants
 
 OLD = datetime.now(UTC) - timedelta(days=400)
 
@@ -37,7 +38,7 @@ class Embedded:
 
     def __init__(self, place):
         self.parts = embedded(place)
-        open_parts(self.parts.settings, create=True).queue.create_tables()
+        open_app(self.parts.settings, create=True).queue.create_tables()
         self._env = {"ORDERFLOW_STATE_DIR": str(place), "ORDERFLOW_SETTINGS": "/dev/null", "ORDERFLOW_DEADLINE": "1"}
 
     def run(self, *arguments):
@@ -63,11 +64,11 @@ def here(place):
 def worked(parts, raw, slug="acme", at=None, sender="buyer@shop.example"):
     """Deliver a mail and do all the work, in this process."""
     envelope = Envelope(f"orders+{slug}@{DOMAIN}", at or datetime.now(UTC), sender=sender)
-    id = receive(envelope, raw, parts).message_id
+    id = deliver_from_memory(envelope, raw, parts).message_id
     org_id = next(org.id for org in parts.records.organizations.all() if org.slug == slug)
-    extraction.extract(org_id, id, parts)
+    extract.extract(org_id, id, parts)
     for document in parts.records.documents.of_message(org_id, id):
-        handover.hand_over(org_id, document.id, parts)
+        hand_over.hand_over(org_id, document.id, parts)
     return parts.records.messages.get(org_id, id)
 
 
@@ -156,7 +157,7 @@ def test_erase_deletes_nothing_unless_it_is_told_to_and_leaves_a_run_without_a_n
 
 def test_what_a_worker_has_in_hand_is_told_by_the_status(here):
     here.worked(order(1))
-    new = receive(Envelope(f"orders+acme@{DOMAIN}", datetime.now(UTC)), order(2), here.parts)
+    new = deliver_from_memory(Envelope(f"orders+acme@{DOMAIN}", datetime.now(UTC)), order(2), here.parts)
     here.parts.records.messages.claim(1, new.message_id, "w", datetime.now(UTC), timedelta(hours=1))
     ended = here.run("erase", "--org", "acme", "--sender", "buyer@shop.example", "--yes")
     assert ended.exit_code == 1 and "1 are left, in the hands of a worker or a delivery" in ended.stderr
@@ -223,7 +224,7 @@ def test_operators_keep_and_erase_on_postgresql_and_s3_by_their_role(production,
         assert ended.returncode in (0, 1), ended.stderr
         return {one["what"]: (one["found"], one["fixed"]) for one in rows(ended.stdout) if "what" in one}
 
-    parts = open_parts(load(None, {"ORDERFLOW_SETTINGS": str(deployment.settings_file)}))
+    parts = open_app(load(None, {"ORDERFLOW_SETTINGS": str(deployment.settings_file)}))
     for slug in ("acme", "bolt"):
         old = worked(parts, order(1), slug, at=OLD)
         new = worked(parts, order(1).replace(b"order-1@", b"again@"), slug)
@@ -232,7 +233,7 @@ def test_operators_keep_and_erase_on_postgresql_and_s3_by_their_role(production,
     parts.archive.delete(parts.records.documents.of_message(new.org_id, new.id)[0].object_key)
     assert reconciled("--fix") == {"document missing": (2, 2), "all findings": (2, 2)}
     for message in (old, new):
-        extraction.extract(message.org_id, message.id, parts)
+        extract.extract(message.org_id, message.id, parts)
     assert reconciled() == {"all findings": (0, 0)}
 
     done = rows(

@@ -16,40 +16,51 @@ from types import CodeType
 
 import pytest
 
-from orderflow_ingest import attempts, delivery, extraction, handover
-from orderflow_ingest.archive import FileArchive
-from orderflow_ingest.assembly import Parts, open_parts
-from orderflow_ingest.entry import _commit, _copy, write_entry
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.records import Filter
-from orderflow_ingest.records.conflicts import Conflicts
-from orderflow_ingest.records.documents import Documents
-from orderflow_ingest.records.messages import Messages
-from orderflow_ingest.settings import Settings
-from orderflow_ingest.spool import Spool
-from orderflow_ingest.status import HandOver, Status
-from tests.fakes import FaultyArchive, embedded
+from orderflow_ingest.app import App, open_app
+from orderflow_ingest.config import Settings
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.states import HandOver, Status
+from orderflow_ingest.pipeline import deliver as delivery
+from orderflow_ingest.pipeline import extract, hand_over, retry
+from orderflow_ingest.storage.archive import FileArchive
+from orderflow_ingest.storage.database import Filter
+from orderflow_ingest.storage.database.documents import Documents
+from orderflow_ingest.storage.database.held_mail import Conflicts
+from orderflow_ingest.storage.database.messages import Messages
+from orderflow_ingest.storage.envelope_header import encode_envelope
+from orderflow_ingest.storage.spool import Spool
+from orderflow_ingest.storage.spool_entry import _commit, _copy, write_entry
 from tests.lab.process import scratch, wait_until
-from tests.mails import PDF, order
+
+from .fakes import FaultyArchive, embedded
+from .mails import PDF, order
 
 URLS = ("database_url", "queue_url", "archive_url")
 RAW = order(1, attachments=2)
 DELIVERY = (
-    Spool.write, write_entry, _copy, _commit, delivery.settle, delivery._attempt, delivery.deliver,
-    delivery._new_message, delivery.ring, delivery._conclude, Spool.finish, FileArchive.put, FileArchive._put_all,
+    Spool.write, write_entry, _copy, _commit, delivery.deliver_spooled, delivery._attempt,
+    delivery.deliver,
+    delivery._new_message, delivery.enqueue_extraction, delivery._apply_spool_policy,
+    Spool.finish, FileArchive.put, FileArchive._put_all,
     FileArchive._write,
     Messages.insert, Messages._insert_all,
 )  # fmt: skip
-AFTER_COMMIT = (delivery.settle, delivery._attempt, delivery.deliver, delivery._conclude)
-FROM_MEMORY = (delivery.receive, delivery._attempt, delivery.deliver, FileArchive._put_all, Messages._insert_all)
+AFTER_COMMIT = (delivery.deliver_spooled, delivery._attempt, delivery.deliver, delivery._apply_spool_policy)
+FROM_MEMORY = (
+    delivery.deliver_from_memory,
+    delivery._attempt,
+    delivery.deliver,
+    FileArchive._put_all,
+    Messages._insert_all,
+)
 HELD = (delivery.deliver, delivery._hold, Conflicts.insert)
 STRAY = (delivery.deliver, delivery._hold, Conflicts.insert)
 OWN = (delivery.deliver, delivery._record)
-LATE = (delivery._second, delivery._take_back, FileArchive.delete)
+LATE = (delivery._resolve_identity_race, delivery._delete_orphan_object, FileArchive.delete)
 EXTRACTION = (
-    extraction.extract, extraction._store, extraction._archived, FileArchive.put, FileArchive._put_all,
+    extract.extract, extract._store, extract._archived, FileArchive.put, FileArchive._put_all,
     Documents.record,
-    Messages.claim, Messages._update, extraction._ring_for_documents, handover.hand_over, Documents._end,
+    Messages.claim, Messages._update, extract._ring_for_documents, hand_over.hand_over, Documents._end,
 )  # fmt: skip
 
 
@@ -101,7 +112,7 @@ def embedded_template(directory: Path) -> Settings:
     """Set up a state directory with tables, organisations and a real queue."""
     parts = embedded(directory)
     parts.records.database.close()
-    open_parts(parts.settings, create=True).queue.create_tables()
+    open_app(parts.settings, create=True).queue.create_tables()
     return parts.settings
 
 
@@ -119,38 +130,38 @@ def settings(template, place) -> Settings:
     return replace(template, state_dir=place, **urls)
 
 
-def put_through(parts: Parts, *blocks: bytes) -> None:
+def put_through(parts: App, *blocks: bytes) -> None:
     """Spool a message that comes in these blocks, and settle it."""
     coming = iter((*blocks, b""))
     envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
-    entry = parts.spool.write(envelope.encode(), lambda _: next(coming), 1 << 20)
-    assert delivery.settle(entry, parts).outcome.is_accepted
+    entry = parts.spool.write(encode_envelope(envelope), lambda _: next(coming), 1 << 20)
+    assert delivery.deliver_spooled(entry, parts).outcome.is_accepted
 
 
 def deliver(settings: Settings) -> None:
-    put_through(open_parts(settings), RAW[:100], RAW[100:])
+    put_through(open_app(settings), RAW[:100], RAW[100:])
 
 
 def deliver_other_content(settings: Settings) -> None:
     """Deliver the same Message-ID with other content: it is held."""
-    put_through(open_parts(settings), RAW + b"and more\n")
+    put_through(open_app(settings), RAW + b"and more\n")
 
 
 def deliver_stray(settings: Settings) -> None:
     """Deliver a mail whose sender the organisation does not name: it is held."""
-    open_parts(settings).records.organizations.change_settings("acme", {"allowed_senders": "@other.example"})
+    open_app(settings).records.organizations.change_settings("acme", {"allowed_senders": "@other.example"})
     deliver(settings)
 
 
 def deliver_own(settings: Settings) -> None:
     """Deliver the same Message-ID with other content where that is accepted: it is a message of its own."""
-    open_parts(settings).records.organizations.change_settings("acme", {"conflicts": "accept"})
+    open_app(settings).records.organizations.change_settings("acme", {"conflicts": "accept"})
     deliver_other_content(settings)
 
 
 def deliver_late(settings: Settings) -> None:
     """Deliver a redelivery that finds nobody there yet, and loses the race for its identity."""
-    parts = open_parts(settings)
+    parts = open_app(settings)
     real = parts.archive.put
 
     def put(*arguments) -> None:
@@ -162,18 +173,18 @@ def deliver_late(settings: Settings) -> None:
     put_through(parts, b"Received: late\n" + RAW)
 
 
-def work(settings: Settings, until: Callable[[Parts], bool]) -> Parts:
+def work(settings: Settings, until: Callable[[App], bool]) -> App:
     """Be a worker: sweep, and run what lies in the real queue."""
-    parts = open_parts(
+    parts = open_app(
         settings,
-        lambda org_id, id, is_live: extraction.extract(org_id, id, parts, is_live),
-        lambda org_id, id, _: handover.hand_over(org_id, id, parts),
+        lambda org_id, id, is_live: extract.extract(org_id, id, parts, is_live),
+        lambda org_id, id, _: hand_over.hand_over(org_id, id, parts),
     )
 
     def is_finished() -> bool:
         if until(parts):
             return True
-        attempts.sweep(parts)
+        retry.sweep(parts)
         while (task := parts.queue.huey.dequeue()) is not None:
             parts.queue.huey.execute(task)
         return False
@@ -186,12 +197,12 @@ def work_and_repeat(settings: Settings) -> None:
     """Be a worker, and take each task once more, as a sweep does that comes at the right moment."""
     parts = work(settings, finished)
     for row in parts.records.messages.select(Filter(), 10):
-        extraction.extract(row.org_id, row.id, parts)
+        extract.extract(row.org_id, row.id, parts)
         for document in parts.records.documents.of_message(row.org_id, row.id):
-            handover.hand_over(row.org_id, document.id, parts)
+            hand_over.hand_over(row.org_id, document.id, parts)
 
 
-def finished(parts: Parts) -> bool:
+def finished(parts: App) -> bool:
     rows = parts.records.messages.select(Filter(), 10)
     documents = [d for row in rows for d in parts.records.documents.of_message(row.org_id, row.id)]
     return all(r.status is Status.PARSED for r in rows) and all(d.handover is HandOver.DONE for d in documents)
@@ -201,7 +212,7 @@ def finished(parts: Parts) -> bool:
 def test_a_delivery_killed_at_any_line_and_run_again_is_one_message(settings, code, line):
     kill_at(code, line, lambda: deliver(settings))
     deliver(settings)
-    parts = open_parts(settings)
+    parts = open_app(settings)
     assert all(ended.outcome.is_accepted for _, ended in delivery.drain(parts))
     (row,) = parts.records.messages.select(Filter(), 10)
     assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
@@ -218,7 +229,7 @@ def test_a_conflict_killed_at_any_line_and_run_again_is_held_once(settings, code
     deliver(settings)
     kill_at(code, line, lambda: deliver_other_content(settings))
     deliver_other_content(settings)
-    parts = open_parts(settings)
+    parts = open_app(settings)
     list(delivery.drain(parts))
     assert len(parts.records.messages.select(Filter(), 10)) == len(parts.records.conflicts.open()) == 1
     assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
@@ -229,7 +240,7 @@ def test_a_conflict_killed_at_any_line_and_run_again_is_held_once(settings, code
 def test_a_mail_of_a_stranger_killed_at_any_line_and_run_again_is_held_once(settings, code, line):
     kill_at(code, line, lambda: deliver_stray(settings))
     deliver_stray(settings)
-    parts = open_parts(settings)
+    parts = open_app(settings)
     list(delivery.drain(parts))
     (held,) = parts.records.conflicts.open()
     assert FaultyArchive(settings.state_dir / "archive").objects() == [held.raw_key]
@@ -242,7 +253,7 @@ def test_a_conflict_that_is_accepted_killed_at_any_line_and_run_again_is_one_mor
     deliver(settings)
     kill_at(code, line, lambda: deliver_own(settings))
     deliver_own(settings)
-    parts = open_parts(settings)
+    parts = open_app(settings)
     list(delivery.drain(parts))
     assert len(parts.records.messages.select(Filter(), 10)) == 2 and parts.records.conflicts.open() == []
     assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
@@ -252,7 +263,7 @@ def test_a_conflict_that_is_accepted_killed_at_any_line_and_run_again_is_one_mor
 @pytest.mark.parametrize(("code", "line"), reached(LATE, deliver_late))
 def test_a_lost_race_killed_at_any_line_and_run_again_leaves_no_orphan(settings, code, line):
     kill_at(code, line, lambda: deliver_late(settings))
-    parts = open_parts(settings)
+    parts = open_app(settings)
     assert all(ended.outcome.is_accepted for _, ended in delivery.drain(parts))
     (row,) = parts.records.messages.select(Filter(), 10)
     assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
@@ -261,14 +272,14 @@ def test_a_lost_race_killed_at_any_line_and_run_again_leaves_no_orphan(settings,
 
 def receive(settings: Settings) -> None:
     envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
-    delivery.receive(envelope, RAW, open_parts(settings))
+    delivery.deliver_from_memory(envelope, RAW, open_app(settings))
 
 
 @pytest.mark.parametrize(("code", "line"), reached(FROM_MEMORY, receive))
 def test_a_delivery_from_memory_killed_at_any_line_and_sent_again_is_one_message(settings, code, line):
     kill_at(code, line, lambda: receive(settings))
     receive(settings)
-    parts = open_parts(settings)
+    parts = open_app(settings)
     (row,) = parts.records.messages.select(Filter(), 10)
     assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
     assert parts.spool.entries() == []
@@ -277,7 +288,7 @@ def test_a_delivery_from_memory_killed_at_any_line_and_sent_again_is_one_message
 @pytest.mark.parametrize(("code", "line"), reached(AFTER_COMMIT, deliver))
 def test_a_delivery_killed_after_the_commit_instant_is_finished_by_the_drain_alone(settings, code, line):
     kill_at(code, line, lambda: deliver(settings))
-    parts = open_parts(settings)
+    parts = open_app(settings)
     assert all(ended.outcome.is_accepted for _, ended in delivery.drain(parts))
     assert len(parts.records.messages.select(Filter(), 10)) == 1
     assert parts.spool.entries() == []

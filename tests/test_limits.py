@@ -8,11 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from orderflow_ingest import limits
-from orderflow_ingest.breaker import Breaker
-from orderflow_ingest.records import Records, RecordsUnavailable, schema
+from orderflow_ingest.storage.database import DatabaseUnavailable, Records, schema
+from orderflow_ingest.storage.resilience import timeouts
+from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
 from tests.lab.process import FAKETIME, wait_until
-from tests.test_records import LEASE, NOW, claimed, inserted
+
+from .test_records import LEASE, NOW, claimed, inserted
 
 
 @pytest.fixture
@@ -34,13 +35,13 @@ def records(url):
 
 
 def test_who_waits_for_a_locked_row_hears_so_and_nobody_else_is_kept_from_the_database(records, url, place):
-    breaker = Breaker(place / "away" / "database", "database", RecordsUnavailable)
-    other = Records(url, times=limits.Times(1, 6, 1), guard=breaker)
+    breaker = CircuitBreaker(place / "away" / "database", "database", DatabaseUnavailable)
+    other = Records(url, times=timeouts.Timeouts(1, 6, 1), guard=breaker)
     message = inserted(records)
     attempt = claimed(records, message)
     with records.database.write(1) as paused:
         assert records.messages.holds(attempt, paused)
-        with pytest.raises(RecordsUnavailable, match="55P03: another session has the row") as refused:
+        with pytest.raises(DatabaseUnavailable, match="55P03: another session has the row") as refused:
             claimed(other, message, NOW + 2 * LEASE)
         assert refused.value.is_answer
         assert other.organizations.get(1).slug == "acme" and not (place / "away" / "database").exists()
@@ -49,7 +50,7 @@ def test_who_waits_for_a_locked_row_hears_so_and_nobody_else_is_kept_from_the_da
 
 
 def test_a_session_that_is_paused_in_a_transaction_is_ended_and_its_locks_with_it(records, url, monkeypatch):
-    monkeypatch.setattr(limits, "IDLE", 1)
+    monkeypatch.setattr(timeouts, "IDLE", 1)
     paused = Records(url)
     message = inserted(records)
     attempt = claimed(paused, message)
@@ -57,10 +58,10 @@ def test_a_session_that_is_paused_in_a_transaction_is_ended_and_its_locks_with_i
     def is_taken_over() -> bool:
         try:
             return claimed(records, message, NOW + 2 * LEASE) is not None
-        except RecordsUnavailable:
+        except DatabaseUnavailable:
             return False
 
-    with pytest.raises(RecordsUnavailable), paused.database.write(1) as connection:
+    with pytest.raises(DatabaseUnavailable), paused.database.write(1) as connection:
         assert paused.messages.holds(attempt, connection)
         assert wait_until(is_taken_over, 60, interval=0.1)
         paused.messages.holds(attempt, connection)
@@ -72,10 +73,10 @@ from datetime import datetime
 from uuid import UUID
 import sys
 from orderflow_ingest import extraction
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.settings import load
+from orderflow_ingest.assembly import open_app
+from orderflow_ingest.config import load
 print(datetime.now().year)
-parts = open_parts(load())
+parts = open_app(load())
 extraction.extract(1, UUID(sys.argv[1]), parts)
 """
 

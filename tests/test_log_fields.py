@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orderflow_ingest import extraction, handover, logs
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from tests.fakes import embedded
-from tests.mails import mail, order
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.observability import logs
+from orderflow_ingest.pipeline import extract, hand_over
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+
+from .fakes import embedded
+from .mails import mail, order
 
 
 @pytest.fixture
@@ -27,11 +29,11 @@ def parts(place):
 def take(parts, raw):
     """Deliver a mail to beta, organization 2, extract it and hand it over."""
     envelope = Envelope("orders+beta@orderflow.example.com", datetime.now(UTC), "buyer@shop.example", queue_id="4XYZ")
-    id = receive(envelope, raw, parts).message_id
-    receive(envelope, raw, parts)
-    extraction.extract(2, id, parts)
+    id = deliver_from_memory(envelope, raw, parts).message_id
+    deliver_from_memory(envelope, raw, parts)
+    extract.extract(2, id, parts)
     for one in parts.records.documents.of_message(2, id):
-        handover.hand_over(2, one.id, parts)
+        hand_over.hand_over(2, one.id, parts)
     return id
 
 

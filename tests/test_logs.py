@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest import logs
-from orderflow_ingest.durable import os_reason
+from orderflow_ingest.domain.os_errors import os_reason
+from orderflow_ingest.observability import logs
 
 ROOT = Path(__file__).parents[1]
 logger = logging.getLogger("orderflow_ingest")

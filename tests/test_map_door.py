@@ -9,14 +9,15 @@ from contextlib import asynccontextmanager, closing
 import psycopg
 import pytest
 
-from orderflow_ingest.addresses import Addresses
-from orderflow_ingest.limits import Times
-from orderflow_ingest.records import Records, RecordsUnavailable
-from orderflow_ingest.service.known import MOST_AT_A_TIME, KnownOrganizations, UnknownForNow
-from orderflow_ingest.service.map_door import MapDoor
-from tests.fakes import embedded
+from orderflow_ingest.domain.addresses import Addresses
+from orderflow_ingest.entrypoints.service.known_recipients import MOST_AT_A_TIME, KnownOrganizations, RecipientUndecided
+from orderflow_ingest.entrypoints.service.socketmap import MapDoor
+from orderflow_ingest.storage.database import DatabaseUnavailable, Records
+from orderflow_ingest.storage.resilience.timeouts import Timeouts
 from tests.lab.deployment import DOMAIN
 from tests.lab.process import scratch
+
+from .fakes import embedded
 
 BOOKS = "xn--bcher-kva.example"
 OURS = Addresses("orders", "+-", (DOMAIN, BOOKS))
@@ -37,7 +38,7 @@ class FakeTable:
         if self.fault:
             raise self.fault
         if self.is_away:
-            raise RecordsUnavailable("database: away")
+            raise DatabaseUnavailable("database: away")
         if self.is_empty:
             return None
         return set(self.slugs) if among is None else self.slugs & among
@@ -235,7 +236,7 @@ def test_an_organization_that_is_added_between_a_question_and_its_reading_is_fou
 
 
 @pytest.mark.parametrize(
-    "fault", [RecordsUnavailable("database: away"), sqlite3.OperationalError("x"), None], ids=["away", "odd", "empty"]
+    "fault", [DatabaseUnavailable("database: away"), sqlite3.OperationalError("x"), None], ids=["away", "odd", "empty"]
 )
 def test_of_thousands_that_wait_nobody_hears_no_while_readings_fail_and_all_are_answered(fault):
     async def test():
@@ -244,7 +245,9 @@ def test_of_thousands_that_wait_nobody_hears_no_while_readings_fail_and_all_are_
         known = KnownOrganizations(table)
         asked = [known.takes_mail(f"guess{number}") for number in range(4000)]
         told = await asyncio.gather(*asked, return_exceptions=True)
-        assert all(isinstance(one, UnknownForNow) for one in told) and len(table.asked) <= 4000 / MOST_AT_A_TIME + 2
+        assert (
+            all(isinstance(one, RecipientUndecided) for one in told) and len(table.asked) <= 4000 / MOST_AT_A_TIME + 2
+        )
         table.fault, table.is_empty = None, False
         assert [await known.takes_mail("guess1"), await known.takes_mail("acme")] == [False, True]
 
@@ -261,7 +264,7 @@ def test_who_is_not_answered_in_time_is_no_longer_waited_for_and_is_asked_for_ag
         for _ in range(3):
             asked = [known.takes_mail(f"guess{number}") for number in range(1000)]
             told = await asyncio.gather(*asked, return_exceptions=True)
-            assert all(isinstance(one, UnknownForNow) for one in told) and not known._waiting
+            assert all(isinstance(one, RecipientUndecided) for one in told) and not known._waiting
         table.may_answer.set()
         known._patience = 60
         assert [await known.takes_mail("guess1"), await known.takes_mail("acme")] == [False, True]
@@ -366,7 +369,7 @@ def test_a_connection_that_the_server_has_ended_is_replaced_and_the_question_ans
         assert connection.execute(ended, (connection.info.backend_pid,)).fetchall() == [(True,)]
         assert organizations.active_slugs({"acme", "guess"}) == {"acme"}
         connection.execute("ALTER TABLE organization RENAME TO kept")
-        with pytest.raises(RecordsUnavailable, match="a table is missing"):
+        with pytest.raises(DatabaseUnavailable, match="a table is missing"):
             organizations.active_slugs({"guess"})
         connection.execute("ALTER TABLE kept RENAME TO organization")
     assert organizations.active_slugs({"acme", "guess"}) == {"acme"}
@@ -374,10 +377,10 @@ def test_a_connection_that_the_server_has_ended_is_replaced_and_the_question_ans
 
 def test_a_table_that_is_locked_is_unknown_for_now_and_opens_no_breaker(url, postgres):
     """A migration may hold it: what waits for a lock is no database that is away."""
-    records = Records(url, times=Times(connect=1, statement=4.5, read=1))  # which waits 1.5 s for a lock
+    records = Records(url, times=Timeouts(connect=1, statement=4.5, read=1))  # which waits 1.5 s for a lock
     with psycopg.connect(postgres.conninfo("asked")) as connection:
         connection.execute("LOCK TABLE organization")
-        with pytest.raises(RecordsUnavailable, match="locked") as told:
+        with pytest.raises(DatabaseUnavailable, match="locked") as told:
             records.organizations.active_slugs({"guess"})
         assert told.value.is_answer
     assert records.organizations.active_slugs({"acme", "guess"}) == {"acme"}
@@ -388,7 +391,7 @@ def test_a_file_without_tables_answers_nobody(place):
     parts = embedded(place)
     with closing(sqlite3.connect(place / "orderflow.db")) as database, database:
         database.execute("ALTER TABLE organization RENAME TO kept")
-    with pytest.raises(RecordsUnavailable, match="run orderflow-admin init"):
+    with pytest.raises(DatabaseUnavailable, match="run orderflow-admin init"):
         parts.records.organizations.active_slugs({"guess"})
 
 
@@ -547,7 +550,7 @@ def test_asking_is_given_up_by_name():
     async def test():
         table = FakeTable()
         table.is_away = True
-        with pytest.raises(UnknownForNow, match="database: away"):
+        with pytest.raises(RecipientUndecided, match="database: away"):
             await KnownOrganizations(table).takes_mail("acme")
 
     run(test)

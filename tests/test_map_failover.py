@@ -3,16 +3,17 @@
 import psycopg
 import pytest
 
-from orderflow_ingest.admin_cli.checks.postconf import Postconf
-from orderflow_ingest.admin_cli.checks.postfix import open_postfix
-from orderflow_ingest.admin_cli.checks.postfix_limits import check_hosts
-from orderflow_ingest.admin_cli.postfix_config import render
-from orderflow_ingest.postgresql_url import read
-from orderflow_ingest.settings import load
-from tests.lab import smtp
+from orderflow_ingest.config import load
+from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
+from orderflow_ingest.entrypoints.admin.checks.postfix import open_postfix
+from orderflow_ingest.entrypoints.admin.checks.postfix_limits import check_hosts
+from orderflow_ingest.entrypoints.admin.postfix.render import render
+from orderflow_ingest.storage.postgresql_url import read
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch
 from tests.lab.wire import Wire
+
+from .lab import smtp
 
 FORMS = {
     "u:p@a:5433,b:5434/d?target_session_attrs=read-write": [("a", "5433"), ("b", "5434")],

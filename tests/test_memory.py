@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest.service.cost import FIELD_FACTOR, HEADER_READ, cost, cost_of_read, header_size
-from orderflow_ingest.service.postmaster import _on_the_wire
-from orderflow_ingest.settings import load
+from orderflow_ingest.config import load
+from orderflow_ingest.entrypoints.service.cost import FIELD_FACTOR, HEADER_READ, cost, cost_of_read, header_size
+from orderflow_ingest.entrypoints.service.postmaster_relay import _on_the_wire
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orderflow_ingest import message as module
-from orderflow_ingest.message import read_mail, read_message
-from orderflow_ingest.mime.fields import HEADER_BYTES, HEADER_LINES
-from orderflow_ingest.mime.words import storable
+from orderflow_ingest.domain import identity as module
+from orderflow_ingest.domain.identity import read_mail, read_message
+from orderflow_ingest.parsing.mime.fields import HEADER_BYTES, HEADER_LINES
+from orderflow_ingest.parsing.mime.words import storable
 
 ORDER = b"""From: Buyer <buyer@shop.example>
 To: orders+acme@orderflow.example.com
@@ -35,7 +35,7 @@ def without_field(name):
 
 def test_an_order_is_read():
     found = read_message(ORDER)
-    assert replace(found, fingerprint="") == module.Message(
+    assert replace(found, fingerprint="") == module.MessageIdentity(
         source_message_id="<17@shop.example>",
         message_id_is_synthetic=False,
         from_email="buyer@shop.example",

@@ -14,17 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest import metrics
-from orderflow_ingest.breaker import Breaker
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.metrics import slot as slots
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.queue import Queue, QueueUnavailable
-from orderflow_ingest.records import RecordsUnavailable
-from tests.fakes import embedded
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.observability import metric_files as slots
+from orderflow_ingest.observability import metrics
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.storage.database import DatabaseUnavailable
+from orderflow_ingest.storage.queue import Queue, QueueUnavailable
+from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
 from tests.lab.process import wait_until
-from tests.mails import mail
+
+from .fakes import embedded
+from .mails import mail
 
 ROOT = Path(__file__).parents[1]
 DELIVERED = ("orderflow_deliveries_total acme DELIVERED", 1)
@@ -270,7 +271,7 @@ def test_every_slot_taken_is_no_error(directory, monkeypatch):
 
 
 def hand(parts, raw, recipient="orders+acme@orderflow.example.com"):
-    return receive(Envelope(recipient=recipient, received_at=datetime.now(UTC)), raw, parts).outcome
+    return deliver_from_memory(Envelope(recipient=recipient, received_at=datetime.now(UTC)), raw, parts).outcome
 
 
 def test_a_delivery_is_counted_by_organisation_and_outcome_once(directory, place):
@@ -303,13 +304,13 @@ def test_metrics_that_break_change_no_outcome(place):
 
 
 def test_a_call_that_finds_a_backend_away_is_counted_and_one_that_is_not_made_is_not(directory, place):
-    breaker = Breaker(place / "away", "database", RecordsUnavailable)
+    breaker = CircuitBreaker(place / "away", "database", DatabaseUnavailable)
     (place / "away").touch()
-    with pytest.raises(RecordsUnavailable), breaker():
+    with pytest.raises(DatabaseUnavailable), breaker():
         raise AssertionError("it is known to be away")
     (place / "away").unlink()
-    with pytest.raises(RecordsUnavailable), breaker():
-        raise RecordsUnavailable("database: gone")
+    with pytest.raises(DatabaseUnavailable), breaker():
+        raise DatabaseUnavailable("database: gone")
     with pytest.raises(QueueUnavailable):
         Queue(f"sqlite:///{place}/nowhere/queue.db").depth()
     found = metrics.read_slots(directory)

@@ -7,10 +7,11 @@ import re
 
 import pytest
 
-from tests.lab import smtp
 from tests.lab.milters import Domain, Milters, example
 from tests.lab.postfix import Postfix
 from tests.lab.process import scratch, wait_until
+
+from .lab import smtp
 
 MX = "mx.example.com"  # as the page has it
 PLAIN = tuple(f"AuthservID {MX}\nSocket inet:{port}@127.0.0.1\n" for port in (8891, 8893))

@@ -7,9 +7,10 @@ import re
 
 import pytest
 
-from orderflow_ingest.mime import bodies
-from orderflow_ingest.mime.bodies import decode_body, find_uuencoded
-from tests.mails import PDF
+from orderflow_ingest.parsing.mime import bodies
+from orderflow_ingest.parsing.mime.bodies import decode_body, find_uuencoded
+
+from .mails import PDF
 
 
 def decode(text: bytes, encoding: str) -> tuple[bytes, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orderflow_ingest.mime.fields import (
+from orderflow_ingest.parsing.mime.fields import (
     HEADER_BYTES,
     HEADER_LINES,
     Field,
@@ -13,7 +13,8 @@ from orderflow_ingest.mime.fields import (
     skip_leading_blanks,
     split_header,
 )
-from tests.cost import at_most
+
+from .cost import at_most
 
 
 def names_and_values(block: bytes) -> list[tuple[str, bytes]]:

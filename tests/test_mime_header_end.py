@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from orderflow_ingest.attachments import PartKind, read_parts
-from orderflow_ingest.mime.tree import walk
-from tests.mails import multipart
-from tests.mutations import seeds
+from orderflow_ingest.parsing.documents import PartKind, read_parts
+from orderflow_ingest.parsing.mime.tree import walk
+
+from .mails import multipart
+from .mutations import seeds
 
 PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
 MISSING = "empty line after the header missing"
@@ -49,7 +50,7 @@ def separators(raw: bytes) -> Iterator[tuple[int, int]]:
 
 
 def documents(raw: bytes) -> list[bytes]:
-    return [part.data.strip() for part in read_parts(raw) if part.taken and part.kind is PartKind.ATTACHMENT]
+    return [part.data.strip() for part in read_parts(raw) if part.is_document and part.kind is PartKind.ATTACHMENT]
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -79,7 +80,7 @@ def test_no_document_of_the_seeds_is_lost_with_one_empty_line() -> None:
                 tried += 1
                 damaged = damage(raw, at, size)
                 lost += any(one not in documents(damaged) for one in whole if one)
-                empty = [part for part in read_parts(damaged) if part.taken and not part.data]
+                empty = [part for part in read_parts(damaged) if part.is_document and not part.data]
                 assert all("no content" in part.defects for part in empty)
     assert tried > 100 and lost * 50 <= tried, (lost, tried)
 
@@ -149,7 +150,7 @@ STAYS_HEADER = {
 def test_a_header_that_goes_on_after_an_odd_line_is_read_to_its_end(header: bytes) -> None:
     raw = multipart(b"Content-Type: text/plain\n\nsee below", header + b"\n" + base64.encodebytes(PDF))
     assert documents(raw) == [PDF.strip()]
-    (found,) = (part for part in read_parts(raw) if part.taken and part.kind is PartKind.ATTACHMENT)
+    (found,) = (part for part in read_parts(raw) if part.is_document and part.kind is PartKind.ATTACHMENT)
     assert (found.declared_type, MISSING in found.defects) == ("application/pdf", False)
 
 
@@ -164,7 +165,7 @@ def test_an_attached_message_keeps_its_header(separator: bytes) -> None:
 
 def test_a_document_of_no_bytes_says_so() -> None:
     raw = multipart(b"Content-Type: application/pdf; name=o.pdf\nContent-Transfer-Encoding: base64\n\n")
-    (found,) = (part for part in read_parts(raw) if part.taken)
+    (found,) = (part for part in read_parts(raw) if part.is_document)
     assert (found.size, "no content" in found.defects) == (0, True)
 
 
@@ -174,7 +175,7 @@ MESSAGE = b"From: a@b.example\nTo: c@d.example\nSubject: order\n"
 def test_lines_like_fields_are_the_text_of_a_message_that_has_no_other() -> None:
     for kind in (b"", b"Content-Type: text/plain\n"):
         (found,) = read_parts(MESSAGE + kind + b"Item: 4711\nQuantity: 12\n")
-        assert (found.data, found.taken) == (b"Item: 4711\nQuantity: 12\n", True)
+        assert (found.data, found.is_document) == (b"Item: 4711\nQuantity: 12\n", True)
         assert found.defects == ("empty line after the header missing",)
 
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from orderflow_ingest.attachments import read_parts
-from orderflow_ingest.mime.bodies import find_uuencoded
-from orderflow_ingest.mime.fields import find_sender_header
-from orderflow_ingest.mime.tree import MAX_DEPTH, MAX_PARTS
-from orderflow_ingest.mime.words import decode_text
-from tests.cost import unit
+from orderflow_ingest.parsing.documents import read_parts
+from orderflow_ingest.parsing.mime.bodies import find_uuencoded
+from orderflow_ingest.parsing.mime.fields import find_sender_header
+from orderflow_ingest.parsing.mime.tree import MAX_DEPTH, MAX_PARTS
+from orderflow_ingest.parsing.mime.words import decode_text
+
+from .cost import unit
 
 MIXED = b"Content-Type: multipart/mixed; boundary=b\n\n"
 ATTACHED = b"Content-Disposition: attachment"

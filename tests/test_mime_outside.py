@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from orderflow_ingest.attachments import Part, PartKind, Reason, read_parts
-from orderflow_ingest.mime.tree import walk
-from tests.cost import unit
+from orderflow_ingest.parsing.documents import Part, PartKind, Reason, read_parts
+from orderflow_ingest.parsing.mime.tree import walk
+
+from .cost import unit
 
 PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF\n"
 MIXED = b"From: a@b.example\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=bb\n\n"
@@ -21,7 +22,7 @@ INNER = (
 
 
 def documents(raw: bytes) -> list[Part]:
-    return [part for part in read_parts(raw) if part.taken and part.kind is PartKind.ATTACHMENT]
+    return [part for part in read_parts(raw) if part.is_document and part.kind is PartKind.ATTACHMENT]
 
 
 UNDECLARED = {
@@ -98,7 +99,11 @@ def test_a_uuencoded_file_outside_of_the_parts_is_taken() -> None:
 def test_an_order_in_the_text_outside_of_the_parts_is_passed_over_and_told() -> None:
     for text in (b"bolts to Kiel, please\n" * 50, b"100 bolts to Kiel, please\n"):
         *_, part = read_parts(MIXED + TEXT + b"--bb--\n" + text)
-        assert (part.taken, part.reason, part.defects) == (False, "outside the parts", ("text outside of the parts",))
+        assert (part.is_document, part.reason, part.defects) == (
+            False,
+            "outside the parts",
+            ("text outside of the parts",),
+        )
 
 
 @pytest.mark.parametrize(

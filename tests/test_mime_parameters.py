@@ -2,8 +2,9 @@
 
 import pytest
 
-from orderflow_ingest.mime.parameters import parse_parameters
-from tests.cost import at_most
+from orderflow_ingest.parsing.mime.parameters import parse_parameters
+
+from .cost import at_most
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from orderflow_ingest.attachments import read_parts
-from orderflow_ingest.mime.charsets import codec_name, decode_bytes
-from orderflow_ingest.mime.words import decode_text
+from orderflow_ingest.parsing.documents import read_parts
+from orderflow_ingest.parsing.mime.charsets import codec_name, decode_bytes
+from orderflow_ingest.parsing.mime.words import decode_text
 
 LABELS = {
     "utf-8": "unicode-1-1-utf-8 UTF_8 x-unicode20utf8 csutf8 utf-8-mac cp65001",
@@ -89,4 +89,4 @@ def test_a_wrong_label_is_not_believed_blindly(data: bytes, label: str, text: st
 @pytest.mark.parametrize("label", [b"", b'""', b"=?x?=", b"utf-8; x", b"\xff", b"windows-9999", b"*", b"'"])
 def test_the_content_of_a_part_is_given_out_under_any_label(label: bytes) -> None:
     (part,) = read_parts(b"Content-Type: text/csv; charset=" + label + b"\n\nB\xfcro;1\n")
-    assert (part.taken, part.data) == (True, b"B\xfcro;1\n")
+    assert (part.is_document, part.data) == (True, b"B\xfcro;1\n")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from orderflow_ingest.attachments import read_parts
-from orderflow_ingest.mime.filenames import safe_filename
-from orderflow_ingest.mime.parameters import parse_parameters
+from orderflow_ingest.parsing.documents import read_parts
+from orderflow_ingest.parsing.mime.filenames import safe_filename
+from orderflow_ingest.parsing.mime.parameters import parse_parameters
 
 DISPOSITIONS: dict[str, tuple[bytes, str | None]] = {
     # RFC 2231

@@ -5,8 +5,8 @@ import binascii
 
 import pytest
 
-from orderflow_ingest.attachments import Part, read_parts
-from orderflow_ingest.mime.bodies import decode_body, find_uuencoded
+from orderflow_ingest.parsing.documents import Part, read_parts
+from orderflow_ingest.parsing.mime.bodies import decode_body, find_uuencoded
 
 CONTENT = b"%PDF-1.4 an order"
 TOP = b"From: a@example.com\r\nMIME-Version: 1.0\r\n"
@@ -35,7 +35,7 @@ def encoded(word: bytes) -> bytes:
 
 def order(raw: bytes) -> Part:
     (found,) = (part for part in read_parts(raw) if part.data.rstrip() == CONTENT)
-    assert (found.taken, found.filename, found.declared_type) == (True, "o.pdf", "application/pdf")
+    assert (found.is_document, found.filename, found.declared_type) == (True, "o.pdf", "application/pdf")
     return found
 
 
@@ -264,7 +264,7 @@ def test_a_message_that_is_only_called_quoted_printable_is_read_as_it_is() -> No
 )
 def test_a_multipart_may_hold_nothing_but(raw: bytes, reasons: list[str]) -> None:
     container, leaf = read_parts(raw)
-    assert (container.reason, list(leaf.defects), leaf.taken) == ("container", reasons, b"preamble" in raw)
+    assert (container.reason, list(leaf.defects), leaf.is_document) == ("container", reasons, b"preamble" in raw)
 
 
 def test_text_that_begins_with_fields_keeps_them() -> None:

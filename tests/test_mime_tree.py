@@ -4,8 +4,9 @@ import base64
 
 import pytest
 
-from orderflow_ingest.mime.tree import MAX_PARTS, walk
-from tests.cost import at_most
+from orderflow_ingest.parsing.mime.tree import MAX_PARTS, walk
+
+from .cost import at_most
 
 MIXED = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=bb\r\n\r\n"
 

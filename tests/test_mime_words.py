@@ -2,9 +2,10 @@
 
 import pytest
 
-from orderflow_ingest.mime.charsets import codec_name, decode_bytes, decode_undeclared
-from orderflow_ingest.mime.words import decode_text
-from tests.cost import at_most
+from orderflow_ingest.parsing.mime.charsets import codec_name, decode_bytes, decode_undeclared
+from orderflow_ingest.parsing.mime.words import decode_text
+
+from .cost import at_most
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,17 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from orderflow_ingest import admin_cli, metrics, metrics_cli, replay_cli
-from orderflow_ingest.metrics_cli import gauges
-from orderflow_ingest.metrics_cli.server import Exporter
-from orderflow_ingest.settings import BadSettings, load
+from orderflow_ingest.config import SettingsError, load
+from orderflow_ingest.entrypoints.admin import main as admin_main
+from orderflow_ingest.entrypoints.exporter import gauges
+from orderflow_ingest.entrypoints.exporter import main as exporter_main
+from orderflow_ingest.entrypoints.exporter.server import Exporter
+from orderflow_ingest.entrypoints.replay import main as replay_main
+from orderflow_ingest.observability import metrics
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS, Deployment
 from tests.lab.process import Process, free_port, listening, scratch, wait_until
-from tests.mails import mail, order
+
+from .mails import mail, order
 
 MONITORING = Path(__file__).parents[1] / "docs" / "monitoring"
 PAGE = (MONITORING.parent / "monitoring.md").read_text()
@@ -371,12 +375,12 @@ def test_an_address_that_others_can_reach_has_to_be_said(busy):
     ],
 )  # fmt: skip
 def test_what_only_this_host_can_reach_is_known(address, is_own):
-    assert metrics_cli._is_own(address) is is_own
+    assert exporter_main._is_own(address) is is_own
 
 
 @pytest.mark.parametrize("value", ["9464", "localhost", "unix:run/x.sock", "host:0", "host:99999", "a b:9464"])
 def test_a_wrong_address_is_refused_with_the_settings(value):
-    with pytest.raises(BadSettings, match="ORDERFLOW_METRICS must be of the form host:port or unix:/path"):
+    with pytest.raises(SettingsError, match="ORDERFLOW_METRICS must be of the form host:port or unix:/path"):
         load(None, {"ORDERFLOW_METRICS": value})
 
 
@@ -514,8 +518,8 @@ def test_no_alert_is_without_a_test_of_its_firing_a_severity_and_a_way_out():
 
 
 def test_commands_that_alerts_name_exist():
-    known = {f"orderflow-admin {name}" for name in admin_cli.cli.list_commands(None)}
-    known |= {f"orderflow-replay {name}" for name in replay_cli.cli.list_commands(None)}
+    known = {f"orderflow-admin {name}" for name in admin_main.cli.list_commands(None)}
+    known |= {f"orderflow-replay {name}" for name in replay_main.cli.list_commands(None)}
     for rule in RULES:
         named = re.findall(r"`(orderflow-(?:admin|replay) \w+)", rule["annotations"]["description"])
         assert set(named) <= known, rule["alert"]

@@ -8,18 +8,20 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from orderflow_ingest.admin_cli.trial import try_mail
-from orderflow_ingest.delivery import drain, receive, welcome
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import Records, RecordsUnavailable
-from orderflow_ingest.records.database import NO_TENANT
-from orderflow_ingest.records.tables import organization
-from tests.fakes import embedded
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.entrypoints.admin.org_test import dry_run_delivery
+from orderflow_ingest.pipeline.deliver import check_recipient, deliver_from_memory, drain
+from orderflow_ingest.storage.database import DatabaseUnavailable, Records
+from orderflow_ingest.storage.database.connection import NO_TENANT
+from orderflow_ingest.storage.database.tables import organization
+from orderflow_ingest.storage.envelope_header import encode_envelope
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
-from tests.mails import mail
-from tests.test_recipients import row, say, status
+
+from .fakes import embedded
+from .mails import mail
+from .test_recipients import row, say, status
 
 ACME, NOBODY = f"orders+acme@{DOMAIN}", f"orders@{DOMAIN}"
 
@@ -38,37 +40,39 @@ def envelope(recipient=ACME):
 @pytest.mark.parametrize("mode", ["defer", "accept"])
 def test_mail_is_deferred_by_whichever_way_until_there_is_an_organization(place, mode):
     parts = emptied(place, ORDERFLOW_SPOOL_MODE=mode)
-    ended = receive(envelope(), mail(), parts)
+    ended = deliver_from_memory(envelope(), mail(), parts)
     assert ended.outcome is Outcome.MISCONFIGURED and ended.reason.endswith("orderflow.db: no organization is in it")
-    assert welcome(ACME, parts) is Outcome.MISCONFIGURED
-    assert dict(try_mail(ACME, None, None, None, parts))["recipient"].startswith("no organization is in database ")
+    assert check_recipient(ACME, parts) is Outcome.MISCONFIGURED
+    assert dict(dry_run_delivery(ACME, None, None, None, parts))["recipient"].startswith(
+        "no organization is in database "
+    )
     assert parts.spool.entries() == []
     parts.records.organizations.add("beta", "Beta")
-    assert receive(envelope(), mail(), parts).outcome is welcome(ACME, parts) is Outcome.UNKNOWN_ORG
+    assert deliver_from_memory(envelope(), mail(), parts).outcome is check_recipient(ACME, parts) is Outcome.UNKNOWN_ORG
     parts.records.organizations.set_active("beta", False)
-    assert receive(envelope(), mail(), parts).outcome is Outcome.UNKNOWN_ORG
+    assert deliver_from_memory(envelope(), mail(), parts).outcome is Outcome.UNKNOWN_ORG
 
 
 def test_what_lies_in_the_spool_stays_there(place):
     parts = emptied(place)
     blocks = iter((mail(), b""))
-    parts.spool.write(envelope().encode(), lambda _: next(blocks), limit=1 << 20).release()
+    parts.spool.write(encode_envelope(envelope()), lambda _: next(blocks), limit=1 << 20).release()
     assert [delivery.outcome for _, delivery in drain(parts)] == [Outcome.MISCONFIGURED]
     parts.records.organizations.add("acme", "Acme")
     assert [delivery.outcome for _, delivery in drain(parts)] == [Outcome.DELIVERED]
 
 
 def test_what_names_no_organization_whatever_the_table_has_bounces(place):
-    assert receive(envelope(NOBODY), mail(), emptied(place)).outcome is Outcome.UNKNOWN_ORG
+    assert deliver_from_memory(envelope(NOBODY), mail(), emptied(place)).outcome is Outcome.UNKNOWN_ORG
 
 
 def test_only_a_slug_that_is_not_found_makes_more_than_one_question(place):
     parts, asked = embedded(place, ORDERFLOW_DOMAIN=DOMAIN), []
     sa.event.listen(parts.records.database.engine, "before_cursor_execute", lambda *all: asked.append(all[2]))
-    welcome(ACME, parts)
+    check_recipient(ACME, parts)
     found = len(asked)
     asked.clear()
-    welcome(f"orders+nope@{DOMAIN}", parts)
+    check_recipient(f"orders+nope@{DOMAIN}", parts)
     assert len(asked) == found + 2, "is the table filled? and then, is it there now?"
 
 
@@ -117,12 +121,12 @@ def test_of_a_standby_only_yes_counts_since_it_may_not_know_a_new_organization_y
         connection.exec_driver_sql(
             "CREATE FUNCTION public.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT true'"
         )
-    assert welcome(f"orders+new@{DOMAIN}", parts) is Outcome.UNKNOWN_ORG
+    assert check_recipient(f"orders+new@{DOMAIN}", parts) is Outcome.UNKNOWN_ORG
     primary, standby = parts.records, Records(f"{url}?options=-csearch_path%3Dpublic%2Cpg_catalog")
     parts = replace(parts, records=standby)
-    assert welcome(ACME, parts) is None and standby.organizations.active_slugs({"acme"}) == {"acme"}
-    assert welcome(f"orders+new@{DOMAIN}", parts) is Outcome.BACKEND_DOWN
-    with pytest.raises(RecordsUnavailable, match="a standby answers"):
+    assert check_recipient(ACME, parts) is None and standby.organizations.active_slugs({"acme"}) == {"acme"}
+    assert check_recipient(f"orders+new@{DOMAIN}", parts) is Outcome.BACKEND_DOWN
+    with pytest.raises(DatabaseUnavailable, match="a standby answers"):
         standby.organizations.active_slugs({"acme", "new"})
     for records in (primary, standby):
         records.database.close()
@@ -137,4 +141,4 @@ def test_an_organization_that_comes_while_it_is_looked_for_is_found(place, monke
         return False
 
     monkeypatch.setattr(organizations, "has_none", has_none)
-    assert welcome(ACME, parts) is None
+    assert check_recipient(ACME, parts) is None

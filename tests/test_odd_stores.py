@@ -16,26 +16,28 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from orderflow_ingest import delivery, limits
-from orderflow_ingest.admin_cli.checks import s3
-from orderflow_ingest.admin_cli.checks.s3 import PROBE, check_archive
-from orderflow_ingest.archive import ArchiveUnavailable, Fetched, ObjectDamaged, S3Archive, open_archive
-from orderflow_ingest.archive.metadata import read_headers, write_headers
-from orderflow_ingest.archived import write_organizations
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.keeping.erasure import Request, erase
-from orderflow_ingest.keeping.findings import Scope
-from orderflow_ingest.keeping.reconcile import reconcile, reconcile_host
-from orderflow_ingest.keys import raw_key
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.rebuild import Choice, Note, Tally, find_organizations, rebuild
-from orderflow_ingest.records import Filter, Records, schema
-from orderflow_ingest.settings import load
-from tests.conftest import BUCKET
-from tests.fakes import embedded
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.object_keys import raw_key
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.entrypoints.admin.checks import s3
+from orderflow_ingest.entrypoints.admin.checks.s3 import PROBE, check_archive
+from orderflow_ingest.maintenance.erasure import Request, erase
+from orderflow_ingest.maintenance.rebuild import Choice, Note, Tally, find_organizations, rebuild
+from orderflow_ingest.maintenance.reconcile import reconcile, reconcile_host
+from orderflow_ingest.maintenance.reconcile.findings import Scope
+from orderflow_ingest.pipeline import deliver as delivery
+from orderflow_ingest.pipeline.archive_manifest import write_organizations
+from orderflow_ingest.storage.archive import ArchiveUnavailable, Fetched, ObjectDamaged, S3Archive, open_archive
+from orderflow_ingest.storage.archive.metadata import read_headers, write_headers
+from orderflow_ingest.storage.database import Filter, Records, schema
+from orderflow_ingest.storage.resilience import timeouts
 from tests.lab.odd_store import PREFIX, OddStore, Reply, error, page
-from tests.mails import mail, order
+
+from .conftest import BUCKET
+from .fakes import embedded
+from .mails import mail, order
 
 RAW = b"Subject: order 17\n\nten of them\n"
 DIGEST = hashlib.sha256(RAW).hexdigest()
@@ -329,7 +331,7 @@ def checked(place, store, **settings):
         "ORDERFLOW_MAX_MESSAGE_SIZE": "300000",
     }
     environ = {"ORDERFLOW_STATE_DIR": str(place), "ORDERFLOW_SETTINGS": "/dev/null", **urls, **settings}
-    return list(check_archive(open_parts(load(environ=environ), create=True, guarded=False)))
+    return list(check_archive(open_app(load(environ=environ), create=True, guarded=False)))
 
 
 @pytest.fixture
@@ -378,7 +380,7 @@ PAGES = {
 @pytest.mark.parametrize("is_xml", [False, True])
 @pytest.mark.parametrize("status", PAGES)
 def test_a_proxys_page_has_a_reason_of_its_own_and_none_of_its_words_get_out(monkeypatch, status, is_xml):
-    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(timeouts, "S3_ATTEMPTS", 1)
     with OddStore(refuse=lambda request: page(status, is_xml)) as store:
         archive = open_archive("s3://orders", store.endpoint)
         for step in (lambda: archive.put(KEY, RAW, DIGEST), lambda: archive.read(KEY, DIGEST), archive.look):
@@ -392,7 +394,7 @@ def test_a_proxys_page_has_a_reason_of_its_own_and_none_of_its_words_get_out(mon
 
 
 def test_a_code_is_passed_on_if_it_is_a_short_name_and_else_the_status(monkeypatch):
-    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(timeouts, "S3_ATTEMPTS", 1)
     with OddStore(refuse=lambda request: error(403, "x" * 9000)) as store:
         with pytest.raises(ArchiveUnavailable, match=r"put_object was answered with 403: \S+") as away:
             open_archive("s3://orders", store.endpoint).put(KEY, RAW, DIGEST)
@@ -401,7 +403,7 @@ def test_a_code_is_passed_on_if_it_is_a_short_name_and_else_the_status(monkeypat
 
 @pytest.mark.parametrize("reply", [page(200, is_xml=True), page(200), Reply(200)], ids=["XML", "HTML", "empty"])
 def test_a_page_with_status_200_is_no_object_no_list_and_no_damage(monkeypatch, reply):
-    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(timeouts, "S3_ATTEMPTS", 1)
     with OddStore(refuse=lambda request: reply) as store:
         archive = open_archive("s3://orders", store.endpoint)
         steps = [lambda: archive.put(KEY, RAW, DIGEST), lambda: archive.read(KEY, DIGEST), lambda: archive.fetch(KEY)]
@@ -416,7 +418,7 @@ def test_a_page_with_status_200_is_no_object_no_list_and_no_damage(monkeypatch, 
 @pytest.mark.parametrize("status", [413, 0])
 def test_a_proxy_that_takes_less_than_the_largest_mail_is_found_out_by_check(place, monkeypatch, status):
     """Some say 413, and some hang up."""
-    monkeypatch.setattr(limits, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(timeouts, "S3_ATTEMPTS", 1)
 
     def refuse(request):
         return page(status) if status and request.length > 200_000 else None

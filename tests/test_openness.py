@@ -8,12 +8,13 @@ from uuid import uuid4
 
 import pytest
 
-from orderflow_ingest.admin_cli.checks.openness import _connections, check_openness
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.settings import load
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.entrypoints.admin.checks.openness import _connections, check_openness
 from tests.lab.deployment import Deployment
 from tests.lab.process import scratch
-from tests.test_tenants import Tenants
+
+from .test_tenants import Tenants
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ REMOTE = "postgresql://of:hidden@db.example:5433/of"
 def test_a_connection_to_another_host_that_nobody_verifies(quiet, settings, said):
     """Asked of the module: a whole check would wait for hosts that are not there."""
     quiet.write_settings({"AWS_DEFAULT_REGION": "eu-central-1", **settings})
-    found = list(check_openness(open_parts(load(str(quiet.settings_file), {}))))
+    found = list(check_openness(open_app(load(str(quiet.settings_file), {}))))
     warnings = [text for level, text in found if level != "OK"]
     assert len(warnings) == len(said) and all(part in text for part, text in zip(said, warnings, strict=True))
     assert not any("hidden" in text for text in warnings)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import free_port, wait_until
-from tests.mails import mail, order
+
+from .mails import mail, order
 
 ACME = f"orders+acme@{DOMAIN}"
 
@@ -364,8 +365,8 @@ def test_a_handler_that_hangs_is_ended_and_the_other_orders_go_on(place):
             return bool(found) and {d["state"] for d in deployment.documents(found[0]["id"])} == {"DONE"}
 
         assert wait_until(is_handed_over, 60, interval=0.5)
-        ended = [r for r in deployment.log_records() if r.get("error") == "TimeUp"]
-        assert {r["where"].split(":")[0] for r in ended} == {"TimeUp at handlers.py"}
+        ended = [r for r in deployment.log_records() if r.get("error") == "TaskDeadlineReached"]
+        assert {r["where"].split(":")[0] for r in ended} == {"TaskDeadlineReached at handlers.py"}
 
 
 def test_a_handler_that_never_comes_back_to_python_is_ended_before_its_lease_and_given_up(place):
@@ -409,7 +410,7 @@ def test_documents_that_kill_hang_or_swell_their_worker_are_given_up_after_the_t
             for record in deployment.log_records()
             if record.get("action") == "hand_over" and record["message"] == "Hand-over failed for good."
         }
-    assert given_up == {"WorkersLost": 3, "MemoryError": 3, "TimeUp": 3}
+    assert given_up == {"AttemptLost": 3, "MemoryError": 3, "TaskDeadlineReached": 3}
     states = {
         row["subject"]: {d["state"] for d in deployment.documents(row["id"]) if d["filename"]}
         for row in deployment.messages()

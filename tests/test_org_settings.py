@@ -2,9 +2,10 @@
 
 import pytest
 
-from orderflow_ingest.attachments import Reason, accept_types, read_parts
-from orderflow_ingest.org_settings import KEYS, BadOrgSettings, changed, read_settings
-from tests.mails import mail, order
+from orderflow_ingest.domain.org_settings import KEYS, OrgSettingsError, changed, read_settings
+from orderflow_ingest.parsing.documents import Reason, accept_types, read_parts
+
+from .mails import mail, order
 
 
 def test_with_nothing_set_an_organisation_is_like_all_others():
@@ -35,16 +36,16 @@ def test_what_is_set_is_read_as_it_is_meant():
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_meant_is_refused_by_its_key_and_never_told(key, value):
-    with pytest.raises(BadOrgSettings, match=f"^{key} must be ") as caught:
+    with pytest.raises(OrgSettingsError, match=f"^{key} must be ") as caught:
         changed({}, {key: value})
     assert f" {value}" not in str(caught.value)
-    with pytest.raises(BadOrgSettings, match=f"^{key} must be "):
+    with pytest.raises(OrgSettingsError, match=f"^{key} must be "):
         read_settings({key: value})
 
 
 @pytest.mark.parametrize("value", [17, None, ["a@b.example"], {}, True])
 def test_a_value_of_another_kind_is_refused_too(value):
-    with pytest.raises(BadOrgSettings):
+    with pytest.raises(OrgSettingsError):
         read_settings({"conflicts": value})
 
 
@@ -55,13 +56,13 @@ def test_a_key_of_a_newer_version_is_ignored_and_kept_and_none_is_made_up():
         "colour": {"of": "invoices"},
         "keep_raw_days": 9,
     }
-    with pytest.raises(BadOrgSettings, match="no setting is named colour; there are allowed_senders, "):
+    with pytest.raises(OrgSettingsError, match="no setting is named colour; there are allowed_senders, "):
         changed(stored, {"colour": "red"})
     assert set(KEYS[0].__dataclass_fields__) >= {"name", "expected", "meaning"}
 
 
 def verdicts(raw: bytes, *types: str) -> list[tuple[str, bool, Reason]]:
-    return [(part.content_type, part.taken, part.reason) for part in accept_types(read_parts(raw), types)]
+    return [(part.content_type, part.is_document, part.reason) for part in accept_types(read_parts(raw), types)]
 
 
 def test_a_document_of_another_type_is_told_as_passed_over_and_a_text_body_stays():

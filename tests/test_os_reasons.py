@@ -17,7 +17,7 @@ EXPLAINED = (
     *("ENOENT", "ECONNREFUSED", "ETIMEDOUT"),
 )
 KIN = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, OSError)}
-SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "durable.py")
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "os_errors.py")
 
 
 def caught(handler: ast.ExceptHandler) -> set[str]:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from orderflow_ingest.outcomes import DeadlineReached, Outcome
+from orderflow_ingest.domain.outcomes import DeadlineReached, Outcome
 
 ALL = list(Outcome)
 
@@ -16,7 +16,7 @@ ALL = list(Outcome)
         ("DUPLICATE", 0, "2.0.0", 250),
         ("HELD", 0, "2.0.0", 250),
         ("SPOOLED", 0, "2.0.0", 250),
-        ("SET_ASIDE", 0, "2.0.0", 250),
+        ("DEAD_LETTER", 0, "2.0.0", 250),
         ("UNKNOWN_ORG", 67, "5.1.1", 550),
         ("ORG_DISABLED", 67, "5.2.1", 550),
         ("MALFORMED", 65, "5.6.0", 550),

@@ -11,21 +11,24 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from orderflow_ingest import extraction, handover, logs, replay
-from orderflow_ingest.admin_cli import show
-from orderflow_ingest.admin_cli.story import tell_message
-from orderflow_ingest.archive import ForeignObject, need_own, read_object
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.keys import document_key, is_own, raw_key
-from orderflow_ingest.message import read_message
-from orderflow_ingest.records import EVERY, NO_TENANT, Database, Filter, Records, schema
-from orderflow_ingest.records.tables import document, inbound_message, message_conflict
-from orderflow_ingest.status import Held, Status
-from tests.fakes import embedded
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.object_keys import document_key, is_own, raw_key
+from orderflow_ingest.domain.states import HoldReason, Status
+from orderflow_ingest.entrypoints.admin import show
+from orderflow_ingest.entrypoints.admin.history import mail_history
+from orderflow_ingest.observability import logs
+from orderflow_ingest.pipeline import extract, hand_over, replay
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.storage.archive import ForeignObject, need_own, read_object
+from orderflow_ingest.storage.database import ALL_TENANTS, NO_TENANT, Database, Filter, Records, schema
+from orderflow_ingest.storage.database.tables import document, inbound_message, message_conflict
+from orderflow_ingest.storage.package_files import package_directory
 from tests.lab.deployment import Deployment
 from tests.lab.process import scratch, wait_until
-from tests.mails import order
+
+from .fakes import embedded
+from .mails import order
 
 PACKAGE = Path(__file__).parents[1] / "orderflow_ingest"
 SECRET = b"beta's secret order"
@@ -50,7 +53,7 @@ def parts(place):
 
 def deliver(parts, raw, slug):
     envelope = Envelope(f"orders+{slug}@orderflow.example.com", datetime.now(UTC), "buyer@shop.example")
-    return receive(envelope, raw, parts).message_id
+    return deliver_from_memory(envelope, raw, parts).message_id
 
 
 def rows(parts, slug):
@@ -72,12 +75,12 @@ def crossed(parts):
     deliver(parts, order(1, attachments=1), "acme")
     deliver(parts, b"From: buyer@shop.example\nSubject: secret\nMessage-ID: <2@x>\n\n" + SECRET + b"\n", "beta")
     for message in (*rows(parts, "acme"), *rows(parts, "beta")):
-        extraction.extract(message.org_id, message.id, parts)
+        extract.extract(message.org_id, message.id, parts)
     (theirs,) = rows(parts, "beta")
     (mine,) = rows(parts, "acme")
     (text,) = parts.records.documents.of_message(2, theirs.id)
     held = parts.records.messages.get(1, mine.id)
-    assert parts.records.conflicts.insert(None, held, Held.SENDER)
+    assert parts.records.conflicts.insert(None, held, HoldReason.SENDER)
     change(parts, inbound_message, raw_key=theirs.raw_key, digest=theirs.digest, status="RECEIVED")
     change(parts, message_conflict, raw_key=theirs.raw_key, digest=theirs.digest)
     change(parts, document, object_key=text.object_key, digest=text.digest, handover="PENDING")
@@ -100,26 +103,26 @@ def test_the_error_names_neither_key_nor_object(parts):
 
 def test_no_program_reads_it(crossed, capsys, monkeypatch):
     given = []
-    monkeypatch.setattr(handover, "load_handler", lambda _: lambda document: given.append(document.read()))
+    monkeypatch.setattr(hand_over, "load_handler", lambda _: lambda document: given.append(document.read()))
     stream = io.StringIO()
     logs.configure("stderr", "test", None)
     logs._logger.handlers[0].stream = stream
     parts, (mine,) = crossed, rows(crossed, "acme")
     found = parts.records.documents.of_message(1, mine.id)
-    extraction.extract(1, mine.id, parts)
+    extract.extract(1, mine.id, parts)
     for one in found:
-        handover.hand_over(1, one.id, parts)
+        hand_over.hand_over(1, one.id, parts)
     (held,) = parts.records.conflicts.open()
     for call in (
-        lambda: replay.accept_conflict(held, parts, "test", "why"),
-        lambda: replay.discard_conflict(held, parts, "test", "why"),
+        lambda: replay.accept_held(held, parts, "test", "why"),
+        lambda: replay.discard_held(held, parts, "test", "why"),
         lambda: replay.identity_of(held, parts),
         lambda: show._write_raw(mine, given.append, parts),
         lambda: show._write_document(mine, found[0].part_path, given.append, parts),
     ):
         with pytest.raises(ForeignObject):
             call()
-    story = tell_message(mine, parts)
+    story = mail_history(mine, parts)
     assert "ForeignObject" in repr(story) and SECRET.decode() not in repr(story)
     assert given == [] and rows(parts, "acme")[0].status is Status.RECEIVED
     logged = stream.getvalue()
@@ -150,19 +153,19 @@ def test_every_object_that_a_row_names_is_read_by_the_one_function():
                 if is_call and name in ("read", "fetch"):
                     reads.add(where)
     assert of_rows == {
-        ("delivery.py", "put"),
-        ("delivery.py", "delete"),
-        ("extraction.py", "put"),
-        ("rebuild/reading.py", "is_there"),
+        ("pipeline/deliver.py", "put"),
+        ("pipeline/deliver.py", "delete"),
+        ("pipeline/extract.py", "put"),
+        ("maintenance/rebuild/parse_object.py", "is_there"),
     }
     # These read by the keys of a listing of one organization, by one that they have made, or are the function itself.
     assert reads == {
-        "archive/__init__.py",
-        "archived.py",
-        "admin_cli/checks/s3.py",
-        "keeping/erasure.py",
-        "keeping/orphans.py",
-        "rebuild/reading.py",
+        "storage/archive/__init__.py",
+        "pipeline/archive_manifest.py",
+        "entrypoints/admin/checks/s3.py",
+        "maintenance/erasure.py",
+        "maintenance/reconcile/orphans.py",
+        "maintenance/rebuild/parse_object.py",
     }
 
 
@@ -183,10 +186,10 @@ def written(database, table, org_id, key):
     else:
         values |= {"object_key": key, "declared_type": "a/b", "size": 1, "part_path": str(uuid4())}
         values |= {"next_attempt_at": mail["received_at"]}
-        with database.read(EVERY) as connection:
+        with database.read(ALL_TENANTS) as connection:
             id = connection.scalar(sa.select(inbound_message.c.id).where(inbound_message.c.org_id == org_id).limit(1))
         values["inbound_message_id"] = id
-    with database.write(EVERY) as connection:
+    with database.write(ALL_TENANTS) as connection:
         connection.execute(table.insert().values(**values))
     return values["id"]
 
@@ -218,16 +221,16 @@ def test_the_database_refuses_a_row_with_another_tenants_key(records):
                 written(records.database, table, 1, key)
             with (
                 pytest.raises(sa.exc.IntegrityError, match=f"ck_{table.name}_{column}"),
-                records.database.write(EVERY) as connection,
+                records.database.write(ALL_TENANTS) as connection,
             ):
                 connection.execute(table.update().where(table.c.id == ids[0]).values({column: key}))
-    with pytest.raises(sa.exc.IntegrityError), records.database.write(EVERY) as connection:
+    with pytest.raises(sa.exc.IntegrityError), records.database.write(ALL_TENANTS) as connection:
         connection.execute(inbound_message.update().values(org_id=2))
 
 
 def at_version(database: Database, version: str) -> None:
     config = Config()
-    config.set_main_option("script_location", str(schema.migrations_dir()))
+    config.set_main_option("script_location", str(package_directory("migrations")))
     with database.write(NO_TENANT) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, version)
@@ -258,7 +261,7 @@ def test_a_wrong_row_of_before_is_not_worked_on_and_keeps_no_mail_from_coming_in
     wrong = written(records.database, inbound_message, 1, KEYS[0])
     right = written(records.database, inbound_message, 1, raw_key(1, "0" * 64))
     papers = [written(records.database, document, 1, key) for key in (KEYS[7], document_key(1, "0" * 64))]
-    with records.database.write(EVERY) as connection:
+    with records.database.write(ALL_TENANTS) as connection:
         connection.execute(inbound_message.update().values(status="RECEIVED"))
     schema.upgrade(records.database)
     now = datetime.now(UTC)
@@ -283,7 +286,7 @@ def test_on_postgresql_a_wrong_row_of_before_is_logged_without_its_content_and_o
         assert deployment.deliver("orders+acme@orderflow.example.com", secret).returncode == 0
         values = dict(line.split("=", 1) for line in deployment.settings_file.read_text().splitlines())
         records = Records(values["DATABASE_URL"])
-        with records.database.write(EVERY) as connection:
+        with records.database.write(ALL_TENANTS) as connection:
             for step in (
                 "DROP CONSTRAINT ck_inbound_message_raw_key",
                 "ADD CONSTRAINT ck_inbound_message_raw_key CHECK (starts_with(raw_key, 'org/' || org_id)) NOT VALID",

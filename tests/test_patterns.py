@@ -28,12 +28,12 @@ FLAGS_AT = {
 }  # fmt: skip
 # Patterns that only exist when a function runs, and why that is safe.
 MADE_AT_RUN_TIME = {
-    "settings.py": "an operator's setting, by the pattern of its key",
-    "service/smtp_words.py": "compiled at import for two words, and found as a constant",
-    "trust.py": "the patterns are constants of the module, the text an error of libpq",
-    "database_answers.py": "the patterns are constants of the module, the text an error of a database",
-    "admin_cli/checks/recipients.py": "the text is a map file of Postfix on this host",
-    "admin_cli/checks/postconf.py": "the text is what postconf prints on this host",
+    "config.py": "an operator's setting, by the pattern of its key",
+    "entrypoints/service/arguments.py": "compiled at import for two words, and found as a constant",
+    "storage/resilience/tls_hints.py": "the patterns are constants of the module, the text an error of libpq",
+    "storage/resilience/error_hints.py": "the patterns are constants of the module, the text an error of a database",
+    "entrypoints/admin/checks/recipients.py": "the text is a map file of Postfix on this host",
+    "entrypoints/admin/checks/postconf.py": "the text is what postconf prints on this host",
 }
 FIRST, LAST = 1 << 6, 1 << 17  # characters
 SURE = 0.002  # seconds of CPU: less cannot be compared

@@ -5,9 +5,10 @@ import struct
 
 import pytest
 
-from orderflow_ingest.attachments import Part, pictures, read_parts
-from orderflow_ingest.attachments.pictures import is_large, pixel_size
-from tests.mails import multipart, part
+from orderflow_ingest.parsing.documents import Part, pictures, read_parts
+from orderflow_ingest.parsing.documents.pictures import is_large, pixel_size
+
+from .mails import multipart, part
 
 PAGE = b"Content-Type: text/html\r\n\r\n<p>You have received a fax of 1 page from +49 431 555 0100, fax ID 88123, "
 PAGE += b'at 10:04 on 3 May.</p><img src="cid:fax@x"><img src="cid:logo@x">'
@@ -118,7 +119,7 @@ def test_a_picture_in_the_page_itself_becomes_a_document_by_the_same_rule() -> N
     fax = png(1728, 1100)
     text, picture = with_picture(uri(fax))
     assert text.data == b"Our order is below.\n"
-    assert (picture.path, picture.taken, picture.data, picture.content_type) == ("1.1", True, fax, "image/png")
+    assert (picture.path, picture.is_document, picture.data, picture.content_type) == ("1.1", True, fax, "image/png")
     assert [str(found.reason) for found in with_picture(uri(fax), PDF)] == ["text body", "inline image"]
 
 
@@ -137,7 +138,7 @@ def test_a_picture_in_the_page_itself_becomes_a_document_by_the_same_rule() -> N
 )
 def test_a_small_picture_in_the_page_is_reported(address: bytes, reason: str, data: bytes) -> None:
     _, picture = with_picture(address)
-    assert (picture.taken, str(picture.reason), picture.data) == (False, reason, data)
+    assert (picture.is_document, str(picture.reason), picture.data) == (False, reason, data)
 
 
 def test_a_document_in_the_page_itself_is_taken_and_a_font_is_nothing() -> None:
@@ -153,7 +154,7 @@ def test_a_document_of_no_bytes_makes_no_ornament_of_the_fax() -> None:
 
 
 def test_pictures_in_pages_are_bounded_and_the_rest_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orderflow_ingest.attachments.reading.MAX_PICTURES", 2)
+    monkeypatch.setattr("orderflow_ingest.parsing.documents.walk.MAX_PICTURES", 2)
     _, *found = with_picture(b"data:image/png;base64,QUJD'><img src='" * 3)
     assert [(picture.path, picture.size) for picture in found] == [("1.1", 3), ("1.2", 3), ("1.3", 0)]
     assert found[-1].defects[-1] == "more pictures in the page"

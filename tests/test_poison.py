@@ -15,7 +15,8 @@ import pytest
 
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import wait_until
-from tests.mails import PDF, mail
+
+from .mails import PDF, mail
 
 ACME = f"orders+acme@{DOMAIN}"
 SITECUSTOMIZE = """
@@ -148,7 +149,7 @@ def test_what_a_killed_worker_had_in_hand_is_noted_by_the_next_one_of_its_host(d
     assert (row["status"], row["attempts"]) == ("PARSED", 2)
     events = json.loads(deployment.admin("show", row["id"], "--json"))["events"]
     (noted,) = [one["details"] for one in events if one["kind"] == "ATTEMPT_FAILED"]
-    assert (noted["error"], noted["parts"], noted["attempt"]) == ("WorkersLost", ["3"], 1)
+    assert (noted["error"], noted["parts"], noted["attempt"]) == ("AttemptLost", ["3"], 1)
 
 
 def test_what_a_power_cut_left_in_hand_is_freed_by_the_next_start_of_its_host(deployment):

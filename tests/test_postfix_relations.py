@@ -10,14 +10,15 @@ import shutil
 
 import pytest
 
-from orderflow_ingest.admin_cli.checks.postconf import Postconf
-from orderflow_ingest.admin_cli.checks.postfix_limits import check_limits
-from orderflow_ingest.admin_cli.postfix_config import WAYS, render
-from orderflow_ingest.admin_cli.postfix_relations import RELATIONS, Place
-from orderflow_ingest.settings import BadSettings, load
-from tests.lab import smtp
+from orderflow_ingest.config import SettingsError, load
+from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
+from orderflow_ingest.entrypoints.admin.checks.postfix_limits import check_limits
+from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS, Place
+from orderflow_ingest.entrypoints.admin.postfix.render import WAYS, render
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
+
+from .lab import smtp
 
 SERVICES = {Place.PIPE: "orderflow", Place.LMTP: "orderflow-lmtp", Place.PROXIED: "smtp"}
 PLACES = {
@@ -110,7 +111,7 @@ def test_a_path_that_postfix_would_read_as_something_else_is_not_printed(place, 
         (load(os.devnull, {"ORDERFLOW_SOCKET_DIR": f"/srv/{name}"}), f"ORDERFLOW_SOCKET_DIR: /srv/{name} cannot"),
         (load(str(file), {}), f"--settings: {file} cannot stand in Postfix's files"),
     ):
-        with pytest.raises(BadSettings) as refused:
+        with pytest.raises(SettingsError) as refused:
             render(part, settings, "pipe", "nobody", None)
         assert str(refused.value).startswith(said)
 

@@ -7,11 +7,11 @@ from uuid import uuid4
 import pytest
 from psycopg.pq import Conninfo
 
-from orderflow_ingest import postgresql_url
-from orderflow_ingest.database_answers import named
-from orderflow_ingest.queue import Queue, QueueUnavailable
-from orderflow_ingest.records import NO_TENANT, Records, RecordsUnavailable, schema
-from orderflow_ingest.settings import KEYS, BadSettings, load
+from orderflow_ingest.config import KEYS, SettingsError, load
+from orderflow_ingest.storage import postgresql_url
+from orderflow_ingest.storage.database import NO_TENANT, DatabaseUnavailable, Records, schema
+from orderflow_ingest.storage.queue import Queue, QueueUnavailable
+from orderflow_ingest.storage.resilience.error_hints import named
 from tests.lab.process import free_port
 
 NAMES = ("DATABASE_URL", "QUEUE_URL", "MAP_DATABASE_URL")
@@ -87,7 +87,7 @@ def test_each_secret_that_libpq_knows_is_named_as_one():
 )  # fmt: skip
 def test_what_is_read_in_two_ways_or_quoted_is_refused_by_name(rest, why):
     for name in NAMES:
-        with pytest.raises(BadSettings) as refused:
+        with pytest.raises(SettingsError) as refused:
             loaded(**{name: f"postgresql://{LOGIN}{rest}"})
         key = next(key for key in KEYS if key.name == name)
         assert str(refused.value) == f"environment: {name} {why or f'must be {key.expected}'}"
@@ -96,7 +96,7 @@ def test_what_is_read_in_two_ways_or_quoted_is_refused_by_name(rest, why):
 
 def test_no_program_that_reads_settings_imports_a_driver():
     code = (
-        "import sys; from orderflow_ingest.settings import load; "
+        "import sys; from orderflow_ingest.config import load; "
         "load('/dev/null', {'DATABASE_URL': 'postgresql://u:p@a:1,b:2/d?sslmode=require'}); "
         "print([name for name in sys.modules if name.startswith(('psycopg', 'sqlalchemy'))])"
     )
@@ -126,7 +126,7 @@ def test_a_parameter_that_libpq_does_not_know_is_told_and_nothing_of_the_url(pos
     url = loaded(
         DATABASE_URL=f"postgresql://{LOGIN}127.0.0.1:{postgres.port}/d?{SECRET.replace('-', '_')}=x"
     ).database_url
-    with pytest.raises(RecordsUnavailable, match="DATABASE_URL has a parameter that libpq does not know") as refused:
+    with pytest.raises(DatabaseUnavailable, match="DATABASE_URL has a parameter that libpq does not know") as refused:
         Records(url).organizations.all()
     with pytest.raises(QueueUnavailable, match="QUEUE_URL has a parameter that libpq does not know") as refused_too:
         Queue(url).depth()

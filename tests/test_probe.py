@@ -6,28 +6,29 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orderflow_ingest.assembly import Parts
-from orderflow_ingest.delivery import BY_MAIL, Way, deliver
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.probe import is_probe, waiting
-from orderflow_ingest.records import Filter
-from tests.fakes import embedded
-from tests.mails import mail
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.pipeline.deliver import BY_SMTP, Origin, deliver
+from orderflow_ingest.storage.database import Filter
+from orderflow_ingest.storage.probe_mail import is_probe, waiting
+
+from .fakes import embedded
+from .mails import mail
 
 ACME = "orders+acme@orderflow.example.com"
 
 
 @pytest.fixture
-def parts(place) -> Parts:
+def parts(place) -> App:
     return embedded(place)
 
 
-def hand(parts: Parts, raw: bytes, way: Way = BY_MAIL) -> Outcome:
+def hand(parts: App, raw: bytes, way: Origin = BY_SMTP) -> Outcome:
     return deliver(Envelope(recipient=ACME, received_at=datetime.now(UTC)), raw, parts, way).outcome
 
 
-def delivered(parts: Parts) -> int:
+def delivered(parts: App) -> int:
     assert len(parts.archive.objects()) == len(parts.records.messages.select(Filter(), 100))
     return len(parts.archive.objects())
 
@@ -112,7 +113,7 @@ def test_what_a_check_that_was_killed_has_left_is_taken_away_by_the_next(parts):
 def test_a_probe_that_is_imported_is_mail(parts):
     with waiting(parts.settings.probes_dir) as probes:
         raw = mail(Message_ID=probes.expect("orders.example"))
-        assert hand(parts, raw, Way(importer="operator")) is Outcome.DELIVERED
+        assert hand(parts, raw, Origin(importer="operator")) is Outcome.DELIVERED
     assert delivered(parts) == 1
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest.outcomes import Outcome
+from orderflow_ingest.domain.outcomes import Outcome
 from tests.lab.deployment import DOMAIN, PROGRAMS, Deployment
 from tests.lab.process import free_port, scratch, wait_until
-from tests.mails import mail, order
+
+from .mails import mail, order
 
 ACME = f"orders+acme@{DOMAIN}"
 
@@ -194,9 +195,9 @@ def test_a_backend_that_hangs_ends_at_the_deadline(deployment, silent_server, ba
 def test_a_main_thread_that_hangs_in_a_library_is_ended_from_outside_it(place, deployment):
     """The signal's handler does not run while a library does not come back to Python."""
     code = (
-        "import sys, ctypes, orderflow_ingest.deliver_cli as program, orderflow_ingest.in_process as inside;"
+        "import sys, ctypes; from orderflow_ingest.entrypoints import pipe as program, pipe_fallback as inside;"
         "inside._GRACE = 0.5;"
-        "import orderflow_ingest.delivery as delivery;"
+        "import orderflow_ingest.pipeline.deliver as delivery;"
         "delivery.read_mail = lambda raw: [ctypes.CDLL(None).sleep(1) for _ in iter(int, 1)];"
         "import signal; signal.setitimer = lambda *_: None;"
         "program.main()"
@@ -222,7 +223,7 @@ def make_python(programs: Path, script: str) -> Path:
     "script",
     [
         'PYTHONHOME=/nonexistent exec /usr/bin/python3 "$2" "$3"',
-        "exec /usr/bin/python3 -I -S -c 'import orderflow_ingest.deliver_cli'",
+        "exec /usr/bin/python3 -I -S -c 'import orderflow_ingest.entrypoints.pipe'",
         "kill -9 $$",
         "kill -15 $$",
         "exit 1",
@@ -268,13 +269,15 @@ def test_a_shell_that_cannot_start_a_process_defers(deployment):
 
 def test_settings_on_a_disk_that_hangs_defer_before_postfix_bounces(place):
     os.mkfifo(place / "ingest.env", 0o644)
-    code = "import orderflow_ingest.deliver_cli as program; program._STARTUP = 1; program.main()"
+    code = "import orderflow_ingest.entrypoints.pipe as program; program._STARTUP = 1; program.main()"
     program = make_python(place / "bin", f"shift 3; exec {sys.executable} -c '{code}' \"$@\"")
     ended = subprocess.run([program, "--settings", place / "ingest.env", "--", ACME], input=mail(), capture_output=True)
     assert verdict(ended) == (75, "4.3.0")
 
 
-@pytest.mark.parametrize("broken", ["sqlalchemy", "orderflow_ingest/delivery", "orderflow_ingest/outcomes", "huey"])
+@pytest.mark.parametrize(
+    "broken", ["sqlalchemy", "orderflow_ingest/pipeline/deliver", "orderflow_ingest/domain/outcomes", "huey"]
+)
 def test_a_deploy_that_does_not_import_defers(place, broken):
     """A copy of the environment's packages in which one does not import."""
     packages = next((PROGRAMS.parent / "lib").glob("python3*/site-packages"))

@@ -19,8 +19,8 @@ import psycopg
 import pytest
 from huey.registry import Message
 
-from orderflow_ingest import limits
-from orderflow_ingest.queue import Queue, QueueUnavailable
+from orderflow_ingest.storage.queue import Queue, QueueUnavailable
+from orderflow_ingest.storage.resilience import timeouts
 from tests.lab.process import free_port, wait_until
 from tests.lab.wire import Wire
 
@@ -166,7 +166,7 @@ def pages(storage, statement, values) -> int:
 
 
 def test_under_a_held_snapshot_a_take_reads_no_more_the_more_was_taken_before(postgres, database, monkeypatch):
-    monkeypatch.setattr("orderflow_ingest.queue._SETTLED", 0.0)
+    monkeypatch.setattr("orderflow_ingest.storage.queue._SETTLED", 0.0)
     queue = Worker(database)
     queue.create_tables()
     queue.huey.storage.flush_all()
@@ -210,7 +210,7 @@ def test_under_a_held_snapshot_a_count_reads_no_more_the_more_was_taken_before(p
             storage.sql("SELECT pg_stat_force_next_flush()")
             assert queue.depth() == 3, "few rows are kept: they are counted"
             with monkeypatch.context() as changed:
-                changed.setattr("orderflow_ingest.queue._COUNTED_DEAD", 8000 * number - 1)
+                changed.setattr("orderflow_ingest.storage.queue._COUNTED_DEAD", 8000 * number - 1)
                 assert wait_until(partial(has_dead, storage, 8000 * number), 60)
                 assert queue.depth() == 3
                 of_count.append(pages(storage, storage.COUNT, storage.count_values()))
@@ -226,8 +226,8 @@ def has_dead(storage, number) -> bool:
 
 
 def test_a_task_that_was_committed_late_or_has_a_small_id_again_is_taken(postgres, database, monkeypatch):
-    monkeypatch.setattr("orderflow_ingest.queue._SETTLED", 0.0)
-    monkeypatch.setattr("orderflow_ingest.queue._ALL", 1000.0)
+    monkeypatch.setattr("orderflow_ingest.storage.queue._SETTLED", 0.0)
+    monkeypatch.setattr("orderflow_ingest.storage.queue._ALL", 1000.0)
     queue = Worker(database)
     queue.create_tables()
     queue.huey.storage.flush_all()
@@ -265,7 +265,7 @@ def test_the_names_in_the_queue_are_the_ones_that_lay_there_before(queue):
     queue.extract(7, MESSAGE)
     queue.hand_over(7, MESSAGE)
     names = [json.loads(bytes(data))[1] for data in queue.huey.storage.enqueued_items()]
-    assert sorted(names) == ["orderflow_ingest.queue.extract", "orderflow_ingest.queue.hand_over"]
+    assert sorted(names) == ["orderflow_ingest.queue.extract", "orderflow_ingest.storage.queue.hand_over"]
 
 
 @pytest.fixture
@@ -396,7 +396,7 @@ def test_what_goes_first_goes_before_a_backlog_and_while_the_queue_is_away(queue
 
 
 def test_what_waits_is_known_by_organization_and_row_and_junk_is_passed_over(queue, monkeypatch):
-    monkeypatch.setattr("orderflow_ingest.queue._PAGE", 3)
+    monkeypatch.setattr("orderflow_ingest.storage.queue._PAGE", 3)
     ids = [uuid4() for _ in range(10)]
     for number, id in enumerate(ids):
         (queue.extract if number % 2 else queue.hand_over)(7, id, is_live=number % 3 == 0)
@@ -519,8 +519,8 @@ def test_a_queue_that_nobody_listens_for_is_unavailable(form):
 
 @pytest.mark.parametrize("form", ["postgresql+psycopg://of:{}@127.0.0.1:{}/of", "redis://:{}@127.0.0.1:{}/0"])
 def test_a_queue_that_accepts_and_never_answers_is_unavailable_in_time(monkeypatch, form):
-    monkeypatch.setattr(limits, "CONNECT", 2)  # the least that libpq knows
-    monkeypatch.setattr(limits, "READ", 0.5)
+    monkeypatch.setattr(timeouts, "CONNECT", 2)  # the least that libpq knows
+    monkeypatch.setattr(timeouts, "READ", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         refused(Queue(form.format(SECRET, silent.getsockname()[1])), steps=["extract"])
 
@@ -541,10 +541,10 @@ def hanging(postgres, place):
 def test_a_queue_serves_again_after_a_time_limit_has_cut_a_command_off(postgres, place):
     """As in a worker whose task is ended while PostgreSQL hangs."""
     with hanging(postgres, place) as (queue, wire):
-        before = signal.signal(signal.SIGALRM, limits.time_up)
+        before = signal.signal(signal.SIGALRM, timeouts.raise_task_deadline)
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.5)
-            with pytest.raises(limits.TimeUp):
+            with pytest.raises(timeouts.TaskDeadlineReached):
                 queue.extract(1, uuid4())
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -649,7 +649,7 @@ def test_a_queue_that_is_away_is_asked_once_a_second_and_keeps_nothing_of_who_as
 def test_a_queue_that_hangs_is_waited_for_by_one(monkeypatch):
     """The others take the count before, and ask nothing."""
     for name in ("CONNECT", "QUEUE", "READ"):
-        monkeypatch.setattr(limits, name, 60)
+        monkeypatch.setattr(timeouts, name, 60)
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:
         queue = Queue(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/none")
         first = pool.submit(queue.recent_depth)

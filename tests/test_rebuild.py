@@ -13,27 +13,34 @@ import boto3
 import pytest
 import sqlalchemy as sa
 
-from orderflow_ingest import delivery, extraction, handover, replay
-from orderflow_ingest.archive import ArchiveUnavailable, open_archive
-from orderflow_ingest.archived import claim_organization, read_decision, read_organization, write_organizations
-from orderflow_ingest.assembly import Parts
-from orderflow_ingest.delivery import Way
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.keys import UPLOAD, held_id, message_id, raw_key, read_raw_key
-from orderflow_ingest.message import read_message
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.rebuild import Choice, Note, Tally, find_organizations, rebuild, stray_documents
-from orderflow_ingest.rebuild.readers import Readers
-from orderflow_ingest.records import Came, Charter, Filter, OrganizationDiffers, Records, schema
-from orderflow_ingest.records.tables import metadata
-from orderflow_ingest.settings import load
-from orderflow_ingest.spool import Spool
-from orderflow_ingest.status import EventKind, HandOver, Held, Status
-from tests.conftest import BUCKET
-from tests.fakes import FaultyArchive, ListQueue, embedded
+from orderflow_ingest.app import App
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.object_keys import UPLOAD, held_id, message_id, raw_key, read_raw_key
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason, Status
+from orderflow_ingest.maintenance.rebuild import Choice, Note, Tally, find_organizations, rebuild, stray_documents
+from orderflow_ingest.maintenance.rebuild.process_pool import Readers
+from orderflow_ingest.pipeline import deliver as delivery
+from orderflow_ingest.pipeline import extract, hand_over, replay
+from orderflow_ingest.pipeline.archive_manifest import (
+    claim_organization,
+    read_decision,
+    read_organization,
+    write_organizations,
+)
+from orderflow_ingest.pipeline.deliver import Origin
+from orderflow_ingest.storage.archive import ArchiveUnavailable, open_archive
+from orderflow_ingest.storage.database import Filter, OrganizationDiffers, OrganizationRecord, Presence, Records, schema
+from orderflow_ingest.storage.database.tables import metadata
+from orderflow_ingest.storage.spool import Spool
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import wait_until
-from tests.mails import mail, order
+
+from .conftest import BUCKET
+from .fakes import FaultyArchive, ListQueue, embedded
+from .mails import mail, order
 
 AT = datetime(2026, 3, 14, 15, 9, 26, 535897, UTC)
 # Our own times, and what a worker writes while it is at a row.
@@ -49,7 +56,7 @@ HOSTILE = (
 
 
 @pytest.fixture(params=["embedded", "servers"])
-def parts(request, place, monkeypatch) -> Parts:
+def parts(request, place, monkeypatch) -> App:
     """Give a deployment on SQLite and files, and one on PostgreSQL and Ceph."""
     if request.param == "embedded":
         return embedded(place)
@@ -71,21 +78,21 @@ def parts(request, place, monkeypatch) -> Parts:
     archive = open_archive(settings.archive_url, settings.s3_endpoint_url)
     spool = Spool(settings.spool_dir)
     spool.prepare()
-    return Parts(settings, spool, archive, records, ListQueue())
+    return App(settings, spool, archive, records, ListQueue())
 
 
 @pytest.fixture
-def alone(place) -> Parts:
+def alone(place) -> App:
     """Give a deployment on SQLite and files."""
     return embedded(place)
 
 
-def deliver(parts: Parts, raw: bytes, org: str = "acme", way: Way = delivery.BY_MAIL, **envelope) -> Outcome:
+def deliver(parts: App, raw: bytes, org: str = "acme", way: Origin = delivery.BY_SMTP, **envelope) -> Outcome:
     told = {"sender": "buyer@shop.example", "queue_id": "4XYZ", "client_address": "192.0.2.7", "received_at": AT}
     return delivery.deliver(Envelope(f"Orders+{org}@{DOMAIN}", **(told | envelope)), raw, parts, way).outcome
 
 
-def lose_a_race(parts: Parts, raw: bytes, winner: bytes) -> Outcome:
+def lose_a_race(parts: App, raw: bytes, winner: bytes) -> Outcome:
     """Deliver a mail that finds nobody there yet, and whose identity another one takes while it is archived."""
     put = parts.archive.put
 
@@ -98,21 +105,21 @@ def lose_a_race(parts: Parts, raw: bytes, winner: bytes) -> Outcome:
     return deliver(parts, raw)
 
 
-def work(parts: Parts) -> None:
+def work(parts: App) -> None:
     """Do what the workers would: extract, and hand over."""
     queue = parts.queue
     while queue.extractions or queue.hand_overs:
-        for todo, body in ((queue.extractions, extraction.extract), (queue.hand_overs, handover.hand_over)):
+        for todo, body in ((queue.extractions, extract.extract), (queue.hand_overs, hand_over.hand_over)):
             while todo:
                 body(*todo.pop(), parts)
 
 
-def conflict_of(parts: Parts, subject: str):
+def conflict_of(parts: App, subject: str):
     (found,) = [one for one in parts.records.conflicts.open() if one.subject == subject]
     return found
 
 
-def fill(parts: Parts) -> None:
+def fill(parts: App) -> None:
     """Make a deployment's life: every kind of message, of held mail and of organisation."""
     for slug, name in (("gone", "Gone & Söhne 注文"), ("empty", "")):
         parts.records.organizations.add(slug, name)
@@ -130,26 +137,26 @@ def fill(parts: Parts) -> None:
     deliver(parts, HOSTILE, sender="ü" * 900 + "@x.example", client_address="2001:db8::1")
     deliver(parts, mail(7, Message_ID="", Auto_Submitted="auto-replied"), sender="", queue_id="")
     deliver(parts, mail(8, b"", Date=""), "beta", original_recipient="x" * 3000)
-    assert deliver(parts, order(2), way=Way(UPLOAD)) is Outcome.DELIVERED, "by both ways, as two messages"
-    assert deliver(parts, order(2) + b"other\n", way=Way(UPLOAD)) is Outcome.HELD
+    assert deliver(parts, order(2), way=Origin(UPLOAD)) is Outcome.DELIVERED, "by both ways, as two messages"
+    assert deliver(parts, order(2) + b"other\n", way=Origin(UPLOAD)) is Outcome.HELD
     for subject in ("open", "accepted", "discarded"):
         assert deliver(parts, order(3) + subject.encode(), queue_id=subject) is Outcome.HELD
     held = {one.queue_id: one for one in parts.records.conflicts.open(1)}
-    assert replay.accept_conflict(held["accepted"], parts, "jo@desk", "rang them")
-    assert replay.discard_conflict(held["discarded"], parts, "jo@desk")
+    assert replay.accept_held(held["accepted"], parts, "jo@desk", "rang them")
+    assert replay.discard_held(held["discarded"], parts, "jo@desk")
     assert lose_a_race(parts, mail(20, b"the loser\n"), mail(20, b"the winner\n")) is Outcome.HELD
     work(parts)
 
 
-def hold_for_its_sender(parts: Parts, raw: bytes) -> None:
+def hold_for_its_sender(parts: App, raw: bytes) -> None:
     """Hold a mail that clashes with nothing, as an organisation's setting may demand."""
     envelope, message = Envelope(f"orders+acme@{DOMAIN}", AT, sender="x@y.example"), read_message(raw)
     org = parts.records.organizations.find("acme")
-    new = delivery._new_message(envelope, message, org, [], delivery.BY_MAIL)
-    delivery._hold(None, new, Held.SENDER, delivery._Coming(envelope, raw, org, delivery.BY_MAIL), parts)
+    new = delivery._new_message(envelope, message, org, [], delivery.BY_SMTP)
+    delivery._hold(None, new, HoldReason.SENDER, delivery._InboundMail(envelope, raw, org, delivery.BY_SMTP), parts)
 
 
-def rows(parts: Parts) -> dict[str, list[dict]]:
+def rows(parts: App) -> dict[str, list[dict]]:
     """Give every row there is, without what is of our own times."""
     found = {}
     with parts.records.database.engine.connect() as connection:
@@ -160,7 +167,7 @@ def rows(parts: Parts) -> dict[str, list[dict]]:
     return found
 
 
-def wipe(parts: Parts) -> None:
+def wipe(parts: App) -> None:
     """Empty the database."""
     with parts.records.database.engine.begin() as connection:
         for table in reversed(metadata.sorted_tables):
@@ -172,7 +179,7 @@ def wipe(parts: Parts) -> None:
 
 
 def build(
-    parts: Parts, dry_run: bool = False, at: datetime = AT + timedelta(days=99), processes: int = 0, **choice
+    parts: App, dry_run: bool = False, at: datetime = AT + timedelta(days=99), processes: int = 0, **choice
 ) -> Tally:
     """Rebuild everything, as the program does, but in this process."""
     orgs = [found.org for found in find_organizations(parts.archive) if found.org]
@@ -196,8 +203,8 @@ def test_every_row_comes_back_as_it_was_and_a_second_time_changes_nothing(parts)
     wipe(parts)
     tally = build(parts)
     assert rows(parts) == before
-    assert tally.came == {Came.BACK: 12, Came.HELD_BACK: 6, Came.THERE: 0} and not tally.notes
-    assert build(parts).came == {Came.THERE: 18}
+    assert tally.came == {Presence.BACK: 12, Presence.HELD_BACK: 6, Presence.THERE: 0} and not tally.notes
+    assert build(parts).came == {Presence.THERE: 18}
     assert rows(parts) == before
     assert parts.queue.extractions == parts.queue.hand_overs == [], "nothing is handed over again"
     assert parts.records.messages.due(AT + timedelta(days=999), 9) == []
@@ -242,7 +249,7 @@ def test_what_an_organisation_takes_for_documents_is_known_to_the_rebuild(alone)
     before = rows(alone)
     assert not before["document"] and before["skipped_part"], "no CSV is in it"
     wipe(alone)
-    assert build(alone).came[Came.BACK] == 1
+    assert build(alone).came[Presence.BACK] == 1
     assert rows(alone) == before
 
 
@@ -281,7 +288,7 @@ def test_a_mail_whose_metadata_is_damaged_comes_back_without_it(alone):
     meta = Path(alone.settings.state_dir, "archive", message.raw_key + ".meta")
     meta.write_bytes(meta.read_bytes()[:9])
     wipe(alone)
-    assert build(alone, since=AT - timedelta(days=1)).came[Came.BACK] == 1
+    assert build(alone, since=AT - timedelta(days=1)).came[Presence.BACK] == 1
     (back,) = alone.records.messages.select(Filter(), 9)
     assert (back.id, back.source_message_id, back.envelope_sender) == (message.id, message.source_message_id, UNKNOWN)
     assert back.status is Status.PARSED
@@ -296,7 +303,7 @@ def test_a_decision_that_cannot_be_archived_is_none(alone, monkeypatch):
         raise ArchiveUnavailable("away")
 
     monkeypatch.setattr(alone.archive, "put", refuse)
-    for decide in (replay.accept_conflict, replay.discard_conflict):
+    for decide in (replay.accept_held, replay.discard_held):
         with pytest.raises(ArchiveUnavailable):
             decide(held, alone, "jo@desk")
     assert alone.records.conflicts.open() == [held] and len(alone.records.messages.select(Filter(), 9)) == 1
@@ -362,9 +369,9 @@ def test_mail_of_an_earlier_version_comes_back_with_an_id_of_its_digest(alone):
         alone.archive.put(raw_key(1, digest), raw, digest, told)
     wipe(alone)
     (found,) = find_organizations(alone.archive)
-    assert found.org == Charter(1, "acme", "acme", True) and "lost" in found.why
+    assert found.org == OrganizationRecord(1, "acme", "acme", True) and "lost" in found.why
     tally = build(alone, erased_before=AT + timedelta(days=1))
-    assert tally.came == {Came.BACK: 2, Came.CLASH: 1, Came.THERE: 0} and tally.notes[Note.NEW_ID] == 3
+    assert tally.came == {Presence.BACK: 2, Presence.CLASH: 1, Presence.THERE: 0} and tally.notes[Note.NEW_ID] == 3
     found = rows(alone)
     assert {row["id"] for row in found["inbound_message"]} <= {
         message_id(row["raw_key"]) for row in found["inbound_message"]
@@ -373,7 +380,7 @@ def test_mail_of_an_earlier_version_comes_back_with_an_id_of_its_digest(alone):
     (held,) = found["message_conflict"]
     assert (held["subject"], held["resolution"], held["client_address"]) == ("Order 2", None, "192.0.2.9")
     before = found
-    assert build(alone).came == {Came.THERE: 3}
+    assert build(alone).came == {Presence.THERE: 3}
     assert rows(alone) == before
 
 
@@ -397,7 +404,7 @@ def test_a_part_of_the_mail_comes_back_by_time_and_by_organisation(alone):
     write_organizations(alone.records, alone.archive)
     wipe(alone)
     tally = build(alone, since=AT + timedelta(days=2), until=AT + timedelta(days=4))
-    assert tally.came[Came.BACK] == 3 and tally.notes == {Note.OTHER_TIME: 3}
+    assert tally.came[Presence.BACK] == 3 and tally.notes == {Note.OTHER_TIME: 3}
     subjects = {(row.org_id, row.subject) for row in alone.records.messages.select(Filter(), 9)}
     assert subjects == {(1, "Order 2"), (1, "Order 3"), (2, "Order 1")}
 
@@ -407,9 +414,9 @@ def test_a_dry_run_tells_what_would_come_back_and_writes_nothing(alone):
     deliver(alone, order(1) + b"held")
     work(alone)
     write_organizations(alone.records, alone.archive)
-    assert build(alone, dry_run=True).came == {Came.THERE: 2}
+    assert build(alone, dry_run=True).came == {Presence.THERE: 2}
     wipe(alone)
-    assert build(alone, dry_run=True).came == {Came.BACK: 1, Came.HELD_BACK: 1, Came.THERE: 0}
+    assert build(alone, dry_run=True).came == {Presence.BACK: 1, Presence.HELD_BACK: 1, Presence.THERE: 0}
     assert not any(rows(alone).values())
 
 
@@ -445,9 +452,9 @@ def test_the_first_decision_stands_in_the_archive_whoever_decides_later(alone):
     deliver(alone, order(1))
     deliver(alone, order(1) + b"other")
     (held,) = alone.records.conflicts.open()
-    assert replay.discard_conflict(held, alone, "jo@desk", "spam")
+    assert replay.discard_held(held, alone, "jo@desk", "spam")
     assert read_decision(held.raw_key, alone.archive).why == "spam"
-    assert not replay.accept_conflict(held, alone, "al@desk")
+    assert not replay.accept_held(held, alone, "al@desk")
     assert read_decision(held.raw_key, alone.archive).resolution == "DISCARDED"
 
 
@@ -512,11 +519,11 @@ def deployment(template, place):
     return deployment
 
 
-def fill_directly(deployment: Deployment, number: int) -> Parts:
+def fill_directly(deployment: Deployment, number: int) -> App:
     """Deliver and extract so many mails in this process, as the deployment's user would have."""
     settings = load(str(deployment.settings_file), environ={})
     records, archive = Records(settings.database_url), FaultyArchive(deployment.state / "archive")
-    parts = Parts(settings, Spool(settings.spool_dir), archive, records, ListQueue())
+    parts = App(settings, Spool(settings.spool_dir), archive, records, ListQueue())
     for n in range(number):
         deliver(parts, mail(n))
     work(parts)
@@ -524,7 +531,7 @@ def fill_directly(deployment: Deployment, number: int) -> Parts:
     return parts
 
 
-def lose_database(deployment: Deployment, parts: Parts) -> None:
+def lose_database(deployment: Deployment, parts: App) -> None:
     parts.records.database.close()
     for path in deployment.state.glob("orderflow.db*"):
         path.unlink()
@@ -540,9 +547,9 @@ def test_the_program_rebuilds_tells_and_lets_postfix_know(deployment):
     before = rows(parts)
     lose_database(deployment, parts)
     dry = told(deployment.replay("archive", "--dry-run", "--json"))
-    assert dry["organisations that came back"] == 2 and dry[Came.BACK.value] == 3
-    assert told(deployment.replay("archive", "--dry-run", "--json", "--org", "beta"))[Came.BACK.value] == 0
-    assert told(deployment.replay("archive", "--yes", "--json"))[Came.BACK.value] == 3
+    assert dry["organisations that came back"] == 2 and dry[Presence.BACK.value] == 3
+    assert told(deployment.replay("archive", "--dry-run", "--json", "--org", "beta"))[Presence.BACK.value] == 0
+    assert told(deployment.replay("archive", "--yes", "--json"))[Presence.BACK.value] == 3
     assert rows(parts) == before
     with sqlite3.connect(deployment.state / "recipients.db") as published:
         assert published.execute("SELECT slug FROM recipient").fetchall() == [("acme",)]
@@ -587,11 +594,11 @@ def test_a_run_that_is_ended_in_the_middle_goes_on_and_ends_exact(deployment, en
     run = said.splitlines()[0].removeprefix("run ")
     assert ending is signal.SIGKILL or f"--resume {run}" in said
     result = told(deployment.replay("archive", "--yes", "--json", "--resume", run))
-    assert result[Came.BACK.value] == MANY - done
+    assert result[Presence.BACK.value] == MANY - done
     assert rows(parts) == before
     again = deployment.run("orderflow-replay", "archive", "--yes", "--resume", run, check=False)
     assert again.returncode == 1 and "has come to its end" in again.stderr
-    assert told(deployment.replay("archive", "--yes", "--json"))[Came.THERE.value] == MANY
+    assert told(deployment.replay("archive", "--yes", "--json"))[Presence.THERE.value] == MANY
     assert rows(parts) == before
 
 

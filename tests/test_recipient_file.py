@@ -4,11 +4,12 @@ import os
 
 import pytest
 
-from orderflow_ingest.records import RecordsUnavailable
-from tests.fakes import embedded
+from orderflow_ingest.storage.database import DatabaseUnavailable
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
-from tests.test_recipients import say
+
+from .fakes import embedded
+from .test_recipients import say
 
 BROKEN = {
     "gone": lambda file: file.unlink(),
@@ -44,15 +45,15 @@ def test_a_file_that_is_right_is_not_touched(place):
 
 def test_a_place_that_cannot_be_written_is_told(place):
     parts = embedded(place)
-    with pytest.raises(RecordsUnavailable, match=r"recipients\.db cannot be"):
+    with pytest.raises(DatabaseUnavailable, match=r"recipients\.db cannot be"):
         parts.records.organizations.keep_published(place / "missing" / "recipients.db")
 
 
 def test_what_cannot_be_replaced_is_told_and_looked_at_again(place):
-    """In the service nothing but RecordsUnavailable is expected: another error would end its looking."""
+    """In the service nothing but DatabaseUnavailable is expected: another error would end its looking."""
     parts, file = embedded(place), place / "recipients.db"
     file.mkdir(mode=0o755)
-    with pytest.raises(RecordsUnavailable, match=r"recipients\.db cannot be replaced"):
+    with pytest.raises(DatabaseUnavailable, match=r"recipients\.db cannot be replaced"):
         parts.records.organizations.keep_published(file)
     file.rmdir()
     assert parts.records.organizations.keep_published(file)

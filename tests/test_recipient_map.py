@@ -5,7 +5,8 @@ import sqlalchemy as sa
 
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
-from tests.test_recipients import POSTMASTER, STRANGER, row, say, status
+
+from .test_recipients import POSTMASTER, STRANGER, row, say, status
 
 BOOKS, BOOKS_ASCII = "bücher.example", "xn--bcher-kva.example"
 

@@ -7,24 +7,26 @@ from pathlib import Path
 import pytest
 
 import orderflow_ingest
-from orderflow_ingest import imports, replay
-from orderflow_ingest.addresses import Addresses
-from orderflow_ingest.archive import ArchiveUnavailable
-from orderflow_ingest.ascii_case import ascii_lower
-from orderflow_ingest.assembly import Parts
-from orderflow_ingest.delivery import Delivery, receive
-from orderflow_ingest.envelope import BEFORE_QUEUE, Envelope
-from orderflow_ingest.imports.sources import OfFile
-from orderflow_ingest.message import own_identity, read_message
-from orderflow_ingest.mime.fields import HEADER_LINES
-from orderflow_ingest.org_settings import read_settings
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import NO_TENANT, Filter, IdentityTaken
-from orderflow_ingest.records.tables import inbound_message, message_conflict
-from orderflow_ingest.settings import load
-from orderflow_ingest.status import Held
-from tests.fakes import embedded
-from tests.mails import mail
+from orderflow_ingest.app import App
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.addresses import Addresses
+from orderflow_ingest.domain.ascii_case import ascii_lower
+from orderflow_ingest.domain.envelope import BEFORE_QUEUE, Envelope
+from orderflow_ingest.domain.identity import disambiguated_message_id, read_message
+from orderflow_ingest.domain.org_settings import read_settings
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import HoldReason
+from orderflow_ingest.maintenance import imports
+from orderflow_ingest.maintenance.imports.sources import OfFile
+from orderflow_ingest.parsing.mime.fields import HEADER_LINES
+from orderflow_ingest.pipeline import replay
+from orderflow_ingest.pipeline.deliver import Delivery, deliver_from_memory
+from orderflow_ingest.storage.archive import ArchiveUnavailable
+from orderflow_ingest.storage.database import NO_TENANT, Filter, IdentityTaken
+from orderflow_ingest.storage.database.tables import inbound_message, message_conflict
+
+from .fakes import embedded
+from .mails import mail
 
 ACME = "orders+acme@orderflow.example.com"
 MX = "mx.example.com"
@@ -33,27 +35,27 @@ FAIL = PASS.replace("=pass", "=fail")
 
 
 @pytest.fixture
-def parts(place) -> Parts:
+def parts(place) -> App:
     return embedded(place, ORDERFLOW_AUTHSERV_ID=MX)
 
 
-def post(parts: Parts, raw: bytes, results: str = "", queue_id: str = "Q1", door: str = "") -> Delivery:
+def post(parts: App, raw: bytes, results: str = "", queue_id: str = "Q1", door: str = "") -> Delivery:
     """Deliver a mail as Postfix gives it, with what our server says of its sender."""
     top = f"{results}Received: from client by mx (Postfix) with ESMTP id {queue_id};\n\t{datetime.now(UTC)}\n"
     envelope = Envelope(recipient=ACME, received_at=datetime.now(UTC), queue_id=queue_id, door=door)
-    return receive(envelope, top.encode() + raw, parts)
+    return deliver_from_memory(envelope, top.encode() + raw, parts)
 
 
-def choose(parts: Parts, **settings: str) -> None:
+def choose(parts: App, **settings: str) -> None:
     assert parts.records.organizations.change_settings("acme", settings)
 
 
-def rows(parts: Parts):
+def rows(parts: App):
     return parts.records.messages.select(Filter(), 100)
 
 
 @pytest.fixture
-def strict(parts) -> Parts:
+def strict(parts) -> App:
     choose(parts, allowed_senders="@shop.example")
     return parts
 
@@ -64,7 +66,7 @@ def test_a_mail_that_passes_is_delivered_though_a_strangers_copy_is_held_or_was_
     assert post(strict, mail(), results).outcome is Outcome.HELD
     (copy,) = strict.records.conflicts.open()
     if decide == "discard":
-        assert replay.discard_conflict(copy, strict, "me@here", "not theirs")
+        assert replay.discard_held(copy, strict, "me@here", "not theirs")
     ended = post(strict, mail(), PASS, "Q2")
     assert ended.outcome is Outcome.DELIVERED and len(rows(strict)) == 1
     assert strict.archive.read(copy.raw_key, copy.digest).endswith(mail())
@@ -72,7 +74,7 @@ def test_a_mail_that_passes_is_delivered_though_a_strangers_copy_is_held_or_was_
     assert len(strict.queue.extractions) == 1
     if decide == "open":
         with pytest.raises(IdentityTaken):
-            replay.accept_conflict(copy, strict, "me@here")
+            replay.accept_held(copy, strict, "me@here")
     assert len(rows(strict)) == 1 and len(strict.archive.objects()) == 2 + (decide == "discard")
 
 
@@ -96,7 +98,7 @@ def test_a_stranger_who_uses_a_message_id_first_takes_it_from_nobody(strict):
     (row,) = rows(strict)
     assert row.source_message_id == "<order-1@shop.example>"
     (copy,) = strict.records.conflicts.open()
-    assert replay.accept_conflict(copy, strict, "me@here")
+    assert replay.accept_held(copy, strict, "me@here")
     assert len(rows(strict)) == 2
 
 
@@ -106,7 +108,7 @@ def test_a_strangers_copy_that_is_a_message_is_the_order_and_the_senders_own_mai
     assert post(parts, mail(), PASS, "Q2").outcome is Outcome.DUPLICATE
     assert post(parts, mail(2), FAIL, "Q3").outcome is Outcome.HELD
     (copy,) = parts.records.conflicts.open()
-    assert replay.accept_conflict(copy, parts, "me@here")
+    assert replay.accept_held(copy, parts, "me@here")
     assert post(parts, mail(2), PASS, "Q4").outcome is Outcome.DUPLICATE
     assert len(rows(parts)) == 2
 
@@ -116,7 +118,7 @@ def test_content_of_a_stranger_under_a_message_id_that_he_had_before_the_policy_
     choose(parts, allowed_senders="@shop.example")
     assert post(parts, mail(), PASS, "Q2").outcome is Outcome.HELD
     (held,) = parts.records.conflicts.open()
-    assert held.reason is Held.IDENTITY and parts.archive.read(held.raw_key, held.digest).endswith(mail())
+    assert held.reason is HoldReason.IDENTITY and parts.archive.read(held.raw_key, held.digest).endswith(mail())
 
 
 @pytest.mark.parametrize("decide", ["open", "discard", "erased"])
@@ -125,7 +127,7 @@ def test_a_strangers_copy_that_was_held_for_its_message_id_does_not_stand_for_th
     assert post(parts, mail()).outcome is Outcome.HELD
     (copy,) = parts.records.conflicts.open()
     if decide == "discard":
-        replay.discard_conflict(copy, parts, "me@here")
+        replay.discard_held(copy, parts, "me@here")
     if decide == "erased":
         parts.archive.delete(copy.raw_key)
     choose(parts, allowed_senders="@shop.example")
@@ -140,7 +142,7 @@ def test_what_the_sender_himself_had_held_for_its_message_id_stays_held(strict):
     assert post(strict, mail(), PASS, "Q2").outcome is Outcome.HELD
     (held,) = strict.records.conflicts.open()
     assert post(strict, mail(), PASS, "Q3").outcome is Outcome.DUPLICATE
-    replay.discard_conflict(held, strict, "me@here")
+    replay.discard_held(held, strict, "me@here")
     assert post(strict, mail(), PASS, "Q4").outcome is Outcome.DUPLICATE
     assert len(rows(strict)) == 1
 
@@ -153,8 +155,8 @@ def test_a_strangers_copy_takes_no_object_from_a_mail_that_is_being_recorded(str
         real(key, data, *more)
         raws.append(data)
         envelope = Envelope(recipient=ACME, received_at=datetime.now(UTC), door=BEFORE_QUEUE)
-        assert receive(envelope, data, strict).outcome is Outcome.HELD
-        assert receive(envelope, data, strict).outcome is Outcome.HELD
+        assert deliver_from_memory(envelope, data, strict).outcome is Outcome.HELD
+        assert deliver_from_memory(envelope, data, strict).outcome is Outcome.HELD
 
     strict.archive.put = put
     assert post(strict, mail(), PASS).outcome is Outcome.DELIVERED
@@ -187,7 +189,7 @@ PLAIN = ODD.replace(b"A  B", b"A B")
 NAMELESS = mail(1, To='"A  B" <orders@orderflow.example.com>', **{"Message-ID": ""})
 
 
-def make_former(parts: Parts, raw: bytes) -> None:
+def make_former(parts: App, raw: bytes) -> None:
     """Have what is recorded of a mail be recorded as an earlier version did."""
     message = read_message(raw)
     new, former = message.fingerprint, message.former_fingerprint
@@ -195,8 +197,11 @@ def make_former(parts: Parts, raw: bytes) -> None:
     with parts.records.database.write(NO_TENANT) as connection:
         for table in (inbound_message, message_conflict):
             connection.execute(table.update().where(table.c.fingerprint == new).values(fingerprint=former))
-            own = own_identity("<order-1@shop.example>", new)
-            changes = {f"synthetic:{new}": f"synthetic:{former}", own: own_identity("<order-1@shop.example>", former)}
+            own = disambiguated_message_id("<order-1@shop.example>", new)
+            changes = {
+                f"synthetic:{new}": f"synthetic:{former}",
+                own: disambiguated_message_id("<order-1@shop.example>", former),
+            }
             for now, then in changes.items():
                 one = table.c.source_message_id == now
                 connection.execute(table.update().where(one).values(source_message_id=then))
@@ -299,7 +304,7 @@ def test_a_recipient_is_folded_as_postfix_folds_it():
 _OTHER_WORDS = re.compile(
     r"(?i)\b(?:address|domain|sender|slug|recipient|authserv|org|local|user)\w*\)?\.(?:lower|casefold)\("
 )
-_AS_THE_DATABASE_FOLDS = {"admin_cli/erase.py", "keeping/erasure.py", "records/selection.py"}
+_AS_THE_DATABASE_FOLDS = {"entrypoints/admin/erase.py", "maintenance/erasure.py", "storage/database/selection.py"}
 
 
 def test_ids_addresses_and_domains_are_folded_by_one_function():

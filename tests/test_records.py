@@ -25,14 +25,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from orderflow_ingest import breaker, limits
-from orderflow_ingest.breaker import Breaker
-from orderflow_ingest.mime.words import storable
-from orderflow_ingest.org_settings import BadOrgSettings
-from orderflow_ingest.records import (
-    EVERY,
+from orderflow_ingest.domain.automatic_mail import AutomaticMailSignal
+from orderflow_ingest.domain.org_settings import OrgSettingsError
+from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason, Status
+from orderflow_ingest.parsing.documents.part import PartKind
+from orderflow_ingest.parsing.mime.words import storable
+from orderflow_ingest.storage.database import (
+    ALL_TENANTS,
     NO_TENANT,
     Database,
+    DatabaseUnavailable,
     Event,
     Filter,
     IdentityTaken,
@@ -42,17 +44,16 @@ from orderflow_ingest.records import (
     NewMessage,
     OrganizationExists,
     Records,
-    RecordsUnavailable,
     Run,
     SkippedPart,
     recipients_path,
     schema,
     selection,
 )
-from orderflow_ingest.records.sweeping import LASTS, SweepClaim
-from orderflow_ingest.records.tables import document, inbound_message, message_conflict, metadata, organization
-from orderflow_ingest.status import EventKind, HandOver, Held, PartKind, Status
-from orderflow_ingest.traits import Trait
+from orderflow_ingest.storage.database.sweeping import LASTS, SweepClaim
+from orderflow_ingest.storage.database.tables import document, inbound_message, message_conflict, metadata, organization
+from orderflow_ingest.storage.resilience import circuit_breaker, timeouts
+from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
 from tests.lab.postgres import Postgres
 from tests.lab.process import free_port, wait_until
 from tests.lab.wire import Wire
@@ -123,7 +124,7 @@ def new(**changes):
         org_id=1, id=id, source="EMAIL", source_message_id=f"<{id}@shop.example>", message_id_is_synthetic=False,
         envelope_sender="buyer@shop.example", envelope_recipient="orders+acme@orderflow.example.com",
         queue_id="4XYZ", client_address="192.0.2.1", from_email="buyer@shop.example", subject="Order 17",
-        sent_at=NOW - MINUTE, received_at=NOW, raw_key=key, size=17, traits=[Trait.BULK],
+        sent_at=NOW - MINUTE, received_at=NOW, raw_key=key, size=17, traits=[AutomaticMailSignal.BULK],
         digest="d" * 64, fingerprint="f" * 64,
     )  # fmt: skip
     return replace(message, **changes)
@@ -192,7 +193,7 @@ def test_models_and_migrations_agree(records):
         "compare_server_default": not records.database.is_sqlite,
         "include_object": lambda _object, name, *_: name != "ix_inbound_message_received_at" and "_words" not in name,
     }
-    with records.database.read(EVERY) as connection:
+    with records.database.read(ALL_TENANTS) as connection:
         context = MigrationContext.configure(connection, opts=opts)
         assert compare_metadata(context, metadata) == []
 
@@ -201,7 +202,7 @@ def test_models_and_migrations_agree_in_partial_indexes_checks_and_defaults(serv
     by_models = Database(server.new(), create=True)
     with by_models.write(NO_TENANT) as connection:
         metadata.create_all(connection)
-    with by_models.read(NO_TENANT) as expected, records.database.read(EVERY) as found:
+    with by_models.read(NO_TENANT) as expected, records.database.read(ALL_TENANTS) as found:
         assert definitions(found) == definitions(expected)
     by_models.close()
 
@@ -267,7 +268,7 @@ def test_a_schema_that_is_newer_than_the_program_is_left_alone(server):
     schema.upgrade(database)
     with database.write(NO_TENANT) as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(RecordsUnavailable, match="newer than this program"):
+    with pytest.raises(DatabaseUnavailable, match="newer than this program"):
         schema.upgrade(database)
     assert schema.current_version(database) == "9999"
     database.close()
@@ -311,7 +312,7 @@ def test_an_index_whose_build_was_broken_off_is_built_again(postgres):
     is_valid = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
     with writer:
         writer.execute("LOCK TABLE inbound_message IN ROW EXCLUSIVE MODE")
-        with pytest.raises(RecordsUnavailable, match="57014"), database.read(NO_TENANT) as connection:
+        with pytest.raises(DatabaseUnavailable, match="57014"), database.read(NO_TENANT) as connection:
             connection.detach()
             connection.exec_driver_sql("SET statement_timeout = 300")
             connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY {name} ON inbound_message (received_at)")
@@ -346,7 +347,7 @@ def test_threads_upgrade_a_new_database_at_once(server):
 
 def test_processes_upgrade_a_new_database_at_once(server):
     script = (
-        "import sys; from orderflow_ingest.records import Database, schema\n"
+        "import sys; from orderflow_ingest.storage.database import Database, schema\n"
         "print('ready', flush=True); sys.stdin.readline(); schema.upgrade(Database(sys.argv[1], create=True))"
     )
     url, root = server.new(), Path(__file__).parents[1]
@@ -369,13 +370,13 @@ def test_updated_at_moves_whoever_writes(records, table):
     records.conflicts.insert(known, new(fingerprint="e" * 64))
     assert records.documents.record(claimed(records, message), [part()], [], NOW, is_complete=True)
     column = next(c for c in table.c if c.name in ("name", "subject", "filename"))
-    with records.database.write(EVERY) as connection:
+    with records.database.write(ALL_TENANTS) as connection:
         long_ago = datetime(2020, 1, 1, tzinfo=UTC)
         connection.execute(table.update().values(updated_at=long_ago))
-    with records.database.write(EVERY) as connection:
+    with records.database.write(ALL_TENANTS) as connection:
         before = connection.scalar(sa.select(table.c.updated_at).limit(1))
         connection.execute(table.update().values({column.name: "changed"}))
-    with records.database.read(EVERY) as connection:
+    with records.database.read(ALL_TENANTS) as connection:
         after, created = connection.execute(sa.select(table.c.updated_at, table.c.created_at).limit(1)).one()
     now = datetime.now(UTC)
     assert after > before >= long_ago and now - after < 5 * MINUTE and now - created < 5 * MINUTE
@@ -395,7 +396,7 @@ def test_updated_at_moves_whoever_writes(records, table):
 )
 def test_the_database_refuses_what_no_row_may_be(records, table, values):
     stored(records, [part()])
-    with pytest.raises(sa.exc.IntegrityError), records.database.write(EVERY) as connection:
+    with pytest.raises(sa.exc.IntegrityError), records.database.write(ALL_TENANTS) as connection:
         connection.execute(table.update().values(values))
 
 
@@ -496,16 +497,16 @@ def test_a_discarded_conflict_makes_no_message(records):
 
 def test_what_is_held_for_its_sender_clashes_with_nothing_and_is_held_once(records):
     later = new(fingerprint="e" * 64)
-    assert records.conflicts.insert(None, later, Held.SENDER)
-    assert not records.conflicts.insert(None, replace(later, id=uuid4()), Held.SENDER)
+    assert records.conflicts.insert(None, later, HoldReason.SENDER)
+    assert not records.conflicts.insert(None, replace(later, id=uuid4()), HoldReason.SENDER)
     (found,) = records.conflicts.open()
-    assert (found.id, found.inbound_message_id, found.reason) == (later.id, None, Held.SENDER)
+    assert (found.id, found.inbound_message_id, found.reason) == (later.id, None, HoldReason.SENDER)
 
 
 def test_held_mail_is_found_by_its_message_id_until_it_is_a_message(records):
     _, clashing, _ = conflicting(records)
     alone = new(fingerprint="e" * 64, source_message_id="<alone@x>")
-    assert records.conflicts.insert(None, alone, Held.SENDER)
+    assert records.conflicts.insert(None, alone, HoldReason.SENDER)
 
     def found(message_id, **chosen):
         return [one.id for one in records.conflicts.find(Filter(message_id=message_id, **chosen), 9)]
@@ -669,14 +670,14 @@ def test_a_message_is_known_by_the_beginning_of_its_id_within_its_organisation(r
 def test_held_mail_is_found_by_its_id_its_message_and_its_content(records):
     known, later, _ = conflicting(records)
     alone = new(fingerprint="a" * 64)
-    assert records.conflicts.insert(None, alone, Held.SENDER)
+    assert records.conflicts.insert(None, alone, HoldReason.SENDER)
     assert [held.id for held in records.conflicts.of_message(1, known.id)] == [later.id]
     assert records.conflicts.alone(1, "a" * 64).id == alone.id
     assert records.conflicts.alone(1, "e" * 64) is records.conflicts.alone(2, "a" * 64) is None
     assert [held.id for held in records.conflicts.of_id(alone.id)] == [alone.id]
     assert records.conflicts.of_id(alone.id, 2) == []
-    assert records.conflicts.count_open_by_reason() == {Held.IDENTITY: 1, Held.SENDER: 1}
-    assert records.conflicts.count_open_by_reason(2) == {Held.IDENTITY: 0, Held.SENDER: 0}
+    assert records.conflicts.count_open_by_reason() == {HoldReason.IDENTITY: 1, HoldReason.SENDER: 1}
+    assert records.conflicts.count_open_by_reason(2) == {HoldReason.IDENTITY: 0, HoldReason.SENDER: 0}
 
 
 def test_settings_are_changed_key_by_key_and_what_a_newer_version_wrote_stays(records):
@@ -690,7 +691,7 @@ def test_settings_are_changed_key_by_key_and_what_a_newer_version_wrote_stays(re
     assert found.stored == {"colour": "red", "conflicts": "accept"} and found.settings.accepts_conflicts
     assert organizations.get(found.id) == found and organizations.get(99) is None
     assert not organizations.change_settings("nope", {"conflicts": "hold"})
-    with pytest.raises(BadOrgSettings):
+    with pytest.raises(OrgSettingsError):
         organizations.change_settings("acme", {"conflicts": "maybe"})
     assert not organizations.find("bolt").settings.accepts_conflicts
 
@@ -843,7 +844,7 @@ def test_a_message_goes_from_received_to_stored_to_parsed(records):
 
 def put_into(records, message, status):
     """Put a message into a status, keeping the worker that it has."""
-    with records.database.write(EVERY) as connection:
+    with records.database.write(ALL_TENANTS) as connection:
         connection.execute(
             inbound_message.update().where(inbound_message.c.id == message.id).values(status=status.value)
         )
@@ -915,7 +916,7 @@ def test_what_is_due_is_listed_the_longest_due_first(records):
 @pytest.mark.parametrize("name", ["messages", "documents"])
 def test_due_is_read_from_its_partial_index_alone(records, name):
     stored(records, [part(str(n)) for n in range(3)])
-    with records.database.write(EVERY) as connection:
+    with records.database.write(ALL_TENANTS) as connection:
         many = [{**vars(new()), "status": "PARSED", "next_attempt_at": NOW} for _ in range(500)]
         connection.execute(inbound_message.insert(), many)
         done = [
@@ -929,7 +930,7 @@ def test_due_is_read_from_its_partial_index_alone(records, name):
     getattr(records, name).due(NOW + LEASE, 1000)
     statement, parameters = asked[-1]
     explain = "EXPLAIN QUERY PLAN "
-    with records.database.read(EVERY) as connection:
+    with records.database.read(ALL_TENANTS) as connection:
         if not records.database.is_sqlite:
             find = "SELECT prosrc FROM pg_proc WHERE proname = %s"
             body = connection.exec_driver_sql(find, (f"orderflow_due_{name}",)).scalar_one()
@@ -1012,7 +1013,7 @@ def now_of(records):
 def by_a_clock_that_was_ahead(records, table, id):
     """Change a row as it had been written a day later."""
     times = {"updated_at": table.c.updated_at, "next_attempt_at": table.c.next_attempt_at}
-    with records.database.write(EVERY) as connection:
+    with records.database.write(ALL_TENANTS) as connection:
         if not records.database.is_sqlite:  # its trigger would write the time of now
             connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
         before = connection.execute(sa.select(*times.values()).where(table.c.id == id)).one()
@@ -1190,7 +1191,7 @@ def test_a_message_without_documents_is_stored(records):
 
 
 def lead_back(records, message, moment):
-    with records.database.write(EVERY) as connection:
+    with records.database.write(ALL_TENANTS) as connection:
         return records.messages.replay_in(connection, message, moment)
 
 
@@ -1550,7 +1551,7 @@ def test_slugs_that_cannot_be_published_are_unavailable(records, place, spoil):
         path.write_bytes(b"no database" * 1000)
     else:
         path.mkdir()
-    with pytest.raises(RecordsUnavailable, match="cannot be written"):
+    with pytest.raises(DatabaseUnavailable, match="cannot be written"):
         records.organizations.publish(path)
 
 
@@ -1580,7 +1581,7 @@ def refused(records):
         lambda: records.messages.claim(1, message.id, SECRET, NOW, LEASE),
         lambda: schema.current_version(records.database),
     ):
-        with pytest.raises(RecordsUnavailable) as away:
+        with pytest.raises(DatabaseUnavailable) as away:
             step()
         told.append(str(away.value))
     assert not any(SECRET in text or "SELECT" in text or str(message.id) in text for text in told)
@@ -1593,7 +1594,7 @@ def test_a_database_that_cannot_hold_every_subject_is_refused(postgres, encoding
     with psycopg.connect(postgres.conninfo("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
     database = Database(f"postgresql+psycopg://postgres@127.0.0.1:{postgres.port}/{name}")
-    with pytest.raises(RecordsUnavailable, match=f"its encoding is {encoding}"):
+    with pytest.raises(DatabaseUnavailable, match=f"its encoding is {encoding}"):
         schema.upgrade(database)
     database.close()
 
@@ -1603,10 +1604,10 @@ def test_a_server_that_nobody_listens_for_is_unavailable():
 
 
 def test_a_server_that_accepts_and_never_answers_is_unavailable_in_time(monkeypatch):
-    monkeypatch.setattr(limits, "CONNECT", 2)  # the least that libpq knows
+    monkeypatch.setattr(timeouts, "CONNECT", 2)  # the least that libpq knows
     with socket.create_server(("127.0.0.1", 0)) as silent:
         records = Records(f"postgresql+psycopg://of:{SECRET}@127.0.0.1:{silent.getsockname()[1]}/of")
-        with pytest.raises(RecordsUnavailable) as away:
+        with pytest.raises(DatabaseUnavailable) as away:
             records.messages.insert(new(subject=SECRET), NOW)
     assert SECRET not in str(away.value)
 
@@ -1621,9 +1622,9 @@ def test_a_database_or_a_user_that_is_not_there_is_unavailable(postgres):
 
 def test_a_database_that_is_not_set_up_is_unavailable(server):
     database = Database(server.new(), create=True)
-    with pytest.raises(RecordsUnavailable):
+    with pytest.raises(DatabaseUnavailable):
         Messages(database).insert(new(subject=SECRET), NOW)
-    with pytest.raises(RecordsUnavailable):
+    with pytest.raises(DatabaseUnavailable):
         Messages(database).due(NOW, 1)
     database.close()
 
@@ -1656,7 +1657,7 @@ def test_a_full_disk_is_unavailable_and_what_was_recorded_stays(place):
         schema.upgrade(records.database)
         records.organizations.add("acme", "Acme")
         recorded = []
-        with pytest.raises(RecordsUnavailable) as full:
+        with pytest.raises(DatabaseUnavailable) as full:
             while True:
                 recorded.append(inserted(records, subject=SECRET + "x" * 20000))
         assert SECRET not in str(full.value) and "SQLITE" in str(full.value)
@@ -1667,12 +1668,12 @@ def test_a_full_disk_is_unavailable_and_what_was_recorded_stays(place):
 
 
 def test_a_row_that_stays_locked_is_unavailable_in_time(url, records, monkeypatch):
-    monkeypatch.setattr(limits, "STATEMENT", 0.3)
+    monkeypatch.setattr(timeouts, "STATEMENT", 0.3)
     message = inserted(records)
     hurried = Records(url)
-    with records.database.write(EVERY) as other:
+    with records.database.write(ALL_TENANTS) as other:
         other.execute(inbound_message.update().values(subject="held"))
-        with pytest.raises(RecordsUnavailable):
+        with pytest.raises(DatabaseUnavailable):
             claimed(hurried, message)
     assert claimed(hurried, message) is not None
     hurried.database.close()
@@ -1681,18 +1682,18 @@ def test_a_row_that_stays_locked_is_unavailable_in_time(url, records, monkeypatc
 def test_a_lag_that_cannot_be_told_soon_or_by_this_role_is_unavailable_and_opens_no_breaker(
     postgres, place, monkeypatch
 ):
-    monkeypatch.setattr(limits, "GLANCE", 0.1)
-    monkeypatch.setattr(breaker, "SLOW", 0.0)
+    monkeypatch.setattr(timeouts, "GLANCE", 0.1)
+    monkeypatch.setattr(circuit_breaker, "SLOW", 0.0)
     name = f"records_{uuid4().hex}"
     url = postgres.create_database(name)
-    records = Records(url, guard=Breaker(place / "away" / "database", "database", RecordsUnavailable))
+    records = Records(url, guard=CircuitBreaker(place / "away" / "database", "database", DatabaseUnavailable))
     schema.upgrade(records.database)
     records.organizations.add("acme", "Acme")
     function = "CREATE OR REPLACE FUNCTION orderflow_overdue_since() RETURNS timestamptz LANGUAGE plpgsql AS $$ {} $$"
     for body in ("BEGIN PERFORM pg_sleep(60); END", "BEGIN RAISE feature_not_supported USING MESSAGE = 'no'; END"):
         with psycopg.connect(postgres.conninfo(name), autocommit=True) as connection:
             connection.execute(function.format(body))
-        with pytest.raises(RecordsUnavailable):
+        with pytest.raises(DatabaseUnavailable):
             records.messages.recent_lag()
         assert not (place / "away" / "database").exists() and inserted(records) is not None
         records.messages.recent_lag._due_at = 0.0
@@ -1701,13 +1702,13 @@ def test_a_lag_that_cannot_be_told_soon_or_by_this_role_is_unavailable_and_opens
 
 def test_a_hang_at_the_rows_of_one_organization_leaves_the_others_alone(postgres, place, monkeypatch):
     """As a node of a sharded database that has these rows; a server that does not answer at all is away for all."""
-    monkeypatch.setattr(breaker, "SLOW", 0.1)
+    monkeypatch.setattr(circuit_breaker, "SLOW", 0.1)
     name = f"records_{uuid4().hex}"
     url, path = postgres.create_database(name), place / "away" / "database"
-    guard = Breaker(path, "database", RecordsUnavailable)
+    guard = CircuitBreaker(path, "database", DatabaseUnavailable)
     with Wire(place, postgres.port) as wire:
         through = url.replace(f":{postgres.port}/", f":{wire.port}/")
-        made, records = Records(url), Records(through, times=limits.Times(2, 0.3, 1), guard=guard)
+        made, records = Records(url), Records(through, times=timeouts.Timeouts(2, 0.3, 1), guard=guard)
         schema.upgrade(made.database)
         for org in ("acme", "bolt"):
             made.organizations.add(org, org)
@@ -1721,14 +1722,14 @@ def test_a_hang_at_the_rows_of_one_organization_leaves_the_others_alone(postgres
             while not hangs.done():
                 with records.database.write(2):
                     time.sleep(0.01)
-            with pytest.raises(RecordsUnavailable, match="57014"):
+            with pytest.raises(DatabaseUnavailable, match="57014"):
                 hangs.result()
         assert path.with_name("database.1").exists() and not path.exists()
-        with pytest.raises(RecordsUnavailable, match="known to be away for this organization"):
+        with pytest.raises(DatabaseUnavailable, match="known to be away for this organization"):
             inserted(records, org_id=1)
         assert inserted(records, org_id=2) is not None and records.messages.due(NOW, 10)
         wire.turn("hang for good")
-        with pytest.raises(RecordsUnavailable):
+        with pytest.raises(DatabaseUnavailable):
             inserted(records, org_id=2)
         assert path.exists() and not path.with_name("database.2").exists()
         wire.turn("pass")
@@ -1738,8 +1739,8 @@ def test_a_hang_at_the_rows_of_one_organization_leaves_the_others_alone(postgres
 
 def test_a_connection_that_is_silent_for_ever_is_unavailable_in_time_and_another_serves(postgres, place, monkeypatch):
     """The server's process hangs, and its kernel acknowledges all the same."""
-    monkeypatch.setattr(limits, "CONNECT", 2)
-    monkeypatch.setattr(limits, "STATEMENT", 1)
+    monkeypatch.setattr(timeouts, "CONNECT", 2)
+    monkeypatch.setattr(timeouts, "STATEMENT", 1)
     name = f"records_{uuid4().hex}"
     url = postgres.create_database(name)
     with Wire(place, postgres.port) as wire:
@@ -1748,7 +1749,7 @@ def test_a_connection_that_is_silent_for_ever_is_unavailable_in_time_and_another
         records.organizations.add("acme", "Acme")
         inserted(records)
         wire.turn("hang for good")
-        with pytest.raises(RecordsUnavailable):
+        with pytest.raises(DatabaseUnavailable):
             inserted(records)
         wire.turn("pass")
         assert wait_until(lambda: _serves(records), 60)
@@ -1758,15 +1759,15 @@ def test_a_connection_that_is_silent_for_ever_is_unavailable_in_time_and_another
 def _serves(records) -> bool:
     try:
         return inserted(records) is not None
-    except RecordsUnavailable:
+    except DatabaseUnavailable:
         return False
 
 
 def test_a_pool_without_a_free_connection_is_unavailable_in_time(postgres, monkeypatch):
-    monkeypatch.setattr(limits, "CONNECT", 2)
+    monkeypatch.setattr(timeouts, "CONNECT", 2)
     database = Database(postgres.create_database(f"records_{uuid4().hex}"))
     held = [database.engine.connect() for _ in range(15)]
-    with pytest.raises(RecordsUnavailable, match="no connection of the pool"), database.read(NO_TENANT):
+    with pytest.raises(DatabaseUnavailable, match="no connection of the pool"), database.read(NO_TENANT):
         pass
     for connection in held:
         connection.close()
@@ -1784,7 +1785,7 @@ def end_sessions(postgres, name):
 def test_a_server_that_ended_our_sessions_is_used_again(postgres):
     name = f"records_{uuid4().hex}"
     database = Database(postgres.create_database(name))
-    with pytest.raises(RecordsUnavailable), database.read(NO_TENANT) as connection:
+    with pytest.raises(DatabaseUnavailable), database.read(NO_TENANT) as connection:
         end_sessions(postgres, name)
         connection.execute(sa.text("SELECT 1"))
     with database.read(NO_TENANT) as connection:
@@ -1795,7 +1796,7 @@ def test_a_server_that_ended_our_sessions_is_used_again(postgres):
 USES = {
     "read, no tenant": lambda database: database.read(NO_TENANT),
     "read": lambda database: database.read(1),
-    "read, every": lambda database: database.read(EVERY),
+    "read, every": lambda database: database.read(ALL_TENANTS),
     "write": lambda database: database.write(1),
     "write, no tenant": lambda database: database.write(NO_TENANT),
 }
@@ -1803,7 +1804,7 @@ USES = {
 
 def fill_pool(database):
     """Open as many connections as the pool keeps, and give them back."""
-    held = [database.engine.connect() for _ in range(limits.CONNECTIONS // 3)]
+    held = [database.engine.connect() for _ in range(timeouts.CONNECTIONS // 3)]
     for connection in held:
         connection.close()
     return len(held)
@@ -1839,7 +1840,7 @@ def test_a_server_that_is_away_is_unavailable_to_every_use(own):
         fill_pool(records.database)
         server.kill()
         for _ in range(2):
-            with pytest.raises(RecordsUnavailable), use(records.database):
+            with pytest.raises(DatabaseUnavailable), use(records.database):
                 pytest.fail("there is no server")
         server.start()
         assert inserted(records) is not None
@@ -1867,7 +1868,7 @@ def test_a_session_that_ends_within_a_use_is_not_replaced(postgres, use):
     name = f"records_{uuid4().hex}"
     database = Database(postgres.create_database(name))
     schema.upgrade(database)
-    with pytest.raises(RecordsUnavailable), use(database) as connection:
+    with pytest.raises(DatabaseUnavailable), use(database) as connection:
         connection.exec_driver_sql("SELECT 1")
         end_sessions(postgres, name)
         connection.exec_driver_sql("SELECT 1")
@@ -1886,7 +1887,7 @@ def test_a_fault_of_ours_passes_and_shows_no_parameter(records):
 
 
 def test_a_transaction_that_fails_leaves_nothing(records):
-    with pytest.raises(ValueError, match="stop"), records.database.write(EVERY) as connection:
+    with pytest.raises(ValueError, match="stop"), records.database.write(ALL_TENANTS) as connection:
         connection.execute(organization.insert().values(slug="late", name="Late"))
         raise ValueError("stop")
     assert records.organizations.find("late") is None

@@ -16,23 +16,24 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from orderflow_ingest import extraction, replay
-from orderflow_ingest.asking import moment
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.message import read_message
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import Filter, IdentityTaken, NewMessage, Records
-from orderflow_ingest.records.tables import document, inbound_message, message_conflict
-from orderflow_ingest.replay_cli.options import chosen, from_json, selection, to_json
-from orderflow_ingest.replay_cli.pace import Pace
-from orderflow_ingest.status import EventKind, Held, Status
-from tests.fakes import embedded
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import EventKind, HoldReason, Status
+from orderflow_ingest.entrypoints.cli.options import moment
+from orderflow_ingest.entrypoints.replay.rate_limit import Pace
+from orderflow_ingest.entrypoints.replay.selection import chosen, from_json, selection, to_json
+from orderflow_ingest.pipeline import extract, replay
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.storage.database import Filter, IdentityTaken, NewMessage, Records
+from orderflow_ingest.storage.database.tables import document, inbound_message, message_conflict
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.lab.process import scratch, wait_until
-from tests.mails import mail, order
-from tests.test_operator import failing, quiet, rows
-from tests.test_tenants import Tenants
+
+from .fakes import embedded
+from .mails import mail, order
+from .test_operator import failing, quiet, rows
+from .test_tenants import Tenants
 
 __all__ = ["quiet"]
 
@@ -79,9 +80,9 @@ def test_messages_are_selected_by_what_is_known_of_them(parts):
     ids = {}
     for number in range(4):
         slug, sender = ("acme", f"buyer-{number}@shop.example") if number < 3 else ("beta", "boss@firm.example")
-        ended = receive(Envelope(f"orders+{slug}@{DOMAIN}", now, sender), order(number), parts)
+        ended = deliver_from_memory(Envelope(f"orders+{slug}@{DOMAIN}", now, sender), order(number), parts)
         ids[number] = ended.message_id
-        extraction.extract(1 if number < 3 else 2, ended.message_id, parts)
+        extract.extract(1 if number < 3 else 2, ended.message_id, parts)
     for one in parts.records.documents.of_message(1, ids[2]):
         attempt = parts.records.documents.claim(1, one.id, "w", now, timedelta(0))
         assert parts.records.documents.give_up(attempt, {"error": "KeyError"})
@@ -475,7 +476,7 @@ def test_a_damaged_dead_letter_is_told_and_does_not_keep_the_others_from_being_s
     (dead / "1-broken.why").touch()
     subprocess.run(["chown", "-R", "nobody:", dead], check=True)
     (broken,) = rows(quiet.replay("dead", "--json"))
-    assert (broken["recipient"], broken["why"]) == ("unreadable: EntryDamaged", "no reason was noted")
+    assert (broken["recipient"], broken["why"]) == ("unreadable: EntryDamagedError", "no reason was noted")
     file = quiet.state / "broken.eml"
     for option in (["--show", "1-broken"], ["--export", "1-broken", str(file)]):
         assert "is not whole; its file is" in failing(quiet, "orderflow-replay", "dead", *option)
@@ -514,10 +515,10 @@ def test_a_conflict_is_shown_accepted_once_or_discarded(deployment):
 def held(parts, reason, *bodies):
     """Deliver mails of one Message-ID, and hold the last one for a reason."""
     envelope = Envelope(recipient=ACME, sender="a@b.example", received_at=NOW)
-    ended = [receive(envelope, mail(1, body), parts) for body in bodies]
+    ended = [deliver_from_memory(envelope, mail(1, body), parts) for body in bodies]
     (conflict,) = parts.records.conflicts.open()
     assert ended[-1].outcome is Outcome.HELD
-    return conflict if reason is Held.IDENTITY else alone(parts, conflict)
+    return conflict if reason is HoldReason.IDENTITY else alone(parts, conflict)
 
 
 def alone(parts, conflict):
@@ -538,34 +539,34 @@ def free_identity(parts):
 
 
 def test_what_is_held_for_its_sender_keeps_its_message_id_where_that_is_free(parts):
-    conflict = held(parts, Held.SENDER, b"1\n", b"2\n")
+    conflict = held(parts, HoldReason.SENDER, b"1\n", b"2\n")
     free_identity(parts)
     assert replay.identity_of(conflict, parts) == "<order-1@shop.example>"
-    assert replay.accept_conflict(conflict, parts, "me@here", "known")
+    assert replay.accept_held(conflict, parts, "me@here", "known")
     assert identities(parts) == ["<another>", "<order-1@shop.example>"]
-    assert not replay.accept_conflict(conflict, parts, "me@here")
+    assert not replay.accept_held(conflict, parts, "me@here")
 
 
-@pytest.mark.parametrize("reason", Held)
+@pytest.mark.parametrize("reason", HoldReason)
 def test_what_is_held_gets_an_identity_of_its_own_where_its_message_id_is_taken(parts, reason):
     conflict = held(parts, reason, b"1\n", b"2\n")
     own = f"<order-1@shop.example>#{conflict.fingerprint[:16]}"
     assert replay.identity_of(conflict, parts) == own
-    assert replay.accept_conflict(conflict, parts, "me@here")
+    assert replay.accept_held(conflict, parts, "me@here")
     assert identities(parts) == ["<order-1@shop.example>", own]
     assert len(parts.queue.extractions) == 2
 
 
-@pytest.mark.parametrize("reason", Held)
+@pytest.mark.parametrize("reason", HoldReason)
 def test_what_is_held_stays_held_where_each_identity_is_taken(parts, reason):
     conflict = held(parts, reason, b"1\n", b"2\n")
-    assert replay.accept_conflict(conflict, parts, "me@here")
+    assert replay.accept_held(conflict, parts, "me@here")
     with parts.records.database.write(1) as connection:
         connection.execute(message_conflict.update().values(resolution=None))
     before = (identities(parts), parts.records.events.of(1, conflict.id))
     assert replay.identity_of(conflict, parts) is None
     with pytest.raises(IdentityTaken):
-        replay.accept_conflict(conflict, parts, "me@here")
+        replay.accept_held(conflict, parts, "me@here")
     assert parts.records.conflicts.open() == [conflict]
     assert (identities(parts), parts.records.events.of(1, conflict.id)) == before
 
@@ -585,8 +586,8 @@ def test_what_is_held_and_erased_can_only_be_discarded(quiet):
 
 
 def test_a_run_tells_its_events_of_an_accepted_mail(parts):
-    conflict, run = held(parts, Held.IDENTITY, b"1\n", b"2\n"), uuid4()
-    assert replay.accept_conflict(conflict, parts, "me@here", "they called", run)
+    conflict, run = held(parts, HoldReason.IDENTITY, b"1\n", b"2\n"), uuid4()
+    assert replay.accept_held(conflict, parts, "me@here", "they called", run)
     (event,) = parts.records.events.of(1, conflict.id)
     assert (event.kind, event.run_id, event.details["why"]) == (EventKind.ACCEPTED, run, "they called")
     assert read_message(parts.archive.read(conflict.raw_key, conflict.digest)) is not None

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from orderflow_ingest import rounds
-from orderflow_ingest.rounds import Rounds
+from orderflow_ingest.entrypoints import periodic
+from orderflow_ingest.entrypoints.periodic import Rounds
 
 
 def in_a_process(do) -> list[str]:
@@ -32,14 +32,14 @@ def test_each_round_is_due_at_first_and_once(monkeypatch):
 
 
 def test_a_round_is_due_again_for_any_process_after_its_time(monkeypatch):
-    monkeypatch.setattr(rounds, "EACH", 0.0)
+    monkeypatch.setattr(periodic, "EACH", 0.0)
     one = Rounds("sweep")
     assert in_a_process(lambda: [one.take()]) == ["sweep"]
     assert in_a_process(lambda: [one.take(), one.take()]) == ["sweep", "sweep"]
 
 
 def test_a_round_that_one_does_is_begun_by_no_other_however_long_it_takes(monkeypatch):
-    monkeypatch.setattr(rounds, "EACH", 0.0)
+    monkeypatch.setattr(periodic, "EACH", 0.0)
     one = Rounds("sweep")
     assert one.take() == "sweep"
     assert in_a_process(lambda: [one.take()]) == ["None"]
@@ -49,7 +49,7 @@ def test_a_round_that_one_does_is_begun_by_no_other_however_long_it_takes(monkey
 
 
 def test_a_process_that_is_killed_in_a_round_and_a_thread_that_ends_in_one_hold_nothing(monkeypatch):
-    monkeypatch.setattr(rounds, "EACH", 0.0)
+    monkeypatch.setattr(periodic, "EACH", 0.0)
     one = Rounds("sweep")
     assert in_a_process(lambda: [one.take()]) == ["sweep"]
     thread = threading.Thread(target=one.take)

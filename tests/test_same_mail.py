@@ -9,19 +9,20 @@ from random import Random
 import pytest
 from aiosmtpd.controller import Controller
 
-from orderflow_ingest.admin_cli.story import tell_held
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.message import read_mail
-from orderflow_ingest.mime.fields import HEADER_LINES
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import Filter
-from orderflow_ingest.same_mail import find_difference
-from orderflow_ingest.status import Held
-from tests.fakes import embedded
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.identity import read_mail
+from orderflow_ingest.domain.mail_comparison import find_difference
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import HoldReason
+from orderflow_ingest.entrypoints.admin.history import tell_held
+from orderflow_ingest.parsing.mime.fields import HEADER_LINES
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.storage.database import Filter
 from tests.lab.postfix import Postfix
 from tests.lab.process import free_port, scratch, wait_until
 from tests.lab.smtp import send
+
+from .fakes import embedded
 
 ACME = "orders+acme@orderflow.example.com"
 TEXT = "Bestellung über 12 Stück à 3 €, größtenteils\n" + "eine sehr lange Zeile " * 9 + "\n\n=20 Ende \n"
@@ -262,7 +263,7 @@ def parts(place):
 
 
 def post(parts, raw):
-    return receive(Envelope(ACME, datetime.now(UTC), "buyer@shop.example", queue_id="4X"), raw, parts)
+    return deliver_from_memory(Envelope(ACME, datetime.now(UTC), "buyer@shop.example", queue_id="4X"), raw, parts)
 
 
 @pytest.mark.parametrize("conflicts", ["hold", "accept"])
@@ -302,7 +303,7 @@ def test_what_differs_is_kept_with_a_mail_that_is_held_and_shown(parts):
     ended = post(parts, mixed(PDF + b"x"))
     assert (ended.outcome, ended.reason) == (Outcome.HELD, "part 2: its content differs")
     (held,) = parts.records.conflicts.open()
-    assert held.reason is Held.IDENTITY
+    assert held.reason is HoldReason.IDENTITY
     assert parts.archive.describe(held.raw_key).metadata["why"] == tell_held(held, parts).difference == ended.reason
     assert post(parts, mixed(PDF + b"x", encodings=("base64",) * 3)).outcome is Outcome.DUPLICATE, "of the held one"
 

@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 
-from orderflow_ingest.sampled import Sampled
+from orderflow_ingest.storage.resilience.cached_measurement import CachedMeasurement
 
 
 class Away(Exception):
@@ -17,13 +17,13 @@ class Away(Exception):
 
 def test_it_is_taken_once_within_its_time():
     taken = []
-    sampled = Sampled(lambda: taken.append(1) or len(taken), 60, 0, errors=())
+    sampled = CachedMeasurement(lambda: taken.append(1) or len(taken), 60, 0, errors=())
     assert [sampled(), sampled(), sampled()] == [1, 1, 1]
 
 
 def test_it_is_taken_again_when_its_time_is_over():
     taken = []
-    sampled = Sampled(lambda: taken.append(1) or len(taken), 0.05, 0, errors=())
+    sampled = CachedMeasurement(lambda: taken.append(1) or len(taken), 0.05, 0, errors=())
     assert sampled() == 1
     time.sleep(0.06)
     assert sampled() == 2
@@ -41,7 +41,7 @@ def test_what_it_raised_is_remembered_for_a_second_and_holds_no_frame():
         taken.append(1)
         raise Away("away")
 
-    sampled = Sampled(measure, 60, 0, errors=(Away,))
+    sampled = CachedMeasurement(measure, 60, 0, errors=(Away,))
     for _ in range(3):
         with pytest.raises(Away, match="away"):
             sampled()
@@ -62,7 +62,7 @@ def test_an_error_that_is_not_named_is_not_remembered():
             raise answer
         return answer
 
-    sampled = Sampled(measure, 60, 0, errors=(Away,))
+    sampled = CachedMeasurement(measure, 60, 0, errors=(Away,))
     with pytest.raises(ValueError):
         sampled()
     assert sampled() == 7
@@ -76,7 +76,7 @@ def test_while_one_takes_it_the_others_have_the_one_before():
         assert over.wait(10)
         return 5
 
-    sampled = Sampled(measure, 60, 0, errors=())
+    sampled = CachedMeasurement(measure, 60, 0, errors=())
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(sampled)
         assert taking.wait(10)

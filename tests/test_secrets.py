@@ -13,10 +13,11 @@ from uuid import uuid4
 
 import pytest
 
-from tests.lab import smtp
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.lab.process import free_port, wait_until
-from tests.mails import order
+
+from .lab import smtp
+from .mails import order
 
 SECRET = "hidden7Q"  # in each of them, on both sides of what a parser may cut at
 KEY = "HIDDENKEY7Q000000001"

@@ -13,22 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest import admin_cli, replay
-from orderflow_ingest.admin_cli.trial import try_mail
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.extraction import extract
-from orderflow_ingest.handover import hand_over
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import Filter, schema
-from orderflow_ingest.settings import load
-from tests.fakes import embedded
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.entrypoints.admin import main as admin_main
+from orderflow_ingest.entrypoints.admin.org_test import dry_run_delivery
+from orderflow_ingest.pipeline import replay
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.extract import extract
+from orderflow_ingest.pipeline.hand_over import hand_over
+from orderflow_ingest.storage.database import Filter, schema
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS
 from tests.lab.postfix import Postfix
 from tests.lab.process import free_port, scratch, wait_until
 from tests.lab.smtp import send
-from tests.mails import mail, order, part
+
+from .fakes import embedded
+from .mails import mail, order, part
 
 ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"
 STEERING = "\x1b[2J\x1b]0;owned\x07"
@@ -51,7 +53,7 @@ class Place:
         self.state.mkdir(mode=0o755)
         self.settings_file.write_text(f"ORDERFLOW_STATE_DIR={self.state}\n")
         self.parts = embedded(self.state)
-        open_parts(self.parts.settings, create=True).queue.create_tables()
+        open_app(self.parts.settings, create=True).queue.create_tables()
         for path in (directory, self.settings_file):
             path.chmod(0o755)
         self.give_away()
@@ -63,7 +65,7 @@ class Place:
 
     def deliver(self, recipient: str, raw: bytes, **envelope: str) -> Outcome:
         """Deliver a mail."""
-        ended = receive(Envelope(recipient, datetime.now(UTC), **envelope), raw, self.parts)
+        ended = deliver_from_memory(Envelope(recipient, datetime.now(UTC), **envelope), raw, self.parts)
         self.give_away()
         return ended.outcome
 
@@ -108,7 +110,7 @@ def ran(deployment: Place, *arguments: str) -> tuple[int, str, str]:
                 sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w"), open(2, "w")  # noqa: SIM115
                 sys.argv = ["orderflow-admin", *arguments]
                 os.environ["ORDERFLOW_SETTINGS"] = str(deployment.settings_file)
-                admin_cli.main()
+                admin_main.main()
                 status = 0
             except SystemExit as ended:
                 status = int(ended.code or 0)
@@ -303,8 +305,8 @@ def test_what_is_held_for_its_sender_is_found_by_its_message_id(quiet):
         assert (told["id"], told["status"]) == (str(one.id), "HELD")
     assert admin(quiet, "show", name) == admin(quiet, "show", str(one.id)[:13], "--org", "acme")
     assert f"Message-ID    {name}" in admin(quiet, "show", name)
-    assert replay.discard_conflict(one, quiet.parts, "jo", "a stranger")
-    assert replay.accept_conflict(two, quiet.parts, "jo")
+    assert replay.discard_held(one, quiet.parts, "jo", "a stranger")
+    assert replay.accept_held(two, quiet.parts, "jo")
     (told,) = rows(admin(quiet, "find", "--message-id", name, "--json"))
     assert told["status"] == "DISCARDED" and "a stranger" in admin(quiet, "show", name)
     (told,) = rows(admin(quiet, "find", "--message-id", two.source_message_id, "--json"))
@@ -390,7 +392,7 @@ def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place
 
 def test_a_sender_is_judged_by_the_queue_id_under_which_the_mail_came(place):
     settings = {"ORDERFLOW_AUTHSERV_ID": "mx.example", "ORDERFLOW_STATE_DIR": str(place)}
-    parts = open_parts(load("/dev/null", settings), create=True, guarded=False)
+    parts = open_app(load("/dev/null", settings), create=True, guarded=False)
     schema.upgrade(parts.records.database)
     parts.records.organizations.add("acme", "Acme")
     parts.records.organizations.change_settings("acme", {"allowed_senders": "@shop.example"})
@@ -400,7 +402,7 @@ def test_a_sender_is_judged_by_the_queue_id_under_which_the_mail_came(place):
     )
 
     def told(*more: str) -> tuple[str, ...]:
-        found = dict(try_mail(ACME, raw, None, None, parts, *more))
+        found = dict(dry_run_delivery(ACME, raw, None, None, parts, *more))
         return found.get("queue id", "")[:9], found["sender"]
 
     assert told() == ("not known", "taken")

@@ -4,11 +4,12 @@ import time
 
 import pytest
 
-from orderflow_ingest.addresses import _ascii_label
-from orderflow_ingest.mime.fields import HEADER_LINES, read_mail_header
-from orderflow_ingest.org_settings import read_settings
-from orderflow_ingest.senders import Authenticator, Doubt, check_sender, doubt_sender
-from tests.cost import unit
+from orderflow_ingest.domain.addresses import _ascii_label
+from orderflow_ingest.domain.org_settings import read_settings
+from orderflow_ingest.domain.sender_policy import Authenticator, Rejection, check_raw_sender, check_sender
+from orderflow_ingest.parsing.mime.fields import HEADER_LINES, read_mail_header
+
+from .cost import unit
 
 ALLOWED = ("@shop.example", "ann@other.example")
 MX = "mx.example.com"
@@ -18,7 +19,7 @@ DMARC = f"{MX}; dmarc=pass (p=none dis=none) header.from=shop.example"
 DKIM = f"{MX}; dkim=pass (2048-bit key) header.d=shop.example header.i=@shop.example header.s=s1"
 
 
-def doubt(source: str, results: str | None = None, authserv_id: str = "") -> Doubt | None:
+def doubt(source: str, results: str | None = None, authserv_id: str = "") -> Rejection | None:
     """Judge a mail of which our server says this."""
     return doubt_mail(fields(results), source=source, authserv_id=authserv_id)
 
@@ -35,7 +36,7 @@ def doubt_mail(
     received: str = OURS,
     queue_id: str | None = QUEUE_ID,
     authserv_id: str = MX,
-) -> Doubt | None:
+) -> Rejection | None:
     """Judge a mail with these fields above and below the Received that our Postfix wrote."""
     flags = "Return-Path: <a@b>\nX-Original-To: orders+acme@orderflow.example.com\n"
     raw = f"{flags}{above}{received}{below}From: {source}\nSubject: x\n\n"
@@ -73,12 +74,12 @@ def test_who_is_allowed_is_taken(source):
     ],
 )
 def test_one_address_in_from_that_is_not_allowed_is_enough_to_doubt(source):
-    assert doubt(source) is Doubt.NOT_ALLOWED
+    assert doubt(source) is Rejection.NOT_ALLOWED
 
 
 @pytest.mark.parametrize("raw", [b"Subject: x\n\n", b"From: \n\n", b"From: undisclosed\n\nbuyer@shop.example\n", b""])
 def test_a_mail_without_an_address_in_from_is_from_nobody(raw):
-    assert doubt_sender(raw, ALLOWED, "") is Doubt.NO_ADDRESS
+    assert check_raw_sender(raw, ALLOWED, "") is Rejection.NO_ADDRESS
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_who_is_authenticated_is_taken(results):
     ],
 )
 def test_what_our_server_does_not_say_for_certain_is_doubted(results):
-    assert doubt("buyer@shop.example", results, MX) in (Doubt.NOT_AUTHENTICATED, Doubt.UNCLEAR)
+    assert doubt("buyer@shop.example", results, MX) in (Rejection.NOT_AUTHENTICATED, Rejection.UNCLEAR)
 
 
 ATTACK = "dkim=pass header.d=shop.example header.i=@shop.example"
@@ -196,8 +197,8 @@ EVIL = f"{MX}; dkim=pass header.d=evil.example header.i="
     ],
 )
 def test_where_a_sender_has_written_into_a_field_of_our_server_no_other_field_is_believed(results):
-    assert doubt_mail(fields(DMARC, results)) is Doubt.UNCLEAR
-    assert doubt_mail(fields(results, DKIM)) is Doubt.UNCLEAR
+    assert doubt_mail(fields(DMARC, results)) is Rejection.UNCLEAR
+    assert doubt_mail(fields(results, DKIM)) is Rejection.UNCLEAR
 
 
 @pytest.mark.parametrize(
@@ -205,13 +206,13 @@ def test_where_a_sender_has_written_into_a_field_of_our_server_no_other_field_is
     [
         ("@shop.example", None),
         ("buyer+x_1@\n\tsub.shop.example", None),
-        ("a=3Bdmarc=3Dpass=20header.from=3Dshop.example=3Bx@evil.example", Doubt.UNCLEAR),
-        (f"@evil.example=3B{ATTACK.replace(' ', '=20')}{'=20' * 300}@evil.example", Doubt.UNCLEAR),
+        ("a=3Bdmarc=3Dpass=20header.from=3Dshop.example=3Bx@evil.example", Rejection.UNCLEAR),
+        (f"@evil.example=3B{ATTACK.replace(' ', '=20')}{'=20' * 300}@evil.example", Rejection.UNCLEAR),
         ("a b@evil.example", None),
-        ('"a b"@evil.example', Doubt.UNCLEAR),
-        (f"{'a' * 300}@evil.example", Doubt.UNCLEAR),
-        ("@evil.example; i=a=3Bb@evil.example", Doubt.UNCLEAR),
-        ("", Doubt.UNCLEAR),
+        ('"a b"@evil.example', Rejection.UNCLEAR),
+        (f"{'a' * 300}@evil.example", Rejection.UNCLEAR),
+        ("@evil.example; i=a=3Bb@evil.example", Rejection.UNCLEAR),
+        ("", Rejection.UNCLEAR),
     ],
 )
 def test_a_signature_whose_identity_is_more_than_an_address_makes_all_unclear(identity, judged):
@@ -225,10 +226,10 @@ def test_a_signature_whose_identity_is_more_than_an_address_makes_all_unclear(id
     [
         ("", None),
         ("a+b=c@shop.example", None),
-        ("a@shop.example@evil.example", Doubt.UNCLEAR),
-        ('"a@shop.example"@evil.example', Doubt.UNCLEAR),
-        ("a@shop.example @evil.example", Doubt.UNCLEAR),
-        ("@shop.example,@x.example:a@evil.example", Doubt.UNCLEAR),
+        ("a@shop.example@evil.example", Rejection.UNCLEAR),
+        ('"a@shop.example"@evil.example', Rejection.UNCLEAR),
+        ("a@shop.example @evil.example", Rejection.UNCLEAR),
+        ("@shop.example,@x.example:a@evil.example", Rejection.UNCLEAR),
     ],
 )
 def test_an_envelope_sender_that_can_be_read_in_two_ways_makes_all_unclear(sender, judged):
@@ -239,7 +240,7 @@ def test_an_envelope_sender_that_can_be_read_in_two_ways_makes_all_unclear(sende
 def test_mail_of_two_signatures_is_authenticated_by_dmarc():
     both = f"{DKIM}; dkim=pass header.d=service.example header.i=@service.example; dkim-atps=neutral"
     assert doubt_mail(fields(DMARC, both)) is None
-    assert doubt_mail(fields(both)) is Doubt.NOT_AUTHENTICATED
+    assert doubt_mail(fields(both)) is Rejection.NOT_AUTHENTICATED
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_mail_of_two_signatures_is_authenticated_by_dmarc():
     ],
 )
 def test_a_field_of_our_server_below_its_received_is_forged_and_what_stands_above_counts_for_nothing(below):
-    assert doubt_mail(fields(DMARC, DKIM), below) is Doubt.FORGED
+    assert doubt_mail(fields(DMARC, DKIM), below) is Rejection.FORGED
 
 
 @pytest.mark.parametrize(
@@ -278,15 +279,15 @@ def test_fields_of_other_servers_below_are_nothing_to_us(below):
 
 def test_what_is_no_field_of_the_mail_is_no_forgery():
     raw = f"{fields(DMARC)}{OURS}From: buyer@shop.example\n\n{fields(DMARC)}"
-    assert doubt_sender(raw.encode(), ALLOWED, MX) is None
+    assert check_raw_sender(raw.encode(), ALLOWED, MX) is None
 
 
 def test_dmarc_that_may_rest_on_a_received_spf_of_the_sender_needs_a_second_witness():
     spf = "Received-SPF: pass identity=mailfrom; envelope-from=a@shop.example\n"
-    assert doubt_mail(fields(DMARC), spf) is Doubt.SPF_BROUGHT
+    assert doubt_mail(fields(DMARC), spf) is Rejection.SPF_BROUGHT
     assert doubt_mail(fields(DMARC, DKIM), spf) is None
     assert doubt_mail(fields(DMARC, f"{MX}; spf=pass smtp.mailfrom=shop.example"), spf) is None
-    assert doubt_mail(fields(DMARC, f"{MX}; spf=pass smtp.mailfrom=evil.example"), spf) is Doubt.SPF_BROUGHT
+    assert doubt_mail(fields(DMARC, f"{MX}; spf=pass smtp.mailfrom=evil.example"), spf) is Rejection.SPF_BROUGHT
     assert doubt_mail(spf + fields(DMARC)) is None
 
 
@@ -305,7 +306,7 @@ def test_dmarc_that_may_rest_on_a_received_spf_of_the_sender_needs_a_second_witn
     ],
 )
 def test_where_the_topmost_received_is_not_our_postfixs_nothing_is_authenticated(received, queue_id):
-    assert doubt_mail(fields(DMARC), received=received, queue_id=queue_id) is Doubt.NOT_AUTHENTICATED
+    assert doubt_mail(fields(DMARC), received=received, queue_id=queue_id) is Rejection.NOT_AUTHENTICATED
 
 
 @pytest.mark.parametrize(
@@ -326,8 +327,8 @@ def test_a_line_that_a_cr_makes_of_a_senders_text_is_not_believed():
     for more in ("X: y", f"Received: id {QUEUE_ID};"):
         identity = f"a\r{fields(DMARC).strip()}\r{more}@evil.example"
         own = f"{MX}; dkim=pass header.d=evil.example header.i={identity}"
-        assert doubt_mail(fields(own)) is Doubt.NOT_AUTHENTICATED
-        assert doubt_mail(fields(DMARC, own)) is Doubt.NOT_AUTHENTICATED
+        assert doubt_mail(fields(own)) is Rejection.NOT_AUTHENTICATED
+        assert doubt_mail(fields(DMARC, own)) is Rejection.NOT_AUTHENTICATED
 
 
 @pytest.mark.parametrize(
@@ -342,7 +343,7 @@ def test_a_line_that_a_cr_makes_of_a_senders_text_is_not_believed():
 )
 def test_a_from_of_more_than_one_address_or_field_is_never_authenticated(source):
     results = f"{DMARC}\nAuthentication-Results: {MX}; spf=pass smtp.mailfrom=other.example"
-    assert doubt(source, results, MX) is Doubt.NOT_AUTHENTICATED
+    assert doubt(source, results, MX) is Rejection.NOT_AUTHENTICATED
     assert doubt(source) is None
 
 
@@ -354,7 +355,7 @@ def test_letters_that_only_unicode_folds_to_ascii_are_other_letters(domain):
     ):
         header = read_mail_header(f"From: buyer@{domain}\n\n".encode())
         judged = check_sender(header, allowed, Authenticator())
-        assert judged is (Doubt.NOT_ALLOWED if len(allowed) == 1 else None)
+        assert judged is (Rejection.NOT_ALLOWED if len(allowed) == 1 else None)
     assert check_sender(read_mail_header("From: a@\u212a.example\n\n".encode()), ("@k.example",), Authenticator())
 
 
@@ -364,7 +365,7 @@ def test_both_spellings_of_a_domain_beyond_ascii_are_the_same_domain(entry, sour
     allowed = read_settings({"allowed_senders": entry}).allowed_senders
     for results, judged in (
         (f"{MX}; dkim=pass header.d=xn--bcher-kva.example header.i=@xn--bcher-kva.example header.s=s1", None),
-        (f"{MX}; dkim=pass header.d=bcher.example header.i=@bcher.example header.s=s1", Doubt.NOT_AUTHENTICATED),
+        (f"{MX}; dkim=pass header.d=bcher.example header.i=@bcher.example header.s=s1", Rejection.NOT_AUTHENTICATED),
     ):
         header = read_mail_header(f"{fields(results)}{OURS}From: {source}\n\n".encode())
         assert check_sender(header, allowed, Authenticator(MX, QUEUE_ID)) is judged
@@ -380,26 +381,26 @@ def test_both_spellings_of_a_domain_beyond_ascii_are_the_same_domain(entry, sour
 def test_domains_beyond_ascii_that_nobody_allowed_cost_one_conversion():
     source = ", ".join(f"a@{chr(0x4E00 + n) * 63}.example" for n in range(300))
     _ascii_label.cache_clear()
-    assert doubt(source) is Doubt.NOT_ALLOWED and _ascii_label.cache_info().misses == 1
+    assert doubt(source) is Rejection.NOT_ALLOWED and _ascii_label.cache_info().misses == 1
 
 
 def test_what_has_passed_nobody_who_authenticates_is_not_authenticated_whatever_it_says():
     raw = f"{fields(DMARC)}{OURS}From: a@shop.example\n\n".encode()
-    assert doubt_sender(raw, ALLOWED, MX) is None and doubt_sender(raw, ALLOWED, "", is_filtered=False) is None
-    assert doubt_sender(raw, ALLOWED, MX, is_filtered=False) is Doubt.NOT_AUTHENTICATED
+    assert check_raw_sender(raw, ALLOWED, MX) is None and check_raw_sender(raw, ALLOWED, "", is_filtered=False) is None
+    assert check_raw_sender(raw, ALLOWED, MX, is_filtered=False) is Rejection.NOT_AUTHENTICATED
 
 
 def test_where_the_header_of_the_sender_was_taken_for_body_his_own_results_count_for_nothing():
     raw = f"{OURS}\n\n{fields(DMARC)}From: buyer@shop.example\nSubject: x\n\n".encode()
-    assert doubt_sender(raw, ALLOWED, MX) is Doubt.FORGED
+    assert check_raw_sender(raw, ALLOWED, MX) is Rejection.FORGED
 
 
 def test_nobody_is_judged_by_a_part_of_a_header():
     long = "X: y\n" * HEADER_LINES
-    assert doubt_mail(fields(DMARC), long) is Doubt.TOO_LONG
-    assert doubt(f"buyer@shop.example {'(' * 100_000}") is Doubt.TOO_LONG
-    assert doubt(f"{'x' * 2_000_000} <bob@evil.example>") is Doubt.TOO_LONG
-    assert doubt(f"{'x' * 60_000} <bob@evil.example>") is Doubt.NOT_ALLOWED
+    assert doubt_mail(fields(DMARC), long) is Rejection.TOO_LONG
+    assert doubt(f"buyer@shop.example {'(' * 100_000}") is Rejection.TOO_LONG
+    assert doubt(f"{'x' * 2_000_000} <bob@evil.example>") is Rejection.TOO_LONG
+    assert doubt(f"{'x' * 60_000} <bob@evil.example>") is Rejection.NOT_ALLOWED
 
 
 @pytest.mark.parametrize(

@@ -21,23 +21,26 @@ from pathlib import Path
 import pytest
 
 import orderflow_ingest
-from orderflow_ingest import deliver_cli, entry
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.delivery import drain
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import Filter
-from orderflow_ingest.settings import load
-from tests.crash import kill_at, points
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.entrypoints import pipe
+from orderflow_ingest.pipeline.deliver import drain
+from orderflow_ingest.storage import spool_entry
+from orderflow_ingest.storage.database import Filter
+from orderflow_ingest.storage.envelope_header import encode_envelope
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS, Deployment
 from tests.lab.process import Process, scratch, wait_until
-from tests.mails import mail, order
+
+from .crash import kill_at, points
+from .mails import mail, order
 
 ACME = f"orders+acme@{DOMAIN}"
 PACKAGES = Path(subprocess.check_output(
     [PROGRAMS / "python3", "-c", "import orderflow_ingest as o; print(o.__path__[0])"], cwd="/", text=True
 ).strip()).parent  # fmt: skip
-CODE = "import sys; sys.path.insert(0, {!r}); from orderflow_ingest.deliver_cli import main; main()"
+CODE = "import sys; sys.path.insert(0, {!r}); from orderflow_ingest.entrypoints.pipe import main; main()"
 
 
 def client(path: Path | str | None, recipient: str = ACME, *options: str) -> list[str]:
@@ -184,13 +187,13 @@ def test_bytes_that_are_no_utf8_in_an_address_do_no_harm(served):
 
 def test_the_client_lets_out_the_statuses_of_the_outcomes_and_no_other():
     """It cannot import them: that would cost as much as all else that it imports."""
-    assert {int(status) for status in deliver_cli.STATUSES} == {outcome.exit_status for outcome in Outcome}
+    assert {int(status) for status in pipe.STATUSES} == {outcome.exit_status for outcome in Outcome}
 
 
 # What it costs
 
 
-def test_the_client_imports_built_in_modules_and_four_small_ones_of_ours(served):
+def test_the_client_imports_built_in_modules_and_three_small_ones_of_ours(served):
     command = client(served.sockets / "deliver.sock")
     command[1:1] = ["-X", "importtime"]
     ended = subprocess.run(
@@ -200,7 +203,7 @@ def test_the_client_imports_built_in_modules_and_four_small_ones_of_ours(served)
     imported = {line.split("|")[-1].strip() for line in ended.stderr.decode().splitlines()[1:]}
     bare = subprocess.run([sys.executable, "-I", "-S", "-X", "importtime", "-c", ""], capture_output=True, text=True)
     start = {line.split("|")[-1].strip() for line in bare.stderr.splitlines()[1:]}
-    ours = {"", ".deliver_cli", ".entry", ".durable", ".header"}
+    ours = {"", ".entrypoints", ".entrypoints.pipe", ".storage", ".storage.spool_entry", ".storage.fsync"}
     assert imported - start - set(sys.builtin_module_names) == {f"orderflow_ingest{name}" for name in ours}
 
 
@@ -347,7 +350,7 @@ def test_an_entry_that_the_service_is_at_is_not_withdrawn(deployment, place):
     asking = threading.Thread(target=lambda: ended.append(run(deployment, order(36), path=place / "deliver.sock")))
     asking.start()
     assert wait_until(lambda: service.names, 60)
-    fd = entry.lock_entry(str(deployment.state / "spool" / "new" / service.names[0].decode().strip()))
+    fd = spool_entry.lock_entry(str(deployment.state / "spool" / "new" / service.names[0].decode().strip()))
     asking.join()
     assert ended == [means(Outcome.DEADLINE)]
     assert len(spooled(deployment)) == 1
@@ -449,8 +452,8 @@ def test_an_entry_that_is_not_there_defers(served, name):
 
 def test_an_entry_that_was_cut_short_defers_and_is_not_kept(served):
     blocks = iter((order(46), b""))
-    header = Envelope(ACME, datetime.now(UTC)).encode()
-    name, fd = entry.write_entry(str(served.state / "spool"), header, lambda _: next(blocks), 1 << 20)
+    header = encode_envelope(Envelope(ACME, datetime.now(UTC)))
+    name, fd = spool_entry.write_entry(str(served.state / "spool"), header, lambda _: next(blocks), 1 << 20)
     path = served.state / "spool" / "new" / name
     shutil.chown(path, served.user)
     os.truncate(path, path.stat().st_size - 10)
@@ -462,8 +465,8 @@ def test_an_entry_that_was_cut_short_defers_and_is_not_kept(served):
 
 def test_an_entry_that_the_service_may_not_read_defers(served):
     blocks = iter((order(47), b""))
-    header = Envelope(ACME, datetime.now(UTC)).encode()
-    name, fd = entry.write_entry(str(served.state / "spool"), header, lambda _: next(blocks), 1 << 20)
+    header = encode_envelope(Envelope(ACME, datetime.now(UTC)))
+    name, fd = spool_entry.write_entry(str(served.state / "spool"), header, lambda _: next(blocks), 1 << 20)
     os.close(fd)
     assert ask(served, name.encode()).startswith(b"75 4.3.0 ")
     os.unlink(served.state / "spool" / "new" / name)
@@ -596,7 +599,7 @@ def hand_over(deployment: Deployment, raw: bytes) -> tuple[int, bytes]:
     os.dup2(end, 0)
     os.close(end)
     try:
-        return deliver_cli.run(["--socket", str(deployment.sockets / "deliver.sock"), "--", ACME], False)
+        return pipe.run(["--socket", str(deployment.sockets / "deliver.sock"), "--", ACME], False)
     finally:
         signal.alarm(0)
         os.dup2(before, 0)
@@ -610,12 +613,12 @@ def roots():
         deployment = Deployment(place, user="root")
         deployment.set_up("acme")
         with deployment.service:
-            yield deployment, open_parts(load(str(deployment.settings_file)))
+            yield deployment, open_app(load(str(deployment.settings_file)))
 
 
 def test_a_client_that_is_killed_anywhere_and_comes_again_is_one_message(roots):
     deployment, parts = roots
-    modules = (deliver_cli, entry)
+    modules = (pipe, spool_entry)
     reached = points(modules, lambda: hand_over(deployment, order(2000)))
     assert {"write_entry", "_copy", "_commit", "_hand_over", "_line"} <= {point.function for point in reached}
     for point in reached:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest.settings import KEYS, BadSettings, doubtful_lines, load, read_file, sets_nothing
+from orderflow_ingest.config import KEYS, SettingsError, doubtful_lines, load, read_file, sets_nothing
 
 SECRET = "not-for-any-log"
 OTHERWISE = "systemd reads the value of {} in another way: take out backslash and lone quote"
@@ -33,7 +33,7 @@ def test_the_defaults_are_safe():
     assert (found.max_message_size, found.deadline, found.lease) == (26214400, 60, 600)
     assert (found.retry_delay, found.sweep_after, found.max_queue) == (60, 120, 100000)
     assert (found.require_tls, found.spool_accepts, found.log) == (False, False, "auto")
-    assert found.document_handler == "orderflow_ingest.handover:log_document"
+    assert found.document_handler == "orderflow_ingest.pipeline.hand_over:log_document"
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
@@ -162,7 +162,7 @@ def test_a_good_value_is_read(name, text, field, value):
     ],
 )
 def test_a_bad_value_is_refused_with_the_keys_name_and_never_its_value(name, text):
-    with pytest.raises(BadSettings) as refused:
+    with pytest.raises(SettingsError) as refused:
         loaded(**{name: text})
     key = next(key for key in KEYS if key.name == name)
     assert str(refused.value) == f"environment: {name} must be {key.expected}"
@@ -170,7 +170,7 @@ def test_a_bad_value_is_refused_with_the_keys_name_and_never_its_value(name, tex
 
 
 def test_an_unknown_key_of_ours_is_refused_by_name_with_the_one_that_is_meant():
-    with pytest.raises(BadSettings) as refused:
+    with pytest.raises(SettingsError) as refused:
         loaded(ORDERFLOW_DEADLNE=SECRET, ORDERFLOW_X9=SECRET, PATH="/bin")
     assert str(refused.value) == (
         "environment: unknown key ORDERFLOW_DEADLNE, ORDERFLOW_DEADLINE is meant?; "
@@ -182,7 +182,7 @@ def test_an_unknown_key_of_ours_is_refused_by_name_with_the_one_that_is_meant():
 def test_for_every_key_a_slip_is_answered_with_the_key(key):
     for slip in (key[:-1], key[:-2] + key[-1] + key[-2], key + "S"):
         if slip.startswith("ORDERFLOW_") and slip not in {known.name for known in KEYS}:
-            with pytest.raises(BadSettings, match=f"unknown key {slip}, {key} is meant"):
+            with pytest.raises(SettingsError, match=f"unknown key {slip}, {key} is meant"):
                 loaded(**{slip: SECRET})
 
 
@@ -203,21 +203,21 @@ def test_a_long_value_is_read_in_a_time_that_grows_as_its_length(key):
 
 
 def test_a_key_without_the_prefix_is_found_behind_it():
-    with pytest.raises(BadSettings, match="unknown key ORDERFLOW_DATABASE_URL, DATABASE_URL is meant"):
+    with pytest.raises(SettingsError, match="unknown key ORDERFLOW_DATABASE_URL, DATABASE_URL is meant"):
         loaded(ORDERFLOW_DATABASE_URL=SECRET)
 
 
 def test_what_is_wrong_in_the_file_is_told_by_its_line(place):
     file = written(place, f"# ours\n\nORDERFLOW_LEASE={SECRET}\n".encode())
-    with pytest.raises(BadSettings) as refused:
+    with pytest.raises(SettingsError) as refused:
         load(file, {})
     assert str(refused.value) == f"settings file {file}, line 3: ORDERFLOW_LEASE must be a number of seconds"
     file = written(place, f"ORDERFLOW_LEASE=5\nORDERFLOW_DOMAINS={SECRET}\n".encode())
     with pytest.raises(
-        BadSettings, match=f"settings file {file}, line 2: unknown key ORDERFLOW_DOMAINS, ORDERFLOW_DOM"
+        SettingsError, match=f"settings file {file}, line 2: unknown key ORDERFLOW_DOMAINS, ORDERFLOW_DOM"
     ):
         load(file, {})
-    with pytest.raises(BadSettings, match="environment: ORDERFLOW_LEASE must be a number of seconds"):
+    with pytest.raises(SettingsError, match="environment: ORDERFLOW_LEASE must be a number of seconds"):
         load(written(place, b"ORDERFLOW_LEASE=5\n"), {"ORDERFLOW_LEASE": SECRET})  # the one that is in force
 
 
@@ -249,13 +249,13 @@ def test_a_line_that_may_mean_another_key_is_named(place, text, said):
 
 @pytest.mark.parametrize("text", [b"A=a\0b\n", b"A\0=b\n"])
 def test_a_line_with_a_nul_is_refused(place, text):
-    with pytest.raises(BadSettings, match="line 1: not of the form"):
+    with pytest.raises(SettingsError, match="line 1: not of the form"):
         read_file(written(place, text))
 
 
 def test_lines_are_counted_as_an_editor_does(place):
     assert read_file(written(place, "A=x\x0cy\u2028z\n".encode())) == {"A": "x\x0cy\u2028z"}
-    with pytest.raises(BadSettings, match="line 3"):
+    with pytest.raises(SettingsError, match="line 3"):
         read_file(written(place, "# \x0b \x85 \u2028\n\nno equals sign\n".encode()))
 
 
@@ -294,20 +294,20 @@ def test_a_settings_file_is_read_like_an_environment_file(place, text, values):
 )
 def test_a_line_of_another_form_is_refused_by_its_number(place, text, line):
     file = written(place, text.replace(b"A=2", b"A=" + SECRET.encode()))
-    with pytest.raises(BadSettings) as refused:
+    with pytest.raises(SettingsError) as refused:
         read_file(file)
     assert str(refused.value) == f"settings file {file}, line {line}: not of the form KEY=value"
 
 
 def test_a_file_that_cannot_be_read_is_refused_by_its_name(place):
     for file in (str(place), str(place / "missing.env"), written(place, b"A=\xff\n")):
-        with pytest.raises(BadSettings, match=file):
+        with pytest.raises(SettingsError, match=file):
             load(file, {})
 
 
 @pytest.mark.parametrize("environ", [{}, {"ORDERFLOW_SETTINGS": os.devnull}])
 def test_an_empty_name_of_a_file_is_no_choice_of_the_defaults(environ):
-    with pytest.raises(BadSettings, match="--settings names no file: its value is empty"):
+    with pytest.raises(SettingsError, match="--settings names no file: its value is empty"):
         load("", environ)
 
 
@@ -334,7 +334,7 @@ def test_the_file_may_hold_keys_that_are_not_ours(place):
 
 def test_the_file_stands_with_its_absolute_path(place):
     written(place, b"")
-    script = "from orderflow_ingest.settings import load; print(load('ingest.env').file)"
+    script = "from orderflow_ingest.config import load; print(load('ingest.env').file)"
     root = str(Path(__file__).parents[1])
     environ = {"PYTHONPATH": root, "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", script], cwd=place, env=environ, capture_output=True, text=True)
@@ -345,7 +345,7 @@ def test_the_keys_of_aws_and_of_the_handler_reach_the_environment_and_do_not_rep
     text = b"AWS_ACCESS_KEY_ID=file\nAWS_SECRET_ACCESS_KEY=file\nTZ=file\n"
     file = written(place, text + b"ORDERFLOW_HANDLER_URL=file\nORDERFLOW_HANDLER_KEY=file\n")
     script = (
-        "import os; from orderflow_ingest.settings import load; load()\n"
+        "import os; from orderflow_ingest.config import load; load()\n"
         "names = 'AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'TZ', 'ORDERFLOW_HANDLER_URL', 'ORDERFLOW_HANDLER_KEY'\n"
         "print([os.environ.get(name) for name in names])"
     )
@@ -388,5 +388,5 @@ def test_the_times_to_read_a_mail_and_a_part_follow_the_lease(values, mail_time,
     ],
 )
 def test_bounds_that_contradict_each_other_are_refused(values):
-    with pytest.raises(BadSettings, match="ORDERFLOW_"):
+    with pytest.raises(SettingsError, match="ORDERFLOW_"):
         load(environ={"ORDERFLOW_SETTINGS": "/dev/null", **values})

@@ -8,15 +8,19 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from orderflow_ingest import admin_cli, console, metrics_cli, replay_cli, service
-from orderflow_ingest.settings import BadSettings
+from orderflow_ingest.config import SettingsError
+from orderflow_ingest.entrypoints.admin import main as admin_main
+from orderflow_ingest.entrypoints.console import main as console_main
+from orderflow_ingest.entrypoints.exporter import main as exporter_main
+from orderflow_ingest.entrypoints.replay import main as replay_main
+from orderflow_ingest.entrypoints.service import daemon
 
 PROGRAMS = {
-    "orderflow-admin": admin_cli.cli,
-    "orderflow-console": console.cli,
-    "orderflow-metrics": metrics_cli.cli,
-    "orderflow-replay": replay_cli.cli,
-    "orderflow-service": service.cli,
+    "orderflow-admin": admin_main.cli,
+    "orderflow-console": console_main.cli,
+    "orderflow-metrics": exporter_main.cli,
+    "orderflow-replay": replay_main.cli,
+    "orderflow-service": daemon.cli,
 }
 # What a command demands beyond what its parameters say.
 MORE = {"message": ["--org", "acme"], "handover": ["--org", "acme"]}
@@ -69,7 +73,7 @@ def test_settings_are_taken_before_and_behind_each_word_of_a_command(program, na
     for at in range(len(names) + 1):
         words = [*names[:at], "--settings", "/nonexistent/file", *names[at:], *behind]
         result = CliRunner().invoke(PROGRAMS[program], words)
-        assert isinstance(result.exception, BadSettings), (words, result.output)
+        assert isinstance(result.exception, SettingsError), (words, result.output)
         assert "settings file /nonexistent/file cannot be read" in str(result.exception)
 
 
@@ -87,7 +91,7 @@ def test_an_empty_name_is_refused_at_each_place_and_so_is_another_file_at_the_sa
 @pytest.mark.parametrize("words", [["org", "list"], ["status"]], ids=" ".join)
 def test_two_different_files_are_refused_and_the_same_one_is_not(words):
     twice = ["--settings", "/nonexistent/a", *words, "--settings"]
-    result = CliRunner().invoke(admin_cli.cli, [*twice, "/nonexistent/b"])
+    result = CliRunner().invoke(admin_main.cli, [*twice, "/nonexistent/b"])
     assert result.exit_code == 2 and "--settings names two files" in result.output
-    result = CliRunner().invoke(admin_cli.cli, [*twice, "/nonexistent/a"])
-    assert isinstance(result.exception, BadSettings)
+    result = CliRunner().invoke(admin_main.cli, [*twice, "/nonexistent/a"])
+    assert isinstance(result.exception, SettingsError)

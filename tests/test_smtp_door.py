@@ -14,11 +14,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from orderflow_ingest.addresses import Addresses
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.service import postmaster
-from orderflow_ingest.service.smtp_door import lmtp_door, smtp_door
+from orderflow_ingest.domain.addresses import Addresses
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.entrypoints.service import postmaster_relay
+from orderflow_ingest.entrypoints.service.lmtp_smtp import lmtp_door, smtp_door
+from orderflow_ingest.storage.envelope_header import encode_envelope
 
 DOMAIN = "orderflow.example.com"
 ACME, BETA, NOPE = (f"orders+{slug}@{DOMAIN}" for slug in ("acme", "beta", "nope"))
@@ -341,7 +342,7 @@ async def test_an_address_of_any_bytes_is_taken(listen, sender, place):
         client = await lab.client()
         await client.deliver(ACME, sender=sender, options=" SMTPUTF8")
         envelope = lab.desk.delivered[0][0]
-        assert envelope.sender == sender and envelope.encode()
+        assert envelope.sender == sender and encode_envelope(envelope)
 
 
 @BOTH
@@ -1032,7 +1033,7 @@ async def test_the_postmaster_is_a_destination_of_its_own(place):
         ("MAIL", "452 4.3.1 no space", "451 4.3.1 no space"),
         ("RCPT", "550 5.1.1 user unknown", "550 5.1.1 user unknown"),
         ("RCPT", "450 4.2.0 greylisted", "451 4.2.0 greylisted"),
-        ("DATA", "554 5.5.1 no", postmaster._REFUSED),
+        ("DATA", "554 5.5.1 no", postmaster_relay._REFUSED),
         ("DOT", "451 4.3.0 queue file write error", "451 4.3.0 queue file write error"),
         ("DOT", "552 5.3.4 too big", "552 5.3.4 too big"),
     ],

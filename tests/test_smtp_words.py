@@ -2,8 +2,8 @@
 
 import pytest
 
-from orderflow_ingest.service.smtp_words import (
-    BadSyntax,
+from orderflow_ingest.entrypoints.service.arguments import (
+    SmtpSyntaxError,
     client_address,
     declared_size,
     path,
@@ -51,13 +51,13 @@ def test_a_sender_is_read(argument, address, parameters):
     ],
 )  # fmt: skip
 def test_what_is_no_sender_is_refused(argument):
-    with pytest.raises(BadSyntax):
+    with pytest.raises(SmtpSyntaxError):
         read_sender(argument)
 
 
 @pytest.mark.parametrize("argument", [None, "TO:<>", "TO:", "FROM:<a@example.com>"])
 def test_what_is_no_recipient_is_refused(argument):
-    with pytest.raises(BadSyntax):
+    with pytest.raises(SmtpSyntaxError):
         read_recipient(argument)
 
 
@@ -107,7 +107,7 @@ def test_a_line_of_anything_is_read_or_refused(run):
     for argument in (f"TO:<{run * 1000}a@example.com>", f"TO:{run * 1000}", f"TO:<a@example.com> {run * 1000}"):
         try:
             read_recipient(argument)
-        except BadSyntax:
+        except SmtpSyntaxError:
             continue
 
 
@@ -129,7 +129,7 @@ def test_attributes_are_read(argument, attributes):
 
 @pytest.mark.parametrize("argument", [None, "", "ADDR", "ADDR=1 NAME", "COLOUR=red"])
 def test_what_are_no_attributes_is_refused(argument):
-    with pytest.raises(BadSyntax):
+    with pytest.raises(SmtpSyntaxError):
         read_attributes(argument, NAMES)
 
 
@@ -162,5 +162,5 @@ def test_a_size_is_digits():
     assert declared_size({"SIZE": "0012"}) == 12
     assert declared_size({}) == 0
     for size in ("", "-1", "+1", "1_0", "\u0661", "1" * 21):
-        with pytest.raises(BadSyntax):
+        with pytest.raises(SmtpSyntaxError):
             declared_size({"SIZE": size})

@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest import entry as entry_module
-from orderflow_ingest import spool as spool_module
-from orderflow_ingest.outcomes import DeadlineReached
-from orderflow_ingest.spool import EntryDamaged, InputTooBig, InputTruncated, Spool, SpoolFull, last_line
-from tests.crash import at_line, kill_at, points
+from orderflow_ingest.domain.outcomes import DeadlineReached
+from orderflow_ingest.storage import spool as spool_module
+from orderflow_ingest.storage import spool_entry as entry_module
+from orderflow_ingest.storage.spool import (
+    EntryDamagedError,
+    MessageTooBigError,
+    MessageTruncatedError,
+    Spool,
+    SpoolWriteError,
+    last_line,
+)
+
+from .crash import at_line, kill_at, points
 
 HEADER = b"recipient: orders+acme@orderflow.example.com\nsender: buyer@shop.example\n"
 RAW = b"Subject: order 17\r\n\r\nten of them\r\n\0\xff\n\n"
@@ -144,13 +152,13 @@ def test_a_message_of_just_the_limit_is_taken(spool, size, limit):
 @pytest.mark.parametrize(("size", "limit"), [(1, 0), (101, 100), (65537, 65536), (300000, 100)])
 def test_a_message_past_the_limit_is_read_to_its_end_and_leaves_nothing(spool, size, limit):
     source = io.BytesIO(b"x" * size)
-    with pytest.raises(InputTooBig, match=f"^{size} bytes, {limit} are allowed$"):
+    with pytest.raises(MessageTooBigError, match=f"^{size} bytes, {limit} are allowed$"):
         spool.write(HEADER, source.read, limit)
     assert source.read() == b"" and content(spool) == EMPTY
 
 
 def test_a_message_that_is_not_whole_leaves_nothing(spool):
-    with pytest.raises(InputTruncated):
+    with pytest.raises(MessageTruncatedError):
         write(spool, is_whole=lambda last: last.endswith(b".\n"))
     assert content(spool) == EMPTY
 
@@ -382,10 +390,10 @@ def test_an_entry_that_is_not_whole_is_damaged(spool, damage):
     path = Path(spool.directory) / "new" / name
     path.write_bytes(damage(path.read_bytes()))
     entry = spool.claim(name)
-    with pytest.raises(EntryDamaged, match=name):
+    with pytest.raises(EntryDamagedError, match=name):
         entry.read()
     spool.set_aside(entry, "key", "damaged")
-    with pytest.raises(EntryDamaged):
+    with pytest.raises(EntryDamagedError):
         spool.read_dead(name)
 
 
@@ -511,7 +519,7 @@ def small(place):
 
 @pytest.mark.parametrize("size", [65536, 200_000, 5_000_000])
 def test_a_message_that_does_not_fit_is_spool_full_and_leaves_nothing(small, size):
-    with pytest.raises(SpoolFull, match=r"^spool: ENOSPC \("):
+    with pytest.raises(SpoolWriteError, match=r"^spool: ENOSPC \("):
         write(small, b"x" * size)
     assert content(small) == EMPTY
     assert write(small).read() == (HEADER, RAW), "there is room for a smaller one"
@@ -519,7 +527,7 @@ def test_a_message_that_does_not_fit_is_spool_full_and_leaves_nothing(small, siz
 
 def test_a_spool_full_of_messages_takes_the_next_when_one_is_finished(small):
     names = []
-    with pytest.raises(SpoolFull, match="ENOSPC"):
+    with pytest.raises(SpoolWriteError, match="ENOSPC"):
         while True:
             names.append(spooled(small, b"x" * 5000))
     assert small.entries() == names and content(small)["tmp"] == [] and len(names) > 3
@@ -531,7 +539,7 @@ def test_a_spool_without_inodes_is_full(place):
     with Mount(place / "small", "size=1m,nr_inodes=12") as mount:
         spool = new_spool(mount.path)
         names = []
-        with pytest.raises(SpoolFull, match=r"^spool: ENOSPC \("):
+        with pytest.raises(SpoolWriteError, match=r"^spool: ENOSPC \("):
             while True:
                 names.append(spooled(spool))
         assert spool.entries() == names and content(spool)["tmp"] == []
@@ -542,7 +550,7 @@ def test_a_read_only_spool_is_full(place):
         spool = new_spool(mount.path)
         name = spooled(spool)
         mount.remount("ro")
-        with pytest.raises(SpoolFull, match=r"^spool: EROFS \("):
+        with pytest.raises(SpoolWriteError, match=r"^spool: EROFS \("):
             write(spool)
         assert spool.entries() == [name]
 
@@ -558,7 +566,7 @@ def test_a_spool_that_turns_read_only_in_the_middle_is_full(place, state):
             assert _mount("--bind", path, path) == 0 and _mount("-o", "remount,ro,bind", path) == 0
             return True
 
-        with pytest.raises(SpoolFull, match=r"^spool: E(ROFS|XDEV) \("):
+        with pytest.raises(SpoolWriteError, match=r"^spool: E(ROFS|XDEV) \("):
             write(spool, is_whole=turn)
         assert content(spool)["new"] == []
 
@@ -573,7 +581,7 @@ def test_a_spool_that_is_not_there_is_full(place, spoil):
             path.write_text("")
     else:
         (path / spoil.split()[0]).rmdir()
-    with pytest.raises(SpoolFull, match=r"^spool: ENO(ENT|TDIR) \(") as full:
+    with pytest.raises(SpoolWriteError, match=r"^spool: ENO(ENT|TDIR) \(") as full:
         write(spool)
     assert isinstance(full.value.__cause__, OSError) and str(place) not in str(full.value)
     assert spoil != "new missing" or os.listdir(path / "tmp") == []
@@ -583,6 +591,6 @@ def test_states_on_different_file_systems_are_noticed(place):
     spool = new_spool(place)
     with Mount(Path(spool.directory) / "new", "size=64k"):
         assert not spool.is_on_one_file_system()
-        with pytest.raises(SpoolFull, match=r"^spool: EXDEV \("):
+        with pytest.raises(SpoolWriteError, match=r"^spool: EXDEV \("):
             write(spool)
         assert content(spool) == EMPTY

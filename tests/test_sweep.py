@@ -9,10 +9,11 @@ from uuid import uuid4
 import huey
 import pytest
 
-from orderflow_ingest.queue import HUEY_LOGGERS, Queue
+from orderflow_ingest.storage.queue import HUEY_LOGGERS, Queue
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
-from tests.mails import order
+
+from .mails import order
 
 ACME = f"orders+acme@{DOMAIN}"
 SECRET = "not-for-any-log"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orderflow_ingest.service.cost import FIELD_FACTOR, HEADER_READ
-from orderflow_ingest.service.map_door import MOST_CONNECTIONS
-from orderflow_ingest.service.systemd import unit_of
-from orderflow_ingest.service_health import SOCKETS
-from orderflow_ingest.settings import load
+from orderflow_ingest.config import load
+from orderflow_ingest.entrypoints.health_client import SOCKETS
+from orderflow_ingest.entrypoints.service.cost import FIELD_FACTOR, HEADER_READ
+from orderflow_ingest.entrypoints.service.socketmap import MOST_CONNECTIONS
+from orderflow_ingest.entrypoints.service.systemd import unit_of
 from tests.lab.deployment import PROGRAMS
 
 UNITS = sorted(

@@ -13,26 +13,28 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from orderflow_ingest import attempts, extraction, handover, replay
-from orderflow_ingest.archive import ArchiveUnavailable, ObjectMissing, S3Archive
-from orderflow_ingest.assembly import open_parts
-from orderflow_ingest.delivery import receive
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.keys import document_key, raw_key
-from orderflow_ingest.outcomes import Outcome
-from orderflow_ingest.records import (
-    EVERY,
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.object_keys import document_key, raw_key
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import HandOver, HoldReason, Status
+from orderflow_ingest.pipeline import extract, hand_over, replay, retry
+from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.storage.archive import ArchiveUnavailable, ObjectMissing, S3Archive
+from orderflow_ingest.storage.database import (
+    ALL_TENANTS,
     NO_TENANT,
+    DatabaseUnavailable,
     Filter,
     Records,
-    RecordsUnavailable,
     SkippedPart,
+    count_backlog,
     schema,
-    take_census,
 )
-from orderflow_ingest.records.census import CENSUS
-from orderflow_ingest.records.sweeping import SweepClaim
-from orderflow_ingest.records.tables import (
+from orderflow_ingest.storage.database.backlog import CENSUS
+from orderflow_ingest.storage.database.sweeping import SweepClaim
+from orderflow_ingest.storage.database.tables import (
     document,
     inbound_message,
     message_conflict,
@@ -40,13 +42,12 @@ from orderflow_ingest.records.tables import (
     organization,
     skipped_part,
 )
-from orderflow_ingest.settings import load
-from orderflow_ingest.status import HandOver, Held, Status
-from tests.lab import smtp
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import free_port, scratch, wait_until
-from tests.mails import mail, order
-from tests.test_records import LEASE, NOW, claimed, inserted, new, of_version, part
+
+from .lab import smtp
+from .mails import mail, order
+from .test_records import LEASE, NOW, claimed, inserted, new, of_version, part
 
 GROUPS = ("map", "deliver", "worker", "metrics", "operator")
 TABLES = (inbound_message, document, skipped_part, message_conflict, message_event)
@@ -182,16 +183,16 @@ def test_an_update_and_a_delete_without_a_where_leave_the_other_tenant_alone(rec
 def test_an_insert_for_an_organisation_that_is_not_named_is_refused(records, tenants):
     row = {**vars(new(org_id=2)), "status": "RECEIVED", "next_attempt_at": NOW}
     for orgs in (1, (), NO_TENANT):
-        with pytest.raises(RecordsUnavailable, match="42501"), records.database.write(orgs) as connection:
+        with pytest.raises(DatabaseUnavailable, match="42501"), records.database.write(orgs) as connection:
             connection.execute(inbound_message.insert().values(row))
 
 
 @as_role("worker")
 def test_a_row_cannot_be_moved_to_another_organisation(records):
     for values in ({"org_id": 2}, {"subject": "another"}, {"raw_key": "org/2/raw/x.eml"}, {"digest": "0" * 64}):
-        with pytest.raises(RecordsUnavailable, match="42501"), records.database.write((1, 2)) as connection:
+        with pytest.raises(DatabaseUnavailable, match="42501"), records.database.write((1, 2)) as connection:
             connection.execute(inbound_message.update().values(values))
-    with pytest.raises(RecordsUnavailable, match="42501"), records.database.write(1) as connection:
+    with pytest.raises(DatabaseUnavailable, match="42501"), records.database.write(1) as connection:
         connection.execute(document.update().values(org_id=2))
 
 
@@ -496,7 +497,7 @@ def test_a_bound_role_that_asks_about_every_tenant_is_refused_not_told_that_ther
         lambda: records.conflicts.count_open(),
         lambda: records.conflicts.open(),
     ):
-        with pytest.raises(RecordsUnavailable, match="orderflow-admin roles"):
+        with pytest.raises(DatabaseUnavailable, match="orderflow-admin roles"):
             ask()
 
 
@@ -507,7 +508,7 @@ def test_an_operator_sees_all(records):
     assert records.documents.count_undone()[HandOver.PENDING] == 2
     assert {conflict.org_id for conflict in records.conflicts.open()} == {1, 2}
     assert len(records.messages.due(NOW + LEASE, 10)) == 2
-    with records.database.read(EVERY) as connection:
+    with records.database.read(ALL_TENANTS) as connection:
         assert all(orgs_seen(connection, table) == {1, 2} for table in TABLES)
 
 
@@ -522,7 +523,7 @@ def test_the_worker_knows_ids_and_times_of_all_tenants(records):
 def test_a_delivery_knows_how_long_the_worker_is_behind_and_no_more(records):
     assert records.messages.lag(NOW + 2 * LEASE) > 0
     for question in (records.messages.oldest_unfinished, partial(records.messages.due, NOW, 10)):
-        with pytest.raises(RecordsUnavailable, match="42501"):
+        with pytest.raises(DatabaseUnavailable, match="42501"):
             question()
 
 
@@ -562,7 +563,7 @@ def test_monitoring_is_told_numbers_of_all_tenants(records, tenants):
             ).fetchall()
         )
         rows = owner.execute("SELECT count(*) FROM inbound_message WHERE status IN ('RECEIVED', 'STORED')").fetchone()
-    found = take_census(records.database)
+    found = count_backlog(records.database)
     assert (sum(found.unfinished.values()), found.conflicts) == (rows[0], held) and rows[0] > 0 and held
     assert found.failed_documents == {"bolt": 1}
     assert found.oldest_unfinished is not None
@@ -736,7 +737,7 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     """Delivery, duplicate, conflict, sweep, extraction, hand-over, replay: nothing more is needed than was granted."""
 
     def parts(group):
-        return open_parts(load(str(deployment.settings_file), {"DATABASE_URL": tenants.url(group)}))
+        return open_app(load(str(deployment.settings_file), {"DATABASE_URL": tenants.url(group)}))
 
     # What the fixture has left unfinished is of a day of its own.
     own = {"ORDERFLOW_SWEEP_AFTER": "0.1", "ORDERFLOW_MAX_LAG": "0"}
@@ -745,34 +746,36 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     delivering, working, operating = parts("deliver"), parts("worker"), parts("operator")
     delivering.archive.prepare()
     envelope = Envelope(recipient=f"orders+acme@{DOMAIN}", sender="a@b.example", received_at=NOW)
-    ended = [receive(envelope, raw, delivering) for raw in (order(77), order(77), order(77) + b"changed\r\n")]
+    ended = [
+        deliver_from_memory(envelope, raw, delivering) for raw in (order(77), order(77), order(77) + b"changed\r\n")
+    ]
     assert [e.outcome for e in ended] == [Outcome.DELIVERED, Outcome.DUPLICATE, Outcome.HELD]
     id = ended[0].message_id
     assert operating.records.organizations.change_settings("bolt", {"allowed_senders": "@other.example"})
     stray = Envelope(recipient=f"orders+bolt@{DOMAIN}", sender="a@b.example", received_at=NOW)
-    ended += [receive(stray, raw, delivering) for raw in (order(78), b"Received: late\n" + order(78))]
+    ended += [deliver_from_memory(stray, raw, delivering) for raw in (order(78), b"Received: late\n" + order(78))]
     assert [e.outcome for e in ended[3:]] == [Outcome.HELD, Outcome.HELD]
-    assert operating.records.conflicts.of_id(ended[3].message_id)[0].reason is Held.SENDER
+    assert operating.records.conflicts.of_id(ended[3].message_id)[0].reason is HoldReason.SENDER
     assert operating.records.organizations.change_settings("acme", {"document_types": "image/*"})
     working.queue.huey.flush()
     assert wait_until(lambda: (1, id) in working.records.messages.due(datetime.now(UTC), 100), 60)
     assert SweepClaim(working.records.database).take("a", datetime.now(UTC))
-    assert attempts.sweep(working) >= 1 and attempts.note_rows_lost(working) == 0
-    extraction.extract(1, id, working)
+    assert retry.sweep(working) >= 1 and retry.note_rows_lost(working) == 0
+    extract.extract(1, id, working)
     assert {part.reason for part in working.records.documents.skipped(1, id)} >= {"not accepted"}
     assert operating.records.organizations.change_settings("acme", {"document_types": ""})
     time.sleep(1.1)  # for as long settings are remembered
     assert replay.replay_message(operating.records.messages.get(1, id), operating, "me@here")
-    extraction.extract(1, id, working)
+    extract.extract(1, id, working)
     documents = working.records.documents.of_message(1, id)
     for one in documents:
-        handover.hand_over(1, one.id, working)
+        hand_over.hand_over(1, one.id, working)
     assert working.records.messages.get(1, id).status is Status.PARSED
     assert {d.handover for d in working.records.documents.of_message(1, id)} == {HandOver.DONE} and documents
     assert replay.replay_message(operating.records.messages.get(1, id), operating, "me@here")
     (held,) = [c for c in operating.records.conflicts.open(1) if c.inbound_message_id == id]
-    assert replay.accept_conflict(held, operating, "me@here")
-    extraction.extract(1, id, working)
+    assert replay.accept_held(held, operating, "me@here")
+    extract.extract(1, id, working)
     failing = working.records.documents.claim(1, documents[0].id, "w", datetime.now(UTC), timedelta(0))
     assert failing is not None and working.records.documents.give_up(failing, {"error": "x"})
     again = claimed(working.records, inserted(delivering.records, source_message_id="<late>"), datetime.now(UTC))

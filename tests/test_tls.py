@@ -11,17 +11,18 @@ from urllib.parse import quote
 import boto3
 import pytest
 
-from orderflow_ingest.archive import ArchiveUnavailable, open_archive
-from orderflow_ingest.queue import Queue, QueueUnavailable
-from orderflow_ingest.records import NO_TENANT, Records, RecordsUnavailable
-from tests.conftest import BUCKET
-from tests.lab import smtp
+from orderflow_ingest.storage.archive import ArchiveUnavailable, open_archive
+from orderflow_ingest.storage.database import NO_TENANT, DatabaseUnavailable, Records
+from orderflow_ingest.storage.queue import Queue, QueueUnavailable
 from tests.lab.certificates import Authority
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch
 from tests.lab.redis import Redis
-from tests.mails import order
+
+from .conftest import BUCKET
+from .lab import smtp
+from .mails import order
 
 ROLE = "tls_owner"
 NOT_TRUSTED = "its certificate is not signed by an authority that we trust"
@@ -91,7 +92,7 @@ def test_a_postgresql_that_cannot_be_verified_is_refused(request, secure_postgre
     file = place / "missing.pem" if root == "missing" else request.getfixturevalue(root).file
     target = url(secure_postgres, file, host)
     for ask, error in (
-        (lambda: Records(target).organizations.all(), RecordsUnavailable),
+        (lambda: Records(target).organizations.all(), DatabaseUnavailable),
         (lambda: Queue(target).depth(), QueueUnavailable),
     ):
         with pytest.raises(error) as refused:
@@ -102,7 +103,7 @@ def test_a_postgresql_that_cannot_be_verified_is_refused(request, secure_postgre
 
 def test_a_postgresql_without_tls_is_refused_where_tls_is_demanded(postgres, authority):
     target = f"postgresql+psycopg://postgres@127.0.0.1:{postgres.port}/postgres?sslmode=verify-full"
-    with pytest.raises(RecordsUnavailable, match="does not offer TLS"):
+    with pytest.raises(DatabaseUnavailable, match="does not offer TLS"):
         Records(f"{target}&sslrootcert={authority.file}").organizations.all()
 
 

@@ -2,32 +2,33 @@
 
 import pytest
 
-from orderflow_ingest.mime.fields import read_mail_header
-from orderflow_ingest.traits import Trait, read_traits
-from tests.mails import mail
+from orderflow_ingest.domain.automatic_mail import AutomaticMailSignal, read_signals
+from orderflow_ingest.parsing.mime.fields import read_mail_header
+
+from .mails import mail
 
 OWN = "orders+acme@orderflow.example.com"
 
 
-def traits(*lines: str, sender: str = "buyer@shop.example", raw: bytes = mail(1)) -> list[Trait]:
+def traits(*lines: str, sender: str = "buyer@shop.example", raw: bytes = mail(1)) -> list[AutomaticMailSignal]:
     header = read_mail_header("".join(f"{line}\r\n" for line in lines).encode() + raw)
-    return read_traits(header, sender, lambda text: text == OWN)
+    return read_signals(header, sender, lambda text: text == OWN)
 
 
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("Auto-Submitted: auto-replied", [Trait.AUTO_SUBMITTED]),
-        ("auto-submitted: Auto-Generated; owner-email=x@y.example", [Trait.AUTO_SUBMITTED]),
+        ("Auto-Submitted: auto-replied", [AutomaticMailSignal.AUTO_SUBMITTED]),
+        ("auto-submitted: Auto-Generated; owner-email=x@y.example", [AutomaticMailSignal.AUTO_SUBMITTED]),
         ("Auto-Submitted: no", []),
         ("Auto-Submitted: No ; because=not", []),
         ("Auto-Submitted:", []),
-        ("Precedence: bulk", [Trait.BULK]),
-        ("Precedence: LIST", [Trait.BULK]),
-        ("Precedence: junk", [Trait.BULK]),
+        ("Precedence: bulk", [AutomaticMailSignal.BULK]),
+        ("Precedence: LIST", [AutomaticMailSignal.BULK]),
+        ("Precedence: junk", [AutomaticMailSignal.BULK]),
         ("Precedence: first-class", []),
-        ("Delivered-To: " + OWN, [Trait.OWN_DELIVERED_TO]),
-        (f"Delivered-To: <{OWN.upper()}>", [Trait.OWN_DELIVERED_TO]),
+        ("Delivered-To: " + OWN, [AutomaticMailSignal.OWN_DELIVERED_TO]),
+        (f"Delivered-To: <{OWN.upper()}>", [AutomaticMailSignal.OWN_DELIVERED_TO]),
         ("Delivered-To: buyer@shop.example", []),
         ("X-Auto-Submitted: auto-replied", []),
     ],
@@ -52,9 +53,9 @@ def test_what_stands_in_the_body_is_none():
 
 def test_a_header_that_a_server_took_for_body_is_read_too():
     found = traits("Received: from x", raw=b"\r\n" + b"Auto-Submitted: auto-replied\r\n" + mail(1))
-    assert found == [Trait.AUTO_SUBMITTED]
+    assert found == [AutomaticMailSignal.AUTO_SUBMITTED]
 
 
 @pytest.mark.parametrize("raw", [b"", b"\0" * 100, b"\xff\xfe", b"Auto-Submitted", b"Precedence:" + b"x" * 5_000_000])
 def test_nothing_raises(raw):
-    assert traits(raw=raw) in ([], [Trait.AUTO_SUBMITTED])
+    assert traits(raw=raw) in ([], [AutomaticMailSignal.AUTO_SUBMITTED])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orderflow_ingest.attachments.types import content_type, contradictions
+from orderflow_ingest.parsing.documents.content_types import content_type, contradictions
 
 PDF, ZIP, OLE = "application/pdf", "application/zip", "application/x-ole-storage"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"

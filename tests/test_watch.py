@@ -10,8 +10,9 @@ from itertools import groupby
 
 import pytest
 
-from orderflow_ingest.attachments import DocumentLimit, Part, PartKind, Reason, Watch, read_parts
-from tests.mails import PDF, multipart, part
+from orderflow_ingest.parsing.documents import DocumentLimit, Part, PartKind, Reason, Watch, read_parts
+
+from .mails import PDF, multipart, part
 
 PAGE = b"Content-Type: text/html\r\n\r\n<p>12 widgets to <b>Leeds</b></p>"
 TEXT = b"Content-Type: text/plain\r\n\r\n13 widgets to York"
@@ -70,15 +71,15 @@ def noted(raw: bytes) -> list[str]:
 
 
 def taken(parts: dict[str, Part]) -> dict[str, bytes]:
-    return {path: one.data for path, one in parts.items() if one.taken}
+    return {path: one.data for path, one in parts.items() if one.is_document}
 
 
 def test_a_part_over_its_time_is_kept_whole_and_the_others_are_opened():
     big = zipped(*(f"{n}.pdf" for n in range(200)))
     raw = multipart(attached("big.zip", big), attached("small.zip", zipped("1.pdf")), PAGE)
     found = read(raw, part_time=100, clock=Steps())
-    assert (found["1"].data, found["1"].taken, found["1"].defects) == (big, True, ("not opened: took too long",))
-    assert found["1.1"].taken and "1.200" not in found, "what came before is good"
+    assert (found["1"].data, found["1"].is_document, found["1"].defects) == (big, True, ("not opened: took too long",))
+    assert found["1.1"].is_document and "1.200" not in found, "what came before is good"
     assert found["2"].reason is Reason.OPENED and found["2.1"].data == PDF + b"1.pdf"
     assert found["3"].data == b"12 widgets to Leeds\n"
 
@@ -89,11 +90,11 @@ def test_once_the_time_of_the_mail_is_over_all_parts_are_given_out_whole():
     found = read(raw, mail_time=100, clock=Steps())
     assert found["1"].reason is Reason.OPENED
     last = found["40"]
-    assert (last.data, last.taken, last.detected_type) == (zipped("1.pdf"), True, None)
+    assert (last.data, last.is_document, last.detected_type) == (zipped("1.pdf"), True, None)
     assert found["41"].data == b"<p>12 widgets to <b>Leeds</b></p>" and found["41"].kind is PartKind.BODY
     assert found["42"].data == b"13 widgets to York" and found["42"].charset is None
     assert {found[path].defects for path in ("40", "41", "42")} == {("not opened: took too long",)}
-    assert (found["43"].taken, found["43"].reason) == (False, Reason.EMPTY)
+    assert (found["43"].is_document, found["43"].reason) == (False, Reason.EMPTY)
 
 
 def test_a_structure_that_takes_too_long_is_given_out_whole_with_what_was_found():
@@ -118,7 +119,9 @@ def test_a_part_that_an_attempt_failed_at_is_given_out_whole_and_the_others_as_e
     assert {other: data for other, data in taken(found).items() if other != path} == {
         other: data for other, data in usual.items() if other not in gone
     }
-    assert is_container or (found[path].taken and found[path].defects[-1] == "not opened: an attempt failed at it")
+    assert is_container or (
+        found[path].is_document and found[path].defects[-1] == "not opened: an attempt failed at it"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(set(noted(MAIL)) - {""}))
@@ -139,11 +142,11 @@ def test_a_part_that_two_attempts_failed_at_is_given_out_as_it_was_sent():
 def test_an_attempt_that_opens_nothing_gives_out_every_part():
     usual, found = read(MAIL), read(MAIL, keeps_all=True)
     for path, one in usual.items():
-        if one.taken and path.count(".") == 0 and one.kind is PartKind.ATTACHMENT:
+        if one.is_document and path.count(".") == 0 and one.kind is PartKind.ATTACHMENT:
             assert found[path].data == one.data
-    assert found["4"].data == zipped("1.pdf", "2.pdf") and found["4"].taken and "4.1" not in found
+    assert found["4"].data == zipped("1.pdf", "2.pdf") and found["4"].is_document and "4.1" not in found
     assert found["3"].data == b"<p>12 widgets to <b>Leeds</b></p>"
-    defects = {one.defects[-1] for one in found.values() if one.taken}
+    defects = {one.defects[-1] for one in found.values() if one.is_document}
     assert defects == {"not opened: earlier attempts failed"}
 
 
@@ -167,7 +170,7 @@ def test_many_texts_keep_no_file_out_and_what_is_over_is_told(texts, files, take
     kinds = [PartKind.BODY] * texts + [PartKind.ATTACHMENT] * files
     limit = DocumentLimit(20)
     found = list(limit.apply(Part(path=str(number), kind=kind, **one) for number, kind in enumerate(kinds)))
-    documents = [part.kind for part in found if part.taken]
+    documents = [part.kind for part in found if part.is_document]
     assert (documents.count(PartKind.BODY), documents.count(PartKind.ATTACHMENT)) == (taken_texts, taken_files)
     over = texts + files - taken_texts - taken_files
     told = [part for part in found if part.reason is Reason.TOO_MANY_DOCUMENTS]
@@ -180,5 +183,5 @@ def test_many_texts_keep_no_file_out_and_what_is_over_is_told(texts, files, take
 def test_parts_that_are_passed_over_are_listed_up_to_the_limit():
     found = list(DocumentLimit(20).apply(read_parts(multipart(*[b"Content-Type: text/plain\r\n\r\n \r\n"] * 300))))
     assert len(found) == 21
-    assert (found[-1].reason, found[-1].taken) == (Reason.TOO_MANY_PARTS, False)
+    assert (found[-1].reason, found[-1].is_document) == (Reason.TOO_MANY_PARTS, False)
     assert found[-1].defects == ("281 parts from here on are not listed",)  # the multipart is a part, too

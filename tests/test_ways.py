@@ -10,10 +10,11 @@ from contextlib import closing
 
 import pytest
 
-from tests.lab import demo, smtp
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
-from tests.mails import mail, order
+
+from .lab import demo, smtp
+from .mails import mail, order
 
 ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"
 QUICK = "minimal_backoff_time = 1s\nmaximal_backoff_time = 1s\n"

@@ -22,9 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.booted import scenarios
-from benchmarks.booted.machine import WAY, Machine
 from benchmarks.faults.plant import own_mounts
+
+from . import scenarios
+from .machine import WAY, Machine
 
 WAYS = ("pipe", "lmtp", "before-queue")
 

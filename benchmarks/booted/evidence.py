@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.booted.machine import Machine
-from benchmarks.booted.sender import KNOWN, mail
+from .machine import Machine
+from .sender import KNOWN, mail
 
 ARCHIVE, SPOOL = "var/lib/orderflow/archive", "var/lib/orderflow/spool/new"
 MESSAGES = (

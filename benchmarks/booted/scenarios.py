@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.booted import evidence
-from benchmarks.booted.machine import URL, Machine
-from benchmarks.booted.sender import KNOWN
+from . import evidence
+from .machine import URL, Machine
+from .sender import KNOWN
 
 PATIENCE = 240.0
 SENDER = str(Path(__file__).with_name("sender.py"))
@@ -88,7 +88,7 @@ class Trial:
         self.notes = notes
         self.port = 5432
         self.away = 0.0
-        self.figures: dict[str, Any] = {}
+        self.statistics: dict[str, Any] = {}
         self.wrong: list[str] = []
 
     def run(self, act: Callable[["Trial"], None], seconds: float, again: bool) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Trial:
             self._send_again(answers)
         quiet = evidence.wait_until_quiet(machine, self.tag, PATIENCE, self.port)
         asked_of = evidence.lines(self.asked)
-        self.figures = {
+        self.statistics = {
             "scenario": self.name, "way": self.way, "sent": len(answers.told), "answers": dict(answers.kinds),
             "p50": answers.seconds(50), "p99": answers.seconds(99), "slowest": answers.seconds(100),
             "longest run without 250": answers.longest_run(), "away": self.away,
@@ -119,9 +119,9 @@ class Trial:
                 for who, is_known in (("known", True), ("unknown", False))
             },
             "put off by Postfix": self._put_off(since), "quiet after": quiet, "looks": dict(watch.looks),
-        } | self.figures  # fmt: skip
+        } | self.statistics  # fmt: skip
         self._judge(answers, asked_of)
-        return self.figures | {"wrong": self.wrong}
+        return self.statistics | {"wrong": self.wrong}
 
     def _judge(self, answers: evidence.Answers, asked: list[dict[str, Any]]) -> None:
         every = evidence.Answers(answers.told + evidence.lines(self.mails.with_suffix(".again")))
@@ -129,11 +129,11 @@ class Trial:
         self.wrong += evidence.complaints(self.machine, self.tag, every.accepted, sent, self.port)
         self.wrong += evidence.wrong_answers(asked)
         self.wrong += [f"{n} clients heard {code}" for code, n in every.kinds.items() if code.startswith("5")]
-        if self.figures["looks"].get("accept"):
+        if self.statistics["looks"].get("accept"):
             self.wrong.append("an event loop sat in accept(2)")
-        if self.figures["quiet after"] is None:
+        if self.statistics["quiet after"] is None:
             self.wrong.append(f"not finished after {PATIENCE:g} s")
-        if self.figures["put off by Postfix"] and not self.away:
+        if self.statistics["put off by Postfix"] and not self.away:
             self.wrong.append("Postfix put mail off, though no backend was away")
 
     def _send_again(self, answers: evidence.Answers) -> None:
@@ -171,7 +171,7 @@ def suspended(trial: Trial) -> None:
     trial.machine.run(f"kill -STOP {stopped}")
     while trial.machine.pid("orderflow-service@1") in (0, stopped):
         time.sleep(0.2)
-    trial.figures["replaced after"] = time.monotonic() - began
+    trial.statistics["replaced after"] = time.monotonic() - began
 
 
 def postgresql(trial: Trial) -> None:
@@ -203,7 +203,7 @@ def power(trial: Trial) -> None:
     for kind, number in (line.split() for line in files.read_text().splitlines()):
         file = machine.root / place[1:] / f"{kind}{number}"
         lost[kind] += not (file.exists() and file.stat().st_size == 20000 and file.read_bytes() == b"x" * 20000)
-    trial.figures |= {"in hand": int(unfinished), "booted in": took, "lost": dict(lost)}
+    trial.statistics |= {"in hand": int(unfinished), "booted in": took, "lost": dict(lost)}
     if not lost["plain"] or lost["synced"]:
         trial.wrong.append(f"the cut itself: it lost {lost['plain']} plain and {lost['synced']} synced files")
 

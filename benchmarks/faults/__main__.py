@@ -24,12 +24,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.faults.campaign import Campaign, Result, Round, mixed, rounds_of
-from benchmarks.faults.catalogue import FAULTS, SHORT
-from benchmarks.faults.plant import QUEUES, WAYS, open_plant, own_mounts
-from benchmarks.faults.reconcile import Verdict
-from benchmarks.faults.report import Report, read, write
 from tests.lab.process import scratch
+
+from .campaign import Campaign, Result, Round, mixed, rounds_of
+from .catalogue import FAULTS, SHORT
+from .plant import QUEUES, WAYS, open_plant, own_mounts
+from .reconcile import Verdict
+from .report import Report, read, write
 
 _DOCS = Path(__file__).parents[2] / "docs"
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from benchmarks.faults.catalogue import Fault, Injury
-from benchmarks.faults.load import Identity, Load, Mail
-from benchmarks.faults.plant import Plant
-from benchmarks.faults.reconcile import Finding, Verdict, reconcile
 from tests.lab.process import LabError
+
+from .catalogue import Fault, Injury
+from .load import Identity, Load, Mail
+from .plant import Plant
+from .reconcile import Finding, Verdict, reconcile
 
 _LEAD, _ON, _TAIL = 0.2, 0.5, 0.3
 _TICK = 0.1

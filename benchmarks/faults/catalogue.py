@@ -23,9 +23,10 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks.faults.plant import BUCKET, DATABASE, MAP_ROLE, QUEUES, ROLE, WAYS, Plant
 from tests.lab.deployment import ENVIRONMENT
 from tests.lab.process import FAKETIME, LabError, run
+
+from .plant import BUCKET, DATABASE, MAP_ROLE, QUEUES, ROLE, WAYS, Plant
 
 _PIPE = frozenset({"pipe"})
 _UNITS, _SETTINGS, _POSTFIX = "units", "settings", "postfix"
@@ -209,17 +210,18 @@ def _restart_everything(plant: Plant, rng: random.Random) -> Iterator[Injury]:
 # Kills at named steps, see `steps`.
 
 _SERVICE_STEPS = (
-    ("s3.py", "S3Archive.put"), ("messages.py", "Messages.insert"), ("delivery.py", "ring"),
-    ("delivery.py", "deliver"), ("delivery.py", "_conclude"),
+    ("s3.py", "S3Archive.put"), ("messages.py", "Messages.insert"), ("deliver.py", "ring"),
+    ("deliver.py", "deliver"), ("deliver.py", "_conclude"),
 )  # fmt: skip
-_SPOOL_STEPS = (("delivery.py", "_conclude"),)
+_SPOOL_STEPS = (("deliver.py", "_conclude"),)
 _WORKER_STEPS = (
-    ("messages.py", "Messages.claim"), ("extraction.py", "_archived"), ("documents.py", "Documents.record"),
-    ("extraction.py", "_ring_for_documents"), ("messages.py", "Messages.move"), ("documents.py", "Documents.claim"),
-    ("handover.py", "_call_handler"), ("documents.py", "Documents.finish"),
+    ("messages.py", "Messages.claim"), ("extract.py", "_archived"), ("documents.py", "Documents.record"),
+    ("extract.py", "_ring_for_documents"), ("messages.py", "Messages.move"), ("documents.py", "Documents.claim"),
+    ("hand_over.py", "_call_handler"), ("documents.py", "Documents.finish"),
 )  # fmt: skip
 _DELIVER_STEPS = (
-    ("entry.py", "write_entry"), ("entry.py", "_copy"), ("entry.py", "_commit"), ("deliver_cli.py", "_hand_over"),
+    ("spool_entry.py", "write_entry"), ("spool_entry.py", "_copy"), ("spool_entry.py", "_commit"),
+    ("pipe.py", "_hand_over"),
 )  # fmt: skip
 STEPS = {"service": _SERVICE_STEPS, "worker": _WORKER_STEPS, "deliver": _DELIVER_STEPS}
 
@@ -539,7 +541,10 @@ def _records_of_another_time(log: Path, since: int) -> int:
     return sum(abs(datetime.fromisoformat(text.decode()) - now) > limit for text in times)
 
 
-DEPLOYED = ("__init__", "delivery", "deliver_cli", "outcomes", "settings", "archive/s3", "extraction", "entry")
+DEPLOYED = (
+    *("__init__", "config", "pipeline/deliver", "pipeline/extract", "entrypoints/pipe", "domain/outcomes"),
+    *("storage/archive/s3", "storage/spool_entry"),
+)
 
 
 @contextmanager
@@ -602,7 +607,8 @@ def _migration(plant: Plant, rng: random.Random) -> Iterator[Injury]:
     before = max(re.findall(r'^revision = "(\w+)"', "\n".join(f.read_text() for f in versions.glob("*.py")), re.M))
     revision = f"{int(before) + 1:04}"
     (versions / f"{revision}_campaign.py").write_text(_STEP.format(revision=revision, before=before))
-    code = f"import sys; sys.path.insert(0, '{next_version}'); from orderflow_ingest.admin_cli import main; main()"
+    code = f"import sys; sys.path.insert(0, '{next_version}'); "
+    code += "from orderflow_ingest.entrypoints.admin.main import main; main()"
     command = [plant.deploy / "bin" / "python3", "-I", "-S", "-c", code, "init"]
     settings = {"ORDERFLOW_SETTINGS": str(plant.deployment.settings_file), **plant.deployment.environment}
     time.sleep(rng.random())

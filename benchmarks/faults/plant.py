@@ -32,16 +32,17 @@ from uuid import UUID
 import psycopg
 from botocore.exceptions import ClientError
 
-from benchmarks.faults.load import ORGANIZATIONS, Identity, content_digest
-from benchmarks.faults.maillog import Maillog
-from benchmarks.faults.reconcile import DocumentRow, Evidence, Handed, Held, Object, Row, SetAside
-from benchmarks.faults.units import Unit, Units
 from tests.lab.deployment import ENVIRONMENT, MAIL_USER, PROGRAMS, Deployment
 from tests.lab.postgres import Postgres
 from tests.lab.process import LabError, free_port, run, wait_until
 from tests.lab.redis import Redis
 from tests.lab.s3 import CephS3
 from tests.lab.wire import Wire
+
+from .load import ORGANIZATIONS, Identity, content_digest
+from .maillog import Maillog
+from .reconcile import DocumentRow, Evidence, Handed, Held, Object, Row, SetAside
+from .units import Unit, Units
 
 WAYS = ("pipe", "lmtp", "before-queue")
 QUEUES = ("postgresql", "redis")
@@ -188,7 +189,7 @@ class Plant:
     def before_delivery(self, code: str) -> Iterator[None]:
         """Have pipe(8) run Python before the program."""
         master = self.deployment.postfix.config_directory / "master.cf"
-        text, importing = master.read_text(), "from orderflow_ingest.deliver_cli import main"
+        text, importing = master.read_text(), "from orderflow_ingest.entrypoints.pipe import main"
         master.write_text(text.replace(importing, f"{code} {importing}"))
         self.deployment.postfix.reload()
         try:

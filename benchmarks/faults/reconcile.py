@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from benchmarks.faults.load import Identity, Mail
+from .load import Identity, Mail
 
 KINDS = ("lost", "doubled", "altered", "bounced", "leaked", "failed", "unfinished")
 

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.campaign import Result
-from benchmarks.faults.load import Identity
-from benchmarks.faults.reconcile import KINDS, Finding, Verdict
 from benchmarks.report import table
+
+from .campaign import Result
+from .load import Identity
+from .reconcile import KINDS, Finding, Verdict
 
 _COLUMNS: Sequence[tuple[str, Callable[[Result], str]]] = (
     ("fault", lambda r: r.name),

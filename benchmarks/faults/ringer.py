@@ -13,13 +13,14 @@ from contextlib import suppress
 import psycopg
 import redis
 
-from orderflow_ingest import attempts, tasks
-from orderflow_ingest.queue import QueueUnavailable
-from orderflow_ingest.records import RecordsUnavailable
+from orderflow_ingest import tasks
+from orderflow_ingest.pipeline import retry
+from orderflow_ingest.storage.database import DatabaseUnavailable
+from orderflow_ingest.storage.queue import QueueUnavailable
 
 while True:
     time.sleep(float(sys.argv[1]))
-    with suppress(QueueUnavailable, RecordsUnavailable):  # away: next time
-        attempts.sweep(tasks.parts)
+    with suppress(QueueUnavailable, DatabaseUnavailable):  # away: next time
+        retry.sweep(tasks.parts)
     with suppress(psycopg.Error, redis.RedisError):
         tasks.drain()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orderflow_ingest.service_health import SOCKETS
+from orderflow_ingest.entrypoints.health_client import SOCKETS
 from tests.lab.activation import listen
 from tests.lab.family import family
 from tests.lab.process import Server, wait_until

@@ -14,7 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
-from orderflow_ingest.service_health import SOCKETS
+from orderflow_ingest.entrypoints.health_client import SOCKETS
 
 
 def main(directory: Path, user: str, group: str, count: int, command: list[str]) -> None:

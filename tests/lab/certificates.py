@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.lab.process import run
+from .process import run
 
 
 class Authority:

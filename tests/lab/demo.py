@@ -16,9 +16,9 @@ from pathlib import Path
 
 from openpyxl import Workbook
 
-from tests.lab import smtp
-from tests.lab.deployment import DOMAIN, Deployment
-from tests.lab.process import scratch
+from . import smtp
+from .deployment import DOMAIN, Deployment
+from .process import scratch
 
 BUYER = "purchasing@buyer.example"
 PDF = b"""%PDF-1.4

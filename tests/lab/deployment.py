@@ -18,10 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orderflow_ingest.service_health import ServiceSilent, ask
-from tests.lab import warm
-from tests.lab.postfix import Postfix
-from tests.lab.process import Process, Server, free_port, wait_until
+from orderflow_ingest.entrypoints.health_client import ServiceNotResponding, read_health
+
+from . import warm
+from .postfix import Postfix
+from .process import Process, Server, free_port, wait_until
 
 PROGRAMS = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
@@ -187,13 +188,13 @@ class Deployment(Server):
     def is_serving(self) -> bool:
         """Tell whether the service answers."""
         try:
-            return ask(self.sockets) is not None
-        except ServiceSilent:
+            return read_health(self.sockets) is not None
+        except ServiceNotResponding:
             return False
 
     def health(self) -> dict[str, Any]:
         """Give what the service says of itself."""
-        health = ask(self.sockets)
+        health = read_health(self.sockets)
         assert health is not None, "nobody listens"
         return health
 

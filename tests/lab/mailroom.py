@@ -16,11 +16,14 @@ from email.utils import format_datetime
 import sqlalchemy as sa
 from openpyxl import Workbook
 
-from orderflow_ingest import delivery, extraction, handover
-from orderflow_ingest.assembly import Parts
-from orderflow_ingest.envelope import Envelope
-from orderflow_ingest.status import Held
-from tests.lab.demo import PDF
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.states import HoldReason
+from orderflow_ingest.pipeline import deliver as delivery
+from orderflow_ingest.pipeline import extract, hand_over
+from orderflow_ingest.storage.envelope_header import encode_envelope
+
+from .demo import PDF
 
 ORGANIZATIONS = {"acme": "Acme Corp.", "nordwind": "Nordwind Handels GmbH", "lindner": "Lindner & Söhne"}
 BUYERS = {
@@ -48,7 +51,7 @@ SVG = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(3)'><script>alert(
 class Mailroom:
     """Delivers mail into `parts` as if it had come in the hour before `now`."""
 
-    def __init__(self, parts: Parts, now: datetime, seed: int = 4711):
+    def __init__(self, parts: App, now: datetime, seed: int = 4711):
         self.parts, self.now, self.lots, self.number = parts, now, random.Random(seed), 4700
 
     def fill(self, messages: int = 60) -> None:
@@ -127,16 +130,16 @@ class Mailroom:
         recipient, client = f"orders+{slug}@orderflow.example.com", f"192.0.2.{self.lots.randint(2, 250)}"
         envelope = Envelope(recipient, at, sender, recipient, f"4X{self.lots.randrange(16**8):08X}", client)
         blocks = iter((raw, b""))
-        entry = self.parts.spool.write(envelope.encode(), lambda _: next(blocks), limit=1 << 30)
-        return delivery.settle(entry, self.parts)
+        entry = self.parts.spool.write(encode_envelope(envelope), lambda _: next(blocks), limit=1 << 30)
+        return delivery.deliver_spooled(entry, self.parts)
 
     def work(self) -> None:
         """Extract and hand over all that is due, as a worker does."""
         queue = self.parts.queue
         for org_id, id in queue.extractions:
-            extraction.extract(org_id, id, self.parts)
+            extract.extract(org_id, id, self.parts)
         for org_id, id in queue.hand_overs:
-            handover.hand_over(org_id, id, self.parts)
+            hand_over.hand_over(org_id, id, self.parts)
         queue.extractions.clear()
         queue.hand_overs.clear()
 
@@ -157,7 +160,7 @@ class Mailroom:
             assert attempt is not None and messages.give_up(attempt, why)
         self.deliver(self.order("acme"), "acme", 50)
         (org_id, id), *_ = self.parts.queue.extractions
-        extraction.extract(org_id, id, self.parts)
+        extract.extract(org_id, id, self.parts)
         refused = documents.claim(*self.parts.queue.hand_overs[0], "mail1:4117", self.now, lease)
         error = {"error": "ValueError", "where": "ValueError at orders.py:81", "attempt": 4, "at": self.now.isoformat()}
         assert refused is not None and documents.give_up(refused, error)
@@ -177,7 +180,7 @@ class Mailroom:
         nordwind = self.parts.records.organizations.find("nordwind")
         assert nordwind is not None and stranger.message_id is not None
         message = self.parts.records.messages.get(nordwind.id, stranger.message_id)
-        assert message is not None and self.parts.records.conflicts.insert(None, message, Held.SENDER)
+        assert message is not None and self.parts.records.conflicts.insert(None, message, HoldReason.SENDER)
 
     def set_aside(self) -> None:
         """Set two deliveries aside, as a bug would."""
@@ -185,7 +188,9 @@ class Mailroom:
             recipient = f"orders+{slug}@orderflow.example.com"
             envelope = Envelope(recipient, self.now - timedelta(minutes=11), f"buyer@{slug}-customer.example")
             blocks = iter((self.order(slug).as_bytes(), b""))
-            entry = self.parts.spool.write(envelope.encode(), lambda _, blocks=blocks: next(blocks), limit=1 << 30)
+            entry = self.parts.spool.write(
+                encode_envelope(envelope), lambda _, blocks=blocks: next(blocks), limit=1 << 30
+            )
             for _ in range(2):
                 self.parts.spool.note_failure(entry.name, "KeyError at message.py:88")
             self.parts.spool.set_aside(entry, entry.name, "KeyError at message.py:88")

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tests.lab.process import Process, Server, free_port, listening, run
+from .process import Process, Server, free_port, listening, run
 
 _PAGE = Path(__file__).parents[2] / "docs" / "senders.md"
 _SELECTOR = "lab"

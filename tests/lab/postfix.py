@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from tests.lab.process import LabError, Process, Server, free_port, run, wait_until
+from .process import LabError, Process, Server, free_port, run, wait_until
 
 _BASE = Path(__file__).parent
 # What `postfix check` would otherwise add to main.cf itself, and so make it new, see configure().

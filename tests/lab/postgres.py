@@ -12,9 +12,9 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from tests.lab.certificates import Authority
-from tests.lab.family import family, send_signal
-from tests.lab.process import LabError, Process, Server, free_port, run
+from .certificates import Authority
+from .family import family, send_signal
+from .process import LabError, Process, Server, free_port, run
 
 
 def _newest_programs() -> Path:

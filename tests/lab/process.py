@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.lab.family import family, left, send_signal
+from .family import family, left, send_signal
 
 _FAKETIME = "faketime/libfaketimeMT.so.1"  # of Debian's package faketime, below the machine's architecture
 FAKETIME = next(Path("/usr/lib").glob(f"*/{_FAKETIME}"), Path("/usr/lib", _FAKETIME))

@@ -6,8 +6,8 @@ Guarantees: every acknowledged write is synced first, so it is there when a kill
 import socket
 from pathlib import Path
 
-from tests.lab.certificates import Authority
-from tests.lab.process import Process, Server, free_port
+from .certificates import Authority
+from .process import Process, Server, free_port
 
 
 class Redis(Server):

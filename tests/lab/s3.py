@@ -16,7 +16,7 @@ from typing import Any, Literal
 import boto3
 from botocore.config import Config
 
-from tests.lab.process import LabError, Process, Server, free_port, listening, run, wait_until
+from .process import LabError, Process, Server, free_port, listening, run, wait_until
 
 _CONF = """\
 [global]

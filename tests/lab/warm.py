@@ -16,7 +16,10 @@ from pathlib import Path
 from pwd import getpwnam
 from typing import Any
 
-PROGRAMS = {"orderflow-admin": "orderflow_ingest.admin_cli", "orderflow-replay": "orderflow_ingest.replay_cli"}
+PROGRAMS = {
+    "orderflow-admin": "orderflow_ingest.entrypoints.admin.main",
+    "orderflow-replay": "orderflow_ingest.entrypoints.replay.main",
+}
 _context = get_context("forkserver")
 _context.set_forkserver_preload(["tests.lab.warm_modules"])
 

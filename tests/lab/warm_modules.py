@@ -5,14 +5,15 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from tests.lab.warm import PROGRAMS
+from .warm import PROGRAMS
 
 _ROOT = Path(__file__).parents[2]
 _before = sys.path[:]
 sys.path[:] = [place for place in _before if Path(place or ".").resolve() != _ROOT]
 for name in PROGRAMS.values():
-    for module in pkgutil.walk_packages(import_module(name).__path__, f"{name}."):
+    package = name.rpartition(".")[0]
+    for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
         import_module(module.name)
-for name in ("boto3", "psycopg", "sqlalchemy.dialects.sqlite", "orderflow_ingest.delivery"):
+for name in ("boto3", "psycopg", "sqlalchemy.dialects.sqlite", "orderflow_ingest.pipeline.deliver"):
     import_module(name)
 sys.path[:] = _before

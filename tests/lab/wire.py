@@ -22,7 +22,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from tests.lab.process import Process, Server, free_port, listening
+from .process import Process, Server, free_port, listening
 
 MODES = ("pass", "refuse", "hang", "hang for good", "slow", "reset", "answer")
 _HIGH, _LINGER = 1 << 20, 2.0  # bytes that wait for the other end; seconds to read what a refused request still sends

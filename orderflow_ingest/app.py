@@ -1,0 +1,76 @@
+"""The parts of a deployment, opened as its settings name them; every door takes them from here."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from orderflow_ingest.config import Settings
+from orderflow_ingest.observability.logs import WARNING, event
+from orderflow_ingest.storage.archive import Archive, ArchiveUnavailable, open_archive
+from orderflow_ingest.storage.database import DatabaseUnavailable, Records, recipients_path
+from orderflow_ingest.storage.queue import Body, Queue
+from orderflow_ingest.storage.resilience import timeouts
+from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker, unguarded
+from orderflow_ingest.storage.spool import Spool
+
+
+@dataclass(frozen=True)
+class App:
+    """What the use cases work with."""
+
+    settings: Settings
+    spool: Spool
+    archive: Archive
+    records: Records
+    queue: Queue
+
+    def swept_at(self) -> datetime:
+        """Say when the sweep rings for what is rung for now, by the database's clock. Raises DatabaseUnavailable."""
+        return self.records.database.now() + timedelta(seconds=self.settings.sweep_after)
+
+
+def open_app(
+    settings: Settings,
+    extract: Body | None = None,
+    hand_over: Body | None = None,
+    create: bool = False,
+    guarded: bool = True,
+) -> App:
+    """Open the parts; nothing is connected before it is used. `create` makes a missing SQLite file.
+
+    What delivers and works is `guarded`: it does not wait for a backend that is known to be away.
+    """
+    times = timeouts.scaled_to(settings.deadline)
+    archive = CircuitBreaker(settings.circuits_dir / "archive", "archive", ArchiveUnavailable) if guarded else unguarded
+    records = (
+        CircuitBreaker(settings.circuits_dir / "database", "database", DatabaseUnavailable) if guarded else unguarded
+    )
+    longest = timedelta(seconds=settings.longest_delay)
+    return App(
+        settings=settings,
+        spool=Spool(settings.spool_dir),
+        archive=open_archive(
+            settings.archive_url,
+            settings.s3_endpoint_url,
+            settings.s3_encryption,
+            times,
+            archive,
+            settings.s3_checksum,
+            settings.s3_addressing,
+        ),
+        records=Records(settings.database_url, create, times, records, longest),
+        queue=Queue(settings.queue_url, extract, hand_over, create, settings.task_time_limit),
+    )
+
+
+def publish_recipients(app: App) -> None:
+    """Write the active organisations where Postfix's sqlite: map reads them, if it is that."""
+    path = recipients_path(app.settings.database_url)
+    if path:
+        app.records.organizations.publish(path)
+
+
+def keep_recipients(app: App) -> None:
+    """Write Postfix's recipient file again where it is gone, closed, damaged or old. Raise DatabaseUnavailable."""
+    path = recipients_path(app.settings.database_url)
+    if path and app.records.organizations.keep_published(path):
+        event("recipients", "Postfix's recipient file was not right, and was written again.", WARNING)

@@ -1,0 +1,59 @@
+"""Every way a delivery can end, and what each door says of it.
+
+One table is the whole exit policy. pipe(8) reads the exit status, and takes a leading D.S.N of the
+output over it (RFC 3463); LMTP and SMTP doors read the reply code (RFC 5321 section 4.2). What is a
+fault of ours defers, always; only a verdict on the message itself bounces. So 0, 65, 67 and 75 are
+the only statuses that ever leave a program of ours (sysexits: EX_DATAERR, EX_NOUSER, EX_TEMPFAIL).
+
+The texts reach the sender of a bounced mail: they hold nothing of the message and nothing of this host.
+"""
+
+from enum import Enum
+
+EX_OK, EX_DATAERR, EX_NOUSER, EX_TEMPFAIL = 0, 65, 67, 75
+
+
+class Outcome(Enum):
+    """One end of a delivery: exit status, D.S.N, SMTP reply code, text."""
+
+    DELIVERED = (EX_OK, "2.0.0", 250, "message recorded")
+    DUPLICATE = (EX_OK, "2.0.0", 250, "message known already")
+    HELD = (EX_OK, "2.0.0", 250, "message held for an operator to decide")
+    SPOOLED = (EX_OK, "2.0.0", 250, "message kept for later delivery")
+    DEAD_LETTER = (EX_OK, "2.0.0", 250, "message set aside for an operator")
+    UNKNOWN_ORG = (EX_NOUSER, "5.1.1", 550, "no such organisation")
+    ORG_DISABLED = (EX_NOUSER, "5.2.1", 550, "organisation does not accept mail")
+    MALFORMED = (EX_DATAERR, "5.6.0", 550, "message has no header")
+    TOO_BIG = (EX_DATAERR, "5.3.4", 552, "message exceeds the size limit")
+    BACKEND_DOWN = (EX_TEMPFAIL, "4.3.0", 451, "storage is not available, try again later")
+    SPOOL_FULL = (EX_TEMPFAIL, "4.3.1", 452, "spool cannot be written, try again later")
+    OVERLOADED = (EX_TEMPFAIL, "4.3.2", 451, "too much work waiting, try again later")
+    DEADLINE = (EX_TEMPFAIL, "4.4.7", 451, "delivery took too long, try again later")
+    TRUNCATED = (EX_TEMPFAIL, "4.4.2", 451, "message ended early, try again later")
+    MISCONFIGURED = (EX_TEMPFAIL, "4.3.5", 451, "this system is not configured correctly, try again later")
+    INTERNAL = (EX_TEMPFAIL, "4.3.0", 451, "internal error, try again later")
+
+    def __init__(self, exit_status: int, dsn_code: str, reply_code: int, text: str):
+        self.exit_status = exit_status
+        self.dsn_code = dsn_code
+        self.reply_code = reply_code
+        self.text = text
+
+    @property
+    def line(self) -> bytes:
+        """Give the one line that a program prints for pipe(8)."""
+        return f"{self.dsn_code} {self.text}\n".encode("ascii")
+
+    @property
+    def is_accepted(self) -> bool:
+        """Tell whether we have taken charge of the message."""
+        return self.exit_status == EX_OK
+
+    @property
+    def is_temporary(self) -> bool:
+        """Tell whether Postfix keeps the message and tries again."""
+        return self.exit_status == EX_TEMPFAIL
+
+
+class DeadlineReached(BaseException):
+    """The delivery's own deadline ran out; not an Exception, so that no library swallows it."""

@@ -1,0 +1,45 @@
+"""The canary's result as a textfile of Prometheus's node_exporter, put in place in one go.
+
+See the exposition format of Prometheus, version 0.0.4, and --collector.textfile.directory of node_exporter, which
+reads *.prom while we write: so it is a temporary file of another ending, renamed. All users may read it.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from .flight import Step
+
+
+def write_textfile(file: Path, steps: Iterable[Step], is_success: bool, total: float) -> None:
+    """Write what a run has found. Raises OSError."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as out:
+            os.fchmod(out.fileno(), 0o644)
+            out.write(_metrics(steps, is_success, total))
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _metrics(steps: Iterable[Step], is_success: bool, total: float) -> str:
+    seconds = [f'orderflow_canary_seconds{{step="{name}"}} {value:.3f}' for name, value in _durations(steps, total)]
+    lines = [
+        "# HELP orderflow_canary_success Whether the last canary came through: 1 or 0.",
+        "# TYPE orderflow_canary_success gauge",
+        f"orderflow_canary_success {int(is_success)}",
+        "# HELP orderflow_canary_seconds Seconds of each step of the last canary that came, and in all.",
+        "# TYPE orderflow_canary_seconds gauge",
+        *seconds,
+        "# HELP orderflow_canary_last_run_timestamp_seconds When the last canary ended, come through or not.",
+        "# TYPE orderflow_canary_last_run_timestamp_seconds gauge",
+        f"orderflow_canary_last_run_timestamp_seconds {time.time():.0f}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _durations(steps: Iterable[Step], total: float) -> Iterable[tuple[str, float]]:
+    yield from ((step.name, step.seconds) for step in steps)
+    yield "total", total

@@ -1,0 +1,88 @@
+"""orderflow-admin erase: delete all that there is of an organisation, a sender or one mail.
+
+It first tells what would go. On a terminal it then has the organisation's slug typed; elsewhere --yes is needed. What
+remains is a run with the counts, under a digest of the request: no name, no address.
+"""
+
+import hashlib
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+import click
+
+from orderflow_ingest.app import App
+from orderflow_ingest.entrypoints.cli.options import organizations
+from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, progress, settings_option
+from orderflow_ingest.maintenance import erasure
+from orderflow_ingest.maintenance.erasure import Erased, Request
+from orderflow_ingest.storage.database import Filter, Organization, Run
+
+_SLACK = 5  # seconds: an organisation that was found is remembered by a delivery for one
+
+
+@click.command()
+@click.option("--org", "slug", required=True, help="Of this organisation; all of it, if nothing else is said.")
+@click.option("--sender", metavar="ADDRESS", help="Only what is from this address, by its header or its envelope.")
+@click.option("--message", "mail_id", type=click.UUID, metavar="ID", help="Only this message or held mail.")
+@click.option("--yes", is_flag=True, help="Erase without asking.")
+@json_option
+@settings_option
+def erase(
+    slug: str, sender: str | None, mail_id: UUID | None, yes: bool, as_json: bool, settings_file: str | None
+) -> None:
+    """Delete all that there is of an organisation, of a sender within it, or of one mail; exit 1 if some is left."""
+    if sender and (mail_id or "@" not in sender[1:]):
+        raise click.UsageError("--sender is a whole address, and goes without --message")
+    app = load_app(settings_file)
+    (org,) = organizations(app, slug)
+    request = Request(org, sender and sender.strip().lower(), mail_id)
+    if request.is_of_all:
+        _need_disabled(app, org)
+    if not yes:
+        _print(_with_bar(request, app, is_dry=True), as_json)
+        if not sys.stdin.isatty():
+            click.echo("nothing was erased: say --yes", err=True)
+            return
+        if click.prompt(f"This cannot be undone. Type {org.slug} to erase it", err=True) != org.slug:
+            raise click.ClickException("nothing was erased")
+    done = _with_bar(request, app, is_dry=False)
+    _print(done, as_json)
+    if not any(vars(done).values()):
+        click.echo(f"there was nothing to erase: {org.slug} has no such mail", err=True)
+    if app.archive.keeps_versions():
+        click.echo("the bucket keeps versions: what was deleted is there until its rules let old versions go", err=True)
+    if not done.is_all:
+        again = f"run this again in {app.settings.lease:.0f} s"
+        click.echo(f"{done.in_hand} are left, in the hands of a worker or a delivery: {again}", err=True)
+        raise SystemExit(1)
+
+
+def _need_disabled(app: App, org: Organization) -> None:
+    """Refuse an organisation that may get mail, or that a delivery from before it was disabled may be at."""
+    if org.is_active:
+        raise click.ClickException(f"{org.slug} takes mail: first orderflow-admin org disable {org.slug}")
+    changed = app.records.holdings.changed_at(org.id)
+    left = app.settings.deadline + _SLACK - (datetime.now(UTC) - changed).total_seconds() if changed else 0
+    if left > 0:
+        raise click.ClickException(f"a delivery may be at work still: run this again in {left:.0f} s")
+
+
+def _with_bar(request: Request, app: App, is_dry: bool) -> Erased:
+    run = Run.new("erase")
+    if not is_dry:
+        words = f"{run.id} {request.org.slug} {request.sender or ''} {request.mail_id or ''}"
+        chosen = {"org_id": request.org.id, "request": hashlib.sha256(words.encode()).hexdigest()}
+        app.records.runs.begin(replace(run, chosen=chosen))
+    total = app.records.messages.count(Filter(org_id=request.org.id))
+    with progress(total, "Looking" if is_dry else "Erasing") as bar:
+        done = erasure.erase(request, app, run.actor, run.id, is_dry, bar.update)
+    if not is_dry:
+        rows = done.messages + done.held
+        app.records.runs.advance(run.id, vars(done), rows, done.in_hand, 0, datetime.now(UTC), is_over=done.is_all)
+    return done
+
+
+def _print(done: Erased, as_json: bool) -> None:
+    print_rows([{"what": name.replace("_", " "), "number": number} for name, number in vars(done).items()], as_json)

@@ -1,0 +1,157 @@
+"""orderflow-admin reconcile: spool, rows, archive and queue held against each other.
+
+Findings are printed as they come, then a table of how many of each kind there are and how many were mended. It goes
+through one organisation after the other, and notes in its run how far it is: what was broken off goes on with
+--resume. Exit status 1 if anything is left.
+"""
+
+import sys
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import click
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.ascii_case import ascii_lower
+from orderflow_ingest.entrypoints.cli.options import moment, org_option, organizations
+from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, progress, settings_option
+from orderflow_ingest.maintenance.reconcile import reconcile as reconcile_organization
+from orderflow_ingest.maintenance.reconcile import reconcile_host
+from orderflow_ingest.maintenance.reconcile.findings import Digests, Finding, Scope
+from orderflow_ingest.storage.database import Filter, Organization, Run
+
+
+@click.command()
+@org_option
+@click.option(
+    "--since",
+    type=moment,
+    metavar="TIME",
+    help="Mail received, objects put since (UTC, or 2h, 3d ago).",
+)
+@click.option("--until", type=moment, metavar="TIME", help="Mail received, objects put before (UTC, or 2h ago).")
+@click.option(
+    "--digests",
+    type=click.Choice([one.value for one in Digests]),
+    default=Digests.SAMPLE.value,
+    show_default=True,
+    help="Which objects are read and verified.",
+)
+@click.option(
+    "--sample",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Objects of a kind in an organisation's sample.",
+)
+@click.option(
+    "--minutes",
+    default=15,
+    show_default=True,
+    type=click.IntRange(1, 525600),
+    help="When spool entries and due work are too old.",
+)
+@click.option("--fix", is_flag=True, help="Mend what is safe to mend; without it nothing is changed.")
+@click.option("--orphan-documents", is_flag=True, help="With --fix, delete documents that no row names.")
+@click.option("--resume", "resumed", type=click.UUID, metavar="RUN", help="Go on with a run that was broken off.")
+@json_option
+@settings_option
+def reconcile(
+    slug: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    digests: str,
+    sample: int,
+    minutes: int,
+    fix: bool,
+    orphan_documents: bool,
+    resumed: UUID | None,
+    as_json: bool,
+    settings_file: str | None,
+) -> None:
+    """Hold spool, rows, archive and queue against each other; exit 1 if anything is wrong and was not mended."""
+    if orphan_documents and not fix:
+        raise click.UsageError("--orphan-documents says what --fix may do")
+    app = load_app(settings_file)
+    run = _run(app, resumed, fix)
+    scope = Scope(
+        actor=run.actor,
+        fix=fix,
+        run_id=run.id,
+        since=since,
+        until=until,
+        digests=Digests(digests),
+        sample=sample,
+        overdue=timedelta(minutes=minutes),
+        orphan_documents=orphan_documents,
+    )
+    found, fixed = _go_through(app, organizations(app, slug), slug, scope, run, as_json)
+    _conclude(app, found, fixed, run.failed, as_json)
+
+
+def _run(app: App, resumed: UUID | None, fix: bool) -> Run:
+    if resumed is None:
+        run = Run.new("reconcile --fix" if fix else "reconcile")
+        app.records.runs.begin(run)
+        return run
+    found = app.records.runs.get(resumed)
+    if found is None or not found.command.startswith("reconcile"):
+        raise click.ClickException("no run of reconcile has this id")
+    if found.ended_at is not None:
+        raise click.ClickException("this run has come to its end")
+    return found
+
+
+def _go_through(
+    app: App, orgs: list[Organization], slug: str | None, scope: Scope, run: Run, as_json: bool
+) -> tuple[Counter[str], Counter[str]]:
+    found: Counter[str] = Counter()
+    fixed: Counter[str] = Counter()
+
+    def tell(finding: Finding) -> None:
+        found[finding.trouble.value] += 1
+        fixed[finding.trouble.value] += bool(finding.fixed)
+        _print(finding, as_json)
+
+    def note(position: str | None, is_over: bool) -> None:
+        counts = run.done + fixed.total(), 0, run.failed + found.total() - fixed.total()
+        app.records.runs.advance(run.id, position, *counts, datetime.now(UTC), is_over=is_over)
+
+    left = [org for org in orgs if run.position is None or org.slug > run.position]
+    click.echo(f"run {run.id}", err=True)
+    total = sum(app.records.messages.count(Filter(org_id=org.id)) for org in left)
+    with progress(total, "Reconciling") as bar:
+        for org in left:
+            for finding in reconcile_organization(org, scope, app, bar.update):
+                tell(finding)
+            note(org.slug, is_over=False)
+    for finding in reconcile_host(slug and ascii_lower(slug), scope, app):
+        tell(finding)
+    note(None, is_over=True)
+    return found, fixed
+
+
+def _print(finding: Finding, as_json: bool) -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\033[2K", err=True, nl=False)  # the bar, which is drawn again
+    row: dict[str, Any] = {"finding": finding.trouble.value, "org": finding.org or None, "about": finding.about}
+    print_rows(iter([{**row, "says": finding.says, "fixed": finding.fixed or None}]), as_json)
+
+
+def _conclude(app: App, found: Counter[str], fixed: Counter[str], before: int, as_json: bool) -> None:
+    """Print how many there are of each kind, and what waits in the queue beside what is due; exit 1 if any is left.
+
+    `before` it was broken off the run had found so many that are not mended.
+    """
+    rows = [{"what": what, "found": number, "fixed": fixed[what]} for what, number in sorted(found.items())]
+    rows += [{"what": "before this was broken off", "found": before, "fixed": 0}] if before else []
+    rows.append({"what": "all findings", "found": found.total() + before, "fixed": fixed.total()})
+    if not as_json:
+        click.echo()
+    print_rows(rows, as_json)
+    late = round(app.records.messages.lag(app.records.database.now()))
+    click.echo(f"{app.queue.depth()} tasks wait in the queue; the oldest due message is {late} s overdue", err=True)
+    if found.total() + before > fixed.total():
+        raise SystemExit(1)

@@ -1,0 +1,155 @@
+"""orderflow-admin status: what is where, at a glance; of all organisations, of one, or of each (`--by-org`).
+
+It asks for what is unfinished, failed or held, and for the last seven days, so that it takes no longer however long the
+history grows. A part that is away is told as such, and the rest is shown. Errors are told by class and place: nothing
+of a message stands in them.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.states import UNFINISHED, Status
+from orderflow_ingest.entrypoints.cli.options import org_id_of, org_option
+from orderflow_ingest.entrypoints.cli.terminal import Row, explain, json_option, load_app, print_rows, settings_option
+from orderflow_ingest.storage.archive import ArchiveUnavailable
+from orderflow_ingest.storage.database import DatabaseUnavailable, LastError
+from orderflow_ingest.storage.queue import QueueUnavailable
+
+from .postfix.mail_queue import deferred_mail
+
+DAY, WEEK = timedelta(hours=24), timedelta(days=7)
+_ERRORS = 10
+_AWAY = (DatabaseUnavailable, QueueUnavailable, ArchiveUnavailable)
+
+
+@click.command()
+@org_option
+@click.option("--by-org", is_flag=True, help="A line for each organisation, those with the most trouble first.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="At most so many organisations.")
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=5.0,
+    type=click.FloatRange(0.2),
+    metavar="[SECONDS]",
+    help="Show it again every so many seconds, 5 if none are given, until Ctrl-C.",
+)
+@click.option("--postfix-config", metavar="DIR", help="Postfix's configuration directory; default: the system's.")
+@json_option
+@settings_option
+def status(
+    slug: str | None,
+    by_org: bool,
+    limit: int,
+    watch: float | None,
+    postfix_config: str | None,
+    as_json: bool,
+    settings_file: str | None,
+) -> None:
+    """Show what is unfinished, failed or held, the last 24 hours and 7 days, spool, queues and the last errors."""
+    if by_org and slug:
+        raise click.UsageError("--by-org or --org, not both")
+    deferred = deferred_mail(postfix_config)  # while this is root still, who may ask any instance
+    app = load_app(settings_file)
+    org_id = org_id_of(app, slug)
+
+    def draw(waiting: int | None) -> None:
+        if by_org:
+            print_rows(_by_organization(app, limit), as_json)
+        else:
+            _print(_rows(app, org_id, waiting), as_json)
+
+    if watch is None:
+        draw(deferred)
+    else:
+        _watch(watch, as_json, lambda: draw(deferred_mail(postfix_config)))
+
+
+def _watch(seconds: float, as_json: bool, draw: Callable[[], None]) -> None:
+    """Draw again and again: over the screen of a terminal, one below the other elsewhere; Ctrl-C ends it."""
+    try:
+        while True:
+            if sys.stdout.isatty() and not as_json:
+                click.clear()
+            if not as_json:
+                click.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}, every {seconds:g} s, Ctrl-C ends it")
+            try:
+                draw()
+            except _AWAY as error:
+                click.echo(f"error: {explain(error)}", err=True)
+            sys.stdout.flush()
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        return
+
+
+def _rows(app: App, org_id: int | None, deferred: int | None) -> list[tuple[str, Any]]:
+    """List what there is to tell, as pairs of a name and a value."""
+    now, records = datetime.now(UTC), app.records
+    counts = records.messages.count_by_status(now - DAY, org_id)
+    lately = records.overview.lately(now - DAY, now - WEEK, org_id)
+    rows: list[tuple[str, Any]] = [(f"messages {s.value}", counts[s]) for s in (*UNFINISHED, Status.FAILED)]
+    for what, days in (("last 24 h", "day"), ("last 7 days", "week")):
+        rows += [(f"messages {s.value}, {what}", getattr(lately[s], days)) for s in (Status.PARSED, Status.FAILED)]
+        rows.append((f"messages received, {what}", sum(getattr(one, days) for one in lately.values())))
+    rows += [(f"documents {s.value}", n) for s, n in records.documents.count_undone(org_id).items()]
+    rows.append(("oldest unfinished message", records.messages.oldest_unfinished(org_id)))
+    held = records.conflicts.count_open_by_reason(org_id)
+    rows.append(("conflicts held", sum(held.values())))
+    rows += [(f"held: {reason.value}", count) for reason, count in held.items()]
+    if org_id is None:
+        rows.append(("spool entries", len(app.spool.entries())))
+        rows.append(("dead letters", app.spool.count_dead()))
+        rows.append(("tasks waiting", _depth(app)))
+        rows.append(("seconds overdue", round(records.messages.lag(records.database.now()))))
+        rows.append(("deferred by Postfix", deferred))
+    errors = records.overview.last_errors(now - WEEK, _ERRORS, org_id)
+    rows.append(("last errors", [_error(error) for error in errors]))
+    return rows
+
+
+def _error(error: LastError) -> dict[str, Any]:
+    return {**vars(error), "where": error.where.removeprefix(f"{error.error} at ")}
+
+
+def _depth(app: App) -> int | str:
+    try:
+        return app.queue.depth()
+    except QueueUnavailable as error:
+        return str(error)
+
+
+def _print(rows: list[tuple[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_rows([{"what": what, "value": value} for what, value in rows], as_json)
+        return
+    *counts, (_, errors) = rows
+    print_rows([{"what": what, "value": value} for what, value in counts], as_json)
+    if errors:
+        click.echo("\nLAST ERRORS")
+        print_rows(errors, as_json)
+
+
+def _by_organization(app: App, limit: int) -> list[Row]:
+    now, slug = datetime.now(UTC), app.records.organizations.slug
+    found = app.records.overview.by_organization(now - DAY, now - WEEK)
+    return [
+        {
+            "org": slug(one.org_id),
+            "failed": one.counts["FAILED"],
+            "held": one.counts["held"],
+            "documents_failed": one.counts["documents FAILED"],
+            "unfinished": one.counts["unfinished"],
+            "documents_pending": one.counts["documents PENDING"],
+            "oldest_unfinished": one.oldest_unfinished,
+            "last_24_h": one.counts["day"],
+            "last_7_days": one.counts["week"],
+        }
+        for one in found[:limit]
+    ]

@@ -1,0 +1,214 @@
+"""What the operator's programs share: tables and JSON on standard output, errors in one line.
+
+Whatever a sender wrote is made printable first: a subject can hold escape sequences for a terminal.
+
+An error of a backend is told with the settings file that was in force, see `explain`: what looks like a database
+without tables is often a forgotten `--settings`. The backend's own text names database, queue or archive. So every
+program loads its settings by `loaded` or `load_app`, and ends by `run_cli`.
+"""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orderflow_ingest.app import App, open_app
+from orderflow_ingest.config import Settings, SettingsError, load
+from orderflow_ingest.domain.os_errors import os_reason
+from orderflow_ingest.observability.logs import WARNING, event
+from orderflow_ingest.storage.archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
+from orderflow_ingest.storage.database import DatabaseUnavailable, operator_name
+from orderflow_ingest.storage.queue import QueueUnavailable
+from orderflow_ingest.storage.resilience.error_hints import named
+
+from .run_as import become_owner
+
+Row = Mapping[str, Any]
+
+
+_SETTINGS = "orderflow_ingest.settings_file"
+_SETTINGS_HELP = "Settings file; default: $ORDERFLOW_SETTINGS, else /etc/orderflow/ingest.env if it exists."
+
+
+def _take_settings(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """Return the settings file of a command, which may stand before it too; keep what stands before a command."""
+    for value in values:
+        if ctx.meta.setdefault(_SETTINGS, value) != value:
+            raise click.UsageError(f"--settings names two files, {ctx.meta[_SETTINGS]} and {value}")
+    found: str | None = ctx.meta.get(_SETTINGS)
+    return found
+
+
+class CommandGroup(click.Group):
+    """A group of commands that takes --settings before the command, as its commands do behind; its groups do too."""
+
+    group_class = type
+
+    def __init__(self, *arguments: Any, **attributes: Any):
+        super().__init__(*arguments, **attributes)
+        kept: dict[str, Any] = {"metavar": "FILE", "callback": _take_settings, "multiple": True}
+        self.params.append(click.Option(["--settings"], help=_SETTINGS_HELP, expose_value=False, **kept))
+
+
+class LazyGroup(CommandGroup):
+    """A group whose commands are imported when they are asked for, since a program needs one of them.
+
+    `commands` are names of commands and where each lies, as module:attribute, the module as `package` sees it.
+    """
+
+    def __init__(self, *arguments: Any, package: str | None, commands: Mapping[str, str], **attributes: Any):
+        super().__init__(*arguments, **attributes)
+        self._package, self._commands = package, commands
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names of the commands."""
+        return sorted(self._commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None if there is none of this name."""
+        if cmd_name not in self._commands:
+            return None
+        module, _, name = self._commands[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module, self._package), name)
+        return command
+
+
+_TYPED = 2000  # characters of a command line that are kept
+
+
+class NotSetUp(Exception):
+    """What init makes is not there; the text says what."""
+
+
+_BACKENDS = (NotSetUp, DatabaseUnavailable, ArchiveUnavailable, QueueUnavailable, ObjectMissing, ObjectDamaged, OSError)
+_in_force: list[Settings] = []  # the settings of this program, once they are loaded
+
+
+def run_cli(cli: click.Command) -> None:
+    """Run a click program: 0 for success, 1 for an error told in one line, 2 for wrong usage."""
+    os.umask(0o077)
+    try:
+        cli()
+    except SettingsError as error:
+        _end(str(error))
+    except _BACKENDS as error:
+        _end(explain(error))
+    except UnicodeEncodeError:
+        _end("an argument is not UTF-8")
+
+
+def loaded(settings_file: str | None) -> Settings:
+    """Load the settings, and keep them for `explain`. Raise SettingsError."""
+    settings = load(settings_file)
+    _in_force[:] = [settings]
+    return settings
+
+
+def explain(error: Exception) -> str:
+    """Say in a line what a backend's error is, which settings file was in force, and which archive where it is that."""
+    text = str(error)
+    if isinstance(error, PermissionError):
+        text = f"{error.filename}: {os_reason(error)}; run this as the user that owns the state directory"
+    elif isinstance(error, OSError):
+        text = f"{error.filename}: {os_reason(error)}" if error.filename else os_reason(error)
+    elif isinstance(error, ObjectMissing | ObjectDamaged):
+        text = f"{type(error).__name__}: {error}"
+    for settings in _in_force:
+        is_archive = isinstance(error, ArchiveUnavailable | ObjectMissing | ObjectDamaged)
+        if is_archive and settings.archive_url.startswith("s3:"):  # files are named by their path
+            text += f"; archive: {settings.archive_url}"
+        text += f"; settings: {settings.source}"
+    return text
+
+
+def log_start(action: str, sentence: str, settings: Settings, **fields: Any) -> None:
+    """Log that a program has begun to serve, with the settings and the database it has; warn where init is missing."""
+    known: dict[str, Any] = {"settings": settings.source, "database": named(settings.database_url)}
+    event(action, sentence, **fields, **known)
+    if not settings.spool_dir.is_dir():
+        reason = f"{settings.spool_dir} is not there: run orderflow-admin init, as the user that delivers"
+        event(action, "Deployment was not found to be set up.", WARNING, reason=reason, **known)
+
+
+def settings_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --settings, which may stand before the command too where it is one of a CommandGroup."""
+    kept: dict[str, Any] = {"metavar": "FILE", "callback": _take_settings, "multiple": True}  # to see two that differ
+    return click.option("--settings", "settings_file", help=_SETTINGS_HELP, **kept)(command)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")(command)
+
+
+def load_app(settings_file: str | None, create: bool = False, deadline: float | None = None) -> App:
+    """Open the parts of the deployment that these settings describe; backends are given time for a deadline."""
+    settings = loaded(settings_file)
+    settings = replace(settings, deadline=deadline or settings.deadline)
+    operator_name()  # kept for the trace, before this process becomes another user
+    become_owner(settings.state_dir)
+    return open_app(settings, create=create, guarded=False)
+
+
+def print_rows(rows: Iterable[Row], as_json: bool) -> None:
+    """Print rows: aligned columns for a person, with their names where the rows are a list, or a JSON object a line."""
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps({name: _plain(value) for name, value in row.items()}))
+        return
+    lines = [[_shown(value) for value in row.values()] for row in rows]
+    heads = [name.upper() for name in next(iter(rows), {})] if isinstance(rows, list) else []
+    if heads:
+        lines.insert(0, heads)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def progress(length: int, label: str) -> Iterator[Any]:
+    """Show a bar with the time left on a terminal's standard error; nothing elsewhere.
+
+    A text that update() is given beside the number stands behind it: the rate, say.
+    """
+    shown: dict[str, Any] = {"file": sys.stderr, "show_pos": True, "item_show_func": lambda text: text}
+    shown["hidden"] = not sys.stderr.isatty()
+    with click.progressbar(length=length, label=label, **shown) as bar:
+        yield bar
+
+
+def command_line() -> str:
+    """Give the command as it was typed, for the trace of it; no option of these programs takes a secret."""
+    line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return line if len(line) <= _TYPED else f"{line[:_TYPED]}\u2026"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value if isinstance(value, int | float | bool | list | dict) or value is None else str(value)
+
+
+def _shown(value: Any) -> str:
+    if value in (None, ""):
+        return "-"
+    return printable(value.strftime("%Y-%m-%d %H:%M:%SZ") if isinstance(value, datetime) else str(value))
+
+
+def printable(text: str) -> str:
+    """Make what a sender wrote printable: a replacement character for each that a terminal would obey."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def _end(text: str) -> None:
+    click.echo(f"error: {text}", err=True)
+    sys.exit(1)

@@ -1,0 +1,105 @@
+"""The console as a WSGI application: its pages, the headers of every answer, and what a fault looks like.
+
+Guarantees: no answer can be framed, cached or run as a script, or sends the address of a page on; none loads anything
+from elsewhere; there is no script at all. A backend that is away is a page that says so (503), and a bug one that says
+nothing of itself (500); the log tells it by class and line.
+"""
+
+from flask import Flask, Response, g, render_template, request
+from werkzeug.exceptions import HTTPException
+
+from orderflow_ingest import __version__
+from orderflow_ingest.app import App
+from orderflow_ingest.observability import logs
+from orderflow_ingest.storage.archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
+from orderflow_ingest.storage.database import DatabaseUnavailable
+from orderflow_ingest.storage.queue import QueueUnavailable
+
+from . import dead, filters, held, inbox, message, overview
+from .auth import Gate
+from .users import Users, UsersFileError
+
+CSP = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": CSP,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_TEXTS = {
+    400: ("That form was not taken", "It is older than your login, or did not come from this console. Go back, load "
+          "the page again, and send it once more."),
+    403: ("That is not allowed", "You may look, and not change anything; or the console does not know who you are. Who "
+          "runs it can change that: orderflow-console user."),
+    404: ("There is no such page", "What you look for is not here, is not here any more, or is not yours to see."),
+    405: ("That is not allowed", "This page takes no such request."),
+    413: ("That was too much", "A form is smaller than that."),
+    500: ("Something went wrong here", "It is a fault of this program. Its log tells more; your mail is not affected."),
+}  # fmt: skip
+
+
+def create_app(parts: App, users: Users) -> Flask:
+    """Build the application over the parts of a deployment."""
+    app = Flask(__name__)
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    for word in (filters.line, filters.moment, filters.iso, filters.size, filters.span, filters.count, filters.details):
+        app.jinja_env.filters[word.__name__] = word
+    app.jinja_env.globals["version"] = __version__
+    Gate(users, parts.settings).install(app)
+    for pages in (overview, inbox, message, held, dead):
+        app.register_blueprint(pages.pages(parts))
+    app.after_request(_secure)
+    app.register_error_handler(HTTPException, _refused)
+    app.register_error_handler(Exception, _broken)
+    for away in (DatabaseUnavailable, ArchiveUnavailable, QueueUnavailable, UsersFileError):
+        app.register_error_handler(away, _away)
+    for gone in (ObjectMissing, ObjectDamaged):
+        app.register_error_handler(gone, _gone)
+    return app
+
+
+def _secure(response: Response) -> Response:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    is_style = request.endpoint == "static" and response.status_code < 400
+    response.headers["Cache-Control"] = "public, max-age=3600" if is_style else "no-store"
+    return response
+
+
+def _refused(error: HTTPException) -> Response | HTTPException | tuple[str, int]:
+    code = error.code or 500
+    if code < 400:
+        return error
+    title, text = _TEXTS.get(code, (error.name, ""))
+    return _page(title, text, code)
+
+
+def _away(error: Exception) -> tuple[str, int]:
+    logs.event("console", "Page not shown.", logs.ERROR, reason=str(error), page=request.endpoint)
+    what = {DatabaseUnavailable: "The database", ArchiveUnavailable: "The archive", QueueUnavailable: "The queue"}
+    if isinstance(error, UsersFileError):
+        return _page("Nobody can log in just now", "The file of users cannot be used; the console's log says why.", 503)
+    name = what.get(type(error), "A part of this system")
+    text = f"{name} does not answer just now. Mail is not lost by it: it waits. Try again in a minute."
+    return _page(f"{name} is away", text, 503)
+
+
+def _gone(error: Exception) -> tuple[str, int]:
+    logs.event("console", "Object not shown.", logs.ERROR, reason=str(error), page=request.endpoint)
+    text = "Its row is here, and its bytes are not, or are not those that were put there: it was erased or damaged."
+    return _page("The archive does not have this any more", text, 404)
+
+
+def _broken(error: Exception) -> tuple[str, int]:
+    logs.event("console", "Page failed.", logs.ERROR, reason=logs.place(error), page=request.endpoint)
+    return _page(*_TEXTS[500], 500)
+
+
+def _page(title: str, text: str, code: int) -> tuple[str, int]:
+    g.setdefault("user", None)
+    return render_template("told.html", title=title, text=text), code

@@ -1,0 +1,90 @@
+"""Dead letters: what was set aside in this host's spool, why, and another delivery of it.
+
+A dead letter has no row, and hence no organisation: they are for who sees everything, and NOT FOUND to others. None can
+be discarded here: the spool holds the only copy, and no order is lost by a click.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from flask import Blueprint, abort, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.observability import logs
+from orderflow_ingest.pipeline import replay
+from orderflow_ingest.storage.envelope_header import EnvelopeError, decode_envelope
+from orderflow_ingest.storage.spool import EntryDamagedError
+
+from . import downloads
+from .scope import actor, need_everything, require_write
+
+_LIMIT = 50
+_OUTCOMES = {outcome.name: outcome for outcome in Outcome}
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A dead letter; without a time if its envelope does not read."""
+
+    name: str
+    why: tuple[str, ...]
+    recipient: str
+    sender: str
+    received_at: datetime | None
+    size: int
+
+
+def pages(parts: App) -> Blueprint:
+    """Give the pages."""
+    blueprint = Blueprint("dead", __name__, url_prefix="/dead-letters")
+
+    @blueprint.before_request
+    def _need() -> None:
+        need_everything()
+
+    @blueprint.get("")
+    def listed() -> str:
+        found = parts.spool.dead()
+        letters = [_letter(parts, name, why) for name, why in found[:_LIMIT]]
+        outcome = _OUTCOMES.get(request.args.get("outcome", ""))
+        return render_template("dead.html", letters=letters, number=len(found), outcome=outcome, limit=_LIMIT,
+                               is_gone="gone" in request.args)  # fmt: skip
+
+    @blueprint.post("/<name>/deliver")
+    def deliver(name: str) -> Response:
+        require_write()
+        _known(parts, name)
+        try:
+            ended = replay.redeliver_dead_letter(name, parts)
+        except FileNotFoundError:
+            ended = None
+        outcome = ended.outcome.name if ended else None
+        logs.event("revive", "Dead letter delivered again.", entry=name, outcome=outcome, operator=actor())
+        return redirect(url_for("dead.listed", outcome=outcome, gone=None if outcome else "1"), 303)
+
+    @blueprint.get("/<name>/raw")
+    def raw(name: str) -> Response:
+        _known(parts, name)
+        try:
+            return downloads.to_save(parts.spool.read_dead(name)[1], f"{name}.eml")
+        except (FileNotFoundError, EntryDamagedError):
+            abort(404)
+
+    return blueprint
+
+
+def _known(parts: App, name: str) -> None:
+    if name not in {known for known, _ in parts.spool.dead()}:
+        abort(404)
+
+
+def _letter(parts: App, name: str, why: str) -> Letter:
+    lines = tuple(why.splitlines()[-5:])
+    try:
+        header, raw = parts.spool.read_dead(name)
+        envelope = decode_envelope(header)
+    except (FileNotFoundError, EntryDamagedError, EnvelopeError):
+        return Letter(name, lines, "unreadable", "", None, 0)
+    return Letter(name, lines, envelope.recipient, envelope.sender, envelope.received_at, len(raw))

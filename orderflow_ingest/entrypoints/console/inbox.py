@@ -1,0 +1,123 @@
+"""The inbox: messages, the newest first, searched and filtered, page by page.
+
+A page goes on where the one before ended, by the time and id of its last message, so that the hundredth costs what the
+first does.
+"""
+
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, date, datetime, time, timedelta
+from uuid import UUID
+
+from flask import Blueprint, render_template, request
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.ascii_case import ascii_lower
+from orderflow_ingest.domain.states import UNFINISHED, Status
+from orderflow_ingest.entrypoints.cli.options import whole_message_id
+from orderflow_ingest.storage.database import Cursor, Filter, InboundMessage
+
+from .scope import Scope, organizations
+
+PAGE = 50
+_LONGEST = 200
+_STATUSES = {status.value: (status,) for status in Status} | {"unfinished": UNFINISHED}
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the form asks for, as it was typed."""
+
+    words: str = ""
+    sender: str = ""
+    document: str = ""
+    message_id: str = ""
+    org: str = ""
+    status: str = ""
+    since: str = ""
+    until: str = ""
+
+    @property
+    def has_more(self) -> bool:
+        """Tell whether one of the fields is used that are folded away."""
+        return any((self.sender, self.document, self.message_id, self.since, self.until))
+
+
+class InvalidQuery(Exception):
+    """A field that does not read; the text says what it should be."""
+
+
+def pages(parts: App) -> Blueprint:
+    """Give the page."""
+    blueprint = Blueprint("inbox", __name__)
+
+    @blueprint.get("/messages")
+    def page() -> str:
+        given = {field.name: request.args.get(field.name, "").strip()[:_LONGEST] for field in fields(Query)}
+        asked = replace(Query(**given), org=ascii_lower(given["org"]))
+        found: list[InboundMessage] = []
+        trouble, scope = "", None
+        known = organizations(parts)
+        try:
+            if asked.org and asked.org not in {org.slug for org in known}:
+                raise InvalidQuery(f"There is no organisation {asked.org}.")
+            scope = Scope(parts, asked.org or None)
+            found = scope.messages(chosen(asked), PAGE + 1, _place(request.args.get("after", "")))
+        except InvalidQuery as error:
+            trouble = str(error)
+        query = {name: value for name, value in vars(asked).items() if value}
+        return render_template(
+            "inbox.html",
+            asked=asked,
+            query=query,
+            orgs=known,
+            statuses=_STATUSES,
+            trouble=trouble,
+            mails=[(scope.slug_of(message.org_id), message) for message in found[:PAGE] if scope],
+            after=_mark(found[PAGE - 1]) if len(found) > PAGE else None,
+            is_first=not request.args.get("after"),
+        )
+
+    return blueprint
+
+
+def chosen(asked: Query) -> Filter:
+    """Make of what was typed what is looked for. Raises Misread."""
+    if asked.status and asked.status not in _STATUSES:
+        raise InvalidQuery("There is no such status.")
+    until = _day(asked.until)
+    return Filter(
+        statuses=_STATUSES.get(asked.status, ()),
+        since=_day(asked.since),
+        until=until + timedelta(days=1) if until else None,
+        message_id=whole_message_id(asked.message_id) or None,
+        sender=asked.sender or None,
+        words=asked.words or None,
+        document_words=asked.document or None,
+    )
+
+
+def _day(text: str) -> datetime | None:
+    try:
+        day = date.fromisoformat(text) if text else None
+    except ValueError:
+        day = None
+    if text and (day is None or not 1970 <= day.year < 9000):
+        raise InvalidQuery("A day is written like 2026-11-30.")
+    return datetime.combine(day, time(), UTC) if day else None
+
+
+def _mark(last: InboundMessage) -> str:
+    return f"{last.received_at.isoformat()}~{last.id}"
+
+
+def _place(mark: str) -> Cursor | None:
+    if not mark:
+        return None
+    at, _, id = mark.partition("~")
+    try:
+        received_at = datetime.fromisoformat(at)
+        if received_at.tzinfo is None:
+            raise ValueError
+        return Cursor(received_at.astimezone(UTC), UUID(id))
+    except (ValueError, OverflowError):
+        raise InvalidQuery("This page of the list is not there; begin with the newest.") from None

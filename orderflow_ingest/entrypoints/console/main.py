@@ -1,0 +1,202 @@
+"""orderflow-console: the mail, its documents and what is held, in a browser.
+
+    orderflow-console serve                   answer at ORDERFLOW_CONSOLE, till SIGTERM
+    orderflow-console user add NAME           let NAME log in: --org what he sees, --may-change what he may do
+    orderflow-console user password NAME      give NAME another password
+    orderflow-console user list               show who may log in
+    orderflow-console user remove NAME        let NAME in no more, at once
+
+It listens on loopback or a unix socket alone: TLS, and the way from elsewhere, are a reverse proxy's. A password is
+asked for on the terminal, or read from standard input; never taken from an argument, which others can see.
+
+It is an extra, `orderflow-ingest[console]`; without it the program says so in one line.
+"""
+
+import signal
+import sys
+from typing import Any
+
+import click
+
+from orderflow_ingest import __version__
+from orderflow_ingest.domain.os_errors import os_reason
+from orderflow_ingest.entrypoints.cli.terminal import (
+    CommandGroup,
+    json_option,
+    load_app,
+    log_start,
+    print_rows,
+    run_cli,
+    settings_option,
+)
+from orderflow_ingest.observability import logs
+
+_LEAST = 12  # characters of a password
+_PATIENCE = 30.0  # seconds, where a delivery has ORDERFLOW_DEADLINE: half of it is for one backend
+
+
+@click.group(cls=CommandGroup, help="Show mail, documents and what is held in a browser.")
+@click.version_option(__version__)
+def cli() -> None:
+    """See the module's header."""
+
+
+@cli.command()
+@settings_option
+def serve(settings_file: str | None) -> None:
+    """Answer browsers at ORDERFLOW_CONSOLE until SIGTERM."""
+    from .app import create_app
+    from .users import Users, UsersFileError
+
+    parts = load_app(settings_file, deadline=_PATIENCE)
+    settings = parts.settings
+    if settings.console_proxy_header and not settings.console.startswith("unix:"):
+        raise click.ClickException(
+            "ORDERFLOW_CONSOLE_PROXY_HEADER needs a socket that the proxy alone may open, ORDERFLOW_CONSOLE=unix:/path:"
+            " at a port every user of this host could name himself"
+        )
+    logs.configure(settings.log, "console", settings.state_dir)
+    users = Users(settings.console_users)
+    try:
+        known = users.all()
+    except UsersFileError as error:
+        raise click.ClickException(str(error)) from None
+    if not known:
+        click.echo("nobody can log in yet: orderflow-console user add NAME", err=True)
+    signal.signal(signal.SIGTERM, _end)
+    log_start("console", "Console listening.", settings, address=settings.console)
+    _listen(create_app(parts, users), settings.console)
+
+
+@cli.group()
+def user() -> None:
+    """Say who may log in."""
+
+
+password_option = click.option(
+    "--no-password", is_flag=True, help="No password: a reverse proxy, ORDERFLOW_CONSOLE_PROXY_HEADER, lets NAME in."
+)
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--org", "slugs", multiple=True, help="NAME sees this organisation alone; may be repeated.")
+@click.option("--may-change", is_flag=True, help="NAME may replay, accept, discard and deliver again.")
+@password_option
+@settings_option
+def add_user(name: str, slugs: tuple[str, ...], may_change: bool, no_password: bool, settings_file: str | None) -> None:
+    """Let NAME log in; without --org, NAME sees every organisation, dead letters and the queue."""
+    from .users import User, Users, hashed, is_name
+
+    if not is_name(name):
+        raise click.UsageError("a name is of letters, digits and . _ @ -, and begins with a letter or digit")
+    parts = load_app(settings_file)
+    known = {org.slug for org in parts.records.organizations.all()}
+    if unknown := [slug for slug in slugs if slug not in known]:
+        raise click.ClickException(f"no organisation is named {unknown[0]}")
+    users = Users(parts.settings.console_users)
+    with _told(), users.changed() as table:
+        if name in table:
+            raise click.ClickException(f"{name} is there already: orderflow-console user remove {name} first")
+        password = None if no_password else hashed(_asked())
+        table[name] = User(name, password, frozenset(slugs) if slugs else None, may_change)
+    click.echo(f"added {name}")
+
+
+@user.command("password")
+@click.argument("name")
+@settings_option
+def change_password(name: str, settings_file: str | None) -> None:
+    """Give NAME another password; who is logged in as NAME is logged out."""
+    from dataclasses import replace
+
+    from .users import Users, hashed
+
+    users = Users(load_app(settings_file).settings.console_users)
+    with _told(), users.changed() as table:
+        if name not in table:
+            raise click.ClickException(f"nobody is named {name}")
+        table[name] = replace(table[name], password=hashed(_asked()))
+    click.echo(f"changed the password of {name}")
+
+
+@user.command("list")
+@json_option
+@settings_option
+def list_users(as_json: bool, settings_file: str | None) -> None:
+    """Show who may log in, what they see, and whether they may change anything."""
+    from .users import Users
+
+    with _told():
+        found = Users(load_app(settings_file).settings.console_users).all()
+    rows = [
+        {
+            "name": one.name,
+            "sees": "everything" if one.slugs is None else ", ".join(sorted(one.slugs)),
+            "may_change": one.may_change,
+            "password": one.password is not None,
+        }
+        for one in found
+    ]
+    print_rows(rows, as_json)
+
+
+@user.command("remove")
+@click.argument("name")
+@settings_option
+def remove_user(name: str, settings_file: str | None) -> None:
+    """Let NAME in no more; a login that is open ends at once."""
+    from .users import Users
+
+    with _told(), Users(load_app(settings_file).settings.console_users).changed() as table:
+        if table.pop(name, None) is None:
+            raise click.ClickException(f"nobody is named {name}")
+    click.echo(f"removed {name}")
+
+
+class _told:
+    """Make one line of what is wrong with the users' file."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        from .users import UsersFileError
+
+        if isinstance(error, UsersFileError):
+            raise click.ClickException(str(error)) from None
+
+
+def _asked() -> str:
+    """Ask for a password on the terminal, twice; or take the first line of standard input."""
+    if sys.stdin.isatty():
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if len(password) < _LEAST:
+        raise click.ClickException(f"a password has at least {_LEAST} characters")
+    return str(password)
+
+
+def _listen(app: Any, address: str) -> None:
+    from .http_server import serve
+
+    try:
+        serve(app, address)
+    except OSError as error:
+        raise click.ClickException(f"cannot listen at {address}: {os_reason(error)}") from None
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(0)
+
+
+def main() -> None:
+    """Run the program."""
+    try:
+        import flask  # noqa: F401
+        import waitress  # noqa: F401
+    except ImportError as error:
+        click.echo(f"error: {error.name} is missing: pip install 'orderflow-ingest[console]'", err=True)
+        sys.exit(1)
+    run_cli(cli)

@@ -1,0 +1,152 @@
+"""The console's users: a file of its own, written by `orderflow-console user`, and read again when it has changed.
+
+    {"anna": {"password": "scrypt:…", "orgs": ["acme"], "may_change": true}}
+
+No `orgs` is every organisation; no password, that a reverse proxy answers for who it is. Passwords are kept by scrypt.
+
+Guarantees: a file that others than its owner and group can read, or others than its owner can write, is refused, and so
+is one that does not read: then nobody is let in. It is written whole (tmp, sync, rename), mode 600, one change after
+the other. To check a password of a name that is not there takes as long as that of one that is.
+"""
+
+import fcntl
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from werkzeug.security import check_password_hash, generate_password_hash
+
+from orderflow_ingest.domain.os_errors import os_reason
+from orderflow_ingest.storage.fsync import sync_directory
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_TOO_OPEN = 0o027
+# Each takes 32 MB and a tenth of a second; how many may wait for one says `throttle`.
+_CHECKS = threading.BoundedSemaphore(2)
+
+
+class UsersFileError(Exception):
+    """The users' file cannot be read or trusted; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Who may log in: what he sees (None: every organisation), and whether he may change anything."""
+
+    name: str
+    password: str | None
+    slugs: frozenset[str] | None
+    may_change: bool
+
+    def sees(self, slug: str) -> bool:
+        """Tell whether this user may know anything of an organisation."""
+        return self.slugs is None or slug in self.slugs
+
+
+class Users:
+    """The users' file at `path`; one that is not there holds nobody."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._read: tuple[tuple[int, ...], dict[str, User]] | None = None
+
+    def find(self, name: str) -> User | None:
+        """Find a user as the file has him now. Raises UsersFileError."""
+        return self._table().get(name)
+
+    def all(self) -> list[User]:
+        """List all users by name. Raises UsersFileError."""
+        return sorted(self._table().values(), key=lambda user: user.name)
+
+    def check(self, name: str, password: str) -> User | None:
+        """Give the user of this name and password. Raises UsersFileError."""
+        user = self.find(name)
+        known = user.password if user and user.password else _DECOY
+        with _CHECKS:
+            is_right = check_password_hash(known, password)
+        return user if user and user.password and is_right else None
+
+    @contextmanager
+    def changed(self) -> Iterator[dict[str, User]]:
+        """Give the users to be changed, and write them at the end. Raises UsersFileError."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(
+                self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        except OSError as error:
+            raise UsersFileError(f"{self._path.parent} cannot be written: {os_reason(error)}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            table = dict(self._table())
+            yield table
+            self._write(table)
+        finally:
+            os.close(lock)
+
+    def _table(self) -> dict[str, User]:
+        try:
+            with open(self._path, "rb") as file:
+                stat = os.fstat(file.fileno())
+                mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size, stat.st_mode)
+                if self._read is None or self._read[0] != mark:
+                    if stat.st_mode & _TOO_OPEN:
+                        raise UsersFileError(f"{self._path} is open to others: chmod 600 {self._path}")
+                    self._read = (mark, _parsed(file.read()))
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise UsersFileError(f"{self._path} cannot be read: {os_reason(error)}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsersFileError(f"{self._path} does not read as a file of users: {os_reason(error)}") from None
+        return self._read[1]
+
+    def _write(self, table: dict[str, User]) -> None:
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        text = json.dumps({name: _plain(user) for name, user in sorted(table.items())}, indent=1)
+        try:
+            temporary.unlink(missing_ok=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(fd, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(fd)
+            os.replace(temporary, self._path)
+            sync_directory(self._path.parent)
+        except OSError as error:
+            raise UsersFileError(f"{self._path} cannot be written: {os_reason(error)}") from error
+
+
+def is_name(text: str) -> bool:
+    """Tell whether `text` can name a user."""
+    return _NAME.fullmatch(text) is not None
+
+
+def hashed(password: str) -> str:
+    """Give what is kept of a password."""
+    return generate_password_hash(password, method="scrypt")
+
+
+_DECOY = hashed(os.urandom(16).hex())
+
+
+def _parsed(text: bytes) -> dict[str, User]:
+    found: dict[str, dict[str, Any]] = json.loads(text)
+    return {name: _user(name, **values) for name, values in found.items()}
+
+
+def _user(name: str, password: str | None = None, orgs: list[str] | None = None, may_change: bool = False) -> User:
+    if not is_name(name) or not isinstance(may_change, bool) or not isinstance(orgs, list | None):
+        raise ValueError
+    return replace(User(name, password, None, may_change), slugs=None if orgs is None else frozenset(orgs))
+
+
+def _plain(user: User) -> dict[str, Any]:
+    orgs = {} if user.slugs is None else {"orgs": sorted(user.slugs)}
+    return {"password": user.password, **orgs, "may_change": user.may_change}

@@ -1,0 +1,145 @@
+"""Gauges: how things stand now, measured when somebody asks.
+
+Each part of the deployment is a function from its parts to samples. One that is away raises what its adapter raises;
+`watched` then leaves its samples out and says so in orderflow_up.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.states import HandOver, Status
+from orderflow_ingest.entrypoints.health_client import ServiceNotResponding, read_health
+from orderflow_ingest.storage.database import count_backlog
+from orderflow_ingest.storage.resilience.circuit_breaker import organizations_away
+
+_SERVICE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A number that goes up and down, for each combination of its labels' values."""
+
+    name: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A measured value."""
+
+    gauge: Gauge
+    value: float
+    labels: tuple[str, ...] = ()
+
+
+Measure = Callable[[App], Iterator[Sample]]
+
+UP = Gauge(
+    "orderflow_up", "1 if a part could be measured, 0 if it was away or too slow; its gauges are then absent", ("part",)
+)
+MEASURE_SECONDS = Gauge("orderflow_measure_seconds", "How long measuring a part took", ("part",))
+BUILD = Gauge("orderflow_build_info", "1; the version is a label", ("version",))
+MESSAGES = Gauge("orderflow_messages", "Messages that are unfinished (RECEIVED, STORED) or FAILED", ("status",))
+OLDEST = Gauge(
+    "orderflow_oldest_unfinished_seconds", "How long ago the oldest unfinished message came; 0 if there is none"
+)
+OVERDUE = Gauge(
+    "orderflow_overdue_seconds", "For how long a worker should have had the longest-due message; 0 if none is"
+)
+FAILED = Gauge("orderflow_messages_failed_by_org", "Messages that are FAILED, of organisations that have any", ("org",))
+DOCUMENTS = Gauge("orderflow_documents", "Documents that are not handed over: PENDING or FAILED", ("handover",))
+FAILED_DOCUMENTS = Gauge(
+    "orderflow_documents_failed_by_org", "Documents whose hand-over FAILED, of organisations that have any", ("org",)
+)
+CONFLICTS = Gauge("orderflow_conflicts", "Mails that are held")
+HELD = Gauge("orderflow_conflicts_by_org", "Mails that are held, of organisations that have any", ("org",))
+QUEUE = Gauge("orderflow_queue_tasks", "Tasks that wait for a worker")
+SPOOL = Gauge("orderflow_spool_entries", "Entries of this host's spool, in hand or left")
+DEAD = Gauge("orderflow_dead_letters", "Entries that were set aside in this host's spool")
+BREAKER = Gauge(
+    "orderflow_breaker_open",
+    "1 while this host knows a backend to be away, for all or for some organizations, and does not ask it",
+    ("backend",),
+)
+PLACES = Gauge(
+    "orderflow_service_places", "Deliveries that the service can have in hand; of the instance that answered"
+)
+BUSY = Gauge("orderflow_service_busy", "Deliveries that the service has in hand; of the instance that answered")
+LATE = Gauge("orderflow_service_late", "Of these, deliveries past their deadline; of the instance that answered")
+IN_FLIGHT = Gauge(
+    "orderflow_service_in_flight_bytes", "Bytes of messages in the service; of the instance that answered"
+)
+MOST_IN_FLIGHT = Gauge(
+    "orderflow_service_in_flight_limit_bytes", "Bytes beyond which mail is deferred; of the instance that answered"
+)
+
+GAUGES = (
+    UP, MEASURE_SECONDS, BUILD, MESSAGES, OLDEST, OVERDUE, FAILED, DOCUMENTS, FAILED_DOCUMENTS, CONFLICTS, HELD, QUEUE,
+    SPOOL, DEAD, BREAKER, PLACES, BUSY, LATE, IN_FLIGHT, MOST_IN_FLIGHT,
+)  # fmt: skip
+
+
+def of_database(app: App) -> Iterator[Sample]:
+    """Measure the rows. Raises DatabaseUnavailable."""
+    now = datetime.now(UTC)
+    census = count_backlog(app.records.database)
+    oldest = census.oldest_unfinished
+    for status, number in (*census.unfinished.items(), (Status.FAILED, sum(census.failed.values()))):
+        yield Sample(MESSAGES, number, (status.value,))
+    yield Sample(OLDEST, max(0.0, (now - oldest).total_seconds()) if oldest else 0)
+    yield Sample(OVERDUE, app.records.messages.lag(app.records.database.now()))
+    yield Sample(DOCUMENTS, census.pending_documents, (HandOver.PENDING.value,))
+    yield Sample(DOCUMENTS, sum(census.failed_documents.values()), (HandOver.FAILED.value,))
+    yield Sample(CONFLICTS, sum(census.conflicts.values()))
+    for gauge, by_org in (
+        (FAILED, census.failed),
+        (FAILED_DOCUMENTS, census.failed_documents),
+        (HELD, census.conflicts),
+    ):
+        for org, number in by_org.items():
+            yield Sample(gauge, number, (org,))
+
+
+def of_queue(app: App) -> Iterator[Sample]:
+    """Measure the queue. Raises QueueUnavailable."""
+    yield Sample(QUEUE, app.queue.depth())
+
+
+def of_spool(app: App) -> Iterator[Sample]:
+    """Measure the spool, and the breakers beside it. Raises OSError."""
+    os.stat(app.spool.directory)  # a spool that is not there is not an empty one
+    yield Sample(SPOOL, len(app.spool.entries()))
+    yield Sample(DEAD, app.spool.count_dead())
+    for backend in ("archive", "database"):
+        path = app.settings.circuits_dir / backend
+        yield Sample(BREAKER, _is_file(path) or organizations_away(path) > 0, (backend,))
+
+
+def of_service(app: App) -> Iterator[Sample]:
+    """Ask the service. Raises ServiceNotResponding where nobody answers, or nobody is there."""
+    health = read_health(app.settings.socket_dir, _SERVICE_SECONDS)
+    if health is None:
+        raise ServiceNotResponding("no service listens")
+    named = {PLACES: "places", BUSY: "busy", LATE: "overdue", IN_FLIGHT: "in_flight", MOST_IN_FLIGHT: "max_in_flight"}
+    for gauge, name in named.items():
+        yield Sample(gauge, float(health[name]))
+
+
+MEASURES: dict[str, Measure] = {
+    "database": of_database,
+    "queue": of_queue,
+    "spool": of_spool,
+    "service": of_service,
+}
+
+
+def _is_file(path: os.PathLike[str]) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False

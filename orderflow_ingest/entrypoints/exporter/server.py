@@ -1,0 +1,158 @@
+"""The exporter: GET /metrics over HTTP, at a TCP address or a unix socket.
+
+At most MOST requests are answered at a time, the next hears 503. A connection waits for its request in a thread, IDLE
+seconds for each next byte; beyond CLIENTS the one that has waited longest is closed for a new one, so that clients that
+send nothing keep Prometheus out never. A page costs what it costs once: `Page` keeps what it has measured.
+"""
+
+import os
+import socket
+import stat
+import sys
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any
+from urllib.parse import urlsplit
+
+from prometheus_client.exposition import choose_encoder
+
+from orderflow_ingest.observability.logs import ERROR, event, place
+
+from .page import Page
+
+MOST = 8
+CLIENTS = 32
+IDLE = 10.0  # seconds
+
+
+class AddressInUse(Exception):
+    """Another program listens at this unix socket."""
+
+
+class Exporter(ThreadingMixIn, HTTPServer):
+    """Serves a page. Raises OSError, AddressTaken."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 32
+
+    def __init__(self, address: str, page: Page):
+        self.page = page
+        self.free = threading.BoundedSemaphore(MOST)
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Any] = {}  # connections without a request, by id, the longest waiting first
+        self._path = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
+        if self._path:
+            self.address_family = socket.AF_UNIX
+            _remove_stale(self._path)
+            super().__init__(os.fspath(self._path), _Handler)  # type: ignore[arg-type]
+            return
+        host, _, port = address.rpartition(":")
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        self.address_family = found[0][0]
+        super().__init__(found[0][4][:2], _Handler)  # type: ignore[arg-type]
+
+    def server_bind(self) -> None:
+        """Bind; a unix socket is for this user and its group, a reverse proxy's say."""
+        before = os.umask(0o117)
+        try:
+            TCPServer.server_bind(self)  # HTTPServer's own would wait for the DNS to tell this host's name
+        finally:
+            os.umask(before)
+        self.server_name, self.server_port = "", 0
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Wait for a request in a thread; one connection that waits too is closed where there are too many."""
+        with self._lock:
+            if len(self._waiting) >= CLIENTS:
+                with suppress(OSError):  # gone already; its thread ends in any case
+                    self._waiting.pop(next(iter(self._waiting))).shutdown(socket.SHUT_RDWR)
+            self._waiting[id(request)] = request
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self.received(request)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, whatever becomes of it."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.received(request)
+
+    def received(self, request: Any) -> None:
+        """Note that a connection waits no more; safe to repeat."""
+        with self._lock:
+            if self._waiting.get(id(request)) is request:
+                del self._waiting[id(request)]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what is not just a client that left."""
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, OSError):
+            event("metrics", "A request was not answered.", ERROR, reason=place(error))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = IDLE
+    server: Exporter
+    server_version, sys_version = "orderflow-metrics", ""
+    error_message_format, error_content_type = "%(code)d %(message)s\n", "text/plain; charset=utf-8"
+
+    def do_GET(self) -> None:
+        if urlsplit(self.path).path != "/metrics":
+            self.send_error(404, "the metrics are at /metrics")
+            return
+        self.server.received(self.connection)
+        if not self.server.free.acquire(blocking=False):
+            self.send_error(503, "too many ask at a time")
+            return
+        try:
+            self._answer()
+        finally:
+            self.server.free.release()
+
+    def _answer(self) -> None:
+        encode, content_type = choose_encoder(self.headers.get("Accept") or "")
+        try:
+            text = encode(self.server.page)
+        except Exception as error:
+            event("metrics", "The page could not be made.", ERROR, reason=place(error))
+            self.send_error(500, "the page could not be made; the log tells why")
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(text)
+
+    do_HEAD = do_GET
+
+    def _refuse(self) -> None:
+        self.send_response(405)
+        self.send_header("Allow", "GET, HEAD")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _refuse
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log no request: there is one every few seconds."""
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of an exporter that was killed. Raises AddressTaken if somebody listens."""
+    try:
+        is_socket = stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        if is_socket and probe.connect_ex(os.fspath(path)) == 0:
+            raise AddressInUse("another program listens here")
+    if is_socket:
+        path.unlink()

@@ -1,0 +1,45 @@
+"""The warm delivery service's health, asked over its socket.
+
+The service greets who connects to deliver.sock and may do so: root and its own user. After its greeting, a refusal
+too, the answer to `health` is one JSON object in one line, then it closes. Nobody there is an answer as well,
+since the pipe does without; a service that is there and says nothing is not.
+"""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from orderflow_ingest.domain.os_errors import os_reason
+
+PIPE_SOCKET, LMTP_SOCKET, SMTP_SOCKET, MAP_SOCKET = "deliver.sock", "lmtp.sock", "smtp.sock", "recipients.sock"
+SOCKETS = PIPE_SOCKET, LMTP_SOCKET, SMTP_SOCKET, MAP_SOCKET
+_LINE = 65536
+
+
+class ServiceNotResponding(Exception):
+    """Something listens and does not answer as the service does."""
+
+
+def read_health(socket_dir: Path, timeout: float = 5.0) -> dict[str, Any] | None:
+    """Give what the service says of itself; None if nobody listens. Raises ServiceNotResponding."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(timeout)
+        try:
+            client.connect(str(socket_dir / PIPE_SOCKET))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except OSError as error:
+            raise ServiceNotResponding(f"{PIPE_SOCKET} cannot be asked: {os_reason(error)}") from error
+        try:
+            with client.makefile("rwb") as lines:
+                if not lines.readline(_LINE):
+                    raise ServiceNotResponding("the service sends this user away: only root and its own user may ask")
+                lines.write(b"health\n")
+                lines.flush()
+                answer = json.loads(lines.readline(_LINE))
+        except (OSError, ValueError) as error:
+            raise ServiceNotResponding(f"the service does not answer: {os_reason(error)}") from error
+    if not isinstance(answer, dict):
+        raise ServiceNotResponding("the service does not answer with an object")
+    return answer

@@ -1,0 +1,133 @@
+"""What orderflow-deliver does without a service, and where something does not go well: with all libraries.
+
+The deadline is kept twice: a signal ends a delivery that waits; where that does not help, since a library
+does not come back to Python, a thread ends the process. Both come long before Postfix's own time limit.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+
+from orderflow_ingest.domain.outcomes import Outcome
+
+_GRACE = 10.0  # seconds
+
+
+def deliver(
+    options: Mapping[str, str],
+    header: bytes,
+    read: Callable[[int], bytes],
+    is_whole: Callable[[bytes], bool],
+    why: str,
+) -> Outcome:
+    """Deliver the message that `read` gives. `why` tells what kept a service from doing it. Raises SettingsError."""
+    from orderflow_ingest.config import load
+
+    settings = load(options.get("--settings"))
+    _end_after(settings.deadline + _GRACE)
+
+    from orderflow_ingest.app import open_app
+    from orderflow_ingest.observability import logs, metrics
+    from orderflow_ingest.pipeline.deliver import deliver_spooled
+    from orderflow_ingest.storage.spool_entry import MessageTooBigError, MessageTruncatedError, SpoolWriteError
+
+    from .deadline import deadline
+
+    logs.configure(settings.log, "deliver", settings.state_dir, on_standard_error=False)
+    metrics.start(settings.metrics_dir)
+    if why:
+        logs.event("deliver", "Service could not be asked.", logs.WARNING, reason=why, settings=settings.source)
+    app = open_app(settings)
+    try:
+        entry = app.spool.write(header, read, settings.max_message_size, is_whole)
+    except (SpoolWriteError, MessageTooBigError, MessageTruncatedError) as error:
+        return spool_outcome(error, options.get("--queue-id", ""), settings.spool_dir)
+    return deliver_spooled(entry, app, within=deadline(settings.deadline)).outcome
+
+
+def spool_outcome(error: Exception, queue_id: str, spool: "str | os.PathLike[str]") -> Outcome:
+    """Tell, log and count the outcome of a message that was not spooled."""
+    from orderflow_ingest.observability import logs
+    from orderflow_ingest.storage.spool_entry import MessageTooBigError, SpoolWriteError
+
+    outcome = {SpoolWriteError: Outcome.SPOOL_FULL, MessageTooBigError: Outcome.TOO_BIG}.get(
+        type(error), Outcome.TRUNCATED
+    )
+    _log_somewhere()
+    logs.event("spool", "Message was not spooled.", outcome=outcome.name, queue_id=queue_id, reason=error, spool=spool)
+    _count(outcome, spool)
+    return outcome
+
+
+def unanswered_outcome(hangs: bool, entry: str, is_withdrawn: bool, queue_id: str, spool: str) -> Outcome:
+    """Tell, log and count the outcome of a message that a service has taken and not answered for."""
+    from orderflow_ingest.observability import logs
+
+    outcome = Outcome.DEADLINE if hangs else Outcome.INTERNAL
+    names = {"outcome": outcome.name, "queue_id": queue_id, "entry": entry, "withdrawn": is_withdrawn}
+    _log_somewhere()
+    logs.event("deliver", "Service did not answer.", logs.ERROR, **names)
+    _count(outcome, spool)
+    return outcome
+
+
+def failure_outcome(error: BaseException) -> Outcome:
+    """Tell and log the outcome of what nobody has caught; that it cannot be logged changes nothing."""
+    try:
+        from orderflow_ingest.observability import logs
+
+        ours = type(error).__module__.partition(".")[0] == "orderflow_ingest"
+        _log_somewhere()
+        reason = str(error) if ours else logs.place(error)
+        logs.event("deliver", "Delivery did not begin.", logs.ERROR, reason=reason)
+    except BaseException:
+        return Outcome.INTERNAL  # not even the log's imports work; Postfix's log has to do
+    return Outcome.MISCONFIGURED if type(error).__name__ in ("ArgumentsError", "SettingsError") else Outcome.INTERNAL
+
+
+def help_text(option: str, manual: str) -> bytes:
+    """Give the text of --help or --version; b"" where standard input may hold a mail."""
+    from orderflow_ingest import __version__
+
+    if _may_hold_mail(0):
+        return b""
+    text = f"orderflow-deliver {__version__}" if option == "--version" else manual.strip()
+    return text.encode() + b"\n"
+
+
+def _count(outcome: Outcome, spool: "str | os.PathLike[str]") -> None:
+    """Count a refusal where this host's metrics are: beside the spool, as `settings` has it."""
+    from orderflow_ingest.observability import metrics
+
+    metrics.start(os.path.join(os.path.dirname(spool), "metrics"))
+    metrics.count(metrics.REFUSALS, outcome.name)
+
+
+def _log_somewhere() -> None:
+    from orderflow_ingest.observability import logs
+
+    if not logs.is_configured():
+        logs.configure("auto", "deliver", None, on_standard_error=False)
+
+
+def _end_after(seconds: float) -> None:
+    """End the process from a thread, for a main thread that hangs in a library."""
+    import threading
+
+    def end() -> None:
+        try:
+            os.write(1, Outcome.DEADLINE.line)
+        finally:
+            os._exit(Outcome.DEADLINE.exit_status)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _may_hold_mail(fd: int) -> bool:
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)

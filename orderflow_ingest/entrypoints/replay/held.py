@@ -1,0 +1,129 @@
+"""The command about mail that is held: show it, accept it as a message of its own, or discard it."""
+
+from typing import Any
+from uuid import UUID
+
+import click
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.os_errors import os_reason
+from orderflow_ingest.entrypoints.cli.options import org_id_of
+from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, settings_option
+from orderflow_ingest.pipeline import replay
+from orderflow_ingest.storage.archive import ObjectDamaged, ObjectMissing
+from orderflow_ingest.storage.database import HeldMail, IdentityTaken, operator_name
+
+from .audit import Tally, traced
+from .selection import dry_run_option, yes_option
+
+_MOST = 100_000
+_TAKEN = "each Message-ID that it could have is another message's: discard it, or leave it"
+_ERASED = "its mail is erased: it can only be discarded"
+_CLOSED = "not held: it is closed, or not known"
+
+
+@click.command("conflicts")
+@click.argument("ids", nargs=-1, type=click.UUID)
+@click.option("--org", help="Of this organisation.")
+@click.option("--accept", is_flag=True, help="Make each of them a message of its own.")
+@click.option("--discard", is_flag=True, help="Close each of them without making it a message.")
+@click.option("--all", "every", is_flag=True, help="Decide on all that --org has, instead of IDS.")
+@click.option("--why", default="", metavar="TEXT", help="The reason, for the trace.")
+@dry_run_option
+@yes_option
+@json_option
+@settings_option
+def resolve_conflicts(
+    ids: tuple[UUID, ...],
+    org: str | None,
+    accept: bool,
+    discard: bool,
+    every: bool,
+    why: str,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    settings_file: str | None,
+) -> None:
+    """Show mail that is held; accept or discard IDS, or all of an organisation.
+
+    REASON says why it is held: IDENTITY, its Message-ID is known with other content; SENDER, its organisation takes no
+    mail from this sender by itself.
+    """
+    if accept and discard:
+        raise click.UsageError("say one of --accept and --discard")
+    decision = "accept" if accept else "discard" if discard else None
+    if decision and not ids and not (every and org):
+        raise click.UsageError(f"--{decision} needs IDS, or --org with --all")
+    if every and (ids or not decision):
+        raise click.UsageError("--all goes with --accept or --discard, and without IDS")
+    app = load_app(settings_file)
+    found = app.records.conflicts.open(org_id_of(app, org), ids, _MOST)
+    if not decision:
+        print_rows([_row(conflict) for conflict in found], as_json)
+        return
+    unknown = [id for id in dict.fromkeys(ids) if id not in {conflict.id for conflict in found}]
+    if dry_run:
+        rows = [{**_row(conflict), "outcome": _foreseen(conflict, decision, app)} for conflict in found]
+        print_rows(rows + [_closed(id, rows) for id in unknown], as_json)
+        return
+    if every and not yes:
+        click.confirm(f"{decision.capitalize()} {len(found)} held messages of {org}?", abort=True, err=True)
+    with traced(app, "conflicts", [conflict.id for conflict in found]) as tally:
+        ended = {conflict.id: _resolve(conflict, decision, why, app, tally) for conflict in found}
+    outcomes = [*ended.items(), *((id, _CLOSED) for id in unknown)]
+    if as_json:
+        print_rows([{"id": id, "outcome": outcome} for id, outcome in outcomes], as_json)
+        return
+    for id, outcome in outcomes:
+        if outcome != f"{decision}ed":
+            click.echo(f"{id}: {outcome}", err=True)
+    click.echo(f"{tally.done} of {len(outcomes)} conflicts: {decision}ed")
+
+
+def _resolve(conflict: HeldMail, decision: str, why: str, app: App, tally: Tally) -> str:
+    """Decide on one; say how that ended, and count it."""
+    try:
+        if decision == "discard":
+            is_done = replay.discard_held(conflict, app, operator_name(), why, tally.run_id)
+        else:
+            is_done = replay.accept_held(conflict, app, operator_name(), why, tally.run_id)
+    except (IdentityTaken, ObjectMissing, ObjectDamaged) as error:
+        tally.failed += 1
+        return _TAKEN if isinstance(error, IdentityTaken) else f"its mail cannot be read: {os_reason(error)}"
+    tally.done += is_done
+    tally.passed_over += not is_done
+    if is_done:
+        return f"{decision}ed"
+    return _ERASED if conflict.erased_at and decision == "accept" else _CLOSED
+
+
+def _foreseen(conflict: HeldMail, decision: str, app: App) -> str:
+    """Say what the decision would do."""
+    if decision == "discard":
+        return "discarded"
+    if conflict.erased_at:
+        return _ERASED
+    try:
+        identity = replay.identity_of(conflict, app)
+    except (ObjectMissing, ObjectDamaged) as error:
+        return f"its mail cannot be read: {os_reason(error)}"
+    return f"accepted as {identity}" if identity else _TAKEN
+
+
+def _row(conflict: HeldMail) -> dict[str, Any]:
+    return {
+        "id": conflict.id,
+        "received": conflict.received_at,
+        "reason": conflict.reason.value,
+        "clashes_with": conflict.inbound_message_id,
+        "recipient": conflict.envelope_recipient,
+        "from": conflict.from_email,
+        "subject": conflict.subject,
+        "erased": conflict.erased_at,
+    }
+
+
+def _closed(id: UUID, like: list[dict[str, Any]]) -> dict[str, Any]:
+    names = like[0] if like else {"id": id, "outcome": ""}
+    return {**dict.fromkeys(names), "id": id, "outcome": _CLOSED}

@@ -1,0 +1,102 @@
+"""orderflow-replay import: mail of the past out of files, mbox and Maildir, as source UPLOAD.
+
+A mail that cannot be taken in is told by its file's name and why, and the rest goes on; then the exit status is 1.
+Ended at any moment and begun again, it takes in what is left.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.entrypoints.cli.options import named_org
+from orderflow_ingest.entrypoints.cli.terminal import (
+    Row,
+    json_option,
+    load_app,
+    print_rows,
+    printable,
+    progress,
+    settings_option,
+)
+from orderflow_ingest.maintenance.imports import Became, Importer, OfFile, Verdict, count_bytes, read_paths
+from orderflow_ingest.observability import logs
+from orderflow_ingest.storage.database import Organization, Run
+
+_WAIT = 1.0  # seconds
+_BATCH = 100  # mails between two notes of how far it has come
+
+
+@click.command("import")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--org", "slug", required=True, help="For this organisation.")
+@click.option("--again", is_flag=True, help="Take in, too, what came by mail with the same content.")
+@click.option("--dry-run", is_flag=True, help="Show what would become of each mail, and do nothing.")
+@json_option
+@settings_option
+def import_mail(
+    paths: tuple[Path, ...], slug: str, again: bool, dry_run: bool, as_json: bool, settings_file: str | None
+) -> None:
+    """Take in the mail of PATHS: .eml and mbox files, directories of them, Maildirs.
+
+    What is there already is passed over. What is taken in waits behind live mail.
+    """
+    app = load_app(settings_file)
+    org = _organization(slug, app)
+    chosen = {"org": org.slug, "paths": [str(path) for path in paths], "again": again}
+    run = Run.new("import", chosen)
+    importer = Importer(app, org, run.actor, run.id, again, lambda: time.sleep(_WAIT))
+    mails = read_paths(list(paths), app.settings.max_message_size)
+    with progress(count_bytes(list(paths)), "Looking" if dry_run else "Importing") as bar:
+        verdicts: Iterator[tuple[OfFile, Verdict]]
+        if dry_run:
+            verdicts = ((mail, importer.look(mail, read_message(mail.raw or b""))) for mail in mails)
+        else:
+            logs.configure(app.settings.log, "replay", app.settings.state_dir, on_standard_error=False)
+            app.records.runs.begin(run)
+            verdicts = _imported(mails, importer, run, app)
+        counts: Counter[Became] = Counter()
+        for mail, verdict in verdicts:
+            counts[verdict.became] += 1
+            bar.update(mail.size)
+            _tell(mail, verdict, as_json, dry_run)
+    rows: list[Row] = [{"what": became.value, "number": counts[became]} for became in Became if counts[became]]
+    if not as_json or not dry_run:
+        print_rows(rows, as_json)
+    if counts[Became.FAILED]:
+        raise SystemExit(1)
+
+
+def _imported(mails: Iterator[OfFile], importer: Importer, run: Run, app: App) -> Iterator[tuple[OfFile, Verdict]]:
+    """Import mail by mail, and note now and then how far it has come."""
+    done = passed_over = failed = 0
+    for number, mail in enumerate(mails, 1):
+        verdict = importer.take(mail)
+        done += verdict.became in (Became.IMPORTED, Became.HELD)
+        failed += verdict.became is Became.FAILED
+        passed_over = number - done - failed
+        if number % _BATCH == 0:
+            app.records.runs.advance(run.id, number, done, passed_over, failed, datetime.now(UTC))
+        yield mail, verdict
+    app.records.runs.advance(run.id, None, done, passed_over, failed, datetime.now(UTC), is_over=True)
+
+
+def _tell(mail: OfFile, verdict: Verdict, as_json: bool, dry_run: bool) -> None:
+    """Tell of a mail: all of them in a dry run, else those that failed, on standard error."""
+    row = {"file": mail.name, "became": verdict.became.value, "why": verdict.why, "id": verdict.message_id}
+    if dry_run:
+        print_rows([row] if as_json else iter([{**row, "file": printable(mail.name)}]), as_json)
+    elif verdict.became is Became.FAILED:
+        click.echo(f"failed: {printable(mail.name)}: {verdict.why}", err=True)
+
+
+def _organization(slug: str, app: App) -> Organization:
+    org = named_org(app, slug)
+    if not org.is_active:
+        raise click.ClickException(f"{org.slug} is disabled; orderflow-admin org enable {org.slug} first")
+    return org

@@ -1,0 +1,139 @@
+"""Commands about messages: list, documents, message and handover."""
+
+from math import isnan
+from typing import Any
+from uuid import UUID
+
+import click
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.states import Status
+from orderflow_ingest.entrypoints.cli.terminal import command_line, json_option, load_app, print_rows, settings_option
+from orderflow_ingest.storage.database import Filter
+
+from .actions import KINDS
+from .audit import start_log
+from .progress import message_row, part_row, print_foreseen, walk
+from .run import Plan, begin, pages
+from .selection import Command, chosen, dry_run_option, is_any, limit_option, selection, yes_option
+
+
+class _Rate(click.FloatRange):
+    """So many a second; nan, which no bound refuses, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        rate = super().convert(value, param, ctx)
+        return self.fail(f"{value} is no number", param, ctx) if isnan(rate) else rate
+
+
+_RATE = _Rate(0.001, 1e6)
+_PACE = (
+    click.option(
+        "--concurrency", default=4, show_default=True, type=click.IntRange(1, 15), help="So many at the same time."
+    ),
+    click.option("--rate", type=_RATE, metavar="N", help="At most N a second."),
+    click.option(
+        "--max-waiting",
+        default=500,
+        show_default=True,
+        type=click.IntRange(0),
+        metavar="N",
+        help="Wait while N tasks wait in the queue, so that live mail does not; 0: never.",
+    ),
+)
+
+
+def _run_options(command: Command) -> Command:
+    """Add the options of a run over messages."""
+    for option in (settings_option, json_option, yes_option, dry_run_option, *reversed(_PACE), limit_option):
+        command = option(command)
+    return selection(command)
+
+
+@click.command("list")
+@selection
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many, newest first.")
+@json_option
+@settings_option
+def list_messages(limit: int, as_json: bool, settings_file: str | None, **selected: Any) -> None:
+    """Show messages, the newest first."""
+    app = load_app(settings_file)
+    meant = chosen(app, selected)
+    print_rows([message_row(message) for page in pages(meant, app, limit) for message in page], as_json)
+
+
+@click.command("documents")
+@click.argument("id", type=click.UUID)
+@json_option
+@settings_option
+def list_documents(id: UUID, as_json: bool, settings_file: str | None) -> None:
+    """Show the documents of the message ID, and the parts of it that were passed over."""
+    app = load_app(settings_file)
+    found = app.records.messages.select(Filter(ids=(id,)), 1)
+    if not found:
+        raise click.ClickException("no message has this id")
+    documents = app.records.documents.of_message(found[0].org_id, id)
+    skipped = app.records.documents.skipped(found[0].org_id, id)
+    rows = [part_row(d, d.content_type, d.handover.value) for d in documents]
+    rows += [part_row(s, s.detected_type or s.declared_type, "passed over") for s in skipped]
+    print_rows(sorted(rows, key=lambda row: [int(number) for number in row["part"].split(".") if number]), as_json)
+
+
+@click.command("message")
+@_run_options
+def replay_messages(**given: Any) -> None:
+    """Extract messages again from the archive, by IDS or by options.
+
+    Without IDS, FAILED messages are chosen, unless --status, --message-id, --error, --document-id or --unseen says
+    more. Documents keep their ids and are handed over again.
+    """
+    says_more = ("ids", "status", "message_id", "error", "document_id", "unseen")
+    if is_any(_selected(given)) and not any(given[name] for name in says_more):
+        given["status"] = (Status.FAILED.value,)
+    _run("message", given)
+
+
+@click.command("handover")
+@_run_options
+def hand_over_again(**given: Any) -> None:
+    """Hand documents over to the document handler again, as they are in the archive, by IDS of messages or by options.
+
+    Chosen are all documents of the messages, or those that --document, --document-id, --document-type, --error and
+    --unseen mean. What a worker has in hand is left to it.
+    """
+    _run("handover", given)
+
+
+def _selected(given: dict[str, Any]) -> dict[str, Any]:
+    """Give what was said of which messages are meant."""
+    others = ("limit", "concurrency", "rate", "max_waiting", "dry_run", "yes", "as_json", "settings_file")
+    return {name: value for name, value in given.items() if name not in others}
+
+
+def _run(kind: str, given: dict[str, Any]) -> None:
+    """Begin a run of a kind, and walk it; or say what it would do."""
+    if not is_any(_selected(given)):
+        raise click.UsageError("say which: IDS, --org, --status, --since or another option that selects")
+    app = load_app(given["settings_file"])
+    meant, limit = chosen(app, _selected(given)), given["limit"]
+    if given["dry_run"]:
+        print_foreseen(kind, meant, limit, app, given["as_json"])
+        return
+    count, what = _count(kind, meant, app)
+    selected = min(count, limit or count)
+    if not given["yes"]:
+        question = f"Replay {what}?" if selected == count else f"Replay {selected} of {what}, the newest first?"
+        click.confirm(question, abort=True, err=True)
+    start_log(app)
+    plan = Plan(kind, meant, limit, given["concurrency"], given["rate"], given["max_waiting"])
+    walk(begin(plan, command_line(), selected, app), app, given["as_json"])
+
+
+def _count(kind: str, meant: Filter, app: App) -> tuple[int, str]:
+    """Count what is meant, and say what of it is not known. Raises ClickException if there is nothing."""
+    count, what = KINDS[kind].count(meant, app)
+    if meant.ids and count < len(meant.ids):
+        click.echo(f"{len(meant.ids) - count} of these ids are not known, or are not meant by the options", err=True)
+    if not count:
+        raise click.ClickException("no message is selected")
+    return count, what

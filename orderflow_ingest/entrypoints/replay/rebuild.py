@@ -1,0 +1,220 @@
+"""orderflow-replay archive: the rows out of the archive alone.
+
+It says what it found, asks, and makes organisations, messages and documents anew; what is there already stays. A run
+that was ended goes on with --resume; begun anew it comes to the same end, and asks the database a little more.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import click
+
+from orderflow_ingest.app import App, publish_recipients
+from orderflow_ingest.domain.ascii_case import ascii_lower
+from orderflow_ingest.domain.org_settings import OrgSettingsError, read_settings
+from orderflow_ingest.entrypoints.cli.options import moment, org_option, period_options
+from orderflow_ingest.entrypoints.cli.terminal import Row, json_option, load_app, print_rows, printable, settings_option
+from orderflow_ingest.maintenance.rebuild import Choice, Tally, find_organizations, rebuild, stray_documents
+from orderflow_ingest.storage.database import OrganizationDiffers, OrganizationRecord, Presence, Run, operator_name
+
+COMMAND = "archive"
+_SHOWN = 1.0  # seconds
+
+
+@dataclass
+class _Organizations:
+    """The organisations of an archive: those to rebuild, and what is to be told of others."""
+
+    chosen: list[OrganizationRecord] = field(default_factory=list)
+    new: int = 0
+    lost: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+
+@click.command("archive")
+@org_option
+@period_options
+@click.option("--hand-over", is_flag=True, help="Hand every document over again; otherwise they count as handed over.")
+@click.option(
+    "--erased-before",
+    type=moment,
+    metavar="TIME",
+    help="Mail received before this time (UTC) whose document is not in the archive counts as done, the document as "
+    "erased; otherwise the worker takes it out again.",
+)
+@click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1, 64), help="So many readers.")
+@click.option("--resume", type=click.UUID, metavar="RUN", help="Go on with the run of this id, as it was begun.")
+@click.option("--dry-run", is_flag=True, help="Show what would come back, and do nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@settings_option
+def rebuild_from_archive(
+    slug: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    hand_over: bool,
+    erased_before: datetime | None,
+    concurrency: int,
+    resume: UUID | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    settings_file: str | None,
+) -> None:
+    """Make the rows anew from the archive alone: organisations, messages, documents, held mail.
+
+    The database may be empty, after init; what is there stays as it is. A mail whose documents are all archived is not
+    handed over again, unless by --hand-over; one that lacks a document goes to the worker, who hands all of them over.
+    """
+    app = load_app(settings_file)
+    run = _resumed(resume, app) if resume else None
+    if run is None:
+        run = _new_run(slug, since, until, hand_over, erased_before)
+    slug, choice = run.chosen["org"], _choice(run)
+    found = _find(slug, app)
+    for line in found.told:
+        click.echo(printable(line), err=True)
+    if not found.chosen and not found.lost:
+        raise click.ClickException("the archive has no such organisation" if slug else "the archive is empty")
+    if not (yes or dry_run):
+        click.confirm(f"Make the rows of {len(found.chosen)} organisations anew?", abort=True, err=True)
+    if not dry_run:
+        for org in found.chosen:
+            app.records.restoring.add_organization(org)
+        publish_recipients(app)
+        app.records.runs.begin(run)
+    tally = _run(found.chosen, run, choice, app, concurrency, dry_run)
+    is_all = not (dry_run or choice.since or choice.until)
+    stray = sum(1 for org in found.chosen for _ in stray_documents(org, app)) if is_all else None
+    print_rows(_rows(found, tally, stray), as_json)
+    for key, trouble in tally.troubles:
+        click.echo(printable(f"{trouble.value}: {key}"), err=True)
+    if found.lost or any(note.is_loss for note in tally.notes):
+        raise SystemExit(1)
+
+
+def _run(orgs: list[OrganizationRecord], run: Run, choice: Choice, app: App, processes: int, dry_run: bool) -> Tally:
+    """Rebuild, note how far it has come after each batch, and say how to go on if it is ended."""
+    tally = Tally(position=run.position or "")
+    if not dry_run:
+        click.echo(f"run {run.id}", err=True)
+    try:
+        with _speed() as show:
+            for _ in rebuild(orgs, choice, app, processes, tally, dry_run):
+                show(tally.looked_at)
+                if not dry_run:
+                    _advance(run, tally, app)
+    except KeyboardInterrupt:
+        if not dry_run:
+            click.echo(f"ended; go on with: orderflow-replay archive --resume {run.id}", err=True)
+        raise
+    if not dry_run:
+        _advance(run, tally, app, is_over=True)
+    return tally
+
+
+def _advance(run: Run, tally: Tally, app: App, is_over: bool = False) -> None:
+    """Note how far a run has come, with what it had done before it was gone on with."""
+    came = tally.came
+    done = came[Presence.BACK] + came[Presence.HELD_BACK] + came[Presence.CLASH]
+    failed = sum(number for note, number in tally.notes.items() if note.is_trouble)
+    app.records.runs.advance(
+        run.id,
+        tally.position,
+        run.done + done,
+        run.passed_over + came[Presence.THERE] + came[Presence.COPY],
+        run.failed + failed,
+        datetime.now(UTC),
+        is_over,
+    )
+
+
+def _find(slug: str | None, app: App) -> _Organizations:
+    """Look for the organisations of the archive, and refuse those that the database knows as others."""
+    found = _Organizations()
+    for one in find_organizations(app.archive):
+        org = one.org
+        if org is None:
+            if slug is None:
+                found.told.append(one.why if one.org_id is None else f"organisation {one.org_id} {one.why}")
+                found.lost += [] if one.org_id is None else [str(one.org_id)]
+            continue
+        if slug not in (None, org.slug):
+            continue
+        try:
+            read_settings(org.settings)
+            found.new += not app.records.restoring.has_organization(org)
+        except (OrganizationDiffers, OrgSettingsError) as error:
+            found.told.append(f"organisation {org.slug} is left out: {error}")
+            found.lost.append(org.slug)
+            continue
+        found.chosen.append(org)
+        if one.why:
+            found.told.append(f"organisation {org.slug} {one.why}")
+    return found
+
+
+def _rows(found: _Organizations, tally: Tally, stray: int | None) -> list[Row]:
+    numbers: list[tuple[str, int]] = [("organisations that came back", found.new)]
+    numbers.append(("organisations there already", len(found.chosen) - found.new))
+    if found.lost:
+        numbers.append(("organisations left out", len(found.lost)))
+    numbers += [(came.value, tally.came[came]) for came in Presence if tally.came[came] or came in _ALWAYS]
+    numbers += [(note.value, number) for note, number in sorted(tally.notes.items())]
+    if stray:
+        numbers.append(("documents whose mail is not there any more", stray))
+    return [{"what": what, "number": number} for what, number in numbers]
+
+
+_ALWAYS = (Presence.BACK, Presence.THERE)
+
+
+def _new_run(
+    slug: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    hand_over: bool,
+    erased_before: datetime | None,
+) -> Run:
+    chosen: dict[str, Any] = {"org": slug and ascii_lower(slug), "hand_over": hand_over}
+    times = {"since": since, "until": until, "erased_before": erased_before}
+    chosen |= {name: at and at.isoformat() for name, at in times.items()}
+    return Run.new(COMMAND, chosen)
+
+
+def _resumed(id: UUID, app: App) -> Run:
+    run = app.records.runs.get(id)
+    if run is None or run.command != COMMAND:
+        raise click.ClickException("no run of this command has this id")
+    if run.ended_at:
+        raise click.ClickException("this run has come to its end")
+    return replace(run, actor=operator_name())
+
+
+def _choice(run: Run) -> Choice:
+    names = ("since", "until", "erased_before")
+    times = {name: run.chosen[name] and datetime.fromisoformat(run.chosen[name]) for name in names}
+    return Choice(datetime.now(UTC), run.actor, run.id, hand_over=run.chosen["hand_over"], **times)
+
+
+@contextmanager
+def _speed() -> Iterator[Any]:
+    """Show how many mails are done, and how many in a second, on a terminal's standard error; nothing elsewhere."""
+    begun = last = time.monotonic()
+
+    def show(number: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SHOWN and sys.stderr.isatty():
+            click.echo(f"\r{number:,} mails, {number / (now - begun):,.0f}/s ", nl=False, err=True)
+            last = now
+
+    yield show
+    if last != begun:
+        click.echo(err=True)

@@ -1,0 +1,90 @@
+"""Back-up of the embedded databases: of rows and queue, a copy each that is whole, while mail goes on.
+
+A copy of the file alone is none: in WAL mode what was written last stands in a file beside it. SQLite's own back-up
+reads one state of the database in one transaction, which stops no writer. The copies are looked through, synced, and
+made in a directory beside the one that was asked for, which gets its name at the end: what has the name is whole. Only
+the user who made it reads it. What SIGKILL or a power cut leaves has a name that begins with a dot.
+
+Rows are copied first, then the queue: a task of a row that is in no copy is dropped, a row without a task is found by
+the sweep. A mail's object is in the archive before its row is, so the archive is copied after this.
+"""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from orderflow_ingest.config import Settings, SettingsError
+from orderflow_ingest.domain.os_errors import os_reason
+from orderflow_ingest.storage.fsync import sync_directory, sync_file
+from orderflow_ingest.storage.resilience import error_hints
+
+_WAIT = 10.0  # seconds for a lock; only a file that is being made WAL has one that a reader waits for
+
+
+class BackupFailed(Exception):
+    """A back-up that was not made; nothing has the name that was asked for."""
+
+
+def back_up(settings: Settings, directory: Path) -> list[tuple[Path, int]]:
+    """Copy the databases of SQLite into a new directory; return the copies and their sizes.
+
+    Raise SettingsError if rows are not in SQLite, BackupFailed for any other reason.
+    """
+    if not settings.database_url.startswith("sqlite"):
+        raise SettingsError(
+            "DATABASE_URL is PostgreSQL, which has its own: pg_dump -Fc as the owner of the tables, or pg_basebackup "
+            "with an archive of its write-ahead log"
+        )
+    directory = directory.absolute()
+    if os.path.lexists(directory):
+        raise BackupFailed(f"{directory} is there already, and nothing is overwritten")
+    urls = {"DATABASE_URL": settings.database_url, "QUEUE_URL": settings.queue_url}
+    sources = {name: Path(url.removeprefix("sqlite:///")) for name, url in urls.items() if url.startswith("sqlite")}
+    if len({source.name for source in sources.values()}) < len(sources):
+        raise SettingsError("DATABASE_URL and QUEUE_URL name files of one name: give them different ones")
+    try:
+        with _named_at_the_end(directory) as unfinished:
+            for setting, source in sources.items():
+                _copy(setting, source, unfinished / source.name)
+    except OSError as error:
+        raise BackupFailed(f"{directory} cannot be written: {os_reason(error)}") from error
+    return [(path, path.stat().st_size) for path in (directory / source.name for source in sources.values())]
+
+
+@contextmanager
+def _named_at_the_end(directory: Path) -> Iterator[Path]:
+    """Give a new directory that gets its name if all goes well, and is removed if not. Raise OSError."""
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        yield unfinished
+        sync_directory(unfinished)
+        # Refuses a directory that somebody has made meanwhile, unless that is empty.
+        os.rename(unfinished, directory)
+        sync_directory(directory.parent)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _copy(setting: str, source: Path, target: Path) -> None:
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{quote(str(source))}?mode=rw", uri=True, timeout=_WAIT)) as database,
+            closing(sqlite3.connect(target, isolation_level=None)) as copy,
+        ):
+            target.chmod(0o600)  # it holds the mail of all tenants, and may be moved out of its directory
+            database.backup(copy)
+            found = [row[0] for row in copy.execute("PRAGMA quick_check(1)")]
+            copy.execute("PRAGMA journal_mode=DELETE")  # so that one file is all there is of it
+    except sqlite3.Error as error:
+        is_of_copy = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"  # reading takes no room
+        about = target.parent.parent if is_of_copy else source
+        raise BackupFailed(error_hints.explain_database_error(error, setting, f"sqlite:///{about}")) from error
+    if found != ["ok"]:
+        raise BackupFailed(f"{source}: it is damaged, and so is its copy: restore it from the archive or a backup")
+    sync_file(target)

@@ -1,0 +1,63 @@
+"""What lies in this host's spool for too long, and what was set aside there, of an organisation or of all."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.addresses import ForeignDomainError
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.storage.envelope_header import EnvelopeError, decode_envelope
+from orderflow_ingest.storage.spool import EntryDamagedError, last_line
+
+from .findings import Finding, Trouble
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """A spool entry or a dead letter: its name, and what was read of it; no envelope if it could not be read."""
+
+    name: str
+    slug: str
+    envelope: Envelope | None
+    raw: bytes
+
+
+def left_in_spool(slug: str | None, overdue: timedelta, app: App) -> Iterator[Finding]:
+    """Tell the entries that are older than they should be, and the dead letters."""
+    before = datetime.now(UTC) - overdue
+    for name in app.spool.entries():
+        since = written_at(name)
+        if since is None or since < before:
+            entry = read_entry(name, app, is_dead=False)
+            if entry is not None and slug in (None, entry.slug):
+                says = f"since {since:%Y-%m-%d %H:%M:%SZ}; see orderflow-replay spool" if since else "of a foreign name"
+                yield Finding(Trouble.SPOOLED, entry.slug, name, says)
+    for name, why in app.spool.dead():
+        entry = read_entry(name, app, is_dead=True)
+        if entry is not None and slug in (None, entry.slug):
+            yield Finding(Trouble.DEAD, entry.slug, name, f"{last_line(why)}; see orderflow-replay dead")
+
+
+def read_entry(name: str, app: App, is_dead: bool) -> Spooled | None:
+    """Read an entry or a dead letter; None if it is gone. One that cannot be read has no organisation."""
+    try:
+        header, raw = app.spool.read(name, is_dead)
+        envelope = decode_envelope(header)
+    except FileNotFoundError:
+        return None
+    except (EntryDamagedError, EnvelopeError):
+        return Spooled(name, "", None, b"")
+    try:
+        slug = app.settings.addresses.slug(envelope.recipient)
+    except ForeignDomainError:
+        slug = None
+    return Spooled(name, slug or "", envelope, raw)
+
+
+def written_at(name: str) -> datetime | None:
+    """Tell when an entry was written, which its name says; None if it is no name of ours."""
+    nanoseconds = name.partition(".")[0]
+    if not (nanoseconds.isdigit() and len(nanoseconds) == 20):
+        return None
+    return datetime.fromtimestamp(int(nanoseconds) / 1e9, UTC)

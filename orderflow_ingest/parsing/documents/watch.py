@@ -1,0 +1,99 @@
+"""A watch over the reading of one mail: CPU time, and the part in hand.
+
+A mail has `mail_time` seconds of CPU time, and each part that lies in the mail itself has `part_time`, with all that is
+inside it. check() is asked between members and blocks of containers and between the parts of an attached message, and
+raises ContainerError where the time is over. What runs in C meanwhile is not bounded here: the caller bounds the
+process.
+
+`note` is called with the path of the part that is looked into, "" for the structure of the mail itself, and with None
+while the caller has the turn. So a caller that writes it down knows after a crash which part was in hand, and gives its
+path in `kept`: such a part is given out whole, and nothing looks into it. With a path in `kept` twice even its transfer
+encoding stays. `keeps_all` gives out every part whole.
+
+Guarantees: time is CPU time of this thread, so that a busy machine changes no verdict.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from orderflow_ingest.parsing.containers import ContainerError
+
+TOOK_TOO_LONG = "took too long"
+FAILED_BEFORE = "an attempt failed at it"
+ATTEMPTS_FAILED = "earlier attempts failed"
+
+
+def _note_nothing(_: str | None) -> None:
+    pass
+
+
+class Watch:
+    """What bounds and follows the reading of one mail; with no arguments it bounds nothing."""
+
+    def __init__(
+        self,
+        part_time: float = math.inf,
+        mail_time: float = math.inf,
+        kept: Sequence[str] = (),
+        keeps_all: bool = False,
+        note: Callable[[str | None], None] = _note_nothing,
+        begun: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self.in_hand: str | None = None
+        self._part_time = part_time
+        self._kept = Counter(kept) if kept else {}
+        self._keeps_all = keeps_all
+        self._note = note
+        self._begun = begun
+        self._clock = clock if mail_time < math.inf or part_time < math.inf else lambda: 0.0
+        self._mail_end = self._clock() + mail_time
+        self._end = self._mail_end
+
+    def begin(self, path: str) -> str:
+        """Begin with a part of the mail itself, and return why_kept() of it.
+
+        `begun` is called, which may bound what runs in C.
+        """
+        now = self._clock()
+        self._end = min(now + self._part_time, self._mail_end)
+        self._begun()
+        self.look(path)
+        return self._why_kept(path, now)
+
+    def look(self, path: str) -> None:
+        """Note which part is looked into from now on."""
+        if path != self.in_hand:
+            self.in_hand = path
+            self._note(path)
+
+    def rest(self) -> None:
+        """Note that no part is in hand."""
+        self.in_hand = None
+        self._note(None)
+
+    def why_kept(self, path: str) -> str:
+        """Return why a part has to be given out whole, "" if it need not."""
+        return self._why_kept(path, self._clock())
+
+    def _why_kept(self, path: str, now: float) -> str:
+        if path in self._kept:
+            return FAILED_BEFORE
+        if self._keeps_all:
+            return ATTEMPTS_FAILED
+        return TOOK_TOO_LONG if now >= self._end else ""
+
+    def why_kept_mail(self) -> str:
+        """Return why the whole mail has to be given out as one part, "" if it need not."""
+        return FAILED_BEFORE if "" in self._kept else ""
+
+    def may_decode(self, path: str) -> bool:
+        """Tell whether the transfer encoding of a part may be taken off."""
+        return self._kept.get(path, 0) < 2
+
+    def check(self) -> None:
+        """Raise ContainerError if the time of the part in hand, or of the mail, is over."""
+        if self._clock() >= self._end:
+            raise ContainerError(TOOK_TOO_LONG)

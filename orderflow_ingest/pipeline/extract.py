@@ -1,0 +1,226 @@
+"""Extraction: from a recorded message to its documents.
+
+extract() takes one attempt at a message (see `retry`): raw mail from the archive, verified; attachments and
+text bodies out of it; each into the archive under its content's key; rows; a task per document. It can be done twice at
+every step, and a message that is finished, leased or not due yet is left alone. An attachment that cannot be
+stored does not keep the others from the handler: they are recorded, and handed over, all the same.
+
+Reading has a budget of CPU time for each part and for the mail: what goes over it is a document whole, with a defect.
+Where an attempt ends within a part, by its time, its memory or its process, the next one gives that part out whole. Of
+a mail with more than ORDERFLOW_MAX_DOCUMENTS documents the others are told as skipped parts, and stay in the raw mail.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.object_keys import document_id, document_key
+from orderflow_ingest.domain.org_settings import OrgSettingsError
+from orderflow_ingest.domain.states import HandOver, Status
+from orderflow_ingest.observability import metrics
+from orderflow_ingest.observability.logs import event, place
+from orderflow_ingest.parsing.documents import DocumentLimit, Part, Watch, accept_types, read_parts
+from orderflow_ingest.parsing.documents.part import PartKind
+from orderflow_ingest.storage import attempt_files
+from orderflow_ingest.storage.archive import Archive, read_object
+from orderflow_ingest.storage.database import InboundMessage, NewDocument, SkippedPart
+from orderflow_ingest.storage.queue import QueueUnavailable
+from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
+
+from .retry import (
+    OUTAGES,
+    LeaseLost,
+    MessageErased,
+    begun,
+    check_lost_attempts,
+    error_details,
+    learned,
+    record_failure,
+    with_parts,
+)
+
+
+class PartsFailed(Exception):
+    """Some attachments of a message could not be stored; the others were."""
+
+
+def extract(
+    org_id: int,
+    message_id: UUID,
+    app: App,
+    is_live: bool = True,
+    bound: Callable[[bool], None] = lambda _: None,
+) -> None:
+    """Take one attempt at a message; the documents of one that is not live are rung for behind all that is.
+
+    `bound` is called with true as each part begins, and with false after the last: it may end a process that is stuck.
+    """
+    began, org = time.monotonic(), app.records.organizations.slug(org_id)
+    names: dict[str, Any] = {"org": org, "org_id": org_id, "message_id": message_id}
+    lease, now = timedelta(seconds=app.settings.lease), app.records.database.now()
+    messages = app.records.messages
+    attempt = begun(
+        lambda worker: messages.claim(org_id, message_id, worker, now, lease),
+        lambda: messages.get(org_id, message_id),
+        app,
+    )
+    if attempt is None:
+        event("extract", "Nothing to do for this message.", **names)
+        return
+    names |= {"queue_id": attempt.queue_id, "source_message_id": attempt.source_message_id}
+    with attempt_files.attempt(
+        app.settings.in_hand_dir, attempt_files.MESSAGE, org_id, message_id, attempt.worker or ""
+    ) as hand:
+        try:
+            end = _attempt(attempt, app, is_live, names, _watch(attempt, app, hand, bound))
+        finally:
+            bound(False)
+    metrics.count(metrics.EXTRACTIONS, org, end)
+    metrics.observe(metrics.EXTRACTION_SECONDS, time.monotonic() - began)
+
+
+def _attempt(attempt: InboundMessage, app: App, is_live: bool, names: dict[str, Any], watch: Watch) -> str:
+    """Take an attempt, and return how it ended, in the words of the metrics."""
+    try:
+        check_lost_attempts(attempt.attempts, attempt.error_json)
+        if attempt.status is Status.RECEIVED:
+            _store(attempt, app, names, watch)
+        documents = _ring_for_documents(attempt, app, is_live)
+        if not app.records.messages.finish(attempt, {"documents": documents, "attempt": attempt.attempts}):
+            raise LeaseLost
+    except LeaseLost:
+        event("extract", "Lease was lost to another worker.", logging.WARNING, **names)
+        return "lost"
+    except KeyboardInterrupt:  # Huey's, who ends the worker
+        raise
+    except BaseException as error:
+        return "failed" if _note_failure(attempt, error, app, names, watch.in_hand) else "retry"
+    event("extract", "Message parsed.", attempt=attempt.attempts, **names)
+    return "parsed"
+
+
+def _watch(attempt: InboundMessage, app: App, hand: attempt_files.Hand, bound: Callable[[bool], None]) -> Watch:
+    """Return the watch over an attempt's reading, by what earlier attempts failed at."""
+    settings = app.settings
+    failed_at, opens_none = learned(attempt.attempts, attempt.error_json)
+    times = (settings.part_time, settings.mail_time)
+    return Watch(*times, failed_at, keeps_all=opens_none, note=hand.look, begun=lambda: bound(True))
+
+
+def _store(attempt: InboundMessage, app: App, names: dict[str, Any], watch: Watch) -> None:
+    """Store every attachment and record it; those that can be, whatever becomes of the others."""
+    if attempt.erased_at is not None:
+        raise MessageErased("the raw mail was erased")
+    raw = read_object(attempt.org_id, attempt.raw_key, attempt.digest, app.archive)
+    found: list[NewDocument] = []
+    skipped: list[SkippedPart] = []
+    errors: list[tuple[str, Exception]] = []
+    limit = DocumentLimit(app.settings.max_documents)
+    for part in limit.apply(accept_types(read_parts(raw, watch), allowed_types(attempt.org_id, app))):
+        if not part.is_document:
+            skipped.append(skipped_part(part))
+            continue
+        try:
+            found.append(_archived(attempt, part, app.archive))
+        except (*OUTAGES, MemoryError):
+            raise
+        except Exception as error:
+            errors.append((part.path, error))
+    if not app.records.documents.record(attempt, found, skipped, app.swept_at(), is_complete=not errors):
+        raise LeaseLost
+    event(
+        "store",
+        "Documents stored." if found else "Message has no document.",
+        logging.INFO if found else logging.WARNING,
+        **names,
+        documents=len(found),
+        bodies=sum(new.kind is PartKind.BODY for new in found),
+        skipped=len(skipped),
+        failed=len(errors),
+    )
+    if limit.over:
+        sentence = "Message has more documents than ORDERFLOW_MAX_DOCUMENTS; the others stay in its raw mail."
+        event("store", sentence, logging.WARNING, **names, documents=len(found), left=limit.over)
+    if errors:
+        raise PartsFailed("; ".join(f"part {path}: {place(error)}" for path, error in errors[:10])) from errors[0][1]
+
+
+def allowed_types(org_id: int, app: App) -> tuple[str, ...]:
+    """Give the types of attachments that an organisation takes as documents; all if it names none."""
+    org = app.records.organizations.get(org_id)
+    return org.settings.document_types if org else ()
+
+
+def skipped_part(part: Part) -> SkippedPart:
+    """Say what is recorded of a part that is no document."""
+    return SkippedPart(
+        part.path,
+        part.filename,
+        part.declared_type,
+        part.detected_type,
+        part.size,
+        part.reason.value,
+        list(part.defects),
+    )
+
+
+def new_document(org_id: int, message_id: UUID, part: Part) -> NewDocument:
+    """Say what is recorded of a part that is a document; the same part with the same content has the same id."""
+    digest = hashlib.sha256(part.data).hexdigest()
+    return NewDocument(
+        id=document_id(message_id, part.path, digest),
+        part_path=part.path,
+        kind=part.kind,
+        filename=part.filename,
+        claimed_filename=part.claimed_filename,
+        declared_type=part.declared_type,
+        detected_type=part.detected_type,
+        content_type=part.content_type,
+        charset=part.charset,
+        reason=part.reason.value,
+        defects=list(part.defects),
+        size=part.size,
+        digest=digest,
+        object_key=document_key(org_id, digest),
+    )
+
+
+def _archived(attempt: InboundMessage, part: Part, archive: Archive) -> NewDocument:
+    new = new_document(attempt.org_id, attempt.id, part)
+    archive.put(new.object_key, part.data, new.digest)
+    return new
+
+
+def _ring_for_documents(attempt: InboundMessage, app: App, is_live: bool) -> int:
+    """Ring for each document that is to be handed over; give the number of all."""
+    documents = app.records.documents.of_message(attempt.org_id, attempt.id)
+    try:
+        for document in documents:
+            if document.handover is HandOver.PENDING:
+                app.queue.hand_over(attempt.org_id, document.id, is_live)
+    except QueueUnavailable as error:
+        event("enqueue", "Tasks left to the sweep.", logging.WARNING, message_id=attempt.id, reason=error)
+    return len(documents)
+
+
+def _note_failure(
+    attempt: InboundMessage, error: BaseException, app: App, names: dict[str, Any], part: str | None
+) -> bool:
+    """Note a failed attempt, with the part that took all time or memory, and tell whether it was the last one."""
+    messages, (failed_at, _) = app.records.messages, learned(attempt.attempts, attempt.error_json)
+    why = error_details(attempt.attempts, error, is_ours=True)
+    why = with_parts(why, failed_at, part if isinstance(error, (TaskDeadlineReached, MemoryError)) else None)
+    is_outage = isinstance(error, (*OUTAGES, ImportError, OrgSettingsError))
+    writes = (partial(messages.give_up, attempt), partial(messages.retry_later, attempt))
+    is_last = record_failure(attempt, error, is_outage, why, app, *writes)
+    if is_last:
+        event("extract", "Message failed for good.", logging.ERROR, **names, **why)
+    else:
+        event("extract", "Attempt failed; another follows.", logging.WARNING, **names, **why)
+    return is_last

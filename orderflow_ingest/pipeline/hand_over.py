@@ -1,0 +1,206 @@
+"""Hand-over: each document to the deployment's handler, at least once.
+
+The handler is `package.module:function`, called with an OrderDocument. It must know a document that comes
+again by its id: a worker can be killed after the handler returned and before that is noted. What it raises,
+SystemExit and the like included, is a failed attempt (see `retry`). A handler that cannot be loaded or cannot be
+called with one argument is an outage: the document waits for one that can.
+
+A handler is a plain function: nobody awaits a coroutine here. One that is told by its look, an `async def` or one with
+`yield`, cannot be loaded; one that turns out so by its result, behind a decorator say, has failed, since none of its
+own lines has run.
+"""
+
+import functools
+import inspect
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from importlib import import_module
+from io import BytesIO
+from typing import Any, BinaryIO
+from uuid import UUID
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.os_errors import os_reason
+from orderflow_ingest.observability import metrics
+from orderflow_ingest.observability.logs import event
+from orderflow_ingest.storage import attempt_files
+from orderflow_ingest.storage.archive import Archive, read_object
+from orderflow_ingest.storage.database import Document, InboundMessage
+from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
+
+from .retry import (
+    OUTAGES,
+    HandlerUnavailable,
+    LeaseLost,
+    MessageErased,
+    begun,
+    check_lost_attempts,
+    error_details,
+    record_failure,
+)
+
+
+@dataclass(frozen=True)
+class OrderDocument:
+    """What a document handler is called with: organisation, message, document, and a way to its bytes."""
+
+    org: str
+    message: InboundMessage
+    document: Document
+    _archive: Archive
+
+    def read(self) -> bytes:
+        """Read the document's bytes, verified. Raises what the archive raises."""
+        return read_object(self.document.org_id, self.document.object_key, self.document.digest, self._archive)
+
+    def open(self) -> BinaryIO:
+        """Open the document's bytes as a file."""
+        return BytesIO(self.read())
+
+
+Handler = Callable[[OrderDocument], object]
+
+
+def hand_over(org_id: int, document_id: UUID, app: App) -> None:
+    """Take one attempt at handing a document to the handler."""
+    began, documents = time.monotonic(), app.records.documents
+    org = app.records.organizations.slug(org_id)
+    names: dict[str, Any] = {"org": org, "org_id": org_id, "document_id": document_id}
+    lease, now = timedelta(seconds=app.settings.lease), app.records.database.now()
+    attempt = begun(
+        lambda worker: documents.claim(org_id, document_id, worker, now, lease),
+        lambda: documents.get(org_id, document_id),
+        app,
+    )
+    if attempt is None:
+        event("hand_over", "Nothing to do for this document.", **names)
+        return
+    names["message_id"] = attempt.inbound_message_id
+    with attempt_files.attempt(
+        app.settings.in_hand_dir, attempt_files.DOCUMENT, org_id, document_id, attempt.worker or ""
+    ):
+        end = _attempt(attempt, org, app, names)
+    metrics.count(metrics.HANDOVERS, org, end)
+    metrics.observe(metrics.HANDOVER_SECONDS, time.monotonic() - began)
+
+
+def _attempt(attempt: Document, org: str, app: App, names: dict[str, Any]) -> str:
+    """Take an attempt, and return how it ended, in the words of the metrics."""
+    try:
+        check_lost_attempts(attempt.attempts, attempt.error_json)
+        message = app.records.messages.get(attempt.org_id, attempt.inbound_message_id)
+        names["source_message_id"] = message and message.source_message_id
+        _call_handler(attempt, message, org, app)
+        if not app.records.documents.finish(attempt):
+            raise LeaseLost
+    except LeaseLost:
+        event("hand_over", "Lease was lost to another worker.", logging.WARNING, **names)
+        return "lost"
+    except KeyboardInterrupt:  # Huey's, who ends the worker
+        raise
+    except BaseException as error:  # whatever a handler raises: Rust's libraries have one of their own
+        return "failed" if _note_failure(attempt, error, app, names) else "retry"
+    event("hand_over", "Document handed over.", **names)
+    return "done"
+
+
+class HandlerNotRun(Exception):
+    """The handler gave back what somebody would have to await or iterate; nobody does."""
+
+
+def load_handler(target: str) -> Handler:
+    """Import the handler that ORDERFLOW_DOCUMENT_HANDLER names. Raises HandlerUnavailable."""
+    module, _, function = target.partition(":")
+    try:
+        handler: Handler = getattr(import_module(module), function)
+    except (KeyboardInterrupt, TaskDeadlineReached):
+        raise
+    except BaseException as error:  # Rust's libraries have one of their own
+        raise HandlerUnavailable(f"{target} cannot be loaded: {os_reason(error)}") from error
+    if _usable.get(target) is not handler:
+        if fault := _fault(handler):
+            raise HandlerUnavailable(f"{target} cannot be used: it {fault}")
+        _usable[target] = handler
+    return handler
+
+
+_usable: dict[str, Handler] = {}  # what was looked at before
+_KINDS = (
+    (inspect.iscoroutinefunction, "is an async function: let a plain one call asyncio.run()"),
+    (inspect.isasyncgenfunction, "is an async function with yield: let a plain one call asyncio.run()"),
+    (inspect.isgeneratorfunction, "has a yield, so that calling it runs none of its lines"),
+)
+
+
+def _fault(handler: object) -> str:
+    """Return why a handler cannot be used, "" if it can as far as its look tells."""
+    if not callable(handler):
+        return "is not callable"
+    called: Any = handler
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not inspect.isroutine(called) and not inspect.isclass(called):
+        called = type(called).__call__  # which inspect does not look at by itself
+    for is_kind, fault in _KINDS:
+        if is_kind(called):
+            return fault
+    try:
+        # Not of what a decorator has wrapped: it may add an argument of its own.
+        signature = inspect.signature(handler, follow_wrapped=False)
+    except (TypeError, ValueError):  # a builtin that tells nothing of its parameters
+        return ""
+    try:
+        signature.bind(None)
+    except TypeError:
+        return "cannot be called with one argument"
+    return ""
+
+
+def log_document(order: OrderDocument) -> None:
+    """Log a document's coming: the handler of a deployment that has none yet."""
+    event(
+        "document",
+        "Document received; no handler is configured.",
+        org=order.org,
+        org_id=order.message.org_id,
+        message_id=order.message.id,
+        source_message_id=order.message.source_message_id,
+        document_id=order.document.id,
+        kind=order.document.kind.value,
+        content_type=order.document.detected_type,
+        size=order.document.size,
+    )
+
+
+def _call_handler(attempt: Document, message: InboundMessage | None, org: str, app: App) -> None:
+    if message is None:
+        raise LookupError("the document's message is gone")
+    if attempt.erased_at is not None:
+        raise MessageErased("the document was erased")
+    handler = load_handler(app.settings.document_handler)
+    _need_end(handler(OrderDocument(org, message, attempt, app.archive)))
+
+
+def _need_end(result: object) -> None:
+    """Refuse a result that is the beginning of the work and not its end. Raises HandlerNotRun."""
+    if not (isinstance(result, Awaitable | Generator | AsyncGenerator) or inspect.isawaitable(result)):
+        return
+    if isinstance(result, Coroutine | Generator):
+        result.close()  # or Python warns that it was never awaited
+    raise HandlerNotRun(f"the handler returned a {type(result).__name__}")
+
+
+def _note_failure(attempt: Document, error: BaseException, app: App, names: dict[str, Any]) -> bool:
+    """Note a failed attempt, and tell whether it was the last one."""
+    documents, why = app.records.documents, error_details(attempt.attempts, error, is_ours=False)
+    writes = (partial(documents.give_up, attempt), partial(documents.retry_later, attempt))
+    is_last = record_failure(attempt, error, isinstance(error, OUTAGES), why, app, *writes)
+    if is_last:
+        event("hand_over", "Hand-over failed for good.", logging.ERROR, **names, **why)
+    else:
+        event("hand_over", "Hand-over failed; another attempt follows.", logging.WARNING, **names, **why)
+    return is_last

@@ -1,0 +1,264 @@
+"""Attempts: how a worker's failures are told, counted and tried again, for messages and documents alike.
+
+An attempt that fails is noted on its row with the time of the next one, which the sweep enqueues. After the
+last one the row is FAILED, with error_json: what, where, when, how often.
+
+    fails of                                         attempts
+    any other error                                  4
+    poison: it took all time or all memory, or the   3
+      worker process with it, and nothing else before
+    an outage: a backend that is away, a deploy      no end: it uses up none of the last two
+      that does not import
+    Erased: its object was deleted on purpose        1
+
+A worker process that is killed leaves its lease behind, and a file that says what it had in hand (see `attempt_files`).
+The next process of the same host that starts, or the next sweep, notes the loss as a failure, with the part that was
+looked into. One that is killed before it wrote there is found by its mark on the row. A crash of the machine may take
+that file, so a worker that starts also asks for the rows whose marks name this host, and frees those whose processes
+are gone. Where the host stays away, the next attempt begins when the lease is over. Leases and retries go by the
+database's clock, whichever host's is wrong. A row that waits for longer than the longest delay there is, and that was
+written later than now, is due: a clock that was wrong has written it.
+
+    part of a message that was in hand in an attempt   how it is read in the next ones
+    lost, out of time or out of memory
+    once                                               decoded, and given out whole
+    twice                                              given out as it was sent
+    any part, in the last attempt of a message that    decoded, and given out whole
+    has been poison
+
+Where the database itself is away when a failure is to be noted, that is tried for a while; then the attempt
+counts as one that ended without a word. Where it goes away while an attempt is begun, it may have committed that all
+the same, as a primary does that dies before its answer: the row is asked for a while whose it is.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from orderflow_ingest.app import App
+from orderflow_ingest.observability import metrics
+from orderflow_ingest.observability.logs import event, place
+from orderflow_ingest.storage import attempt_files
+from orderflow_ingest.storage.archive import ArchiveUnavailable
+from orderflow_ingest.storage.database import DatabaseUnavailable, Document, InboundMessage
+from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
+
+ATTEMPTS = 4
+POISON_ATTEMPTS = 3
+SWEEP_LIMIT = 1000
+SWEEP_BATCH = 100  # tasks; so many are enqueued twice at the most by a host that slept in its sweep
+NOTE_DELAYS = (0.5, 2, 5, 15)  # seconds
+CLAIM_DELAYS = (0.5, 2, 5, *[10] * 8)  # seconds: longer than a standby takes to be promoted
+_BACKOFF = 4
+Row = TypeVar("Row", InboundMessage, Document)
+
+
+class AttemptLost(Exception):
+    """The last attempts took their worker processes with them: killed, out of memory, or stuck in a library."""
+
+
+class MessageErased(Exception):
+    """The object was erased, by a retention or on somebody's demand; nothing can be done with the row any more."""
+
+
+class LeaseLost(Exception):
+    """Another worker has taken the row over: this one writes nothing more."""
+
+
+class HandlerUnavailable(Exception):
+    """The document handler cannot be imported, or is not there: a deploy is half done."""
+
+
+OUTAGES = (ArchiveUnavailable, DatabaseUnavailable, HandlerUnavailable)
+_POISON = (TaskDeadlineReached, MemoryError, AttemptLost)
+# As rows say it: earlier versions wrote other names.
+_POISONED = (*(error.__name__ for error in _POISON), "TimeUp", "WorkersLost")
+
+
+def worker_name(directory: Path | None = None) -> str:
+    """Name this worker, and its file in the directory of `in_hand`, on the rows that it has in hand."""
+    return f"{_host()}{os.getpid()}{attempt_files.mark(directory) if directory else ''}"
+
+
+def _host() -> str:
+    return f"{socket.gethostname()}:"
+
+
+def check_lost_attempts(attempts: int, error_json: Any) -> None:
+    """Refuse an attempt after the last one that may be lost without a word. Raises AttemptLost."""
+    if attempts > (POISON_ATTEMPTS if error_json is None else ATTEMPTS):
+        raise AttemptLost
+
+
+def learned(attempts: int, error_json: Any) -> tuple[list[str], bool]:
+    """Return the parts that earlier attempts at a message failed at, and whether this attempt has to open none."""
+    noted = error_json or {}
+    unnoted = attempts - 1 - noted.get("counted", noted.get("attempt", 0))
+    is_poison = unnoted > 0 or noted.get("error") in _POISONED
+    return list(noted.get("parts", ())), is_poison and attempts >= POISON_ATTEMPTS
+
+
+def with_parts(why: dict[str, Any], failed_at: list[str], part: str | None) -> dict[str, Any]:
+    """Return error_json with the parts that attempts failed at, the last one last."""
+    known = [*failed_at, part] if part is not None else failed_at
+    return {**why, "parts": known} if known else why
+
+
+def begun(claim: Callable[[str], Row | None], row: Callable[[], Row | None], app: App) -> Row | None:
+    """Return the row whose attempt this thread has begun by its claim; None if it may not.
+
+    Where the claim was not answered, the mark on the row says whether it was committed: it names the file that this
+    thread alone has, and a thread has one attempt in hand. Raises DatabaseUnavailable.
+    """
+    worker = worker_name(app.settings.in_hand_dir)
+    try:
+        return claim(worker)
+    except DatabaseUnavailable:
+        for delay in CLAIM_DELAYS:
+            time.sleep(delay)
+            with suppress(DatabaseUnavailable):
+                found = row()
+                if "@" in worker and found is not None and (found.worker or "").startswith(f"{worker}/"):
+                    return found
+                return claim(worker)
+        raise
+
+
+def note_losses(app: App) -> int:
+    """Note the attempts of this host whose process is gone, and return how many; their leases end now.
+
+    Of a process that was killed before it had noted what it had just claimed, the rows are asked for by its mark. Doing
+    it twice changes nothing, since each note names the mark of its attempt. Raises DatabaseUnavailable.
+    """
+    noted = 0
+
+    def ask_rows(process: str) -> None:
+        nonlocal noted
+        noted += _note_rows(app, f"{_host()}{process}/", lambda _: True)
+
+    for found in attempt_files.lost(app.settings.in_hand_dir, ask_rows):
+        noted += _note_loss(found, app)
+    return noted
+
+
+def note_rows_lost(app: App) -> int:
+    """Note the attempts that a crash of this machine has left on rows alone, and return how many.
+
+    A row that a living process has in hand, another host, or one that this directory does not know, is left alone.
+    Raises DatabaseUnavailable.
+    """
+    return _note_rows(app, _host(), partial(attempt_files.is_gone, app.settings.in_hand_dir))
+
+
+def _note_rows(app: App, mark: str, is_gone: Callable[[str], bool]) -> int:
+    """Note the attempts of processes that are gone on rows whose marks begin so."""
+    noted = 0
+    for kind, rows in (
+        (attempt_files.MESSAGE, app.records.messages),
+        (attempt_files.DOCUMENT, app.records.documents),
+    ):
+        for org_id, id, worker in rows.in_hand(mark):
+            if is_gone(worker):
+                noted += _note_loss(attempt_files.Lost(kind, org_id, id, worker, None), app)
+    return noted
+
+
+def _note_loss(found: attempt_files.Lost, app: App) -> bool:
+    is_message = found.kind == attempt_files.MESSAGE
+    rows: Any = app.records.messages if is_message else app.records.documents
+    row = rows.get(found.org_id, found.id)
+    if row is None or row.worker != found.worker:
+        return False
+    failed_at, _ = learned(row.attempts, row.error_json)
+    why = with_parts(error_details(row.attempts, AttemptLost(), True), failed_at, found.part)
+    writes = (partial(rows.give_up, row), partial(rows.retry_later, row))
+    is_last = record_failure(row, AttemptLost(), False, why, app, *writes)
+    org = app.records.organizations.slug(found.org_id)
+    action, subject = ("extract", "Message") if is_message else ("hand_over", "Hand-over")
+    metrics.count(metrics.EXTRACTIONS if is_message else metrics.HANDOVERS, org, "failed" if is_last else "retry")
+    end = "failed for good." if is_last else "lost its worker process; another attempt follows."
+    names = {"message_id" if is_message else "document_id": found.id}
+    event(action, f"{subject} {end}", logging.ERROR if is_last else logging.WARNING, org=org, **names, **why)
+    return True
+
+
+def record_failure(
+    row: InboundMessage | Document,
+    error: BaseException,
+    is_outage: bool,
+    why: dict[str, Any],
+    app: App,
+    give_up: Callable[[dict[str, Any]], object],
+    retry_later: Callable[[dict[str, Any], int, datetime], object],
+) -> bool:
+    """Note on a row how its attempt failed, and tell whether that was the last one."""
+    attempts, before = row.attempts, row.error_json
+    is_poison = isinstance(error, _POISON) and (before is None or before.get("error") in _POISONED)
+    allowed = 1 if isinstance(error, MessageErased) else POISON_ATTEMPTS if is_poison else ATTEMPTS
+    if attempts >= allowed and not is_outage:
+        _note(lambda: give_up(why))
+        return True
+    counted = min(attempts, POISON_ATTEMPTS - 1) if is_outage else attempts
+    if counted != attempts:
+        why = {**why, "counted": counted}
+    delay = app.settings.retry_delay * _BACKOFF ** (counted - 1)
+    _note(lambda: retry_later(why, counted, app.records.database.now() + timedelta(seconds=delay)))
+    return False
+
+
+def error_details(attempts: int, error: BaseException, is_ours: bool) -> dict[str, Any]:
+    """Tell a failure for error_json, without a text that could hold message content."""
+    detail = str(error) if type(error).__module__.startswith("orderflow_ingest.") else ""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    where = place(error, is_ours)
+    return {"error": type(error).__name__, "detail": detail, "where": where, "at": at, "attempt": attempts}
+
+
+def _note(write: Callable[[], object]) -> None:
+    """Write how an attempt ended; a database that is away is waited for. Raises DatabaseUnavailable."""
+    for delay in NOTE_DELAYS:
+        try:
+            write()
+            return
+        except DatabaseUnavailable:
+            time.sleep(delay)
+    write()
+
+
+def sweep(app: App, holds: Callable[[], bool] = lambda: True) -> int:
+    """Note what was lost on this host, and enqueue what is due and has no task: return the number of tasks.
+
+    Before each SWEEP_BATCH of them it asks whether this host `holds` the sweep still, and ends where it does not: it
+    may have slept, and another host sweeps. What waits in the queue is looked through, so that nothing is enqueued
+    twice, and what has lost its task is found while thousands of others wait. Of messages and of documents it enqueues
+    SWEEP_LIMIT at the most. Where half of what defers mail waits, these are enough.
+    """
+    note_losses(app)
+    depth, most = app.queue.depth(), app.settings.max_queue
+    if depth >= SWEEP_LIMIT and 0 < most <= 2 * depth:
+        return 0
+    now, known = app.records.database.now(), app.queue.known()
+    # As many more as have a task: so many at the most of those that are longest due do.
+    limit = len(known) + SWEEP_LIMIT
+    messages, documents = (
+        [row for row in due(now, limit) if row not in known][:SWEEP_LIMIT]
+        for due in (app.records.messages.due, app.records.documents.due)
+    )
+    extract, hand_over = app.queue.extract, app.queue.hand_over
+    tasks = [(extract, *row) for row in messages] + [(hand_over, *row) for row in documents]
+    for first in range(0, len(tasks), SWEEP_BATCH):
+        if not holds():
+            event("sweep", "Another host has taken the sweep over.", logging.WARNING, enqueued=first)
+            return first
+        for enqueue, org_id, id in tasks[first : first + SWEEP_BATCH]:
+            enqueue(org_id, id)
+    if tasks:
+        event("sweep", "Due work enqueued.", messages=len(messages), documents=len(documents))
+    return len(tasks)

@@ -1,0 +1,102 @@
+"""The rows: the truth about every organisation, message and document. See `tables`."""
+
+from datetime import timedelta
+
+from orderflow_ingest.storage.resilience.circuit_breaker import Guard, unguarded
+from orderflow_ingest.storage.resilience.timeouts import Timeouts
+
+from .backlog import Backlog, count_backlog
+from .connection import ALL_TENANTS, NO_TENANT, Database, DatabaseUnavailable
+from .documents import Document, Documents, NewDocument, SkippedPart
+from .erasure import Erasure
+from .events import Event, Events, add_events, operator_name
+from .held_mail import Conflicts, HeldMail, IdentityTaken
+from .messages import ExistingMessage, InboundMessage, Mail, Messages, NewMessage
+from .object_references import ODD_KEY, Area, Keeping, Kind, ObjectReference, ObjectReferences
+from .organizations import Organization, OrganizationExists, Organizations, recipients_path
+from .overview import LastError, Lately, OfOrganization, Overview
+from .rebuild_writes import OrganizationDiffers, OrganizationRecord, Presence, RebuiltHeld, RebuiltMessage, Restoring
+from .runs import Run, Runs
+from .selection import Cursor, Filter
+from .statistics import Figures, Numbers, OrgCount, TimeBucket, quantile
+
+__all__ = [
+    "ALL_TENANTS",
+    "NO_TENANT",
+    "ODD_KEY",
+    "Area",
+    "Backlog",
+    "Conflicts",
+    "Cursor",
+    "Database",
+    "DatabaseUnavailable",
+    "Document",
+    "Documents",
+    "Erasure",
+    "Event",
+    "Events",
+    "ExistingMessage",
+    "Figures",
+    "Filter",
+    "HeldMail",
+    "IdentityTaken",
+    "InboundMessage",
+    "Keeping",
+    "Kind",
+    "LastError",
+    "Lately",
+    "Mail",
+    "Messages",
+    "NewDocument",
+    "NewMessage",
+    "Numbers",
+    "ObjectReference",
+    "ObjectReferences",
+    "OfOrganization",
+    "OrgCount",
+    "Organization",
+    "OrganizationDiffers",
+    "OrganizationExists",
+    "OrganizationRecord",
+    "Organizations",
+    "Overview",
+    "Presence",
+    "RebuiltHeld",
+    "RebuiltMessage",
+    "Records",
+    "Restoring",
+    "Run",
+    "Runs",
+    "SkippedPart",
+    "TimeBucket",
+    "add_events",
+    "count_backlog",
+    "operator_name",
+    "quantile",
+    "recipients_path",
+]
+
+
+class Records:
+    """The tables behind one database URL; `Database` says what the arguments are."""
+
+    def __init__(
+        self,
+        url: str,
+        create: bool = False,
+        times: Timeouts | None = None,
+        guard: Guard = unguarded,
+        longest_delay: timedelta | None = None,
+    ):
+        self.database = Database(url, create, times, guard, longest_delay)
+        self.organizations = Organizations(self.database)
+        self.messages = Messages(self.database)
+        self.conflicts = Conflicts(self.database, self.messages)
+        self.documents = Documents(self.database, self.messages)
+        self.events = Events(self.database)
+        self.runs = Runs(self.database)
+        self.overview = Overview(self.database)
+        self.holdings = ObjectReferences(self.database)
+        self.erasure = Erasure(self.database)
+        self.restoring = Restoring(self.database)
+        self.statistics = Figures(self.database)

@@ -1,0 +1,131 @@
+"""Events: what happened to a message, in one list that is only added to; and what a row says of its beginning.
+
+An event is written in the transaction of what it tells, so that neither is there without the other. RECEIVED and
+RECORDED are not written: the message's row tells both. `details` holds counts, reasons and ids, never what a sender
+wrote. A mail that is held has events of its own, under its own id.
+
+`actor` is who did it: a worker's name on the row, or an operator's user and host.
+"""
+
+import getpass
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID, uuid4, uuid5
+
+import sqlalchemy as sa
+
+from orderflow_ingest.domain.states import EventKind
+
+from .connection import Database, whose
+from .tables import message_event
+
+if TYPE_CHECKING:
+    from .messages import InboundMessage
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to a message or a held mail, or to a document of it."""
+
+    org_id: int
+    inbound_message_id: UUID
+    kind: EventKind
+    actor: str
+    at: datetime
+    document_id: UUID | None = None
+    run_id: UUID | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def by_worker(
+        cls,
+        org_id: int,
+        message_id: UUID,
+        worker: str | None,
+        kind: EventKind,
+        details: dict[str, Any],
+        document_id: UUID | None = None,
+    ) -> Self:
+        """Tell how an attempt ended, now, by the mark that its worker has on the row."""
+        return cls(org_id, message_id, kind, worker or "", datetime.now(UTC), document_id, details=details)
+
+
+_COLUMNS = [message_event.c[one.name] for one in fields(Event)]
+
+
+@cache
+def operator_name() -> str:
+    """Name who runs this program, for the trace of what he does: user@host, root's caller where sudo tells him.
+
+    The same for the life of a process: asked for before it becomes another user.
+    """
+    try:
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a user without an entry in the password file
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def add_events(connection: sa.Connection, events: Iterable[Event]) -> None:
+    """Add events in the transaction of what they tell."""
+    rows = [{**vars(event), "id": uuid4(), "kind": event.kind.value} for event in events]
+    if rows:
+        connection.execute(message_event.insert(), rows)
+
+
+def add_once(database: Database, connection: sa.Connection, event: Event, run_id: UUID) -> bool:
+    """Add an event of a run in the transaction of what it tells; False if this run has told it before.
+
+    Idempotent by the key (org_id, id): the id is made of the run, what happened, the message and the document. Of two
+    processes that go on with one run, the second waits here for the first, and must undo what it has done.
+    """
+    same = uuid5(run_id, f"{event.kind.value}/{event.inbound_message_id}/{event.document_id}")
+    values = {**vars(event), "id": same, "kind": event.kind.value}
+    statement = database.insert(message_event).values(values).on_conflict_do_nothing()
+    return connection.scalar(statement.returning(message_event.c.id)) is not None
+
+
+class Events:
+    """The table message_event."""
+
+    def __init__(self, database: Database):
+        self._database = database
+
+    def of_message(self, message: "InboundMessage") -> list[Event]:
+        """List what happened to a message, the oldest first, its beginning included."""
+        begun = (
+            Event(message.org_id, message.id, EventKind.RECEIVED, message.client_address, message.received_at),
+            Event(message.org_id, message.id, EventKind.RECORDED, "", message.created_at),
+        )
+        return [*begun, *self.of(message.org_id, message.id)]
+
+    def of(self, org_id: int, id: UUID) -> list[Event]:
+        """List the events that were written of a message or a held mail, the oldest first."""
+        e = message_event.c
+        statement = sa.select(*_COLUMNS).where(e.org_id == org_id, e.inbound_message_id == id)
+        with self._database.read(org_id) as connection:
+            return [_event(row) for row in connection.execute(statement.order_by(e.at, e.id))]
+
+    def of_run(self, run_id: UUID, ids: Iterable[UUID], org_id: int | None = None) -> set[UUID]:
+        """Tell which of these messages a run has an event of already."""
+        e = message_event.c
+        statement = sa.select(e.inbound_message_id).where(e.run_id == run_id, e.inbound_message_id.in_(tuple(ids)))
+        statement = statement.where(e.run_id.is_not(None))
+        with self._database.read(whose(org_id)) as connection:
+            return set(connection.scalars(statement))
+
+    def count_of_run(self, run_id: UUID) -> int:
+        """Count the messages that a run has an event of."""
+        e = message_event.c
+        mine = sa.select(e.org_id, e.inbound_message_id).where(e.run_id == run_id, e.run_id.is_not(None)).distinct()
+        with self._database.read(whose(None)) as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(mine.subquery())) or 0
+
+
+def _event(row: Any) -> Event:
+    return Event(**{**row._mapping, "kind": EventKind(row.kind)})

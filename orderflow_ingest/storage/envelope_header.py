@@ -1,0 +1,54 @@
+"""The envelope as the header lines of a spool entry, which less(1) shows.
+
+The service's pipe protocol carries the same lines. `orderflow-deliver` writes them itself, see `spool_entry`.
+"""
+
+from dataclasses import fields
+from datetime import datetime
+
+from orderflow_ingest.domain.envelope import Envelope
+
+from .spool_entry import encode_header
+
+
+class EnvelopeError(ValueError):
+    """An envelope header that does not read as one."""
+
+
+def encode_envelope(envelope: Envelope) -> bytes:
+    """Return the envelope as header lines, without the blank line that ends them."""
+    return encode_header({field.name: _text(getattr(envelope, field.name)) for field in fields(envelope)})
+
+
+def decode_envelope(header: bytes) -> Envelope:
+    """Read what encode_envelope() wrote; unknown names are ignored, so that a newer writer is read.
+
+    Raises EnvelopeError.
+    """
+    found = _decode_header(header)
+    try:
+        return Envelope(
+            recipient=found["recipient"],
+            sender=found["sender"],
+            original_recipient=found["original_recipient"],
+            queue_id=found["queue_id"],
+            client_address=found["client_address"],
+            received_at=datetime.fromisoformat(found["received_at"]),
+            door=found.get("door", ""),
+        )
+    except (KeyError, ValueError) as error:
+        raise EnvelopeError(f"envelope header does not read: {type(error).__name__}") from None
+
+
+def _decode_header(header: bytes) -> dict[str, str]:
+    """Read what encode_header() wrote."""
+    pairs = (line.partition(": ") for line in header.decode("utf-8", "surrogateescape").split("\n"))
+    return {name: _unescape(value) for name, _, value in pairs}
+
+
+def _text(value: str | datetime) -> str:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _unescape(text: str) -> str:
+    return text.replace("%0A", "\n").replace("%0D", "\r").replace("%25", "%")
