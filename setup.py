@@ -65,6 +65,7 @@ setup(
                 "pyyaml>=6",
                 "ruff",
                 "mypy",
+                "import-linter>=2.17,<3",  # holds who may import whom, see pyproject.toml
             ),
             *("Flask>=3.1,<4", "waitress>=3.0.2,<4", "selenium>=4.20,<5", "axe-core-python>=0.1,<1"),
         ],

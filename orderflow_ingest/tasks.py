@@ -34,6 +34,7 @@ from uuid import UUID
 
 from huey.api import Task
 
+from orderflow_ingest import __version__
 from orderflow_ingest.app import keep_recipients, open_app
 from orderflow_ingest.config import SettingsError, load
 from orderflow_ingest.entrypoints.cli.terminal import log_start
@@ -50,8 +51,6 @@ from orderflow_ingest.storage.database import DatabaseUnavailable
 from orderflow_ingest.storage.database.sweeping import SweepClaim
 from orderflow_ingest.storage.queue import HUEY_LOGGERS, QueueUnavailable, is_client_error
 from orderflow_ingest.storage.resilience.error_hints import explain_database_error
-
-from . import __version__
 
 _CPU_LIMIT, _HARD_CPU_LIMIT = resource.getrlimit(resource.RLIMIT_CPU)  # -1: none
 _IMPORT_TIME = 60  # seconds

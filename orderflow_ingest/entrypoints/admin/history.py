@@ -50,7 +50,7 @@ def mail_history(message: InboundMessage, parts: App) -> Story:
         header=shown_header(raw),
         missing=missing,
         parts=sorted([*documents.of_message(*owner), *documents.skipped(*owner)], key=_place),
-        events=parts.records.events.of_message(message),
+        events=[*message.first_events(), *parts.records.events.of(message.org_id, message.id)],
         held=parts.records.conflicts.of_message(*owner),
     )
 

@@ -52,7 +52,7 @@ def pages(parts: App) -> Blueprint:
             bodies=_bodies(parts, documents),
             parts=sorted(both, key=_in_order),
             shows=_shows,
-            events=parts.records.events.of_message(message),
+            events=[*message.first_events(), *parts.records.events.of(message.org_id, message.id)],
             names={one.id: one.filename or "the text" for one in documents},
             done=_DONE.get(request.args.get("done", "")),
         )

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from uuid import UUID, uuid4, uuid5
 
 import sqlalchemy as sa
@@ -23,9 +23,6 @@ from orderflow_ingest.domain.states import EventKind
 
 from .connection import Database, whose
 from .tables import message_event
-
-if TYPE_CHECKING:
-    from .messages import InboundMessage
 
 
 @dataclass(frozen=True)
@@ -95,14 +92,6 @@ class Events:
 
     def __init__(self, database: Database):
         self._database = database
-
-    def of_message(self, message: "InboundMessage") -> list[Event]:
-        """List what happened to a message, the oldest first, its beginning included."""
-        begun = (
-            Event(message.org_id, message.id, EventKind.RECEIVED, message.client_address, message.received_at),
-            Event(message.org_id, message.id, EventKind.RECORDED, "", message.created_at),
-        )
-        return [*begun, *self.of(message.org_id, message.id)]
 
     def of(self, org_id: int, id: UUID) -> list[Event]:
         """List the events that were written of a message or a held mail, the oldest first."""

@@ -72,6 +72,11 @@ class InboundMessage(NewMessage):
     updated_at: datetime
     erased_at: datetime | None
 
+    def first_events(self) -> list[Event]:
+        """Return the events that no row of message_event records, because this row does: received and recorded."""
+        received = Event(self.org_id, self.id, EventKind.RECEIVED, self.client_address, self.received_at)
+        return [received, Event(self.org_id, self.id, EventKind.RECORDED, "", self.created_at)]
+
 
 @dataclass(frozen=True)
 class ExistingMessage:
