@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orderflow_ingest.domain.addresses import DELIMITERS, Addresses, ascii_domain
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.storage import postgresql_url
 from orderflow_ingest.storage.resilience.timeouts import LONGEST_BACKOFF
@@ -41,7 +42,7 @@ TASK_SHARE = 0.8  # of a lease; a task has no more
 _LEAST_TIME = 2.0  # seconds of CPU time for a mail; the imports of the first one take up to one
 
 
-class SettingsError(Exception):
+class SettingsError(OrderflowError):
     """Settings that cannot be read or used; the text names the key and what it should be."""
 
 

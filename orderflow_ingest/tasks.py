@@ -37,6 +37,7 @@ from huey.api import Task
 from orderflow_ingest import __version__
 from orderflow_ingest.app import keep_recipients, open_app
 from orderflow_ingest.config import SettingsError, load
+from orderflow_ingest.domain.errors import BackendUnavailable
 from orderflow_ingest.entrypoints.cli.terminal import log_start
 from orderflow_ingest.entrypoints.deadline import deadline
 from orderflow_ingest.entrypoints.periodic import EACH, Rounds
@@ -46,10 +47,9 @@ from orderflow_ingest.pipeline import extract as extraction
 from orderflow_ingest.pipeline import hand_over as handover
 from orderflow_ingest.pipeline.retry import HandlerUnavailable
 from orderflow_ingest.storage import attempt_files
-from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import DatabaseUnavailable
 from orderflow_ingest.storage.database.sweeping import SweepClaim
-from orderflow_ingest.storage.queue import HUEY_LOGGERS, QueueUnavailable, is_client_error
+from orderflow_ingest.storage.queue import HUEY_LOGGERS, is_client_error
 from orderflow_ingest.storage.resilience.error_hints import explain_database_error
 
 _CPU_LIMIT, _HARD_CPU_LIMIT = resource.getrlimit(resource.RLIMIT_CPU)  # -1: none
@@ -109,7 +109,7 @@ for name in HUEY_LOGGERS:
 metrics.start(settings.metrics_dir)
 try:
     app = open_app(settings, extract, hand_over)
-except (ArchiveUnavailable, QueueUnavailable, DatabaseUnavailable) as error:
+except BackendUnavailable as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(os.EX_CONFIG) from None
 huey = app.queue.huey
@@ -281,7 +281,7 @@ def _end_if_swollen() -> None:
 def _outages_logged(action: str, **fields: Any) -> Iterator[None]:
     try:
         yield
-    except (ArchiveUnavailable, DatabaseUnavailable, QueueUnavailable, OSError) as error:
+    except (BackendUnavailable, OSError) as error:
         reason = error if not isinstance(error, OSError) else logs.place(error)
         logs.event(action, "A backend is away; the sweep will see to it.", logging.WARNING, reason=reason, **fields)
     except Exception as error:  # Huey would log it with its text: PostgreSQL's shows the row that it refuses

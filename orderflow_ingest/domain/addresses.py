@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from .errors import OrderflowError
+
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _ASCII_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _READ_OTHERWISE = "ßς\u200c\u200d"  # by IDNA 2003 and IDNA 2008
@@ -25,7 +27,7 @@ _LONGEST_LABEL = 63  # a bound: Python's punycode takes quadratic time
 POSTMASTERS = ("postmaster", "abuse")  # local parts of no organization: RFC 5321 section 4.5.1, RFC 2142
 
 
-class ForeignDomainError(ValueError):
+class ForeignDomainError(OrderflowError, ValueError):
     """A recipient in a domain that is not ours: Postfix's settings and ours disagree."""
 
 

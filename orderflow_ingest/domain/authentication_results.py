@@ -20,6 +20,8 @@ Everything here takes linear time.
 import re
 from dataclasses import dataclass
 
+from .errors import OrderflowError
+
 # The property that names the domain that has passed, and the others that stand beside it, RFC 8601 section 2.7.
 _PROPERTIES = {
     b"dmarc": (b"header.from",),
@@ -59,7 +61,7 @@ class Verdict:
     domain: str
 
 
-class Unclear(Exception):
+class Unclear(OrderflowError):
     """A field is not of the grammar, or can be read in two ways."""
 
 

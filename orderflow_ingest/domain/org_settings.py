@@ -13,6 +13,7 @@ from typing import Any
 
 from .addresses import ascii_spelling
 from .ascii_case import ascii_lower
+from .errors import OrderflowError
 
 MOST_DAYS = 36500
 _A_NUMBER_OF_DAYS = f"a number of days, at most {MOST_DAYS}"
@@ -20,7 +21,7 @@ _ADDRESS = re.compile(r"[^\s@,<>]*@[^\s@,<>.]+(?:\.[^\s@,<>.]+)*")
 _CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9.+_-]*/(?:\*|[a-z0-9][a-z0-9.+_-]*)")
 
 
-class OrgSettingsError(ValueError):
+class OrgSettingsError(OrderflowError, ValueError):
     """A setting that there is not, or a value that does not read; the text names the key and what it should be."""
 
 

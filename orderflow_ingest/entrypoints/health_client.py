@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.os_errors import os_reason
 
 PIPE_SOCKET, LMTP_SOCKET, SMTP_SOCKET, MAP_SOCKET = "deliver.sock", "lmtp.sock", "smtp.sock", "recipients.sock"
@@ -17,7 +18,7 @@ SOCKETS = PIPE_SOCKET, LMTP_SOCKET, SMTP_SOCKET, MAP_SOCKET
 _LINE = 65536
 
 
-class ServiceNotResponding(Exception):
+class ServiceNotResponding(OrderflowError):
     """Something listens and does not answer as the service does."""
 
 

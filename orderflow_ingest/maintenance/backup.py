@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from orderflow_ingest.config import Settings, SettingsError
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.storage.fsync import sync_directory, sync_file
 from orderflow_ingest.storage.resilience import error_hints
@@ -26,7 +27,7 @@ from orderflow_ingest.storage.resilience import error_hints
 _WAIT = 10.0  # seconds for a lock; only a file that is being made WAL has one that a reader waits for
 
 
-class BackupFailed(Exception):
+class BackupFailed(OrderflowError):
     """A back-up that was not made; nothing has the name that was asked for."""
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from uuid import UUID
 
 from orderflow_ingest.app import App
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.object_keys import document_id, document_key
 from orderflow_ingest.domain.org_settings import OrgSettingsError
 from orderflow_ingest.domain.states import HandOver, Status
@@ -46,7 +47,7 @@ from .retry import (
 )
 
 
-class PartsFailed(Exception):
+class PartsFailed(OrderflowError):
     """Some attachments of a message could not be stored; the others were."""
 
 

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 from uuid import UUID
 
 from orderflow_ingest.app import App
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.observability import metrics
 from orderflow_ingest.observability.logs import event
@@ -108,7 +109,7 @@ def _attempt(attempt: Document, org: str, app: App, names: dict[str, Any]) -> st
     return "done"
 
 
-class HandlerNotRun(Exception):
+class HandlerNotRun(OrderflowError):
     """The handler gave back what somebody would have to await or iterate; nobody does."""
 
 

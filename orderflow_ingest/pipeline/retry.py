@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orderflow_ingest.app import App
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.observability import metrics
 from orderflow_ingest.observability.logs import event, place
 from orderflow_ingest.storage import attempt_files
@@ -60,19 +61,19 @@ _BACKOFF = 4
 Row = TypeVar("Row", InboundMessage, Document)
 
 
-class AttemptLost(Exception):
+class AttemptLost(OrderflowError):
     """The last attempts took their worker processes with them: killed, out of memory, or stuck in a library."""
 
 
-class MessageErased(Exception):
+class MessageErased(OrderflowError):
     """The object was erased, by a retention or on somebody's demand; nothing can be done with the row any more."""
 
 
-class LeaseLost(Exception):
+class LeaseLost(OrderflowError):
     """Another worker has taken the row over: this one writes nothing more."""
 
 
-class HandlerUnavailable(Exception):
+class HandlerUnavailable(OrderflowError):
     """The document handler cannot be imported, or is not there: a deploy is half done."""
 
 

@@ -7,11 +7,12 @@ from dataclasses import fields
 from datetime import datetime
 
 from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.errors import OrderflowError
 
 from .spool_entry import encode_header
 
 
-class EnvelopeError(ValueError):
+class EnvelopeError(OrderflowError, ValueError):
     """An envelope header that does not read as one."""
 
 

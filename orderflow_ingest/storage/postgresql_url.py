@@ -17,6 +17,8 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote
 
+from orderflow_ingest.domain.errors import OrderflowError
+
 LIBPQ = "postgresql://"
 KEPT = "postgresql+psycopg://"  # as settings keep it; it names SQLAlchemy's driver too
 _SCHEMES = (KEPT, LIBPQ, "postgres://")
@@ -34,7 +36,7 @@ _MARKED, _UNMARKED_SECRETS = b"*", ("scram_client_key", "scram_server_key")
 _LEAST_TIMEOUT = 2  # seconds for one host, libpq's least
 
 
-class PostgresqlUrlError(ValueError):
+class PostgresqlUrlError(OrderflowError, ValueError):
     """A URL that is refused; its text, if any, says why, goes behind the setting's name, and holds no value."""
 
 

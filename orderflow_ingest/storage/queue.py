@@ -36,6 +36,7 @@ from huey.storage import PostgresStorage, PriorityRedisStorage, SqliteStorage
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from orderflow_ingest.domain.errors import BackendUnavailable, OrderflowError
 from orderflow_ingest.observability import metrics
 from orderflow_ingest.observability.logs import WARNING, event
 
@@ -71,8 +72,10 @@ _ANSWER = 2.0 * timeouts.QUEUE  # seconds; the server's own statement timeout co
 _CLIENT_ERRORS = (sqlite3.Error, psycopg.Error, *((redis.RedisError,) if redis else ()))
 
 
-class QueueUnavailable(Exception):
+class QueueUnavailable(BackendUnavailable):
     """The queue is away, refusing, or not set up."""
+
+    backend = "queue"
 
 
 def is_client_error(error: BaseException) -> bool:
@@ -80,7 +83,7 @@ def is_client_error(error: BaseException) -> bool:
     return isinstance(error, _CLIENT_ERRORS)
 
 
-class InvalidTaskError(ValueError):
+class InvalidTaskError(OrderflowError, ValueError):
     """A row of the queue that is no task of ours."""
 
 

@@ -20,6 +20,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
+from orderflow_ingest.domain.errors import OrderflowError
+
 from .fsync import sync_directory, sync_file
 from .spool_entry import (
     BLOCK,
@@ -47,7 +49,7 @@ _NO_REASON = "no reason was noted"
 _NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 
 
-class EntryDamagedError(Exception):
+class EntryDamagedError(OrderflowError):
     """A spool entry that is not whole: damaged by what lies below us."""
 
 

@@ -14,18 +14,17 @@ from typing import Any
 import click
 
 from orderflow_ingest.app import App
+from orderflow_ingest.domain.errors import BackendUnavailable
 from orderflow_ingest.domain.states import UNFINISHED, Status
 from orderflow_ingest.entrypoints.cli.options import org_id_of, org_option
 from orderflow_ingest.entrypoints.cli.terminal import Row, explain, json_option, load_app, print_rows, settings_option
-from orderflow_ingest.storage.archive import ArchiveUnavailable
-from orderflow_ingest.storage.database import DatabaseUnavailable, LastError
+from orderflow_ingest.storage.database import LastError
 from orderflow_ingest.storage.queue import QueueUnavailable
 
 from .postfix.mail_queue import deferred_mail
 
 DAY, WEEK = timedelta(hours=24), timedelta(days=7)
 _ERRORS = 10
-_AWAY = (DatabaseUnavailable, QueueUnavailable, ArchiveUnavailable)
 
 
 @click.command()
@@ -81,7 +80,7 @@ def _watch(seconds: float, as_json: bool, draw: Callable[[], None]) -> None:
                 click.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}, every {seconds:g} s, Ctrl-C ends it")
             try:
                 draw()
-            except _AWAY as error:
+            except BackendUnavailable as error:
                 click.echo(f"error: {explain(error)}", err=True)
             sys.stdout.flush()
             time.sleep(seconds)

@@ -23,11 +23,11 @@ import click
 
 from orderflow_ingest.app import App, open_app
 from orderflow_ingest.config import Settings, SettingsError, load
+from orderflow_ingest.domain.errors import BackendUnavailable, OrderflowError
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.observability.logs import WARNING, event
 from orderflow_ingest.storage.archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
-from orderflow_ingest.storage.database import DatabaseUnavailable, operator_name
-from orderflow_ingest.storage.queue import QueueUnavailable
+from orderflow_ingest.storage.database import operator_name
 from orderflow_ingest.storage.resilience.error_hints import named
 
 from .run_as import become_owner
@@ -85,11 +85,11 @@ class LazyGroup(CommandGroup):
 _TYPED = 2000  # characters of a command line that are kept
 
 
-class NotSetUp(Exception):
+class NotSetUp(OrderflowError):
     """What init makes is not there; the text says what."""
 
 
-_BACKENDS = (NotSetUp, DatabaseUnavailable, ArchiveUnavailable, QueueUnavailable, ObjectMissing, ObjectDamaged, OSError)
+_BACKENDS = (NotSetUp, BackendUnavailable, ObjectMissing, ObjectDamaged, OSError)
 _in_force: list[Settings] = []  # the settings of this program, once they are loaded
 
 

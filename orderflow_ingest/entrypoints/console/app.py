@@ -10,10 +10,9 @@ from werkzeug.exceptions import HTTPException
 
 from orderflow_ingest import __version__
 from orderflow_ingest.app import App
+from orderflow_ingest.domain.errors import BackendUnavailable
 from orderflow_ingest.observability import logs
-from orderflow_ingest.storage.archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
-from orderflow_ingest.storage.database import DatabaseUnavailable
-from orderflow_ingest.storage.queue import QueueUnavailable
+from orderflow_ingest.storage.archive import ObjectDamaged, ObjectMissing
 
 from . import dead, filters, held, inbox, message, overview
 from .auth import Gate
@@ -56,7 +55,7 @@ def create_app(parts: App, users: Users) -> Flask:
     app.after_request(_secure)
     app.register_error_handler(HTTPException, _refused)
     app.register_error_handler(Exception, _broken)
-    for away in (DatabaseUnavailable, ArchiveUnavailable, QueueUnavailable, UsersFileError):
+    for away in (BackendUnavailable, UsersFileError):
         app.register_error_handler(away, _away)
     for gone in (ObjectMissing, ObjectDamaged):
         app.register_error_handler(gone, _gone)
@@ -79,12 +78,11 @@ def _refused(error: HTTPException) -> Response | HTTPException | tuple[str, int]
     return _page(title, text, code)
 
 
-def _away(error: Exception) -> tuple[str, int]:
+def _away(error: BackendUnavailable | UsersFileError) -> tuple[str, int]:
     logs.event("console", "Page not shown.", logs.ERROR, reason=str(error), page=request.endpoint)
-    what = {DatabaseUnavailable: "The database", ArchiveUnavailable: "The archive", QueueUnavailable: "The queue"}
     if isinstance(error, UsersFileError):
         return _page("Nobody can log in just now", "The file of users cannot be used; the console's log says why.", 503)
-    name = what.get(type(error), "A part of this system")
+    name = f"The {error.backend}"
     text = f"{name} does not answer just now. Mail is not lost by it: it waits. Try again in a minute."
     return _page(f"{name} is away", text, 503)
 

@@ -12,6 +12,7 @@ from flask import Blueprint, render_template, request
 
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.ascii_case import ascii_lower
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.states import UNFINISHED, Status
 from orderflow_ingest.entrypoints.cli.options import whole_message_id
 from orderflow_ingest.storage.database import Cursor, Filter, InboundMessage
@@ -42,7 +43,7 @@ class Query:
         return any((self.sender, self.document, self.message_id, self.since, self.until))
 
 
-class InvalidQuery(Exception):
+class InvalidQuery(OrderflowError):
     """A field that does not read; the text says what it should be."""
 
 

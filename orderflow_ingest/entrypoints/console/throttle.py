@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
+from orderflow_ingest.domain.errors import OrderflowError
+
 _FREE = {"name and address": 5, "address": 20, "name": 100, "device": 10}
 _FIRST, _LONGEST = 5.0, 300.0  # seconds
 _FORGOTTEN = 3600.0  # seconds
@@ -33,7 +35,7 @@ _PLACES = 3
 Key = tuple[str, ...]
 
 
-class TooManyLogins(Exception):
+class TooManyLogins(OrderflowError):
     """So many passwords are being checked that one more would keep pages from loading."""
 
 

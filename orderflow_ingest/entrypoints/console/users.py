@@ -22,6 +22,7 @@ from typing import Any
 
 from werkzeug.security import check_password_hash, generate_password_hash
 
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.storage.fsync import sync_directory
 
@@ -31,7 +32,7 @@ _TOO_OPEN = 0o027
 _CHECKS = threading.BoundedSemaphore(2)
 
 
-class UsersFileError(Exception):
+class UsersFileError(OrderflowError):
     """The users' file cannot be read or trusted; the text says what to do."""
 
 

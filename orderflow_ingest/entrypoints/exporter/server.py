@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client.exposition import choose_encoder
 
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.observability.logs import ERROR, event, place
 
 from .page import Page
@@ -28,7 +29,7 @@ CLIENTS = 32
 IDLE = 10.0  # seconds
 
 
-class AddressInUse(Exception):
+class AddressInUse(OrderflowError):
     """Another program listens at this unix socket."""
 
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 
+from orderflow_ingest.domain.errors import OrderflowError
+
 _PARAMETER = re.compile(r"([A-Z0-9][A-Z0-9-]*)(?:=([^=\s]+))?", re.IGNORECASE)
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
 _NEEDS_NO_QUOTES = re.compile(r'[^\s"(),:;<>@\[\]\\]+')
@@ -19,7 +21,7 @@ _SPECIALS = '|%!()<>@,;:.[]"'  # tok822_opchar without the backslash, which take
 _UNAVAILABLE = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 
 
-class SmtpSyntaxError(ValueError):
+class SmtpSyntaxError(OrderflowError, ValueError):
     """An argument that does not read as what its command takes."""
 
 

@@ -33,6 +33,7 @@ import click
 from orderflow_ingest import __version__
 from orderflow_ingest.app import App, keep_recipients, open_app
 from orderflow_ingest.config import Settings
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.entrypoints.cli.terminal import loaded, log_start, run_cli, settings_option
 from orderflow_ingest.entrypoints.health_client import LMTP_SOCKET, MAP_SOCKET, PIPE_SOCKET, SMTP_SOCKET, SOCKETS
 from orderflow_ingest.observability import logs, metrics
@@ -55,7 +56,7 @@ _M_MMAP_THRESHOLD = -3
 _SWITCH_INTERVAL = 0.05  # seconds
 
 
-class SocketInUse(Exception):
+class SocketInUse(OrderflowError):
     """Another service listens here already."""
 
 

@@ -37,6 +37,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import NamedTuple, Protocol
 
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.observability.logs import ERROR, WARNING, event, place
 from orderflow_ingest.storage.database import DatabaseUnavailable
 
@@ -45,7 +46,7 @@ PATIENCE = 5.0  # seconds; Postfix waits 100, and other recipients behind this o
 MOST_AT_A_TIME = 500
 
 
-class RecipientUndecided(Exception):
+class RecipientUndecided(OrderflowError):
     """Whether an organization takes mail cannot be said now."""
 
 

@@ -11,6 +11,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.observability.logs import event
 
 from .arguments import path
@@ -60,7 +61,7 @@ def pass_on(listener: str, sender: str, recipients: list[str], raw: bytes) -> st
     return _PASSED_ON
 
 
-class _Refused(smtplib.SMTPResponseException):
+class _Refused(OrderflowError, smtplib.SMTPResponseException):
     """A reply that is not the one for success."""
 
 

@@ -21,6 +21,7 @@ from uuid import UUID
 
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.envelope import UNKNOWN_SENDER
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.identity import MessageIdentity, disambiguated_message_id, read_message
 from orderflow_ingest.domain.object_keys import RawName, held_id, message_id, read_raw_key
 from orderflow_ingest.domain.org_settings import read_settings
@@ -99,7 +100,7 @@ class Read:
     notes: tuple[Note, ...] = ()
 
 
-class ReaderEnded(Exception):
+class ReaderEnded(OrderflowError):
     """The process that read a mail's parts was ended, by the kernel for want of memory say."""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from orderflow_ingest.app import App
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import OrganizationRecord
 
@@ -28,7 +29,7 @@ _MODULE = f"{__package__}.worker_process"
 _HERE = str(Path(__file__).parents[3])
 
 
-class _Ended(Exception):
+class _Ended(OrderflowError):
     """A reader has ended without an answer."""
 
 

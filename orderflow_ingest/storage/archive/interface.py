@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from orderflow_ingest.domain.errors import BackendUnavailable, OrderflowError
+
 META = ".meta"
 
 
-class ArchiveUnavailable(Exception):
+class ArchiveUnavailable(BackendUnavailable):
     """The archive is away, slow, refusing, full, or there is no such bucket.
 
     `answer` is what a store has answered, as the SDK gives it. `is_answer`: it is about this object alone, so that the
     breaker need not open. `is_unreached`: nothing was there to be asked, whatever the object.
     """
 
+    backend = "archive"
     is_answer = is_unreached = False
 
     def __init__(self, text: str, answer: Mapping[str, Any] | None = None):
@@ -24,11 +27,11 @@ class ArchiveUnavailable(Exception):
         self.answer = answer
 
 
-class ObjectMissing(Exception):
+class ObjectMissing(OrderflowError):
     """There is no object of this key."""
 
 
-class ObjectDamaged(Exception):
+class ObjectDamaged(OrderflowError):
     """The object's content is not what was put: its digest differs."""
 
 

@@ -29,6 +29,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from orderflow_ingest.domain.errors import BackendUnavailable
 from orderflow_ingest.storage import postgresql_url
 from orderflow_ingest.storage.resilience import error_hints, timeouts
 from orderflow_ingest.storage.resilience.circuit_breaker import READ, WRITE, Guard, unguarded
@@ -57,12 +58,13 @@ ALL_TENANTS, NO_TENANT, ALL_IDS = TenantScope.ALL_TENANTS, TenantScope.NO_TENANT
 Orgs = int | Collection[int] | TenantScope
 
 
-class DatabaseUnavailable(Exception):
+class DatabaseUnavailable(BackendUnavailable):
     """The database is away, slow, refusing, full, or not set up.
 
     `is_answer`: others are in our way. `is_unreached`: it has not answered anything, whatever the question was about.
     """
 
+    backend = "database"
     is_answer = is_unreached = False
 
 

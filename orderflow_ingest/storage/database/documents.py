@@ -13,6 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.states import EventKind, HandOver, Status
 from orderflow_ingest.parsing.documents.part import PartKind
 
@@ -72,7 +73,7 @@ class SkippedPart:
     defects: list[str]
 
 
-class _Undone(Exception):
+class _Undone(OrderflowError):
     """What a transaction would do has been done by the same run: nothing of it stays."""
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.states import EventKind, HoldReason
 
 from .connection import Database, whose
@@ -32,7 +33,7 @@ class HeldMail(Mail):
     erased_at: datetime | None
 
 
-class IdentityTaken(Exception):
+class IdentityTaken(OrderflowError):
     """The identity of a held mail that is to become a message is another message's; nothing was written."""
 
 

@@ -24,6 +24,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.org_settings import OrgSettings, changed, read_settings
 from orderflow_ingest.domain.os_errors import os_reason
 
@@ -47,7 +48,7 @@ _OF_SQLITE = f"{_ACTIVE_AMONG}IN ({{}}) UNION ALL SELECT NULL WHERE {_EXISTS}"
 _FILLED_OF_PRIMARY: sa.Executable = sa.union_all(_IS_FILLED, _IS_STANDBY)
 
 
-class OrganizationExists(Exception):
+class OrganizationExists(OrderflowError):
     """An organisation of this slug is there already."""
 
 

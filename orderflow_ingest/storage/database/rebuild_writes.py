@@ -16,6 +16,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.states import HandOver, HoldReason, Status
 
 from .connection import NO_TENANT, Database
@@ -36,7 +37,7 @@ class OrganizationRecord:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-class OrganizationDiffers(Exception):
+class OrganizationDiffers(OrderflowError):
     """The database has another organisation of this id, or this one under another id: mail would get mixed up."""
 
 

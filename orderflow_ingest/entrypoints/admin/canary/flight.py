@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orderflow_ingest.app import App
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.states import HandOver, Status
 from orderflow_ingest.entrypoints.admin.postfix.mail_queue import waiting_because
 from orderflow_ingest.storage.archive import ArchiveUnavailable
@@ -38,7 +39,7 @@ class Step:
     says: str
 
 
-class StepMissed(Exception):
+class StepMissed(OrderflowError):
     """A step has not come, in time or at all; the text says what to look at."""
 
     def __init__(self, step: str, text: str):

@@ -14,6 +14,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from uuid import uuid4
 
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.os_errors import os_reason
 
 _PDF = (
@@ -34,7 +35,7 @@ _HINTS = {
 }
 
 
-class SmtpRefused(Exception):
+class SmtpRefused(OrderflowError):
     """The mail system did not take the probe; the text says at which step, with what answer, and what to look at.
 
     `verdict` is the code of its answer to the mail itself, 0 where it did not come to that.

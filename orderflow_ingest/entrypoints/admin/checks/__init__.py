@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 from orderflow_ingest.app import App, open_app
 from orderflow_ingest.config import HANDLER_PREFIX, Settings, SettingsError, doubtful_lines, read_file, sets_nothing
+from orderflow_ingest.domain.errors import BackendUnavailable
 from orderflow_ingest.entrypoints.cli.run_as import as_owner
 from orderflow_ingest.observability.logs import place
 from orderflow_ingest.pipeline.hand_over import load_handler
 from orderflow_ingest.pipeline.retry import HandlerUnavailable
-from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import DatabaseUnavailable, recipients_path
 from orderflow_ingest.storage.queue import QueueUnavailable
 from orderflow_ingest.storage.resilience.circuit_breaker import organizations_away
@@ -74,10 +74,8 @@ def _opened(settings: Settings) -> App | Finding:
     """Open the parts; what cannot even be opened is a finding."""
     try:
         return open_app(settings, guarded=False)
-    except ArchiveUnavailable as error:
-        return Finding("archive", Level.TROUBLE, str(error))
-    except (QueueUnavailable, DatabaseUnavailable) as error:
-        return Finding("queue" if isinstance(error, QueueUnavailable) else "database", Level.TROUBLE, str(error))
+    except BackendUnavailable as error:
+        return Finding(error.backend, Level.TROUBLE, str(error))
 
 
 def _findings(part: str, said: Iterator[Said]) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from orderflow_ingest.app import App
 from orderflow_ingest.config import Settings
+from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.domain.sender_policy import Authenticator, check_sender
 from orderflow_ingest.entrypoints.admin.canary.smtp_probe import Probe, SmtpRefused, send
@@ -46,7 +47,7 @@ class _Sent:
     header: bytes | None = None
 
 
-class _Late(Exception):
+class _Late(OrderflowError):
     """A mail has not come in time; the text is Postfix's name for it."""
 
 
