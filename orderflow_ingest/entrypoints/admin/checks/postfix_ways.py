@@ -32,6 +32,7 @@ _MACROS = {
     "--client-address": "${client_address}",
     "--original-recipient": "${original_recipient}",
 }
+_FORMER_MODULE = "orderflow_ingest.deliver_cli"
 _IMPORTS_WHAT_DELIVERS = "import orderflow_ingest.pipeline.deliver, orderflow_ingest.app"
 
 
@@ -138,6 +139,11 @@ def _program(account: pwd.struct_passwd, argv: list[str]) -> Iterator[Said]:
         yield "TROUBLE", f"master.cf: orderflow: argv's -c does not import the package as {account.pw_name}: {code}"
     elif not runs_as(account, [*argv[: argv.index("-c")], "-c", code.replace("main()", _IMPORTS_WHAT_DELIVERS)]):
         yield "TROUBLE", f"{program}: without the service, {account.pw_name} cannot import what a delivery needs"
+    elif _FORMER_MODULE in code:
+        yield (
+            "WARNING",
+            f"master.cf: orderflow: argv's -c imports {_FORMER_MODULE}: a former name, print the line again",
+        )
 
 
 def _closed(program: Path, account: pwd.struct_passwd) -> str:

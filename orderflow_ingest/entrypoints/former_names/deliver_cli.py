@@ -1,0 +1,5 @@
+"""The former name of `entrypoints.pipe`, which stands in master.cf; it imports nothing more than that module."""
+
+from orderflow_ingest.entrypoints.pipe import main
+
+__all__ = ["main"]
