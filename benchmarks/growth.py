@@ -179,9 +179,9 @@ class Side:
                 for table in ("document", "skipped_part", "message_event"):
                     connection.execute(sa.text(f"DELETE FROM {table} {of_message}"), values)
                 connection.execute(sa.text("DELETE FROM inbound_message WHERE org_id = :org_id AND id = :id"), values)
-            held = sa.text("DELETE FROM message_conflict WHERE received_at > :now AND resolution IS NULL")
+            held = sa.text("DELETE FROM held_mail WHERE received_at > :now AND resolution IS NULL")
             connection.execute(held, {"now": self.now})
-            connection.exec_driver_sql("VACUUM inbound_message, document, message_conflict, message_event")
+            connection.exec_driver_sql("VACUUM inbound_message, document, held_mail, message_event")
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
@@ -286,7 +286,7 @@ def _conflicts(side: Side) -> Calls:
     for org_id, _, known in _each(side.identities):
         found = side.records.messages.find_identity(org_id, "EMAIL", known)
         assert found is not None
-        yield partial(side.records.conflicts.insert, found, side.new(org_id))
+        yield partial(side.records.held_mail.insert, found, side.new(org_id))
 
 
 def _found(choose: Callable[[Side, int], Filter]) -> Callable[[Side], Calls]:
@@ -359,8 +359,8 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     ),
     "status: documents": _same(lambda s: s.operator.documents.count_undone()),
     "status: documents of an organisation": _of_org(lambda s, org: s.operator.documents.count_undone(org)),
-    "status: conflicts": _same(lambda s: s.operator.conflicts.count_open()),
-    "status: conflicts of an organisation": _of_org(lambda s, org: s.operator.conflicts.count_open(org)),
+    "status: held mail": _same(lambda s: s.operator.held_mail.count_open()),
+    "status: held mail of an organisation": _of_org(lambda s, org: s.operator.held_mail.count_open(org)),
     "figures of an hour": _same(lambda s: s.operator.statistics.over(s.now - _HOUR, s.now, 120)),
     "figures of an organisation": _of_org(
         lambda s, org: s.operator.statistics.over(s.now - history.DAY, s.now, 3600, org)
@@ -395,14 +395,14 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     "find: a document that nobody has": _found(lambda s, n: Filter(document_words=f"none{n}")),
     "find: a Message-ID": _found(lambda s, n: Filter(message_id=_known_id(s, n))),
     "find: what is held": _same(
-        lambda s: s.operator.conflicts.find(Filter(words="purchase order", sender="@customer.example.com"), 50)
+        lambda s: s.operator.held_mail.find(Filter(words="purchase order", sender="@customer.example.com"), 50)
     ),
     "find: documents of a page": _same(lambda s: s.operator.overview.hand_overs(s.pages)),
     "show: the beginning of an id": _of_message(
         lambda s, org, id: s.operator.overview.ids_that_begin(org, id.hex[:8], 3)
     ),
-    "show: conflicts of a message": _of_message(lambda s, org, id: s.operator.conflicts.of_message(org, id)),
-    "show: a held mail of unknown organisation": _of_message(lambda s, _, id: s.operator.conflicts.of_id(id)),
+    "show: held mail of a message": _of_message(lambda s, org, id: s.operator.held_mail.of_message(org, id)),
+    "show: a held mail of unknown organisation": _of_message(lambda s, _, id: s.operator.held_mail.of_id(id)),
     "status: a day and a week": _same(lambda s: s.operator.overview.lately(s.now - history.DAY, s.now - _WEEK)),
     "status: a day and a week of an organisation": _of_org(
         lambda s, org: s.operator.overview.lately(s.now - history.DAY, s.now - _WEEK, org)
@@ -418,9 +418,9 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     "status: last errors of an organisation": _of_org(
         lambda s, org: s.operator.overview.last_errors(s.now - _WEEK, 10, org)
     ),
-    "status: what is held": _same(lambda s: s.operator.conflicts.count_open_by_reason()),
-    "held of this content": _of_org(lambda s, org: s.records.conflicts.alone(org, uuid4().hex * 2)),
-    "list: conflicts": _same(lambda s: s.operator.conflicts.open()),
+    "status: what is held": _same(lambda s: s.operator.held_mail.count_open_by_reason()),
+    "held of this content": _of_org(lambda s, org: s.records.held_mail.alone(org, uuid4().hex * 2)),
+    "list: held mail": _same(lambda s: s.operator.held_mail.open()),
     "a message": _of_message(lambda s, org, id: s.records.messages.get(org, id)),
     _BY_ORGANIZATIONS: _of_message(lambda s, _, id: s.operator.messages.select(Filter(ids=(id,)), 1)),
     "documents of a message": _of_message(lambda s, org, id: s.records.documents.of_message(org, id)),
@@ -430,7 +430,7 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     "record of two documents": _records,
     "to PARSED": _parsed,
     "hand-over of a document": _hand_overs,
-    "insert of a conflict": _conflicts,
+    "insert of a held mail": _conflicts,
 }
 _ON_DISK = "insert, on disk"
 

@@ -8,7 +8,7 @@ Rows are as wide as real ones (a Message-ID of 60 characters, a subject of 60, h
 order they came in; a message's organisation is drawn by lot, the first ones far more often than the last (of 2,000
 the first gets 8 %, half of them less than 0.03 % each); ids and Message-IDs are random, as they are in life, so that
 the trees of their indexes have been filled like in life. Every message has one or two documents, some a part that was
-passed over; a message in 500 has had a conflict.
+passed over; a message in 500 has had a mail that was held.
 
 The tables have to be there and empty. Foreign keys are not checked while rows are written, since they hold by the
 way the rows are made; this needs a superuser.
@@ -62,7 +62,7 @@ INSERT INTO skipped_part (org_id, inbound_message_id, part_path, declared_type, 
 SELECT org_id, id, '9', 'image/png', 800, 'small image' FROM inbound_message WHERE ascii(digest) % 5 = 0
 """)
 _CONFLICTS = sa.text("""
-INSERT INTO message_conflict (org_id, id, inbound_message_id, source_message_id, envelope_sender, envelope_recipient,
+INSERT INTO held_mail (org_id, id, inbound_message_id, source_message_id, envelope_sender, envelope_recipient,
   queue_id, client_address, from_email, subject, raw_key, digest, fingerprint, received_at, resolution)
 SELECT org_id, gen_random_uuid(), id, source_message_id, envelope_sender, envelope_recipient, queue_id, client_address,
   from_email, subject, raw_key, reverse(digest), digest, received_at,

@@ -16,15 +16,15 @@ from alembic.script import ScriptDirectory
 from orderflow_ingest.storage.database import schema
 from orderflow_ingest.storage.database.tables import (
     document,
+    held_mail,
     inbound_message,
-    message_conflict,
     message_event,
     metadata,
     skipped_part,
 )
 from orderflow_ingest.storage.package_files import package_directory
 
-TENANT_TABLES = (inbound_message, document, skipped_part, message_conflict, message_event)
+TENANT_TABLES = (inbound_message, document, skipped_part, held_mail, message_event)
 
 
 def build(engine: sa.Engine, parts: int) -> None:

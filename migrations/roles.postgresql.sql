@@ -67,7 +67,7 @@ GRANT SELECT ON @SCHEMA@.recipient TO orderflow_map;
 -- A delivery: finds its organisation, looks for the message's identity, adds the message or holds it. Of the rows it
 -- sees those of the organisations that its transaction names. It changes and deletes nothing.
 GRANT SELECT (id, slug, name, is_active, settings) ON @SCHEMA@.organization TO orderflow_deliver;
-GRANT SELECT, INSERT ON @SCHEMA@.inbound_message, @SCHEMA@.message_conflict TO orderflow_deliver;
+GRANT SELECT, INSERT ON @SCHEMA@.inbound_message, @SCHEMA@.held_mail TO orderflow_deliver;
 GRANT SELECT ON @SCHEMA@.alembic_version TO orderflow_deliver;
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_overdue_since() TO orderflow_deliver;
 
@@ -91,7 +91,7 @@ GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_overdue_since() TO orderflow_metric
 -- An operator: all tenants.
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON @SCHEMA@.organization, @SCHEMA@.inbound_message, @SCHEMA@.document, @SCHEMA@.skipped_part,
-        @SCHEMA@.message_conflict, @SCHEMA@.message_event, @SCHEMA@.operator_run
+        @SCHEMA@.held_mail, @SCHEMA@.message_event, @SCHEMA@.operator_run
     TO orderflow_operator;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA @SCHEMA@ TO orderflow_operator;
 -- A rebuild gives organisations their ids back, and moves on what gives the next one.
@@ -111,7 +111,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['inbound_message', 'document', 'skipped_part', 'message_conflict', 'message_event'] LOOP
+    FOREACH name IN ARRAY ARRAY['inbound_message', 'document', 'skipped_part', 'held_mail', 'message_event'] LOOP
         IF NOT EXISTS (
             SELECT FROM pg_policy WHERE polname = 'operator' AND polrelid = ('@SCHEMA@.' || name)::regclass
         ) THEN

@@ -177,7 +177,7 @@ class Sent:
 
         def came() -> bool:
             self.is_document = [row["subject"] for row in deployment.messages()]
-            conflicts = deployment.replay("conflicts", "--org", "strict", "--json").splitlines()
+            conflicts = deployment.replay("held", "--org", "strict", "--json").splitlines()
             self.held = [json.loads(line)["subject"] for line in conflicts]
             return len(self.is_document) + len(self.held) >= accepted
 

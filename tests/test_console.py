@@ -365,7 +365,7 @@ def every_url_of(parts: App, slug: str) -> list[str]:
         urls += [url, f"{url}/raw", f"{url}/source"]
         for document in parts.records.documents.of_message(org.id, message.id):
             urls += [f"{url}/documents/{document.id}{end}" for end in ("", "/preview", "/picture")]
-    for mail in parts.records.conflicts.open(org.id):
+    for mail in parts.records.held_mail.open(org.id):
         urls += [f"/held/{slug}/{mail.id}{end}" for end in ("", "/raw", "/source")]
     return [*urls, f"/?org={slug}"]
 
@@ -430,7 +430,7 @@ def test_who_may_not_change_is_not_offered_it_and_is_refused(room):
     page = looker.get(url).text
     assert "Replay" not in page and "read only" in page
     token = token_of(page)
-    held = room.parts.records.conflicts.open(message.org_id)[0]
+    held = room.parts.records.held_mail.open(message.org_id)[0]
     dead = room.parts.spool.dead()[0][0]
     for path in (f"{url}/replay", f"/held/acme/{held.id}/accept", f"/dead-letters/{dead}/deliver"):
         assert looker.post(path, data={"token": token, "why": "x"}).status_code == 403
@@ -629,14 +629,14 @@ def test_a_replay_leads_back_to_received_and_names_who_did_it(own):
 def test_a_held_mail_is_decided_once_with_a_reason_and_a_name(own, decision, kind):
     ben = as_user(own, "ben")
     acme = own.parts.records.organizations.find("acme").id
-    (mail,) = own.parts.records.conflicts.open(acme)
+    (mail,) = own.parts.records.held_mail.open(acme)
     url = f"/held/acme/{mail.id}"
     assert url in ben.get("/held").text
     page = ben.get(url).text
     assert "Known before" in page
     form = {"token": token_of(page), "why": "  "}
     assert ben.post(f"{url}/{decision}", data=form).location == f"{url}?done=reason"
-    assert "Say why" in ben.get(f"{url}?done=reason").text and own.parts.records.conflicts.count_open(acme) == 1
+    assert "Say why" in ben.get(f"{url}?done=reason").text and own.parts.records.held_mail.count_open(acme) == 1
     before = len(own.parts.records.messages.select(Filter(org_id=acme), 999))
     form["why"] = "asked the buyer,\nit is a new one"
     assert ben.post(f"{url}/{decision}", data=form).location == f"/held?done={decision}ed"
@@ -646,15 +646,15 @@ def test_a_held_mail_is_decided_once_with_a_reason_and_a_name(own, decision, kin
     after = len(own.parts.records.messages.select(Filter(org_id=acme), 999))
     assert after - before == (decision == "accept")
     assert ben.post(f"{url}/{decision}", data=form).status_code == 404
-    assert own.parts.records.conflicts.count_open(acme) == 0
+    assert own.parts.records.held_mail.count_open(acme) == 0
 
 
 def test_what_is_erased_is_neither_replayed_nor_accepted_nor_offered(own):
     anna, message = as_user(own, "anna"), message_of(own.parts, "acme", statuses=(Status.FAILED,))
     url, token = url_of(own.parts, message), token_of(anna.get("/").text)
-    (mail,) = own.parts.records.conflicts.open(message.org_id)
+    (mail,) = own.parts.records.held_mail.open(message.org_id)
     with own.parts.records.database.write(message.org_id) as connection:
-        for table in (tables.inbound_message, tables.message_conflict):
+        for table in (tables.inbound_message, tables.held_mail):
             connection.execute(table.update().values(erased_at=datetime.now(UTC)))
     page = anna.get(url).text
     assert "was erased on" in page and "Replay" not in page and ".eml" not in page

@@ -198,7 +198,7 @@ def test_a_failed_message_is_replayed_after_a_question(anna):
 
 
 def test_a_held_mail_is_accepted_with_a_reason(anna):
-    mail = next(one for one in anna.parts.records.conflicts.open() if one.inbound_message_id)
+    mail = next(one for one in anna.parts.records.held_mail.open() if one.inbound_message_id)
     go(anna, "/held")
     anna.browser.find_element(By.CSS_SELECTOR, f"a[href$='{mail.id}']").click()
     press(anna, "Accept")  # the browser does not send it without a reason
@@ -266,7 +266,7 @@ def address_of(desk, page: str) -> str:
     if page == "message":
         return of_message(desk, org_id=1, statuses=(Status.PARSED,), words="order")
     if page == "held mail":
-        held = desk.parts.records.conflicts.open()
+        held = desk.parts.records.held_mail.open()
         mail = next((one for one in held if one.inbound_message_id), held[0])
         return f"/held/{desk.parts.records.organizations.slug(mail.org_id)}/{mail.id}"
     if page == "table":

@@ -123,13 +123,13 @@ def test_a_message_id_that_comes_with_other_content_is_held_archived_and_visible
     first = post(parts, mail())
     held = post(parts, mail(body=b"13 widgets\n"))
     assert held == Delivery(Outcome.HELD, "acme", first.message_id)
-    (conflict,) = parts.records.conflicts.open()
+    (conflict,) = parts.records.held_mail.open()
     assert parts.archive.read(conflict.raw_key, conflict.digest) == mail(body=b"13 widgets\n")
     assert len(rows(parts)) == 1
     again = post(parts, b"Received: from c\n" + mail(body=b"13 widgets\n"))
     assert again.outcome is Outcome.DUPLICATE
     assert len(parts.archive.objects()) == 2
-    assert parts.records.conflicts.count_open() == 1
+    assert parts.records.held_mail.count_open() == 1
 
 
 def test_a_mail_sent_again_with_its_mime_header_mended_is_not_taken_for_the_broken_one(parts):
@@ -194,7 +194,7 @@ def test_who_loses_the_race_against_other_content_is_held(parts):
     parts.archive.put = put
     assert post(parts, mail()).outcome is Outcome.HELD
     assert len(parts.archive.objects()) == 2
-    assert parts.records.conflicts.count_open() == 1
+    assert parts.records.held_mail.count_open() == 1
 
 
 def test_a_queue_that_is_away_leaves_the_message_to_the_sweep(parts):
@@ -415,7 +415,7 @@ def test_deliveries_at_the_same_time_share_their_work_and_each_gets_its_own_end(
     assert sorted(end.name for end in ends[6:8]) == ["DELIVERED", "DUPLICATE"]
     assert set(ends[8:]) == {Outcome.DELIVERED}
     assert len(rows(parts)) == 14
-    assert len(parts.records.conflicts.open()) == 1
+    assert len(parts.records.held_mail.open()) == 1
     assert len(parts.queue.extractions) == 14
     assert len(parts.archive.objects()) == 15
 
@@ -431,14 +431,14 @@ def choose(parts: App, **settings: str) -> None:
 def test_mail_of_a_sender_that_is_not_allowed_is_held_archived_and_told_once(parts):
     choose(parts, allowed_senders="@other.example")
     held = post(parts, mail())
-    (conflict,) = parts.records.conflicts.open()
+    (conflict,) = parts.records.held_mail.open()
     assert held == Delivery(Outcome.HELD, "acme", conflict.id)
     assert (conflict.reason, conflict.inbound_message_id, rows(parts)) == (HoldReason.SENDER, None, [])
     assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
     assert parts.queue.extractions == []
     again = post(parts, b"Received: from b\n" + mail())
     assert again == held and parts.archive.objects() == [conflict.raw_key]
-    assert parts.records.conflicts.count_open() == 1
+    assert parts.records.held_mail.count_open() == 1
 
 
 def test_a_redelivery_of_held_mail_that_lost_the_race_leaves_no_orphan(parts):
@@ -452,7 +452,7 @@ def test_a_redelivery_of_held_mail_that_lost_the_race_leaves_no_orphan(parts):
 
     parts.archive.put = put
     late = post(parts, mail())
-    (conflict,) = parts.records.conflicts.open()
+    (conflict,) = parts.records.held_mail.open()
     assert late == Delivery(Outcome.HELD, "acme", conflict.id)
     assert parts.archive.objects() == [conflict.raw_key]
 
@@ -460,7 +460,7 @@ def test_a_redelivery_of_held_mail_that_lost_the_race_leaves_no_orphan(parts):
 def test_held_mail_that_was_accepted_is_a_duplicate_when_it_comes_again(parts):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
-    (conflict,) = parts.records.conflicts.open()
+    (conflict,) = parts.records.held_mail.open()
     assert replay.accept_held(conflict, parts, "me@here")
     (row,) = rows(parts)
     assert row.source_message_id == "<order-1@shop.example>"
@@ -474,19 +474,19 @@ def test_held_mail_that_was_accepted_is_a_duplicate_when_it_comes_again(parts):
 def test_held_mail_that_came_again_as_a_message_is_not_accepted_as_a_second_one(parts):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
-    (conflict,) = parts.records.conflicts.open()
+    (conflict,) = parts.records.held_mail.open()
     choose(parts, allowed_senders="")
     assert post(parts, b"Received: from c\n" + mail()).outcome is Outcome.DELIVERED
     with pytest.raises(IdentityTaken):
         replay.accept_held(conflict, parts, "me@here")
-    assert len(rows(parts)) == 1 and parts.records.conflicts.open() == [conflict]
+    assert len(rows(parts)) == 1 and parts.records.held_mail.open() == [conflict]
     assert replay.identity_of(conflict, parts) is None
 
 
 def test_the_first_decision_on_held_mail_stands_in_the_archive_too(parts):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
-    (conflict,) = parts.records.conflicts.open()
+    (conflict,) = parts.records.held_mail.open()
     assert replay.accept_held(conflict, parts, "ann@desk", "rang them")
     assert not replay.discard_held(conflict, parts, "bob@desk", "an old page")
     decision = read_decision(conflict.raw_key, parts.archive)
@@ -510,11 +510,11 @@ def test_mail_that_is_held_by_one_process_takes_no_object_from_another_that_reco
 def test_mail_that_passes_is_delivered_though_it_was_held_before_and_what_is_held_stays(parts, allowed):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
-    (conflict,) = parts.records.conflicts.open()
+    (conflict,) = parts.records.held_mail.open()
     choose(parts, allowed_senders=allowed)
     assert post(parts, b"Received: from b\n" + mail()).outcome is Outcome.DELIVERED
     assert post(parts, mail()).outcome is Outcome.DUPLICATE
-    assert parts.records.conflicts.open() == [conflict]
+    assert parts.records.held_mail.open() == [conflict]
     assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
     with pytest.raises(IdentityTaken):
         replay.accept_held(conflict, parts, "me@here")
@@ -526,7 +526,7 @@ def test_an_accepted_held_mail_whose_message_id_was_taken_meanwhile_is_a_message
     post(parts, mail())
     choose(parts, allowed_senders="")
     post(parts, mail(body=b"13 widgets\n"))
-    (conflict,) = parts.records.conflicts.open()
+    (conflict,) = parts.records.held_mail.open()
     assert replay.accept_held(conflict, parts, "me@here")
     assert len({row.source_message_id for row in rows(parts)}) == 2
 
@@ -538,28 +538,28 @@ def test_mail_of_an_allowed_sender_is_delivered(parts, raw):
 
 
 def test_where_conflicts_are_accepted_other_content_is_a_message_at_once_and_its_redelivery_a_duplicate(parts):
-    choose(parts, conflicts="accept")
+    choose(parts, reused_message_id="accept")
     post(parts, mail())
     other = mail(body=b"13 widgets\n")
     second = post(parts, other)
     assert second.outcome is Outcome.DELIVERED and len(parts.queue.extractions) == 2
     assert post(parts, b"Received: from b\n" + other) == Delivery(Outcome.DUPLICATE, "acme", second.message_id)
-    choose(parts, conflicts="hold")
+    choose(parts, reused_message_id="hold")
     assert post(parts, b"Received: from c\n" + other) == Delivery(Outcome.DUPLICATE, "acme", second.message_id)
     assert len(rows(parts)) == len(parts.archive.objects()) == 2
-    assert parts.records.conflicts.count_open() == 0
+    assert parts.records.held_mail.count_open() == 0
 
 
 def test_what_was_held_before_conflicts_were_accepted_is_held_still(parts):
     post(parts, mail())
     post(parts, mail(body=b"13 widgets\n"))
-    choose(parts, conflicts="accept")
+    choose(parts, reused_message_id="accept")
     assert post(parts, mail(body=b"13 widgets\n")).outcome is Outcome.DUPLICATE
-    assert (len(rows(parts)), parts.records.conflicts.count_open()) == (1, 1)
+    assert (len(rows(parts)), parts.records.held_mail.count_open()) == (1, 1)
 
 
 def test_who_loses_the_race_against_other_content_is_a_message_of_its_own_where_conflicts_are_accepted(parts):
-    choose(parts, conflicts="accept")
+    choose(parts, reused_message_id="accept")
     real = parts.archive.put
 
     def put(*arguments):
@@ -583,7 +583,7 @@ def test_mail_over_the_organisations_own_size_is_too_big_unless_it_is_known(part
 
 def test_settings_that_do_not_read_defer_mail(parts):
     with parts.records.database.write(NO_TENANT) as connection:
-        connection.execute(organization.update().values(settings={"conflicts": "whatever"}))
+        connection.execute(organization.update().values(settings={"reused_message_id": "whatever"}))
     assert post(parts, mail()).outcome is Outcome.MISCONFIGURED
     assert parts.archive.objects() == []
 

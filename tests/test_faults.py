@@ -100,7 +100,7 @@ def test_a_row_of_a_tenant_that_was_sent_nothing_is_a_leak():
     assert ("leaked", f"message {ID} was never sent to this tenant") in found(replace(WHOLE, rows=[ROW, other]))
 
 
-def test_a_conflict_that_is_nowhere_is_lost():
+def test_held_mail_that_is_nowhere_is_lost():
     ((kind, detail),) = found(WHOLE, (MAIL.digest, OTHER.digest))
     assert kind == "lost" and f"content {OTHER.digest[:12]}" in detail and "holds another content" in detail
 

@@ -32,7 +32,7 @@ ASKING = (
     ("orderflow-admin", "org", "add", "acme"),
     ("orderflow-admin", "org", "list"),
     ("orderflow-admin", "org", "show", "acme"),
-    ("orderflow-admin", "org", "set", "acme", "conflicts=hold"),
+    ("orderflow-admin", "org", "set", "acme", "reused_message_id=hold"),
     ("orderflow-admin", "org", "disable", "acme"),
     ("orderflow-admin", "org", "test", ACME),
     ("orderflow-admin", "find", "4711"),
@@ -43,7 +43,7 @@ ASKING = (
     ("orderflow-replay", "list"),
     ("orderflow-replay", "documents", "00000000-0000-4000-8000-000000000000"),
     ("orderflow-replay", "message", "--org", "acme", "--yes"),
-    ("orderflow-replay", "conflicts"),
+    ("orderflow-replay", "held"),
     ("orderflow-replay", "runs"),
 )
 STARTED = (("orderflow-console", "user", "add", "anna"), ("orderflow-metrics", "--once"))

@@ -36,7 +36,7 @@ PENDING, UNDONE = "ix_document_pending", "ix_document_failed"
 WORDS, DOCUMENT_WORDS = "ix_inbound_message_words", "ix_document_words"
 # How the policy of migration 0004 reads in a plan, which asks for the organisations once.
 POLICY = "org_id = ANY ($"
-OPEN, CONFLICT = "ix_message_conflict_open", "uq_message_conflict_org_id_inbound_message_id_fingerprint"
+OPEN, CONFLICT = "ix_held_mail_open", "uq_held_mail_org_id_inbound_message_id_fingerprint"
 # An organisation's own index is as good as that of the backlog or of the day: the planner may take either.
 EXPECTED = {
     "identity, unknown": {IDENTITY},
@@ -51,8 +51,8 @@ EXPECTED = {
     "status: messages of an organisation": {UNFINISHED, FAILED, BY_ORG, BY_TIME},
     "status: documents": {PENDING, UNDONE},
     "status: documents of an organisation": {PENDING, UNDONE, PART},
-    "status: conflicts": {OPEN},
-    "status: conflicts of an organisation": {OPEN},
+    "status: held mail": {OPEN},
+    "status: held mail of an organisation": {OPEN},
     "figures of an hour": {BY_TIME},
     "figures of an organisation": {BY_ORG, BY_TIME},
     "figures of an hour by organisation": {BY_TIME},
@@ -77,8 +77,8 @@ EXPECTED = {
     "find: what is held": {OPEN},
     "find: documents of a page": {PART},
     "show: the beginning of an id": {KEY},
-    "show: conflicts of a message": {CONFLICT},
-    "show: a held mail of unknown organisation": {"pk_message_conflict", "pk_organization"},
+    "show: held mail of a message": {CONFLICT},
+    "show: a held mail of unknown organisation": {"pk_held_mail", "pk_organization"},
     "status: a day and a week": {BY_TIME},
     "status: a day and a week of an organisation": {BY_ORG, BY_TIME},
     "status: each organisation": {UNFINISHED, FAILED, OPEN, PENDING, UNDONE, BY_TIME},
@@ -87,8 +87,8 @@ EXPECTED = {
     "status: last errors": {UNFINISHED, FAILED, PENDING, UNDONE},
     "status: last errors of an organisation": {UNFINISHED, FAILED, PENDING, UNDONE, BY_ORG, PART},
     "status: what is held": {OPEN},
-    "held of this content": {"uq_message_conflict_alone"},
-    "list: conflicts": {OPEN},
+    "held of this content": {"uq_held_mail_alone"},
+    "list: held mail": {OPEN},
     "a message": {KEY},
     "a message of unknown organisation": {KEY, "pk_organization"},
     "documents of a message": {PART},
@@ -98,7 +98,7 @@ EXPECTED = {
     "record of two documents": {KEY, PART, "pk_skipped_part"},
     "to PARSED": {KEY},
     "hand-over of a document": {DOCUMENT},
-    "insert of a conflict": set(),
+    "insert of a held mail": set(),
 }
 
 
@@ -119,7 +119,7 @@ def side(postgres):
     history.fill(side.owner, 60_000, ORGANIZATIONS, NOW)
     with side.owner.begin() as connection:
         connection.exec_driver_sql(
-            "INSERT INTO message_conflict (org_id, id, inbound_message_id, envelope_sender, envelope_recipient, "
+            "INSERT INTO held_mail (org_id, id, inbound_message_id, envelope_sender, envelope_recipient, "
             "queue_id, client_address, from_email, subject, raw_key, digest, fingerprint, received_at, resolution) "
             "SELECT org_id, gen_random_uuid(), id, '', '', '', '', '', '', raw_key, digest, fingerprint, received_at, "
             "'DISCARDED' FROM inbound_message"
@@ -129,7 +129,7 @@ def side(postgres):
         )
         connection.exec_driver_sql(f"UPDATE inbound_message SET status = 'PARSED' WHERE {ROWS}")
         connection.exec_driver_sql("UPDATE document SET handover = 'DONE' WHERE handover = 'PENDING'")
-        connection.exec_driver_sql("ANALYZE inbound_message, document, message_conflict")
+        connection.exec_driver_sql("ANALYZE inbound_message, document, held_mail")
         connection.exec_driver_sql(
             "UPDATE inbound_message m SET status = b.status FROM backlog b WHERE (m.org_id, m.id) = (b.org_id, b.id)"
         )
@@ -234,7 +234,7 @@ def test_what_is_measured_is_taken_out_again(side):
 
     side.clean()
     before = rows()
-    for what in ("insert", "record of two documents", "hand-over of a document", "insert of a conflict"):
+    for what in ("insert", "record of two documents", "hand-over of a document", "insert of a held mail"):
         next(MEASURES[what](side))()
     assert all(more > less for more, less in zip(rows()[:2], before[:2], strict=True))
     side.clean()
@@ -336,7 +336,7 @@ def test_a_message_lives_its_life_in_partitions(divided):
         known = messages.find_identity(org_id, "EMAIL", new.source_message_id)
         assert known is not None and known.id == new.id
         other = divided.new(org_id)
-        assert records.conflicts.insert(known, other) and not records.conflicts.insert(known, other)
+        assert records.held_mail.insert(known, other) and not records.held_mail.insert(known, other)
         assert (org_id, new.id) in messages.due(NOW, 100)
         attempt = messages.claim(org_id, new.id, "w", NOW, LEASE)
         assert attempt is not None and messages.claim(org_id, new.id, "w", NOW, LEASE) is None
@@ -348,13 +348,13 @@ def test_a_message_lives_its_life_in_partitions(divided):
         assert messages.finish(attempt, {}) and not messages.finish(attempt, {})
         handing = documents.claim(org_id, part.id, "w", NOW, LEASE)
         assert handing is not None and documents.finish(handing)
-        assert [c.id for c in records.conflicts.open(org_id)] == [other.id]
+        assert [c.id for c in records.held_mail.open(org_id)] == [other.id]
         found = messages.get(org_id, new.id)
         assert found is not None and found.status is Status.PARSED and found.updated_at > found.created_at
     assert messages.due(NOW, 100) == [] and messages.lag(NOW + LEASE) == 0
     assert operator.messages.count_by_status(NOW)[Status.PARSED] == len(operator.messages.select(Filter(), 100)) == 8
     assert operator.documents.count_undone() == {HandOver.PENDING: 0, HandOver.FAILED: 0}
-    assert operator.conflicts.count_open() == 8
+    assert operator.held_mail.count_open() == 8
 
 
 @pytest.mark.parametrize("table", [inbound_message, document], ids=lambda t: t.name)
@@ -367,7 +367,7 @@ def test_partitions_refuse_what_belongs_to_nobody(divided, table):
 def test_a_statement_of_one_organisation_asks_one_partition(divided):
     asked = [what for what in READS if what.endswith("of an organisation")]
     found = [growth.explained(divided, MEASURES[what](divided))[0].partition("\n\n")[2] for what in asked]
-    parts = [set(re.findall(r" on (?:inbound_message|document|message_conflict)_(\d) ", plan)) for plan in found]
+    parts = [set(re.findall(r" on (?:inbound_message|document|held_mail)_(\d) ", plan)) for plan in found]
     assert parts and all(len(numbers) == 1 for numbers in parts), "\n\n".join(found)
 
 

@@ -202,7 +202,7 @@ def test_what_came_by_mail_was_held_and_accepted_as_its_own_is_passed_over_too(p
     for raw in (order(1), changed):
         deliver(Envelope(f"orders+acme@{DOMAIN}", NOW), raw, parts)
     (files / "1.eml").write_bytes(changed)
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     assert became(take(parts, files)) == [Became.CAME_BY_MAIL], "while it is held"
     assert accept_held(held, parts, "jo@desk")
     assert became(take(parts, files)) == [Became.CAME_BY_MAIL]
@@ -225,7 +225,7 @@ def test_the_same_message_id_with_other_content_is_held(parts, files):
     (files / "2.eml").write_bytes(order(1) + b"other\n")
     assert became(take(parts, files)) == [Became.IMPORTED, Became.HELD]
     assert became(take(parts, files)) == [Became.THERE, Became.THERE]
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     assert held.raw_key == raw_key(1, held.digest, "UPLOAD", is_held=True)
 
 

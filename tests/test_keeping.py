@@ -25,8 +25,8 @@ from orderflow_ingest.pipeline.deliver import deliver_from_memory
 from orderflow_ingest.storage.database import ALL_TENANTS, Filter, NewMessage, Records, Run
 from orderflow_ingest.storage.database.tables import (
     document,
+    held_mail,
     inbound_message,
-    message_conflict,
     message_event,
     operator_run,
     organization,
@@ -139,7 +139,7 @@ def test_raw_mail_that_is_missing_is_told_and_its_row_stays(parts):
 def test_held_mail_that_is_missing_is_told(parts):
     delivered(parts, order(1))
     deliver(parts, order(1) + b"other content\n")
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     parts.archive.delete(held.raw_key)
     assert found(parts, MENDED) == [(Trouble.HELD_MISSING, "")]
 
@@ -232,7 +232,7 @@ def test_an_orphan_whose_identity_has_other_content_is_held(parts):
     delivered(parts, order(3))
     key = put_orphan(parts, order(3) + b"changed\n")
     assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "recorded, and held")]
-    assert [held.raw_key for held in parts.records.conflicts.open()] == [key]
+    assert [held.raw_key for held in parts.records.held_mail.open()] == [key]
     assert found(parts) == []
 
 
@@ -260,7 +260,7 @@ def test_an_orphan_is_no_copy_of_what_is_damaged(parts):
 def test_an_orphan_is_no_copy_of_held_mail_that_is_damaged(parts):
     change(parts, organization, settings={"allowed_senders": "@other.example"})
     assert deliver(parts, order(3)).outcome is Outcome.HELD
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     key = put_orphan(parts, b"Received: later\n" + order(3), is_held=True)
     rot(parts, held.raw_key)
     assert (Trouble.RAW_ORPHAN, "") in found(parts, MENDED) and key in objects(parts)
@@ -290,13 +290,13 @@ def test_an_orphan_is_a_copy_of_what_an_earlier_version_recorded(parts, nameless
     other = put_orphan(parts, b"Received: later\n" + raw.replace(b"12 widgets", b"13 widgets"))
     assert sorted(found(parts, MENDED), key=str)[0] == (Trouble.RAW_ORPHAN, "deleted")
     assert key not in objects(parts) and {message.raw_key, other} <= objects(parts)
-    assert parts.records.conflicts.count_open() == (not nameless) and found(parts) == []
+    assert parts.records.held_mail.count_open() == (not nameless) and found(parts) == []
 
 
 def test_an_orphan_that_is_the_only_copy_of_held_mail_stays(parts):
     change(parts, organization, settings={"allowed_senders": "@other.example"})
     assert deliver(parts, order(3)).outcome is Outcome.HELD
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     key = put_orphan(parts, b"Received: later\n" + order(3), is_held=True)
     kept = parts.archive.read(held.raw_key, held.digest)
     parts.archive.delete(held.raw_key)
@@ -313,7 +313,7 @@ def test_an_orphan_that_passed_the_policy_becomes_a_message_though_a_strangers_c
     key = put_orphan(parts, b"Received: later\n" + order(3))
     assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "recorded")]
     assert [message.raw_key for message in parts.records.messages.select(Filter(), 10)] == [key]
-    assert parts.records.conflicts.count_open() == 1 and found(parts) == []
+    assert parts.records.held_mail.count_open() == 1 and found(parts) == []
 
 
 def test_a_copy_that_a_row_comes_to_name_while_it_is_deleted_is_there_again(parts):
@@ -569,7 +569,7 @@ def test_what_somebody_may_still_need_stays(parts, state):
     gone = keep(parts)
     if state == "held":
         assert gone == {"raw": (2, 1), "documents": (4, 0)}
-        (held,) = parts.records.conflicts.open()
+        (held,) = parts.records.held_mail.open()
         assert held.raw_key in objects(parts) and held.erased_at is None
         return
     assert gone["raw"] == (0, 1) and gone["documents"][0] == 0
@@ -588,7 +588,7 @@ def test_a_message_that_is_replayed_meanwhile_keeps_its_objects(parts):
 def test_held_mail_that_is_accepted_while_the_rows_are_read_keeps_its_object(parts, monkeypatch):
     delivered(parts, order(1))
     deliver(parts, order(1) + b"other content\n", at=OLD)
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     iterate = type(parts.records.holdings).iterate
     kinds = []
 
@@ -695,7 +695,7 @@ def populated(parts):
 
 def everything_of(parts, org_id):
     """Give all that there is of an organisation: the number of its rows in each table, its objects."""
-    tables = (inbound_message, document, skipped_part, message_conflict, message_event)
+    tables = (inbound_message, document, skipped_part, held_mail, message_event)
     rows = [count(parts, table, org_id) for table in tables]
     return rows, {key for key in objects(parts) if key.startswith(f"org/{org_id}/")}
 
@@ -732,11 +732,11 @@ def test_a_sender_is_erased_and_what_others_sent_stays(parts):
     done = erased(parts, sender=SENDER)
     assert everything_of(parts, 2) == other
     (left,) = parts.records.messages.select(Filter(org_id=1), 9)
-    assert left.envelope_sender == "else@shop.example" and parts.records.conflicts.open(1) == []
+    assert left.envelope_sender == "else@shop.example" and parts.records.held_mail.open(1) == []
     assert everything_of(parts, 1)[1] == {left.raw_key, *(d.object_key for d in documents(parts, left))}
     assert (done.messages, done.held, done.spool_entries, done.dead_letters) == (2, 1, 1, 1)
     with parts.records.database.read(ALL_TENANTS) as connection:
-        for table in (inbound_message, message_conflict, message_event, operator_run):
+        for table in (inbound_message, held_mail, message_event, operator_run):
             of_acme = table.c.org_id == 1 if "org_id" in table.c else sa.true()
             assert SENDER not in str(connection.execute(sa.select(table).where(of_acme)).all())
     assert found(parts) == []
@@ -747,7 +747,7 @@ def test_one_message_is_erased_by_its_id_with_the_held_mail_that_it_was(parts):
 
     first = delivered(parts, order(1))
     deliver(parts, order(1) + b"other content\n")
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     assert accept_held(held, parts, ME)
     work(parts)
     (accepted,) = [m for m in parts.records.messages.select(Filter(), 9) if m.id != first.id]
@@ -761,7 +761,7 @@ def test_somebody_elses_held_mail_stays_held_when_what_it_clashes_with_is_erased
     delivered(parts, order(1))
     deliver(parts, order(1).replace(b"buyer@", b"else@"), sender="else@shop.example")
     erased(parts, sender=SENDER)
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     assert held.inbound_message_id is None and held.raw_key in objects(parts)
     assert found(parts) == []
 
@@ -806,7 +806,7 @@ def test_a_replay_does_not_lead_back_what_is_being_erased(parts):
 def test_held_mail_that_is_accepted_while_it_is_erased_is_told_as_left(parts):
     delivered(parts, order(1))
     deliver(parts, order(1) + b"other", sender="Other@x")
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     accept = lambda: replay.accept_held(held, parts, ME)  # noqa: E731
     done = at_line((erasure,), "for area in Area:", accept, lambda: erased(parts, sender=SENDER))
     assert (done.is_all, done.in_hand) == (False, 1)
@@ -835,7 +835,7 @@ def test_what_was_decided_on_held_mail_is_erased_too_even_after_a_retention(part
     delivered(parts, order(1), at=OLD)
     for name in (b"kept", b"gone"):
         deliver(parts, order(1) + name, at=OLD)
-    for held in parts.records.conflicts.open():
+    for held in parts.records.held_mail.open():
         assert replay.discard_held(held, parts, ME, "rang the sender")
     assert sum(key.endswith(".decision.json") for key in objects(parts)) == 2
     keep(parts, Rule(365, None))
@@ -863,6 +863,6 @@ def test_an_erasure_killed_at_any_line_and_run_again_ends_the_same(of, draw):
         assert [m.envelope_sender for m in left] == (["else@shop.example"] if of else []), point
         assert everything_of(parts, 2) == other, point
         kept = {key for m in left for key in (m.raw_key, *(d.object_key for d in documents(parts, m)))}
-        assert everything_of(parts, 1)[1] == kept and count(parts, message_conflict) == 0, point
+        assert everything_of(parts, 1)[1] == kept and count(parts, held_mail) == 0, point
         assert spooled(parts) == ((6, 6) if of else (4, 4))
         assert found(parts) == []

@@ -261,7 +261,7 @@ def test_operators_keep_and_erase_on_postgresql_and_s3_by_their_role(production,
         client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
     assert "the bucket keeps versions" in said
     assert list(parts.archive.iterate("org/2/")) == []
-    for table in ("inbound_message", "document", "skipped_part", "message_conflict", "message_event"):
+    for table in ("inbound_message", "document", "skipped_part", "held_mail", "message_event"):
         with tenants.connect("owner") as connection:
             assert connection.execute(f"SELECT count(*) FROM {table} WHERE org_id = 2").fetchone() == (0,), table
     assert {one.key for one in parts.archive.iterate("org/1/")} == acme

@@ -25,7 +25,7 @@ from orderflow_ingest.pipeline import extract, hand_over, retry
 from orderflow_ingest.storage.archive import FileArchive
 from orderflow_ingest.storage.database import Filter
 from orderflow_ingest.storage.database.documents import Documents
-from orderflow_ingest.storage.database.held_mail import Conflicts
+from orderflow_ingest.storage.database.held_mail import HeldMails
 from orderflow_ingest.storage.database.messages import Messages
 from orderflow_ingest.storage.envelope_header import encode_envelope
 from orderflow_ingest.storage.spool import Spool
@@ -53,8 +53,8 @@ FROM_MEMORY = (
     FileArchive._put_all,
     Messages._insert_all,
 )
-HELD = (delivery.deliver, delivery._hold, Conflicts.insert)
-STRAY = (delivery.deliver, delivery._hold, Conflicts.insert)
+HELD = (delivery.deliver, delivery._hold, HeldMails.insert)
+STRAY = (delivery.deliver, delivery._hold, HeldMails.insert)
 OWN = (delivery.deliver, delivery._record)
 LATE = (delivery._resolve_identity_race, delivery._delete_orphan_object, FileArchive.delete)
 EXTRACTION = (
@@ -155,7 +155,7 @@ def deliver_stray(settings: Settings) -> None:
 
 def deliver_own(settings: Settings) -> None:
     """Deliver the same Message-ID with other content where that is accepted: it is a message of its own."""
-    open_app(settings).records.organizations.change_settings("acme", {"conflicts": "accept"})
+    open_app(settings).records.organizations.change_settings("acme", {"reused_message_id": "accept"})
     deliver_other_content(settings)
 
 
@@ -225,13 +225,13 @@ def test_a_delivery_killed_at_any_line_and_run_again_is_one_message(settings, co
 
 
 @pytest.mark.parametrize(("code", "line"), reached(HELD, deliver, deliver_other_content))
-def test_a_conflict_killed_at_any_line_and_run_again_is_held_once(settings, code, line):
+def test_held_mail_killed_at_any_line_and_run_again_is_held_once(settings, code, line):
     deliver(settings)
     kill_at(code, line, lambda: deliver_other_content(settings))
     deliver_other_content(settings)
     parts = open_app(settings)
     list(delivery.drain(parts))
-    assert len(parts.records.messages.select(Filter(), 10)) == len(parts.records.conflicts.open()) == 1
+    assert len(parts.records.messages.select(Filter(), 10)) == len(parts.records.held_mail.open()) == 1
     assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
     assert parts.spool.entries() == []
 
@@ -242,20 +242,20 @@ def test_a_mail_of_a_stranger_killed_at_any_line_and_run_again_is_held_once(sett
     deliver_stray(settings)
     parts = open_app(settings)
     list(delivery.drain(parts))
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     assert FaultyArchive(settings.state_dir / "archive").objects() == [held.raw_key]
     assert parts.archive.read(held.raw_key, held.digest) == RAW
     assert parts.records.messages.select(Filter(), 10) == [] and parts.spool.entries() == []
 
 
 @pytest.mark.parametrize(("code", "line"), reached(OWN, deliver, deliver_own))
-def test_a_conflict_that_is_accepted_killed_at_any_line_and_run_again_is_one_more_message(settings, code, line):
+def test_held_mail_that_is_accepted_killed_at_any_line_and_run_again_is_one_more_message(settings, code, line):
     deliver(settings)
     kill_at(code, line, lambda: deliver_own(settings))
     deliver_own(settings)
     parts = open_app(settings)
     list(delivery.drain(parts))
-    assert len(parts.records.messages.select(Filter(), 10)) == 2 and parts.records.conflicts.open() == []
+    assert len(parts.records.messages.select(Filter(), 10)) == 2 and parts.records.held_mail.open() == []
     assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
     assert parts.spool.entries() == []
 

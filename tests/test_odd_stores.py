@@ -187,7 +187,7 @@ def rebuilt(parts, place):
     tally = Tally()
     for _ in rebuild([one.org for one in found], Choice(AT, "jo@desk"), parts, 0, tally):
         pass
-    rows = [*records.messages.select(Filter(), 9), *records.conflicts.open()]
+    rows = [*records.messages.select(Filter(), 9), *records.held_mail.open()]
     return {(row.subject, row.raw_key): row for row in rows}, tally
 
 
@@ -198,7 +198,7 @@ def test_a_rebuild_from_a_store_that_writes_names_in_its_own_way_makes_the_same_
         assert deliver(parts, order(1)) is Outcome.DELIVERED
         assert deliver(parts, mail(2), sender="") is Outcome.DELIVERED
         assert deliver(parts, order(1) + b"other") is Outcome.HELD
-        parts.records.organizations.change_settings("acme", {"conflicts": "accept"})
+        parts.records.organizations.change_settings("acme", {"reused_message_id": "accept"})
         assert deliver(parts, order(1) + b"third") is Outcome.DELIVERED
         write_organizations(parts.records, parts.archive)
         before = {row.raw_key: row for row in parts.records.messages.select(Filter(), 9)}
@@ -208,7 +208,7 @@ def test_a_rebuild_from_a_store_that_writes_names_in_its_own_way_makes_the_same_
         told = ("id", "envelope_sender", "queue_id", "received_at", "source_message_id", "traits", "client_address")
         for key, row in before.items():
             assert [getattr(after[key], name) for name in told] == [getattr(row, name) for name in told]
-        (held,) = parts.records.conflicts.open()
+        (held,) = parts.records.held_mail.open()
         assert held.envelope_sender == "bounces@esp.example"
         org = parts.records.organizations.find("acme")
         assert erase(Request(org, sender="bounces@esp.example"), parts, "jo@desk").messages == 2

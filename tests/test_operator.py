@@ -130,7 +130,7 @@ def _old_schema(deployment: Deployment) -> None:
         (lambda d: (d.state / "away" / "archive.7").touch(), "breaker", "found it away for 1 organisations, and defer"),
         (_remove("orderflow.db*"), "database", "run orderflow-admin init"),
         (_remove("queue.db*"), "queue", "run orderflow-admin init"),
-        (_old_schema, "schema", "version 0001, needed is 0012: run orderflow-admin init"),
+        (_old_schema, "schema", "version 0001, needed is 0013: run orderflow-admin init"),
         (lambda d: d.admin("org", "disable", "acme"), "organisations", "run orderflow-admin org add"),
         (_forget_recipients, "organisations", "differs from the table: run orderflow-admin init"),
         (lambda d: d.write_settings({"ARCHIVE_URL": "file:///proc/none"}), "archive", "file:///proc/none"),

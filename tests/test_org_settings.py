@@ -10,17 +10,17 @@ from .mails import mail, order
 
 def test_with_nothing_set_an_organisation_is_like_all_others():
     found = read_settings({})
-    assert (found.allowed_senders, found.document_types, found.accepts_conflicts) == ((), (), False)
+    assert (found.allowed_senders, found.document_types, found.accepts_reused_message_id) == ((), (), False)
     assert found.max_message_size is found.keep_raw_days is found.keep_documents_days is None
 
 
 def test_what_is_set_is_read_as_it_is_meant():
     stored = changed(
-        {}, {"allowed_senders": " @Shop.example,ann@other.example  @shop.example", "conflicts": "ACCEPT",
+        {}, {"allowed_senders": " @Shop.example,ann@other.example  @shop.example", "reused_message_id": "ACCEPT",
              "document_types": "application/PDF, image/*", "max_message_size": "1000", "keep_raw_days": " 30 "},
     )  # fmt: skip
     found = read_settings(stored)
-    assert found.allowed_senders == ("@shop.example", "ann@other.example") and found.accepts_conflicts
+    assert found.allowed_senders == ("@shop.example", "ann@other.example") and found.accepts_reused_message_id
     assert found.document_types == ("application/pdf", "image/*")
     assert (found.max_message_size, found.keep_raw_days, found.keep_documents_days) == (1000, 30, None)
 
@@ -29,7 +29,7 @@ def test_what_is_set_is_read_as_it_is_meant():
     ("key", "value"),
     [
         ("allowed_senders", "shop.example"), ("allowed_senders", "a@b@c"), ("allowed_senders", "x@"),
-        ("allowed_senders", "<a@b.example>"), ("conflicts", "maybe"), ("document_types", "pdf"),
+        ("allowed_senders", "<a@b.example>"), ("reused_message_id", "maybe"), ("document_types", "pdf"),
         ("document_types", "*/*"), ("document_types", "/pdf"), ("max_message_size", "0"),
         ("max_message_size", "1e6"), ("max_message_size", "-1"), ("keep_raw_days", "ever"),
         ("keep_documents_days", "²"), ("keep_raw_days", "36501"), ("keep_documents_days", "99999999"),
@@ -46,13 +46,24 @@ def test_a_value_that_cannot_be_meant_is_refused_by_its_key_and_never_told(key, 
 @pytest.mark.parametrize("value", [17, None, ["a@b.example"], {}, True])
 def test_a_value_of_another_kind_is_refused_too(value):
     with pytest.raises(OrgSettingsError):
-        read_settings({"conflicts": value})
+        read_settings({"reused_message_id": value})
+
+
+def test_a_key_that_an_earlier_version_stored_under_another_name_is_read_changed_and_taken_out():
+    assert read_settings({"conflicts": "accept"}).accepts_reused_message_id
+    assert not read_settings({"conflicts": "accept", "reused_message_id": "hold"}).accepts_reused_message_id
+    assert changed({"conflicts": "accept"}, {"keep_raw_days": "9"}) == {
+        "reused_message_id": "accept",
+        "keep_raw_days": 9,
+    }
+    assert changed({"conflicts": "accept"}, {"conflicts": "hold"}) == {"reused_message_id": "hold"}
+    assert changed({"conflicts": "accept"}, {"reused_message_id": ""}) == changed({}, {"conflicts": ""}) == {}
 
 
 def test_a_key_of_a_newer_version_is_ignored_and_kept_and_none_is_made_up():
-    stored = {"colour": {"of": "invoices"}, "conflicts": "accept"}
-    assert read_settings(stored).accepts_conflicts
-    assert changed(stored, {"conflicts": "", "keep_raw_days": "9"}) == {
+    stored = {"colour": {"of": "invoices"}, "reused_message_id": "accept"}
+    assert read_settings(stored).accepts_reused_message_id
+    assert changed(stored, {"reused_message_id": "", "keep_raw_days": "9"}) == {
         "colour": {"of": "invoices"},
         "keep_raw_days": 9,
     }

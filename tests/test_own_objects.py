@@ -22,7 +22,7 @@ from orderflow_ingest.pipeline import extract, hand_over, replay
 from orderflow_ingest.pipeline.deliver import deliver_from_memory
 from orderflow_ingest.storage.archive import ForeignObject, need_own, read_object
 from orderflow_ingest.storage.database import ALL_TENANTS, NO_TENANT, Database, Filter, Records, schema
-from orderflow_ingest.storage.database.tables import document, inbound_message, message_conflict
+from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message
 from orderflow_ingest.storage.package_files import package_directory
 from tests.lab.deployment import Deployment
 from tests.lab.process import scratch, wait_until
@@ -80,9 +80,9 @@ def crossed(parts):
     (mine,) = rows(parts, "acme")
     (text,) = parts.records.documents.of_message(2, theirs.id)
     held = parts.records.messages.get(1, mine.id)
-    assert parts.records.conflicts.insert(None, held, HoldReason.SENDER)
+    assert parts.records.held_mail.insert(None, held, HoldReason.SENDER)
     change(parts, inbound_message, raw_key=theirs.raw_key, digest=theirs.digest, status="RECEIVED")
-    change(parts, message_conflict, raw_key=theirs.raw_key, digest=theirs.digest)
+    change(parts, held_mail, raw_key=theirs.raw_key, digest=theirs.digest)
     change(parts, document, object_key=text.object_key, digest=text.digest, handover="PENDING")
     return parts
 
@@ -112,7 +112,7 @@ def test_no_program_reads_it(crossed, capsys, monkeypatch):
     extract.extract(1, mine.id, parts)
     for one in found:
         hand_over.hand_over(1, one.id, parts)
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     for call in (
         lambda: replay.accept_held(held, parts, "test", "why"),
         lambda: replay.discard_held(held, parts, "test", "why"),
@@ -181,7 +181,7 @@ def written(database, table, org_id, key):
         identity = {"source": "EMAIL", "source_message_id": str(uuid4()), "message_id_is_synthetic": False}
         values |= {**mail, **identity, "raw_key": key, "status": "PARSED", "size": 1}
         values["next_attempt_at"] = mail["received_at"]
-    elif table is message_conflict:
+    elif table is held_mail:
         values |= {**mail, "fingerprint": str(uuid4()), "raw_key": key}
     else:
         values |= {"object_key": key, "declared_type": "a/b", "size": 1, "part_path": str(uuid4())}
@@ -211,7 +211,7 @@ def test_the_database_refuses_a_row_with_another_tenants_key(records):
         records.organizations.add(slug, slug)
     own = {
         inbound_message: ("raw_key", [raw_key(1, "0" * 64), raw_key(1, "0" * 64, "UPLOAD")]),
-        message_conflict: ("raw_key", [raw_key(1, "0" * 64, is_held=True), raw_key(1, "1" * 64)]),
+        held_mail: ("raw_key", [raw_key(1, "0" * 64, is_held=True), raw_key(1, "1" * 64)]),
         document: ("object_key", [document_key(1, "0" * 64)]),
     }
     for table, (column, keys) in own.items():

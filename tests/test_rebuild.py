@@ -115,7 +115,7 @@ def work(parts: App) -> None:
 
 
 def conflict_of(parts: App, subject: str):
-    (found,) = [one for one in parts.records.conflicts.open() if one.subject == subject]
+    (found,) = [one for one in parts.records.held_mail.open() if one.subject == subject]
     return found
 
 
@@ -141,7 +141,7 @@ def fill(parts: App) -> None:
     assert deliver(parts, order(2) + b"other\n", way=Origin(UPLOAD)) is Outcome.HELD
     for subject in ("open", "accepted", "discarded"):
         assert deliver(parts, order(3) + subject.encode(), queue_id=subject) is Outcome.HELD
-    held = {one.queue_id: one for one in parts.records.conflicts.open(1)}
+    held = {one.queue_id: one for one in parts.records.held_mail.open(1)}
     assert replay.accept_held(held["accepted"], parts, "jo@desk", "rang them")
     assert replay.discard_held(held["discarded"], parts, "jo@desk")
     assert lose_a_race(parts, mail(20, b"the loser\n"), mail(20, b"the winner\n")) is Outcome.HELD
@@ -197,9 +197,9 @@ def test_every_row_comes_back_as_it_was_and_a_second_time_changes_nothing(parts)
     hold_for_its_sender(parts, mail(30))
     before = rows(parts)
     counts = {name: len(found) for name, found in before.items()}
-    assert counts["organization"] == 4 and counts["inbound_message"] == 13 and counts["message_conflict"] == 6
+    assert counts["organization"] == 4 and counts["inbound_message"] == 13 and counts["held_mail"] == 6
     assert counts["document"] > 12 and counts["skipped_part"] > 3
-    assert {row["resolution"] for row in before["message_conflict"]} == {None, "ACCEPTED", "DISCARDED"}
+    assert {row["resolution"] for row in before["held_mail"]} == {None, "ACCEPTED", "DISCARDED"}
     wipe(parts)
     tally = build(parts)
     assert rows(parts) == before
@@ -297,7 +297,7 @@ def test_a_mail_whose_metadata_is_damaged_comes_back_without_it(alone):
 def test_a_decision_that_cannot_be_archived_is_none(alone, monkeypatch):
     deliver(alone, order(1))
     deliver(alone, order(1) + b"other")
-    (held,) = alone.records.conflicts.open()
+    (held,) = alone.records.held_mail.open()
 
     def refuse(*_):
         raise ArchiveUnavailable("away")
@@ -306,7 +306,7 @@ def test_a_decision_that_cannot_be_archived_is_none(alone, monkeypatch):
     for decide in (replay.accept_held, replay.discard_held):
         with pytest.raises(ArchiveUnavailable):
             decide(held, alone, "jo@desk")
-    assert alone.records.conflicts.open() == [held] and len(alone.records.messages.select(Filter(), 9)) == 1
+    assert alone.records.held_mail.open() == [held] and len(alone.records.messages.select(Filter(), 9)) == 1
 
 
 def test_a_document_that_was_erased_comes_back_as_such_where_the_operator_says_so(alone):
@@ -377,7 +377,7 @@ def test_mail_of_an_earlier_version_comes_back_with_an_id_of_its_digest(alone):
         message_id(row["raw_key"]) for row in found["inbound_message"]
     }
     assert {row["subject"] for row in found["inbound_message"]} == {"Order 1", "Order 2"}
-    (held,) = found["message_conflict"]
+    (held,) = found["held_mail"]
     assert (held["subject"], held["resolution"], held["client_address"]) == ("Order 2", None, "192.0.2.9")
     before = found
     assert build(alone).came == {Presence.THERE: 3}
@@ -434,7 +434,7 @@ def test_two_organisations_never_get_mixed_up(alone):
 
 def test_a_held_mail_has_a_key_of_its_own_and_one_that_lost_a_race_leaves_none_as_a_message(alone):
     assert lose_a_race(alone, mail(1, b"loser\n"), mail(1, b"winner\n")) is Outcome.HELD
-    (conflict,) = alone.records.conflicts.open()
+    (conflict,) = alone.records.held_mail.open()
     (message,) = alone.records.messages.select(Filter(), 9)
     mails = [key for key in alone.archive.objects() if read_raw_key(key)]
     assert mails == sorted([message.raw_key, conflict.raw_key])
@@ -451,7 +451,7 @@ def test_a_race_of_the_same_mail_ends_with_the_row_that_the_archive_tells(alone)
 def test_the_first_decision_stands_in_the_archive_whoever_decides_later(alone):
     deliver(alone, order(1))
     deliver(alone, order(1) + b"other")
-    (held,) = alone.records.conflicts.open()
+    (held,) = alone.records.held_mail.open()
     assert replay.discard_held(held, alone, "jo@desk", "spam")
     assert read_decision(held.raw_key, alone.archive).why == "spam"
     assert not replay.accept_held(held, alone, "al@desk")

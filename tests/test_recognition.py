@@ -23,7 +23,7 @@ from orderflow_ingest.pipeline import replay
 from orderflow_ingest.pipeline.deliver import Delivery, deliver_from_memory
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import NO_TENANT, Filter, IdentityTaken
-from orderflow_ingest.storage.database.tables import inbound_message, message_conflict
+from orderflow_ingest.storage.database.tables import held_mail, inbound_message
 
 from .fakes import embedded
 from .mails import mail
@@ -64,7 +64,7 @@ def strict(parts) -> App:
 @pytest.mark.parametrize("results", ["", FAIL, PASS.replace("shop", "evil")])
 def test_a_mail_that_passes_is_delivered_though_a_strangers_copy_is_held_or_was_discarded(strict, decide, results):
     assert post(strict, mail(), results).outcome is Outcome.HELD
-    (copy,) = strict.records.conflicts.open()
+    (copy,) = strict.records.held_mail.open()
     if decide == "discard":
         assert replay.discard_held(copy, strict, "me@here", "not theirs")
     ended = post(strict, mail(), PASS, "Q2")
@@ -85,8 +85,8 @@ def test_a_stranger_is_told_the_same_whatever_the_organisation_has(strict):
     for raw in (known, other, mail(2)):
         assert post(strict, raw, FAIL, "Q2").outcome is Outcome.HELD
         assert post(strict, raw, FAIL, "Q3").outcome is Outcome.HELD
-    assert strict.records.conflicts.count_open() == 3
-    assert {one.inbound_message_id for one in strict.records.conflicts.open()} == {None}
+    assert strict.records.held_mail.count_open() == 3
+    assert {one.inbound_message_id for one in strict.records.held_mail.open()} == {None}
     assert rows(strict) == [row] and strict.archive.read(row.raw_key, row.digest)
     choose(strict, max_message_size=str(len(known)))
     assert post(strict, known, FAIL, "Q4").outcome is Outcome.TOO_BIG
@@ -97,7 +97,7 @@ def test_a_stranger_who_uses_a_message_id_first_takes_it_from_nobody(strict):
     assert post(strict, mail(), PASS, "Q2").outcome is Outcome.DELIVERED
     (row,) = rows(strict)
     assert row.source_message_id == "<order-1@shop.example>"
-    (copy,) = strict.records.conflicts.open()
+    (copy,) = strict.records.held_mail.open()
     assert replay.accept_held(copy, strict, "me@here")
     assert len(rows(strict)) == 2
 
@@ -107,7 +107,7 @@ def test_a_strangers_copy_that_is_a_message_is_the_order_and_the_senders_own_mai
     choose(parts, allowed_senders="@shop.example")
     assert post(parts, mail(), PASS, "Q2").outcome is Outcome.DUPLICATE
     assert post(parts, mail(2), FAIL, "Q3").outcome is Outcome.HELD
-    (copy,) = parts.records.conflicts.open()
+    (copy,) = parts.records.held_mail.open()
     assert replay.accept_held(copy, parts, "me@here")
     assert post(parts, mail(2), PASS, "Q4").outcome is Outcome.DUPLICATE
     assert len(rows(parts)) == 2
@@ -117,7 +117,7 @@ def test_content_of_a_stranger_under_a_message_id_that_he_had_before_the_policy_
     assert post(parts, mail(body=b"none at all\n")).outcome is Outcome.DELIVERED
     choose(parts, allowed_senders="@shop.example")
     assert post(parts, mail(), PASS, "Q2").outcome is Outcome.HELD
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     assert held.reason is HoldReason.IDENTITY and parts.archive.read(held.raw_key, held.digest).endswith(mail())
 
 
@@ -125,7 +125,7 @@ def test_content_of_a_stranger_under_a_message_id_that_he_had_before_the_policy_
 def test_a_strangers_copy_that_was_held_for_its_message_id_does_not_stand_for_the_senders_own_mail(parts, decide):
     post(parts, mail(body=b"other\n"))
     assert post(parts, mail()).outcome is Outcome.HELD
-    (copy,) = parts.records.conflicts.open()
+    (copy,) = parts.records.held_mail.open()
     if decide == "discard":
         replay.discard_held(copy, parts, "me@here")
     if decide == "erased":
@@ -140,7 +140,7 @@ def test_a_strangers_copy_that_was_held_for_its_message_id_does_not_stand_for_th
 def test_what_the_sender_himself_had_held_for_its_message_id_stays_held(strict):
     post(strict, mail(body=b"other\n"), PASS)
     assert post(strict, mail(), PASS, "Q2").outcome is Outcome.HELD
-    (held,) = strict.records.conflicts.open()
+    (held,) = strict.records.held_mail.open()
     assert post(strict, mail(), PASS, "Q3").outcome is Outcome.DUPLICATE
     replay.discard_held(held, strict, "me@here")
     assert post(strict, mail(), PASS, "Q4").outcome is Outcome.DUPLICATE
@@ -195,7 +195,7 @@ def make_former(parts: App, raw: bytes) -> None:
     new, former = message.fingerprint, message.former_fingerprint
     assert former
     with parts.records.database.write(NO_TENANT) as connection:
-        for table in (inbound_message, message_conflict):
+        for table in (inbound_message, held_mail):
             connection.execute(table.update().where(table.c.fingerprint == new).values(fingerprint=former))
             own = disambiguated_message_id("<order-1@shop.example>", new)
             changes = {
@@ -217,19 +217,19 @@ def test_what_an_earlier_version_recorded_is_a_duplicate_when_it_comes_again(par
 
 @pytest.mark.parametrize("policy", ["hold", "accept"])
 def test_what_an_earlier_version_held_or_accepted_is_known_too(parts, policy):
-    choose(parts, conflicts=policy)
+    choose(parts, reused_message_id=policy)
     post(parts, mail(body=b"other\n"))
     post(parts, ODD, "", "Q2")
     make_former(parts, ODD)
     assert post(parts, ODD, "", "Q3").outcome is Outcome.DUPLICATE
-    assert len(rows(parts)) + parts.records.conflicts.count_open() == len(parts.archive.objects()) == 2
+    assert len(rows(parts)) + parts.records.held_mail.count_open() == len(parts.archive.objects()) == 2
 
 
 def test_what_an_earlier_version_held_for_its_sender_is_held_once(strict):
     post(strict, ODD)
     make_former(strict, ODD)
     assert post(strict, ODD, "", "Q2").outcome is Outcome.HELD
-    assert strict.records.conflicts.count_open() == len(strict.archive.objects()) == 1
+    assert strict.records.held_mail.count_open() == len(strict.archive.objects()) == 1
 
 
 @pytest.mark.parametrize("is_former", [False, True])

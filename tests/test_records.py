@@ -43,15 +43,24 @@ from orderflow_ingest.storage.database import (
     NewDocument,
     NewMessage,
     OrganizationExists,
+    OrganizationRecord,
     Records,
     Run,
     SkippedPart,
+    count_backlog,
     recipients_path,
     schema,
     selection,
 )
 from orderflow_ingest.storage.database.sweeping import LASTS, SweepClaim
-from orderflow_ingest.storage.database.tables import document, inbound_message, message_conflict, metadata, organization
+from orderflow_ingest.storage.database.tables import (
+    UtcDateTime,
+    document,
+    held_mail,
+    inbound_message,
+    metadata,
+    organization,
+)
 from orderflow_ingest.storage.resilience import circuit_breaker, timeouts
 from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
 from tests.lab.postgres import Postgres
@@ -214,15 +223,19 @@ def written_before(database, message):
         connection.execute(inbound_message.insert().values(**known, status=Status.RECEIVED.value, next_attempt_at=NOW))
 
 
-def test_documents_of_the_version_before_are_read_and_replaced(server):
-    """Rows of schema 0001, and one that its program writes when 0002 is in place already."""
-    url = server.new()
-    database = Database(url, create=True)
+def at_version(database, version):
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
     with database.write(NO_TENANT) as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, version)
+
+
+def test_documents_of_the_version_before_are_read_and_replaced(server):
+    """Rows of schema 0001, and one that its program writes when 0002 is in place already."""
+    url = server.new()
+    database = Database(url, create=True)
+    at_version(database, "0001")
     records = Records(url)
     records.organizations.add("acme", "Acme")
     message = new()
@@ -257,6 +270,108 @@ def test_documents_of_the_version_before_are_read_and_replaced(server):
     database.close()
 
 
+_HELD_BEFORE = """
+INSERT INTO message_conflict (org_id, id, inbound_message_id, envelope_sender, envelope_recipient, queue_id,
+    client_address, from_email, subject, raw_key, digest, fingerprint, received_at, erased_at, resolution, reason,
+    source_message_id)
+VALUES (:org_id, :id, :owner, 'a@shop.example', 'b@here.example', 'Q', '192.0.2.1', 'a@shop.example', :subject,
+    :key, :digest, :digest, :now, :erased_at, :resolution, :reason, :source_message_id)
+"""
+_TYPES = (
+    sa.bindparam("id", type_=sa.Uuid), sa.bindparam("owner", type_=sa.Uuid), sa.bindparam("now", type_=UtcDateTime),
+    sa.bindparam("erased_at", type_=UtcDateTime),
+)  # fmt: skip
+
+
+def held_before(database, *states):
+    """Record held mail as the version before did; a state is what differs. Give the ids."""
+    usual = {"owner": None, "erased_at": None, "resolution": None, "reason": "SENDER", "source_message_id": "<1@x>"}
+    ids = [uuid4() for _ in states]
+    with database.write(NO_TENANT) as connection:
+        for id, state in zip(ids, states, strict=True):
+            org_id = state.get("org_id", 1)
+            known = {"id": id, "org_id": org_id, "key": f"org/{org_id}/raw/{id}.eml", "digest": id.hex * 2, "now": NOW}
+            connection.execute(sa.text(_HELD_BEFORE).bindparams(*_TYPES), {**usual, **known, **state})
+    return ids
+
+
+def test_held_mail_of_the_version_before_is_kept_in_every_state_and_decided_on_afterwards(server):
+    """Schema 0012 has it in a table of another name."""
+    url = server.new()
+    database = Database(url, create=True)
+    at_version(database, "0012")
+    records = Records(url)
+    for slug in ("acme", "bolt"):
+        records.organizations.add(slug, slug)
+    known = inserted(records)
+    clash, alone, accepted, discarded, erased, unnamed, of_bolt = held_before(
+        database,
+        {"subject": "clash", "owner": known.id, "reason": "IDENTITY"},
+        {"subject": "alone"},
+        {"subject": "accepted", "resolution": "ACCEPTED"},
+        {"subject": "discarded", "owner": known.id, "reason": "IDENTITY", "resolution": "DISCARDED"},
+        {"subject": "erased", "erased_at": NOW},
+        {"subject": "unnamed", "owner": known.id, "reason": "IDENTITY", "source_message_id": None},
+        {"subject": "bolt", "org_id": 2},
+    )
+    every = f"SELECT {', '.join(column.name for column in held_mail.columns)} FROM {{}} ORDER BY id"
+    with database.read(NO_TENANT) as connection:
+        before = connection.exec_driver_sql(every.format("message_conflict")).all()
+    for _ in range(2):
+        schema.upgrade(database)
+    with database.read(NO_TENANT) as connection:
+        assert connection.exec_driver_sql(every.format("held_mail")).all() == before and len(before) == 7
+    with pytest.raises(DatabaseUnavailable), database.read(NO_TENANT) as connection:  # a program of the version before
+        connection.exec_driver_sql(every.format("message_conflict"))
+    held = records.held_mail
+    assert {one.id for one in held.open(1)} == {clash, alone, erased, unnamed} and held.count_open(2) == 1
+    assert held.count_open_by_reason(1) == {HoldReason.IDENTITY: 2, HoldReason.SENDER: 2}
+    assert {one.id for one in held.of_message(1, known.id)} == {clash, discarded, unnamed}
+    assert held.resolution(1, accepted) == "ACCEPTED" and held.of_id(of_bolt, 1) == []
+    (gone,) = held.of_id(erased)
+    assert gone.erased_at == NOW and not held.insert(None, new(fingerprint=gone.fingerprint), HoldReason.SENDER)
+    (open_one,) = held.of_id(alone)
+    becomes = new(id=open_one.id, fingerprint=open_one.fingerprint, digest=open_one.digest)
+    assert held.resolve(open_one, becomes, NOW, told(EventKind.ACCEPTED, alone))
+    assert row(records, becomes).status is Status.RECEIVED and count_backlog(database).held_mail == {
+        "acme": 3,
+        "bolt": 1,
+    }
+    records.database.close()
+    database.close()
+
+
+def test_the_table_of_held_mail_keeps_who_may_do_what_and_sees_whose_rows_when_it_gets_its_name(postgres):
+    database, owner = of_version(postgres, "0012")
+    records = Records(f"postgresql://postgres@{database.name}")
+    for slug in ("acme", "bolt"):
+        records.organizations.add(slug, slug)
+    held_before(database, {"subject": "acme"}, {"subject": "bolt", "org_id": 2})
+    role = f"held_{uuid4().hex}"
+    with owner:
+        owner.execute(f"CREATE ROLE {role}")
+        owner.execute(f"GRANT SELECT ON message_conflict TO {role}")
+        owner.execute(f"GRANT EXECUTE ON FUNCTION orderflow_census() TO {role}")
+        owner.commit()
+        schema.upgrade(database)
+        owner.execute(f"SET ROLE {role}")
+        assert owner.execute("SELECT subject FROM held_mail").fetchall() == []
+        owner.execute("SET LOCAL orderflow.orgs = '2'")
+        assert owner.execute("SELECT subject FROM held_mail").fetchall() == [("bolt",)]
+        assert ("HELD", "acme", 1, None) in owner.execute("SELECT * FROM orderflow_census()").fetchall()
+        owner.rollback()
+        left = "SELECT name FROM (SELECT conname AS name FROM pg_constraint UNION SELECT relname FROM pg_class"
+        left += " UNION SELECT tgname FROM pg_trigger) AS names WHERE name LIKE '%message_conflict%'"
+        assert owner.execute(left).fetchall() == []
+    records.database.close()
+    database.close()
+
+
+def test_settings_that_the_version_before_wrote_into_the_archive_are_read(records):
+    assert records.restoring.add_organization(OrganizationRecord(9, "old", "Old", True, {"conflicts": "accept"}))
+    assert records.organizations.find("old").settings.accepts_reused_message_id
+
+
 def test_upgrading_again_changes_nothing(records):
     schema.upgrade(records.database)
     assert [org.slug for org in records.organizations.all()] == ["acme", "bolt"]
@@ -277,11 +392,7 @@ def test_a_schema_that_is_newer_than_the_program_is_left_alone(server):
 def of_version(postgres, version):
     """Give a PostgreSQL database with the tables of an earlier version, and a connection of its own to it."""
     database = Database(postgres.create_database(f"records_{uuid4().hex}"))
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
-    with database.write(NO_TENANT) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, version)
+    at_version(database, version)
     return database, psycopg.connect(postgres.conninfo(database.name.rpartition("/")[2]))
 
 
@@ -363,11 +474,11 @@ def test_processes_upgrade_a_new_database_at_once(server):
     assert schema.current_version(Database(url)) == schema.needed_version()
 
 
-@pytest.mark.parametrize("table", [organization, inbound_message, document, message_conflict], ids=lambda t: t.name)
+@pytest.mark.parametrize("table", [organization, inbound_message, document, held_mail], ids=lambda t: t.name)
 def test_updated_at_moves_whoever_writes(records, table):
     message = inserted(records)
     known = records.messages.find_identity(1, "EMAIL", message.source_message_id)
-    records.conflicts.insert(known, new(fingerprint="e" * 64))
+    records.held_mail.insert(known, new(fingerprint="e" * 64))
     assert records.documents.record(claimed(records, message), [part()], [], NOW, is_complete=True)
     column = next(c for c in table.c if c.name in ("name", "subject", "filename"))
     with records.database.write(ALL_TENANTS) as connection:
@@ -451,74 +562,74 @@ def test_a_known_identity_tells_its_message_and_every_content(records):
     assert records.messages.find_identity(1, "EMAIL", "<18>") is None
     known = records.messages.find_identity(1, "EMAIL", "<17>")
     assert (known.id, known.digests) == (first.id, {"f" * 64: "d" * 64})
-    assert records.conflicts.insert(known, new(fingerprint="e" * 64, digest="c" * 64))
+    assert records.held_mail.insert(known, new(fingerprint="e" * 64, digest="c" * 64))
     known = records.messages.find_identity(1, "EMAIL", "<17>")
     assert (known.id, known.digests) == (first.id, {"f" * 64: "d" * 64, "e" * 64: "c" * 64})
 
 
-def conflicting(records, **changes):
+def clashing(records, **changes):
     first = inserted(records, source_message_id=f"<{uuid4()}>", **changes)
     known = records.messages.find_identity(first.org_id, "EMAIL", first.source_message_id)
     later = new(fingerprint="e" * 64, subject="Order 17, later", **changes)
-    return known, later, records.conflicts.insert(known, later)
+    return known, later, records.held_mail.insert(known, later)
 
 
-def test_a_conflict_is_recorded_once_by_its_content(records):
-    known, later, was_new = conflicting(records)
-    assert was_new and not records.conflicts.insert(known, replace(later, id=uuid4()))
-    (found,) = records.conflicts.open()
+def test_held_mail_is_recorded_once_by_its_content(records):
+    known, later, was_new = clashing(records)
+    assert was_new and not records.held_mail.insert(known, replace(later, id=uuid4()))
+    (found,) = records.held_mail.open()
     assert (found.id, found.inbound_message_id, found.subject) == (later.id, known.id, "Order 17, later")
-    assert records.conflicts.count_open() == 1
+    assert records.held_mail.count_open() == 1
 
 
 def told(kind, id, **changes):
     return Event(1, id, kind, "me@here", NOW, **changes)
 
 
-def test_a_conflict_is_accepted_once_with_its_message(records):
-    _, later, _ = conflicting(records)
-    (found,) = records.conflicts.open()
+def test_held_mail_is_accepted_once_with_its_message(records):
+    _, later, _ = clashing(records)
+    (found,) = records.held_mail.open()
     accepted = replace(later, id=uuid4(), source_message_id="<17#e>")
     event = told(EventKind.ACCEPTED, found.id, details={"why": "they called"})
-    assert records.conflicts.resolve(found, accepted, NOW, event)
-    assert not records.conflicts.resolve(found, replace(accepted, id=uuid4()), NOW, event)
+    assert records.held_mail.resolve(found, accepted, NOW, event)
+    assert not records.held_mail.resolve(found, replace(accepted, id=uuid4()), NOW, event)
     assert records.events.of(1, found.id) == [event]
     assert records.events.of(1, accepted.id) == [replace(event, inbound_message_id=accepted.id)]
-    assert records.conflicts.open() == [] and records.conflicts.count_open() == 0
+    assert records.held_mail.open() == [] and records.held_mail.count_open() == 0
     assert row(records, accepted).status is Status.RECEIVED and records.messages.count(Filter()) == 2
 
 
 def test_a_discarded_conflict_makes_no_message(records):
-    conflicting(records)
-    (found,) = records.conflicts.open()
-    assert records.conflicts.resolve(found, None, NOW, told(EventKind.DISCARDED, found.id))
-    assert records.messages.count(Filter()) == 1 and records.conflicts.open() == []
+    clashing(records)
+    (found,) = records.held_mail.open()
+    assert records.held_mail.resolve(found, None, NOW, told(EventKind.DISCARDED, found.id))
+    assert records.messages.count(Filter()) == 1 and records.held_mail.open() == []
 
 
 def test_what_is_held_for_its_sender_clashes_with_nothing_and_is_held_once(records):
     later = new(fingerprint="e" * 64)
-    assert records.conflicts.insert(None, later, HoldReason.SENDER)
-    assert not records.conflicts.insert(None, replace(later, id=uuid4()), HoldReason.SENDER)
-    (found,) = records.conflicts.open()
+    assert records.held_mail.insert(None, later, HoldReason.SENDER)
+    assert not records.held_mail.insert(None, replace(later, id=uuid4()), HoldReason.SENDER)
+    (found,) = records.held_mail.open()
     assert (found.id, found.inbound_message_id, found.reason) == (later.id, None, HoldReason.SENDER)
 
 
 def test_held_mail_is_found_by_its_message_id_until_it_is_a_message(records):
-    _, clashing, _ = conflicting(records)
+    _, other, _ = clashing(records)
     alone = new(fingerprint="e" * 64, source_message_id="<alone@x>")
-    assert records.conflicts.insert(None, alone, HoldReason.SENDER)
+    assert records.held_mail.insert(None, alone, HoldReason.SENDER)
 
     def found(message_id, **chosen):
-        return [one.id for one in records.conflicts.find(Filter(message_id=message_id, **chosen), 9)]
+        return [one.id for one in records.held_mail.find(Filter(message_id=message_id, **chosen), 9)]
 
     assert found(alone.source_message_id) == found(alone.source_message_id, org_id=1) == [alone.id]
-    assert found(clashing.source_message_id) == [clashing.id] and found(alone.source_message_id, org_id=2) == []
-    assert [one.id for one in records.conflicts.that_begin(1, alone.id.hex[:9], 9)] == [alone.id]
-    (one, two) = sorted(records.conflicts.open(), key=lambda held: held.id == alone.id)
-    assert records.conflicts.resolve(two, None, NOW, told(EventKind.DISCARDED, two.id))
-    accepted = replace(clashing, id=uuid4(), source_message_id="<17#e>")
-    assert records.conflicts.resolve(one, accepted, NOW, told(EventKind.ACCEPTED, one.id))
-    assert found(alone.source_message_id) == [alone.id] and found(clashing.source_message_id) == []
+    assert found(other.source_message_id) == [other.id] and found(alone.source_message_id, org_id=2) == []
+    assert [one.id for one in records.held_mail.that_begin(1, alone.id.hex[:9], 9)] == [alone.id]
+    (one, two) = sorted(records.held_mail.open(), key=lambda held: held.id == alone.id)
+    assert records.held_mail.resolve(two, None, NOW, told(EventKind.DISCARDED, two.id))
+    accepted = replace(other, id=uuid4(), source_message_id="<17#e>")
+    assert records.held_mail.resolve(one, accepted, NOW, told(EventKind.ACCEPTED, one.id))
+    assert found(alone.source_message_id) == [alone.id] and found(other.source_message_id) == []
 
 
 def test_what_workers_have_in_hand_is_begun_anew_and_nothing_else_is_touched(records):
@@ -618,7 +729,7 @@ def test_what_came_lately_is_counted_by_status_of_a_day_and_of_a_week(records):
 
 def test_organisations_are_told_with_the_most_trouble_first(records):
     inserted(records, received_at=NOW - MINUTE)
-    conflicting(records, org_id=2)
+    clashing(records, org_id=2)
     failing = stored(records, [part(object_key="org/2/documents/a")], org_id=2)
     (one,) = records.documents.of_message(2, failing.id)
     records.documents.give_up(records.documents.claim(2, one.id, "w", NOW, LEASE), {"error": "X"})
@@ -668,16 +779,16 @@ def test_a_message_is_known_by_the_beginning_of_its_id_within_its_organisation(r
 
 
 def test_held_mail_is_found_by_its_id_its_message_and_its_content(records):
-    known, later, _ = conflicting(records)
+    known, later, _ = clashing(records)
     alone = new(fingerprint="a" * 64)
-    assert records.conflicts.insert(None, alone, HoldReason.SENDER)
-    assert [held.id for held in records.conflicts.of_message(1, known.id)] == [later.id]
-    assert records.conflicts.alone(1, "a" * 64).id == alone.id
-    assert records.conflicts.alone(1, "e" * 64) is records.conflicts.alone(2, "a" * 64) is None
-    assert [held.id for held in records.conflicts.of_id(alone.id)] == [alone.id]
-    assert records.conflicts.of_id(alone.id, 2) == []
-    assert records.conflicts.count_open_by_reason() == {HoldReason.IDENTITY: 1, HoldReason.SENDER: 1}
-    assert records.conflicts.count_open_by_reason(2) == {HoldReason.IDENTITY: 0, HoldReason.SENDER: 0}
+    assert records.held_mail.insert(None, alone, HoldReason.SENDER)
+    assert [held.id for held in records.held_mail.of_message(1, known.id)] == [later.id]
+    assert records.held_mail.alone(1, "a" * 64).id == alone.id
+    assert records.held_mail.alone(1, "e" * 64) is records.held_mail.alone(2, "a" * 64) is None
+    assert [held.id for held in records.held_mail.of_id(alone.id)] == [alone.id]
+    assert records.held_mail.of_id(alone.id, 2) == []
+    assert records.held_mail.count_open_by_reason() == {HoldReason.IDENTITY: 1, HoldReason.SENDER: 1}
+    assert records.held_mail.count_open_by_reason(2) == {HoldReason.IDENTITY: 0, HoldReason.SENDER: 0}
 
 
 def test_settings_are_changed_key_by_key_and_what_a_newer_version_wrote_stays(records):
@@ -685,22 +796,22 @@ def test_settings_are_changed_key_by_key_and_what_a_newer_version_wrote_stays(re
     with records.database.write(NO_TENANT) as connection:
         connection.execute(organization.update().values(settings={"colour": "red"}))
     assert organizations.find("acme").settings.max_message_size is None
-    assert organizations.change_settings("acme", {"max_message_size": "17", "conflicts": "accept"})
+    assert organizations.change_settings("acme", {"max_message_size": "17", "reused_message_id": "accept"})
     assert organizations.change_settings("acme", {"max_message_size": ""})
     found = organizations.find("acme")
-    assert found.stored == {"colour": "red", "conflicts": "accept"} and found.settings.accepts_conflicts
+    assert found.stored == {"colour": "red", "reused_message_id": "accept"} and found.settings.accepts_reused_message_id
     assert organizations.get(found.id) == found and organizations.get(99) is None
-    assert not organizations.change_settings("nope", {"conflicts": "hold"})
+    assert not organizations.change_settings("nope", {"reused_message_id": "hold"})
     with pytest.raises(OrgSettingsError):
-        organizations.change_settings("acme", {"conflicts": "maybe"})
-    assert not organizations.find("bolt").settings.accepts_conflicts
+        organizations.change_settings("acme", {"reused_message_id": "maybe"})
+    assert not organizations.find("bolt").settings.accepts_reused_message_id
 
 
 def test_two_who_change_settings_at_the_same_time_both_get_theirs(records):
-    changes = [{"max_message_size": "17"}, {"keep_raw_days": "9"}, {"conflicts": "accept"}] * 4
+    changes = [{"max_message_size": "17"}, {"keep_raw_days": "9"}, {"reused_message_id": "accept"}] * 4
     with ThreadPoolExecutor(6) as threads:
         assert all(threads.map(lambda change: records.organizations.change_settings("acme", change), changes))
-    assert set(records.organizations.find("acme").stored) == {"max_message_size", "keep_raw_days", "conflicts"}
+    assert set(records.organizations.find("acme").stored) == {"max_message_size", "keep_raw_days", "reused_message_id"}
 
 
 def test_common_words_and_rare_ones_find_the_same_whichever_end_is_begun_at(records, monkeypatch):
@@ -1357,13 +1468,13 @@ def test_a_document_that_is_taken_out_again_is_not_erased_any_more(records):
     assert found.erased_at is None
 
 
-def test_a_conflict_stays_open_where_its_message_cannot_be_recorded(records):
-    known, later, _ = conflicting(records)
-    (found,) = records.conflicts.open()
+def test_held_mail_stays_open_where_its_message_cannot_be_recorded(records):
+    known, later, _ = clashing(records)
+    (found,) = records.held_mail.open()
     taken = replace(later, id=uuid4(), source_message_id=row(records, replace(later, id=known.id)).source_message_id)
     with pytest.raises(IdentityTaken):
-        records.conflicts.resolve(found, taken, NOW, told(EventKind.ACCEPTED, found.id))
-    assert records.conflicts.open() == [found] and records.events.of(1, found.id) == []
+        records.held_mail.resolve(found, taken, NOW, told(EventKind.ACCEPTED, found.id))
+    assert records.held_mail.open() == [found] and records.events.of(1, found.id) == []
     assert records.messages.count(Filter()) == 1
 
 
@@ -1372,8 +1483,8 @@ def test_a_conflict_stays_open_where_its_message_cannot_be_recorded(records):
 
 def test_no_method_shows_or_changes_another_tenants_rows(records):
     """Everything that acme (1) has is asked for, and written to, as bolt (2)."""
-    messages, documents, conflicts = records.messages, records.documents, records.conflicts
-    known, _, _ = conflicting(records)
+    messages, documents, conflicts = records.messages, records.documents, records.held_mail
+    known, _, _ = clashing(records)
     (conflict,) = conflicts.open()
     mine = messages.get(1, known.id)
     attempt = claimed(records, mine)
@@ -1438,10 +1549,10 @@ def test_two_tenants_may_have_rows_of_the_same_ids(records):
     assert records.documents.of_message(2, id)[0].handover is HandOver.PENDING
 
 
-def test_a_conflict_cannot_be_of_another_tenants_message(records):
-    known, later, _ = conflicting(records)
+def test_held_mail_cannot_be_of_another_tenants_message(records):
+    known, later, _ = clashing(records)
     with pytest.raises(sa.exc.IntegrityError):
-        records.conflicts.insert(known, replace(later, org_id=2))
+        records.held_mail.insert(known, replace(later, org_id=2))
 
 
 # Texts

@@ -26,7 +26,7 @@ from orderflow_ingest.entrypoints.replay.selection import chosen, from_json, sel
 from orderflow_ingest.pipeline import extract, replay
 from orderflow_ingest.pipeline.deliver import deliver_from_memory
 from orderflow_ingest.storage.database import Filter, IdentityTaken, NewMessage, Records
-from orderflow_ingest.storage.database.tables import document, inbound_message, message_conflict
+from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.lab.process import scratch, wait_until
 
@@ -117,7 +117,7 @@ def test_what_is_no_time_is_said(quiet, text, said):
     ("arguments", "said"),
     [
         (("message", "--status", "parsed", "--rate", "nan"), "nan is no number"),
-        (("conflicts", "--accept", "--discard", "--org", "acme", "--all"), "say one of --accept and --discard"),
+        (("held", "--accept", "--discard", "--org", "acme", "--all"), "say one of --accept and --discard"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(quiet, arguments, said):
@@ -486,26 +486,25 @@ def test_a_damaged_dead_letter_is_told_and_does_not_keep_the_others_from_being_s
 # Held mail
 
 
-def test_a_conflict_is_shown_accepted_once_or_discarded(deployment):
+def test_held_mail_is_shown_accepted_once_or_discarded(deployment):
     for body in (b"12\n", b"13\n", b"14\n"):
         deployment.deliver(ACME, mail(20, body))
     count = len(deployment.messages())
-    first, second = rows(deployment.replay("conflicts", "--json"))
+    first, second = rows(deployment.replay("held", "--json"))
     assert first["reason"] == "IDENTITY"
-    (foreseen,) = rows(deployment.replay("conflicts", "--accept", "--dry-run", first["id"], "--json"))
+    (foreseen,) = rows(deployment.replay("held", "--accept", "--dry-run", first["id"], "--json"))
     assert foreseen["outcome"].startswith("accepted as <order-20@shop.example>#")
-    assert deployment.replay("conflicts", "--accept", first["id"]).strip() == "1 of 1 conflicts: accepted"
-    again = deployment.run("orderflow-replay", "conflicts", "--accept", first["id"])
-    assert again.stdout.strip() == "0 of 1 conflicts: accepted" and "not held" in again.stderr
-    said = deployment.replay("conflicts", "--discard", "--org", "acme", "--all", "--yes", "--why", "they called")
-    assert said.strip() == "1 of 1 conflicts: discarded"
-    assert rows(deployment.replay("conflicts", "--json")) == []
+    assert deployment.replay("held", "--accept", first["id"]).strip() == "1 of 1 held mails: accepted"
+    again = deployment.run("orderflow-replay", "held", "--accept", first["id"])
+    assert again.stdout.strip() == "0 of 1 held mails: accepted" and "not held" in again.stderr
+    said = deployment.replay("held", "--discard", "--org", "acme", "--all", "--yes", "--why", "they called")
+    assert said.strip() == "1 of 1 held mails: discarded"
+    assert rows(deployment.replay("conflicts", "--json")) == [], "the command's name in the version before"
+    assert "conflicts" not in deployment.replay("--help")
     found = deployment.wait_finished(count + 1)
     assert [row["subject"] for row in found].count("Order 20") == 2
-    assert failing(deployment, "orderflow-replay", "conflicts", "--accept").startswith("Error: --accept needs IDS")
-    assert failing(deployment, "orderflow-replay", "conflicts", "--org", "acme", "--all").startswith(
-        "Error: --all goes"
-    )
+    assert failing(deployment, "orderflow-replay", "held", "--accept").startswith("Error: --accept needs IDS")
+    assert failing(deployment, "orderflow-replay", "held", "--org", "acme", "--all").startswith("Error: --all goes")
     with closing(sqlite3.connect(deployment.state / "orderflow.db")) as database:
         events = database.execute("SELECT inbound_message_id, details FROM message_event WHERE kind = 'DISCARDED'")
         ((id, details),) = events.fetchall()
@@ -516,7 +515,7 @@ def held(parts, reason, *bodies):
     """Deliver mails of one Message-ID, and hold the last one for a reason."""
     envelope = Envelope(recipient=ACME, sender="a@b.example", received_at=NOW)
     ended = [deliver_from_memory(envelope, mail(1, body), parts) for body in bodies]
-    (conflict,) = parts.records.conflicts.open()
+    (conflict,) = parts.records.held_mail.open()
     assert ended[-1].outcome is Outcome.HELD
     return conflict if reason is HoldReason.IDENTITY else alone(parts, conflict)
 
@@ -524,8 +523,8 @@ def held(parts, reason, *bodies):
 def alone(parts, conflict):
     """Make it one that is held for its sender."""
     with parts.records.database.write(1) as connection:
-        connection.execute(message_conflict.update().values(reason="SENDER", inbound_message_id=None))
-    (found,) = parts.records.conflicts.open()
+        connection.execute(held_mail.update().values(reason="SENDER", inbound_message_id=None))
+    (found,) = parts.records.held_mail.open()
     return found
 
 
@@ -562,12 +561,12 @@ def test_what_is_held_stays_held_where_each_identity_is_taken(parts, reason):
     conflict = held(parts, reason, b"1\n", b"2\n")
     assert replay.accept_held(conflict, parts, "me@here")
     with parts.records.database.write(1) as connection:
-        connection.execute(message_conflict.update().values(resolution=None))
+        connection.execute(held_mail.update().values(resolution=None))
     before = (identities(parts), parts.records.events.of(1, conflict.id))
     assert replay.identity_of(conflict, parts) is None
     with pytest.raises(IdentityTaken):
         replay.accept_held(conflict, parts, "me@here")
-    assert parts.records.conflicts.open() == [conflict]
+    assert parts.records.held_mail.open() == [conflict]
     assert (identities(parts), parts.records.events.of(1, conflict.id)) == before
 
 
@@ -575,13 +574,13 @@ def test_what_is_held_and_erased_can_only_be_discarded(quiet):
     for body in (b"1\n", b"2\n"):
         quiet.deliver(ACME, mail(1, body))
     with closing(sqlite3.connect(quiet.state / "orderflow.db")) as database, database:
-        database.execute("UPDATE message_conflict SET erased_at = '2026-11-20 00:00:00'")
-    (held,) = rows(quiet.replay("conflicts", "--json"))
-    (foreseen,) = rows(quiet.replay("conflicts", "--accept", held["id"], "--dry-run", "--json"))
-    (ended,) = rows(quiet.replay("conflicts", "--accept", held["id"], "--json"))
+        database.execute("UPDATE held_mail SET erased_at = '2026-11-20 00:00:00'")
+    (held,) = rows(quiet.replay("held", "--json"))
+    (foreseen,) = rows(quiet.replay("held", "--accept", held["id"], "--dry-run", "--json"))
+    (ended,) = rows(quiet.replay("held", "--accept", held["id"], "--json"))
     assert foreseen["outcome"] == ended["outcome"] == "its mail is erased: it can only be discarded"
-    assert len(rows(quiet.replay("conflicts", "--json"))) == 1
-    (ended,) = rows(quiet.replay("conflicts", "--discard", held["id"], "--json"))
+    assert len(rows(quiet.replay("held", "--json"))) == 1
+    (ended,) = rows(quiet.replay("held", "--discard", held["id"], "--json"))
     assert ended["outcome"] == "discarded"
 
 
@@ -609,8 +608,8 @@ def test_an_operator_does_all_of_it_under_row_level_security(postgres, place):
             )
             assert (end["replayed"], end["outcome"]) == (1, "ENDED")
             deployment.wait_finished(1)
-        (held,) = rows(deployment.replay("conflicts", "--json"))
-        assert deployment.replay("conflicts", "--accept", held["id"]).strip() == "1 of 1 conflicts: accepted"
+        (held,) = rows(deployment.replay("held", "--json"))
+        assert deployment.replay("held", "--accept", held["id"]).strip() == "1 of 1 held mails: accepted"
         deployment.wait_finished(2)
     with psycopg.connect(under.tenants.url("owner").replace("+psycopg", "")) as connection:
         counts = dict(connection.execute("SELECT kind, count(*) FROM message_event GROUP BY kind").fetchall())

@@ -269,7 +269,7 @@ def post(parts, raw):
 @pytest.mark.parametrize("conflicts", ["hold", "accept"])
 @pytest.mark.parametrize("case", ["quoted-printable", "Content-Type", "charset", "parts"])
 def test_a_copy_that_a_gateway_has_changed_is_a_duplicate_whichever_comes_first(parts, case, conflicts):
-    parts.records.organizations.change_settings("acme", {"conflicts": conflicts})
+    parts.records.organizations.change_settings("acme", {"reused_message_id": conflicts})
     first, second = SAME[case]
     for one, two in ((first, second), (renumbered(second), renumbered(first))):
         delivered = post(parts, one)
@@ -277,7 +277,7 @@ def test_a_copy_that_a_gateway_has_changed_is_a_duplicate_whichever_comes_first(
         again = post(parts, two)
         assert (again.outcome, again.message_id) == (Outcome.DUPLICATE, delivered.message_id)
     assert len(parts.records.messages.select(Filter(), 9)) == 2 == len(parts.archive.objects())
-    assert parts.records.conflicts.count_open() == 0
+    assert parts.records.held_mail.count_open() == 0
 
 
 def renumbered(raw):
@@ -302,7 +302,7 @@ def test_what_differs_is_kept_with_a_mail_that_is_held_and_shown(parts):
     post(parts, mixed())
     ended = post(parts, mixed(PDF + b"x"))
     assert (ended.outcome, ended.reason) == (Outcome.HELD, "part 2: its content differs")
-    (held,) = parts.records.conflicts.open()
+    (held,) = parts.records.held_mail.open()
     assert held.reason is HoldReason.IDENTITY
     assert parts.archive.describe(held.raw_key).metadata["why"] == tell_held(held, parts).difference == ended.reason
     assert post(parts, mixed(PDF + b"x", encodings=("base64",) * 3)).outcome is Outcome.DUPLICATE, "of the held one"
@@ -331,7 +331,7 @@ def test_many_mails_of_one_message_id_cost_three_readings_each_at_most(parts):
     reads.clear()
     post(parts, written("other", head=HEAD.replace("Order 1", "Order 2")))
     assert reads == [], "another Subject is seen on the row"
-    assert ACME in parts.records.conflicts.open()[0].envelope_recipient
+    assert ACME in parts.records.held_mail.open()[0].envelope_recipient
 
 
 class Sink:

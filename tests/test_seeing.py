@@ -273,7 +273,7 @@ def test_where_the_archive_has_lost_a_mail_the_rest_of_its_story_is_told(seen):
 def test_status_tells_a_day_a_week_what_is_held_and_by_organisation(seen):
     told = status_of(seen)
     assert (told["messages received, last 24 h"], told["messages PARSED, last 7 days"]) == (3, 3)
-    assert (told["conflicts held"], told["held: IDENTITY"], told["held: SENDER"]) == (1, 1, 0)
+    assert (told["held mail"], told["held: IDENTITY"], told["held: SENDER"]) == (1, 1, 0)
     assert told["last errors"] == [] and told["messages FAILED"] == 0
     of_orgs = {row["org"]: row for row in rows(admin(seen, "status", "--by-org", "--json"))}
     assert [(of_orgs[slug]["held"], of_orgs[slug]["last_24_h"]) for slug in ("acme", "beta")] == [(1, 2), (0, 1)]
@@ -298,7 +298,7 @@ def test_what_is_held_for_its_sender_is_found_by_its_message_id(quiet):
     """Where is my order? It has been taken, and waits for somebody to decide."""
     admin(quiet, "org", "set", "acme", "allowed_senders=@other.example")
     assert quiet.deliver(ACME, mail(1)) is quiet.deliver(ACME, mail(2)) is Outcome.HELD
-    one, two = sorted(quiet.parts.records.conflicts.open(), key=lambda held: held.source_message_id)
+    one, two = sorted(quiet.parts.records.held_mail.open(), key=lambda held: held.source_message_id)
     name = one.source_message_id
     for asked in (name, name.strip("<>")):
         (told,) = rows(admin(quiet, "find", "--message-id", asked, "--json"))
@@ -325,14 +325,15 @@ def test_settings_of_an_organisation_are_set_shown_heeded_and_taken_back(quiet):
     )
     shown = {row["setting"]: row for row in rows(admin(quiet, "org", "show", "acme", "--json"))}
     assert (shown["allowed_senders"]["value"], shown["allowed_senders"]["set"]) == ("@other.example", True)
-    assert (shown["conflicts"]["value"], shown["conflicts"]["set"]) == ("hold", False)
+    assert (shown["reused_message_id"]["value"], shown["reused_message_id"]["set"]) == ("hold", False)
     assert "allowed_senders=@other.example" in admin(quiet, "org", "list")
     assert quiet.deliver(ACME, mail(1)) is Outcome.HELD
     assert status_of(quiet)["held: SENDER"] == 1
     assert quiet.deliver(ACME, mail(2, b"x" * 100000)) is Outcome.TOO_BIG
-    both = admin(quiet, "org", "set", "ACME", "allowed_senders=", "conflicts=hold", "max_message_size= ")
-    assert both.strip() == "acme: conflicts set; allowed_senders, max_message_size as for everybody"
-    assert admin(quiet, "org", "unset", "acme", "conflicts").strip() == "acme: conflicts as for everybody"
+    both = admin(quiet, "org", "set", "ACME", "allowed_senders=", "reused_message_id=hold", "max_message_size= ")
+    assert both.strip() == "acme: reused_message_id set; allowed_senders, max_message_size as for everybody"
+    unset = admin(quiet, "org", "unset", "acme", "conflicts")  # its name in the version before
+    assert unset.strip() == "acme: reused_message_id as for everybody"
     time.sleep(1.1)  # for as long settings are remembered
     assert quiet.deliver(ACME, mail(2, b"x" * 100000)) is Outcome.DELIVERED
 
@@ -341,9 +342,9 @@ def test_settings_of_an_organisation_are_set_shown_heeded_and_taken_back(quiet):
     ("arguments", "said"),
     [
         (("set", "acme", "colour=red"), "Error: no setting is named colour; there are "),
-        (("set", "acme", "conflicts=maybe"), "Error: conflicts must be hold or accept"),
-        (("set", "acme", "conflicts"), "Error: conflicts is not of the form KEY=VALUE"),
-        (("set", "nope", "conflicts=hold"), "Error: no organisation is named nope"),
+        (("set", "acme", "reused_message_id=maybe"), "Error: reused_message_id must be hold or accept"),
+        (("set", "acme", "reused_message_id"), "Error: reused_message_id is not of the form KEY=VALUE"),
+        (("set", "nope", "reused_message_id=hold"), "Error: no organisation is named nope"),
         (("show", "nope"), "Error: no organisation is named nope"),
         (("test", ACME, "/no/file"), "Error: Invalid value for '[FILE]'"),
     ],
@@ -377,14 +378,14 @@ def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place
     told = told_of(quiet, ACME, file)
     assert told["sender"] == "held: From is not among allowed_senders" and told["outcome"].startswith("HELD (SENDER)")
     assert told["part 2"].startswith("passed over, not accepted: application/pdf")
-    assert quiet.parts.records.messages.select(Filter(), 1) == [] and status_of(quiet)["conflicts held"] == 0
+    assert quiet.parts.records.messages.select(Filter(), 1) == [] and status_of(quiet)["held mail"] == 0
     assert not list((quiet.state / "archive").rglob("*.eml"))
     admin(quiet, "org", "unset", "acme", "allowed_senders")
     quiet.deliver(ACME, TOLD)
     assert outcome(ACME, file) == "DUPLICATE"
     (place / "a.eml").write_bytes(TOLD + b"more\n")
     assert outcome(ACME, file) == "HELD (IDENTITY)"
-    admin(quiet, "org", "set", "acme", "conflicts=accept")
+    admin(quiet, "org", "set", "acme", "reused_message_id=accept")
     assert outcome(ACME, file) == "DELIVERED"
     admin(quiet, "org", "disable", "acme")
     assert outcome(ACME, file) == "ORG_DISABLED"

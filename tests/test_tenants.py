@@ -36,8 +36,8 @@ from orderflow_ingest.storage.database.backlog import CENSUS
 from orderflow_ingest.storage.database.sweeping import SweepClaim
 from orderflow_ingest.storage.database.tables import (
     document,
+    held_mail,
     inbound_message,
-    message_conflict,
     message_event,
     organization,
     skipped_part,
@@ -50,7 +50,7 @@ from .mails import mail, order
 from .test_records import LEASE, NOW, claimed, inserted, new, of_version, part
 
 GROUPS = ("map", "deliver", "worker", "metrics", "operator")
-TABLES = (inbound_message, document, skipped_part, message_conflict, message_event)
+TABLES = (inbound_message, document, skipped_part, held_mail, message_event)
 
 
 class Tenants:
@@ -114,7 +114,7 @@ def tenants(postgres, deployment):
 def add_rows(records, org_id):
     message = inserted(records, org_id=org_id, source_message_id=f"<first-{org_id}>", subject=f"of {org_id}")
     known = records.messages.find_identity(org_id, "EMAIL", message.source_message_id)
-    assert records.conflicts.insert(known, new(org_id=org_id, fingerprint="e" * 64))
+    assert records.held_mail.insert(known, new(org_id=org_id, fingerprint="e" * 64))
     skipped = SkippedPart("3", None, "text/calendar", None, 1, "calendar", [])
     attempt = claimed(records, message)
     assert records.documents.record(
@@ -293,7 +293,7 @@ def test_an_identity_is_found_by_its_index_by_a_bound_role_too(records, tenants)
         "SELECT * FROM skipped_part",
         "UPDATE inbound_message SET status = 'PARSED'",
         "DELETE FROM inbound_message",
-        "DELETE FROM message_conflict",
+        "DELETE FROM held_mail",
         "TRUNCATE inbound_message",
         "SELECT name, created_at FROM organization",
         "INSERT INTO organization (slug, name) VALUES ('evil', 'Evil')",
@@ -342,7 +342,7 @@ def test_row_security_cannot_be_switched_off(tenants):
         "DELETE FROM inbound_message",
         "INSERT INTO organization (slug, name) VALUES ('evil', 'Evil')",
         "SELECT created_at FROM organization",
-        "UPDATE message_conflict SET resolution = 'DISCARDED'",
+        "UPDATE held_mail SET resolution = 'DISCARDED'",
         "ALTER TABLE document DISABLE ROW LEVEL SECURITY",
         "SET ROLE orderflow_operator",
         "SELECT rolpassword FROM pg_authid",
@@ -494,8 +494,8 @@ def test_a_bound_role_that_asks_about_every_tenant_is_refused_not_told_that_ther
         lambda: records.messages.count(Filter()),
         lambda: records.messages.select(Filter(), 10),
         lambda: records.messages.count_by_status(NOW),
-        lambda: records.conflicts.count_open(),
-        lambda: records.conflicts.open(),
+        lambda: records.held_mail.count_open(),
+        lambda: records.held_mail.open(),
     ):
         with pytest.raises(DatabaseUnavailable, match="orderflow-admin roles"):
             ask()
@@ -506,7 +506,7 @@ def test_an_operator_sees_all(records):
     assert {message.org_id for message in records.messages.select(Filter(), 10)} == {1, 2}
     assert records.messages.count_by_status(NOW)[Status.STORED] == 2
     assert records.documents.count_undone()[HandOver.PENDING] == 2
-    assert {conflict.org_id for conflict in records.conflicts.open()} == {1, 2}
+    assert {conflict.org_id for conflict in records.held_mail.open()} == {1, 2}
     assert len(records.messages.due(NOW + LEASE, 10)) == 2
     with records.database.read(ALL_TENANTS) as connection:
         assert all(orgs_seen(connection, table) == {1, 2} for table in TABLES)
@@ -558,13 +558,13 @@ def test_monitoring_is_told_numbers_of_all_tenants(records, tenants):
         owner.execute("UPDATE document SET handover = 'FAILED' WHERE org_id = 2")
         held = dict(
             owner.execute(
-                "SELECT o.slug, count(*) FROM message_conflict c JOIN organization o ON o.id = c.org_id "
+                "SELECT o.slug, count(*) FROM held_mail c JOIN organization o ON o.id = c.org_id "
                 "WHERE resolution IS NULL GROUP BY o.slug"
             ).fetchall()
         )
         rows = owner.execute("SELECT count(*) FROM inbound_message WHERE status IN ('RECEIVED', 'STORED')").fetchone()
     found = count_backlog(records.database)
-    assert (sum(found.unfinished.values()), found.conflicts) == (rows[0], held) and rows[0] > 0 and held
+    assert (sum(found.unfinished.values()), found.held_mail) == (rows[0], held) and rows[0] > 0 and held
     assert found.failed_documents == {"bolt": 1}
     assert found.oldest_unfinished is not None
     assert records.messages.lag(datetime.now(UTC)) > 0
@@ -755,7 +755,7 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     stray = Envelope(recipient=f"orders+bolt@{DOMAIN}", sender="a@b.example", received_at=NOW)
     ended += [deliver_from_memory(stray, raw, delivering) for raw in (order(78), b"Received: late\n" + order(78))]
     assert [e.outcome for e in ended[3:]] == [Outcome.HELD, Outcome.HELD]
-    assert operating.records.conflicts.of_id(ended[3].message_id)[0].reason is HoldReason.SENDER
+    assert operating.records.held_mail.of_id(ended[3].message_id)[0].reason is HoldReason.SENDER
     assert operating.records.organizations.change_settings("acme", {"document_types": "image/*"})
     working.queue.huey.flush()
     assert wait_until(lambda: (1, id) in working.records.messages.due(datetime.now(UTC), 100), 60)
@@ -773,7 +773,7 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     assert working.records.messages.get(1, id).status is Status.PARSED
     assert {d.handover for d in working.records.documents.of_message(1, id)} == {HandOver.DONE} and documents
     assert replay.replay_message(operating.records.messages.get(1, id), operating, "me@here")
-    (held,) = [c for c in operating.records.conflicts.open(1) if c.inbound_message_id == id]
+    (held,) = [c for c in operating.records.held_mail.open(1) if c.inbound_message_id == id]
     assert replay.accept_held(held, operating, "me@here")
     extract.extract(1, id, working)
     failing = working.records.documents.claim(1, documents[0].id, "w", datetime.now(UTC), timedelta(0))

@@ -258,7 +258,7 @@ class Plant:
             ours,
         )
         held = self.sql(
-            """SELECT c.inbound_message_id, c.digest, c.raw_key FROM message_conflict c
+            """SELECT c.inbound_message_id, c.digest, c.raw_key FROM held_mail c
                JOIN inbound_message m ON m.org_id = c.org_id AND m.id = c.inbound_message_id
                WHERE m.source_message_id LIKE %s""",
             ours,

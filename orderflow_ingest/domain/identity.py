@@ -12,9 +12,9 @@ What a redelivery may change does not count: how a field is folded, blanks outsi
 whether the whole mail has LF or CR LF for its line ends (Postfix gives it with LF; a file may have either). All else is
 content: blanks inside quotes, a CR or LF inside a line of binary, lines among the fields that are no field.
 
-The fingerprint is stored and compared with later ones: what goes into it must never change, or every redelivery becomes
-a conflict. Earlier versions took all blanks and all line ends for the same. Where that makes a difference, the mail has
-a `former_fingerprint` too, by which `recognition` finds what was recorded before, and compares it with care. For all
+The fingerprint is stored and compared with later ones: what goes into it must never change, or every redelivery is
+held. Earlier versions took all blanks and all line ends for the same. Where that makes a difference, the mail has a
+`former_fingerprint` too, by which `recognition` finds what was recorded before, and compares it with care. For all
 other mail both are the same.
 
 A header over the bound of `mime.fields` is not read to its end. Then the fingerprint is made of all bytes from the

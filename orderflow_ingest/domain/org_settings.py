@@ -30,7 +30,7 @@ class OrgSettings:
     """What is chosen for an organisation; None and an empty tuple: no limit of its own."""
 
     allowed_senders: tuple[str, ...]
-    accepts_conflicts: bool
+    accepts_reused_message_id: bool
     document_types: tuple[str, ...]
     max_message_size: int | None
     keep_raw_days: int | None
@@ -39,7 +39,10 @@ class OrgSettings:
 
 @dataclass(frozen=True)
 class OrgKey:
-    """One key. `default` is text as an operator would type it; an empty one is told by `default_meaning`."""
+    """One key. `default` is text as an operator would type it; an empty one is told by `default_meaning`.
+
+    `former_name` is what an earlier version stored it under: it is read, and accepted from an operator, for ever.
+    """
 
     name: str
     field: str
@@ -48,6 +51,7 @@ class OrgKey:
     expected: str
     meaning: str
     default_meaning: str = ""
+    former_name: str = ""
 
 
 def _list_of(pattern: re.Pattern[str]) -> Callable[[str], tuple[str, ...]]:
@@ -89,9 +93,9 @@ KEYS = (
     OrgKey("allowed_senders", "allowed_senders", "", _senders,
         "addresses or @domains, comma separated",
         "addresses and @domains whose mail is taken, comma separated; mail from others is HELD", "everybody's"),
-    OrgKey("conflicts", "accepts_conflicts", "hold", _policy, "hold or accept",
+    OrgKey("reused_message_id", "accepts_reused_message_id", "hold", _policy, "hold or accept",
         "what becomes of mail whose Message-ID is known with other content: hold it for an operator, or accept it at "
-        "once as a message of its own"),
+        "once as a message of its own", former_name="conflicts"),
     OrgKey("document_types", "document_types", "", _list_of(_CONTENT_TYPE),
         "content types such as application/pdf or image/*, comma separated",
         "content types of attachments that become documents, comma separated, a kind as image/*", "all"),
@@ -103,19 +107,34 @@ KEYS = (
         "days after which a retention deletes documents", "for ever"),
 )  # fmt: skip
 _BY_NAME = {key.name: key for key in KEYS}
+_FORMER_NAMES = {key.former_name: key.name for key in KEYS if key.former_name}
 
 
 def read_settings(stored: Mapping[str, Any]) -> OrgSettings:
     """Read what is stored for an organisation. Raises OrgSettingsError."""
+    stored = with_current_names(stored)
     return OrgSettings(**{key.field: _read(key, stored.get(key.name, key.default)) for key in KEYS})
+
+
+def current_name(name: str) -> str:
+    """Return the name that a key has today."""
+    return _FORMER_NAMES.get(name, name)
+
+
+def with_current_names(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is stored, each key under the name of today; one that is stored under both has its value of today."""
+    if _FORMER_NAMES.keys().isdisjoint(stored):
+        return stored
+    return {current_name(name): stored.get(current_name(name), value) for name, value in stored.items()}
 
 
 def changed(stored: Mapping[str, Any], changes: Mapping[str, str]) -> dict[str, Any]:
     """Give what is to be stored after these changes; an empty value takes a key out. Raises OrgSettingsError."""
+    changes = {current_name(name): text for name, text in changes.items()}
     for name in changes:
         if name not in _BY_NAME:
             raise OrgSettingsError(f"no setting is named {name}; there are {', '.join(_BY_NAME)}")
-    kept = {name: value for name, value in stored.items() if name not in changes}
+    kept = {name: value for name, value in with_current_names(stored).items() if name not in changes}
     return kept | {name: _stored(_BY_NAME[name], text) for name, text in changes.items() if text.strip()}
 
 

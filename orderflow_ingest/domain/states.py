@@ -33,7 +33,7 @@ class HandOver(StrEnum):
 
 
 class HoldReason(StrEnum):
-    """Why a mail is held: a row of message_conflict, archived, for an operator to accept or discard."""
+    """Why a mail is held: a row of held_mail, archived, for an operator to accept or discard."""
 
     IDENTITY = "IDENTITY"  # its Message-ID is known with other content
     SENDER = "SENDER"  # the organisation takes no mail from this sender by itself

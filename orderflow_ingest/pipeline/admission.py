@@ -98,7 +98,7 @@ def classify(
     if known is None:
         return Admission(message)
     own = replace(message, source_message_id=disambiguated_message_id(message.source_message_id, message.fingerprint))
-    if (settings.accepts_conflicts or is_by_copy) and look_up.find(source, own.source_message_id) is None:
+    if (settings.accepts_reused_message_id or is_by_copy) and look_up.find(source, own.source_message_id) is None:
         return Admission(own)
     return Admission(message, known, held=HoldReason.IDENTITY, difference=difference)
 
@@ -151,7 +151,7 @@ class IdentityLookup:
         """
         message, difference = mail.message, ""
         rows: list[Mail | None] = [self._records.messages.get(self._org_id, known.id)] if known.is_message else []
-        rows += reversed(self._records.conflicts.of_message(self._org_id, known.id))
+        rows += reversed(self._records.held_mail.of_message(self._org_id, known.id))
         for row in [row for row in rows if row][:_MOST_COMPARED]:
             if (row.from_email, row.subject) != (message.from_email, message.subject):
                 found = "From or Subject differs"
@@ -166,9 +166,9 @@ class IdentityLookup:
 
     def held_alone(self, message: MessageIdentity) -> HeldMail | None:
         """Return what is held of this very mail and clashes with no message, whether it is decided or not."""
-        held = self._records.conflicts.alone(self._org_id, message.fingerprint)
+        held = self._records.held_mail.alone(self._org_id, message.fingerprint)
         if held is None and message.former_fingerprint:
-            held = self._records.conflicts.alone(self._org_id, message.former_fingerprint)
+            held = self._records.held_mail.alone(self._org_id, message.former_fingerprint)
             held = held if held and self._is_of(held, message) else None
         return held
 
@@ -201,7 +201,7 @@ class IdentityLookup:
     def _row(self, known: ExistingMessage, fingerprint: str) -> Mail | None:
         if not known.is_held(fingerprint):
             return self._records.messages.get(self._org_id, known.id)
-        held = self._records.conflicts.of_message(self._org_id, known.id)
+        held = self._records.held_mail.of_message(self._org_id, known.id)
         return next((one for one in held if one.fingerprint == fingerprint), None)
 
     def _is_of(self, row: Mail, message: MessageIdentity) -> bool:

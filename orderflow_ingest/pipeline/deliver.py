@@ -371,7 +371,7 @@ def _resolve_identity_race(
     if same:
         _delete_orphan_object(known, same.fingerprint, new.digest, coming, app)
         return Delivery(Outcome.DUPLICATE, org.slug, known.id)
-    if org.settings.accepts_conflicts and new.source_message_id == message.source_message_id:
+    if org.settings.accepts_reused_message_id and new.source_message_id == message.source_message_id:
         own = disambiguated_message_id(new.source_message_id, new.fingerprint)
         return _record(replace(new, source_message_id=own), message, coming, app, rings)
     return _hold(known, new, HoldReason.IDENTITY, coming, app, difference)
@@ -397,7 +397,7 @@ def _hold(
     if why is HoldReason.IDENTITY and not _is_named(new, app):
         app.archive.delete(new.raw_key)
     first = known or ExistingMessage.from_held(held.id, held.fingerprint, held.digest)
-    if not app.records.conflicts.insert(known, held, why):
+    if not app.records.held_mail.insert(known, held, why):
         first = _known_now(known, new, app) or first
         _delete_orphan_object(first, new.fingerprint, new.digest, coming, app)
     return Delivery(Outcome.HELD, coming.org.slug, first.id, reason)
@@ -407,14 +407,14 @@ def _is_named(new: NewMessage, app: App) -> bool:
     """Tell whether a row names the object that a message of these bytes has: another delivery's, or an old one's."""
     if app.records.messages.get(new.org_id, new.id) is not None:
         return True
-    held = app.records.conflicts.alone(new.org_id, new.fingerprint)
+    held = app.records.held_mail.alone(new.org_id, new.fingerprint)
     return held is not None and held.raw_key == new.raw_key
 
 
 def _known_now(known: ExistingMessage | None, new: NewMessage, app: App) -> ExistingMessage | None:
     """Tell what is recorded of a mail that was held before."""
     if known is None:
-        held = app.records.conflicts.alone(new.org_id, new.fingerprint)
+        held = app.records.held_mail.alone(new.org_id, new.fingerprint)
         return ExistingMessage.from_held(held.id, held.fingerprint, held.digest) if held else None
     return app.records.messages.find_identity(new.org_id, new.source, new.source_message_id)
 
@@ -433,7 +433,7 @@ def _delete_orphan_object(
         app.archive.delete(raw_key(org_id, digest, source))
     if known.is_held(fingerprint):
         key = raw_key(org_id, digest, source, is_held=True)
-        if not app.records.conflicts.of_id(held_id(key), org_id):
+        if not app.records.held_mail.of_id(held_id(key), org_id):
             app.archive.delete(key)
 
 

@@ -81,17 +81,17 @@ def redeliver_dead_letter(name: str, app: App) -> Delivery | None:
     return deliver_spooled(entry, app, sender_waits=False) if entry else None
 
 
-def accept_held(conflict: HeldMail, app: App, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
+def accept_held(held: HeldMail, app: App, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
     """Make a held message one of its own; False if it is closed, or erased.
 
     Raises IdentityTaken, and leaves it held, where each identity that it could have is another message's.
     """
-    if conflict.erased_at or app.records.conflicts.resolution(conflict.org_id, conflict.id):
+    if held.erased_at or app.records.held_mail.resolution(held.org_id, held.id):
         return False
-    told = _resolved(conflict, EventKind.ACCEPTED, actor, why, run_id)
-    for new in _of_conflict(conflict, app):
+    told = _resolved(held, EventKind.ACCEPTED, actor, why, run_id)
+    for new in _new_messages(held, app):
         try:
-            if not _resolve(conflict, new, told, app):
+            if not _resolve(held, new, told, app):
                 return False
         except IdentityTaken:
             continue
@@ -100,64 +100,64 @@ def accept_held(conflict: HeldMail, app: App, actor: str, why: str = "", run_id:
     raise IdentityTaken
 
 
-def identity_of(conflict: HeldMail, app: App) -> str | None:
+def identity_of(held: HeldMail, app: App) -> str | None:
     """Tell under which Message-ID a held mail would be accepted; None if each that it could have is taken."""
-    for new in _of_conflict(conflict, app):
+    for new in _new_messages(held, app):
         if app.records.messages.find_identity(new.org_id, new.source, new.source_message_id) is None:
             return new.source_message_id
     return None
 
 
-def discard_held(conflict: HeldMail, app: App, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
-    """Close a conflict without making it a message; False if it is closed."""
-    return _resolve(conflict, None, _resolved(conflict, EventKind.DISCARDED, actor, why, run_id), app)
+def discard_held(held: HeldMail, app: App, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
+    """Close a held mail without making it a message; False if it is closed."""
+    return _resolve(held, None, _resolved(held, EventKind.DISCARDED, actor, why, run_id), app)
 
 
-def _resolved(conflict: HeldMail, kind: EventKind, actor: str, why: str, run_id: UUID | None) -> Event:
-    details = {"held": str(conflict.id), "reason": conflict.reason.value, "why": why}
+def _resolved(held: HeldMail, kind: EventKind, actor: str, why: str, run_id: UUID | None) -> Event:
+    details = {"held": str(held.id), "reason": held.reason.value, "why": why}
     now = datetime.now(UTC)
-    return Event(conflict.org_id, conflict.id, kind, actor, now, run_id=run_id, details=details)
+    return Event(held.org_id, held.id, kind, actor, now, run_id=run_id, details=details)
 
 
-def _resolve(conflict: HeldMail, new: NewMessage | None, told: Event, app: App) -> bool:
-    """Close the conflict, the decision beside its mail; False if somebody was first. Raises IdentityTaken."""
+def _resolve(held: HeldMail, new: NewMessage | None, told: Event, app: App) -> bool:
+    """Close a held mail, the decision beside its mail; False if somebody was first. Raises IdentityTaken."""
     identity = new.source_message_id if new else ""
     decision = Decision(told.kind.value, told.actor, told.details["why"], told.at, identity)
-    need_own(conflict.org_id, conflict.raw_key)
-    write = partial(write_decision, conflict.raw_key, decision, app.archive)
-    return app.records.conflicts.resolve(conflict, new, app.records.database.now(), told, before_commit=write)
+    need_own(held.org_id, held.raw_key)
+    write = partial(write_decision, held.raw_key, decision, app.archive)
+    return app.records.held_mail.resolve(held, new, app.records.database.now(), told, before_commit=write)
 
 
-def _of_conflict(conflict: HeldMail, app: App) -> Iterator[NewMessage]:
+def _new_messages(held: HeldMail, app: App) -> Iterator[NewMessage]:
     """Give the message that a held mail may become: under its own Message-ID, unless that is what it clashes with, or
     under one that its content makes another."""
-    mail = read_mail(read_object(conflict.org_id, conflict.raw_key, conflict.digest, app.archive))
+    mail = read_mail(read_object(held.org_id, held.raw_key, held.digest, app.archive))
     if mail is None:
         raise ValueError("a held message has no header")
-    message, traits = mail.message, automatic_mail_signals(mail.header, conflict.envelope_sender, app)
-    same = IdentityLookup(conflict.org_id, app.records, app.archive).find_same(message, EMAIL)
+    message, traits = mail.message, automatic_mail_signals(mail.header, held.envelope_sender, app)
+    same = IdentityLookup(held.org_id, app.records, app.archive).find_same(message, EMAIL)
     if same and not same.known.is_held(same.fingerprint):
         return  # it has come again meanwhile, and is a message already
-    if conflict.reason is HoldReason.SENDER:
-        yield accepted(conflict, message, traits, message.source_message_id)
-    yield accepted(conflict, message, traits)
+    if held.reason is HoldReason.SENDER:
+        yield accepted(held, message, traits, message.source_message_id)
+    yield accepted(held, message, traits)
 
 
-def accepted(conflict: Mail, message: MessageIdentity, traits: list[str], identity: str = "") -> NewMessage:
+def accepted(mail: Mail, message: MessageIdentity, traits: list[str], identity: str = "") -> NewMessage:
     """Say what a held mail is as a message: under this identity, or one that its content makes its own."""
     own = identity or disambiguated_message_id(message.source_message_id, message.fingerprint)
     message = replace(message, source_message_id=own)
-    name = read_raw_key(conflict.raw_key)
+    name = read_raw_key(mail.raw_key)
     return NewMessage(
-        org_id=conflict.org_id,
-        id=message_id(conflict.raw_key),
+        org_id=mail.org_id,
+        id=message_id(mail.raw_key),
         source=name.source if name else EMAIL,
-        envelope_sender=conflict.envelope_sender,
-        envelope_recipient=conflict.envelope_recipient,
-        queue_id=conflict.queue_id,
-        client_address=conflict.client_address,
-        received_at=conflict.received_at,
-        raw_key=conflict.raw_key,
+        envelope_sender=mail.envelope_sender,
+        envelope_recipient=mail.envelope_recipient,
+        queue_id=mail.queue_id,
+        client_address=mail.client_address,
+        received_at=mail.received_at,
+        raw_key=mail.raw_key,
         traits=traits,
         **message.recorded(),
     )

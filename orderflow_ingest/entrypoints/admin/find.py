@@ -60,7 +60,7 @@ def find(
     hand_overs = app.records.overview.hand_overs(found)
     mails: list[InboundMessage | HeldMail] = [*found]
     if not document and (not of_status or _HELD in of_status):
-        mails += app.records.conflicts.find(chosen, limit)
+        mails += app.records.held_mail.find(chosen, limit)
     mails.sort(key=lambda mail: mail.received_at, reverse=True)
     slugs = app.records.organizations.slug
     rows = [

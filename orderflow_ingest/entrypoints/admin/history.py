@@ -51,7 +51,7 @@ def mail_history(message: InboundMessage, parts: App) -> Story:
         missing=missing,
         parts=sorted([*documents.of_message(*owner), *documents.skipped(*owner)], key=_place),
         events=[*message.first_events(), *parts.records.events.of(message.org_id, message.id)],
-        held=parts.records.conflicts.of_message(*owner),
+        held=parts.records.held_mail.of_message(*owner),
     )
 
 

@@ -1,6 +1,6 @@
 """orderflow-admin org: organisations, their settings, and what would become of a mail to one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -9,7 +9,7 @@ import click
 from orderflow_ingest.app import App, publish_recipients
 from orderflow_ingest.domain.addresses import is_slug
 from orderflow_ingest.domain.ascii_case import ascii_lower
-from orderflow_ingest.domain.org_settings import KEYS, OrgSettingsError
+from orderflow_ingest.domain.org_settings import KEYS, OrgSettingsError, current_name, with_current_names
 from orderflow_ingest.entrypoints.cli.options import named_org
 from orderflow_ingest.entrypoints.cli.terminal import CommandGroup, json_option, load_app, print_rows, settings_option
 from orderflow_ingest.pipeline.archive_manifest import claim_organization, write_organization
@@ -52,7 +52,13 @@ def list_orgs(as_json: bool, settings_file: str | None) -> None:
     orgs = app.records.organizations.all()
     print_rows(
         [
-            {"slug": o.slug, "name": o.name, "active": o.is_active, "id": o.id, "settings": _listed(o.stored, as_json)}
+            {
+                "slug": o.slug,
+                "name": o.name,
+                "active": o.is_active,
+                "id": o.id,
+                "settings": _listed(o.stored, as_json),
+            }
             for o in orgs
         ],
         as_json,
@@ -81,7 +87,7 @@ def disable_org(slug: str, settings_file: str | None) -> None:
 @settings_option
 def show_org(slug: str, as_json: bool, settings_file: str | None) -> None:
     """Show the settings of the organisation SLUG, and what there is to set."""
-    stored = named_org(load_app(settings_file), slug).stored
+    stored = with_current_names(named_org(load_app(settings_file), slug).stored)
     rows = [
         {
             "setting": key.name,
@@ -185,7 +191,8 @@ def _archive(slug: str, app: App) -> None:
             write_organization(charter, app.archive)
 
 
-def _listed(stored: Any, as_json: bool) -> Any:
+def _listed(stored: Mapping[str, Any], as_json: bool) -> Any:
+    stored = with_current_names(stored)
     return dict(stored) if as_json else " ".join(f"{name}={value}" for name, value in stored.items()) or None
 
 
@@ -200,6 +207,7 @@ def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
 
 def _change(slug: str, changes: dict[str, str], settings_file: str | None) -> None:
     app, slug = load_app(settings_file), ascii_lower(slug)
+    changes = {current_name(name): value for name, value in changes.items()}
     try:
         is_known = app.records.organizations.change_settings(slug, changes)
     except OrgSettingsError as error:

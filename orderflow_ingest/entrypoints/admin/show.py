@@ -85,7 +85,7 @@ def _candidates(name: str, org_id: int | None, app: App) -> list[Mail]:
     if name.startswith("<") or name.startswith("synthetic:"):
         named = Filter(org_id=org_id, message_id=name)
         # What is held since it clashes with a message is told with that.
-        return [*messages.select(named, _SEVERAL)] or [*app.records.conflicts.find(named, _SEVERAL)]
+        return [*messages.select(named, _SEVERAL)] or [*app.records.held_mail.find(named, _SEVERAL)]
     digits = name.replace("-", "").lower()
     if not _BEGINNING.fullmatch(name) or len(digits) > 32:
         raise click.UsageError("MESSAGE is an id, the beginning of one with --org, or a Message-ID in <>")
@@ -94,9 +94,9 @@ def _candidates(name: str, org_id: int | None, app: App) -> list[Mail]:
             raise click.UsageError("the beginning of an id needs --org")
         ids = tuple(app.records.overview.ids_that_begin(org_id, digits, _SEVERAL))
         found = messages.select(Filter(org_id=org_id, ids=ids), _SEVERAL) if ids else []
-        return [*found, *app.records.conflicts.that_begin(org_id, digits, _SEVERAL)]
+        return [*found, *app.records.held_mail.that_begin(org_id, digits, _SEVERAL)]
     id = UUID(digits)
-    return [*messages.select(Filter(org_id=org_id, ids=(id,)), _SEVERAL), *app.records.conflicts.of_id(id, org_id)]
+    return [*messages.select(Filter(org_id=org_id, ids=(id,)), _SEVERAL), *app.records.held_mail.of_id(id, org_id)]
 
 
 def _write_raw(mail: Mail, write: Write, app: App) -> None:

@@ -26,6 +26,8 @@ from .postfix.mail_queue import deferred_mail
 DAY, WEEK = timedelta(hours=24), timedelta(days=7)
 _ERRORS = 10
 
+_FORMER_NAMES = {"held mail": "conflicts held"}  # in JSON, for programs that read it
+
 
 @click.command()
 @org_option
@@ -99,8 +101,8 @@ def _rows(app: App, org_id: int | None, deferred: int | None) -> list[tuple[str,
         rows.append((f"messages received, {what}", sum(getattr(one, days) for one in lately.values())))
     rows += [(f"documents {s.value}", n) for s, n in records.documents.count_undone(org_id).items()]
     rows.append(("oldest unfinished message", records.messages.oldest_unfinished(org_id)))
-    held = records.conflicts.count_open_by_reason(org_id)
-    rows.append(("conflicts held", sum(held.values())))
+    held = records.held_mail.count_open_by_reason(org_id)
+    rows.append(("held mail", sum(held.values())))
     rows += [(f"held: {reason.value}", count) for reason, count in held.items()]
     if org_id is None:
         rows.append(("spool entries", len(app.spool.entries())))
@@ -126,6 +128,7 @@ def _depth(app: App) -> int | str:
 
 def _print(rows: list[tuple[str, Any]], as_json: bool) -> None:
     if as_json:
+        rows += [(_FORMER_NAMES[what], value) for what, value in rows if what in _FORMER_NAMES]
         print_rows([{"what": what, "value": value} for what, value in rows], as_json)
         return
     *counts, (_, errors) = rows

@@ -63,11 +63,19 @@ class LazyGroup(CommandGroup):
     """A group whose commands are imported when they are asked for, since a program needs one of them.
 
     `commands` are names of commands and where each lies, as module:attribute, the module as `package` sees it.
+    `former_names` are names that commands had in earlier versions, with the names of today; they are not listed.
     """
 
-    def __init__(self, *arguments: Any, package: str | None, commands: Mapping[str, str], **attributes: Any):
+    def __init__(
+        self,
+        *arguments: Any,
+        package: str | None,
+        commands: Mapping[str, str],
+        former_names: Mapping[str, str] | None = None,
+        **attributes: Any,
+    ):
         super().__init__(*arguments, **attributes)
-        self._package, self._commands = package, commands
+        self._package, self._commands, self._former_names = package, commands, former_names or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Give the names of the commands."""
@@ -75,9 +83,10 @@ class LazyGroup(CommandGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command; None if there is none of this name."""
-        if cmd_name not in self._commands:
+        place = self._commands.get(self._former_names.get(cmd_name, cmd_name))
+        if place is None:
             return None
-        module, _, name = self._commands[cmd_name].partition(":")
+        module, _, name = place.partition(":")
         command: click.Command = getattr(import_module(module, self._package), name)
         return command
 

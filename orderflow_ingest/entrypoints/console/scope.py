@@ -69,8 +69,8 @@ class Scope:
 
     def held(self, limit: int) -> list[HeldMail]:
         """List what is held, the oldest first."""
-        found = [self._records.conflicts.open(org_id, limit=limit) for org_id in self.org_ids]
-        return list(islice(heapq.merge(*found, key=lambda conflict: conflict.received_at), limit))
+        found = [self._records.held_mail.open(org_id, limit=limit) for org_id in self.org_ids]
+        return list(islice(heapq.merge(*found, key=lambda mail: mail.received_at), limit))
 
     def standing(self, since: datetime) -> Standing:
         """Count what needs looking after."""
@@ -81,7 +81,7 @@ class Scope:
         return Standing(
             {status: sum(one[status] for one in statuses) for status in Status},
             {state: sum(one[state] for one in documents) for state in (HandOver.PENDING, HandOver.FAILED)},
-            sum(records.conflicts.count_open(org_id) for org_id in self.org_ids),
+            sum(records.held_mail.count_open(org_id) for org_id in self.org_ids),
             min((at for at in oldest if at), default=None),
         )
 
@@ -116,7 +116,7 @@ def get_message_or_404(parts: App, slug: str, id: UUID) -> InboundMessage:
 
 def the_held(parts: App, slug: str, id: UUID) -> HeldMail:
     """Give a mail that is held; NOT FOUND if there is none, it is decided, or the user may not know of it."""
-    found = parts.records.conflicts.open(the_organization(parts, slug).id, (id,))
+    found = parts.records.held_mail.open(the_organization(parts, slug).id, (id,))
     return found[0] if found else abort(404)
 
 

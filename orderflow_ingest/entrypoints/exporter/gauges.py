@@ -56,8 +56,8 @@ DOCUMENTS = Gauge("orderflow_documents", "Documents that are not handed over: PE
 FAILED_DOCUMENTS = Gauge(
     "orderflow_documents_failed_by_org", "Documents whose hand-over FAILED, of organisations that have any", ("org",)
 )
-CONFLICTS = Gauge("orderflow_conflicts", "Mails that are held")
-HELD = Gauge("orderflow_conflicts_by_org", "Mails that are held, of organisations that have any", ("org",))
+HELD_MAIL = Gauge("orderflow_held_mail", "Mails that are held")
+HELD_MAIL_BY_ORG = Gauge("orderflow_held_mail_by_org", "Mails that are held, of organisations that have any", ("org",))
 QUEUE = Gauge("orderflow_queue_tasks", "Tasks that wait for a worker")
 SPOOL = Gauge("orderflow_spool_entries", "Entries of this host's spool, in hand or left")
 DEAD = Gauge("orderflow_dead_letters", "Entries that were set aside in this host's spool")
@@ -79,8 +79,8 @@ MOST_IN_FLIGHT = Gauge(
 )
 
 GAUGES = (
-    UP, MEASURE_SECONDS, BUILD, MESSAGES, OLDEST, OVERDUE, FAILED, DOCUMENTS, FAILED_DOCUMENTS, CONFLICTS, HELD, QUEUE,
-    SPOOL, DEAD, BREAKER, PLACES, BUSY, LATE, IN_FLIGHT, MOST_IN_FLIGHT,
+    UP, MEASURE_SECONDS, BUILD, MESSAGES, OLDEST, OVERDUE, FAILED, DOCUMENTS, FAILED_DOCUMENTS, HELD_MAIL,
+    HELD_MAIL_BY_ORG, QUEUE, SPOOL, DEAD, BREAKER, PLACES, BUSY, LATE, IN_FLIGHT, MOST_IN_FLIGHT,
 )  # fmt: skip
 
 
@@ -95,11 +95,11 @@ def of_database(app: App) -> Iterator[Sample]:
     yield Sample(OVERDUE, app.records.messages.lag(app.records.database.now()))
     yield Sample(DOCUMENTS, census.pending_documents, (HandOver.PENDING.value,))
     yield Sample(DOCUMENTS, sum(census.failed_documents.values()), (HandOver.FAILED.value,))
-    yield Sample(CONFLICTS, sum(census.conflicts.values()))
+    yield Sample(HELD_MAIL, sum(census.held_mail.values()))
     for gauge, by_org in (
         (FAILED, census.failed),
         (FAILED_DOCUMENTS, census.failed_documents),
-        (HELD, census.conflicts),
+        (HELD_MAIL_BY_ORG, census.held_mail),
     ):
         for org, number in by_org.items():
             yield Sample(gauge, number, (org,))

@@ -22,7 +22,7 @@ _ERASED = "its mail is erased: it can only be discarded"
 _CLOSED = "not held: it is closed, or not known"
 
 
-@click.command("conflicts")
+@click.command("held")
 @click.argument("ids", nargs=-1, type=click.UUID)
 @click.option("--org", help="Of this organisation.")
 @click.option("--accept", is_flag=True, help="Make each of them a message of its own.")
@@ -33,7 +33,7 @@ _CLOSED = "not held: it is closed, or not known"
 @yes_option
 @json_option
 @settings_option
-def resolve_conflicts(
+def decide_held_mail(
     ids: tuple[UUID, ...],
     org: str | None,
     accept: bool,
@@ -58,19 +58,19 @@ def resolve_conflicts(
     if every and (ids or not decision):
         raise click.UsageError("--all goes with --accept or --discard, and without IDS")
     app = load_app(settings_file)
-    found = app.records.conflicts.open(org_id_of(app, org), ids, _MOST)
+    found = app.records.held_mail.open(org_id_of(app, org), ids, _MOST)
     if not decision:
-        print_rows([_row(conflict) for conflict in found], as_json)
+        print_rows([_row(mail) for mail in found], as_json)
         return
-    unknown = [id for id in dict.fromkeys(ids) if id not in {conflict.id for conflict in found}]
+    unknown = [id for id in dict.fromkeys(ids) if id not in {mail.id for mail in found}]
     if dry_run:
-        rows = [{**_row(conflict), "outcome": _foreseen(conflict, decision, app)} for conflict in found]
+        rows = [{**_row(mail), "outcome": _foreseen(mail, decision, app)} for mail in found]
         print_rows(rows + [_closed(id, rows) for id in unknown], as_json)
         return
     if every and not yes:
         click.confirm(f"{decision.capitalize()} {len(found)} held messages of {org}?", abort=True, err=True)
-    with traced(app, "conflicts", [conflict.id for conflict in found]) as tally:
-        ended = {conflict.id: _resolve(conflict, decision, why, app, tally) for conflict in found}
+    with traced(app, "held", [mail.id for mail in found]) as tally:
+        ended = {mail.id: _resolve(mail, decision, why, app, tally) for mail in found}
     outcomes = [*ended.items(), *((id, _CLOSED) for id in unknown)]
     if as_json:
         print_rows([{"id": id, "outcome": outcome} for id, outcome in outcomes], as_json)
@@ -78,16 +78,16 @@ def resolve_conflicts(
     for id, outcome in outcomes:
         if outcome != f"{decision}ed":
             click.echo(f"{id}: {outcome}", err=True)
-    click.echo(f"{tally.done} of {len(outcomes)} conflicts: {decision}ed")
+    click.echo(f"{tally.done} of {len(outcomes)} held mails: {decision}ed")
 
 
-def _resolve(conflict: HeldMail, decision: str, why: str, app: App, tally: Tally) -> str:
+def _resolve(held: HeldMail, decision: str, why: str, app: App, tally: Tally) -> str:
     """Decide on one; say how that ended, and count it."""
     try:
         if decision == "discard":
-            is_done = replay.discard_held(conflict, app, operator_name(), why, tally.run_id)
+            is_done = replay.discard_held(held, app, operator_name(), why, tally.run_id)
         else:
-            is_done = replay.accept_held(conflict, app, operator_name(), why, tally.run_id)
+            is_done = replay.accept_held(held, app, operator_name(), why, tally.run_id)
     except (IdentityTaken, ObjectMissing, ObjectDamaged) as error:
         tally.failed += 1
         return _TAKEN if isinstance(error, IdentityTaken) else f"its mail cannot be read: {os_reason(error)}"
@@ -95,32 +95,32 @@ def _resolve(conflict: HeldMail, decision: str, why: str, app: App, tally: Tally
     tally.passed_over += not is_done
     if is_done:
         return f"{decision}ed"
-    return _ERASED if conflict.erased_at and decision == "accept" else _CLOSED
+    return _ERASED if held.erased_at and decision == "accept" else _CLOSED
 
 
-def _foreseen(conflict: HeldMail, decision: str, app: App) -> str:
+def _foreseen(held: HeldMail, decision: str, app: App) -> str:
     """Say what the decision would do."""
     if decision == "discard":
         return "discarded"
-    if conflict.erased_at:
+    if held.erased_at:
         return _ERASED
     try:
-        identity = replay.identity_of(conflict, app)
+        identity = replay.identity_of(held, app)
     except (ObjectMissing, ObjectDamaged) as error:
         return f"its mail cannot be read: {os_reason(error)}"
     return f"accepted as {identity}" if identity else _TAKEN
 
 
-def _row(conflict: HeldMail) -> dict[str, Any]:
+def _row(held: HeldMail) -> dict[str, Any]:
     return {
-        "id": conflict.id,
-        "received": conflict.received_at,
-        "reason": conflict.reason.value,
-        "clashes_with": conflict.inbound_message_id,
-        "recipient": conflict.envelope_recipient,
-        "from": conflict.from_email,
-        "subject": conflict.subject,
-        "erased": conflict.erased_at,
+        "id": held.id,
+        "received": held.received_at,
+        "reason": held.reason.value,
+        "clashes_with": held.inbound_message_id,
+        "recipient": held.envelope_recipient,
+        "from": held.from_email,
+        "subject": held.subject,
+        "erased": held.erased_at,
     }
 
 

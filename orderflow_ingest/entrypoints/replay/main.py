@@ -6,7 +6,7 @@
     orderflow-replay handover      hand documents over again
     orderflow-replay spool         deliver what was left in the spool
     orderflow-replay dead          show, export or deliver what was set aside
-    orderflow-replay conflicts     show, accept or discard what was held
+    orderflow-replay held          show, accept or discard what was held
     orderflow-replay archive       make the rows anew from the archive alone
     orderflow-replay import        take in mail of the past
     orderflow-replay runs          show who had what done
@@ -24,10 +24,10 @@ from orderflow_ingest.entrypoints.cli.terminal import LazyGroup, run_cli
 
 _COMMANDS = {
     "archive": ".rebuild:rebuild_from_archive",
-    "conflicts": ".held:resolve_conflicts",
     "dead": ".spool:deliver_dead",
     "documents": ".messages:list_documents",
     "handover": ".messages:hand_over_again",
+    "held": ".held:decide_held_mail",
     "import": ".import_mail:import_mail",
     "list": ".messages:list_messages",
     "message": ".messages:replay_messages",
@@ -35,12 +35,14 @@ _COMMANDS = {
     "runs": ".runs:list_runs",
     "spool": ".spool:drain_spool",
 }
+_FORMER_NAMES = {"conflicts": "held"}
 
 
 @click.group(
     cls=LazyGroup,
     package=__package__,
     commands=_COMMANDS,
+    former_names=_FORMER_NAMES,
     help="Put messages, documents, spool entries, dead letters and held mail through again.",
 )
 @click.version_option(__version__)

@@ -88,7 +88,7 @@ def _judge(message: MessageIdentity, key: str, org_id: int, app: App) -> Orphan:
 def _is_kept(digests: list[str], org_id: int, ids: list[UUID], app: App) -> bool:
     """Return whether a recorded mail is whole in the archive, or was deleted from it on purpose."""
     messages = [row for id in ids if (row := app.records.messages.get(org_id, id))]
-    held = [row for id in ids for row in app.records.conflicts.of_message(org_id, id)]
+    held = [row for id in ids for row in app.records.held_mail.of_message(org_id, id)]
     found: list[InboundMessage | HeldMail] = [*messages, *held]
     same = [row for row in found if row.digest in digests]
     if any(row.erased_at for row in same):
@@ -122,7 +122,7 @@ def record(listed: Listed, raw: bytes, org: Organization, app: App, actor: str) 
     known = look_up.find(new.source, new.source_message_id)
     if known or name.is_held:
         held = replace(new, id=held_id(listed.key))
-        return app.records.conflicts.insert(known, held, held_for(told_of))
+        return app.records.held_mail.insert(known, held, held_for(told_of))
     now = datetime.now(UTC)
     told = Event(org.id, new.id, EventKind.REBUILT, actor, now, details={"why": "raw mail without a row"})
     if not app.records.messages.insert(new, app.swept_at(), told):

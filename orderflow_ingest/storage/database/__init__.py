@@ -10,7 +10,7 @@ from .connection import ALL_TENANTS, NO_TENANT, Database, DatabaseUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
 from .erasure import Erasure
 from .events import Event, Events, add_events, operator_name
-from .held_mail import Conflicts, HeldMail, IdentityTaken
+from .held_mail import HeldMail, HeldMails, IdentityTaken
 from .messages import ExistingMessage, InboundMessage, Mail, Messages, NewMessage
 from .object_references import ODD_KEY, Area, Keeping, Kind, ObjectReference, ObjectReferences
 from .organizations import Organization, OrganizationExists, Organizations, recipients_path
@@ -26,7 +26,6 @@ __all__ = [
     "ODD_KEY",
     "Area",
     "Backlog",
-    "Conflicts",
     "Cursor",
     "Database",
     "DatabaseUnavailable",
@@ -39,6 +38,7 @@ __all__ = [
     "Figures",
     "Filter",
     "HeldMail",
+    "HeldMails",
     "IdentityTaken",
     "InboundMessage",
     "Keeping",
@@ -91,7 +91,7 @@ class Records:
         self.database = Database(url, create, times, guard, longest_delay)
         self.organizations = Organizations(self.database)
         self.messages = Messages(self.database)
-        self.conflicts = Conflicts(self.database, self.messages)
+        self.held_mail = HeldMails(self.database, self.messages)
         self.documents = Documents(self.database, self.messages)
         self.events = Events(self.database)
         self.runs = Runs(self.database)

@@ -29,8 +29,8 @@ SELECT 'FAILED DOCUMENT', o.slug, f.number, NULL FROM organization o JOIN (
     SELECT d.org_id, count(*) AS number FROM document d WHERE d.handover IN ('FAILED') GROUP BY d.org_id
 ) f ON f.org_id = o.id
 UNION ALL
-SELECT 'CONFLICT', o.slug, f.number, NULL FROM organization o JOIN (
-    SELECT c.org_id, count(*) AS number FROM message_conflict c WHERE c.resolution IS NULL GROUP BY c.org_id
+SELECT 'HELD', o.slug, f.number, NULL FROM organization o JOIN (
+    SELECT c.org_id, count(*) AS number FROM held_mail c WHERE c.resolution IS NULL GROUP BY c.org_id
 ) f ON f.org_id = o.id
 """
 
@@ -44,7 +44,7 @@ class Backlog:
     failed: dict[str, int] = field(default_factory=dict)
     pending_documents: int = 0
     failed_documents: dict[str, int] = field(default_factory=dict)
-    conflicts: dict[str, int] = field(default_factory=dict)
+    held_mail: dict[str, int] = field(default_factory=dict)
 
 
 def count_backlog(database: Database) -> Backlog:
@@ -55,7 +55,7 @@ def count_backlog(database: Database) -> Backlog:
         sa.column("oldest", UtcDateTime),
     )  # fmt: skip
     found = Backlog()
-    by_org = {"FAILED": found.failed, "FAILED DOCUMENT": found.failed_documents, "CONFLICT": found.conflicts}
+    by_org = {"FAILED": found.failed, "FAILED DOCUMENT": found.failed_documents, "HELD": found.held_mail}
     with database.read(NO_TENANT) as connection:
         for what, org, number, oldest in connection.execute(statement):
             if what in by_org:

@@ -26,8 +26,8 @@ from .tables import (
     SOURCES,
     UNFINISHED,
     document,
+    held_mail,
     inbound_message,
-    message_conflict,
     message_event,
     operator_run,
     organization,
@@ -35,7 +35,7 @@ from .tables import (
 )
 
 _CHUNK = 500
-_TABLES = {Kind.MESSAGE: inbound_message, Kind.HELD: message_conflict, Kind.DOCUMENT: document}
+_TABLES = {Kind.MESSAGE: inbound_message, Kind.HELD: held_mail, Kind.DOCUMENT: document}
 
 
 class Erasure:
@@ -107,14 +107,14 @@ class Erasure:
 
     def delete_held(self, org_id: int, ids: list[UUID]) -> int:
         """Delete held mail with its events; give its number."""
-        c, e = message_conflict.c, message_event.c
+        c, e = held_mail.c, message_event.c
         with self._database.write(org_id) as connection:
             connection.execute(message_event.delete().where(e.org_id == org_id, e.inbound_message_id.in_(ids)))
-            return connection.execute(message_conflict.delete().where(c.org_id == org_id, c.id.in_(ids))).rowcount
+            return connection.execute(held_mail.delete().where(c.org_id == org_id, c.id.in_(ids))).rowcount
 
     def held_from(self, org_id: int, sender: str, until: datetime) -> list[UUID]:
         """List the mail, held or decided on, received before, from an address by its header or its envelope."""
-        c = message_conflict.c
+        c = held_mail.c
         is_from = (sa.func.lower(c.from_email) == sender) | (sa.func.lower(c.envelope_sender) == sender)
         with self._database.read(org_id) as connection:
             return list(connection.scalars(sa.select(c.id).where(c.org_id == org_id, c.received_at < until, is_from)))
@@ -169,15 +169,15 @@ def _others(connection: sa.Connection, org_id: int, ids: list[UUID]) -> list[UUI
 
 
 def _detach(connection: sa.Connection, org_id: int, ids: list[UUID]) -> None:
-    c = message_conflict.c
+    c = held_mail.c
     clashing = sa.select(c.id, c.fingerprint).where(c.org_id == org_id, c.inbound_message_id.in_(ids))
     for id, fingerprint in connection.execute(clashing).all():
         one: tuple[Any, ...] = (c.org_id == org_id, c.id == id)
         alone = (c.org_id == org_id, c.inbound_message_id.is_(None), c.fingerprint == fingerprint)
         if connection.scalar(sa.select(c.id).where(*alone)) is None:
-            connection.execute(message_conflict.update().where(*one).values(inbound_message_id=None))
+            connection.execute(held_mail.update().where(*one).values(inbound_message_id=None))
         else:  # the very same content is held already
-            connection.execute(message_conflict.delete().where(*one))
+            connection.execute(held_mail.delete().where(*one))
 
 
 def _chunks(rows: Iterable[ObjectReference]) -> Iterator[list[ObjectReference]]:

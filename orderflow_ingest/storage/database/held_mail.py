@@ -1,7 +1,7 @@
-"""Conflicts: mail that was held: its identity is known with other content, or its sender is not to be trusted alone.
+"""Held mail: its identity is known with other content, or its sender is not to be trusted alone.
 
 Idempotent by UNIQUE (org_id, inbound_message_id, fingerprint), and by (org_id, fingerprint) for what clashes with
-no message. A conflict is resolved once; accepting it records the message in the same transaction.
+no message. A held mail is resolved once; accepting it records the message in the same transaction.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from .connection import Database, whose
 from .events import Event, add_events
 from .messages import ExistingMessage, Mail, Messages, NewMessage
 from .selection import Filter, begins, held_condition
-from .tables import ALONE, OPEN, message_conflict, of_any, owned
+from .tables import ALONE, OPEN, held_mail, of_any, owned
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class IdentityTaken(OrderflowError):
 
 
 _MAIL = [field.name for field in fields(Mail)]
-_COLUMNS = [message_conflict.c[field.name] for field in fields(HeldMail)]
+_COLUMNS = [held_mail.c[field.name] for field in fields(HeldMail)]
 _OPEN = sa.text(OPEN)
 
 
-class Conflicts:
-    """The table message_conflict."""
+class HeldMails:
+    """The table held_mail."""
 
     def __init__(self, database: Database, messages: Messages):
         self._database = database
@@ -54,43 +54,43 @@ class Conflicts:
         values = {name: getattr(new, name) for name in _MAIL}
         values |= {"source_message_id": new.source_message_id, "reason": reason.value}
         values["inbound_message_id"] = known and known.id
-        statement = self._database.insert(message_conflict).values(values).on_conflict_do_nothing()
+        statement = self._database.insert(held_mail).values(values).on_conflict_do_nothing()
         with self._database.write(new.org_id) as connection:
-            return connection.scalar(statement.returning(message_conflict.c.id)) is not None
+            return connection.scalar(statement.returning(held_mail.c.id)) is not None
 
     def open(self, org_id: int | None = None, ids: tuple[UUID, ...] = (), limit: int = 1000) -> list[HeldMail]:
-        """List the conflicts that nobody has resolved, the oldest first."""
-        c = message_conflict.c
-        statement = sa.select(*_COLUMNS).where(owned(message_conflict, org_id), _OPEN)
+        """List the held mail that nobody has decided on, the oldest first."""
+        c = held_mail.c
+        statement = sa.select(*_COLUMNS).where(owned(held_mail, org_id), _OPEN)
         if ids:
             statement = statement.where(c.id.in_(ids))
         with self._database.read(whose(org_id)) as connection:
-            return [_conflict(row) for row in connection.execute(statement.order_by(c.received_at).limit(limit))]
+            return [_held_mail(row) for row in connection.execute(statement.order_by(c.received_at).limit(limit))]
 
     def alone(self, org_id: int, fingerprint: str) -> HeldMail | None:
         """Find what was held of this content and clashes with no message, whether it is decided or not."""
-        found = self._of(org_id, sa.text(ALONE), message_conflict.c.fingerprint == fingerprint)
+        found = self._of(org_id, sa.text(ALONE), held_mail.c.fingerprint == fingerprint)
         return found[0] if found else None
 
     def of_message(self, org_id: int, message_id: UUID) -> list[HeldMail]:
         """List what was held since it clashes with a message, the oldest first."""
-        return self._of(org_id, message_conflict.c.inbound_message_id == message_id)
+        return self._of(org_id, held_mail.c.inbound_message_id == message_id)
 
     def of_id(self, id: UUID, org_id: int | None = None) -> list[HeldMail]:
         """List what was held under an id, of one organisation or of all, whether it is decided or not."""
-        mine = owned(message_conflict, org_id) if org_id is not None else of_any(message_conflict)
-        statement = sa.select(*_COLUMNS).where(mine, message_conflict.c.id == id)
+        mine = owned(held_mail, org_id) if org_id is not None else of_any(held_mail)
+        statement = sa.select(*_COLUMNS).where(mine, held_mail.c.id == id)
         with self._database.read(whose(org_id)) as connection:
-            return [_conflict(row) for row in connection.execute(statement)]
+            return [_held_mail(row) for row in connection.execute(statement)]
 
     def that_begin(self, org_id: int, digits: str, limit: int) -> list[HeldMail]:
         """List what was held under ids that begin with these hexadecimal digits, whether it is decided or not."""
-        return self._of(org_id, begins(message_conflict.c.id, digits))[:limit]
+        return self._of(org_id, begins(held_mail.c.id, digits))[:limit]
 
     def count_open_by_reason(self, org_id: int | None = None) -> dict[HoldReason, int]:
         """Count the held mails that nobody has decided on, by the reason."""
-        c = message_conflict.c
-        statement = sa.select(c.reason, sa.func.count()).where(owned(message_conflict, org_id), _OPEN)
+        c = held_mail.c
+        statement = sa.select(c.reason, sa.func.count()).where(owned(held_mail, org_id), _OPEN)
         with self._database.read(whose(org_id)) as connection:
             found = {HoldReason(reason): count for reason, count in connection.execute(statement.group_by(c.reason))}
         return {reason: found.get(reason, 0) for reason in HoldReason}
@@ -100,46 +100,44 @@ class Conflicts:
 
         What nobody has decided on; by its Message-ID what was discarded, too: what was accepted is a message.
         """
-        c = message_conflict.c
+        c = held_mail.c
         wanted = held_condition(chosen, self._database.is_sqlite)
         is_left = _OPEN if chosen.message_id is None else c.resolution.is_distinct_from(EventKind.ACCEPTED.value)
         statement = sa.select(*_COLUMNS).where(wanted, is_left).order_by(c.received_at.desc(), c.id).limit(limit)
         with self._database.read(whose(chosen.org_id)) as connection:
-            return [_conflict(row) for row in connection.execute(statement)]
+            return [_held_mail(row) for row in connection.execute(statement)]
 
     def resolution(self, org_id: int, id: UUID) -> str | None:
         """Tell what was decided on a held mail; None if nothing was, or it is not there."""
-        c = message_conflict.c
+        c = held_mail.c
         with self._database.read(org_id) as connection:
             found: str | None = connection.scalar(sa.select(c.resolution).where(c.org_id == org_id, c.id == id))
         return found
 
     def count_open(self, org_id: int | None = None) -> int:
-        """Count the conflicts that nobody has resolved."""
-        statement = (
-            sa.select(sa.func.count()).select_from(message_conflict).where(owned(message_conflict, org_id), _OPEN)
-        )
+        """Count the held mail that nobody has decided on."""
+        statement = sa.select(sa.func.count()).select_from(held_mail).where(owned(held_mail, org_id), _OPEN)
         with self._database.read(whose(org_id)) as connection:
             return connection.scalar(statement) or 0
 
     def resolve(
         self,
-        conflict: HeldMail,
+        held: HeldMail,
         accepted: NewMessage | None,
         now: datetime,
         told: Event,
         before_commit: Callable[[], None] = lambda: None,
     ) -> bool:
-        """Close a conflict, and record `accepted` as a message due now; False if it is closed already.
+        """Close a held mail, and record `accepted` as a message due now; False if it is closed already.
 
         `before_commit` is called when this is settled, while the others that decide on it wait.
 
         `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes. Raises
-        IdentityTaken, and leaves the conflict open, where that message cannot be recorded.
+        IdentityTaken, and leaves the held mail open, where that message cannot be recorded.
         """
-        c = message_conflict.c
-        close = message_conflict.update().where(c.org_id == conflict.org_id, c.id == conflict.id, _OPEN)
-        with self._database.write(conflict.org_id) as connection:
+        c = held_mail.c
+        close = held_mail.update().where(c.org_id == held.org_id, c.id == held.id, _OPEN)
+        with self._database.write(held.org_id) as connection:
             if connection.execute(close.values(resolution=told.kind.value)).rowcount != 1:
                 return False
             add_events(connection, [told])
@@ -151,11 +149,11 @@ class Conflicts:
             return True
 
     def _of(self, org_id: int, *wanted: sa.ColumnElement[bool] | sa.TextClause) -> list[HeldMail]:
-        c = message_conflict.c
+        c = held_mail.c
         statement = sa.select(*_COLUMNS).where(c.org_id == org_id, *wanted).order_by(c.received_at, c.id)
         with self._database.read(org_id) as connection:
-            return [_conflict(row) for row in connection.execute(statement)]
+            return [_held_mail(row) for row in connection.execute(statement)]
 
 
-def _conflict(row: Any) -> HeldMail:
+def _held_mail(row: Any) -> HeldMail:
     return HeldMail(**{**row._mapping, "reason": HoldReason(row.reason)})

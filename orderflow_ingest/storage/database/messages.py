@@ -23,7 +23,7 @@ from orderflow_ingest.storage.resilience.group_commit import GroupCommit
 from .connection import Database, DatabaseUnavailable, whose
 from .events import Event, add_events
 from .selection import Cursor, Filter, WordSearchPlan, condition, plan_word_search, stands_at
-from .tables import FAILED, UtcDateTime, inbound_message, message_conflict, owned
+from .tables import FAILED, UtcDateTime, held_mail, inbound_message, owned
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
 _LAG_SECONDS = 5.0
@@ -103,7 +103,7 @@ _COLUMNS = [inbound_message.c[field.name] for field in fields(InboundMessage)]
 _KEY = (inbound_message.c.org_id, inbound_message.c.id)
 _KEYED = [column for column in _COLUMNS if column not in set(_KEY)]
 _IDENTITY = (inbound_message.c.org_id, inbound_message.c.source, inbound_message.c.source_message_id)
-_OWNER = (message_conflict.c.org_id, message_conflict.c.inbound_message_id)
+_OWNER = (held_mail.c.org_id, held_mail.c.inbound_message_id)
 
 
 @cache
@@ -144,11 +144,11 @@ class Messages:
         self._new_row = database.insert(inbound_message).on_conflict_do_nothing().returning(inbound_message.c.id)
 
     def find_identity(self, org_id: int, source: str, source_message_id: str) -> ExistingMessage | None:
-        """Look up an identity: the message of this id and its conflicts."""
+        """Look up an identity: the message of this id and the held mail that clashes with it."""
         return self._find((org_id, source, source_message_id))
 
     def _find_all(self, identities: list[tuple[int, str, str]]) -> list[ExistingMessage | None]:
-        t, c = inbound_message.c, message_conflict.c
+        t, c = inbound_message.c, held_mail.c
         known: dict[tuple[int, UUID], ExistingMessage] = {}
         found: dict[tuple[int, str, str], ExistingMessage] = {}
         with self._database.read({org_id for org_id, _, _ in identities}) as connection:
@@ -157,7 +157,7 @@ class Messages:
             ):
                 one = ExistingMessage(id, {fingerprint: digest})
                 found[tuple(identity)] = known[identity[0], id] = one
-            if known:  # asked of those alone that are known: new mail has no conflicts
+            if known:  # asked of those alone that are known: new mail clashes with nothing
                 for org_id, id, fingerprint, digest in _found(connection, _OWNER, list(known), c.fingerprint, c.digest):
                     known[org_id, id].digests[fingerprint] = digest
         return [found.get(identity) for identity in identities]

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from orderflow_ingest.domain.states import UNFINISHED, EventKind, HandOver, Status
 
 from .connection import NO_TENANT, Database
-from .tables import PENDING, document, inbound_message, message_conflict, message_event, organization
+from .tables import PENDING, document, held_mail, inbound_message, message_event, organization
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
 PAGE = 1000
@@ -110,9 +110,9 @@ def _of_messages() -> sa.Select[Any]:
 
 
 def _of_held() -> sa.Select[Any]:
-    c = message_conflict.c
+    c = held_mail.c
     odd = _odd(
-        (~_names_mail(message_conflict), ODD_KEY),
+        (~_names_mail(held_mail), ODD_KEY),
         (c.resolution.is_(None) & c.erased_at.is_not(None), "undecided, and its raw mail was erased"),
     )
     return sa.select(
@@ -139,7 +139,7 @@ def _of_documents() -> sa.Select[Any]:
 
 _ROWS = {
     Kind.MESSAGE: (inbound_message, _of_messages()),
-    Kind.HELD: (message_conflict, _of_held()),
+    Kind.HELD: (held_mail, _of_held()),
     Kind.DOCUMENT: (document, _of_documents()),
 }
 

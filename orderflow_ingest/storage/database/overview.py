@@ -25,8 +25,8 @@ from .tables import (
     PENDING,
     UNFINISHED,
     document,
+    held_mail,
     inbound_message,
-    message_conflict,
     owned,
 )
 
@@ -88,7 +88,7 @@ class Overview:
 
     def by_organization(self, day: datetime, week: datetime) -> list[OfOrganization]:
         """Count by organisation, those with the most trouble first; those of which there is nothing are left out."""
-        t, d, c = inbound_message.c, document.c, message_conflict.c
+        t, d, c = inbound_message.c, document.c, held_mail.c
         nothing = sa.cast(sa.null(), t.received_at.type)
         queries = [
             sa.select(t.org_id, sa.literal("unfinished"), sa.func.count(), sa.func.min(t.received_at)).where(

@@ -23,7 +23,7 @@ from .connection import NO_TENANT, Database
 from .documents import NewDocument, SkippedPart
 from .events import Event, add_events
 from .messages import Mail, NewMessage
-from .tables import document, inbound_message, message_conflict, organization, skipped_part
+from .tables import document, held_mail, inbound_message, organization, skipped_part
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Restoring:
 
     def known(self, org_id: int, messages: list[UUID], held: list[UUID]) -> set[UUID]:
         """Tell which of these are there: messages, and held mails, by id."""
-        t, c = inbound_message.c, message_conflict.c
+        t, c = inbound_message.c, held_mail.c
         with self._database.read(org_id) as connection:
             found = set(connection.scalars(sa.select(t.id).where(t.org_id == org_id, t.id.in_(messages))))
             if held:
@@ -181,7 +181,7 @@ class Restoring:
         return (Presence.THERE if self._is_held(connection, new, owner.id) else Presence.CLASH), owner.id
 
     def _is_held(self, connection: sa.Connection, new: NewMessage, clashes: UUID | None) -> bool:
-        c = message_conflict.c
+        c = held_mail.c
         either = (c.id == new.id) | ((c.inbound_message_id == clashes) & (c.fingerprint == new.fingerprint))
         return connection.scalar(sa.select(c.id).where(c.org_id == new.org_id, either).limit(1)) is not None
 
@@ -210,7 +210,7 @@ class Restoring:
         values = {name: getattr(new, name) for name in _MAIL}
         values |= {"inbound_message_id": clashes, "source_message_id": new.source_message_id}
         values |= {"reason": reason.value, "resolution": resolution}
-        connection.execute(self._database.insert(message_conflict).values(values).on_conflict_do_nothing())
+        connection.execute(self._database.insert(held_mail).values(values).on_conflict_do_nothing())
 
     def _add_message(self, connection: sa.Connection, mail: RebuiltMessage) -> None:
         values = {**vars(mail.new), "status": mail.status.value, "next_attempt_at": mail.due}

@@ -1,7 +1,8 @@
 """The schema's version: which one the database has, which one this program needs, and the way there.
 
 The steps are Alembic's, in `migrations/`; the same ones build SQLite and PostgreSQL. A step does only
-what old code can live with, so that old code runs against the new schema while a deploy is on its way.
+what old code can live with, so that old code runs against the new schema while a deploy is on its way;
+0013 is the exception, and says what becomes of mail then.
 Each is one transaction, and leaves nothing behind when it fails. What must not lock a big table for as
 long as it takes is done before it, on PostgreSQL and outside any transaction, by the step's `prepare`:
 it finds what is left of a run that failed, and can be repeated.

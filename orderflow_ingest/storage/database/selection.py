@@ -36,8 +36,8 @@ from .tables import (
     PENDING,
     SOURCES,
     document,
+    held_mail,
     inbound_message,
-    message_conflict,
     of_any,
     owned,
 )
@@ -189,8 +189,8 @@ def begins(id: sa.ColumnElement[UUID], digits: str) -> sa.ColumnElement[bool]:
 
 def held_condition(chosen: Filter, is_sqlite: bool) -> sa.ColumnElement[bool]:
     """Give what a held mail must be to be one of those that are meant: by time, sender, words and Message-ID."""
-    c = message_conflict.c
-    conditions = [owned(message_conflict, chosen.org_id), *_words_of_messages(chosen, is_sqlite)]
+    c = held_mail.c
+    conditions = [owned(held_mail, chosen.org_id), *_words_of_messages(chosen, is_sqlite)]
     if chosen.since:
         conditions.append(c.received_at >= chosen.since)
     if chosen.until:
@@ -198,7 +198,7 @@ def held_condition(chosen: Filter, is_sqlite: bool) -> sa.ColumnElement[bool]:
     if chosen.message_id:
         conditions.append(c.source_message_id == chosen.message_id)
     if chosen.sender:
-        conditions.append(_is_from(chosen.sender, message_conflict))
+        conditions.append(_is_from(chosen.sender, held_mail))
     return sa.and_(*conditions)
 
 

@@ -44,8 +44,8 @@ SELECT what FROM (VALUES
     ('SELECT on organization', has_any_column_privilege(to_regclass('organization')::oid, 'SELECT')),
     ('SELECT on inbound_message', has_any_column_privilege(to_regclass('inbound_message')::oid, 'SELECT')),
     ('INSERT on inbound_message', has_any_column_privilege(to_regclass('inbound_message')::oid, 'INSERT')),
-    ('SELECT on message_conflict', has_any_column_privilege(to_regclass('message_conflict')::oid, 'SELECT')),
-    ('INSERT on message_conflict', has_any_column_privilege(to_regclass('message_conflict')::oid, 'INSERT')),
+    ('SELECT on held_mail', has_any_column_privilege(to_regclass('held_mail')::oid, 'SELECT')),
+    ('INSERT on held_mail', has_any_column_privilege(to_regclass('held_mail')::oid, 'INSERT')),
     ('EXECUTE on orderflow_overdue_since()',
         has_function_privilege(to_regprocedure('orderflow_overdue_since()')::oid, 'EXECUTE')),
     ('INSERT on huey_task', has_any_column_privilege(to_regclass('huey_task')::oid, 'INSERT'))

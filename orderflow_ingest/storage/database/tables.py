@@ -215,8 +215,8 @@ skipped_part = sa.Table(
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
 )
 
-message_conflict = sa.Table(
-    "message_conflict",
+held_mail = sa.Table(
+    "held_mail",
     metadata,
     sa.Column("org_id", Identifier, primary_key=True),
     sa.Column("id", sa.Uuid, primary_key=True),
@@ -230,8 +230,8 @@ message_conflict = sa.Table(
     _own("raw_key", "raw"),
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
 )
-_partial("ix_message_conflict_open", OPEN, message_conflict.c.org_id, message_conflict.c.received_at)
-_partial("uq_message_conflict_alone", ALONE, message_conflict.c.org_id, message_conflict.c.fingerprint, unique=True)
+_partial("ix_held_mail_open", OPEN, held_mail.c.org_id, held_mail.c.received_at)
+_partial("uq_held_mail_alone", ALONE, held_mail.c.org_id, held_mail.c.fingerprint, unique=True)
 
 message_event = sa.Table(
     "message_event",
