@@ -142,7 +142,7 @@ def _program(account: pwd.struct_passwd, argv: list[str]) -> Iterator[Said]:
     elif _FORMER_MODULE in code:
         yield (
             "WARNING",
-            f"master.cf: orderflow: argv's -c imports {_FORMER_MODULE}: a former name, print the line again",
+            f"master.cf: orderflow: argv's -c imports {_FORMER_MODULE}: a former name; print it again",
         )
 
 
