@@ -187,7 +187,7 @@ def test_the_services_health_is_told_in_figures(served):
     assert found["postfix"][0] == "ok"
     finding, text = found["service"]
     assert finding == "ok"
-    figures = r"version \S+ answers: 0 of 20 places busy, 0 MiB in flight, 0 deliveries since \S+\n"
+    figures = r"version \S+ answers: 0 of 20 workers busy, 0 MiB in flight, 0 deliveries since \S+\n"
     assert re.fullmatch(rf"[^:]+: {figures}", text), text
     health = served.health()
     assert text.startswith(health["unit"] or f"process {health['pid']}"), "several instances may share the sockets"

@@ -52,31 +52,35 @@ def spooled(parts, number: int) -> str:
     return entry.name
 
 
-async def settled(desk: Dispatcher, name: str) -> Outcome:
+async def settled(dispatcher: Dispatcher, name: str) -> Outcome:
     answer = asyncio.get_running_loop().create_future()
-    desk.settle(name, answer.set_result)
+    dispatcher.deliver_spooled(name, answer.set_result)
     return await answer
 
 
 @pytest.mark.parametrize("door", ["mail", "entry"])
 def test_what_no_place_has_begun_by_its_deadline_is_not_done_and_comes_again(parts, go_on, door):
     async def scenario() -> None:
-        desk = Dispatcher(parts)
-        hanging = asyncio.create_task(desk.deliver(envelope(), order(1)))
+        dispatcher = Dispatcher(parts)
+        hanging = asyncio.create_task(dispatcher.deliver(envelope(), order(1)))
         await asyncio.sleep(0.1)
         name = spooled(parts, 2)
-        waits = desk.deliver(envelope(), order(2)) if door == "mail" else settled(desk, name)
+        waits = dispatcher.deliver(envelope(), order(2)) if door == "mail" else settled(dispatcher, name)
         second = asyncio.create_task(waits)
         assert [await hanging, await second] == [Outcome.DEADLINE, Outcome.DEADLINE]
-        assert desk.is_stuck and await desk.deliver(envelope(), order(3)) is Outcome.OVERLOADED
+        assert dispatcher.is_stuck and await dispatcher.deliver(envelope(), order(3)) is Outcome.OVERLOADED
         go_on.set()
         for _ in range(200):
-            if desk.health()["busy"] == 0:
+            if dispatcher.health()["busy"] == 0:
                 break
             await asyncio.sleep(0.02)
-        assert (desk.health()["busy"], desk.health()["overdue"], desk.health()["in_flight"]) == (0, 0, 0)
+        assert (dispatcher.health()["busy"], dispatcher.health()["overdue"], dispatcher.health()["in_flight"]) == (
+            0,
+            0,
+            0,
+        )
         assert [row.subject for row in parts.records.messages.select(Filter(), 9)] == ["Order 1"]
         assert door == "mail" or name not in parts.spool.entries()
-        assert await desk.deliver(envelope(), order(2)) is Outcome.DELIVERED
+        assert await dispatcher.deliver(envelope(), order(2)) is Outcome.DELIVERED
 
     asyncio.run(scenario())

@@ -43,7 +43,9 @@ def envelope(**changes):
         "x" * 5000,
     ],
 )
-@pytest.mark.parametrize("field", ["recipient", "sender", "original_recipient", "queue_id", "client_address", "door"])
+@pytest.mark.parametrize(
+    "field", ["recipient", "sender", "original_recipient", "queue_id", "client_address", "listener"]
+)
 def test_what_was_encoded_is_decoded(field, text):
     written = envelope(**{field: text})
     header = encode_envelope(written)
@@ -100,3 +102,10 @@ def test_damaged_headers_are_refused_or_read_and_never_anything_else():
             decode_envelope(bytes(damaged))
         except EnvelopeError:
             continue
+
+
+@pytest.mark.parametrize("key", ["door", "listener"])
+def test_the_listener_of_an_entry_is_read_by_its_old_and_its_new_key(key):
+    lines = encode_envelope(Envelope(recipient="a@b.example", received_at=NOW, listener="before-queue"))
+    assert b"door: before-queue\n" in lines, "a service of the version before may read it"
+    assert decode_envelope(lines.replace(b"door: ", f"{key}: ".encode())).listener == "before-queue"

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from orderflow_ingest.domain.addresses import Addresses
-from orderflow_ingest.entrypoints.service.known_recipients import MOST_AT_A_TIME, KnownOrganizations, RecipientUndecided
-from orderflow_ingest.entrypoints.service.socketmap import MapDoor
+from orderflow_ingest.entrypoints.service.known_recipients import BATCH_SIZE, KnownOrganizations, RecipientUndecided
+from orderflow_ingest.entrypoints.service.socketmap import MapListener
 from orderflow_ingest.storage.database import DatabaseUnavailable, Records
 from orderflow_ingest.storage.resilience.timeouts import Timeouts
 from tests.lab.deployment import DOMAIN
@@ -45,18 +45,18 @@ class FakeTable:
 
 
 @asynccontextmanager
-async def served(table, patience=60, **bounds):
+async def served(table, timeout=60, **bounds):
     """Serve a door at a socket; give the known organizations, the door and a function that connects."""
     with scratch() as place:
-        known = KnownOrganizations(table, patience)
-        door = MapDoor(known, OURS, {os.geteuid()}, **bounds)
-        server = await asyncio.get_running_loop().create_unix_server(door, str(place / "map.sock"))
+        known = KnownOrganizations(table, timeout)
+        listener = MapListener(known, OURS, {os.geteuid()}, **bounds)
+        server = await asyncio.get_running_loop().create_unix_server(listener, str(place / "map.sock"))
         try:
-            yield known, door, lambda: asyncio.open_unix_connection(str(place / "map.sock"))
+            yield known, listener, lambda: asyncio.open_unix_connection(str(place / "map.sock"))
         finally:
             server.close()
             table.may_answer.set()
-            for connection in tuple(door.connections):
+            for connection in tuple(listener.connections):
                 connection.end_if_idle()
 
 
@@ -163,7 +163,7 @@ def test_without_an_answer_memory_still_says_yes_and_nobody_hears_no(trouble, wh
 def test_a_database_that_hangs_is_not_waited_for_and_memory_answers_meanwhile():
     async def test():
         table = FakeTable("acme")
-        async with served(table, patience=0.05) as (known, _, connect):
+        async with served(table, timeout=0.05) as (known, _, connect):
             await known.refresh()
             table.may_answer.clear()
             late, yes = await asked(connect, f"orders+nope@{DOMAIN}", f"orders+acme@{DOMAIN}")
@@ -186,7 +186,7 @@ def test_an_organization_that_is_switched_off_is_forgotten_with_the_next_reading
 
 def test_any_number_of_unknown_recipients_is_one_question_at_a_time():
     async def test():
-        table, count = FakeTable("late"), 2 * MOST_AT_A_TIME + 1
+        table, count = FakeTable("late"), 2 * BATCH_SIZE + 1
         known = KnownOrganizations(table)
         table.may_answer.clear()
         first = known.takes_mail("first")
@@ -197,7 +197,7 @@ def test_any_number_of_unknown_recipients_is_one_question_at_a_time():
         await asyncio.sleep(0)
         table.may_answer.set()
         assert not any(await asyncio.gather(first, *others)) and await asyncio.gather(*again) == [False, True]
-        assert [len(among) for among in table.asked] == [1, MOST_AT_A_TIME, MOST_AT_A_TIME, 2]
+        assert [len(among) for among in table.asked] == [1, BATCH_SIZE, BATCH_SIZE, 2]
 
     run(test)
 
@@ -245,9 +245,7 @@ def test_of_thousands_that_wait_nobody_hears_no_while_readings_fail_and_all_are_
         known = KnownOrganizations(table)
         asked = [known.takes_mail(f"guess{number}") for number in range(4000)]
         told = await asyncio.gather(*asked, return_exceptions=True)
-        assert (
-            all(isinstance(one, RecipientUndecided) for one in told) and len(table.asked) <= 4000 / MOST_AT_A_TIME + 2
-        )
+        assert all(isinstance(one, RecipientUndecided) for one in told) and len(table.asked) <= 4000 / BATCH_SIZE + 2
         table.fault, table.is_empty = None, False
         assert [await known.takes_mail("guess1"), await known.takes_mail("acme")] == [False, True]
 
@@ -259,14 +257,14 @@ def test_who_is_not_answered_in_time_is_no_longer_waited_for_and_is_asked_for_ag
 
     async def test():
         table = FakeTable("acme")
-        known = KnownOrganizations(table, patience=0.01)
+        known = KnownOrganizations(table, timeout=0.01)
         table.may_answer.clear()
         for _ in range(3):
             asked = [known.takes_mail(f"guess{number}") for number in range(1000)]
             told = await asyncio.gather(*asked, return_exceptions=True)
             assert all(isinstance(one, RecipientUndecided) for one in told) and not known._waiting
         table.may_answer.set()
-        known._patience = 60
+        known._timeout = 60
         assert [await known.takes_mail("guess1"), await known.takes_mail("acme")] == [False, True]
         assert len(table.asked) <= 4, "the first one is in hand, and nothing of what was given up is asked for"
 
@@ -310,7 +308,7 @@ def test_while_guesses_wait_for_the_database_who_is_known_is_answered():
 def test_a_connection_that_ends_takes_nobody_elses_answer_with_it():
     async def test():
         table = FakeTable("acme")
-        async with served(table) as (_, door, connect):
+        async with served(table) as (_, listener, connect):
             table.may_answer.clear()
             _, first = await connect()
             first.write(netstring(f"recipients orders+guess@{DOMAIN}"))
@@ -319,11 +317,11 @@ def test_a_connection_that_ends_takes_nobody_elses_answer_with_it():
             _, second = await connect()
             second.write(netstring(f"recipients orders+late@{DOMAIN}"))
             third = asyncio.create_task(asked(connect, f"orders+late@{DOMAIN}"))
-            while len(door.connections) < 3 or not all(one._question for one in door.connections):
+            while len(listener.connections) < 3 or not all(one._pending for one in listener.connections):
                 await asyncio.sleep(0)
             first.close()
             second.close()
-            while len(door.connections) > 1:
+            while len(listener.connections) > 1:
                 await asyncio.sleep(0)
             table.slugs.add("late")
             table.may_answer.set()
@@ -431,10 +429,10 @@ def test_the_table_is_asked_for_the_active_alone(where, place, request):
 )
 def test_what_is_no_request_ends_the_connection(sent):
     async def test():
-        async with served(FakeTable("acme")) as (_, door, connect):
+        async with served(FakeTable("acme")) as (_, listener, connect):
             reader, writer = await connect()
             writer.write(sent)
-            assert await reader.read() == b"" and not door.connections
+            assert await reader.read() == b"" and not listener.connections
             writer.close()
 
     async def read_or_reset():
@@ -473,10 +471,10 @@ def test_a_request_that_comes_byte_by_byte_is_answered_once():
 
 def test_who_never_completes_a_request_is_sent_away():
     async def test():
-        async with served(FakeTable("acme"), idle=0.05) as (_, door, connect):
+        async with served(FakeTable("acme"), idle=0.05) as (_, listener, connect):
             reader, writer = await connect()
             writer.write(b"100:recipients ")
-            assert await reader.read() == b"" and not door.connections
+            assert await reader.read() == b"" and not listener.connections
             writer.close()
 
     run(test)
@@ -484,13 +482,13 @@ def test_who_never_completes_a_request_is_sent_away():
 
 def test_connections_beyond_the_bound_end_at_once_and_others_go_on():
     async def test():
-        async with served(FakeTable("acme"), most=2) as (_, door, connect):
+        async with served(FakeTable("acme"), max_connections=2) as (_, listener, connect):
             pairs = [await connect() for _ in range(2)]
             for reader, writer in pairs:
                 writer.write(netstring(f"recipients orders+acme@{DOMAIN}"))
                 assert await answer(reader) == "OK acme"
             reader, writer = await connect()
-            assert await reader.read() == b"" and len(door.connections) == 2
+            assert await reader.read() == b"" and len(listener.connections) == 2
             for _, one in [*pairs, (reader, writer)]:
                 one.close()
 
@@ -501,14 +499,14 @@ def test_who_takes_no_answers_is_read_no_further():
     """A client that only writes holds some kilobytes, not what it sends."""
 
     async def test():
-        async with served(FakeTable("acme")) as (_, door, connect):
+        async with served(FakeTable("acme")) as (_, listener, connect):
             _, writer = await connect()
             block, sent = netstring(f"recipients orders+acme@{DOMAIN}") * 1000, 0
             while writer.transport.get_write_buffer_size() == 0 and sent < 1 << 28:
                 writer.write(block)
                 sent += len(block)
                 await asyncio.sleep(0)
-            held = next(iter(door.connections))
+            held = next(iter(listener.connections))
             assert sent < 1 << 24 and len(held._read) + held._transport.get_write_buffer_size() < 1 << 20
             writer.transport.abort()
 
@@ -517,10 +515,10 @@ def test_who_takes_no_answers_is_read_no_further():
 
 def test_a_stranger_is_sent_away():
     async def test():
-        async with served(FakeTable("acme")) as (_, door, connect):
-            door.allowed_uids = {os.geteuid() + 1}
+        async with served(FakeTable("acme")) as (_, listener, connect):
+            listener.allowed_uids = {os.geteuid() + 1}
             reader, writer = await connect()
-            assert await reader.read() == b"" and not door.connections
+            assert await reader.read() == b"" and not listener.connections
             writer.close()
 
     run(test)
@@ -529,13 +527,13 @@ def test_a_stranger_is_sent_away():
 def test_at_the_end_a_question_in_hand_is_answered_and_the_others_are_closed():
     async def test():
         table = FakeTable("acme")
-        async with served(table) as (_, door, connect):
+        async with served(table) as (_, listener, connect):
             table.may_answer.clear()
             (idle, idler), (reader, writer) = await connect(), await connect()
             writer.write(netstring(f"recipients orders+nope@{DOMAIN}"))
             while not table.asked:
                 await asyncio.sleep(0)
-            ending = asyncio.create_task(door.finish())
+            ending = asyncio.create_task(listener.finish())
             assert await idle.read() == b""
             table.may_answer.set()
             assert await answer(reader) == "NOTFOUND " and await reader.read() == b""

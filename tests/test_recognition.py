@@ -39,10 +39,10 @@ def parts(place) -> App:
     return embedded(place, ORDERFLOW_AUTHSERV_ID=MX)
 
 
-def post(parts: App, raw: bytes, results: str = "", queue_id: str = "Q1", door: str = "") -> Delivery:
+def post(parts: App, raw: bytes, results: str = "", queue_id: str = "Q1", listener: str = "") -> Delivery:
     """Deliver a mail as Postfix gives it, with what our server says of its sender."""
     top = f"{results}Received: from client by mx (Postfix) with ESMTP id {queue_id};\n\t{datetime.now(UTC)}\n"
-    envelope = Envelope(recipient=ACME, received_at=datetime.now(UTC), queue_id=queue_id, door=door)
+    envelope = Envelope(recipient=ACME, received_at=datetime.now(UTC), queue_id=queue_id, listener=listener)
     return deliver_from_memory(envelope, top.encode() + raw, parts)
 
 
@@ -154,7 +154,7 @@ def test_a_strangers_copy_takes_no_object_from_a_mail_that_is_being_recorded(str
         strict.archive.put = real
         real(key, data, *more)
         raws.append(data)
-        envelope = Envelope(recipient=ACME, received_at=datetime.now(UTC), door=BEFORE_QUEUE)
+        envelope = Envelope(recipient=ACME, received_at=datetime.now(UTC), listener=BEFORE_QUEUE)
         assert deliver_from_memory(envelope, data, strict).outcome is Outcome.HELD
         assert deliver_from_memory(envelope, data, strict).outcome is Outcome.HELD
 
@@ -165,7 +165,7 @@ def test_a_strangers_copy_takes_no_object_from_a_mail_that_is_being_recorded(str
 
 
 def test_before_the_queue_nobody_is_authenticated(strict):
-    assert post(strict, mail(), PASS, door=BEFORE_QUEUE).outcome is Outcome.HELD
+    assert post(strict, mail(), PASS, listener=BEFORE_QUEUE).outcome is Outcome.HELD
     assert post(strict, mail(), PASS).outcome is Outcome.DELIVERED
 
 

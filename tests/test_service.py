@@ -441,7 +441,7 @@ def test_on_sigterm_what_is_in_hand_is_finished_and_nothing_new_is_taken(deploym
         asking.join()
     assert ended == [means(Outcome.DELIVERED)]
     assert wait_until(lambda: not deployment.service.running, 60)
-    assert [r["message"] for r in deployment.log_records() if r.get("program") == "service"][-1] == "Service ended."
+    assert [r["message"] for r in deployment.log_records() if r.get("program") == "service"][-1] == "Service stopped."
 
 
 @pytest.mark.parametrize("name", [b"00000000000000000001.1.aaaaaaaa", b"../dead/x", b"/etc/passwd", b"", b"\xff"])

@@ -18,7 +18,7 @@ from orderflow_ingest.domain.addresses import Addresses
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.entrypoints.service import postmaster_relay
-from orderflow_ingest.entrypoints.service.lmtp_smtp import lmtp_door, smtp_door
+from orderflow_ingest.entrypoints.service.lmtp_smtp import lmtp_listener, smtp_listener
 from orderflow_ingest.storage.envelope_header import encode_envelope
 
 DOMAIN = "orderflow.example.com"
@@ -30,14 +30,14 @@ OURS = {os.geteuid()}
 MEGABYTE = 1 << 20
 
 
-class FakeDesk:
+class FakeDispatcher:
     """A desk that notes what it was given; `outcomes` and `welcomes` say its answers by recipient."""
 
     def __init__(self):
         self.settings = SimpleNamespace(max_message_size=MEGABYTE, domains=(DOMAIN,), addresses=ADDRESSES)
         self.is_draining = False
         self.budget, self.reserved, self.most_reserved = 10 * MEGABYTE, 0, 0
-        self.welcomes = {NOPE: Outcome.UNKNOWN_ORG}
+        self.refusals = {NOPE: Outcome.UNKNOWN_ORG}
         self.outcomes = {}
         self.delivered: list[tuple[Envelope, bytes]] = []
         self.may_end = asyncio.Event()
@@ -51,15 +51,15 @@ class FakeDesk:
         self.most_reserved = max(self.most_reserved, self.reserved)
         return True
 
-    def free(self, size):
+    def release(self, size):
         self.reserved -= size
         assert self.reserved >= 0
 
-    def organization(self, recipient):
+    def organization_slug(self, recipient):
         return ADDRESSES.slug(recipient) if recipient.lower().endswith(DOMAIN) else None
 
-    async def welcome(self, recipient):
-        return _given(self.welcomes.get(recipient))
+    async def check_recipient(self, recipient):
+        return _given(self.refusals.get(recipient))
 
     async def deliver(self, envelope, raw):
         self.at_work += 1
@@ -127,8 +127,8 @@ class Client:
 class Lab:
     """A door on a socket, its desk and its clients."""
 
-    def __init__(self, desk, door, path, hello):
-        self.desk, self.door, self.path, self.hello = desk, door, path, hello
+    def __init__(self, dispatcher, listener, path, hello):
+        self.dispatcher, self.listener, self.path, self.hello = dispatcher, listener, path, hello
 
     async def connect(self):
         return Client(*await asyncio.open_unix_connection(str(self.path)))
@@ -142,37 +142,37 @@ class Lab:
     async def settled(self):
         """Wait until no session and no delivery is left."""
         async with asyncio.timeout(5):
-            while self.door.sessions or self.door._deliveries:
+            while self.listener.sessions or self.listener._deliveries:
                 await asyncio.sleep(0.005)
 
     async def came(self, number):
         async with asyncio.timeout(5):
-            while len(self.desk.delivered) < number:
+            while len(self.dispatcher.delivered) < number:
                 await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
-async def listening(make, place, uids=OURS, desk=None, **options):
-    desk, loop, path = desk or FakeDesk(), asyncio.get_running_loop(), place / "door.sock"
+async def listening(make, place, uids=OURS, dispatcher=None, **options):
+    dispatcher, loop, path = dispatcher or FakeDispatcher(), asyncio.get_running_loop(), place / "door.sock"
     unhandled = []
     loop.set_exception_handler(lambda _, context: unhandled.append(context))
-    door = make(desk, uids, **options)
-    server = await loop.create_unix_server(door, str(path))
-    lab = Lab(desk, door, path, "LHLO" if make is lmtp_door else "EHLO")
+    listener = make(dispatcher, uids, **options)
+    server = await loop.create_unix_server(listener, str(path))
+    lab = Lab(dispatcher, listener, path, "LHLO" if make is lmtp_listener else "EHLO")
     try:
         yield lab
     finally:
         server.close()
-        for session in tuple(door.sessions):
+        for session in tuple(listener.sessions):
             session._connection.abort()
-        desk.may_end.set()
+        dispatcher.may_end.set()
         await lab.settled()
-    assert desk.reserved == 0, "budget is left over"
+    assert dispatcher.reserved == 0, "budget is left over"
     assert not unhandled
 
 
-lmtp = functools.partial(listening, lmtp_door)
-smtp = functools.partial(listening, smtp_door)
+lmtp = functools.partial(listening, lmtp_listener)
+smtp = functools.partial(listening, smtp_listener)
 BOTH = pytest.mark.parametrize("listen", [lmtp, smtp], ids=["lmtp", "smtp"])
 
 
@@ -278,7 +278,7 @@ async def test_every_reply_has_an_enhanced_status_code_and_order_is_kept(listen,
         }
         for line, expected in pairs.items():
             assert (await client.ask(line)).startswith(expected + " "), line
-        assert await client.closed() == "" and lab.desk.delivered == []
+        assert await client.closed() == "" and lab.dispatcher.delivered == []
 
 
 # Messages
@@ -290,7 +290,7 @@ async def test_a_message_arrives_as_pipe_would_have_brought_it(listen, place):
     async with listen(place) as lab:
         client, before = await lab.client(), datetime.now(UTC)
         assert (await client.deliver(ACME, options=" SIZE=99 BODY=8BITMIME")) == "250 2.0.0 message recorded"
-        ((envelope, raw),) = lab.desk.delivered
+        ((envelope, raw),) = lab.dispatcher.delivered
         assert raw == RAW
         assert (envelope.recipient, envelope.sender) == (ACME, "buyer@shop.example")
         assert before <= envelope.received_at <= datetime.now(UTC)
@@ -304,7 +304,7 @@ async def test_content_is_taken_as_it_is(listen, mail, place):
     async with listen(place) as lab:
         client = await lab.client()
         assert (await client.deliver(ACME, mail=mail)).startswith("250 ")
-        assert lab.desk.delivered[0][1] == mail.replace(b"\r\n", b"\n")
+        assert lab.dispatcher.delivered[0][1] == mail.replace(b"\r\n", b"\n")
 
 
 @BOTH
@@ -318,7 +318,7 @@ async def test_no_message_is_smuggled_in_another(listen, miss, place):
         client.send(b"a" + smuggled + b".\r\n")
         assert (await client.reply()).startswith("250 ")
         assert (await client.ask("NOOP")).startswith("250 ")
-        assert [envelope.recipient for envelope, _ in lab.desk.delivered] == [ACME]
+        assert [envelope.recipient for envelope, _ in lab.dispatcher.delivered] == [ACME]
 
 
 @BOTH
@@ -327,7 +327,7 @@ async def test_a_null_sender_is_empty(listen, place):
     async with listen(place) as lab:
         client = await lab.client()
         await client.deliver(ACME, sender="")
-        assert lab.desk.delivered[0][0].sender == ""
+        assert lab.dispatcher.delivered[0][0].sender == ""
 
 
 @BOTH
@@ -341,7 +341,7 @@ async def test_an_address_of_any_bytes_is_taken(listen, sender, place):
     async with listen(place) as lab:
         client = await lab.client()
         await client.deliver(ACME, sender=sender, options=" SMTPUTF8")
-        envelope = lab.desk.delivered[0][0]
+        envelope = lab.dispatcher.delivered[0][0]
         assert envelope.sender == sender and encode_envelope(envelope)
 
 
@@ -354,7 +354,7 @@ async def test_whole_transactions_may_come_in_one_write(listen, place):
         client.send(one + b"NOOP\r\n" + one + b"QUIT\r\n")
         codes = [(await client.reply())[:3] for _ in range(10)]
         assert codes == ["250", "250", "354", "250", "250", "250", "250", "354", "250", "221"]
-        assert [raw for _, raw in lab.desk.delivered] == [RAW, RAW]
+        assert [raw for _, raw in lab.dispatcher.delivered] == [RAW, RAW]
 
 
 @BOTH
@@ -367,7 +367,7 @@ async def test_a_transaction_may_come_byte_by_byte(listen, place):
             client.send(sent[position : position + 1])
             await asyncio.sleep(0)
         assert [(await client.reply())[:3] for _ in range(5)] == ["250", "250", "354", "250", "221"]
-        assert lab.desk.delivered[0][1] == RAW
+        assert lab.dispatcher.delivered[0][1] == RAW
 
 
 @BOTH
@@ -381,14 +381,14 @@ async def test_what_was_said_ends_with_its_transaction(listen, place):
         await client.deliver(BETA, sender="two@shop.example")
         await client.replies("MAIL FROM:<x@shop.example>", f"RCPT TO:<{ACME}>", "RSET")
         assert (await client.ask("DATA")).startswith("503")
-        told = [(e.sender, e.recipient, e.client_address, e.queue_id) for e, _ in lab.desk.delivered]
+        told = [(e.sender, e.recipient, e.client_address, e.queue_id) for e, _ in lab.dispatcher.delivered]
         assert told == [("one@shop.example", ACME, "192.0.2.1", "4ABC"), ("two@shop.example", BETA, "", "")]
 
 
 @live
 async def test_twenty_sessions_at_a_time_get_each_its_own(place):
     async with lmtp(place) as lab:
-        lab.desk.may_end.clear()
+        lab.dispatcher.may_end.clear()
 
         async def send(number):
             client = await lab.client()
@@ -397,13 +397,13 @@ async def test_twenty_sessions_at_a_time_get_each_its_own(place):
 
         sending = [asyncio.create_task(send(number)) for number in range(20)]
         async with asyncio.timeout(10):
-            while lab.desk.at_work < 20:
+            while lab.dispatcher.at_work < 20:
                 await asyncio.sleep(0.005)
-        lab.desk.may_end.set()
+        lab.dispatcher.may_end.set()
         assert await asyncio.gather(*sending) == [["250 2.0.0 message recorded"] * 3] * 20
-        for envelope, raw in lab.desk.delivered:
+        for envelope, raw in lab.dispatcher.delivered:
             assert f" of {envelope.sender.partition('@')[0]}\n".encode() in raw
-        assert len(lab.desk.delivered) == 60
+        assert len(lab.dispatcher.delivered) == 60
 
 
 @BOTH
@@ -419,7 +419,7 @@ async def test_random_mail_is_delivered_byte_for_byte(listen, place):
             )
             lines = raw.split(b"\n")[:-1]
             await client.deliver(ACME, mail=b"".join(b"." * line.startswith(b".") + line + b"\r\n" for line in lines))
-            assert lab.desk.delivered[-1][1] == raw
+            assert lab.dispatcher.delivered[-1][1] == raw
 
 
 # Outcomes
@@ -430,7 +430,7 @@ async def test_random_mail_is_delivered_byte_for_byte(listen, place):
 @live
 async def test_every_outcome_is_told_as_its_table_says(listen, outcome, place):
     async with listen(place) as lab:
-        lab.desk.outcomes[ACME] = outcome
+        lab.dispatcher.outcomes[ACME] = outcome
         client = await lab.client()
         assert await client.deliver(ACME) == f"{outcome.reply_code} {outcome.dsn_code} {outcome.text}"
 
@@ -440,7 +440,7 @@ async def test_every_outcome_is_told_as_its_table_says(listen, outcome, place):
 @live
 async def test_a_recipient_is_refused_before_any_content(listen, outcome, place):
     async with listen(place) as lab:
-        lab.desk.welcomes[BETA] = outcome
+        lab.dispatcher.refusals[BETA] = outcome
         client = await lab.client()
         await client.ask("MAIL FROM:<a@shop.example>")
         assert await client.ask(f"RCPT TO:<{NOPE}>") == "550 5.1.1 no such organisation"
@@ -452,7 +452,7 @@ async def test_a_recipient_is_refused_before_any_content(listen, outcome, place)
 @live
 async def test_lmtp_answers_for_each_accepted_recipient_in_their_order(place):
     async with lmtp(place) as lab:
-        lab.desk.outcomes = {BETA: Outcome.BACKEND_DOWN, ACME.upper(): Outcome.DUPLICATE}
+        lab.dispatcher.outcomes = {BETA: Outcome.BACKEND_DOWN, ACME.upper(): Outcome.DUPLICATE}
         client = await lab.client()
         client.send(
             f"MAIL FROM:<a@shop.example>\r\nRCPT TO:<{ACME}>\r\nRCPT TO:<{NOPE}>\r\nRCPT TO:<{BETA}>\r\n"
@@ -465,8 +465,8 @@ async def test_lmtp_answers_for_each_accepted_recipient_in_their_order(place):
             "451 4.3.0 storage is not available, try again later",
             "250 2.0.0 message known already",
         ]
-        assert lab.desk.most_at_work == 3
-        assert len({envelope.received_at for envelope, _ in lab.desk.delivered}) == 1
+        assert lab.dispatcher.most_at_work == 3
+        assert len({envelope.received_at for envelope, _ in lab.dispatcher.delivered}) == 1
         assert (await client.ask("NOOP")).startswith("250 ")
 
 
@@ -496,10 +496,10 @@ async def test_smtp_takes_mail_for_one_organisation_at_a_time(place):
         assert [answer[:9] for answer in answers] == [
             "250 2.1.0", "550 5.1.1", "250 2.1.5", "452 4.5.3", "550 5.1.1", "250 2.1.5", "550 5.1.1", "354 end w",
         ]  # fmt: skip
-        assert answers[3] == "452 4.5.3 one organisation at a time, send this recipient again"
+        assert answers[3] == "452 4.5.3 one organization at a time, send this recipient again"
         client.send(MAIL + b".\r\n")
         assert (await client.reply()).startswith("250 ")
-        assert len(lab.desk.delivered) == 2
+        assert len(lab.dispatcher.delivered) == 2
         assert (await client.deliver(BETA)).startswith("250 ")
 
 
@@ -517,7 +517,7 @@ async def test_smtp_takes_mail_for_one_organisation_at_a_time(place):
 @live
 async def test_smtp_answers_once_with_what_is_worst_unless_it_passes(first, second, answer, place):
     async with smtp(place) as lab:
-        lab.desk.outcomes = {ACME: first, ACME.upper(): second}
+        lab.dispatcher.outcomes = {ACME: first, ACME.upper(): second}
         client = await lab.client()
         assert (await client.deliver(ACME, ACME.upper())).startswith(f"{answer} ")
         assert (await client.ask("NOOP")).startswith("250 ")
@@ -539,7 +539,7 @@ async def test_xforward_tells_the_client_and_the_queue_id(listen, place):
         await client.deliver(ACME)
         await client.ask("XFORWARD ADDR=[UNAVAILABLE] IDENT=[TEMPUNAVAIL]")
         await client.deliver(ACME)
-        told = [(envelope.client_address, envelope.queue_id) for envelope, _ in lab.desk.delivered]
+        told = [(envelope.client_address, envelope.queue_id) for envelope, _ in lab.dispatcher.delivered]
         assert told == [("2001:db8::1", "4XyZ12"), ("", "")]
 
 
@@ -576,34 +576,34 @@ async def test_the_limit_counts_lines_as_pipe_writes_them(listen, place):
         client = await lab.client()
         lines = b"\r\n" * MEGABYTE
         assert (await client.deliver(ACME, mail=lines, options=f" SIZE={len(lines)}")).startswith("250 ")
-        assert lab.desk.delivered[0][1] == b"\n" * MEGABYTE
+        assert lab.dispatcher.delivered[0][1] == b"\n" * MEGABYTE
         assert await client.deliver(ACME, mail=lines + b"\r\n") == "552 5.3.4 message exceeds the size limit"
-        assert len(lab.desk.delivered) == 1 and lab.desk.reserved == 0
+        assert len(lab.dispatcher.delivered) == 1 and lab.dispatcher.reserved == 0
 
 
 @BOTH
 @live
 async def test_the_declared_size_is_held_from_mail_on_and_then_what_came(listen, place):
     async with listen(place) as lab:
-        lab.desk.may_end.clear()
+        lab.dispatcher.may_end.clear()
         client = await lab.client()
         await client.begin(ACME, options=" SIZE=500000")
-        assert lab.desk.reserved == 500000
+        assert lab.dispatcher.reserved == 500000
         client.send(MAIL + b".\r\n")
         async with asyncio.timeout(5):
-            while not lab.desk.at_work:
+            while not lab.dispatcher.at_work:
                 await asyncio.sleep(0.005)
-        assert lab.desk.reserved == len(RAW)
-        lab.desk.may_end.set()
+        assert lab.dispatcher.reserved == len(RAW)
+        lab.dispatcher.may_end.set()
         await client.reply()
-        assert lab.desk.reserved == 0
+        assert lab.dispatcher.reserved == 0
 
 
 @BOTH
 @live
 async def test_mail_is_refused_where_the_budget_has_no_room(listen, place):
     async with listen(place) as lab:
-        lab.desk.budget = 600000
+        lab.dispatcher.budget = 600000
         first, second = await lab.client(), await lab.client()
         await first.begin(ACME, options=" SIZE=500000")
         recipients = f"RCPT TO:<{ACME}>\r\n" * 50
@@ -623,24 +623,24 @@ async def test_mail_is_refused_where_the_budget_has_no_room(listen, place):
 @live
 async def test_a_message_that_outgrows_the_budget_is_read_and_not_kept(listen, options, place):
     async with listen(place) as lab:
-        lab.desk.budget = MEGABYTE
+        lab.dispatcher.budget = MEGABYTE
         other, client = await lab.client(), await lab.client()
         await other.begin(ACME, options=" SIZE=500000")
         mail = (b"x" * 998 + b"\r\n") * 900
         assert (
             await client.deliver(ACME, mail=mail, options=options) == "451 4.3.2 too much work waiting, try again later"
         )
-        assert lab.desk.reserved == 500000
+        assert lab.dispatcher.reserved == 500000
         other.send(MAIL + b".\r\n")
         assert (await other.reply()).startswith("250 ")
         assert (await client.deliver(ACME, mail=mail, options=options)).startswith("250 ")
-        assert lab.desk.most_reserved <= lab.desk.budget
+        assert lab.dispatcher.most_reserved <= lab.dispatcher.budget
 
 
 @live
 async def test_one_message_alone_passes_whatever_the_budget(place):
     async with lmtp(place) as lab:
-        lab.desk.budget = 1000
+        lab.dispatcher.budget = 1000
         client = await lab.client()
         assert (await client.deliver(ACME, mail=b"x" * 900000 + b"\r\n")).startswith("250 ")
 
@@ -648,7 +648,7 @@ async def test_one_message_alone_passes_whatever_the_budget(place):
 @live
 async def test_memory_holds_a_message_once_and_nothing_of_one_that_is_refused(place):
     async with lmtp(place) as lab:
-        lab.desk.settings.max_message_size = lab.desk.budget = 20 * MEGABYTE
+        lab.dispatcher.settings.max_message_size = lab.dispatcher.budget = 20 * MEGABYTE
         client, block = await lab.client(), (b"x" * 98 + b"\r\n") * 1000
 
         async def peak_of(blocks):
@@ -664,9 +664,9 @@ async def test_memory_holds_a_message_once_and_nothing_of_one_that_is_refused(pl
             return answer[:3], peak
 
         answer, peak = await peak_of(150)
-        assert answer == "250" and len(lab.desk.delivered[0][1]) == 150 * 99000
+        assert answer == "250" and len(lab.dispatcher.delivered[0][1]) == 150 * 99000
         assert peak < 1.4 * 150 * 99000
-        lab.desk.settings.max_message_size = MEGABYTE
+        lab.dispatcher.settings.max_message_size = MEGABYTE
         answer, peak = await peak_of(300)
         assert answer == "552" and peak < 4 * MEGABYTE
 
@@ -731,9 +731,9 @@ async def test_the_budget_is_given_back_however_a_transaction_ends(listen, end, 
         client = await lab.client()
         await end(lab, client)
         async with asyncio.timeout(5):
-            while lab.desk.reserved:
+            while lab.dispatcher.reserved:
                 await asyncio.sleep(0.005)
-        assert lab.desk.most_reserved >= 70000 and lab.desk.delivered == []
+        assert lab.dispatcher.most_reserved >= 70000 and lab.dispatcher.delivered == []
 
 
 @BOTH
@@ -748,7 +748,7 @@ async def test_a_message_without_its_end_is_not_delivered_and_is_one_log_record(
         await asyncio.sleep(0.05)
         client.leave()
         await lab.settled()
-        assert lab.desk.delivered == []
+        assert lab.dispatcher.delivered == []
     (record,) = ours(records)
     assert (record.action, record.getMessage()) == ("receive", "Message ended early.")
     assert (record.queue_id, record.reason) == ("4ABC", "client closed the connection")
@@ -759,18 +759,18 @@ async def test_a_message_without_its_end_is_not_delivered_and_is_one_log_record(
 @live
 async def test_a_delivery_that_has_begun_goes_to_its_end_without_the_client(listen, place):
     async with listen(place) as lab:
-        lab.desk.may_end.clear()
+        lab.dispatcher.may_end.clear()
         client = await lab.client()
         await client.begin(ACME)
         client.send(MAIL + b".\r\n")
         async with asyncio.timeout(5):
-            while not lab.desk.at_work:
+            while not lab.dispatcher.at_work:
                 await asyncio.sleep(0.005)
             client.leave()
-            while lab.door.sessions:
+            while lab.listener.sessions:
                 await asyncio.sleep(0.005)
-        assert lab.desk.reserved == len(RAW)
-        lab.desk.may_end.set()
+        assert lab.dispatcher.reserved == len(RAW)
+        lab.dispatcher.may_end.set()
         await lab.came(1)
 
 
@@ -783,7 +783,7 @@ async def test_silence_ends_a_session_and_leaves_nothing(listen, place, records)
         client.send(b"Subject: order\r\n")
         assert await client.closed() == "421 4.4.2 silence was too long\r\n"
         await lab.settled()
-        assert lab.desk.delivered == [] and lab.desk.reserved == 0
+        assert lab.dispatcher.delivered == [] and lab.dispatcher.reserved == 0
     assert [record.reason for record in ours(records)] == ["client was silent too long"]
 
 
@@ -796,10 +796,10 @@ async def test_a_slow_client_and_our_own_work_are_no_silence(listen, place):
         for _ in range(10):
             client.send(b"X-Slow: yes\r\n")
             await asyncio.sleep(0.06)
-        lab.desk.may_end.clear()
+        lab.dispatcher.may_end.clear()
         client.send(b".\r\n")
         await asyncio.sleep(0.7)
-        lab.desk.may_end.set()
+        lab.dispatcher.may_end.set()
         assert (await client.reply()).startswith("250 ")
         assert (await client.ask("NOOP")).startswith("250 ")
 
@@ -822,7 +822,7 @@ async def test_a_stranger_is_turned_away_and_logged(listen, place, records):
     async with listen(place, uids={os.geteuid() + 1}) as lab:
         client = await lab.connect()
         assert await client.closed() == "421 4.7.0 this user may not send mail here\r\n"
-        assert not lab.door.sessions
+        assert not lab.listener.sessions
     (record,) = ours(records)
     assert (record.action, record.uid) == ("connect", os.geteuid())
 
@@ -837,7 +837,7 @@ async def test_too_many_errors_end_the_session(listen, place):
         assert len(errors) == 20 and {error[:3] for error in errors} == {"501"}
         assert last == "421 4.7.0 too many errors"
         await lab.settled()
-        assert lab.desk.delivered == []
+        assert lab.dispatcher.delivered == []
 
 
 @BOTH
@@ -883,7 +883,7 @@ async def test_a_bare_line_feed_ends_no_command(listen, place):
 async def test_an_unexpected_error_defers_and_tells_nobody_its_text(listen, step, place, records):
     async with listen(place) as lab:
         secret = RuntimeError("the password is swordfish")
-        (lab.desk.welcomes if step == "welcome" else lab.desk.outcomes)[ACME] = secret
+        (lab.dispatcher.refusals if step == "welcome" else lab.dispatcher.outcomes)[ACME] = secret
         client = await lab.client()
         await client.ask("MAIL FROM:<a@shop.example>")
         answer = await client.ask(f"RCPT TO:<{ACME}>")
@@ -902,11 +902,11 @@ async def test_an_unexpected_error_defers_and_tells_nobody_its_text(listen, step
 @BOTH
 @live
 async def test_an_unexpected_error_amid_content_ends_the_session(listen, is_pipelined, place, records):
-    class Breaking(FakeDesk):
+    class Breaking(FakeDispatcher):
         def reserve(self, size):
             raise MemoryError("swordfish")
 
-    async with listen(place, desk=Breaking()) as lab:
+    async with listen(place, dispatcher=Breaking()) as lab:
         client = await lab.client()
         client.send(f"MAIL FROM:<a@shop.example>\r\nRCPT TO:<{ACME}>\r\nDATA\r\n".encode() + MAIL * is_pipelined)
         if not is_pipelined:
@@ -915,7 +915,7 @@ async def test_an_unexpected_error_amid_content_ends_the_session(listen, is_pipe
         client.send(b".\r\nRSET\r\n")
         assert "250 2.0.0" not in await client.closed()
         await lab.settled()
-        assert lab.desk.delivered == []
+        assert lab.dispatcher.delivered == []
     assert ours(records)[0].reason.startswith("MemoryError at ")
     assert not any("swordfish" in str(vars(record)) for record in records)
 
@@ -945,11 +945,11 @@ async def test_a_draining_door_takes_nothing_new_and_finishes_what_it_has(listen
         idle, late, busy = await lab.client(), await lab.client(), await lab.client()
         await busy.begin(ACME)
         busy.send(MAIL)
-        lab.desk.is_draining = True
+        lab.dispatcher.is_draining = True
         assert await (await lab.connect()).closed() == "421 4.3.2 service is going down, try again later\r\n"
         late.send(f"MAIL FROM:<a@shop.example>\r\nRCPT TO:<{ACME}>\r\nDATA\r\n".encode() + MAIL + b".\r\n")
         assert await late.closed() == "421 4.3.2 service is going down, try again later\r\n"
-        finishing = asyncio.create_task(lab.door.finish())
+        finishing = asyncio.create_task(lab.listener.finish())
         assert await idle.closed() == "421 4.3.2 service is going down, try again later\r\n"
         await asyncio.sleep(0.1)
         assert not finishing.done()
@@ -957,7 +957,7 @@ async def test_a_draining_door_takes_nothing_new_and_finishes_what_it_has(listen
         assert await busy.reply() == "250 2.0.0 message recorded"
         assert await busy.closed() == "421 4.3.2 service is going down, try again later\r\n"
         await finishing
-        assert len(lab.desk.delivered) == 1
+        assert len(lab.dispatcher.delivered) == 1
 
 
 # Postmaster
@@ -989,7 +989,7 @@ async def relaying(place, **answers):
     listener = Listener(place / "postfix.sock", {name.replace("DOT", "."): answer for name, answer in answers.items()})
     server = await asyncio.start_unix_server(listener.serve, str(listener.path))
     async with smtp(place, relay=str(listener.path)) as lab:
-        lab.listener = listener
+        lab.relay = listener
         yield lab
     server.close()
 
@@ -1003,8 +1003,8 @@ async def test_mail_for_the_postmaster_goes_back_to_postfix(place):
             f"Postmaster@{DOMAIN}", f"abuse@{DOMAIN}", "postmaster", sender=sender, mail=MAIL + b"\xe9\r\n"
         )
         assert answer == "250 2.0.0 message passed on"
-        assert lab.desk.delivered == []
-        _, mail, *recipients, _, data, _ = lab.listener.heard
+        assert lab.dispatcher.delivered == []
+        _, mail, *recipients, _, data, _ = lab.relay.heard
         assert mail.startswith(b"MAIL FROM:<b\xfcro@shop.example> BODY=8BITMIME SMTPUTF8")
         assert recipients == [
             f"RCPT TO:<Postmaster@{DOMAIN}>\r\n".encode(),

@@ -9,7 +9,7 @@ import pytest
 from orderflow_ingest.config import load
 from orderflow_ingest.entrypoints.health_client import SOCKETS
 from orderflow_ingest.entrypoints.service.cost import FIELD_FACTOR, HEADER_READ
-from orderflow_ingest.entrypoints.service.socketmap import MOST_CONNECTIONS
+from orderflow_ingest.entrypoints.service.socketmap import MAX_CONNECTIONS
 from orderflow_ingest.entrypoints.service.systemd import unit_of
 from tests.lab.deployment import PROGRAMS
 
@@ -144,7 +144,7 @@ def value(unit: Path, name: str) -> str | None:
 
 def test_the_recipient_map_cannot_take_every_file_of_the_service(installed):
     unit = (installed / "orderflow-service@.service").read_text()
-    assert int(re.search(r"^LimitNOFILE=(\d+)$", unit, re.MULTILINE)[1]) >= 4 * MOST_CONNECTIONS
+    assert int(re.search(r"^LimitNOFILE=(\d+)$", unit, re.MULTILINE)[1]) >= 4 * MAX_CONNECTIONS
 
 
 def test_every_unit_that_gets_a_socket_says_that_it_does_not_block():

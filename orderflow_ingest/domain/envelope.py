@@ -16,8 +16,8 @@ UNKNOWN_SENDER = "<unknown>"
 class Envelope:
     """The envelope of one delivery to one recipient.
 
-    `sender` is empty for a bounce. `queue_id` is for finding a delivery in Postfix's log; Postfix uses
-    it again later. `door` is BEFORE_QUEUE for mail that smtpd asks about: it has passed no milter, see `sender_policy`.
+    `sender` is empty for a bounce. `queue_id` is for finding a delivery in Postfix's log; Postfix reuses it later.
+    `listener` is BEFORE_QUEUE for mail that smtpd asks about: it has passed no milter, see `sender_policy`.
     """
 
     recipient: str
@@ -26,4 +26,4 @@ class Envelope:
     original_recipient: str = ""
     queue_id: str = ""
     client_address: str = ""
-    door: str = ""
+    listener: str = ""

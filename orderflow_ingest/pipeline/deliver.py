@@ -117,7 +117,7 @@ def deliver(envelope: Envelope, raw: bytes, app: App, way: Origin = BY_SMTP) -> 
 def _deliver(mail: ReadMail, coming: _InboundMail, app: App) -> Delivery:
     """Deliver one message to its organization."""
     envelope, org, way, message = coming.envelope, coming.org, coming.way, mail.message
-    is_filtered = envelope.door != BEFORE_QUEUE
+    is_filtered = envelope.listener != BEFORE_QUEUE
     server = Authenticator(app.settings.authserv_id, envelope.queue_id, envelope.sender, is_filtered)
     seen = classify(mail, org, way.source, None if way.importer else server, app.records, app.archive)
     if seen.verdict:

@@ -11,6 +11,9 @@ from orderflow_ingest.domain.errors import OrderflowError
 
 from .spool_entry import encode_header
 
+# The field was named so in the first versions. It is written so, since a service of such a version may drain the spool.
+_OLD_NAMES = {"listener": "door"}
+
 
 class EnvelopeError(OrderflowError, ValueError):
     """An envelope header that does not read as one."""
@@ -18,7 +21,9 @@ class EnvelopeError(OrderflowError, ValueError):
 
 def encode_envelope(envelope: Envelope) -> bytes:
     """Return the envelope as header lines, without the blank line that ends them."""
-    return encode_header({field.name: _text(getattr(envelope, field.name)) for field in fields(envelope)})
+    return encode_header(
+        {_OLD_NAMES.get(field.name, field.name): _text(getattr(envelope, field.name)) for field in fields(envelope)}
+    )
 
 
 def decode_envelope(header: bytes) -> Envelope:
@@ -35,7 +40,7 @@ def decode_envelope(header: bytes) -> Envelope:
             queue_id=found["queue_id"],
             client_address=found["client_address"],
             received_at=datetime.fromisoformat(found["received_at"]),
-            door=found.get("door", ""),
+            listener=found.get("listener") or found.get("door", ""),
         )
     except (KeyError, ValueError) as error:
         raise EnvelopeError(f"envelope header does not read: {type(error).__name__}") from None

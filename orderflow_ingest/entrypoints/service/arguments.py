@@ -1,10 +1,12 @@
-"""SMTP words: the arguments of MAIL, RCPT and XFORWARD (RFC 5321 section 4.1.2, XFORWARD_README).
+"""The arguments of MAIL, RCPT and XFORWARD (RFC 5321 section 4.1.2, Postfix's XFORWARD_README).
 
-Addresses come out as pipe(8) writes its macros: without angle brackets, quotes, comments, blanks or a source route.
-Bytes that are no UTF-8 pass as surrogates. smtpd(8) passes its client's line on to a before-queue server as it came,
-and it has answered 250 by then. So a line is read as smtpd reads it, by the same steps: smtpd_token.c finds the
-words, extract_addr() in smtpd.c the path, tok822_parse.c the address (RFC 822), rewrite.c its domain. What smtpd
-takes must not be refused here: a sender would get a bounce for what was accepted at RCPT.
+Addresses are returned as pipe(8) writes its macros: without angle brackets, quotes, comments, blanks or a source route.
+Bytes that are no UTF-8 pass as surrogates.
+
+smtpd(8) passes its client's line on to a before-queue server unchanged, after it has answered 250. So a line is read
+as smtpd reads it, by the same steps: smtpd_token.c finds the words, extract_addr() in smtpd.c the path, tok822_parse.c
+the address (RFC 822), rewrite.c its domain. What smtpd accepts must not be refused here: the sender would get a bounce
+for what was accepted at RCPT.
 """
 
 import re
@@ -22,16 +24,16 @@ _UNAVAILABLE = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 
 
 class SmtpSyntaxError(OrderflowError, ValueError):
-    """An argument that does not read as what its command takes."""
+    """An argument that its command does not accept."""
 
 
 def read_sender(argument: str | None) -> tuple[str, dict[str, str]]:
-    """Read `FROM:<address> parameters`; the address is empty for a bounce. Raises SmtpSyntaxError."""
+    """Read `FROM:<address> parameters`; the address is empty for a bounce. Raise SmtpSyntaxError."""
     return _read_path("FROM:", argument)
 
 
 def read_recipient(argument: str | None) -> tuple[str, dict[str, str]]:
-    """Read `TO:<address> parameters`. Raises SmtpSyntaxError."""
+    """Read `TO:<address> parameters`. Raise SmtpSyntaxError."""
     address, parameters = _read_path("TO:", argument)
     if not address:
         raise SmtpSyntaxError
@@ -39,7 +41,7 @@ def read_recipient(argument: str | None) -> tuple[str, dict[str, str]]:
 
 
 def declared_size(parameters: dict[str, str]) -> int:
-    """Give the SIZE of MAIL's parameters, 0 where there is none (RFC 1870). Raises SmtpSyntaxError."""
+    """Return the SIZE of MAIL's parameters, 0 where there is none (RFC 1870). Raise SmtpSyntaxError."""
     size = parameters.get("SIZE", "0")
     if not re.fullmatch("[0-9]{1,20}", size):
         raise SmtpSyntaxError
@@ -47,7 +49,7 @@ def declared_size(parameters: dict[str, str]) -> int:
 
 
 def read_attributes(argument: str | None, names: Collection[str]) -> dict[str, str]:
-    """Read the attributes of XFORWARD; what is not available is empty. Raises SmtpSyntaxError."""
+    """Read the attributes of XFORWARD; what is not available is empty. Raise SmtpSyntaxError."""
     found = {}
     for word in (argument or "").split():
         name, equals, value = word.partition("=")
@@ -61,7 +63,7 @@ def read_attributes(argument: str | None, names: Collection[str]) -> dict[str, s
 
 
 def path(address: str) -> str:
-    """Write an address as the path that is read as it: in angle brackets, quotes where it needs them."""
+    """Return an address as a path: in angle brackets, with quotes where it needs them."""
     local, at, domain = address.rpartition("@")
     if at and not _NEEDS_NO_QUOTES.fullmatch(local):
         local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
@@ -69,7 +71,7 @@ def path(address: str) -> str:
 
 
 def client_address(attribute: str) -> str:
-    """Give the address in an ADDR attribute: IPv6 ones are marked there (RFC 5321, section 4.1.3)."""
+    """Return the address of an ADDR attribute: IPv6 addresses have a prefix there (RFC 5321, section 4.1.3)."""
     return attribute[5:] if attribute[:5].upper() == "IPV6:" else attribute
 
 
@@ -146,7 +148,7 @@ def _with_domain(tokens: list[tuple[str, bool]]) -> str:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield operators, each a character, and words without their quotes; the flag tells a word."""
+    """Yield operators, each a character, and words without their quotes; the flag is true for a word."""
     at = 0
     while at < len(text):
         char = text[at]

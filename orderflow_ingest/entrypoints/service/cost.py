@@ -1,12 +1,12 @@
-"""Cost: how much memory a delivery takes for a mail, before it begins.
+"""The memory that a delivery takes for a mail, estimated before it begins.
 
-A mail lies in memory once while it is delivered; hashing, the spool and S3 read it in blocks. Reading its header makes
+A mail is in memory once while it is delivered; hashing, the spool and S3 read it in blocks. Reading its header makes
 copies and an object for each field, within the bounds of `mime.fields`: of 4 MB of `To:` lines 3 MB. So a mail costs
 its size, and FIELD_FACTOR bytes for each byte of its header up to HEADER_READ, beyond which the header is not read.
 
-The header is looked for by searches that take linear time and make no objects. A server that found no header puts its
-own before the sender's, with an empty line between; so where the first block holds nothing but such fields, the
-second one counts too.
+The header is found by searches that take linear time and make no objects. A server that found no header puts its own
+before the sender's, with an empty line between. So where the first block holds nothing but such fields, the second
+one counts too.
 """
 
 import re

@@ -1,18 +1,20 @@
-"""orderflow-service: the warm delivery service.
+"""orderflow-service: the daemon that delivers the messages that Postfix hands over.
 
     orderflow-service [--settings FILE]
 
-It holds open what a delivery needs, and listens on unix sockets in ORDERFLOW_SOCKET_DIR:
+It keeps open what a delivery needs, and listens on unix sockets in ORDERFLOW_SOCKET_DIR:
 
-    deliver.sock     for orderflow-deliver, see `pipe_protocol`; for this user and root
-    lmtp.sock        for Postfix's lmtp(8), see `lmtp_smtp`; for ORDERFLOW_MAIL_USER too
-    smtp.sock        for Postfix's smtpd_proxy_filter, the same
-    recipients.sock  for Postfix's proxymap(8), which asks at each RCPT TO, see `socketmap`; the same
+    deliver.sock     orderflow-deliver, see `pipe_protocol`; this user and root may connect
+    lmtp.sock        Postfix's lmtp(8), see `lmtp_smtp`; ORDERFLOW_MAIL_USER may connect too
+    smtp.sock        Postfix's smtpd_proxy_filter, see `lmtp_smtp`; the same users
+    recipients.sock  Postfix's proxymap(8), one question for each RCPT TO, see `socketmap`; the same users
 
-systemd may open the sockets, so that a client that comes while the service restarts waits for it. Else they
-are made here, for this user and the mail user's group; what a killed service left is replaced, one that is
-served is not. On SIGTERM and SIGINT nobody new is listened to, who is connected already gets 75 or 421 for what
-is new, and what is in hand is finished and answered.
+systemd may open the sockets: clients that connect during a restart then wait. Otherwise they are created here, for
+this user and the mail user's group. The socket of a killed service is replaced. One that a running service listens
+on is not: SocketInUse.
+
+On SIGTERM and SIGINT no new connection is accepted. Clients that are connected get 75 or 421 for new messages.
+Messages that were taken already are delivered and answered.
 """
 
 import asyncio
@@ -42,22 +44,22 @@ from orderflow_ingest.storage.database import DatabaseUnavailable, recipients_pa
 from . import systemd
 from .dispatcher import Dispatcher
 from .known_recipients import KnownOrganizations
-from .lmtp_smtp import MailListener, lmtp_door, smtp_door
+from .lmtp_smtp import MailListener, lmtp_listener, smtp_listener
 from .peer_credentials import mail_uids, own_uids
-from .pipe_protocol import PipeDoor
-from .socketmap import MapDoor
+from .pipe_protocol import PipeConnection
+from .socketmap import MapListener
 
 BACKLOG = 1024
 _GRACE = 5  # seconds
-_KEEP = 5  # seconds
-_READY_AGAIN = 1  # second
+_RECIPIENTS_INTERVAL = 5  # seconds
+_READY_RETRY = 1  # second
 _M_MMAP_THRESHOLD = -3
-# Our threads let go of the GIL at each system call; to be asked for it every 5 ms by all who wait costs more.
+# Our threads release the GIL at each system call; a request for it every 5 ms by each thread that waits costs more.
 _SWITCH_INTERVAL = 0.05  # seconds
 
 
 class SocketInUse(OrderflowError):
-    """Another service listens here already."""
+    """Another service listens at this path."""
 
 
 @click.command(help="Deliver messages that Postfix hands over, until SIGTERM; see the README on its three ways.")
@@ -69,40 +71,42 @@ def cli(settings_file: str | None) -> None:
     logs.configure(settings.log, "service", settings.state_dir)
     metrics.start(settings.metrics_dir)
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    _give_memory_back()
+    _lower_mmap_threshold()
     try:
         asyncio.run(serve(open_app(settings)))
-        os._exit(0)  # else a thread that hangs past its deadline would be waited for
-    except SocketInUse as taken:
-        raise click.ClickException(str(taken)) from None
+        os._exit(0)  # does not wait for threads that hang past their deadline
+    except SocketInUse as error:
+        raise click.ClickException(str(error)) from None
 
 
 async def serve(app: App) -> None:
-    """Listen and deliver until a signal says that it is over."""
-    loop, over, desk = asyncio.get_running_loop(), asyncio.Event(), Dispatcher(app)
+    """Listen and deliver until SIGTERM or SIGINT."""
+    loop, stop, dispatcher = asyncio.get_running_loop(), asyncio.Event(), Dispatcher(app)
     loop.set_exception_handler(_log_error)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, over.set)
+        loop.add_signal_handler(number, stop.set)
     opened = systemd.activated_sockets() or _listen(app.settings)
     known = KnownOrganizations(app.records.organizations)
-    doors = _doors(desk, known)
-    servers = [await loop.create_server(doors[name], sock=one, backlog=BACKLOG) for name, one in opened.items()]
-    log_start("service", "Service listens.", app.settings, sockets=", ".join(sorted(opened)))
-    tasks = [asyncio.create_task(one) for one in (_watch(desk), _keep_recipients(app), known.keep_fresh())]
-    await over.wait()
+    listeners = _listeners(dispatcher, known)
+    servers = [await loop.create_server(listeners[name], sock=sock, backlog=BACKLOG) for name, sock in opened.items()]
+    log_start("service", "Service started.", app.settings, sockets=", ".join(sorted(opened)))
+    tasks = [
+        asyncio.create_task(task) for task in (_notify_watchdog(dispatcher), _keep_recipients(app), known.keep_fresh())
+    ]
+    await stop.wait()
     for server in servers:
         server.close()
-    desk.is_draining = True
+    dispatcher.is_draining = True
     await _notify("STOPPING=1")
     with suppress(TimeoutError):
         async with asyncio.timeout(app.settings.deadline + _GRACE):
-            for door in doors.values():
-                if isinstance(door, MailListener | MapDoor):
-                    await door.finish()
-            await desk.drain()
+            for listener in listeners.values():
+                if isinstance(listener, MailListener | MapListener):
+                    await listener.finish()
+            await dispatcher.drain()
     for task in tasks:
         task.cancel()
-    logs.event("service", "Service ended.", deliveries=desk.health()["deliveries"])
+    logs.event("service", "Service stopped.", deliveries=dispatcher.health()["deliveries"])
 
 
 def main() -> None:
@@ -110,20 +114,20 @@ def main() -> None:
     run_cli(cli)
 
 
-def _doors(desk: Dispatcher, known: KnownOrganizations) -> dict[str, Callable[[], asyncio.BaseProtocol]]:
-    settings = desk.settings
+def _listeners(dispatcher: Dispatcher, known: KnownOrganizations) -> dict[str, Callable[[], asyncio.BaseProtocol]]:
+    settings = dispatcher.settings
     mail = mail_uids(settings.mail_user)
     relay = settings.relay and settings.relay.removeprefix("unix:")
     return {
-        PIPE_SOCKET: partial(PipeDoor, desk, own_uids()),
-        LMTP_SOCKET: lmtp_door(desk, mail),
-        SMTP_SOCKET: smtp_door(desk, mail, relay=relay),
-        MAP_SOCKET: MapDoor(known, settings.addresses, mail),
+        PIPE_SOCKET: partial(PipeConnection, dispatcher, own_uids()),
+        LMTP_SOCKET: lmtp_listener(dispatcher, mail),
+        SMTP_SOCKET: smtp_listener(dispatcher, mail, relay=relay),
+        MAP_SOCKET: MapListener(known, settings.addresses, mail),
     }
 
 
-def _give_memory_back() -> None:
-    """Have the memory of each large message mapped by itself, and unmapped after it.
+def _lower_mmap_threshold() -> None:
+    """Have the memory of each large message mapped by itself, so that it is unmapped after the delivery.
 
     glibc raises its threshold for that to the largest that was ever freed, and then keeps them in each thread's
     arena: 8 mails of 25 MB at a time left three times as much behind (mallopt(3), M_MMAP_THRESHOLD).
@@ -135,53 +139,53 @@ def _give_memory_back() -> None:
 
 
 def _log_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what nobody has caught, without its text."""
+    """Log an exception that nothing has caught, without its text."""
     error = context.get("exception")
     logs.event("service", "Unexpected error.", logs.ERROR, reason=logs.place(error) if error else context["message"])
 
 
-async def _watch(desk: Dispatcher) -> None:
-    """Tell systemd that the service listens, and then, again and again, that the loop runs and a place is left.
+async def _notify_watchdog(dispatcher: Dispatcher) -> None:
+    """Notify systemd that the service is ready, then regularly that its loop runs and a worker is not stuck.
 
-    Where it hears no more of that, it starts the service again.
+    Without these notifications systemd restarts the service.
     """
     while not await _notify("READY=1"):
-        await asyncio.sleep(_READY_AGAIN)
+        await asyncio.sleep(_READY_RETRY)
     interval = systemd.watchdog_interval()
     while interval:
-        if not desk.is_stuck:
+        if not dispatcher.is_stuck:
             await _notify("WATCHDOG=1")
         await asyncio.sleep(interval)
 
 
 async def _notify(state: str) -> bool:
-    """Send systemd a notice and return whether it went; in a thread, since a busy systemd does not read it at once."""
+    """Notify systemd and return whether it succeeded; in a thread, since a busy systemd does not read it at once."""
     try:
         await asyncio.to_thread(systemd.notify, state)
     except OSError as error:
-        logs.event("service", f"systemd did not take {state}.", logs.WARNING, reason=error)
+        logs.event("service", f"systemd could not be notified of {state}.", logs.WARNING, reason=error)
         return False
     return True
 
 
 async def _keep_recipients(app: App) -> None:
-    """Keep the file for --map database, where there is one: without it smtpd does not even greet."""
+    """Keep the file for --map database up to date, where there is one: without it smtpd does not even greet."""
     while recipients_path(app.settings.database_url):
         try:
             await asyncio.to_thread(keep_recipients, app)
         except DatabaseUnavailable as error:
-            logs.event("recipients", "Postfix's recipient file could not be looked at.", logs.WARNING, reason=error)
-        await asyncio.sleep(_KEEP)
+            logs.event("recipients", "Postfix's recipient file could not be updated.", logs.WARNING, reason=error)
+        await asyncio.sleep(_RECIPIENTS_INTERVAL)
 
 
 def _listen(settings: Settings) -> dict[str, socket.socket]:
     directory = settings.socket_dir
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    return {name: _bound(directory / name, settings.mail_user) for name in SOCKETS}
+    return {name: _bind(directory / name, settings.mail_user) for name in SOCKETS}
 
 
-def _bound(path: Path, mail_user: str) -> socket.socket:
-    """Listen at a path, for this user alone or the mail user's group too. Raises SocketTaken."""
+def _bind(path: Path, mail_user: str) -> socket.socket:
+    """Listen at a path, for this user alone or the mail user's group too. Raise SocketInUse."""
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(os.fspath(path)) == 0:
@@ -194,7 +198,7 @@ def _bound(path: Path, mail_user: str) -> socket.socket:
     finally:
         os.umask(before)
     if path.name != PIPE_SOCKET:
-        with suppress(KeyError, PermissionError):  # not a member of that group: `orderflow-admin check` tells
+        with suppress(KeyError, PermissionError):  # not a member of that group: `orderflow-admin check` reports it
             os.chown(path, -1, pwd.getpwnam(mail_user).pw_gid)
         path.chmod(0o660)
     server.listen(BACKLOG)

@@ -1,13 +1,11 @@
-"""SMTP input: what a session's client has sent, as command lines or as a message, in bounded memory.
+"""Input of an SMTP session: command lines or a message, in bounded memory.
 
 A command line ends with CR LF. One that is too long, or holds a bare CR, a bare LF or a NUL, is read to its end
-and given as an empty line, which is no command. While lines wait that nobody has read, the client's writing is
-paused.
+and returned as an empty line, which is no command. While unread lines wait, reading from the client is paused.
 
-A message is taken block by block as it comes, without a copy of its own of it waiting anywhere: at its end there
-are its bytes once, and at most one block on the way. Its bytes are held against the desk's in-flight budget before
-they are kept. Where they are over the limit or the budget, what was kept is dropped, and the rest is read and
-not kept: only the reply after the end mark is one that a client listens to.
+A message is stored block by block. At its end its bytes are in memory once, and at most one block on the way. Bytes
+are reserved in the dispatcher's in-flight budget before they are kept. Beyond the size limit or the budget the kept
+bytes are dropped, and the rest is read and not kept: a client only listens to the reply after its end mark.
 """
 
 import asyncio
@@ -28,70 +26,70 @@ _NO_COMMAND = b"\r\n"
 
 
 class BudgetReservation:
-    """A part of the desk's in-flight budget; releasing twice is releasing once."""
+    """A part of the dispatcher's in-flight budget; it may be released twice."""
 
-    def __init__(self, desk: "Dispatcher"):
-        self._desk = desk
+    def __init__(self, dispatcher: "Dispatcher"):
+        self._dispatcher = dispatcher
         self.size = 0
 
     def take(self, size: int) -> bool:
-        """Hold `size` bytes in place of what is held; on False nothing is held.
+        """Reserve `size` bytes in place of those that are reserved; after False none are.
 
-        What is held is given back first: the desk lets one message alone pass whatever its size.
+        Those are released first: the dispatcher lets one message alone pass whatever its size.
         """
         self.release()
-        if not self._desk.reserve(size):
+        if not self._dispatcher.reserve(size):
             return False
         self.size = size
         return True
 
     def shrink(self, size: int) -> None:
-        """Hold no more than `size` bytes."""
+        """Keep no more than `size` bytes."""
         if size < self.size:
-            self._desk.free(self.size - size)
+            self._dispatcher.release(self.size - size)
             self.size = size
 
     def release(self) -> None:
-        """Give back what is held."""
+        """Release all bytes."""
         self.shrink(0)
 
 
 class MessageReader:
-    """A message on its way in: its bytes, or the outcome that refuses it."""
+    """A message that is being received: its bytes, or the outcome that refuses it."""
 
-    def __init__(self, hold: BudgetReservation, limit: int):
+    def __init__(self, reservation: BudgetReservation, limit: int):
         self.refusal: Outcome | None = None
         self.size = 0
-        self._hold = hold
+        self._reservation = reservation
         self._limit = limit
         self._kept = BytesIO()
         self._stuffing = DataDecoder()
 
     def feed(self, block: bytes) -> bytes | None:
-        """Take one block; give what came after the end mark, None while that has not come."""
+        """Take one block; return what follows the end mark, None before that."""
         content = self._stuffing.feed(block)
         self.size += len(content)
         if self.size > self._limit:
             self.refusal = Outcome.TOO_BIG
-        elif not self.refusal and not self._is_held():
+        elif not self.refusal and not self._has_room():
             self.refusal = Outcome.OVERLOADED
         if self.refusal:
             self._kept = BytesIO()
-            self._hold.release()
+            self._reservation.release()
         else:
             self._kept.write(content)
         return self._stuffing.rest
 
-    def _is_held(self) -> bool:
-        return self.size <= self._hold.size or self._hold.take(min(self.size + _STEP, self._limit))
+    def _has_room(self) -> bool:
+        return self.size <= self._reservation.size or self._reservation.take(min(self.size + _STEP, self._limit))
 
     def raw(self) -> bytes:
-        """Give the message; shared with what is kept here, not a copy."""
+        """Return the message; it is not copied."""
         return self._kept.getvalue()
 
 
 class InputBuffer:
-    """What the client has sent and nobody has taken."""
+    """The client's input that has not been read."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
         self._transport = transport
@@ -99,21 +97,21 @@ class InputBuffer:
         self._waiting = bytearray()
         self._is_paused = False
         self._is_skipping = False
-        self._intake: MessageReader | None = None
+        self._reader: MessageReader | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     @property
     def is_in_message(self) -> bool:
-        """Tell whether what comes next is content and not a command."""
-        return self._intake is not None
+        """Return whether the next bytes are content and no command."""
+        return self._reader is not None
 
     def feed(self, block: bytes) -> None:
         """Take what the transport has read."""
-        if self._intake:
-            rest = self._intake.feed(block)
+        if self._reader:
+            rest = self._reader.feed(block)
             if rest is None:
                 return
-            block, self._intake = rest, None
+            block, self._reader = rest, None
         self._waiting += block
         if len(self._waiting) > _READ_AHEAD and not self._is_paused:
             self._transport.pause_reading()
@@ -122,7 +120,7 @@ class InputBuffer:
             self._waiter.set_result(None)
 
     async def readuntil(self) -> bytes:
-        """Give the next command line with its CR LF. (The name is the one that aiosmtpd calls.)"""
+        """Return the next command line with its CR LF. (aiosmtpd calls it by this name.)"""
         while self._transport.is_closing():
             await self._more()  # commands after QUIT or a 421; the end of the connection cancels this
         while (end := self._waiting.find(b"\r\n")) < 0:
@@ -136,12 +134,12 @@ class InputBuffer:
         self._is_skipping = False
         return _NO_COMMAND if is_bad else line
 
-    async def read_message(self, intake: MessageReader) -> None:
-        """Fill `intake` up to the end of the message."""
-        self._intake = intake
+    async def read_message(self, reader: MessageReader) -> None:
+        """Feed `reader` up to the end of the message."""
+        self._reader = reader
         pipelined, self._waiting = bytes(self._waiting), bytearray()
         self.feed(pipelined)
-        while self._intake:
+        while self._reader:
             await self._more()
 
     async def _more(self) -> None:

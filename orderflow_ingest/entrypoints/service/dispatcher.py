@@ -1,14 +1,14 @@
-"""The desk: where the service's doors bring their messages; it holds the bounds and knows the outcomes.
+"""The dispatcher: runs deliveries in worker threads, within the bounds of the service.
 
-    places     so many deliveries run at a time, each in a thread; the others wait
-    bytes      so many bytes are in memory for messages at a time, by what `cost` says a delivery makes of each; beyond
-               them OVERLOADED. One message alone always passes
-    deadline   an answer comes within the delivery's deadline, DEADLINE if no other. A thread cannot be ended
-               from outside: it goes on, keeps its place and its bytes, and what it records is recorded; its
-               backends' own time limits end it. While such have every place, nothing new is taken. What has
-               waited for a place till then is dropped: who was answered DEADLINE has the message, and comes again
+    workers    ORDERFLOW_CONCURRENCY threads, each with one delivery at a time; further deliveries wait in a queue
+    bytes      the memory that messages may take at a time, by the estimate of `cost`. Beyond it the outcome is
+               OVERLOADED. One message alone always passes
+    deadline   every delivery is answered by its deadline, with DEADLINE if it has not ended. A thread cannot be ended
+               from outside: it goes on, keeps its worker and its bytes, and what it records stays recorded. The time
+               limits of its backends end it. While all workers are overdue, no new delivery is taken. A delivery that
+               no worker has begun by its deadline is dropped: its client still has the message and sends it again
 
-All methods belong to the event loop's thread. Nothing here raises: a door gets an outcome.
+All methods are for the event loop's thread. They raise nothing: a listener always gets an outcome.
 """
 
 import asyncio
@@ -35,86 +35,86 @@ from orderflow_ingest.storage.spool import Entry
 from . import systemd
 from .cost import cost, cost_of_read
 
-Answer = Callable[[Outcome | None], None]
+Reply = Callable[[Outcome | None], None]
 
 
 class Dispatcher:
-    """The one place where deliveries of this process are begun."""
+    """Starts all deliveries of this process."""
 
     def __init__(self, app: App):
         self.app = app
         self.settings = app.settings
         self.is_draining = False
         self._loop = asyncio.get_running_loop()
-        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._in_flight = self._running = self._overdue = 0
-        self._ended: Counter[str] = Counter()
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._reserved_bytes = self._running = self._overdue = 0
+        self._outcomes: Counter[str] = Counter()
         self._started_at = datetime.now(UTC)
         self._unit = systemd.unit()
         for number in range(self.settings.concurrency):
-            Thread(target=self._take_place, name=f"place {number}", daemon=True).start()
+            Thread(target=self._run_worker, name=f"delivery-{number}", daemon=True).start()
 
     @property
     def is_stuck(self) -> bool:
-        """Tell whether as many deliveries as there are places are past their deadline."""
+        """Return whether every worker has a delivery that is past its deadline."""
         return self._overdue >= self.settings.concurrency
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether everyone has been answered."""
+        """Return whether every client has been answered."""
         return self._running == self._overdue
 
     def reserve(self, size: int, held: int = 0) -> bool:
-        """Take so many bytes of the bound for a message that holds others already; False if there are not as many."""
-        if self._in_flight > held and self._in_flight + size > self.settings.max_in_flight:
+        """Reserve `size` bytes for a message that has reserved `held` already; return False where there is no room."""
+        if self._reserved_bytes > held and self._reserved_bytes + size > self.settings.max_in_flight:
             return False
-        self._in_flight += size
+        self._reserved_bytes += size
         return True
 
-    def free(self, size: int) -> None:
-        """Give bytes back."""
-        self._in_flight -= size
+    def release(self, size: int) -> None:
+        """Release bytes that were reserved."""
+        self._reserved_bytes -= size
 
-    def organization(self, recipient: str) -> str | None:
-        """Give the slug that a recipient names, whether there is such an organisation or not."""
+    def organization_slug(self, recipient: str) -> str | None:
+        """Return the slug that a recipient names, whether there is such an organization or not."""
         try:
             return self.settings.addresses.slug(recipient)
         except ForeignDomainError:
             return None
 
-    async def welcome(self, recipient: str) -> Outcome | None:
-        """Tell what keeps mail for this recipient from being delivered; None if nothing does."""
-        known = self.app.records.organizations.remembered(self.organization(recipient) or "")
+    async def check_recipient(self, recipient: str) -> Outcome | None:
+        """Return the outcome that mail for this recipient would have; None where it would be accepted."""
+        known = self.app.records.organizations.remembered(self.organization_slug(recipient) or "")
         if known is not None and known.is_active:
             return None
         if self.is_stuck:
-            return _refused(Outcome.OVERLOADED)
-        answer: asyncio.Future[Outcome | None] = self._loop.create_future()
-        self._begin(partial(_welcomed, recipient, self.app), 0, partial(_tell, answer))
-        return await answer
+            return _count_refusal(Outcome.OVERLOADED)
+        reply: asyncio.Future[Outcome | None] = self._loop.create_future()
+        self._submit(partial(_check_recipient, recipient, self.app), 0, partial(_set_result, reply))
+        return await reply
 
     async def deliver(self, envelope: Envelope, raw: bytes) -> Outcome:
-        """Deliver a message that its sender still has. Its bytes are reserved by the door that has read it."""
-        made = cost(0, raw)
-        if self.is_stuck or not self.reserve(made, held=len(raw)):
+        """Deliver a message that its sender still has. Its bytes are reserved by the listener that has read it."""
+        size = cost(0, raw)
+        if self.is_stuck or not self.reserve(size, held=len(raw)):
             event("deliver", "No room for a message.", WARNING, outcome=Outcome.OVERLOADED.name, size=len(raw))
-            return self._counted(_refused(Outcome.OVERLOADED))
-        answer: asyncio.Future[Outcome | None] = self._loop.create_future()
-        work = partial(_received, envelope, raw, self.app)
-        self._begin(work, made, partial(_tell, answer), if_late=len(raw), name=envelope.queue_id)
-        return self._counted(await answer)
+            return self._count_outcome(_count_refusal(Outcome.OVERLOADED))
+        reply: asyncio.Future[Outcome | None] = self._loop.create_future()
+        work = partial(_deliver_from_memory, envelope, raw, self.app)
+        self._submit(work, size, partial(_set_result, reply), bytes_if_late=len(raw), name=envelope.queue_id)
+        return self._count_outcome(await reply)
 
-    def settle(self, name: str, answer: Callable[[Outcome], None]) -> None:
-        """Deliver a spool entry by its name, and call `answer` with the outcome."""
+    def deliver_spooled(self, name: str, reply: Callable[[Outcome], None]) -> None:
+        """Deliver a spool entry by its name, and call `reply` with the outcome."""
         try:
             entry = self.app.spool.claim(name)
         except OSError as error:
-            entry, why = None, os_reason(error)
+            entry, reason = None, os_reason(error)
         else:
-            why = "gone, or another process is at it"
+            reason = "gone, or locked by another process"
         if entry is None:
-            event("spool", "Spool entry could not be claimed.", WARNING, entry=name, reason=why)
-            answer(self._counted(_refused(Outcome.INTERNAL)))
+            event("spool", "Spool entry could not be claimed.", WARNING, entry=name, reason=reason)
+            reply(self._count_outcome(_count_refusal(Outcome.INTERNAL)))
             return
         size = cost_of_read(entry.size, entry.peek)
         if self.is_stuck or not self.reserve(size):
@@ -122,14 +122,14 @@ class Dispatcher:
                 "deliver", "No room for a message.", WARNING, outcome=Outcome.OVERLOADED.name,
                 entry=name, size=entry.size,
             )  # fmt: skip
-            self._discard(entry)
-            answer(self._counted(_refused(Outcome.OVERLOADED)))
+            self._discard_entry(entry)
+            reply(self._count_outcome(_count_refusal(Outcome.OVERLOADED)))
             return
-        told = partial(self._tell_counted, answer)
-        self._begin(partial(_settled, entry, self.app), size, told, name=name, drop=partial(self._discard, entry))
+        work, discard = partial(_deliver_spooled, entry, self.app), partial(self._discard_entry, entry)
+        self._submit(work, size, partial(self._count_and_reply, reply), name=name, discard=discard)
 
     def health(self) -> dict[str, object]:
-        """Tell how the service does."""
+        """Return the state of the service, as JSON holds it."""
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -138,120 +138,121 @@ class Dispatcher:
             "spool": self.app.spool.directory,
             "started_at": self._started_at.isoformat(timespec="seconds"),
             "draining": self.is_draining,
-            "places": self.settings.concurrency,
+            "workers": self.settings.concurrency,
             "busy": self._running,
             "overdue": self._overdue,
-            "in_flight": self._in_flight,
+            "in_flight": self._reserved_bytes,
             "max_in_flight": self.settings.max_in_flight,
-            "deliveries": self._ended.total(),
-            "outcomes": dict(self._ended),
+            "deliveries": self._outcomes.total(),
+            "outcomes": dict(self._outcomes),
         }
 
     async def drain(self) -> None:
-        """Wait until everyone has been answered."""
+        """Wait until every client has been answered."""
         while not self.is_idle:
             await asyncio.sleep(0.02)
 
-    def _discard(self, entry: Entry) -> None:
-        """Remove an entry whose message Postfix keeps."""
+    def _discard_entry(self, entry: Entry) -> None:
+        """Remove an entry whose message Postfix still has."""
         try:
             self.app.spool.finish(entry)
         except OSError as error:
             event("spool", "Spool entry could not be removed.", ERROR, entry=entry.name, reason=error)
             entry.release()  # to the drain
 
-    def _tell_counted(self, answer: Callable[[Outcome], None], outcome: Outcome | None) -> None:
-        answer(self._counted(outcome))
+    def _count_and_reply(self, reply: Callable[[Outcome], None], outcome: Outcome | None) -> None:
+        reply(self._count_outcome(outcome))
 
-    def _begin(
+    def _submit(
         self,
         work: Callable[[], Outcome | None],
         size: int,
-        answer: Answer,
-        if_late: int = 0,
+        reply: Reply,
+        bytes_if_late: int = 0,
         name: str = "",
-        drop: Callable[[], None] = lambda: None,
+        discard: Callable[[], None] = lambda: None,
     ) -> None:
-        """Have the work done by a place, and answer once: with its outcome, or with DEADLINE when that is over.
+        """Have a worker do the work, and reply once: with its outcome, or with DEADLINE at the deadline.
 
-        Work that no place has begun by then is not done: `drop` takes away what it would have ended.
+        Work that no worker has begun by then is not done; `discard` is called in its place. A delivery that is late
+        takes `bytes_if_late` more: its client has been answered and releases its own reservation.
         """
-        delivery = _Delivery(answer, size)
-        delivery.timer = self._loop.call_later(self.settings.deadline, self._late, delivery, if_late, name)
+        job = _Job(reply, size)
+        job.timer = self._loop.call_later(self.settings.deadline, self._on_deadline, job, bytes_if_late, name)
         self._running += 1
-        self._work.put(partial(self._do, work, drop, delivery))
+        self._jobs.put(partial(self._run, work, discard, job))
 
-    def _take_place(self) -> None:
+    def _run_worker(self) -> None:
         while True:
-            self._work.get()()
+            self._jobs.get()()
 
-    def _do(self, work: Callable[[], Outcome | None], drop: Callable[[], None], delivery: "_Delivery") -> None:
+    def _run(self, work: Callable[[], Outcome | None], discard: Callable[[], None], job: "_Job") -> None:
         """Do the work, in a thread."""
         try:
-            if delivery.is_late:
-                drop()
+            if job.is_late:
+                discard()
                 outcome = None
             else:
                 outcome = work()
         except BaseException as error:
-            event("deliver", "Delivery broke.", ERROR, outcome=Outcome.INTERNAL.name, reason=place(error))
-            outcome = _refused(Outcome.INTERNAL)
-        self._loop.call_soon_threadsafe(self._over, delivery, outcome)
+            event("deliver", "Delivery failed unexpectedly.", ERROR, outcome=Outcome.INTERNAL.name, reason=place(error))
+            outcome = _count_refusal(Outcome.INTERNAL)
+        self._loop.call_soon_threadsafe(self._finish, job, outcome)
 
-    def _over(self, delivery: "_Delivery", outcome: Outcome | None) -> None:
+    def _finish(self, job: "_Job", outcome: Outcome | None) -> None:
         self._running -= 1
-        self._in_flight -= delivery.size
-        if delivery.is_late:
+        self._reserved_bytes -= job.size
+        if job.is_late:
             self._overdue -= 1
         else:
-            delivery.timer.cancel()
-            delivery.answer(outcome)
+            job.timer.cancel()
+            job.reply(outcome)
 
-    def _late(self, delivery: "_Delivery", size: int, name: str) -> None:
-        """Answer; the thread goes on, and so does its hold on its place and on its bytes."""
-        delivery.is_late = True
-        delivery.size += size
-        self._in_flight += size
+    def _on_deadline(self, job: "_Job", size: int, name: str) -> None:
+        """Reply; the thread goes on, and keeps its worker and its bytes."""
+        job.is_late = True
+        job.size += size
+        self._reserved_bytes += size
         self._overdue += 1
         event("deliver", "Delivery has not ended by its deadline.", ERROR, outcome=Outcome.DEADLINE.name, of=name)
-        delivery.answer(_refused(Outcome.DEADLINE))
+        job.reply(_count_refusal(Outcome.DEADLINE))
 
-    def _counted(self, outcome: Outcome | None) -> Outcome:
+    def _count_outcome(self, outcome: Outcome | None) -> Outcome:
         outcome = outcome or Outcome.INTERNAL
-        self._ended[outcome.name] += 1
+        self._outcomes[outcome.name] += 1
         return outcome
 
 
-class _Delivery:
-    """Work that a place has in hand: who is told its outcome, and the bytes that it holds."""
+class _Job:
+    """Work for a worker: where its outcome goes, and the bytes that are reserved for it."""
 
-    __slots__ = ("answer", "is_late", "size", "timer")
+    __slots__ = ("is_late", "reply", "size", "timer")
     timer: asyncio.TimerHandle
 
-    def __init__(self, answer: Answer, size: int):
-        self.answer, self.size, self.is_late = answer, size, False
+    def __init__(self, reply: Reply, size: int):
+        self.reply, self.size, self.is_late = reply, size, False
 
 
-def _refused(outcome: Outcome) -> Outcome:
-    """Count an answer that no delivery has given."""
+def _count_refusal(outcome: Outcome) -> Outcome:
+    """Count an outcome that no delivery has returned, and return it."""
     metrics.count(metrics.REFUSALS, outcome.name)
     return outcome
 
 
-def _tell(answer: "asyncio.Future[Outcome | None]", outcome: Outcome | None) -> None:
-    """Give an answer to who may be gone: a client that dropped."""
-    if not answer.done():
-        answer.set_result(outcome)
+def _set_result(reply: "asyncio.Future[Outcome | None]", outcome: Outcome | None) -> None:
+    """Set the result, unless the client has disconnected."""
+    if not reply.done():
+        reply.set_result(outcome)
 
 
-def _welcomed(recipient: str, app: App) -> Outcome | None:
+def _check_recipient(recipient: str, app: App) -> Outcome | None:
     refusal = delivery.check_recipient(recipient, app)
-    return refusal and _refused(refusal)
+    return refusal and _count_refusal(refusal)
 
 
-def _received(envelope: Envelope, raw: bytes, app: App) -> Outcome:
+def _deliver_from_memory(envelope: Envelope, raw: bytes, app: App) -> Outcome:
     return delivery.deliver_from_memory(envelope, raw, app).outcome
 
 
-def _settled(entry: Entry, app: App) -> Outcome:
+def _deliver_spooled(entry: Entry, app: App) -> Outcome:
     return delivery.deliver_spooled(entry, app).outcome

@@ -1,18 +1,18 @@
-r"""Dot-stuffing: from what follows DATA to the bytes of a message (RFC 5321, sections 4.5.2 and 4.1.1.4).
+r"""Dot-stuffing: the bytes of a message out of what follows DATA (RFC 5321, sections 4.5.2 and 4.1.1.4).
 
 A line ends with CR LF and with nothing else. A bare CR or LF is content, and neither \n.\n nor any other
-near miss of CR LF . CR LF ends a message: what is the end for one host and not for the next is how one
-message is smuggled in another. Lines may be as long as they like.
+near miss of CR LF . CR LF ends a message: an end for one host that is none for the next is how a message is
+smuggled inside another one. Lines may have any length.
 
-What comes out has LF line ends, as pipe(8) writes a message: the same bytes, and so the same digest,
-whichever door it came through. Blocks may be cut anywhere; at most four bytes are held back between them.
+The result has LF line ends, as pipe(8) writes a message: the same bytes, and so the same digest, by every
+listener. Blocks may be cut anywhere; at most four bytes are held back between them.
 """
 
 _END = b"\r\n.\r\n"
 
 
 class DataDecoder:
-    """The reading of one message out of blocks; `rest` is what came after its end, None before that."""
+    """Decodes one message from blocks; `rest` is what follows its end, None before that."""
 
     def __init__(self) -> None:
         self.rest: bytes | None = None
@@ -20,7 +20,7 @@ class DataDecoder:
         self._has_begun = False
 
     def feed(self, block: bytes) -> bytes:
-        """Give the content that is certain by now."""
+        """Return the content that is complete by now."""
         data = self._held + block
         end = data.find(_END)
         if end >= 0:

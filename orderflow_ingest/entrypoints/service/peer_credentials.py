@@ -1,7 +1,9 @@
-"""Who is at the other end of a unix socket, by the kernel's word (SO_PEERCRED, unix(7)).
+"""The user at the other end of a unix socket, as the kernel reports it (SO_PEERCRED, unix(7)).
 
 The kernel notes the user at connect(2); nothing that a client sends can change it. Behind a user namespace
-(PrivateUsers= of a systemd unit) users other than one's own appear as 65534, and all are strangers.
+(PrivateUsers= of a systemd unit) users other than one's own appear as 65534, and none of them is allowed.
+
+It does not decide what a user may do: each listener compares the user with its own list.
 """
 
 import asyncio
@@ -14,18 +16,18 @@ _UCRED = struct.Struct("3i")  # pid, uid, gid
 
 
 def peer_uid(transport: asyncio.BaseTransport) -> int:
-    """Give the user id of the process that connected."""
+    """Return the user id of the process that connected."""
     connection = transport.get_extra_info("socket")
     return int(_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[1])
 
 
 def own_uids() -> frozenset[int]:
-    """Give who may hand over spool entries: this user, whose spool it is, and root."""
+    """Return the users that may hand over spool entries: this user, whose spool it is, and root."""
     return frozenset({0, os.geteuid()})
 
 
 def mail_uids(mail_user: str) -> frozenset[int]:
-    """Give who may speak LMTP and SMTP: these, and Postfix's user."""
+    """Return the users that may connect by LMTP and SMTP: those, and Postfix's user."""
     try:
         return own_uids() | {pwd.getpwnam(mail_user).pw_uid}
     except KeyError:

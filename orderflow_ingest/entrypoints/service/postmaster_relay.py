@@ -1,7 +1,8 @@
-"""Postmaster: mail for postmaster@ and abuse@ goes back to Postfix (RFC 5321 section 4.5.1, RFC 2142).
+"""Relay of mail for postmaster@ and abuse@ back to Postfix (RFC 5321 section 4.5.1, RFC 2142).
 
-A before-queue filter gets all mail of its smtpd(8), theirs too. It is passed on to a listener of Postfix that has
-no such filter, while the sender waits: what that listener answers, the sender hears, so nothing can be lost here.
+A before-queue filter gets all mail of its smtpd(8), including this. It is sent to a listener of Postfix that has no
+such filter, while the sender waits. The sender gets that listener's reply, so nothing can be lost here. Nothing is
+stored.
 """
 
 import asyncio
@@ -17,47 +18,47 @@ from orderflow_ingest.observability.logs import event
 from .arguments import path
 
 _TIME_LIMIT = 15.0  # seconds for each of six steps; Postfix waits smtpd_proxy_timeout, 100 s or more, for all
-_AT_A_TIME = 4
+_MAX_THREADS = 4
 _BLOCK = 65536
 
 NOBODY = "550 5.1.1 no such mailbox"
 _VERDICTS = (550, 552)
 _PASSED_ON = "250 2.0.0 message passed on"
 _REFUSED = "451 4.3.5 the postmaster's mail system is not configured correctly, try again later"
-_AWAY = "451 4.4.1 the postmaster's mail system does not answer, try again later"
+_UNAVAILABLE = "451 4.4.1 the postmaster's mail system does not answer, try again later"
 
 
 class Relay:
-    """The way to a listener of Postfix, host:port or the path of a unix socket; in threads of its own."""
+    """A client of a listener of Postfix, host:port or the path of a unix socket; in threads of its own."""
 
     def __init__(self, listener: str):
         self._listener = listener
-        self._pool = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="relay")
+        self._pool = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="relay")
 
     async def pass_on(self, sender: str, recipients: list[str], raw: bytes) -> str:
-        """Pass a message on, and give the reply for who sent it."""
+        """Send a message to the listener, and return the reply for its sender."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, pass_on, self._listener, sender, recipients, raw)
 
 
 def pass_on(listener: str, sender: str, recipients: list[str], raw: bytes) -> str:
-    """Send a message to `listener`, and give the reply for who sent it: all recipients get it or none does."""
+    """Send a message to `listener`, and return the reply for its sender: all recipients get it or none does."""
     try:
         client = _Client(listener)
         try:
             client.ehlo_or_helo_if_needed()
-            client.say(f"MAIL FROM:{path(sender)}{_options(client, [sender, *recipients], raw)}")
+            client.command(f"MAIL FROM:{path(sender)}{_options(client, [sender, *recipients], raw)}")
             for recipient in recipients:
-                client.say(f"RCPT TO:{path(recipient)}")
-            client.say_message(raw)
+                client.command(f"RCPT TO:{path(recipient)}")
+            client.send_message_data(raw)
         finally:
-            _leave(client)
+            _quit(client)
     except _Refused as refused:
         event("relay", "Postmaster's mail was refused.", logging.WARNING, code=refused.smtp_code)
-        return _as_line(refused)
+        return _reply_line(refused)
     except OSError as error:  # smtplib's own are of this class
         event("relay", "Postmaster's mail system did not answer.", logging.WARNING, reason=error)
-        return _AWAY
+        return _UNAVAILABLE
     return _PASSED_ON
 
 
@@ -66,7 +67,7 @@ class _Refused(OrderflowError, smtplib.SMTPResponseException):
 
 
 class _Client(smtplib.SMTP):
-    """A client that speaks over unix sockets too, and sends addresses that are no UTF-8 as the bytes they were."""
+    """An SMTP client that also connects to unix sockets, and sends addresses that are no UTF-8 as their bytes."""
 
     def __init__(self, listener: str):
         host, _, port = ("unix", "", "0") if listener.startswith("/") else listener.rpartition(":")
@@ -84,12 +85,12 @@ class _Client(smtplib.SMTP):
     def send(self, text: bytes | str) -> None:  # type: ignore[override]
         super().send(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text)
 
-    def say(self, command: str) -> None:
-        """Say a command. Raises _Refused."""
+    def command(self, command: str) -> None:
+        """Send a command. Raise _Refused."""
         _expect(*self.docmd(command))
 
-    def say_message(self, raw: bytes) -> None:
-        """Say DATA and the message. Raises _Refused."""
+    def send_message_data(self, raw: bytes) -> None:
+        """Send DATA and the message. Raise _Refused."""
         code, text = self.docmd("DATA")
         if code != 354:
             raise _Refused(code, text)
@@ -110,8 +111,8 @@ def _on_the_wire(raw: bytes, start: int) -> bytes:
     return dot + block.replace(b"\n.", b"\n..").replace(b"\n", b"\r\n")
 
 
-def _leave(client: smtplib.SMTP) -> None:
-    """Say QUIT; what becomes of that changes nothing of what was answered before."""
+def _quit(client: smtplib.SMTP) -> None:
+    """Send QUIT; a failure changes nothing about the replies before."""
     with suppress(OSError, smtplib.SMTPException):
         client.quit()
     client.close()
@@ -129,8 +130,8 @@ def _expect(code: int, text: bytes | str) -> None:
         raise _Refused(code, text)
 
 
-def _as_line(refused: _Refused) -> str:
-    """Give the reply as one line: a verdict on the mail as it is, anything else, a 554 for us say, as a 451."""
+def _reply_line(refused: _Refused) -> str:
+    """Return the reply as one line: a verdict on the mail unchanged, anything else (a 554 for us) as a 451."""
     code, text = refused.smtp_code, refused.smtp_error
     text = text.decode("ascii", "replace") if isinstance(text, bytes) else text
     if code not in _VERDICTS and code // 100 == 5:

@@ -1,10 +1,10 @@
-"""What systemd gives a service and wants to hear of it: sockets (sd_listen_fds(3)), notices (sd_notify(3)), its unit.
+"""The interface to systemd: sockets (sd_listen_fds(3)), notifications (sd_notify(3)), the unit's name.
 
-O_NONBLOCK belongs to the open file, not to the process (fcntl(2)): all instances on an inherited listener share it, and
-each process that has the listener can clear it for all. systemd does so whenever it starts a unit that lacks
-NonBlocking=yes. An event loop then waits in accept(2) until somebody connects. So a `Listener` sets the flag before
-each accept, and what is left of the race costs a loop a tenth of a second once: the socket has a receive timeout, which
-bounds accept(2) too (socket(7)) and ends it with EAGAIN, as asyncio expects.
+O_NONBLOCK belongs to the open file, not to the process (fcntl(2)): all instances on an inherited socket share it, and
+each process that has the socket can clear it for all. systemd does so whenever it starts a unit that lacks
+NonBlocking=yes. An event loop then waits in accept(2) until a client connects. So `ActivatedSocket` sets the flag
+before each accept. What is left of the race costs a loop a tenth of a second once: the socket has a receive timeout,
+which bounds accept(2) too (socket(7)) and ends it with EAGAIN, as asyncio expects.
 """
 
 import os
@@ -19,7 +19,7 @@ _NOTICE_TIMEOUT = 5.0  # seconds
 _TIMEVAL = struct.Struct("@ll")  # seconds, microseconds
 
 
-class Listener(socket.socket):
+class ActivatedSocket(socket.socket):
     """A listening socket that no other process can make an event loop wait at."""
 
     def __init__(self, fileno: int):
@@ -38,7 +38,7 @@ def activated_sockets() -> dict[str, socket.socket]:
     if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
         return {}
     count = int(os.environ.pop("LISTEN_FDS", "0"))
-    sockets = [Listener(fd) for fd in range(_FIRST, _FIRST + count)]
+    sockets = [ActivatedSocket(fd) for fd in range(_FIRST, _FIRST + count)]
     return {os.path.basename(one.getsockname()): one for one in sockets if one.family == socket.AF_UNIX}
 
 

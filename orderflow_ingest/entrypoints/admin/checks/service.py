@@ -87,16 +87,23 @@ def _is_ours(settings: Settings, health: dict[str, Any]) -> Iterator[Said]:
         yield "TROUBLE", f"has other settings, its spool is {health.get('spool')}: {_RESTART}"
     if health.get("version") != __version__:
         yield "WARNING", f"is version {health.get('version')}, and this program {__version__}: {_RESTART}"
-    if health.get("overdue", 0) >= health.get("places", 0) > 0:
-        yield "TROUBLE", f"every place is held by a delivery that hangs past its deadline; see its log, then {_RESTART}"
+    if health.get("overdue", 0) >= _workers(health) > 0:
+        yield (
+            "TROUBLE",
+            f"every worker is held by a delivery that hangs past its deadline; see its log, then {_RESTART}",
+        )
     if health.get("draining"):
         yield "WARNING", "is ending and takes no more mail"
 
 
+def _workers(health: dict[str, Any]) -> int:
+    return int(health.get("workers", health.get("places", 0)))  # a service of an older version calls them places
+
+
 def _figures(health: dict[str, Any]) -> str:
-    busy, places = health.get("busy"), health.get("places")
+    busy = f"{health.get('busy')} of {_workers(health)} workers busy"
     megabytes = int(health.get("in_flight", 0)) >> 20
     return (
-        f"version {health.get('version')} answers: {busy} of {places} places busy, {megabytes} MiB in flight, "
+        f"version {health.get('version')} answers: {busy}, {megabytes} MiB in flight, "
         f"{health.get('deliveries')} deliveries since {str(health.get('started_at'))[:16]}"
     )
