@@ -433,7 +433,7 @@ def test_mail_of_a_sender_that_is_not_allowed_is_held_archived_and_told_once(par
     held = post(parts, mail())
     (conflict,) = parts.records.held_mail.open()
     assert held == Delivery(Outcome.HELD, "acme", conflict.id)
-    assert (conflict.reason, conflict.inbound_message_id, rows(parts)) == (HoldReason.SENDER, None, [])
+    assert (conflict.reason, conflict.inbound_message_id, rows(parts)) == (HoldReason.SENDER_NOT_ALLOWED, None, [])
     assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
     assert parts.queue.extractions == []
     again = post(parts, b"Received: from b\n" + mail())
@@ -502,7 +502,7 @@ def test_mail_that_is_held_by_one_process_takes_no_object_from_another_that_reco
     envelope, org = Envelope(row.envelope_recipient, row.received_at), parts.records.organizations.get(1)
     coming = deliver._InboundMail(envelope, mail(), org, deliver.BY_SMTP)
     new = deliver._new_message(envelope, read_message(mail()), org, [], deliver.BY_SMTP)
-    assert deliver._hold(None, new, HoldReason.SENDER, coming, parts).outcome is Outcome.HELD
+    assert deliver._hold(None, new, HoldReason.SENDER_NOT_ALLOWED, coming, parts).outcome is Outcome.HELD
     assert parts.archive.read(row.raw_key, row.digest) == mail()
 
 

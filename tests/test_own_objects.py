@@ -80,7 +80,7 @@ def crossed(parts):
     (mine,) = rows(parts, "acme")
     (text,) = parts.records.documents.of_message(2, theirs.id)
     held = parts.records.messages.get(1, mine.id)
-    assert parts.records.held_mail.insert(None, held, HoldReason.SENDER)
+    assert parts.records.held_mail.insert(None, held, HoldReason.SENDER_NOT_ALLOWED)
     change(parts, inbound_message, raw_key=theirs.raw_key, digest=theirs.digest, status="RECEIVED")
     change(parts, held_mail, raw_key=theirs.raw_key, digest=theirs.digest)
     change(parts, document, object_key=text.object_key, digest=text.digest, handover="PENDING")

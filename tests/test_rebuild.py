@@ -153,7 +153,9 @@ def hold_for_its_sender(parts: App, raw: bytes) -> None:
     envelope, message = Envelope(f"orders+acme@{DOMAIN}", AT, sender="x@y.example"), read_message(raw)
     org = parts.records.organizations.find("acme")
     new = delivery._new_message(envelope, message, org, [], delivery.BY_SMTP)
-    delivery._hold(None, new, HoldReason.SENDER, delivery._InboundMail(envelope, raw, org, delivery.BY_SMTP), parts)
+    delivery._hold(
+        None, new, HoldReason.SENDER_NOT_ALLOWED, delivery._InboundMail(envelope, raw, org, delivery.BY_SMTP), parts
+    )
 
 
 def rows(parts: App) -> dict[str, list[dict]]:

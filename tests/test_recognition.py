@@ -118,7 +118,9 @@ def test_content_of_a_stranger_under_a_message_id_that_he_had_before_the_policy_
     choose(parts, allowed_senders="@shop.example")
     assert post(parts, mail(), PASS, "Q2").outcome is Outcome.HELD
     (held,) = parts.records.held_mail.open()
-    assert held.reason is HoldReason.IDENTITY and parts.archive.read(held.raw_key, held.digest).endswith(mail())
+    assert held.reason is HoldReason.MESSAGE_ID_REUSED and parts.archive.read(held.raw_key, held.digest).endswith(
+        mail()
+    )
 
 
 @pytest.mark.parametrize("decide", ["open", "discard", "erased"])

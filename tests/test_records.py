@@ -325,11 +325,13 @@ def test_held_mail_of_the_version_before_is_kept_in_every_state_and_decided_on_a
         connection.exec_driver_sql(every.format("message_conflict"))
     held = records.held_mail
     assert {one.id for one in held.open(1)} == {clash, alone, erased, unnamed} and held.count_open(2) == 1
-    assert held.count_open_by_reason(1) == {HoldReason.IDENTITY: 2, HoldReason.SENDER: 2}
+    assert held.count_open_by_reason(1) == {HoldReason.MESSAGE_ID_REUSED: 2, HoldReason.SENDER_NOT_ALLOWED: 2}
     assert {one.id for one in held.of_message(1, known.id)} == {clash, discarded, unnamed}
     assert held.resolution(1, accepted) == "ACCEPTED" and held.of_id(of_bolt, 1) == []
     (gone,) = held.of_id(erased)
-    assert gone.erased_at == NOW and not held.insert(None, new(fingerprint=gone.fingerprint), HoldReason.SENDER)
+    assert gone.erased_at == NOW and not held.insert(
+        None, new(fingerprint=gone.fingerprint), HoldReason.SENDER_NOT_ALLOWED
+    )
     (open_one,) = held.of_id(alone)
     becomes = new(id=open_one.id, fingerprint=open_one.fingerprint, digest=open_one.digest)
     assert held.resolve(open_one, becomes, NOW, told(EventKind.ACCEPTED, alone))
@@ -608,16 +610,16 @@ def test_a_discarded_conflict_makes_no_message(records):
 
 def test_what_is_held_for_its_sender_clashes_with_nothing_and_is_held_once(records):
     later = new(fingerprint="e" * 64)
-    assert records.held_mail.insert(None, later, HoldReason.SENDER)
-    assert not records.held_mail.insert(None, replace(later, id=uuid4()), HoldReason.SENDER)
+    assert records.held_mail.insert(None, later, HoldReason.SENDER_NOT_ALLOWED)
+    assert not records.held_mail.insert(None, replace(later, id=uuid4()), HoldReason.SENDER_NOT_ALLOWED)
     (found,) = records.held_mail.open()
-    assert (found.id, found.inbound_message_id, found.reason) == (later.id, None, HoldReason.SENDER)
+    assert (found.id, found.inbound_message_id, found.reason) == (later.id, None, HoldReason.SENDER_NOT_ALLOWED)
 
 
 def test_held_mail_is_found_by_its_message_id_until_it_is_a_message(records):
     _, other, _ = clashing(records)
     alone = new(fingerprint="e" * 64, source_message_id="<alone@x>")
-    assert records.held_mail.insert(None, alone, HoldReason.SENDER)
+    assert records.held_mail.insert(None, alone, HoldReason.SENDER_NOT_ALLOWED)
 
     def found(message_id, **chosen):
         return [one.id for one in records.held_mail.find(Filter(message_id=message_id, **chosen), 9)]
@@ -781,14 +783,20 @@ def test_a_message_is_known_by_the_beginning_of_its_id_within_its_organisation(r
 def test_held_mail_is_found_by_its_id_its_message_and_its_content(records):
     known, later, _ = clashing(records)
     alone = new(fingerprint="a" * 64)
-    assert records.held_mail.insert(None, alone, HoldReason.SENDER)
+    assert records.held_mail.insert(None, alone, HoldReason.SENDER_NOT_ALLOWED)
     assert [held.id for held in records.held_mail.of_message(1, known.id)] == [later.id]
     assert records.held_mail.alone(1, "a" * 64).id == alone.id
     assert records.held_mail.alone(1, "e" * 64) is records.held_mail.alone(2, "a" * 64) is None
     assert [held.id for held in records.held_mail.of_id(alone.id)] == [alone.id]
     assert records.held_mail.of_id(alone.id, 2) == []
-    assert records.held_mail.count_open_by_reason() == {HoldReason.IDENTITY: 1, HoldReason.SENDER: 1}
-    assert records.held_mail.count_open_by_reason(2) == {HoldReason.IDENTITY: 0, HoldReason.SENDER: 0}
+    assert records.held_mail.count_open_by_reason() == {
+        HoldReason.MESSAGE_ID_REUSED: 1,
+        HoldReason.SENDER_NOT_ALLOWED: 1,
+    }
+    assert records.held_mail.count_open_by_reason(2) == {
+        HoldReason.MESSAGE_ID_REUSED: 0,
+        HoldReason.SENDER_NOT_ALLOWED: 0,
+    }
 
 
 def test_settings_are_changed_key_by_key_and_what_a_newer_version_wrote_stays(records):

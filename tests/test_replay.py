@@ -517,7 +517,7 @@ def held(parts, reason, *bodies):
     ended = [deliver_from_memory(envelope, mail(1, body), parts) for body in bodies]
     (conflict,) = parts.records.held_mail.open()
     assert ended[-1].outcome is Outcome.HELD
-    return conflict if reason is HoldReason.IDENTITY else alone(parts, conflict)
+    return conflict if reason is HoldReason.MESSAGE_ID_REUSED else alone(parts, conflict)
 
 
 def alone(parts, conflict):
@@ -538,7 +538,7 @@ def free_identity(parts):
 
 
 def test_what_is_held_for_its_sender_keeps_its_message_id_where_that_is_free(parts):
-    conflict = held(parts, HoldReason.SENDER, b"1\n", b"2\n")
+    conflict = held(parts, HoldReason.SENDER_NOT_ALLOWED, b"1\n", b"2\n")
     free_identity(parts)
     assert replay.identity_of(conflict, parts) == "<order-1@shop.example>"
     assert replay.accept_held(conflict, parts, "me@here", "known")
@@ -585,7 +585,7 @@ def test_what_is_held_and_erased_can_only_be_discarded(quiet):
 
 
 def test_a_run_tells_its_events_of_an_accepted_mail(parts):
-    conflict, run = held(parts, HoldReason.IDENTITY, b"1\n", b"2\n"), uuid4()
+    conflict, run = held(parts, HoldReason.MESSAGE_ID_REUSED, b"1\n", b"2\n"), uuid4()
     assert replay.accept_held(conflict, parts, "me@here", "they called", run)
     (event,) = parts.records.events.of(1, conflict.id)
     assert (event.kind, event.run_id, event.details["why"]) == (EventKind.ACCEPTED, run, "they called")

@@ -303,7 +303,7 @@ def test_what_differs_is_kept_with_a_mail_that_is_held_and_shown(parts):
     ended = post(parts, mixed(PDF + b"x"))
     assert (ended.outcome, ended.reason) == (Outcome.HELD, "part 2: its content differs")
     (held,) = parts.records.held_mail.open()
-    assert held.reason is HoldReason.IDENTITY
+    assert held.reason is HoldReason.MESSAGE_ID_REUSED
     assert parts.archive.describe(held.raw_key).metadata["why"] == tell_held(held, parts).difference == ended.reason
     assert post(parts, mixed(PDF + b"x", encodings=("base64",) * 3)).outcome is Outcome.DUPLICATE, "of the held one"
 

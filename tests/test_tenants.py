@@ -755,7 +755,7 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     stray = Envelope(recipient=f"orders+bolt@{DOMAIN}", sender="a@b.example", received_at=NOW)
     ended += [deliver_from_memory(stray, raw, delivering) for raw in (order(78), b"Received: late\n" + order(78))]
     assert [e.outcome for e in ended[3:]] == [Outcome.HELD, Outcome.HELD]
-    assert operating.records.held_mail.of_id(ended[3].message_id)[0].reason is HoldReason.SENDER
+    assert operating.records.held_mail.of_id(ended[3].message_id)[0].reason is HoldReason.SENDER_NOT_ALLOWED
     assert operating.records.organizations.change_settings("acme", {"document_types": "image/*"})
     working.queue.huey.flush()
     assert wait_until(lambda: (1, id) in working.records.messages.due(datetime.now(UTC), 100), 60)

@@ -35,8 +35,9 @@ class HandOver(StrEnum):
 class HoldReason(StrEnum):
     """Why a mail is held: a row of held_mail, archived, for an operator to accept or discard."""
 
-    IDENTITY = "IDENTITY"  # its Message-ID is known with other content
-    SENDER = "SENDER"  # the organisation takes no mail from this sender by itself
+    # The values are older than the names, and stay: they stand in rows, in events and at mail in the archive.
+    MESSAGE_ID_REUSED = "IDENTITY"  # its Message-ID is known with other content
+    SENDER_NOT_ALLOWED = "SENDER"  # the organisation takes no mail from this sender by itself
 
 
 class EventKind(StrEnum):

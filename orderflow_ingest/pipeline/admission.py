@@ -85,7 +85,7 @@ def classify(
             verdict = Outcome.DUPLICATE if held.resolution else Outcome.HELD
             of_copy = ExistingMessage.from_held(held.id, held.fingerprint, held.digest)
             return Admission(message, of_copy, verdict, doubt=doubt, fingerprint=held.fingerprint)
-        return Admission(message, held=HoldReason.SENDER, doubt=doubt)
+        return Admission(message, held=HoldReason.SENDER_NOT_ALLOWED, doubt=doubt)
     same, difference = look_up.find_same(message, source), ""
     known = look_up.find(source, message.source_message_id)
     if same is None and known:
@@ -100,7 +100,7 @@ def classify(
     own = replace(message, source_message_id=disambiguated_message_id(message.source_message_id, message.fingerprint))
     if (settings.accepts_reused_message_id or is_by_copy) and look_up.find(source, own.source_message_id) is None:
         return Admission(own)
-    return Admission(message, known, held=HoldReason.IDENTITY, difference=difference)
+    return Admission(message, known, held=HoldReason.MESSAGE_ID_REUSED, difference=difference)
 
 
 @dataclass(frozen=True)

@@ -374,7 +374,7 @@ def _resolve_identity_race(
     if org.settings.accepts_reused_message_id and new.source_message_id == message.source_message_id:
         own = disambiguated_message_id(new.source_message_id, new.fingerprint)
         return _record(replace(new, source_message_id=own), message, coming, app, rings)
-    return _hold(known, new, HoldReason.IDENTITY, coming, app, difference)
+    return _hold(known, new, HoldReason.MESSAGE_ID_REUSED, coming, app, difference)
 
 
 def _hold(
@@ -394,7 +394,7 @@ def _hold(
     app.archive.put(key, coming.raw, new.digest, told)
     # Of an attempt that took itself for the first. A stranger's mail never does, and an object that has no row yet may
     # be that of an allowed sender's mail, which is being recorded at this moment.
-    if why is HoldReason.IDENTITY and not _is_named(new, app):
+    if why is HoldReason.MESSAGE_ID_REUSED and not _is_named(new, app):
         app.archive.delete(new.raw_key)
     first = known or ExistingMessage.from_held(held.id, held.fingerprint, held.digest)
     if not app.records.held_mail.insert(known, held, why):

@@ -138,7 +138,7 @@ def _new_messages(held: HeldMail, app: App) -> Iterator[NewMessage]:
     same = IdentityLookup(held.org_id, app.records, app.archive).find_same(message, EMAIL)
     if same and not same.known.is_held(same.fingerprint):
         return  # it has come again meanwhile, and is a message already
-    if held.reason is HoldReason.SENDER:
+    if held.reason is HoldReason.SENDER_NOT_ALLOWED:
         yield accepted(held, message, traits, message.source_message_id)
     yield accepted(held, message, traits)
 

@@ -180,7 +180,7 @@ class Mailroom:
         nordwind = self.parts.records.organizations.find("nordwind")
         assert nordwind is not None and stranger.message_id is not None
         message = self.parts.records.messages.get(nordwind.id, stranger.message_id)
-        assert message is not None and self.parts.records.held_mail.insert(None, message, HoldReason.SENDER)
+        assert message is not None and self.parts.records.held_mail.insert(None, message, HoldReason.SENDER_NOT_ALLOWED)
 
     def set_aside(self) -> None:
         """Set two deliveries aside, as a bug would."""

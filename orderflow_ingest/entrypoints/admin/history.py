@@ -61,8 +61,10 @@ def tell_held(held: HeldMail, parts: App) -> Story:
     begun = Event(held.org_id, held.id, EventKind.RECEIVED, held.client_address, held.received_at)
     events = [begun, *parts.records.events.of(held.org_id, held.id)]
     slug = parts.records.organizations.slug(held.org_id)
-    doubt = _doubt(held, raw, slug, parts) if held.reason is HoldReason.SENDER and raw else ""
-    difference = read_why_held(held.raw_key, parts.archive) if held.reason is HoldReason.IDENTITY and raw else ""
+    doubt = _doubt(held, raw, slug, parts) if held.reason is HoldReason.SENDER_NOT_ALLOWED and raw else ""
+    difference = (
+        read_why_held(held.raw_key, parts.archive) if held.reason is HoldReason.MESSAGE_ID_REUSED and raw else ""
+    )
     return Story(slug, held, shown_header(raw), missing, doubt, difference, events=events)
 
 

@@ -228,7 +228,7 @@ def _held(
 
 def held_for(told: Mapping[str, str]) -> HoldReason:
     """Tell by its object's metadata why a mail is held."""
-    return HoldReason(told["held"]) if told.get("held") in list(HoldReason) else HoldReason.IDENTITY
+    return HoldReason(told["held"]) if told.get("held") in list(HoldReason) else HoldReason.MESSAGE_ID_REUSED
 
 
 def _read_parts(new: NewMessage, raw: bytes, org: OrganizationRecord, app: App) -> _Parts:

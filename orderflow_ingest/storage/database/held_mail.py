@@ -49,7 +49,9 @@ class HeldMails:
         self._database = database
         self._messages = messages
 
-    def insert(self, known: ExistingMessage | None, new: NewMessage, reason: HoldReason = HoldReason.IDENTITY) -> bool:
+    def insert(
+        self, known: ExistingMessage | None, new: NewMessage, reason: HoldReason = HoldReason.MESSAGE_ID_REUSED
+    ) -> bool:
         """Record `new` as held, since it clashes with `known` or for another reason; False if it is there already."""
         values = {name: getattr(new, name) for name in _MAIL}
         values |= {"source_message_id": new.source_message_id, "reason": reason.value}

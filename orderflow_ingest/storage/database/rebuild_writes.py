@@ -170,7 +170,7 @@ class Restoring:
         same = (t.org_id == new.org_id, t.source == new.source, t.source_message_id == new.source_message_id)
         owner = connection.execute(sa.select(t.id, t.digest, t.fingerprint).where(*same)).one_or_none()
         if isinstance(mail, RebuiltHeld):
-            clashes = owner.id if owner and mail.reason is HoldReason.IDENTITY else None
+            clashes = owner.id if owner and mail.reason is HoldReason.MESSAGE_ID_REUSED else None
             return (Presence.THERE if self._is_held(connection, new, clashes) else Presence.HELD_BACK), clashes
         if owner is None:
             return Presence.BACK, None
@@ -190,7 +190,7 @@ class Restoring:
         if came is Presence.BACK and isinstance(mail, RebuiltMessage):
             self._add_message(connection, mail)
         elif came is Presence.CLASH:
-            self._add_held(connection, mail.new, owner, HoldReason.IDENTITY, None)
+            self._add_held(connection, mail.new, owner, HoldReason.MESSAGE_ID_REUSED, None)
         elif isinstance(mail, RebuiltHeld):
             if came is Presence.HELD_BACK:
                 self._add_held(connection, mail.new, owner, mail.reason, mail.resolution)

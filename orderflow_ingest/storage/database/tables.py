@@ -223,7 +223,7 @@ held_mail = sa.Table(
     sa.Column("inbound_message_id", sa.Uuid),
     *_mail(),
     sa.Column("resolution", sa.Text),
-    sa.Column("reason", sa.String(10), nullable=False, server_default=HoldReason.IDENTITY.value),
+    sa.Column("reason", sa.String(10), nullable=False, server_default=HoldReason.MESSAGE_ID_REUSED.value),
     sa.Column("source_message_id", sa.Text),  # NULL of what was held before this column was there
     *_times(),
     sa.UniqueConstraint("org_id", "inbound_message_id", "fingerprint"),
