@@ -36,7 +36,7 @@ _SENDER_ENVIRONMENT = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
-class BenchmarkFailed(Exception):
+class BenchmarkError(Exception):
     """Something was lost, doubled, refused or put off: there is no figure."""
 
     def __init__(self, complaints: Sequence[str]) -> None:
@@ -102,7 +102,7 @@ def course(postfix: Postfix, load: Load, queued: bool) -> Course:
 
 
 def checked(way: Way, load: Load, may_wait: bool = False) -> Course:
-    """Put a load through, and hold that nothing was lost, doubled, refused or put off. Raises BenchmarkFailed."""
+    """Put a load through, and hold that nothing was lost, doubled, refused or put off. Raises BenchmarkError."""
     stack, before = way.stack, way.stack.tasks()
     done = course(way.postfix, load, queued=way.name != "before-queue")
     found = done.refusals()
@@ -118,7 +118,7 @@ def checked(way: Way, load: Load, may_wait: bool = False) -> Course:
             may_wait=may_wait,
         )
     if found:
-        raise BenchmarkFailed([f"{stack.name}, {way.name}, {load.size} bytes: {text}" for text in found])
+        raise BenchmarkError([f"{stack.name}, {way.name}, {load.size} bytes: {text}" for text in found])
     return done
 
 
@@ -198,7 +198,7 @@ def client_cost(deployment: Deployment, load: Load, may_wait: bool = False) -> C
         ended = subprocess.run(command, cwd=place, input=repr(order), stdout=subprocess.PIPE, text=True, check=True)
     runs = [tuple(map(float, line.split())) for line in ended.stdout.splitlines()]
     if failed := [status for status, _, _ in runs if status not in (0, 75 if may_wait else 0)]:
-        raise BenchmarkFailed([f"{len(failed)} of {load.count} runs of the pipe's program ended with {failed[0]:g}"])
+        raise BenchmarkError([f"{len(failed)} of {load.count} runs of the pipe's program ended with {failed[0]:g}"])
     return Cost(statistics.fmean(cpu for _, cpu, _ in runs), int(max(memory for _, _, memory in runs)))
 
 

@@ -135,7 +135,7 @@ Content-Transfer-Encoding: base64
         return (self.head(number) + self.tail).replace(b"\r\n", b"\n")
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """Another reply than the one that leads on."""
 
 
@@ -167,7 +167,7 @@ def send(load: Load) -> Report:
                 continue
             except StopIteration:
                 pass
-            except (_Refused, OSError) as error:
+            except (_RefusedError, OSError) as error:
                 sent.text = sent.text or f"{type(error).__name__}: {error}"
             del at_work[fd]
             sock.close()
@@ -177,7 +177,7 @@ def send(load: Load) -> Report:
 
 
 def _dialogue(sock: socket.socket, port: int, mail: Mail, sent: Sent) -> Iterator[int]:
-    """Send one message in a session of its own; yields what to wait for. Raises _Refused, OSError."""
+    """Send one message in a session of its own; yields what to wait for. Raises _RefusedError, OSError."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.connect_ex(("127.0.0.1", port))
@@ -213,15 +213,15 @@ def _write(sock: socket.socket, *texts: bytes) -> Iterator[int]:
 
 
 def _reply(sock: socket.socket, code: bytes) -> Generator[int, None, str]:
-    """Read a reply. Raises _Refused if it has another code."""
+    """Read a reply. Raises _RefusedError if it has another code."""
     reply = b""
     while not re.search(rb"^\d{3} .*\n\Z", reply, re.MULTILINE):
         yield select.EPOLLIN
         data = sock.recv(4096)
         if not data:
-            raise _Refused("connection closed")
+            raise _RefusedError("connection closed")
         reply += data
     text = reply.decode(errors="replace").strip()
     if not reply.startswith(code):
-        raise _Refused(text)
+        raise _RefusedError(text)
     return text

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import BenchmarkFailed, Course, checked, client_cost, cpu, forget_peak, percentile, rss
+from benchmarks.measure import BenchmarkError, Course, checked, client_cost, cpu, forget_peak, percentile, rss
 from benchmarks.sender import Load
 from benchmarks.stage import CEILING, STACKS, WAYS, Stack, Way, open_stack
 from tests.lab.process import scratch, wait_until
@@ -118,7 +118,7 @@ def worker_cost(stack: Stack) -> float:
     with worker:
         used = cpu(worker.pid)
         if not wait_until(lambda: stack.unfinished() == 0, 600, interval=0.5):
-            raise BenchmarkFailed([f"{stack.name}: {stack.unfinished()} messages or documents are not finished"])
+            raise BenchmarkError([f"{stack.name}: {stack.unfinished()} messages or documents are not finished"])
         return 1000 * (cpu(worker.pid) - used) / waiting
 
 
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
                 found["memory"] = [m for s in options.stacks for m in memory.measure(s, place / f"{s}-m", tell)]
             if every or options.imports:
                 found["imports"] = machine.import_cost()
-    except BenchmarkFailed as failed:
+    except BenchmarkError as failed:
         sys.exit(f"FAILED: {failed}")
     print(report.text(found))
     if options.json:

@@ -17,7 +17,7 @@ from orderflow_ingest.domain.states import Status
 from orderflow_ingest.entrypoints.admin.checks.database import check_database, check_schema
 from orderflow_ingest.entrypoints.admin.main import cli
 from orderflow_ingest.maintenance import backup as module
-from orderflow_ingest.maintenance.backup import BackupFailed, back_up
+from orderflow_ingest.maintenance.backup import BackupError, back_up
 from orderflow_ingest.pipeline import extract
 from orderflow_ingest.pipeline.archive_manifest import write_organizations
 from orderflow_ingest.storage.database import Filter
@@ -102,13 +102,13 @@ def test_what_fails_leaves_nothing_and_overwrites_nothing(parts, place, monkeypa
     (place / "there").mkdir()
     (place / "dangling").symlink_to("nowhere")
     for taken in ("there", "dangling"):
-        with pytest.raises(BackupFailed, match="is there already"):
+        with pytest.raises(BackupError, match="is there already"):
             back_up(parts.settings, place / taken)
-    with pytest.raises(BackupFailed, match=r"cannot be written: ENOENT \(No such file or directory\)"):
+    with pytest.raises(BackupError, match=r"cannot be written: ENOENT \(No such file or directory\)"):
         back_up(parts.settings, place / "missing" / "copy")
     full = SimpleNamespace(**{**vars(sqlite3), "connect": no_space})
     monkeypatch.setattr(module, "sqlite3", full)
-    with pytest.raises(BackupFailed, match=f"^{place}: SQLITE_FULL: the disk is full"):  # and not that of the database
+    with pytest.raises(BackupError, match=f"^{place}: SQLITE_FULL: the disk is full"):  # and not that of the database
         back_up(parts.settings, place / "copy")
     assert names(place) == ["dangling", "state", "there"]
 
@@ -140,7 +140,7 @@ def test_a_damaged_database_is_told_and_not_copied(parts, place):
     data = bytearray(file.read_bytes())
     data[8 * 4096 : -4096] = b"\xff" * len(data[8 * 4096 : -4096])
     file.write_bytes(data)
-    with pytest.raises(BackupFailed, match="damaged"):
+    with pytest.raises(BackupError, match="damaged"):
         back_up(parts.settings, place / "copy")
     assert names(place) == ["state"]
 

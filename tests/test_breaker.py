@@ -16,7 +16,7 @@ from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
 from orderflow_ingest.storage.resilience.timeouts import CONNECT, DEADLINE, READ, S3_ATTEMPTS, STATEMENT, scaled_to
 
 
-class Away(Exception):
+class AwayError(Exception):
     """What the backend of these tests raises."""
 
 
@@ -28,7 +28,7 @@ def path(place, monkeypatch):
 
 @pytest.fixture
 def breaker(path):
-    return CircuitBreaker(path, "backend", Away)
+    return CircuitBreaker(path, "backend", AwayError)
 
 
 def call(breaker, fault=None, seconds=0.0):
@@ -39,14 +39,14 @@ def call(breaker, fault=None, seconds=0.0):
 
 
 def opened(breaker, fault=None):
-    with pytest.raises(type(fault or Away())):
-        call(breaker, fault or Away("hangs"), seconds=0.1)
+    with pytest.raises(type(fault or AwayError())):
+        call(breaker, fault or AwayError("hangs"), seconds=0.1)
 
 
 def is_through(breaker) -> bool:
     try:
         call(breaker)
-    except Away as away:
+    except AwayError as away:
         assert str(away) == "backend: known to be away, tried again within 2 s"
         return False
     return True
@@ -59,14 +59,14 @@ def age(path, seconds):
 def test_a_failure_that_took_long_opens_it_for_every_program_of_the_host(breaker, path):
     opened(breaker)
     assert not is_through(breaker)
-    assert not is_through(CircuitBreaker(path, "backend", Away)), "another program"
+    assert not is_through(CircuitBreaker(path, "backend", AwayError)), "another program"
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_failure_at_once_does_not(breaker, path, monkeypatch):
     monkeypatch.setattr(module, "SLOW", 5.0)
-    with pytest.raises(Away):
-        call(breaker, Away("refused"))
+    with pytest.raises(AwayError):
+        call(breaker, AwayError("refused"))
     assert is_through(breaker) and not path.exists()
 
 
@@ -76,7 +76,7 @@ def test_a_deadline_that_runs_out_in_a_call_opens_it(breaker):
 
 
 def test_what_the_backend_itself_answers_does_not_however_long_it_took(breaker, path):
-    answer = Away("locked")
+    answer = AwayError("locked")
     answer.is_answer = True
     opened(breaker, answer)
     assert is_through(breaker) and not path.exists()
@@ -89,7 +89,7 @@ def test_a_probe_that_was_paused_keeps_nobody_out_for_long(breaker, path):
         fcntl.flock(paused, fcntl.LOCK_EX)
         assert not is_through(breaker), "it may come back yet"
         age(path, 41)
-        assert is_through(breaker) and is_through(CircuitBreaker(path, "backend", Away))
+        assert is_through(breaker) and is_through(CircuitBreaker(path, "backend", AwayError))
         assert path.exists(), "it is the probe that closes it"
         opened(breaker)
         assert not is_through(breaker), "it is away still"
@@ -101,7 +101,7 @@ def test_a_probe_has_its_time_from_when_it_begins(breaker, path):
     opened(breaker)
     age(path, 500)
     with breaker():
-        assert not is_through(CircuitBreaker(path, "backend", Away))
+        assert not is_through(CircuitBreaker(path, "backend", AwayError))
     assert not path.exists()
 
 
@@ -137,8 +137,8 @@ def test_a_probe_that_is_refused_at_once_closes_it(breaker, path, monkeypatch):
     opened(breaker)
     monkeypatch.setattr(module, "SLOW", 5.0)
     age(path, module.PROBE + 1)
-    with pytest.raises(Away, match="refused"):
-        call(breaker, Away("refused"))
+    with pytest.raises(AwayError, match="refused"):
+        call(breaker, AwayError("refused"))
     assert not path.exists() and is_through(breaker)
 
 
@@ -207,8 +207,8 @@ def test_what_is_no_file_in_its_place_stops_nobody(breaker, path, make):
 
 def test_where_it_cannot_be_noted_every_call_goes_through(place):
     (place / "file").write_text("no directory")
-    opened(CircuitBreaker(place / "file" / "backend", "backend", Away))
-    assert is_through(CircuitBreaker(place / "file" / "backend", "backend", Away))
+    opened(CircuitBreaker(place / "file" / "backend", "backend", AwayError))
+    assert is_through(CircuitBreaker(place / "file" / "backend", "backend", AwayError))
 
 
 @pytest.mark.parametrize("deadline", [60, 600, 15])
@@ -226,10 +226,10 @@ def test_a_longer_deadline_is_no_reason_to_wait_longer():
 
 def test_a_call_that_hung_where_a_later_one_went_well_opens_nothing(breaker, path):
     """A standby has taken over: who began before it fails by his timeout, and all others are answered."""
-    with pytest.raises(Away), breaker():
+    with pytest.raises(AwayError), breaker():
         time.sleep(0.1)
         call(breaker)
-        raise Away("hung")
+        raise AwayError("hung")
     assert not path.exists()
     opened(breaker)
     assert path.exists()
@@ -246,14 +246,14 @@ def about(breaker, org, fault=None, seconds=0.0, kind=module.READ):
 
 
 def hung(breaker, org, fault=None, kind=module.READ):
-    with pytest.raises(Away):
-        about(breaker, org, fault or Away("hangs"), 0.1, kind)
+    with pytest.raises(AwayError):
+        about(breaker, org, fault or AwayError("hangs"), 0.1, kind)
 
 
 def goes(breaker, org) -> bool:
     try:
         about(breaker, org)
-    except Away as away:
+    except AwayError as away:
         assert "known to be away" in str(away)
         return False
     return True
@@ -262,15 +262,15 @@ def goes(breaker, org) -> bool:
 @pytest.fixture
 def sharded(breaker, path):
     """Give a breaker that knows organization 7 to be away alone: another one's call went well meanwhile."""
-    with pytest.raises(Away), breaker((7,)):
+    with pytest.raises(AwayError), breaker((7,)):
         time.sleep(0.1)
         about(breaker, 8)
-        raise Away("hangs")
+        raise AwayError("hangs")
     return breaker
 
 
 def test_a_hang_of_one_organization_stops_that_one_alone(sharded, path):
-    assert not goes(sharded, 7) and not goes(CircuitBreaker(path, "backend", Away), 7), "another program"
+    assert not goes(sharded, 7) and not goes(CircuitBreaker(path, "backend", AwayError), 7), "another program"
     assert goes(sharded, 8) and is_through(sharded) and not path.exists()
     assert module.organizations_away(path) == 1
 
@@ -278,12 +278,12 @@ def test_a_hang_of_one_organization_stops_that_one_alone(sharded, path):
 def test_its_probe_closes_it_and_one_that_hangs_opens_nothing_else(sharded, path):
     own = path.with_name("backend.7")
     age(own, module.PROBE + 1)
-    other = CircuitBreaker(path, "backend", Away)
-    with pytest.raises(Away), other((7,)):
+    other = CircuitBreaker(path, "backend", AwayError)
+    with pytest.raises(AwayError), other((7,)):
         time.sleep(0.1)
         assert not goes(sharded, 7)
         about(sharded, 8)  # of another program, which notes it where both see it
-        raise Away("hangs")
+        raise AwayError("hangs")
     assert not path.exists() and not goes(other, 7)
     age(own, module.PROBE + 1)
     assert goes(other, 7) and not own.exists()
@@ -299,11 +299,11 @@ def test_a_hang_while_nobody_else_is_known_to_be_served_stops_all_until_one_is(b
 def test_the_probe_of_an_organization_keeps_nobody_from_the_probe_for_all(breaker, path):
     hung(breaker, 7)
     age(path.with_name("backend.7"), module.PROBE + 1)
-    with pytest.raises(Away), breaker((7,)):
+    with pytest.raises(AwayError), breaker((7,)):
         age(path, module.PROBE + 1)
         assert goes(breaker, 8) and not path.exists()
         time.sleep(0.1)
-        raise Away("hangs")
+        raise AwayError("hangs")
     assert not path.exists() and not goes(breaker, 7)
 
 
@@ -314,7 +314,7 @@ def test_a_backend_of_one_organization_alone_comes_back_by_its_probe(breaker, pa
 
 
 def test_a_backend_that_was_not_reached_is_away_for_all(breaker, path):
-    unreached = Away("no connection")
+    unreached = AwayError("no connection")
     unreached.is_unreached = True
     about(breaker, 8)
     hung(breaker, 7, unreached)
@@ -322,19 +322,19 @@ def test_a_backend_that_was_not_reached_is_away_for_all(breaker, path):
 
 
 def test_a_backend_that_reads_well_and_hangs_in_writing_is_away_for_all(breaker, path):
-    with pytest.raises(Away), breaker((7,), module.WRITE):
+    with pytest.raises(AwayError), breaker((7,), module.WRITE):
         time.sleep(0.1)
         about(breaker, 8)
-        raise Away("hangs")
+        raise AwayError("hangs")
     assert path.exists()
 
 
 def test_a_call_about_several_is_stopped_by_one_of_them_and_blames_none(sharded, path):
     assert not goes(sharded, (7, 8)) and goes(sharded, (8, 9)) and goes(sharded, ())
-    with pytest.raises(Away), sharded((8, 9)):
+    with pytest.raises(AwayError), sharded((8, 9)):
         time.sleep(0.1)
         about(sharded, 10)
-        raise Away("hangs")
+        raise AwayError("hangs")
     assert not path.exists() and goes(sharded, 8)
     age(path.with_name("backend.7"), module.PATIENCE + 1)
     assert goes(sharded, (7, 8)), "no mail of it has come since"

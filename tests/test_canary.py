@@ -11,8 +11,8 @@ import pytest
 
 from orderflow_ingest.app import open_app
 from orderflow_ingest.config import load
-from orderflow_ingest.entrypoints.admin.canary.flight import STEPS, Canary, Step, StepMissed
-from orderflow_ingest.entrypoints.admin.canary.smtp_probe import SmtpRefused, new_probe, send
+from orderflow_ingest.entrypoints.admin.canary.flight import STEPS, Canary, Step, StepMissedError
+from orderflow_ingest.entrypoints.admin.canary.smtp_probe import SmtpRefusedError, new_probe, send
 from orderflow_ingest.entrypoints.admin.canary.textfile import write_textfile
 from orderflow_ingest.entrypoints.admin.postfix.mail_queue import waiting_because
 from orderflow_ingest.entrypoints.cli.run_as import as_user
@@ -37,7 +37,9 @@ def deployment(authority):
             yield deployment
 
 
-def fly(deployment: Deployment, recipient: str = CANARY, timeout: float = 60) -> tuple[list[str], StepMissed | None]:
+def fly(
+    deployment: Deployment, recipient: str = CANARY, timeout: float = 60
+) -> tuple[list[str], StepMissedError | None]:
     """Let a canary fly in this process; give the steps that came, and the one that did not."""
     came: list[str] = []
     with as_user(NOBODY):
@@ -48,7 +50,7 @@ def fly(deployment: Deployment, recipient: str = CANARY, timeout: float = 60) ->
         try:
             for step in canary.fly(str(deployment.postfix.config_directory)):
                 came.append(step.name)
-        except StepMissed as missed:
+        except StepMissedError as missed:
             return came, missed
         finally:
             parts.records.database.close()
@@ -158,19 +160,21 @@ TLS = (b"220 mx\r\n", b"250-mx\r\n250 STARTTLS\r\n")
     ],
 )
 def test_what_the_server_answers_is_told_with_its_step(answers, said):
-    with saying(*answers) as server, pytest.raises(SmtpRefused) as refused:
+    with saying(*answers) as server, pytest.raises(SmtpRefusedError) as refused:
         send(new_probe(server, "a@b.example", CANARY), 10)
     assert said in str(refused.value) and "\x1b" not in str(refused.value)
 
 
 def test_a_server_that_offers_tls_and_has_no_certificate_gets_the_mail_without():
     answers = (*TLS, b"454 4.7.0 TLS not available\r\n", b"250 ok\r\n", b"250 ok\r\n", b"452 full\r\n")
-    with saying(*answers) as server, pytest.raises(SmtpRefused, match="DATA was refused with 452 full"):
+    with saying(*answers) as server, pytest.raises(SmtpRefusedError, match="DATA was refused with 452 full"):
         send(new_probe(server, "a@b.example", CANARY), 10)
 
 
 def test_a_server_where_nobody_listens_is_told():
-    with pytest.raises(SmtpRefused, match=r"does not answer, ECONNREFUSED \(Connection refused\): does Postfix run\?"):
+    with pytest.raises(
+        SmtpRefusedError, match=r"does not answer, ECONNREFUSED \(Connection refused\): does Postfix run\?"
+    ):
         send(new_probe(f"127.0.0.1:{free_port()}", "a@b.example", CANARY), 5)
 
 

@@ -22,7 +22,7 @@ from orderflow_ingest.pipeline.admission import classify
 from orderflow_ingest.pipeline.archive_manifest import read_decision
 from orderflow_ingest.pipeline.deliver import Delivery, deliver_from_memory, deliver_spooled
 from orderflow_ingest.storage.archive import ArchiveUnavailable
-from orderflow_ingest.storage.database import NO_TENANT, DatabaseUnavailable, Filter, IdentityTaken, messages
+from orderflow_ingest.storage.database import NO_TENANT, DatabaseUnavailable, Filter, IdentityTakenError, messages
 from orderflow_ingest.storage.database.tables import organization
 from orderflow_ingest.storage.envelope_header import encode_envelope
 from tests.lab.process import wait_until
@@ -477,7 +477,7 @@ def test_held_mail_that_came_again_as_a_message_is_not_accepted_as_a_second_one(
     (conflict,) = parts.records.held_mail.open()
     choose(parts, allowed_senders="")
     assert post(parts, b"Received: from c\n" + mail()).outcome is Outcome.DELIVERED
-    with pytest.raises(IdentityTaken):
+    with pytest.raises(IdentityTakenError):
         replay.accept_held(conflict, parts, "me@here")
     assert len(rows(parts)) == 1 and parts.records.held_mail.open() == [conflict]
     assert replay.identity_of(conflict, parts) is None
@@ -516,7 +516,7 @@ def test_mail_that_passes_is_delivered_though_it_was_held_before_and_what_is_hel
     assert post(parts, mail()).outcome is Outcome.DUPLICATE
     assert parts.records.held_mail.open() == [conflict]
     assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
-    with pytest.raises(IdentityTaken):
+    with pytest.raises(IdentityTakenError):
         replay.accept_held(conflict, parts, "me@here")
     assert len(rows(parts)) == 1
 

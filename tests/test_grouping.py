@@ -10,7 +10,7 @@ import pytest
 from orderflow_ingest.storage.resilience.group_commit import GroupCommit
 
 
-class Away(Exception):
+class AwayError(Exception):
     pass
 
 
@@ -19,13 +19,13 @@ class Work:
 
     def __init__(self):
         self.groups, self.is_away = [], False
-        self.double = GroupCommit(self, shared=(Away,), most=8)
+        self.double = GroupCommit(self, shared=(AwayError,), most=8)
 
     def __call__(self, numbers):
         self.groups.append(numbers)
         time.sleep(0.02)
         if self.is_away:
-            raise Away
+            raise AwayError
         if 13 in numbers:
             raise ValueError(f"{len(numbers)} with a 13")
         return [2 * number for number in numbers]
@@ -36,7 +36,7 @@ class Work:
         def one(number):
             try:
                 found[number] = self.double(number)
-            except (Away, ValueError) as error:
+            except (AwayError, ValueError) as error:
                 found[number] = error
 
         threads = [threading.Thread(target=one, args=(number,)) for number in numbers]
@@ -71,7 +71,7 @@ def test_what_is_shared_is_everyones_at_once():
     work = Work()
     work.is_away = True
     found = work.by_threads(range(10))
-    assert all(isinstance(value, Away) for value in found.values())
+    assert all(isinstance(value, AwayError) for value in found.values())
     assert len(work.groups) < 10
 
 
@@ -94,7 +94,7 @@ def test_an_error_does_not_keep_what_its_caller_held(number):
 
     def deliver():
         message = Message()
-        with pytest.raises((Away, ValueError)):
+        with pytest.raises((AwayError, ValueError)):
             work.double(number)
         return weakref.ref(message)
 
@@ -110,13 +110,13 @@ class Shards:
 
     def __init__(self, *away):
         self.groups, self.away = [], set(away)
-        self.keep = GroupCommit(self, shared=(Away,), owner=lambda item: item[0])
+        self.keep = GroupCommit(self, shared=(AwayError,), owner=lambda item: item[0])
 
     def __call__(self, items):
         self.groups.append(items)
         time.sleep(0.02)
         if self.away & {owner for owner, _ in items}:
-            raise Away("a node")
+            raise AwayError("a node")
         return [number for _, number in items]
 
     def by_threads(self, items):
@@ -126,7 +126,7 @@ class Shards:
             start.wait()
             try:
                 found[item] = self.keep(item)
-            except Away as error:
+            except AwayError as error:
                 found[item] = error
 
         threads = [threading.Thread(target=one, args=(item,)) for item in items]
@@ -140,7 +140,7 @@ class Shards:
 def test_of_several_owners_that_one_is_away_for_the_others_are_done():
     work = Shards("b")
     found = work.by_threads([(owner, number) for number in range(8) for owner in "abc"])
-    assert {owner for (owner, _), result in found.items() if isinstance(result, Away)} == {"b"}
+    assert {owner for (owner, _), result in found.items() if isinstance(result, AwayError)} == {"b"}
     assert all(result == number for (owner, number), result in found.items() if owner != "b")
     assert max(len({owner for owner, _ in group}) for group in work.groups) > 1, "they were done together first"
 
@@ -148,7 +148,7 @@ def test_of_several_owners_that_one_is_away_for_the_others_are_done():
 def test_a_group_that_is_away_for_all_is_tried_once_for_each_owner_and_no_more():
     work = Shards("a", "b", "c")
     found = work.by_threads([(owner, number) for number in range(8) for owner in "abc"])
-    assert all(isinstance(result, Away) for result in found.values()) and len(set(map(id, found.values()))) == 24
+    assert all(isinstance(result, AwayError) for result in found.values()) and len(set(map(id, found.values()))) == 24
     tried = sum(len(group) for group in work.groups)
     assert tried <= 2 * 24
 
@@ -157,5 +157,5 @@ def test_a_backend_that_hangs_is_not_waited_for_once_for_each_owner(monkeypatch)
     monkeypatch.setattr("orderflow_ingest.storage.resilience.group_commit.RETRIES", 0.0)
     work = Shards("a", "b", "c")
     found = work.by_threads([(owner, number) for number in range(8) for owner in "abc"])
-    assert all(isinstance(result, Away) for result in found.values())
+    assert all(isinstance(result, AwayError) for result in found.values())
     assert sum(len(group) for group in work.groups) == 24

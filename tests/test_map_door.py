@@ -10,7 +10,11 @@ import psycopg
 import pytest
 
 from orderflow_ingest.domain.addresses import Addresses
-from orderflow_ingest.entrypoints.service.known_recipients import BATCH_SIZE, KnownOrganizations, RecipientUndecided
+from orderflow_ingest.entrypoints.service.known_recipients import (
+    BATCH_SIZE,
+    KnownOrganizations,
+    RecipientUndecidedError,
+)
 from orderflow_ingest.entrypoints.service.socketmap import MapListener
 from orderflow_ingest.storage.database import DatabaseUnavailable, Records
 from orderflow_ingest.storage.resilience.timeouts import Timeouts
@@ -245,7 +249,9 @@ def test_of_thousands_that_wait_nobody_hears_no_while_readings_fail_and_all_are_
         known = KnownOrganizations(table)
         asked = [known.takes_mail(f"guess{number}") for number in range(4000)]
         told = await asyncio.gather(*asked, return_exceptions=True)
-        assert all(isinstance(one, RecipientUndecided) for one in told) and len(table.asked) <= 4000 / BATCH_SIZE + 2
+        assert (
+            all(isinstance(one, RecipientUndecidedError) for one in told) and len(table.asked) <= 4000 / BATCH_SIZE + 2
+        )
         table.fault, table.is_empty = None, False
         assert [await known.takes_mail("guess1"), await known.takes_mail("acme")] == [False, True]
 
@@ -262,7 +268,7 @@ def test_who_is_not_answered_in_time_is_no_longer_waited_for_and_is_asked_for_ag
         for _ in range(3):
             asked = [known.takes_mail(f"guess{number}") for number in range(1000)]
             told = await asyncio.gather(*asked, return_exceptions=True)
-            assert all(isinstance(one, RecipientUndecided) for one in told) and not known._waiting
+            assert all(isinstance(one, RecipientUndecidedError) for one in told) and not known._waiting
         table.may_answer.set()
         known._timeout = 60
         assert [await known.takes_mail("guess1"), await known.takes_mail("acme")] == [False, True]
@@ -548,7 +554,7 @@ def test_asking_is_given_up_by_name():
     async def test():
         table = FakeTable()
         table.is_away = True
-        with pytest.raises(RecipientUndecided, match="database: away"):
+        with pytest.raises(RecipientUndecidedError, match="database: away"):
             await KnownOrganizations(table).takes_mail("acme")
 
     run(test)

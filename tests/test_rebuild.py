@@ -32,7 +32,14 @@ from orderflow_ingest.pipeline.archive_manifest import (
 )
 from orderflow_ingest.pipeline.deliver import Origin
 from orderflow_ingest.storage.archive import ArchiveUnavailable, open_archive
-from orderflow_ingest.storage.database import Filter, OrganizationDiffers, OrganizationRecord, Presence, Records, schema
+from orderflow_ingest.storage.database import (
+    Filter,
+    OrganizationMismatchError,
+    OrganizationRecord,
+    Presence,
+    Records,
+    schema,
+)
 from orderflow_ingest.storage.database.tables import metadata
 from orderflow_ingest.storage.spool import Spool
 from tests.lab.deployment import DOMAIN, Deployment
@@ -427,9 +434,9 @@ def test_two_organisations_never_get_mixed_up(alone):
     write_organizations(alone.records, alone.archive)
     wipe(alone)
     alone.records.organizations.add("beta", "Beta")  # gets the id that the archive knows as acme's
-    with pytest.raises(OrganizationDiffers):
+    with pytest.raises(OrganizationMismatchError):
         claim_organization(alone.records.restoring.charter("beta"), alone.archive)
-    with pytest.raises(OrganizationDiffers):
+    with pytest.raises(OrganizationMismatchError):
         build(alone)
     assert rows(alone)["inbound_message"] == []
 

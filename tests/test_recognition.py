@@ -22,7 +22,7 @@ from orderflow_ingest.parsing.mime.fields import HEADER_LINES
 from orderflow_ingest.pipeline import replay
 from orderflow_ingest.pipeline.deliver import Delivery, deliver_from_memory
 from orderflow_ingest.storage.archive import ArchiveUnavailable
-from orderflow_ingest.storage.database import NO_TENANT, Filter, IdentityTaken
+from orderflow_ingest.storage.database import NO_TENANT, Filter, IdentityTakenError
 from orderflow_ingest.storage.database.tables import held_mail, inbound_message
 
 from .fakes import embedded
@@ -73,7 +73,7 @@ def test_a_mail_that_passes_is_delivered_though_a_strangers_copy_is_held_or_was_
     assert post(strict, mail(), PASS, "Q3") == Delivery(Outcome.DUPLICATE, "acme", ended.message_id)
     assert len(strict.queue.extractions) == 1
     if decide == "open":
-        with pytest.raises(IdentityTaken):
+        with pytest.raises(IdentityTakenError):
             replay.accept_held(copy, strict, "me@here")
     assert len(rows(strict)) == 1 and len(strict.archive.objects()) == 2 + (decide == "discard")
 

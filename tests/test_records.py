@@ -37,12 +37,12 @@ from orderflow_ingest.storage.database import (
     DatabaseUnavailable,
     Event,
     Filter,
-    IdentityTaken,
+    IdentityTakenError,
     InboundMessage,
     Messages,
     NewDocument,
     NewMessage,
-    OrganizationExists,
+    OrganizationExistsError,
     OrganizationRecord,
     Records,
     Run,
@@ -1480,7 +1480,7 @@ def test_held_mail_stays_open_where_its_message_cannot_be_recorded(records):
     known, later, _ = clashing(records)
     (found,) = records.held_mail.open()
     taken = replace(later, id=uuid4(), source_message_id=row(records, replace(later, id=known.id)).source_message_id)
-    with pytest.raises(IdentityTaken):
+    with pytest.raises(IdentityTakenError):
         records.held_mail.resolve(found, taken, NOW, told(EventKind.ACCEPTED, found.id))
     assert records.held_mail.open() == [found] and records.events.of(1, found.id) == []
     assert records.messages.count(Filter()) == 1
@@ -1618,7 +1618,7 @@ def test_sizes_beyond_32_bits_are_stored(records):
 
 
 def test_an_organisation_is_added_once_and_found_by_its_slug(records):
-    with pytest.raises(OrganizationExists):
+    with pytest.raises(OrganizationExistsError):
         records.organizations.add("acme", "Another")
     found = records.organizations.find("acme")
     assert (found.slug, found.name, found.is_active) == ("acme", "Acme", True)

@@ -25,7 +25,7 @@ from orderflow_ingest.entrypoints.replay.rate_limit import Pace
 from orderflow_ingest.entrypoints.replay.selection import chosen, from_json, selection, to_json
 from orderflow_ingest.pipeline import extract, replay
 from orderflow_ingest.pipeline.deliver import deliver_from_memory
-from orderflow_ingest.storage.database import Filter, IdentityTaken, NewMessage, Records
+from orderflow_ingest.storage.database import Filter, IdentityTakenError, NewMessage, Records
 from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.lab.process import scratch, wait_until
@@ -564,7 +564,7 @@ def test_what_is_held_stays_held_where_each_identity_is_taken(parts, reason):
         connection.execute(held_mail.update().values(resolution=None))
     before = (identities(parts), parts.records.events.of(1, conflict.id))
     assert replay.identity_of(conflict, parts) is None
-    with pytest.raises(IdentityTaken):
+    with pytest.raises(IdentityTakenError):
         replay.accept_held(conflict, parts, "me@here")
     assert parts.records.held_mail.open() == [conflict]
     assert (identities(parts), parts.records.events.of(1, conflict.id)) == before

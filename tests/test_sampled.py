@@ -11,7 +11,7 @@ import pytest
 from orderflow_ingest.storage.resilience.cached_measurement import CachedMeasurement
 
 
-class Away(Exception):
+class AwayError(Exception):
     """What a measure raises."""
 
 
@@ -39,16 +39,16 @@ def test_what_it_raised_is_remembered_for_a_second_and_holds_no_frame():
         mail = Held()
         held.append(weakref.ref(mail))
         taken.append(1)
-        raise Away("away")
+        raise AwayError("away")
 
-    sampled = CachedMeasurement(measure, 60, 0, errors=(Away,))
+    sampled = CachedMeasurement(measure, 60, 0, errors=(AwayError,))
     for _ in range(3):
-        with pytest.raises(Away, match="away"):
+        with pytest.raises(AwayError, match="away"):
             sampled()
     gc.collect()
     assert len(taken) == 1 and held[0]() is None
     time.sleep(1)
-    with pytest.raises(Away):
+    with pytest.raises(AwayError):
         sampled()
     assert len(taken) == 2
 
@@ -62,7 +62,7 @@ def test_an_error_that_is_not_named_is_not_remembered():
             raise answer
         return answer
 
-    sampled = CachedMeasurement(measure, 60, 0, errors=(Away,))
+    sampled = CachedMeasurement(measure, 60, 0, errors=(AwayError,))
     with pytest.raises(ValueError):
         sampled()
     assert sampled() == 7

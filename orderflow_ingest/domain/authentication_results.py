@@ -61,19 +61,22 @@ class Verdict:
     domain: str
 
 
-class Unclear(OrderflowError):
+class UnclearFieldError(OrderflowError):
     """A field is not of the grammar, or can be read in two ways."""
 
 
 def read_verdicts(value: bytes, authserv_id: str) -> list[Verdict]:
-    """Return the results of a field, none if it is of another authserv-id. Raises Unclear."""
+    """Return the results of a field, none if it is of another authserv-id. Raises UnclearFieldError."""
     if len(value) > _LONGEST:
-        raise Unclear
+        raise UnclearFieldError
     return _read(_Cursor(value), authserv_id.encode().lower())
 
 
 def read_verdict(value: bytes, authserv_id: str) -> Verdict | None:
-    """Return the one result by which a field of this authserv-id speaks; None if it has more. Raises Unclear."""
+    """Return the one result by which a field of this authserv-id speaks.
+
+    None if it has more. Raise UnclearFieldError.
+    """
     found = read_verdicts(value, authserv_id)
     if len(found) == 2 and (found[0].method, found[1].method) == ("dkim", "dkim-atps"):
         del found[1]
@@ -119,7 +122,7 @@ class _Cursor:
         """Read what has to stand here."""
         found = self.take_if(pattern)
         if found is None:
-            raise Unclear
+            raise UnclearFieldError
         return found
 
     def take_if(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
@@ -142,7 +145,7 @@ class _Cursor:
         self.skip_blanks()
         while depth or self.is_at(b"("):
             if not (self.is_at(b"(") or self.is_at(b")")):
-                raise Unclear  # its end is missing
+                raise UnclearFieldError  # its end is missing
             depth += 1 if self.is_at(b"(") else -1
             self._at += 1
             self.take(_OF_COMMENT if depth else _BLANKS)
@@ -178,7 +181,7 @@ def _read_result(field: _Cursor) -> Verdict:
         found = field.take(_PROPERTY)
         name = found[1].lower()
         if name in known or name not in _PROPERTIES.get(method, ()):
-            raise Unclear
+            raise UnclearFieldError
         known[name] = found[2].lower()
         field.skip_blanks()
     return Verdict(method.decode("ascii"), result[2].decode("ascii").lower(), _domain(method, known).decode("ascii"))
@@ -187,9 +190,9 @@ def _read_result(field: _Cursor) -> Verdict:
 def _domain(method: bytes, known: dict[bytes, bytes]) -> bytes:
     """Return the domain that a result is about, b"" if it names none."""
     if method == b"spf" and len(known) > 1:
-        raise Unclear  # SPF is about one of them
+        raise UnclearFieldError  # SPF is about one of them
     if not _WHOLE_DOMAIN.fullmatch(known.get(b"smtp.helo", b"none")):
-        raise Unclear
+        raise UnclearFieldError
     value = known.get(_PROPERTIES.get(method, (b"",))[0])
     if value is None:
         return b""
@@ -197,5 +200,5 @@ def _domain(method: bytes, known: dict[bytes, bytes]) -> bytes:
         value = value.rpartition(b"@")[2]
     signer = known.get(b"header.i", b"@" + value).rpartition(b"@")[2]
     if not _WHOLE_DOMAIN.fullmatch(value) or not (signer == value or signer.endswith(b"." + value)):
-        raise Unclear
+        raise UnclearFieldError
     return value

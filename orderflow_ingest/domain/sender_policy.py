@@ -54,7 +54,7 @@ from orderflow_ingest.parsing.mime.fields import Field, MailHeader, read_mail_he
 
 from .addresses import ascii_spelling
 from .ascii_case import ascii_lower
-from .authentication_results import Unclear, Verdict, may_name, read_verdict
+from .authentication_results import UnclearFieldError, Verdict, may_name, read_verdict
 
 _NO_ADDRESS = re.compile(r'[\s<>,;:"()\[\]\\]+')
 _FROM_LIMIT = 65536
@@ -145,7 +145,7 @@ def _doubt_results(header: MailHeader, domain: str, authenticator: Authenticator
         verdicts = [
             read_verdict(field.value, id) for field in above if field.name == _RESULTS and may_name(field.value, id)
         ]
-    except Unclear:
+    except UnclearFieldError:
         return Rejection.UNCLEAR
     if _ODD_SENDER.search(authenticator.sender) or not all(map(_is_plain, below)):
         return Rejection.UNCLEAR

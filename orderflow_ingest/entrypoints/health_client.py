@@ -18,12 +18,12 @@ SOCKETS = PIPE_SOCKET, LMTP_SOCKET, SMTP_SOCKET, MAP_SOCKET
 _LINE = 65536
 
 
-class ServiceNotResponding(OrderflowError):
+class ServiceNotRespondingError(OrderflowError):
     """Something listens and does not answer as the service does."""
 
 
 def read_health(socket_dir: Path, timeout: float = 5.0) -> dict[str, Any] | None:
-    """Give what the service says of itself; None if nobody listens. Raises ServiceNotResponding."""
+    """Give what the service says of itself; None if nobody listens. Raises ServiceNotRespondingError."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout)
         try:
@@ -31,16 +31,18 @@ def read_health(socket_dir: Path, timeout: float = 5.0) -> dict[str, Any] | None
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except OSError as error:
-            raise ServiceNotResponding(f"{PIPE_SOCKET} cannot be asked: {os_reason(error)}") from error
+            raise ServiceNotRespondingError(f"{PIPE_SOCKET} cannot be asked: {os_reason(error)}") from error
         try:
             with client.makefile("rwb") as lines:
                 if not lines.readline(_LINE):
-                    raise ServiceNotResponding("the service sends this user away: only root and its own user may ask")
+                    raise ServiceNotRespondingError(
+                        "the service sends this user away: only root and its own user may ask"
+                    )
                 lines.write(b"health\n")
                 lines.flush()
                 answer = json.loads(lines.readline(_LINE))
         except (OSError, ValueError) as error:
-            raise ServiceNotResponding(f"the service does not answer: {os_reason(error)}") from error
+            raise ServiceNotRespondingError(f"the service does not answer: {os_reason(error)}") from error
     if not isinstance(answer, dict):
-        raise ServiceNotResponding("the service does not answer with an object")
+        raise ServiceNotRespondingError("the service does not answer with an object")
     return answer

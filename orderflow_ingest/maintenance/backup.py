@@ -27,14 +27,14 @@ from orderflow_ingest.storage.resilience import error_hints
 _WAIT = 10.0  # seconds for a lock; only a file that is being made WAL has one that a reader waits for
 
 
-class BackupFailed(OrderflowError):
+class BackupError(OrderflowError):
     """A back-up that was not made; nothing has the name that was asked for."""
 
 
 def back_up(settings: Settings, directory: Path) -> list[tuple[Path, int]]:
     """Copy the databases of SQLite into a new directory; return the copies and their sizes.
 
-    Raise SettingsError if rows are not in SQLite, BackupFailed for any other reason.
+    Raise SettingsError if rows are not in SQLite, BackupError for any other reason.
     """
     if not settings.database_url.startswith("sqlite"):
         raise SettingsError(
@@ -43,7 +43,7 @@ def back_up(settings: Settings, directory: Path) -> list[tuple[Path, int]]:
         )
     directory = directory.absolute()
     if os.path.lexists(directory):
-        raise BackupFailed(f"{directory} is there already, and nothing is overwritten")
+        raise BackupError(f"{directory} is there already, and nothing is overwritten")
     urls = {"DATABASE_URL": settings.database_url, "QUEUE_URL": settings.queue_url}
     sources = {name: Path(url.removeprefix("sqlite:///")) for name, url in urls.items() if url.startswith("sqlite")}
     if len({source.name for source in sources.values()}) < len(sources):
@@ -53,7 +53,7 @@ def back_up(settings: Settings, directory: Path) -> list[tuple[Path, int]]:
             for setting, source in sources.items():
                 _copy(setting, source, unfinished / source.name)
     except OSError as error:
-        raise BackupFailed(f"{directory} cannot be written: {os_reason(error)}") from error
+        raise BackupError(f"{directory} cannot be written: {os_reason(error)}") from error
     return [(path, path.stat().st_size) for path in (directory / source.name for source in sources.values())]
 
 
@@ -85,7 +85,7 @@ def _copy(setting: str, source: Path, target: Path) -> None:
     except sqlite3.Error as error:
         is_of_copy = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"  # reading takes no room
         about = target.parent.parent if is_of_copy else source
-        raise BackupFailed(error_hints.explain_database_error(error, setting, f"sqlite:///{about}")) from error
+        raise BackupError(error_hints.explain_database_error(error, setting, f"sqlite:///{about}")) from error
     if found != ["ok"]:
-        raise BackupFailed(f"{source}: it is damaged, and so is its copy: restore it from the archive or a backup")
+        raise BackupError(f"{source}: it is damaged, and so is its copy: restore it from the archive or a backup")
     sync_file(target)

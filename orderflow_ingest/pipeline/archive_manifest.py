@@ -20,7 +20,7 @@ from orderflow_ingest.domain.addresses import is_slug
 from orderflow_ingest.domain.object_keys import decision_key, organization_key, raw_prefix, read_raw_key
 from orderflow_ingest.parsing.mime.words import storable
 from orderflow_ingest.storage.archive import Archive, ArchiveUnavailable, ObjectDamaged, ObjectMissing
-from orderflow_ingest.storage.database import OrganizationDiffers, OrganizationRecord, Records
+from orderflow_ingest.storage.database import OrganizationMismatchError, OrganizationRecord, Records
 
 _LIMIT = 1 << 20
 _LOOKED_AT = 100
@@ -46,14 +46,14 @@ def write_organization(org: OrganizationRecord, archive: Archive) -> None:
 
 
 def claim_organization(org: OrganizationRecord, archive: Archive) -> None:
-    """Put the object of a new organisation. Raises OrganizationDiffers if the archive knows another one by this id."""
+    """Put the object of a new organization. Raise OrganizationMismatchError if the archive has another by this id."""
     try:
         known = read_organization(org.id, archive)
         slug = known.slug if known else slug_by_mail(org.id, archive)
     except ObjectDamaged:
         slug = slug_by_mail(org.id, archive)
     if slug not in (None, org.slug):
-        raise OrganizationDiffers(f"in the archive id {org.id} is {slug}'s")
+        raise OrganizationMismatchError(f"in the archive id {org.id} is {slug}'s")
     write_organization(org, archive)
 
 

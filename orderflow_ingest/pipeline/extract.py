@@ -36,7 +36,7 @@ from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
 
 from .retry import (
     OUTAGES,
-    LeaseLost,
+    LeaseLostError,
     MessageErased,
     begun,
     check_lost_attempts,
@@ -94,8 +94,8 @@ def _attempt(attempt: InboundMessage, app: App, is_live: bool, names: dict[str, 
             _store(attempt, app, names, watch)
         documents = _ring_for_documents(attempt, app, is_live)
         if not app.records.messages.finish(attempt, {"documents": documents, "attempt": attempt.attempts}):
-            raise LeaseLost
-    except LeaseLost:
+            raise LeaseLostError
+    except LeaseLostError:
         event("extract", "Lease was lost to another worker.", logging.WARNING, **names)
         return "lost"
     except KeyboardInterrupt:  # Huey's, who ends the worker
@@ -134,7 +134,7 @@ def _store(attempt: InboundMessage, app: App, names: dict[str, Any], watch: Watc
         except Exception as error:
             errors.append((part.path, error))
     if not app.records.documents.record(attempt, found, skipped, app.swept_at(), is_complete=not errors):
-        raise LeaseLost
+        raise LeaseLostError
     event(
         "store",
         "Documents stored." if found else "Message has no document.",

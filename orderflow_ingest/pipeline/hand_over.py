@@ -36,7 +36,7 @@ from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
 from .retry import (
     OUTAGES,
     HandlerUnavailable,
-    LeaseLost,
+    LeaseLostError,
     MessageErased,
     begun,
     check_lost_attempts,
@@ -97,8 +97,8 @@ def _attempt(attempt: Document, org: str, app: App, names: dict[str, Any]) -> st
         names["source_message_id"] = message and message.source_message_id
         _call_handler(attempt, message, org, app)
         if not app.records.documents.finish(attempt):
-            raise LeaseLost
-    except LeaseLost:
+            raise LeaseLostError
+    except LeaseLostError:
         event("hand_over", "Lease was lost to another worker.", logging.WARNING, **names)
         return "lost"
     except KeyboardInterrupt:  # Huey's, who ends the worker

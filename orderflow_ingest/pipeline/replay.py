@@ -22,7 +22,15 @@ from orderflow_ingest.domain.object_keys import EMAIL, message_id, read_raw_key
 from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason
 from orderflow_ingest.observability.logs import event
 from orderflow_ingest.storage.archive import need_own, read_object
-from orderflow_ingest.storage.database import Document, Event, HeldMail, IdentityTaken, InboundMessage, Mail, NewMessage
+from orderflow_ingest.storage.database import (
+    Document,
+    Event,
+    HeldMail,
+    IdentityTakenError,
+    InboundMessage,
+    Mail,
+    NewMessage,
+)
 from orderflow_ingest.storage.queue import QueueUnavailable
 
 from .admission import IdentityLookup
@@ -84,7 +92,7 @@ def redeliver_dead_letter(name: str, app: App) -> Delivery | None:
 def accept_held(held: HeldMail, app: App, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
     """Make a held message one of its own; False if it is closed, or erased.
 
-    Raises IdentityTaken, and leaves it held, where each identity that it could have is another message's.
+    Raises IdentityTakenError, and leaves it held, where each identity that it could have is another message's.
     """
     if held.erased_at or app.records.held_mail.resolution(held.org_id, held.id):
         return False
@@ -93,11 +101,11 @@ def accept_held(held: HeldMail, app: App, actor: str, why: str = "", run_id: UUI
         try:
             if not _resolve(held, new, told, app):
                 return False
-        except IdentityTaken:
+        except IdentityTakenError:
             continue
         enqueue_extraction(new, app)
         return True
-    raise IdentityTaken
+    raise IdentityTakenError
 
 
 def identity_of(held: HeldMail, app: App) -> str | None:
@@ -120,7 +128,7 @@ def _resolved(held: HeldMail, kind: EventKind, actor: str, why: str, run_id: UUI
 
 
 def _resolve(held: HeldMail, new: NewMessage | None, told: Event, app: App) -> bool:
-    """Close a held mail, the decision beside its mail; False if somebody was first. Raises IdentityTaken."""
+    """Close a held mail, the decision beside its mail; False if somebody was first. Raises IdentityTakenError."""
     identity = new.source_message_id if new else ""
     decision = Decision(told.kind.value, told.actor, told.details["why"], told.at, identity)
     need_own(held.org_id, held.raw_key)

@@ -69,7 +69,7 @@ class MessageErased(OrderflowError):
     """The object was erased, by a retention or on somebody's demand; nothing can be done with the row any more."""
 
 
-class LeaseLost(OrderflowError):
+class LeaseLostError(OrderflowError):
     """Another worker has taken the row over: this one writes nothing more."""
 
 

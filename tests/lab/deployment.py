@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orderflow_ingest.entrypoints.health_client import ServiceNotResponding, read_health
+from orderflow_ingest.entrypoints.health_client import ServiceNotRespondingError, read_health
 
 from . import warm
 from .postfix import Postfix
@@ -189,7 +189,7 @@ class Deployment(Server):
         """Tell whether the service answers."""
         try:
             return read_health(self.sockets) is not None
-        except ServiceNotResponding:
+        except ServiceNotRespondingError:
             return False
 
     def health(self) -> dict[str, Any]:

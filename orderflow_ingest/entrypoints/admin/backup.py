@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orderflow_ingest.entrypoints.cli.terminal import json_option, loaded, print_rows, settings_option
-from orderflow_ingest.maintenance.backup import BackupFailed, back_up
+from orderflow_ingest.maintenance.backup import BackupError, back_up
 
 
 @click.command()
@@ -23,7 +23,7 @@ def backup(directory: Path, as_json: bool, settings_file: str | None) -> None:
     former = signal.signal(signal.SIGTERM, _end)
     try:
         copies = back_up(loaded(settings_file), directory)
-    except BackupFailed as error:
+    except BackupError as error:
         raise click.ClickException(str(error)) from error
     finally:
         signal.signal(signal.SIGTERM, former)

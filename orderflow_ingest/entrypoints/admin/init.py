@@ -7,7 +7,7 @@ neither, init makes the directories, sees that the tables are there and of this 
 import click
 
 from orderflow_ingest.app import App, publish_recipients
-from orderflow_ingest.entrypoints.cli.terminal import NotSetUp, load_app, settings_option
+from orderflow_ingest.entrypoints.cli.terminal import NotSetUpError, load_app, settings_option
 from orderflow_ingest.pipeline.archive_manifest import write_organizations
 from orderflow_ingest.storage.database import schema
 from orderflow_ingest.storage.queue import QueueUnavailable
@@ -47,12 +47,12 @@ def init(settings_file: str | None) -> None:
 
 
 def _find_tables(app: App) -> None:
-    """Look whether another role has made all tables. Raise NotSetUp, DatabaseUnavailable, QueueUnavailable."""
+    """Look whether another role has made all tables. Raise NotSetUpError, DatabaseUnavailable, QueueUnavailable."""
     database = app.records.database
     version, needed = schema.current_version(database), schema.needed_version()
     if version != needed and not schema.is_newer(version):
         told = f"its tables are of version {version}, needed is {needed}" if version else "it has no tables"
-        raise NotSetUp(
+        raise NotSetUpError(
             f"database {database.name}: {told}, and the role of DATABASE_URL may make none: run orderflow-admin init "
             "as their owner first"
         )

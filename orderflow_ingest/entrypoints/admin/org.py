@@ -14,7 +14,7 @@ from orderflow_ingest.entrypoints.cli.options import named_org
 from orderflow_ingest.entrypoints.cli.terminal import CommandGroup, json_option, load_app, print_rows, settings_option
 from orderflow_ingest.pipeline.archive_manifest import claim_organization, write_organization
 from orderflow_ingest.storage.archive import ArchiveUnavailable
-from orderflow_ingest.storage.database import OrganizationDiffers, OrganizationExists
+from orderflow_ingest.storage.database import OrganizationExistsError, OrganizationMismatchError
 
 from .org_test import dry_run_delivery
 
@@ -35,7 +35,7 @@ def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
     app = load_app(settings_file)
     try:
         app.records.organizations.add(slug, name or slug)
-    except OrganizationExists:
+    except OrganizationExistsError:
         raise click.ClickException(f"an organisation {slug} exists already") from None
     _claim(slug, app)
     publish_recipients(app)
@@ -178,7 +178,7 @@ def _claim(slug: str, app: App) -> None:
     except ArchiveUnavailable:
         app.records.restoring.remove_new(slug)
         raise
-    except OrganizationDiffers as error:
+    except OrganizationMismatchError as error:
         app.records.restoring.remove_new(slug)
         raise click.ClickException(f"{error}: this archive has organisations; run orderflow-replay archive") from None
 

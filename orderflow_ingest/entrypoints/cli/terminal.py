@@ -94,11 +94,11 @@ class LazyGroup(CommandGroup):
 _TYPED = 2000  # characters of a command line that are kept
 
 
-class NotSetUp(OrderflowError):
+class NotSetUpError(OrderflowError):
     """What init makes is not there; the text says what."""
 
 
-_BACKENDS = (NotSetUp, BackendUnavailable, ObjectMissing, ObjectDamaged, OSError)
+_BACKENDS = (NotSetUpError, BackendUnavailable, ObjectMissing, ObjectDamaged, OSError)
 _in_force: list[Settings] = []  # the settings of this program, once they are loaded
 
 

@@ -23,7 +23,7 @@ from orderflow_ingest.observability import logs
 
 from .device import DEVICE_AGE, known_device, new_device
 from .sessions import Sessions
-from .throttle import LoginThrottle, TooManyLogins
+from .throttle import LoginThrottle, TooManyLoginsError
 from .users import User, Users, is_name
 
 COOKIE, LOGIN_COOKIE = "orderflow_console", "orderflow_console_login"
@@ -98,7 +98,7 @@ class Gate:
                 if wait := self._throttle.take(name, address, device):
                     return _form(429, wait)
                 user = self._users.check(name, request.form.get("password", "")[:1000])
-        except TooManyLogins:
+        except TooManyLoginsError:
             return _form(503, 1)
         if user is None:
             logs.event("login", "Login refused.", logs.WARNING, client=address)

@@ -11,7 +11,7 @@ from orderflow_ingest.observability import logs
 from orderflow_ingest.pipeline import replay
 from orderflow_ingest.pipeline.archive_manifest import read_why_held
 from orderflow_ingest.storage.archive import read_object
-from orderflow_ingest.storage.database import IdentityTaken
+from orderflow_ingest.storage.database import IdentityTakenError
 
 from . import downloads
 from .filters import line
@@ -66,7 +66,7 @@ def pages(parts: App) -> Blueprint:
         resolve = replay.accept_held if decision == "accept" else replay.discard_held
         try:
             is_done = resolve(mail, parts, actor(), reason)
-        except IdentityTaken:
+        except IdentityTakenError:
             return redirect(url_for("held.page", slug=slug, id=id, done="taken"), 303)
         logs.event(decision, "Held mail decided." if is_done else "Held mail was closed.", org=slug, held=id,
                    operator=actor())  # fmt: skip

@@ -43,7 +43,7 @@ class Query:
         return any((self.sender, self.document, self.message_id, self.since, self.until))
 
 
-class InvalidQuery(OrderflowError):
+class InvalidQueryError(OrderflowError):
     """A field that does not read; the text says what it should be."""
 
 
@@ -60,10 +60,10 @@ def pages(parts: App) -> Blueprint:
         known = organizations(parts)
         try:
             if asked.org and asked.org not in {org.slug for org in known}:
-                raise InvalidQuery(f"There is no organisation {asked.org}.")
+                raise InvalidQueryError(f"There is no organisation {asked.org}.")
             scope = Scope(parts, asked.org or None)
             found = scope.messages(chosen(asked), PAGE + 1, _place(request.args.get("after", "")))
-        except InvalidQuery as error:
+        except InvalidQueryError as error:
             trouble = str(error)
         query = {name: value for name, value in vars(asked).items() if value}
         return render_template(
@@ -84,7 +84,7 @@ def pages(parts: App) -> Blueprint:
 def chosen(asked: Query) -> Filter:
     """Make of what was typed what is looked for. Raises Misread."""
     if asked.status and asked.status not in _STATUSES:
-        raise InvalidQuery("There is no such status.")
+        raise InvalidQueryError("There is no such status.")
     until = _day(asked.until)
     return Filter(
         statuses=_STATUSES.get(asked.status, ()),
@@ -103,7 +103,7 @@ def _day(text: str) -> datetime | None:
     except ValueError:
         day = None
     if text and (day is None or not 1970 <= day.year < 9000):
-        raise InvalidQuery("A day is written like 2026-11-30.")
+        raise InvalidQueryError("A day is written like 2026-11-30.")
     return datetime.combine(day, time(), UTC) if day else None
 
 
@@ -121,4 +121,4 @@ def _place(mark: str) -> Cursor | None:
             raise ValueError
         return Cursor(received_at.astimezone(UTC), UUID(id))
     except (ValueError, OverflowError):
-        raise InvalidQuery("This page of the list is not there; begin with the newest.") from None
+        raise InvalidQueryError("This page of the list is not there; begin with the newest.") from None

@@ -35,7 +35,7 @@ _PLACES = 3
 Key = tuple[str, ...]
 
 
-class TooManyLogins(OrderflowError):
+class TooManyLoginsError(OrderflowError):
     """So many passwords are being checked that one more would keep pages from loading."""
 
 
@@ -59,10 +59,10 @@ class LoginThrottle:
 
     @contextmanager
     def place(self, device: str) -> Iterator[None]:
-        """Take a place for the check of a password. Raise TooManyLogins if none is free."""
+        """Take a place for the check of a password. Raise TooManyLoginsError if none is free."""
         places = self._places[bool(device)]
         if not places.acquire(blocking=False):
-            raise TooManyLogins
+            raise TooManyLoginsError
         try:
             yield
         finally:

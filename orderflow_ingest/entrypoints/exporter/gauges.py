@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.states import HandOver, Status
-from orderflow_ingest.entrypoints.health_client import ServiceNotResponding, read_health
+from orderflow_ingest.entrypoints.health_client import ServiceNotRespondingError, read_health
 from orderflow_ingest.storage.database import count_backlog
 from orderflow_ingest.storage.resilience.circuit_breaker import organizations_away
 
@@ -121,10 +121,10 @@ def of_spool(app: App) -> Iterator[Sample]:
 
 
 def of_service(app: App) -> Iterator[Sample]:
-    """Ask the service. Raises ServiceNotResponding where nobody answers, or nobody is there."""
+    """Ask the service. Raises ServiceNotRespondingError where nobody answers, or nobody is there."""
     health = read_health(app.settings.socket_dir, _SERVICE_SECONDS)
     if health is None:
-        raise ServiceNotResponding("no service listens")
+        raise ServiceNotRespondingError("no service listens")
     named = {PLACES: "places", BUSY: "busy", LATE: "overdue", IN_FLIGHT: "in_flight", MOST_IN_FLIGHT: "max_in_flight"}
     for gauge, name in named.items():
         yield Sample(gauge, float(health[name]))

@@ -25,7 +25,7 @@ from orderflow_ingest.entrypoints.cli.terminal import load_app, log_start, run_c
 from orderflow_ingest.observability import logs
 
 from .page import Page
-from .server import AddressInUse, Exporter
+from .server import AddressInUseError, Exporter
 
 _DEADLINE = 15.0  # seconds, as of a delivery: a statement gets a quarter of what it gets where that is a minute
 
@@ -55,7 +55,7 @@ def cli(once: bool, textfile: Path | None, any_address: bool, settings_file: str
     logs.configure(app.settings.log, "metrics", app.settings.state_dir)
     try:
         exporter = Exporter(address, page)
-    except AddressInUse as taken:
+    except AddressInUseError as taken:
         raise click.ClickException(f"{address} cannot be listened at: {taken}") from None
     except OSError as error:
         raise click.ClickException(f"{address} cannot be listened at: {os_reason(error)}") from None

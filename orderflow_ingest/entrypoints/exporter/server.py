@@ -29,7 +29,7 @@ CLIENTS = 32
 IDLE = 10.0  # seconds
 
 
-class AddressInUse(OrderflowError):
+class AddressInUseError(OrderflowError):
     """Another program listens at this unix socket."""
 
 
@@ -154,6 +154,6 @@ def _remove_stale(path: Path) -> None:
         return
     with socket.socket(socket.AF_UNIX) as probe:
         if is_socket and probe.connect_ex(os.fspath(path)) == 0:
-            raise AddressInUse("another program listens here")
+            raise AddressInUseError("another program listens here")
     if is_socket:
         path.unlink()

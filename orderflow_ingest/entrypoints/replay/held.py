@@ -11,7 +11,7 @@ from orderflow_ingest.entrypoints.cli.options import org_id_of
 from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, settings_option
 from orderflow_ingest.pipeline import replay
 from orderflow_ingest.storage.archive import ObjectDamaged, ObjectMissing
-from orderflow_ingest.storage.database import HeldMail, IdentityTaken, operator_name
+from orderflow_ingest.storage.database import HeldMail, IdentityTakenError, operator_name
 
 from .audit import Tally, traced
 from .selection import dry_run_option, yes_option
@@ -88,9 +88,9 @@ def _resolve(held: HeldMail, decision: str, why: str, app: App, tally: Tally) ->
             is_done = replay.discard_held(held, app, operator_name(), why, tally.run_id)
         else:
             is_done = replay.accept_held(held, app, operator_name(), why, tally.run_id)
-    except (IdentityTaken, ObjectMissing, ObjectDamaged) as error:
+    except (IdentityTakenError, ObjectMissing, ObjectDamaged) as error:
         tally.failed += 1
-        return _TAKEN if isinstance(error, IdentityTaken) else f"its mail cannot be read: {os_reason(error)}"
+        return _TAKEN if isinstance(error, IdentityTakenError) else f"its mail cannot be read: {os_reason(error)}"
     tally.done += is_done
     tally.passed_over += not is_done
     if is_done:

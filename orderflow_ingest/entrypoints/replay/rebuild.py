@@ -21,7 +21,13 @@ from orderflow_ingest.domain.org_settings import OrgSettingsError, read_settings
 from orderflow_ingest.entrypoints.cli.options import moment, org_option, period_options
 from orderflow_ingest.entrypoints.cli.terminal import Row, json_option, load_app, print_rows, printable, settings_option
 from orderflow_ingest.maintenance.rebuild import Choice, Tally, find_organizations, rebuild, stray_documents
-from orderflow_ingest.storage.database import OrganizationDiffers, OrganizationRecord, Presence, Run, operator_name
+from orderflow_ingest.storage.database import (
+    OrganizationMismatchError,
+    OrganizationRecord,
+    Presence,
+    Run,
+    operator_name,
+)
 
 COMMAND = "archive"
 _SHOWN = 1.0  # seconds
@@ -150,7 +156,7 @@ def _find(slug: str | None, app: App) -> _Organizations:
         try:
             read_settings(org.settings)
             found.new += not app.records.restoring.has_organization(org)
-        except (OrganizationDiffers, OrgSettingsError) as error:
+        except (OrganizationMismatchError, OrgSettingsError) as error:
             found.told.append(f"organisation {org.slug} is left out: {error}")
             found.lost.append(org.slug)
             continue

@@ -10,7 +10,7 @@ from orderflow_ingest.app import App
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.entrypoints.cli.output_file import output
 from orderflow_ingest.entrypoints.cli.terminal import (
-    NotSetUp,
+    NotSetUpError,
     json_option,
     load_app,
     print_rows,
@@ -98,9 +98,11 @@ def deliver_dead(
 
 
 def _need_spool(app: App) -> None:
-    """Raise NotSetUp where there is no spool: an empty answer would say that nothing was left in it."""
+    """Raise NotSetUpError where there is no spool: an empty answer would say that nothing was left in it."""
     if not app.settings.spool_dir.is_dir():
-        raise NotSetUp(f"{app.settings.spool_dir} is not there: run orderflow-admin init, as the user that delivers")
+        raise NotSetUpError(
+            f"{app.settings.spool_dir} is not there: run orderflow-admin init, as the user that delivers"
+        )
 
 
 def _deliver(names: list[str], app: App) -> tuple[list[dict[str, Any]], int]:

@@ -11,7 +11,7 @@ It keeps open what a delivery needs, and listens on unix sockets in ORDERFLOW_SO
 
 systemd may open the sockets: clients that connect during a restart then wait. Otherwise they are created here, for
 this user and the mail user's group. The socket of a killed service is replaced. One that a running service listens
-on is not: SocketInUse.
+on is not: SocketInUseError.
 
 On SIGTERM and SIGINT no new connection is accepted. Clients that are connected get 75 or 421 for new messages.
 Messages that were taken already are delivered and answered.
@@ -58,7 +58,7 @@ _M_MMAP_THRESHOLD = -3
 _SWITCH_INTERVAL = 0.05  # seconds
 
 
-class SocketInUse(OrderflowError):
+class SocketInUseError(OrderflowError):
     """Another service listens at this path."""
 
 
@@ -75,7 +75,7 @@ def cli(settings_file: str | None) -> None:
     try:
         asyncio.run(serve(open_app(settings)))
         os._exit(0)  # does not wait for threads that hang past their deadline
-    except SocketInUse as error:
+    except SocketInUseError as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -185,11 +185,11 @@ def _listen(settings: Settings) -> dict[str, socket.socket]:
 
 
 def _bind(path: Path, mail_user: str) -> socket.socket:
-    """Listen at a path, for this user alone or the mail user's group too. Raise SocketInUse."""
+    """Listen at a path, for this user alone or the mail user's group too. Raise SocketInUseError."""
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(os.fspath(path)) == 0:
-                raise SocketInUse(f"{path}: another service listens here")
+                raise SocketInUseError(f"{path}: another service listens here")
         path.unlink()
     server = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)

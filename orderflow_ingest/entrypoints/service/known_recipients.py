@@ -2,7 +2,7 @@
 
     active in memory    yes, without a query; also while the database is unavailable
     not in memory       the database is asked before the answer is no: another host may have added it a second ago
-    no result           RecipientUndecided: the database is unavailable or slow, or its table is empty (the wrong
+    no result           RecipientUndecidedError: the database is unavailable or slow, or its table is empty (the wrong
                         database, or one that is being set up). Memory then stays as it is
 
 A no bounces an order, so it needs a read of the table that began after the question arrived. Memory never says no,
@@ -44,7 +44,7 @@ LOOKUP_TIMEOUT = 5.0  # seconds; Postfix waits 100, and other recipients behind 
 BATCH_SIZE = 500
 
 
-class RecipientUndecided(OrderflowError):
+class RecipientUndecidedError(OrderflowError):
     """It is not known now whether an organization takes mail."""
 
 
@@ -81,7 +81,7 @@ class KnownOrganizations:
         return slug in self._active
 
     def takes_mail(self, slug: str) -> "asyncio.Future[bool]":
-        """Return a future: whether an organization takes mail, or RecipientUndecided. Callers share it."""
+        """Return a future: whether an organization takes mail, or RecipientUndecidedError. Callers share it."""
         answer = self._waiting.get(slug)
         if answer is not None and not answer.done():
             return answer
@@ -126,7 +126,7 @@ class KnownOrganizations:
             if answer.done():  # timed out
                 continue
             if result.error:
-                answer.set_exception(RecipientUndecided(result.error))
+                answer.set_exception(RecipientUndecidedError(result.error))
             else:
                 answer.set_result(slug in result.found)
         self._start_lookup()
@@ -135,7 +135,7 @@ class KnownOrganizations:
         if self._waiting.get(slug) is answer:
             del self._waiting[slug]
         if not answer.done():
-            answer.set_exception(RecipientUndecided("the database has not answered in time"))
+            answer.set_exception(RecipientUndecidedError("the database has not answered in time"))
 
     def _enqueue(self, slugs: set[str] | None, done: Callable[[LookupResult], None]) -> None:
         loop = asyncio.get_running_loop()

@@ -53,7 +53,7 @@ def pass_on(listener: str, sender: str, recipients: list[str], raw: bytes) -> st
             client.send_message_data(raw)
         finally:
             _quit(client)
-    except _Refused as refused:
+    except _RefusedError as refused:
         event("relay", "Postmaster's mail was refused.", logging.WARNING, code=refused.smtp_code)
         return _reply_line(refused)
     except OSError as error:  # smtplib's own are of this class
@@ -62,7 +62,7 @@ def pass_on(listener: str, sender: str, recipients: list[str], raw: bytes) -> st
     return _PASSED_ON
 
 
-class _Refused(OrderflowError, smtplib.SMTPResponseException):
+class _RefusedError(OrderflowError, smtplib.SMTPResponseException):
     """A reply that is not the one for success."""
 
 
@@ -86,14 +86,14 @@ class _Client(smtplib.SMTP):
         super().send(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text)
 
     def command(self, command: str) -> None:
-        """Send a command. Raise _Refused."""
+        """Send a command. Raise _RefusedError."""
         _expect(*self.docmd(command))
 
     def send_message_data(self, raw: bytes) -> None:
-        """Send DATA and the message. Raise _Refused."""
+        """Send DATA and the message. Raise _RefusedError."""
         code, text = self.docmd("DATA")
         if code != 354:
-            raise _Refused(code, text)
+            raise _RefusedError(code, text)
         for start in range(0, len(raw), _BLOCK):
             self.send(_on_the_wire(raw, start))
         self.send(b".\r\n" if raw.endswith(b"\n") else b"\r\n.\r\n")
@@ -125,12 +125,12 @@ def _options(client: smtplib.SMTP, addresses: list[str], raw: bytes) -> str:
 
 
 def _expect(code: int, text: bytes | str) -> None:
-    """Raise _Refused for anything but success."""
+    """Raise _RefusedError for anything but success."""
     if code // 100 != 2:
-        raise _Refused(code, text)
+        raise _RefusedError(code, text)
 
 
-def _reply_line(refused: _Refused) -> str:
+def _reply_line(refused: _RefusedError) -> str:
     """Return the reply as one line: a verdict on the mail unchanged, anything else (a 554 for us) as a 451."""
     code, text = refused.smtp_code, refused.smtp_error
     text = text.decode("ascii", "replace") if isinstance(text, bytes) else text

@@ -29,7 +29,7 @@ _MODULE = f"{__package__}.worker_process"
 _HERE = str(Path(__file__).parents[3])
 
 
-class _Ended(OrderflowError):
+class _ReaderProcessEndedError(OrderflowError):
     """A reader has ended without an answer."""
 
 
@@ -65,7 +65,7 @@ class Readers:
     def _answer(self, reader: "_Reader", org: OrganizationRecord, chunk: Chunk) -> list[Read]:
         try:
             return reader.answer()
-        except _Ended:
+        except _ReaderProcessEndedError:
             found = self._read_singly(org, chunk)
             reader.begin_again()
             return found
@@ -79,11 +79,11 @@ class Readers:
                 reader.ask(org, [one])
                 try:
                     found += reader.answer()
-                except _Ended:
+                except _ReaderProcessEndedError:
                     reader.begin_again()
                     reader.ask(org, [one], is_whole=False)
                     found += reader.answer()
-        except _Ended as error:
+        except _ReaderProcessEndedError as error:
             raise ArchiveUnavailable("what reads the archive ends, whatever it reads: see its words above") from error
         finally:
             reader.end()
@@ -104,12 +104,12 @@ class _Reader:
         self._send(self._asked[-1])
 
     def answer(self) -> list[Read]:
-        """Give the answer to the first question that has none. Raises _Ended, ArchiveUnavailable."""
+        """Give the answer to the first question that has none. Raises _ReaderProcessEndedError, ArchiveUnavailable."""
         self._asked.popleft()
         try:
             found: list[Read] | str = pickle.load(self._output)  # noqa: S301  a process of ours has written it
         except (EOFError, pickle.UnpicklingError) as error:
-            raise _Ended from error
+            raise _ReaderProcessEndedError from error
         if isinstance(found, str):
             raise ArchiveUnavailable(found)
         return found

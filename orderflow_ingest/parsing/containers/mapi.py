@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from . import ContainerError, Member, Role, UnpackBudget
 from .names import cut_text, decode_declared
-from .rtf import TooLong, rtf_to_text
+from .rtf import RtfTooLongError, rtf_to_text
 
 SUBJECT = 0x0037
 BODY, BODY_RTF, BODY_HTML = 0x1000, 0x1009, 0x1013
@@ -116,7 +116,7 @@ def rtf_member(values: Properties, budget: UnpackBudget) -> Iterator[Member]:
         return
     try:
         kind, text = rtf_to_text(packed, values.charset, budget)
-    except TooLong:
+    except RtfTooLongError:
         raise ContainerError("text too large") from None
     if text.strip():
         yield _body(text.encode("utf-8", "replace"), kind, "utf-8", budget, "text of RTF")

@@ -1,8 +1,9 @@
 """Take the text out of a message body in compressed RTF ([MS-OXRTFCP], RTF 1.9).
 
-Guarantees: never raises but TooLong, and ContainerError where the mail's budget of steps is used up; takes linear time,
-gives text without lone surrogates. A wrong checksum and a damaged end are tolerated: what could be read is given. Where
-bytes are not of the charset that RTF names, it is detected for as many runs of them as the mail's budget has guesses.
+Guarantees: never raises but RtfTooLongError, and ContainerError where the mail's budget of steps is used up; takes
+linear time, gives text without lone surrogates. A wrong checksum and a damaged end are tolerated: what could be read is
+given. Where bytes are not of the charset that RTF names, it is detected for as many runs of them as the mail's budget
+has guesses.
 
 Outlook wraps an HTML body in RTF ([MS-OXRTFEX]): its tags stand in groups of their own, and what RTF needs in their
 place is marked and left out. Of such RTF the page is given.
@@ -55,21 +56,21 @@ _FONT = re.compile(rb"\\f(\d{1,5})(?=[^\d])[^;{}\\]{0,50}(?:\\(?!fcharset|f\d)[^
 _CODE_PAGE = re.compile(rb"\\ansicpg(\d{1,5})")
 
 
-class TooLong(Exception):
+class RtfTooLongError(Exception):
     """More RTF than the body of a message is worth."""
 
 
 def rtf_to_text(packed: bytes, charset: str, budget: UnpackBudget) -> tuple[str, str]:
     """Return the type and the text of a compressed RTF body: text/plain, or the text/html that is wrapped in it.
 
-    charset is for bytes of which the RTF does not say. Raises TooLong.
+    charset is for bytes of which the RTF does not say. Raises RtfTooLongError.
     """
     rtf = decompress_rtf(packed, budget)
     return "text/html" if _wraps_html(rtf) else "text/plain", strip_rtf(rtf, charset, budget)
 
 
 def decompress_rtf(packed: bytes, budget: UnpackBudget) -> bytes:
-    """Return the RTF, or as much as can be read. Raises TooLong."""
+    """Return the RTF, or as much as can be read. Raises RtfTooLongError."""
     kind, contents = packed[8:12], packed[16:]
     if kind == _PLAIN:
         return contents[: int.from_bytes(packed[4:8], "little")]
@@ -98,14 +99,14 @@ def decompress_rtf(packed: bytes, budget: UnpackBudget) -> bytes:
             found = out[-back:][:length] if back < _RING else out[-back : length - back]
             out += (found * (length // len(found) + 1))[:length]
         if len(out) > _LONGEST:
-            raise TooLong
+            raise RtfTooLongError
     return bytes(out[len(_FIRST) :])
 
 
 def strip_rtf(rtf: bytes, charset: str, budget: UnpackBudget) -> str:
-    """Return the text of RTF, with the tags of a page that is wrapped in it. Raises TooLong."""
+    """Return the text of RTF, with the tags of a page that is wrapped in it. Raises RtfTooLongError."""
     if len(rtf) > _LONGEST:
-        raise TooLong
+        raise RtfTooLongError
     wraps_html = _wraps_html(rtf)
     page = _CODE_PAGE.search(rtf, 0, 1000)
     base = codec_name((f"cp{int(page[1])}" if page else charset) or "cp1252") or "cp1252"

@@ -10,12 +10,19 @@ from .connection import ALL_TENANTS, NO_TENANT, Database, DatabaseUnavailable
 from .documents import Document, Documents, NewDocument, SkippedPart
 from .erasure import Erasure
 from .events import Event, Events, add_events, operator_name
-from .held_mail import HeldMail, HeldMails, IdentityTaken
+from .held_mail import HeldMail, HeldMails, IdentityTakenError
 from .messages import ExistingMessage, InboundMessage, Mail, Messages, NewMessage
 from .object_references import ODD_KEY, Area, Keeping, Kind, ObjectReference, ObjectReferences
-from .organizations import Organization, OrganizationExists, Organizations, recipients_path
+from .organizations import Organization, OrganizationExistsError, Organizations, recipients_path
 from .overview import LastError, Lately, OfOrganization, Overview
-from .rebuild_writes import OrganizationDiffers, OrganizationRecord, Presence, RebuiltHeld, RebuiltMessage, Restoring
+from .rebuild_writes import (
+    OrganizationMismatchError,
+    OrganizationRecord,
+    Presence,
+    RebuiltHeld,
+    RebuiltMessage,
+    Restoring,
+)
 from .runs import Run, Runs
 from .selection import Cursor, Filter
 from .statistics import Figures, Numbers, OrgCount, TimeBucket, quantile
@@ -39,7 +46,7 @@ __all__ = [
     "Filter",
     "HeldMail",
     "HeldMails",
-    "IdentityTaken",
+    "IdentityTakenError",
     "InboundMessage",
     "Keeping",
     "Kind",
@@ -55,8 +62,8 @@ __all__ = [
     "OfOrganization",
     "OrgCount",
     "Organization",
-    "OrganizationDiffers",
-    "OrganizationExists",
+    "OrganizationExistsError",
+    "OrganizationMismatchError",
     "OrganizationRecord",
     "Organizations",
     "Overview",

@@ -73,7 +73,7 @@ class SkippedPart:
     defects: list[str]
 
 
-class _Undone(OrderflowError):
+class _AlreadyDoneError(OrderflowError):
     """What a transaction would do has been done by the same run: nothing of it stays."""
 
 
@@ -183,7 +183,7 @@ class Documents:
                     return False
                 connection.execute(document.update().where(*mine).values(_anew(due)))
                 self._tell(connection, told)
-        except _Undone:
+        except _AlreadyDoneError:
             return False
         return True
 
@@ -206,7 +206,7 @@ class Documents:
                     if connection.execute(statement.values(_anew(due))).rowcount == 1:
                         self._tell(connection, told)
                         done.append(one.id)
-        except _Undone:
+        except _AlreadyDoneError:
             return []
         return done
 
@@ -289,7 +289,7 @@ class Documents:
         if told.run_id is None:
             add_events(connection, [told])
         elif not add_once(self._database, connection, told, told.run_id):
-            raise _Undone
+            raise _AlreadyDoneError
 
     def _store(self, connection: sa.Connection, values: dict[str, Any]) -> None:
         """Insert a document, or bring the one of this part up to date: other bytes are a new document."""

@@ -33,7 +33,7 @@ class HeldMail(Mail):
     erased_at: datetime | None
 
 
-class IdentityTaken(OrderflowError):
+class IdentityTakenError(OrderflowError):
     """The identity of a held mail that is to become a message is another message's; nothing was written."""
 
 
@@ -135,7 +135,7 @@ class HeldMails:
         `before_commit` is called when this is settled, while the others that decide on it wait.
 
         `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes. Raises
-        IdentityTaken, and leaves the held mail open, where that message cannot be recorded.
+        IdentityTakenError, and leaves the held mail open, where that message cannot be recorded.
         """
         c = held_mail.c
         close = held_mail.update().where(c.org_id == held.org_id, c.id == held.id, _OPEN)
@@ -145,7 +145,7 @@ class HeldMails:
             add_events(connection, [told])
             if accepted is not None:
                 if not self._messages.insert_in(connection, accepted, now):
-                    raise IdentityTaken
+                    raise IdentityTakenError
                 add_events(connection, [replace(told, inbound_message_id=accepted.id)])
             before_commit()
             return True

@@ -48,7 +48,7 @@ _OF_SQLITE = f"{_ACTIVE_AMONG}IN ({{}}) UNION ALL SELECT NULL WHERE {_EXISTS}"
 _FILLED_OF_PRIMARY: sa.Executable = sa.union_all(_IS_FILLED, _IS_STANDBY)
 
 
-class OrganizationExists(OrderflowError):
+class OrganizationExistsError(OrderflowError):
     """An organisation of this slug is there already."""
 
 
@@ -148,12 +148,12 @@ class Organizations:
         return DatabaseUnavailable(f"database {self._database.name}: a standby answers, and may not know all yet")
 
     def add(self, slug: str, name: str) -> None:
-        """Add an organisation. Raises OrganizationExists by the unique slug."""
+        """Add an organisation. Raises OrganizationExistsError by the unique slug."""
         try:
             with self._database.write(NO_TENANT) as connection:
                 connection.execute(organization.insert().values(slug=slug, name=name))
         except exc.IntegrityError as error:
-            raise OrganizationExists(slug) from error
+            raise OrganizationExistsError(slug) from error
 
     def set_active(self, slug: str, is_active: bool) -> bool:
         """Switch an organisation on or off; False if there is none of this slug."""

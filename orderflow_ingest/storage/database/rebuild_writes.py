@@ -37,7 +37,7 @@ class OrganizationRecord:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-class OrganizationDiffers(OrderflowError):
+class OrganizationMismatchError(OrderflowError):
     """The database has another organisation of this id, or this one under another id: mail would get mixed up."""
 
 
@@ -99,17 +99,17 @@ class Restoring:
         return next((org for org in self.charters() if org.slug == slug), None)
 
     def has_organization(self, org: OrganizationRecord) -> bool:
-        """Tell whether an organisation is there under its id. Raises OrganizationDiffers."""
+        """Tell whether an organisation is there under its id. Raises OrganizationMismatchError."""
         o = organization.c
         with self._database.read(NO_TENANT) as connection:
             found = connection.execute(sa.select(o.id, o.slug).where((o.id == org.id) | (o.slug == org.slug))).all()
         if any((row.id, row.slug) != (org.id, org.slug) for row in found):
             told = ", ".join(f"{row.slug} has id {row.id}" for row in found)
-            raise OrganizationDiffers(f"in the archive {org.slug} has id {org.id}, in the database {told}")
+            raise OrganizationMismatchError(f"in the archive {org.slug} has id {org.id}, in the database {told}")
         return bool(found)
 
     def add_organization(self, org: OrganizationRecord) -> bool:
-        """Add an organisation under its id; False if it is there. Raises OrganizationDiffers."""
+        """Add an organisation under its id; False if it is there. Raises OrganizationMismatchError."""
         if self.has_organization(org):
             return False
         try:
@@ -119,7 +119,7 @@ class Restoring:
                     # The next one that is added must not be given an id that the archive knows.
                     connection.exec_driver_sql(_NEXT_ID)
         except exc.IntegrityError as error:
-            raise OrganizationDiffers(f"{org.slug}, id {org.id}: another was added at this moment") from error
+            raise OrganizationMismatchError(f"{org.slug}, id {org.id}: another was added at this moment") from error
         return True
 
     def remove_new(self, slug: str) -> None:

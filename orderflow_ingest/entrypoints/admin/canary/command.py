@@ -29,7 +29,7 @@ from orderflow_ingest.entrypoints.cli.terminal import (
 )
 from orderflow_ingest.storage.database import DatabaseUnavailable, Organization
 
-from .flight import Canary, Step, StepMissed
+from .flight import Canary, Step, StepMissedError
 from .smtp_probe import new_probe
 from .textfile import write_textfile
 
@@ -63,14 +63,14 @@ def canary(
     come.
     """
     began, steps = time.monotonic(), list[Step]()
-    missed: StepMissed | None = None
+    missed: StepMissedError | None = None
     try:
         for step in _flight(slug, server, sender, timeout, postfix_config, settings_file):
             steps.append(step)
             _clear()
             if not as_json:
                 click.echo(f"{step.name:<10} {step.seconds:7.2f} s  {printable(step.says)}")
-    except StepMissed as error:
+    except StepMissedError as error:
         missed = error
     total = time.monotonic() - began
     _clear()
@@ -87,7 +87,7 @@ def canary(
 def _flight(
     slug: str, server: str, sender: str | None, timeout: float, postfix_config: str | None, settings_file: str | None
 ) -> Iterator[Step]:
-    """Prepare the flight and fly. Raises Missed, also where the organisation is not there."""
+    """Prepare the flight and fly. Raises StepMissedError, also where the organisation is not there."""
     settings = _worker_settings() if settings_file is None else loaded(settings_file)
     domain = settings.domains[0]
     try:
@@ -117,11 +117,11 @@ def _organization(app: App, slug: str) -> Organization:
             app.records.documents.of_message(org.id, _NO_MESSAGE)
     except DatabaseUnavailable as error:
         todo = _OTHER_ROLE if _NO_RIGHT in str(error) else "see orderflow-admin check"
-        raise StepMissed("organisation", f"{explain(error)}; {todo}") from error
+        raise StepMissedError("organisation", f"{explain(error)}; {todo}") from error
     if org is None:
-        raise StepMissed("organisation", f"there is none named {slug}: run orderflow-admin org add {slug}")
+        raise StepMissedError("organisation", f"there is none named {slug}: run orderflow-admin org add {slug}")
     if not org.is_active:
-        raise StepMissed("organisation", f"{slug} is switched off: run orderflow-admin org enable {slug}")
+        raise StepMissedError("organisation", f"{slug} is switched off: run orderflow-admin org enable {slug}")
     return org
 
 
@@ -136,7 +136,7 @@ def _clear() -> None:
         click.echo("\r\x1b[K", nl=False, err=True)
 
 
-def _print_json(steps: list[Step], missed: StepMissed | None) -> None:
+def _print_json(steps: list[Step], missed: StepMissedError | None) -> None:
     rows: list[dict[str, Any]] = [
         {"step": s.name, "seconds": round(s.seconds, 3), "came": True, "says": s.says} for s in steps
     ]

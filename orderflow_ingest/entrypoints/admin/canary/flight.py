@@ -23,7 +23,7 @@ from orderflow_ingest.entrypoints.admin.postfix.mail_queue import waiting_becaus
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import DatabaseUnavailable, InboundMessage, Organization
 
-from .smtp_probe import Probe, SmtpRefused, send
+from .smtp_probe import Probe, SmtpRefusedError, send
 
 SMTP, ROW, STORED, PARSED, DOCUMENTS = STEPS = ("smtp", "row", "stored", "parsed", "documents")
 _POLL = 0.25  # seconds
@@ -39,7 +39,7 @@ class Step:
     says: str
 
 
-class StepMissed(OrderflowError):
+class StepMissedError(OrderflowError):
     """A step has not come, in time or at all; the text says what to look at."""
 
     def __init__(self, step: str, text: str):
@@ -59,7 +59,7 @@ class Canary:
         self._queue_id = ""
 
     def fly(self, postfix_config: str | None) -> Iterator[Step]:
-        """Send the probe and give each step as it comes. Raises Missed."""
+        """Send the probe and give each step as it comes. Raises StepMissedError."""
         yield self._timed(SMTP, self._send)
         yield self._timed(ROW, lambda: self._recorded(postfix_config))
         yield self._timed(STORED, lambda: self._reached(STORED, (Status.STORED, Status.PARSED)))
@@ -71,20 +71,22 @@ class Canary:
         try:
             says = step()
         except (DatabaseUnavailable, ArchiveUnavailable) as error:
-            raise StepMissed(name, f"{error}; orderflow-admin check") from error
+            raise StepMissedError(name, f"{error}; orderflow-admin check") from error
         return Step(name, time.monotonic() - began, says)
 
     def _send(self) -> str:
         try:
             answer = send(self._probe, max(1.0, self._left()))
-        except SmtpRefused as error:
-            raise StepMissed(SMTP, str(error)) from error
+        except SmtpRefusedError as error:
+            raise StepMissedError(SMTP, str(error)) from error
         self._queue_id = answer.queue_id
         return f"{self._probe.host}:{self._probe.port} says {answer.code} {answer.text}; {answer.tls}"
 
     def _recorded(self, postfix_config: str | None) -> str:
         if not self._until(ROW, lambda: self._message() is not None):
-            raise StepMissed(ROW, f"no row in {self._timeout:.0f} s: {waiting_because(self._queue_id, postfix_config)}")
+            raise StepMissedError(
+                ROW, f"no row in {self._timeout:.0f} s: {waiting_because(self._queue_id, postfix_config)}"
+            )
         message = self._message()
         return f"message {message.id}" if message else ""
 
@@ -94,8 +96,10 @@ class Canary:
             return f"status {self._status()}"
         message = self._message()
         if message is None:
-            raise StepMissed(step, "the row is gone again: was it erased?")
-        raise StepMissed(step, f"the message stays {message.status}: {_failure(message.attempts, message.error_json)}")
+            raise StepMissedError(step, "the row is gone again: was it erased?")
+        raise StepMissedError(
+            step, f"the message stays {message.status}: {_failure(message.attempts, message.error_json)}"
+        )
 
     def _handed_over(self) -> str:
         def pending() -> bool:
@@ -106,11 +110,13 @@ class Canary:
         late = next((d for d in documents if d.handover is not HandOver.DONE), None)
         if late:
             what = "is FAILED" if done else "stays PENDING"
-            raise StepMissed(
+            raise StepMissedError(
                 DOCUMENTS, f"{late.filename or 'the text'} {what}: {_failure(late.attempts, late.error_json)}"
             )
         if len(documents) < self._probe.documents:
-            raise StepMissed(DOCUMENTS, f"{len(documents)} documents instead of {self._probe.documents}: see its parts")
+            raise StepMissedError(
+                DOCUMENTS, f"{len(documents)} documents instead of {self._probe.documents}: see its parts"
+            )
         return f"{len(documents)} handed over"
 
     def _until(self, step: str, holds: Callable[[], bool]) -> bool:

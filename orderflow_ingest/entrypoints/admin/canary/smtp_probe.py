@@ -35,7 +35,7 @@ _HINTS = {
 }
 
 
-class SmtpRefused(OrderflowError):
+class SmtpRefusedError(OrderflowError):
     """The mail system did not take the probe; the text says at which step, with what answer, and what to look at.
 
     `verdict` is the code of its answer to the mail itself, 0 where it did not come to that.
@@ -93,13 +93,13 @@ def send(probe: Probe, timeout: float, raw: bytes | None = None, source: str | N
                 client.quit()
             client.close()
     except smtplib.SMTPConnectError as error:
-        raise SmtpRefused(_told("the connection", error.smtp_code, error.smtp_error)) from error
+        raise SmtpRefusedError(_told("the connection", error.smtp_code, error.smtp_error)) from error
     except smtplib.SMTPDataError as error:
-        raise SmtpRefused(_told("DATA", error.smtp_code, error.smtp_error)) from error
+        raise SmtpRefusedError(_told("DATA", error.smtp_code, error.smtp_error)) from error
     except smtplib.SMTPServerDisconnected as error:
-        raise SmtpRefused(f"{probe.host}:{probe.port} hung up: see its log") from error
+        raise SmtpRefusedError(f"{probe.host}:{probe.port} hung up: see its log") from error
     except OSError as error:  # smtplib's own are of this class
-        raise SmtpRefused(
+        raise SmtpRefusedError(
             f"{probe.host}:{probe.port} does not answer, {os_reason(error)}: does Postfix run?"
         ) from error
 
@@ -116,7 +116,7 @@ def _speak(client: smtplib.SMTP, probe: Probe, raw: bytes) -> Answer:
     _step("RCPT TO", client.rcpt(probe.recipient), 250, 251)
     code, text = client.data(raw)
     if code != 250:
-        raise SmtpRefused(_told("DATA", code, text), code)
+        raise SmtpRefusedError(_told("DATA", code, text), code)
     found = re.search(rb"queued as (\w+)", text)
     return Answer(code, _printable(text), found[1].decode() if found else "", tls)
 
@@ -134,14 +134,14 @@ def _greet(client: smtplib.SMTP) -> str:
     except smtplib.SMTPResponseException as error:
         return f"no TLS: {_told('STARTTLS', error.smtp_code, error.smtp_error)}"
     except ssl.SSLError as error:
-        raise SmtpRefused(f"STARTTLS was offered, and TLS failed ({error.reason}): {_CERTIFICATE}") from error
+        raise SmtpRefusedError(f"STARTTLS was offered, and TLS failed ({error.reason}): {_CERTIFICATE}") from error
     _step("EHLO", client.ehlo(), 250)
     return "by TLS"
 
 
 def _step(name: str, answer: tuple[int, bytes], *wanted: int) -> None:
     if answer[0] not in wanted:
-        raise SmtpRefused(_told(name, *answer))
+        raise SmtpRefusedError(_told(name, *answer))
 
 
 def _told(step: str, code: int, text: bytes | str) -> str:

@@ -15,7 +15,7 @@ from orderflow_ingest.config import Settings
 from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.domain.sender_policy import Authenticator, check_sender
-from orderflow_ingest.entrypoints.admin.canary.smtp_probe import Probe, SmtpRefused, send
+from orderflow_ingest.entrypoints.admin.canary.smtp_probe import Probe, SmtpRefusedError, send
 from orderflow_ingest.entrypoints.admin.postfix.mail_queue import waiting_because
 from orderflow_ingest.entrypoints.admin.postfix.render import BEFORE_QUEUE
 from orderflow_ingest.entrypoints.cli.run_as import as_owner
@@ -47,7 +47,7 @@ class _Sent:
     header: bytes | None = None
 
 
-class _Late(OrderflowError):
+class _MailLateError(OrderflowError):
     """A mail has not come in time; the text is Postfix's name for it."""
 
 
@@ -88,11 +88,11 @@ class _Trial:
         self.source = _STRANGER if to.host == _LOOPBACK else to.host
 
     def send(self, *forgeries: Forgery) -> list[_Sent]:
-        """Send each, and wait until all that were taken have come. Raises Refused and _Late."""
+        """Send each, and wait until all that were taken have come. Raises SmtpRefusedError and _MailLateError."""
         sent = [self._send(forgery) for forgery in forgeries]
         while out := [one for one in sent if one.header is None and not one.refusal]:
             if time.monotonic() > self._until:
-                raise _Late(out[0].queue_id)
+                raise _MailLateError(out[0].queue_id)
             time.sleep(0.05)
             for one in out:
                 one.header = self._probes.header(one.message_id)
@@ -111,10 +111,10 @@ class _Trial:
         probe = replace(self._to, sender=forgery.envelope, message_id=sent.message_id)
         raw, left = forgery.raw(probe.recipient, sent.message_id), self._until - time.monotonic()
         if left <= 0:
-            raise _Late
+            raise _MailLateError
         try:
             sent.queue_id = send(probe, max(1.0, left), raw, self.source).queue_id
-        except SmtpRefused as error:
+        except SmtpRefusedError as error:
             if error.verdict < 500 and not forgery.envelope:
                 raise
             sent.refusal = str(error)
@@ -129,10 +129,10 @@ def _try(trial: _Trial, asked: Postconf) -> Iterator[Said]:
         sent = [first, *trial.send(*forgeries(domain, authserv_id))]
         if not trial.is_believed(second):  # else SPF passes for this host, and rightly
             sent += trial.send(*spf_forgeries(domain, authserv_id))
-    except SmtpRefused as error:
+    except SmtpRefusedError as error:
         yield "WARNING", f"forged mail could not be sent, so nothing is known of it: {error}"
         return
-    except _Late as error:
+    except _MailLateError as error:
         why = waiting_because(str(error), asked.place)
         yield "WARNING", f"forged mail has not come in time, so nothing is known of it: {why}"
         return

@@ -15,7 +15,7 @@ from typing import Any
 from orderflow_ingest import __version__
 from orderflow_ingest.config import Settings
 from orderflow_ingest.entrypoints.admin.postfix.render import PIPE
-from orderflow_ingest.entrypoints.health_client import PIPE_SOCKET, ServiceNotResponding, read_health
+from orderflow_ingest.entrypoints.health_client import PIPE_SOCKET, ServiceNotRespondingError, read_health
 
 from .findings import Said
 
@@ -27,7 +27,7 @@ def check_service(settings: Settings, way: str | None) -> Iterator[Said]:
     """Look at the sockets and ask the service; `way` is the one that Postfix is set to, None if not known."""
     try:
         health = read_health(settings.socket_dir)
-    except ServiceNotResponding as error:
+    except ServiceNotRespondingError as error:
         yield "TROUBLE", f"{settings.socket_dir}: {error}"
         return
     if health is None:
