@@ -23,6 +23,7 @@ setup(
     ],
     package_dir={"orderflow_ingest.migrations": "migrations", "orderflow_ingest.postfix": "postfix"},
     package_data={
+        "orderflow_ingest": ["py.typed"],
         "orderflow_ingest.entrypoints.console": ["templates/*.html", "static/*"],
         "orderflow_ingest.migrations": ["script.py.mako", "*.sql"],
         "orderflow_ingest.postfix": ["*.cf"],

@@ -47,7 +47,16 @@ from .retry import (
 
 @dataclass(frozen=True)
 class OrderDocument:
-    """What a document handler is called with: organisation, message, document, and a way to its bytes."""
+    """What a document handler is called with: one document, where it came from, and a way to its bytes.
+
+    org       the organization's slug, as `orderflow-admin org add` was given it
+    message   the mail that the document came in, see InboundMessage
+    document  the document, see Document. `document.id` is the key by which a handler knows one that comes again
+
+        def receive(order: OrderDocument) -> None:
+            if not orders.exists(order.document.id):
+                orders.add(order.document.id, order.org, order.message.from_email, order.read())
+    """
 
     org: str
     message: InboundMessage
@@ -55,15 +64,20 @@ class OrderDocument:
     _archive: Archive
 
     def read(self) -> bytes:
-        """Read the document's bytes, verified. Raises what the archive raises."""
+        """Return the document's bytes, `document.size` of them, verified by their SHA-256.
+
+        Raise ArchiveUnavailable where the archive cannot be read now, ObjectMissing or ObjectDamaged where it has lost
+        the document. A handler need not catch them: the attempt fails, and another one follows.
+        """
         return read_object(self.document.org_id, self.document.object_key, self.document.digest, self._archive)
 
     def open(self) -> BinaryIO:
-        """Open the document's bytes as a file."""
+        """Return the document's bytes as a file in memory, open for reading. Raise what read() raises."""
         return BytesIO(self.read())
 
 
 Handler = Callable[[OrderDocument], object]
+"""The type of a document handler: what it returns counts for nothing, what it raises is a failed attempt."""
 
 
 def hand_over(org_id: int, document_id: UUID, app: App) -> None:

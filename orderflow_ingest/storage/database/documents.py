@@ -28,7 +28,19 @@ _LOST = ("ObjectMissing", "ObjectDamaged")  # errors of a document whose object 
 
 @dataclass(frozen=True)
 class NewDocument:
-    """What extraction records of a part that is a document; `attachments.Part` says what the fields are."""
+    """What extraction records of a part that is a document.
+
+    id                made of the message, the part's place and its content: the same at each attempt and after a replay
+    part_path         the part's place in the mail, as IMAP numbers it: "2", "2.1"
+    kind              PartKind: an attachment, or the text of the mail
+    filename          safe to store and to show, None if it has none; claimed_filename: as the sender wrote it
+    declared_type     the content type that the sender gave; detected_type: what the bytes show, None if nothing
+    content_type      the better founded of both
+    charset           of a text, by the name that Python knows; None if unknown
+    reason            why the part is a document: a value of Reason
+    defects           what had to be tolerated in reading it, in short fixed words
+    size              in bytes; digest: SHA-256 in hexadecimal; object_key: the object in the archive
+    """
 
     id: UUID
     part_path: str
@@ -48,7 +60,14 @@ class NewDocument:
 
 @dataclass(frozen=True)
 class Document(NewDocument):
-    """A document's row."""
+    """A document's row.
+
+    org_id, inbound_message_id  the message that it came in
+    handover                    how far its way to the handler is, see `domain.states`
+    attempts                    how many hand-overs were begun, this one included; next_attempt_at: aware UTC
+    worker, error_json          as of InboundMessage
+    erased_at                   when its content was erased, None if it was not
+    """
 
     org_id: int
     inbound_message_id: UUID

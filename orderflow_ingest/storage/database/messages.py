@@ -31,7 +31,17 @@ _LAG_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Mail:
-    """What is known of a mail that is archived, whether it is a message or held."""
+    """What is known of a mail that is archived, whether it is a message or held.
+
+    org_id, id          together the key of the row; `id` is the same for a mail that comes again
+    envelope_sender     MAIL FROM, "" of a bounce; envelope_recipient: RCPT TO. Both as Postfix gave them
+    queue_id            Postfix's, "" where no queue was passed; client_address: the sending host's IP address, or ""
+    from_email          the address of the From field, "" if it has none. Anybody can write it
+    subject             decoded, at most 1,000 characters
+    received_at         when it was received here, aware UTC
+    raw_key, digest     the raw mail's object in the archive, and its SHA-256 in hexadecimal
+    fingerprint         SHA-256 of the content without its trace fields: the same for a redelivery
+    """
 
     org_id: int
     id: UUID
@@ -49,7 +59,14 @@ class Mail:
 
 @dataclass(frozen=True)
 class NewMessage(Mail):
-    """What delivery records of a message."""
+    """What delivery records of a message.
+
+    source                   EMAIL, or UPLOAD of an imported mail
+    source_message_id        the Message-ID; one made of the content where message_id_is_synthetic
+    sent_at                  the Date field, aware UTC; None where it does not read
+    size                     of the raw mail, in bytes
+    traits                   values of AutomaticMailSignal: signs that no person wrote the mail
+    """
 
     source: str
     source_message_id: str
@@ -61,7 +78,14 @@ class NewMessage(Mail):
 
 @dataclass(frozen=True)
 class InboundMessage(NewMessage):
-    """A message's row."""
+    """A message's row.
+
+    status              see `domain.states`; attempts: how many were begun; next_attempt_at: when it is due, aware UTC
+    worker              who works at it, None if nobody does
+    error_json          how the last failed attempt ended: class and place of the error, never content
+    created_at          when the row was written, and updated_at when last changed, aware UTC
+    erased_at           when its content was erased, None if it was not
+    """
 
     status: Status
     attempts: int
