@@ -403,14 +403,16 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     ),
     "show: held mail of a message": _of_message(lambda s, org, id: s.operator.held_mail.of_message(org, id)),
     "show: a held mail of unknown organisation": _of_message(lambda s, _, id: s.operator.held_mail.of_id(id)),
-    "status: a day and a week": _same(lambda s: s.operator.overview.lately(s.now - history.DAY, s.now - _WEEK)),
+    "status: a day and a week": _same(lambda s: s.operator.overview.recent_counts(s.now - history.DAY, s.now - _WEEK)),
     "status: a day and a week of an organisation": _of_org(
-        lambda s, org: s.operator.overview.lately(s.now - history.DAY, s.now - _WEEK, org)
+        lambda s, org: s.operator.overview.recent_counts(s.now - history.DAY, s.now - _WEEK, org)
     ),
     "status: each organisation": _same(
         lambda s: s.operator.overview.by_organization(s.now - history.DAY, s.now - _WEEK)
     ),
-    "status: a day and the newest": _same(lambda s: s.operator.overview.lately(s.now - history.DAY, s.newest_since)),
+    "status: a day and the newest": _same(
+        lambda s: s.operator.overview.recent_counts(s.now - history.DAY, s.newest_since)
+    ),
     "status: each organisation, the newest": _same(
         lambda s: s.operator.overview.by_organization(s.now - history.DAY, s.newest_since)
     ),

@@ -85,7 +85,7 @@ def _log_as_ours(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if error is None or not is_client_error(error):
         # The words of Huey's source, without what they are about: that could be anything.
-        reason = logs.place(error, is_ours=False) if error else None
+        reason = logs.error_location(error, is_ours=False) if error else None
         logs.event("worker", "Huey reported a fault.", record.levelno, said=record.msg, reason=reason)
         return False
     now = time.monotonic()
@@ -282,7 +282,19 @@ def _outages_logged(action: str, **fields: Any) -> Iterator[None]:
     try:
         yield
     except (BackendUnavailable, OSError) as error:
-        reason = error if not isinstance(error, OSError) else logs.place(error)
-        logs.event(action, "A backend is away; the sweep will see to it.", logging.WARNING, reason=reason, **fields)
+        reason = error if not isinstance(error, OSError) else logs.error_location(error)
+        logs.event(
+            action,
+            "A backend is unavailable; the sweep will run the task again.",
+            logging.WARNING,
+            reason=reason,
+            **fields,
+        )
     except Exception as error:  # Huey would log it with its text: PostgreSQL's shows the row that it refuses
-        logs.event(action, "A task broke; the sweep tries it again.", logging.ERROR, reason=logs.place(error), **fields)
+        logs.event(
+            action,
+            "A task broke; the sweep tries it again.",
+            logging.ERROR,
+            reason=logs.error_location(error),
+            **fields,
+        )

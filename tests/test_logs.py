@@ -209,9 +209,9 @@ def test_an_error_is_told_by_class_and_our_line_and_never_by_its_text(place):
     try:
         logs.configure(None, "worker", place)
     except AttributeError as error:
-        told = logs.place(error)
+        told = logs.error_location(error)
     assert told.startswith("AttributeError at logs.py:") and told.rpartition(":")[2].isdigit()
-    assert logs.place(ValueError("order 17, 9 EUR")) == "ValueError"
+    assert logs.error_location(ValueError("order 17, 9 EUR")) == "ValueError"
 
 
 @pytest.mark.parametrize(
@@ -231,4 +231,8 @@ def test_an_error_of_the_system_is_logged_as_its_errno_by_name(place, error, sai
     logs.configure(str(place / "log"), "worker", place)
     logs.event("spool", "Message was not spooled.", reason=error)
     assert records(place / "log")[0]["reason"] == os_reason(error) == said
-    assert said in logs.place(error) and "secret" not in logs.place(error) and "order" not in logs.place(error)
+    assert (
+        said in logs.error_location(error)
+        and "secret" not in logs.error_location(error)
+        and "order" not in logs.error_location(error)
+    )

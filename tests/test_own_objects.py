@@ -299,7 +299,7 @@ def test_on_postgresql_a_wrong_row_of_before_is_logged_without_its_content_and_o
         deployment.worker.start()
         try:
             deployment.wait_parsed(subject_of(order(2)))
-            assert wait_until(lambda: "A task broke" in deployment.worker.log.read_text(), 60)
+            assert wait_until(lambda: "Task failed" in deployment.worker.log.read_text(), 60)
         finally:
             deployment.worker.stop()
         log = deployment.worker.log.read_text()

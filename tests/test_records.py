@@ -723,10 +723,10 @@ def test_what_came_lately_is_counted_by_status_of_a_day_and_of_a_week(records):
         inserted(records, received_at=NOW - timedelta(days=days))
     records.messages.give_up(claimed(records, inserted(records, org_id=2)), {"error": "X"})
     day, week = NOW - timedelta(days=1), NOW - timedelta(days=7)
-    found = records.overview.lately(day, week)
+    found = records.overview.recent_counts(day, week)
     assert (found[Status.RECEIVED].day, found[Status.RECEIVED].week) == (1, 2)
     assert (found[Status.FAILED].day, found[Status.PARSED].week) == (1, 0)
-    assert records.overview.lately(day, week, 1)[Status.FAILED].week == 0
+    assert records.overview.recent_counts(day, week, 1)[Status.FAILED].week == 0
 
 
 def test_organisations_are_told_with_the_most_trouble_first(records):

@@ -78,7 +78,7 @@ def failure_outcome(error: BaseException) -> Outcome:
 
         ours = type(error).__module__.partition(".")[0] == "orderflow_ingest"
         _log_somewhere()
-        reason = str(error) if ours else logs.place(error)
+        reason = str(error) if ours else logs.error_location(error)
         logs.event("deliver", "Delivery did not begin.", logs.ERROR, reason=reason)
     except BaseException:
         return Outcome.INTERNAL  # not even the log's imports work; Postfix's log has to do

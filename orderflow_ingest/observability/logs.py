@@ -72,7 +72,7 @@ def event(action: str, sentence: str, level: int = logging.INFO, **fields: Any) 
     _logger.log(level, sentence, extra={"action": action, **plain})
 
 
-def place(error: BaseException, is_ours: bool = True) -> str:
+def error_location(error: BaseException, is_ours: bool = True) -> str:
     """Tell an error by its class and the line it came through, ours or the deepest one, and not by its text.
 
     The text may hold message content.

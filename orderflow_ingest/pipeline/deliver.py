@@ -42,7 +42,7 @@ from orderflow_ingest.domain.outcomes import DeadlineReached, Outcome
 from orderflow_ingest.domain.sender_policy import Authenticator
 from orderflow_ingest.domain.states import EventKind, HoldReason
 from orderflow_ingest.observability import metrics
-from orderflow_ingest.observability.logs import event, place
+from orderflow_ingest.observability.logs import error_location, event
 from orderflow_ingest.parsing.mime.fields import MailHeader
 from orderflow_ingest.parsing.mime.words import storable
 from orderflow_ingest.storage.archive import ArchiveUnavailable
@@ -183,7 +183,7 @@ def deliver_spooled(
         key = _key(header, raw)
         envelope = decode_envelope(header)
     except (Exception, SystemExit) as error:
-        why = place(error)
+        why = error_location(error)
         delivery = _count_failure(entry.name, key, why, app)
     else:
         delivery, why = _attempt(envelope, raw, app, key, entry.name, within)
@@ -211,9 +211,9 @@ def _attempt(
     except (ForeignDomainError, OrgSettingsError) as error:
         return Delivery(Outcome.MISCONFIGURED), str(error)
     except ImportError as error:  # a broken deploy says nothing of this content
-        return Delivery(Outcome.INTERNAL), place(error)
+        return Delivery(Outcome.INTERNAL), error_location(error)
     except (Exception, SystemExit) as error:
-        why = place(error)
+        why = error_location(error)
         return _count_failure(entry, key, why, app), why
 
 

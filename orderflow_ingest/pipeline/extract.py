@@ -25,7 +25,7 @@ from orderflow_ingest.domain.object_keys import document_id, document_key
 from orderflow_ingest.domain.org_settings import OrgSettingsError
 from orderflow_ingest.domain.states import HandOver, Status
 from orderflow_ingest.observability import metrics
-from orderflow_ingest.observability.logs import event, place
+from orderflow_ingest.observability.logs import error_location, event
 from orderflow_ingest.parsing.documents import DocumentLimit, Part, Watch, accept_types, read_parts
 from orderflow_ingest.parsing.documents.part import PartKind
 from orderflow_ingest.storage import attempt_files
@@ -149,7 +149,9 @@ def _store(attempt: InboundMessage, app: App, names: dict[str, Any], watch: Watc
         sentence = "Message has more documents than ORDERFLOW_MAX_DOCUMENTS; the others stay in its raw mail."
         event("store", sentence, logging.WARNING, **names, documents=len(found), left=limit.over)
     if errors:
-        raise PartsFailed("; ".join(f"part {path}: {place(error)}" for path, error in errors[:10])) from errors[0][1]
+        raise PartsFailed(
+            "; ".join(f"part {path}: {error_location(error)}" for path, error in errors[:10])
+        ) from errors[0][1]
 
 
 def allowed_types(org_id: int, app: App) -> tuple[str, ...]:

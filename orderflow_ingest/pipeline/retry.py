@@ -45,7 +45,7 @@ from typing import Any, TypeVar
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.observability import metrics
-from orderflow_ingest.observability.logs import event, place
+from orderflow_ingest.observability.logs import error_location, event
 from orderflow_ingest.storage import attempt_files
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import DatabaseUnavailable, Document, InboundMessage
@@ -218,7 +218,7 @@ def error_details(attempts: int, error: BaseException, is_ours: bool) -> dict[st
     """Tell a failure for error_json, without a text that could hold message content."""
     detail = str(error) if type(error).__module__.startswith("orderflow_ingest.") else ""
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    where = place(error, is_ours)
+    where = error_location(error, is_ours)
     return {"error": type(error).__name__, "detail": detail, "where": where, "at": at, "attempt": attempts}
 
 

@@ -94,7 +94,7 @@ def _rows(app: App, org_id: int | None, deferred: int | None) -> list[tuple[str,
     """List what there is to tell, as pairs of a name and a value."""
     now, records = datetime.now(UTC), app.records
     counts = records.messages.count_by_status(now - DAY, org_id)
-    lately = records.overview.lately(now - DAY, now - WEEK, org_id)
+    lately = records.overview.recent_counts(now - DAY, now - WEEK, org_id)
     rows: list[tuple[str, Any]] = [(f"messages {s.value}", counts[s]) for s in (*UNFINISHED, Status.FAILED)]
     for what, days in (("last 24 h", "day"), ("last 7 days", "week")):
         rows += [(f"messages {s.value}, {what}", getattr(lately[s], days)) for s in (Status.PARSED, Status.FAILED)]

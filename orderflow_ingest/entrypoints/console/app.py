@@ -94,7 +94,7 @@ def _gone(error: Exception) -> tuple[str, int]:
 
 
 def _broken(error: Exception) -> tuple[str, int]:
-    logs.event("console", "Page failed.", logs.ERROR, reason=logs.place(error), page=request.endpoint)
+    logs.event("console", "Page failed.", logs.ERROR, reason=logs.error_location(error), page=request.endpoint)
     return _page(*_TEXTS[500], 500)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orderflow_ingest.observability.logs import WARNING, event, place
+from orderflow_ingest.observability.logs import WARNING, error_location, event
 
 from .gauges import Sample
 
@@ -58,7 +58,7 @@ class BackgroundProbe:
             samples = self._measure()
         except Exception as error:
             ours = type(error).__module__.startswith("orderflow_ingest.")
-            why = str(error) if ours else place(error)
+            why = str(error) if ours else error_location(error)
         took = time.monotonic() - self._began
         if why and why != self._told:
             event("metrics", "A part could not be measured.", WARNING, part=self.name, reason=why)

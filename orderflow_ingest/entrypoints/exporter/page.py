@@ -15,7 +15,7 @@ from orderflow_ingest import __version__
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.observability import metrics
-from orderflow_ingest.observability.logs import WARNING, event, place
+from orderflow_ingest.observability.logs import WARNING, error_location, event
 from orderflow_ingest.observability.metric_files import Key
 from orderflow_ingest.observability.metrics import COUNTERS, HISTOGRAMS, read_slots
 
@@ -68,7 +68,7 @@ class Page(Collector):
         try:
             return read_slots(self._app.settings.metrics_dir)
         except OSError as error:
-            event("metrics", "The counts could not be read.", WARNING, reason=place(error))
+            event("metrics", "The counts could not be read.", WARNING, reason=error_location(error))
             return None
 
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from prometheus_client.exposition import choose_encoder
 
 from orderflow_ingest.domain.errors import OrderflowError
-from orderflow_ingest.observability.logs import ERROR, event, place
+from orderflow_ingest.observability.logs import ERROR, error_location, event
 
 from .page import Page
 
@@ -95,7 +95,7 @@ class Exporter(ThreadingMixIn, HTTPServer):
         """Log what is not just a client that left."""
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, OSError):
-            event("metrics", "A request was not answered.", ERROR, reason=place(error))
+            event("metrics", "A request was not answered.", ERROR, reason=error_location(error))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             text = encode(self.server.page)
         except Exception as error:
-            event("metrics", "The page could not be made.", ERROR, reason=place(error))
+            event("metrics", "The page could not be made.", ERROR, reason=error_location(error))
             self.send_error(500, "the page could not be made; the log tells why")
             return
         self.send_response(200)

@@ -141,7 +141,9 @@ def _lower_mmap_threshold() -> None:
 def _log_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log an exception that nothing has caught, without its text."""
     error = context.get("exception")
-    logs.event("service", "Unexpected error.", logs.ERROR, reason=logs.place(error) if error else context["message"])
+    logs.event(
+        "service", "Unexpected error.", logs.ERROR, reason=logs.error_location(error) if error else context["message"]
+    )
 
 
 async def _notify_watchdog(dispatcher: Dispatcher) -> None:

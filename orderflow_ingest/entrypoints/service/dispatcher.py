@@ -28,7 +28,7 @@ from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.observability import metrics
-from orderflow_ingest.observability.logs import ERROR, WARNING, event, place
+from orderflow_ingest.observability.logs import ERROR, WARNING, error_location, event
 from orderflow_ingest.pipeline import deliver as delivery
 from orderflow_ingest.storage.spool import Entry
 
@@ -195,7 +195,13 @@ class Dispatcher:
             else:
                 outcome = work()
         except BaseException as error:
-            event("deliver", "Delivery failed unexpectedly.", ERROR, outcome=Outcome.INTERNAL.name, reason=place(error))
+            event(
+                "deliver",
+                "Delivery failed unexpectedly.",
+                ERROR,
+                outcome=Outcome.INTERNAL.name,
+                reason=error_location(error),
+            )
             outcome = _count_refusal(Outcome.INTERNAL)
         self._loop.call_soon_threadsafe(self._finish, job, outcome)
 

@@ -36,7 +36,7 @@ from threading import Thread
 from typing import NamedTuple, Protocol
 
 from orderflow_ingest.domain.errors import OrderflowError
-from orderflow_ingest.observability.logs import ERROR, WARNING, event, place
+from orderflow_ingest.observability.logs import ERROR, WARNING, error_location, event
 from orderflow_ingest.storage.database import DatabaseUnavailable
 
 REFRESH_INTERVAL = 5.0  # seconds
@@ -168,7 +168,7 @@ def _look_up(table: OrganizationTable, slugs: set[str] | None) -> LookupResult:
     except DatabaseUnavailable as error:
         return LookupResult(set(), str(error))
     except Exception as error:
-        return LookupResult(set(), place(error), ERROR)
+        return LookupResult(set(), error_location(error), ERROR)
     return LookupResult(set(), "no organization is in the database") if found is None else LookupResult(found)
 
 

@@ -30,7 +30,7 @@ import aiosmtpd.smtp
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.observability import metrics
-from orderflow_ingest.observability.logs import event, place
+from orderflow_ingest.observability.logs import error_location, event
 
 from .arguments import SmtpSyntaxError, client_address, declared_size, read_attributes, read_recipient, read_sender
 from .data_reader import BudgetReservation, InputBuffer, MessageReader
@@ -421,7 +421,7 @@ def _refuse_connection(transport: asyncio.Transport, reply: str) -> None:
 
 
 def _log_error(error: Exception, queue_id: str) -> None:
-    event("receive", "Session met an unexpected error.", logging.ERROR, reason=place(error), queue_id=queue_id)
+    event("receive", "Session met an unexpected error.", logging.ERROR, reason=error_location(error), queue_id=queue_id)
 
 
 def _log_refusal(outcome: Outcome, size: int, transaction: Transaction) -> None:

@@ -26,7 +26,7 @@ from orderflow_ingest.domain.identity import MessageIdentity, disambiguated_mess
 from orderflow_ingest.domain.object_keys import RawName, held_id, message_id, read_raw_key
 from orderflow_ingest.domain.org_settings import read_settings
 from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason, Status
-from orderflow_ingest.observability.logs import place
+from orderflow_ingest.observability.logs import error_location
 from orderflow_ingest.parsing.documents import DocumentLimit, Watch, accept_types, read_parts
 from orderflow_ingest.parsing.mime.fields import read_mail_header
 from orderflow_ingest.parsing.mime.words import storable
@@ -195,7 +195,7 @@ def _message(
             raise error
         found = _read_parts(new, raw, org, app)
     except (TaskDeadlineReached, MemoryError, RecursionError, ReaderEnded) as failed:
-        why = {"error": type(failed).__name__, "detail": "", "where": place(failed), "attempt": 0}
+        why = {"error": type(failed).__name__, "detail": "", "where": error_location(failed), "attempt": 0}
         why["at"] = choice.at.isoformat(timespec="seconds")
         return replace(mail, status=Status.FAILED, error_json=why), (Note.UNREADABLE,)
     if found.missing and not (choice.erased_before and new.received_at < choice.erased_before):

@@ -14,7 +14,7 @@ from .held_mail import HeldMail, HeldMails, IdentityTakenError
 from .messages import ExistingMessage, InboundMessage, Mail, Messages, NewMessage
 from .object_references import ODD_KEY, Area, Keeping, Kind, ObjectReference, ObjectReferences
 from .organizations import Organization, OrganizationExistsError, Organizations, recipients_path
-from .overview import LastError, Lately, OfOrganization, Overview
+from .overview import LastError, OfOrganization, Overview, RecentCounts
 from .rebuild_writes import (
     OrganizationMismatchError,
     OrganizationRecord,
@@ -51,7 +51,6 @@ __all__ = [
     "Keeping",
     "Kind",
     "LastError",
-    "Lately",
     "Mail",
     "Messages",
     "NewDocument",
@@ -70,6 +69,7 @@ __all__ = [
     "Presence",
     "RebuiltHeld",
     "RebuiltMessage",
+    "RecentCounts",
     "Records",
     "Restoring",
     "Run",

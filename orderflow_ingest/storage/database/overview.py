@@ -34,7 +34,7 @@ _AT_A_TIME = 50
 
 
 @dataclass(frozen=True)
-class Lately:
+class RecentCounts:
     """How many messages of one status came in the last day, and in the last seven."""
 
     day: int = 0
@@ -72,7 +72,7 @@ class Overview:
     def __init__(self, database: Database):
         self._database = database
 
-    def lately(self, day: datetime, week: datetime, org_id: int | None = None) -> dict[Status, Lately]:
+    def recent_counts(self, day: datetime, week: datetime, org_id: int | None = None) -> dict[Status, RecentCounts]:
         """Count the messages that came since two moments, by the status that they have now."""
         t = inbound_message.c
         statement = (
@@ -82,9 +82,10 @@ class Overview:
         )
         with self._database.read(whose(org_id)) as connection:
             found = {
-                Status(name): Lately(of_day or 0, of_week) for name, of_day, of_week in connection.execute(statement)
+                Status(name): RecentCounts(of_day or 0, of_week)
+                for name, of_day, of_week in connection.execute(statement)
             }
-        return {status: found.get(status, Lately()) for status in Status}
+        return {status: found.get(status, RecentCounts()) for status in Status}
 
     def by_organization(self, day: datetime, week: datetime) -> list[OfOrganization]:
         """Count by organisation, those with the most trouble first; those of which there is nothing are left out."""

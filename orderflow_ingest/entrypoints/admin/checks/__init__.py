@@ -11,7 +11,7 @@ from orderflow_ingest.app import App, open_app
 from orderflow_ingest.config import HANDLER_PREFIX, Settings, SettingsError, doubtful_lines, read_file, sets_nothing
 from orderflow_ingest.domain.errors import BackendUnavailable
 from orderflow_ingest.entrypoints.cli.run_as import as_owner
-from orderflow_ingest.observability.logs import place
+from orderflow_ingest.observability.logs import error_location
 from orderflow_ingest.pipeline.hand_over import load_handler
 from orderflow_ingest.pipeline.retry import HandlerUnavailable
 from orderflow_ingest.storage.database import DatabaseUnavailable, recipients_path
@@ -83,7 +83,7 @@ def _findings(part: str, said: Iterator[Said]) -> Iterator[Finding]:
         for level, text in said:
             yield Finding(part, Level[level], text)
     except Exception as error:
-        yield Finding(part, Level.TROUBLE, f"could not be checked: {place(error)}")
+        yield Finding(part, Level.TROUBLE, f"could not be checked: {error_location(error)}")
 
 
 def _settings(app: App) -> Iterator[Said]:
