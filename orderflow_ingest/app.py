@@ -7,7 +7,7 @@ from orderflow_ingest.config import Settings
 from orderflow_ingest.observability.logs import WARNING, event
 from orderflow_ingest.storage.archive import Archive, ArchiveUnavailable, open_archive
 from orderflow_ingest.storage.database import DatabaseUnavailable, Records, recipients_path
-from orderflow_ingest.storage.queue import Body, Queue
+from orderflow_ingest.storage.queue import Queue, TaskHandler
 from orderflow_ingest.storage.resilience import timeouts
 from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker, unguarded
 from orderflow_ingest.storage.spool import Spool
@@ -30,14 +30,14 @@ class App:
 
 def open_app(
     settings: Settings,
-    extract: Body | None = None,
-    hand_over: Body | None = None,
+    extract: TaskHandler | None = None,
+    hand_over: TaskHandler | None = None,
     create: bool = False,
     guarded: bool = True,
 ) -> App:
     """Open the parts; nothing is connected before it is used. `create` makes a missing SQLite file.
 
-    What delivers and works is `guarded`: it does not wait for a backend that is known to be away.
+    What delivers and works is `guarded`: it does not wait for a backend that is known to be unavailable.
     """
     times = timeouts.scaled_to(settings.deadline)
     archive = CircuitBreaker(settings.circuits_dir / "archive", "archive", ArchiveUnavailable) if guarded else unguarded

@@ -107,7 +107,7 @@ class Settings:
 
     @property
     def circuits_dir(self) -> Path:
-        return self.state_dir / "away"
+        return self.state_dir / "circuits"
 
     @property
     def probes_dir(self) -> Path:
@@ -119,7 +119,7 @@ class Settings:
         return self.state_dir / "workers"
 
     @property
-    def in_hand_dir(self) -> Path:
+    def attempts_dir(self) -> Path:
         return self.state_dir / "in_hand"
 
     @property

@@ -135,7 +135,7 @@ def sweep() -> None:
         keep_recipients(app)
         _note_losses()
         if _is_swept_by_us():
-            app.queue.note_sweep(f"{socket.gethostname()} {__version__}", time.time())
+            app.queue.record_sweep(f"{socket.gethostname()} {__version__}", time.time())
         presence.record_sweep(settings.workers_dir)
 
 
@@ -150,7 +150,7 @@ def drain() -> None:
 _rounds = Rounds("sweep", "drain")
 _rows_asked = mmap.mmap(-1, 1)  # shared by the worker processes
 # Who sweeps, for all worker processes of this consumer; the file of `in_hand` that it names is this process's.
-_consumer = f"{retry.worker_name(settings.in_hand_dir)}/{os.urandom(4).hex()}"
+_consumer = f"{retry.worker_name(settings.attempts_dir)}/{os.urandom(4).hex()}"
 
 
 def _due_round() -> Task | None:
@@ -180,7 +180,7 @@ def _is_swept_by_us() -> bool:
 
     The time of that is drawn, so that a host that claims and is killed in each sweep does not always come first.
     """
-    claim = SweepClaim(app.records.database, _consumer, partial(attempt_files.is_gone, settings.in_hand_dir))
+    claim = SweepClaim(app.records.database, _consumer, partial(attempt_files.is_gone, settings.attempts_dir))
     if not claim.take():
         _rounds.again("sweep", EACH / 3 + randbelow(int(EACH * 2 / 3)))
         return False

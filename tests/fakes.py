@@ -25,15 +25,15 @@ class ListQueue:
         self.is_away = False
         self.calls = 0
 
-    def extract(self, org_id: int, message_id: UUID, is_live: bool = True) -> None:
+    def enqueue_extraction(self, org_id: int, message_id: UUID, is_live: bool = True) -> None:
         self._answer()
         self.extractions.append((org_id, message_id))
 
-    def hand_over(self, org_id: int, document_id: UUID, is_live: bool = True) -> None:
+    def enqueue_hand_over(self, org_id: int, document_id: UUID, is_live: bool = True) -> None:
         self._answer()
         self.hand_overs.append((org_id, document_id))
 
-    def known(self) -> set[tuple[int, UUID]]:
+    def waiting_rows(self) -> set[tuple[int, UUID]]:
         self._answer()
         return {*self.extractions, *self.hand_overs}
 

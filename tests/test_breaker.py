@@ -1,4 +1,4 @@
-"""The circuit breaker: what is known to be away is not waited for, and is found again."""
+"""The circuit breaker: what is known to be unavailable is not waited for, and is found again."""
 
 import fcntl
 import os
@@ -23,7 +23,7 @@ class AwayError(Exception):
 @pytest.fixture
 def path(place, monkeypatch):
     monkeypatch.setattr(module, "SLOW", 0.05)
-    return place / "away" / "backend"
+    return place / "circuits" / "backend"
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def is_through(breaker) -> bool:
     try:
         call(breaker)
     except AwayError as away:
-        assert str(away) == "backend: known to be away, tried again within 2 s"
+        assert str(away) == "backend: known to be unavailable, tried again within 2 s"
         return False
     return True
 
@@ -254,7 +254,7 @@ def goes(breaker, org) -> bool:
     try:
         about(breaker, org)
     except AwayError as away:
-        assert "known to be away" in str(away)
+        assert "known to be unavailable" in str(away)
         return False
     return True
 
@@ -272,7 +272,7 @@ def sharded(breaker, path):
 def test_a_hang_of_one_organization_stops_that_one_alone(sharded, path):
     assert not goes(sharded, 7) and not goes(CircuitBreaker(path, "backend", AwayError), 7), "another program"
     assert goes(sharded, 8) and is_through(sharded) and not path.exists()
-    assert module.organizations_away(path) == 1
+    assert module.unavailable_organizations(path) == 1
 
 
 def test_its_probe_closes_it_and_one_that_hangs_opens_nothing_else(sharded, path):
@@ -318,7 +318,7 @@ def test_a_backend_that_was_not_reached_is_away_for_all(breaker, path):
     unreached.is_unreached = True
     about(breaker, 8)
     hung(breaker, 7, unreached)
-    assert path.exists() and not goes(breaker, 8) and module.organizations_away(path) == 0
+    assert path.exists() and not goes(breaker, 8) and module.unavailable_organizations(path) == 0
 
 
 def test_a_backend_that_reads_well_and_hangs_in_writing_is_away_for_all(breaker, path):
@@ -343,7 +343,7 @@ def test_a_call_about_several_is_stopped_by_one_of_them_and_blames_none(sharded,
 
 
 def test_what_is_known_of_organizations_without_mail_is_forgotten(sharded, path):
-    age(path.with_name("backend.7"), module.LEFT + 1)
-    assert module.organizations_away(path) == 0
+    age(path.with_name("backend.7"), module.STALE + 1)
+    assert module.unavailable_organizations(path) == 0
     hung(sharded, 9)
     assert not path.with_name("backend.7").exists()

@@ -561,7 +561,7 @@ def test_mail_is_delivered_and_extracted_through_a_pooler_by_the_roles_of_the_sc
 def test_a_transaction_pooler_before_the_queue_is_found_and_none_where_there_is_none(parts, pooler, owned):
     for url, is_heard in ((pooler, False), (owned.url, True)):
         queue = parts(QUEUE_URL=url).queue
-        assert queue.rings() is is_heard
+        assert queue.notify_works() is is_heard
         queue.huey.storage.close()
 
 
@@ -600,20 +600,20 @@ def test_no_worker_one_that_sweeps_and_one_that_does_not_are_told_apart(made, mo
     presence.announce(directory)
     assert presence.workers(directory) == [os.getpid()]
     assert "1 worker processes run here and none has swept yet: is the database away" in worst(check_worker(made))
-    with attempt_files.attempt(made.settings.in_hand_dir, attempt_files.MESSAGE, 1, uuid4(), "host:1/a"):
+    with attempt_files.attempt(made.settings.attempts_dir, attempt_files.MESSAGE, 1, uuid4(), "host:1/a"):
         text = worst(check_worker(made))
     assert (
         text.startswith("WARNING: all 1 worker processes here have a mail or a document in hand")
         and "restart" not in text
     )
-    made.queue.note_sweep("elsewhere 0", time.time() - 600)
+    made.queue.record_sweep("elsewhere 0", time.time() - 600)
     assert "none has swept for 10 min" in worst(check_worker(made))
-    made.queue.note_sweep("elsewhere 0", time.time())
+    made.queue.record_sweep("elsewhere 0", time.time())
     assert "the worker of elsewhere is version 0" in worst(check_worker(made))
     presence.record_sweep(directory)
-    made.queue.note_sweep("elsewhere 0", time.time() + 600)
+    made.queue.record_sweep("elsewhere 0", time.time() + 600)
     assert "the clock of elsewhere, whose worker swept, is 10 min ahead" in worst(check_worker(made))
-    made.queue.note_sweep("elsewhere 0", 0)
+    made.queue.record_sweep("elsewhere 0", 0)
     ((level, text),) = check_worker(made)
     assert level == "OK" and "1 worker processes here" in text
 
@@ -653,7 +653,7 @@ def test_every_storage_keeps_who_swept_last(request, parts, storage, postgres, r
     queue.create_tables()
     assert queue.last_sweep() is None
     for at in (12.5, 13.5):
-        queue.note_sweep("host 1.0", at)
+        queue.record_sweep("host 1.0", at)
         assert queue.last_sweep() == ("host 1.0", at)
     assert queue.depth() == 0
     if storage != "redis":

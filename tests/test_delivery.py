@@ -226,7 +226,7 @@ def test_work_that_waits_too_long_defers_what_is_new_and_no_duplicate(place, mon
     assert post(parts, mail(3)).outcome is Outcome.DELIVERED
 
 
-@pytest.mark.parametrize("database_answers", [True, False], ids=["one that answers", "one that is known to be away"])
+@pytest.mark.parametrize("database_answers", [True, False], ids=["one that answers", "one known to be unavailable"])
 def test_mail_is_taken_where_how_late_the_workers_are_cannot_be_asked(place, caplog, monkeypatch, database_answers):
     parts = embedded(place, ORDERFLOW_MAX_LAG="10")
     reason = "database: a node is away"

@@ -198,7 +198,7 @@ def test_a_part_that_takes_its_process_is_whole_in_the_next_attempt_and_the_leas
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 9
     work(parts, until=lambda: again(parts, message).status is Status.PARSED)
     assert (again(parts, message).attempts, by_path(parts, message)) == (2, KEPT)
-    assert list(attempt_files.lost(parts.settings.in_hand_dir)) == []
+    assert list(attempt_files.lost_attempts(parts.settings.attempts_dir)) == []
 
 
 def test_a_mail_that_fails_at_another_part_each_time_is_delivered_with_all_parts_whole(parts, monkeypatch):
@@ -632,7 +632,7 @@ def _claimed_by_a_worker_that_is_killed(parts: App, message) -> str:
     """Claim a message in a process of its own, as a worker does, and kill that; return the mark it leaves."""
     child = os.fork()
     if child == 0:
-        name = attempts.worker_name(parts.settings.in_hand_dir)
+        name = attempts.worker_name(parts.settings.attempts_dir)
         records = Records(parts.settings.database_url)
         records.messages.claim(1, message.id, name, datetime.now(UTC), timedelta(seconds=600))
         os.kill(os.getpid(), signal.SIGKILL)
@@ -644,12 +644,12 @@ def test_a_lease_of_before_a_power_cut_is_freed_by_its_own_host_alone(parts):
     """The files that say what was in hand are gone with the power, or hold an older line."""
     cut, elsewhere, alive = (received(parts, order(number)) for number in range(3))
     mark = _claimed_by_a_worker_that_is_killed(parts, cut)
-    for path in parts.settings.in_hand_dir.glob("[0-9]*"):
+    for path in parts.settings.attempts_dir.glob("[0-9]*"):
         path.unlink()
     now, lease = datetime.now(UTC), timedelta(seconds=600)
     messages = parts.records.messages
     messages.claim(1, elsewhere.id, mark.partition("/")[0].replace(attempts._host(), "other:"), now, lease)
-    messages.claim(1, alive.id, attempts.worker_name(parts.settings.in_hand_dir), now, lease)
+    messages.claim(1, alive.id, attempts.worker_name(parts.settings.attempts_dir), now, lease)
     attempts.note_losses(parts)
     assert again(parts, cut).worker == mark, "no file tells of it"
     attempts.note_rows_lost(parts)
@@ -665,7 +665,7 @@ def test_a_worker_that_is_killed_between_its_claim_and_its_note_leaves_no_lease(
     """Its file is there and says nothing; the consumer runs on, and asks for rows of a crash no more."""
     cut, alive = (received(parts, order(number)) for number in range(2))
     now, lease = datetime.now(UTC), timedelta(seconds=600)
-    parts.records.messages.claim(1, alive.id, attempts.worker_name(parts.settings.in_hand_dir), now, lease)
+    parts.records.messages.claim(1, alive.id, attempts.worker_name(parts.settings.attempts_dir), now, lease)
     assert _claimed_by_a_worker_that_is_killed(parts, cut)
     assert attempts.note_losses(parts) == 1 and attempts.note_losses(parts) == 0
     assert again(parts, cut).worker is None and again(parts, alive).worker
@@ -674,9 +674,9 @@ def test_a_worker_that_is_killed_between_its_claim_and_its_note_leaves_no_lease(
 
 def _leave_in_hand(parts: App, kind: str, id: UUID, worker: str, part: str | None) -> None:
     """Leave what a process leaves behind that is gone."""
-    parts.settings.in_hand_dir.mkdir(exist_ok=True)
+    parts.settings.attempts_dir.mkdir(exist_ok=True)
     line = f"{kind} 1 {id} {worker} {'-' if part is None else f'/{part}'}\n"
-    (parts.settings.in_hand_dir / "1.abcd").write_text(line)
+    (parts.settings.attempts_dir / "1.abcd").write_text(line)
 
 
 def _lease(parts: App):

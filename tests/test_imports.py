@@ -231,7 +231,7 @@ def test_the_same_message_id_with_other_content_is_held(parts, files):
 
 def test_an_import_is_told_of_the_message_and_its_task_waits_behind_live_mail(parts, files):
     rung = []
-    parts.queue.extract = lambda org_id, id, is_live=True: rung.append((id, is_live))
+    parts.queue.enqueue_extraction = lambda org_id, id, is_live=True: rung.append((id, is_live))
     (files / "1.eml").write_bytes(order(1))
     take(parts, files)
     (row,) = messages(parts)

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from orderflow_ingest.storage import attempt_files
-from orderflow_ingest.storage.attempt_files import Lost
+from orderflow_ingest.storage.attempt_files import LostAttempt
 from tests.lab.process import wait_until
 
 ID = UUID(int=7)
@@ -22,7 +22,7 @@ def dead(directory, *parts: str | None, then=lambda hand: None) -> None:
     if child == 0:
         with attempt_files.attempt(directory, attempt_files.MESSAGE, 3, ID, "mail1:9/abcd") as hand:
             for part in parts:
-                hand.look(part)
+                hand.set_part(part)
             then(hand)
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
@@ -40,18 +40,18 @@ def files(place) -> list:
 )
 def test_what_a_killed_process_had_in_hand_is_found_once(place, parts, part):
     dead(place / "in_hand", *parts)
-    assert list(attempt_files.lost(place / "in_hand")) == [Lost("message", 3, ID, "mail1:9/abcd", part)]
-    assert list(attempt_files.lost(place / "in_hand")) == [] == files(place)
+    assert list(attempt_files.lost_attempts(place / "in_hand")) == [LostAttempt("message", 3, ID, "mail1:9/abcd", part)]
+    assert list(attempt_files.lost_attempts(place / "in_hand")) == [] == files(place)
 
 
 def test_what_was_put_down_is_not_lost(place):
-    dead(place / "in_hand", "1", then=lambda hand: hand.put_down())
-    assert list(attempt_files.lost(place / "in_hand")) == []
+    dead(place / "in_hand", "1", then=lambda hand: hand.clear())
+    assert list(attempt_files.lost_attempts(place / "in_hand")) == []
 
 
 def test_what_a_living_process_has_in_hand_is_left_alone(place):
     with attempt_files.attempt(place / "in_hand", attempt_files.DOCUMENT, 3, ID, "mail1:9/abcd"):
-        assert list(attempt_files.lost(place / "in_hand")) == []
+        assert list(attempt_files.lost_attempts(place / "in_hand")) == []
         assert len(files(place)) == 1
 
 
@@ -67,29 +67,29 @@ def test_each_thread_and_each_fork_has_a_file_of_its_own_and_keeps_it(place):
         thread.start()
         thread.join()
         dead(place / "in_hand", "1")
-        (found,) = attempt_files.lost(place / "in_hand")
+        (found,) = attempt_files.lost_attempts(place / "in_hand")
     assert counts == [2, 2, 2] and found.part == "1"
 
 
 def test_one_who_cannot_note_the_loss_leaves_it_to_the_next(place):
     dead(place / "in_hand", "1")
     with pytest.raises(OSError, match="away"):
-        for _ in attempt_files.lost(place / "in_hand"):
+        for _ in attempt_files.lost_attempts(place / "in_hand"):
             raise OSError("away")
-    assert len(list(attempt_files.lost(place / "in_hand"))) == 1
+    assert len(list(attempt_files.lost_attempts(place / "in_hand"))) == 1
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"\0" * 80, b"message 1 no-id w /1\n", b"message 1\n"])
 def test_what_a_crash_of_the_machine_leaves_says_nothing(place, line):
     (place / "1.abcd").write_bytes(line)
-    assert list(attempt_files.lost(place)) == []
+    assert list(attempt_files.lost_attempts(place)) == []
 
 
 def test_a_directory_that_cannot_be_made_costs_the_knowledge_alone(place):
     (place / "in_hand").write_text("")
     with attempt_files.attempt(place / "in_hand", attempt_files.MESSAGE, 3, ID, "w") as hand:
-        hand.look("1")
-    assert list(attempt_files.lost(place / "in_hand")) == []
+        hand.set_part("1")
+    assert list(attempt_files.lost_attempts(place / "in_hand")) == []
 
 
 # What a crash of the machine leaves on rows alone
@@ -191,7 +191,7 @@ def test_processes_that_start_at_the_same_time_agree_on_the_identity(place):
 
 
 def is_known_gone(directory, worker) -> bool:
-    return attempt_files.is_gone(directory, worker) or list(attempt_files.lost(directory)) != []
+    return attempt_files.is_gone(directory, worker) or list(attempt_files.lost_attempts(directory)) != []
 
 
 def test_a_process_that_is_stopped_is_never_told_gone(place):
@@ -227,9 +227,9 @@ def test_a_process_of_another_pid_namespace_that_lives_is_never_told_gone(place)
     """As a container that shares the directory: its process ids mean others here."""
     directory = place / "in_hand"
     code = (
-        "import sys, pathlib, uuid; from orderflow_ingest import in_hand; d = pathlib.Path(sys.argv[1])\n"
-        "with in_hand.attempt(d, 'message', 3, uuid.UUID(int=7), 'w'):\n"
-        "    print(f'host:1{in_hand.mark(d)}/0123abcd', flush=True); sys.stdin.read()"
+        "import sys, pathlib, uuid; from orderflow_ingest.storage import attempt_files; d = pathlib.Path(sys.argv[1])\n"
+        "with attempt_files.attempt(d, 'message', 3, uuid.UUID(int=7), 'w'):\n"
+        "    print(f'host:1{attempt_files.mark(d)}/0123abcd', flush=True); sys.stdin.read()"
     )
     command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", code, str(directory)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -260,5 +260,9 @@ def test_a_process_that_is_gone_and_noted_nothing_is_told_by_its_mark(place):
     directory, told = place / "in_hand", []
     worker = marked(directory, killed=False)
     (path,) = files(place)
-    assert list(attempt_files.lost(directory, told.append)) == [] == list(attempt_files.lost(directory, told.append))
+    assert (
+        list(attempt_files.lost_attempts(directory, told.append))
+        == []
+        == list(attempt_files.lost_attempts(directory, told.append))
+    )
     assert told == [f"{path.name.partition('.')[0]}@{worker.partition('@')[2].partition('/')[0]}"]

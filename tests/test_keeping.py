@@ -431,7 +431,7 @@ def test_old_spool_entries_and_dead_letters_are_told_of_their_organisation(parts
     assert [(f.trouble, f.org) for f in reconcile_host(None, old, parts)] == [(Trouble.SPOOLED, "acme")]
     assert list(reconcile_host("beta", old, parts)) == []
     (name,) = parts.spool.entries()
-    parts.spool.set_aside(parts.spool.claim(name), "k", "it broke")
+    parts.spool.move_to_dead(parts.spool.claim(name), "k", "it broke")
     (dead,) = reconcile_host("acme", old, parts)
     assert dead.trouble is Trouble.DEAD and "it broke" in dead.says
     (parts.settings.spool_dir / "dead" / f"{name}.why").write_text("")
@@ -690,7 +690,7 @@ def populated(parts):
             envelope = Envelope(f"orders+{slug}@orderflow.example.com", datetime.now(UTC), sender=sender)
             parts.spool.write(encode_envelope(envelope), _reader(raw), 1 << 20).release()
             dead = parts.spool.write(encode_envelope(envelope), _reader(raw), 1 << 20)
-            parts.spool.set_aside(dead, f"{slug}{sender}", "it broke")
+            parts.spool.move_to_dead(dead, f"{slug}{sender}", "it broke")
 
 
 def everything_of(parts, org_id):

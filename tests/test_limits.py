@@ -35,7 +35,7 @@ def records(url):
 
 
 def test_who_waits_for_a_locked_row_hears_so_and_nobody_else_is_kept_from_the_database(records, url, place):
-    breaker = CircuitBreaker(place / "away" / "database", "database", DatabaseUnavailable)
+    breaker = CircuitBreaker(place / "circuits" / "database", "database", DatabaseUnavailable)
     other = Records(url, times=timeouts.Timeouts(1, 6, 1), guard=breaker)
     message = inserted(records)
     attempt = claimed(records, message)
@@ -44,7 +44,7 @@ def test_who_waits_for_a_locked_row_hears_so_and_nobody_else_is_kept_from_the_da
         with pytest.raises(DatabaseUnavailable, match="55P03: another session has the row") as refused:
             claimed(other, message, NOW + 2 * LEASE)
         assert refused.value.is_answer
-        assert other.organizations.get(1).slug == "acme" and not (place / "away" / "database").exists()
+        assert other.organizations.get(1).slug == "acme" and not (place / "circuits" / "database").exists()
     assert claimed(other, message, NOW + 2 * LEASE) is not None
     other.database.close()
 

@@ -304,11 +304,11 @@ def test_metrics_that_break_change_no_outcome(place):
 
 
 def test_a_call_that_finds_a_backend_away_is_counted_and_one_that_is_not_made_is_not(directory, place):
-    breaker = CircuitBreaker(place / "away", "database", DatabaseUnavailable)
-    (place / "away").touch()
+    breaker = CircuitBreaker(place / "circuits", "database", DatabaseUnavailable)
+    (place / "circuits").touch()
     with pytest.raises(DatabaseUnavailable), breaker():
-        raise AssertionError("it is known to be away")
-    (place / "away").unlink()
+        raise AssertionError("it is known to be unavailable")
+    (place / "circuits").unlink()
     with pytest.raises(DatabaseUnavailable), breaker():
         raise DatabaseUnavailable("database: gone")
     with pytest.raises(QueueUnavailable):

@@ -164,7 +164,7 @@ def test_promtool_finds_nothing_to_say_of_the_page(busy):
 
 def test_what_is_unfinished_and_broken_shows(deployment):
     assert deployment.deliver(ACME, order(1)).returncode == 0
-    (deployment.state / "away" / "archive").touch()
+    (deployment.state / "circuits" / "archive").touch()
     for name in ("one", "two", "one.why"):
         (deployment.state / "spool" / "dead" / name).touch()
     (deployment.state / "spool" / "new" / "three").touch()

@@ -30,7 +30,6 @@ FLAGS_AT = {
 MADE_AT_RUN_TIME = {
     "config.py": "an operator's setting, by the pattern of its key",
     "entrypoints/service/arguments.py": "compiled at import for two words, and found as a constant",
-    "storage/resilience/tls_hints.py": "the patterns are constants of the module, the text an error of libpq",
     "storage/resilience/error_hints.py": "the patterns are constants of the module, the text an error of a database",
     "entrypoints/admin/checks/recipients.py": "the text is a map file of Postfix on this host",
     "entrypoints/admin/checks/postconf.py": "the text is what postconf prints on this host",

@@ -82,28 +82,28 @@ class Worker(Queue):
 
 
 def test_what_is_rung_for_is_run_with_the_ids(queue):
-    queue.extract(7, MESSAGE)
-    queue.hand_over(8, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
+    queue.enqueue_hand_over(8, MESSAGE)
     assert queue.depth() == 2
     assert queue.work() == [("extract", 7, MESSAGE), ("hand", 8, MESSAGE)] and queue.depth() == 0
 
 
 def test_what_is_not_live_comes_behind_all_that_is_and_its_body_is_told(queue):
-    queue.extract(1, MESSAGE, is_live=False)
-    queue.hand_over(2, MESSAGE, is_live=False)
-    queue.extract(3, MESSAGE)
+    queue.enqueue_extraction(1, MESSAGE, is_live=False)
+    queue.enqueue_hand_over(2, MESSAGE, is_live=False)
+    queue.enqueue_extraction(3, MESSAGE)
     assert [org_id for _, org_id, _ in queue.work()] == [3, 1, 2]
     assert queue.live == [True, False, False]
 
 
 def test_a_process_without_bodies_rings_for_one_that_has_them(url, queue):
-    Queue(url).extract(2**40, MESSAGE)
+    Queue(url).enqueue_extraction(2**40, MESSAGE)
     assert queue.work() == [("extract", 2**40, MESSAGE)]
 
 
 def test_a_process_without_bodies_runs_nothing(url):
     queue = Queue(url)
-    queue.extract(7, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
     task = queue.huey.dequeue()
     with pytest.raises(RuntimeError, match="runs none"):
         task.execute()
@@ -111,7 +111,7 @@ def test_a_process_without_bodies_runs_nothing(url):
 
 def test_ringing_twice_runs_twice_since_the_row_decides(queue):
     for _ in range(2):
-        queue.extract(7, MESSAGE)
+        queue.enqueue_extraction(7, MESSAGE)
     assert queue.work() == [("extract", 7, MESSAGE)] * 2
 
 
@@ -120,7 +120,7 @@ def test_a_body_that_raises_leaves_nothing_behind(url):
         raise ValueError("a bug")
 
     queue = Queue(url, fail)
-    queue.extract(7, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
     queue.huey.execute(queue.huey.dequeue())
     assert (queue.depth(), queue.huey.scheduled_count(), queue.huey.result_count()) == (0, 0, 0)
 
@@ -128,7 +128,7 @@ def test_a_body_that_raises_leaves_nothing_behind(url):
 def test_each_task_goes_to_one_of_many_workers(url, queue):
     ids = [uuid4() for _ in range(30)]
     for id in ids:
-        queue.extract(7, id)
+        queue.enqueue_extraction(7, id)
     workers = [Worker(url) for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
         ran = [task for found in pool.map(Worker.work, workers) for task in found]
@@ -137,7 +137,7 @@ def test_each_task_goes_to_one_of_many_workers(url, queue):
 
 def test_threads_ring_at_the_same_time(queue):
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: queue.extract(n, MESSAGE), range(1, 41)))
+        list(pool.map(lambda n: queue.enqueue_extraction(n, MESSAGE), range(1, 41)))
     assert sorted(task[1] for task in queue.work()) == list(range(1, 41))
 
 
@@ -166,7 +166,7 @@ def pages(storage, statement, values) -> int:
 
 
 def test_under_a_held_snapshot_a_take_reads_no_more_the_more_was_taken_before(postgres, database, monkeypatch):
-    monkeypatch.setattr("orderflow_ingest.storage.queue._SETTLED", 0.0)
+    monkeypatch.setattr("orderflow_ingest.storage.queue._COMMIT_SECONDS", 0.0)
     queue = Worker(database)
     queue.create_tables()
     queue.huey.storage.flush_all()
@@ -180,7 +180,7 @@ def test_under_a_held_snapshot_a_take_reads_no_more_the_more_was_taken_before(po
                 cursor.execute(f"INSERT INTO huey_task (queue, data, priority) {many}")
                 cursor.execute("DELETE FROM huey_task")
             for is_live in (True, False) * 4:
-                queue.extract(7, MESSAGE, is_live)
+                queue.enqueue_extraction(7, MESSAGE, is_live)
             storage._looked_at_all = float("-inf")
             for _ in range(6):
                 assert storage._dequeue()
@@ -206,11 +206,11 @@ def test_under_a_held_snapshot_a_count_reads_no_more_the_more_was_taken_before(p
                 cursor.execute(f"INSERT INTO huey_task (queue, data, priority) {many}")
                 cursor.execute("DELETE FROM huey_task")
             for _ in range(3):
-                queue.extract(7, MESSAGE)
+                queue.enqueue_extraction(7, MESSAGE)
             storage.sql("SELECT pg_stat_force_next_flush()")
             assert queue.depth() == 3, "few rows are kept: they are counted"
             with monkeypatch.context() as changed:
-                changed.setattr("orderflow_ingest.storage.queue._COUNTED_DEAD", 8000 * number - 1)
+                changed.setattr("orderflow_ingest.storage.queue._MOST_DEAD_ROWS", 8000 * number - 1)
                 assert wait_until(partial(has_dead, storage, 8000 * number), 60)
                 assert queue.depth() == 3
                 of_count.append(pages(storage, storage.COUNT, storage.count_values()))
@@ -226,14 +226,14 @@ def has_dead(storage, number) -> bool:
 
 
 def test_a_task_that_was_committed_late_or_has_a_small_id_again_is_taken(postgres, database, monkeypatch):
-    monkeypatch.setattr("orderflow_ingest.storage.queue._SETTLED", 0.0)
-    monkeypatch.setattr("orderflow_ingest.storage.queue._ALL", 1000.0)
+    monkeypatch.setattr("orderflow_ingest.storage.queue._COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("orderflow_ingest.storage.queue._FULL_SCAN_SECONDS", 1000.0)
     queue = Worker(database)
     queue.create_tables()
     queue.huey.storage.flush_all()
     storage = queue.huey.storage
     for _ in range(5):
-        queue.extract(7, MESSAGE)
+        queue.enqueue_extraction(7, MESSAGE)
         assert storage._dequeue()
     statement = "INSERT INTO huey_task (id, queue, data, priority) VALUES (%s, 'orderflow', '', %s)"
     with storage.db() as cursor:
@@ -252,7 +252,7 @@ def test_a_task_that_was_committed_late_or_has_a_small_id_again_is_taken(postgre
 
 
 def test_what_lies_in_the_queue_is_json_with_the_ids_and_nothing_else(queue):
-    queue.extract(7, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
     (data,) = queue.huey.storage.enqueued_items()
     id, name, *fields = json.loads(bytes(data))
     assert UUID(id) and name.endswith("extract")
@@ -262,8 +262,8 @@ def test_what_lies_in_the_queue_is_json_with_the_ids_and_nothing_else(queue):
 
 
 def test_the_names_in_the_queue_are_the_ones_that_lay_there_before(queue):
-    queue.extract(7, MESSAGE)
-    queue.hand_over(7, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
+    queue.enqueue_hand_over(7, MESSAGE)
     names = [json.loads(bytes(data))[1] for data in queue.huey.storage.enqueued_items()]
     assert sorted(names) == ["orderflow_ingest.queue.extract", "orderflow_ingest.storage.queue.hand_over"]
 
@@ -323,7 +323,7 @@ JUNK = {
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
 def test_a_row_that_is_no_task_of_ours_is_dropped_with_one_record_and_the_next_one_taken(queue, log, junk):
     queue.huey.storage.enqueue(junk)
-    queue.extract(7, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
     task = queue.huey.dequeue()
     assert list(task.args) == [7, str(MESSAGE)] and queue.depth() == 0
     (record,) = log.records
@@ -373,7 +373,7 @@ def test_a_row_of_the_version_before_is_read(queue):
 
 def test_the_version_before_reads_our_rows(queue):
     """It made a Message of whatever the list holds, where Huey fills in what is missing."""
-    queue.extract(7, MESSAGE, is_live=False)
+    queue.enqueue_extraction(7, MESSAGE, is_live=False)
     (data,) = queue.huey.storage.enqueued_items()
     task = queue.huey._registry.create_task(Message(*json.loads(bytes(data))))
     assert (list(task.args), task.kwargs, task.retries, task.priority) == ([7, str(MESSAGE)], {}, 0, -10)
@@ -381,7 +381,7 @@ def test_the_version_before_reads_our_rows(queue):
 
 def test_what_goes_first_goes_before_a_backlog_and_while_the_queue_is_away(queue):
     for _ in range(3):
-        queue.extract(7, MESSAGE)
+        queue.enqueue_extraction(7, MESSAGE)
     ran, due = [], ["sweep"]
 
     @queue.huey.task()
@@ -399,11 +399,11 @@ def test_what_waits_is_known_by_organization_and_row_and_junk_is_passed_over(que
     monkeypatch.setattr("orderflow_ingest.storage.queue._PAGE", 3)
     ids = [uuid4() for _ in range(10)]
     for number, id in enumerate(ids):
-        (queue.extract if number % 2 else queue.hand_over)(7, id, is_live=number % 3 == 0)
+        (queue.enqueue_extraction if number % 2 else queue.enqueue_hand_over)(7, id, is_live=number % 3 == 0)
     for junk in JUNK.values():
         queue.huey.storage.enqueue(junk)
     queue.huey.storage.enqueue(row(name="orderflow_ingest.tasks.sweep", args=()))
-    assert queue.known() == {(7, id) for id in ids}
+    assert queue.waiting_rows() == {(7, id) for id in ids}
     assert queue.depth() == 11 + len(set(JUNK.values()))
 
 
@@ -449,7 +449,7 @@ def test_a_column_of_sqlite_may_hold_anything(place, value):
     with sqlite3.connect(place / "queue.db") as connection:
         connection.execute(f"INSERT INTO task (queue, data, priority) VALUES ('orderflow', {value}, 'high')")
     connection.close()
-    queue.extract(7, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
     assert queue.work() == [("extract", 7, MESSAGE)]
 
 
@@ -457,7 +457,7 @@ def test_a_column_of_sqlite_may_hold_anything(place, value):
 
 
 def test_tables_are_created_twice_and_nothing_is_lost(queue):
-    queue.extract(7, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
     queue.create_tables()
     assert queue.work() == [("extract", 7, MESSAGE)]
 
@@ -533,7 +533,7 @@ def hanging(postgres, place):
     with Wire(place, postgres.port) as wire:
         queue = Queue(f"postgresql+psycopg://postgres@127.0.0.1:{wire.port}/{name}", lambda *_: None, lambda *_: None)
         queue.create_tables()
-        queue.extract(1, uuid4())
+        queue.enqueue_extraction(1, uuid4())
         wire.turn("hang for good")
         yield queue, wire
 
@@ -545,12 +545,12 @@ def test_a_queue_serves_again_after_a_time_limit_has_cut_a_command_off(postgres,
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.5)
             with pytest.raises(timeouts.TaskDeadlineReached):
-                queue.extract(1, uuid4())
+                queue.enqueue_extraction(1, uuid4())
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         wire.turn("pass")
-        queue.extract(1, uuid4())
+        queue.enqueue_extraction(1, uuid4())
         assert queue.depth() == 2
 
 
@@ -564,7 +564,7 @@ def test_an_option_that_redis_does_not_take_is_unavailable_at_once_and_not_told(
 def test_a_queue_whose_connection_is_silent_for_ever_is_unavailable_in_time_and_then_serves(postgres, place):
     with hanging(postgres, place) as (queue, wire):
         with pytest.raises(QueueUnavailable):
-            queue.extract(1, uuid4())
+            queue.enqueue_extraction(1, uuid4())
         wire.turn("pass")
         assert queue.depth() == 1
         assert queue.huey.dequeue() is not None
@@ -594,7 +594,7 @@ def test_a_file_that_another_process_keeps_locked_is_unavailable(place):
         other.execute("BEGIN EXCLUSIVE")
         refused(queue, steps=["extract"])
         other.execute("ROLLBACK")
-    queue.extract(7, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
     other.close()
 
 
@@ -602,25 +602,25 @@ def test_a_postgresql_that_ended_our_session_is_used_again(postgres):
     name = f"queue_{uuid4().hex}"
     queue = Worker(postgres.create_database(name))
     queue.create_tables()
-    queue.extract(7, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
     with psycopg.connect(postgres.conninfo(name), autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
             [name],
         )
-    queue.extract(8, MESSAGE)
+    queue.enqueue_extraction(8, MESSAGE)
     assert [task[1] for task in queue.work()] == [7, 8]
 
 
 def test_a_redis_that_ended_our_session_is_used_again(redis):
     queue = Worker(empty(redis))
-    queue.extract(7, MESSAGE)
+    queue.enqueue_extraction(7, MESSAGE)
     with socket.create_connection(("127.0.0.1", redis.port), timeout=10) as other:
         other.sendall(b"CLIENT KILL TYPE normal\r\n")
         assert other.recv(100).startswith(b":")
     while queue.depth() < 2:
         try:
-            queue.extract(8, MESSAGE)
+            queue.enqueue_extraction(8, MESSAGE)
         except QueueUnavailable:
             continue
     assert [task[1] for task in queue.work()] == [7, 8]

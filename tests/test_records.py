@@ -1806,7 +1806,7 @@ def test_a_lag_that_cannot_be_told_soon_or_by_this_role_is_unavailable_and_opens
     monkeypatch.setattr(circuit_breaker, "SLOW", 0.0)
     name = f"records_{uuid4().hex}"
     url = postgres.create_database(name)
-    records = Records(url, guard=CircuitBreaker(place / "away" / "database", "database", DatabaseUnavailable))
+    records = Records(url, guard=CircuitBreaker(place / "circuits" / "database", "database", DatabaseUnavailable))
     schema.upgrade(records.database)
     records.organizations.add("acme", "Acme")
     function = "CREATE OR REPLACE FUNCTION orderflow_overdue_since() RETURNS timestamptz LANGUAGE plpgsql AS $$ {} $$"
@@ -1815,7 +1815,7 @@ def test_a_lag_that_cannot_be_told_soon_or_by_this_role_is_unavailable_and_opens
             connection.execute(function.format(body))
         with pytest.raises(DatabaseUnavailable):
             records.messages.recent_lag()
-        assert not (place / "away" / "database").exists() and inserted(records) is not None
+        assert not (place / "circuits" / "database").exists() and inserted(records) is not None
         records.messages.recent_lag._due_at = 0.0
     records.database.close()
 
@@ -1824,7 +1824,7 @@ def test_a_hang_at_the_rows_of_one_organization_leaves_the_others_alone(postgres
     """As a node of a sharded database that has these rows; a server that does not answer at all is away for all."""
     monkeypatch.setattr(circuit_breaker, "SLOW", 0.1)
     name = f"records_{uuid4().hex}"
-    url, path = postgres.create_database(name), place / "away" / "database"
+    url, path = postgres.create_database(name), place / "circuits" / "database"
     guard = CircuitBreaker(path, "database", DatabaseUnavailable)
     with Wire(place, postgres.port) as wire:
         through = url.replace(f":{postgres.port}/", f":{wire.port}/")
@@ -1845,7 +1845,7 @@ def test_a_hang_at_the_rows_of_one_organization_leaves_the_others_alone(postgres
             with pytest.raises(DatabaseUnavailable, match="57014"):
                 hangs.result()
         assert path.with_name("database.1").exists() and not path.exists()
-        with pytest.raises(DatabaseUnavailable, match="known to be away for this organization"):
+        with pytest.raises(DatabaseUnavailable, match="known to be unavailable for this organization"):
             inserted(records, org_id=1)
         assert inserted(records, org_id=2) is not None and records.messages.due(NOW, 10)
         wire.turn("hang for good")

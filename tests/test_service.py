@@ -763,7 +763,7 @@ def test_a_backend_that_is_known_to_be_away_keeps_nobody_waiting(hanging):
     with hanging.service, ExitStack() as probing:
         assert run(hanging, order(81)) == means(Outcome.BACKEND_DOWN)
         for name in ("archive", "archive.1"):  # on a busy machine it would be time for a probe
-            file = probing.enter_context((hanging.state / "away" / name).open())
+            file = probing.enter_context((hanging.state / "circuits" / name).open())
             fcntl.flock(file, fcntl.LOCK_EX)
             os.utime(file.fileno())
         for number in range(3):
@@ -772,7 +772,7 @@ def test_a_backend_that_is_known_to_be_away_keeps_nobody_waiting(hanging):
         assert run(hanging, order(90)) == means(Outcome.BACKEND_DOWN)
     # Who gives this reason has not asked the backend; who waited gives another.
     reasons = [record.get("reason", "") for record in hanging.log_records() if record.get("action") == "deliver"]
-    assert sum("known to be away" in reason for reason in reasons) == 4
+    assert sum("known to be unavailable" in reason for reason in reasons) == 4
     assert spooled(hanging) == []
 
 

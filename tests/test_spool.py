@@ -212,11 +212,11 @@ def write_blocks(spool):
 
 
 def set_aside(spool):
-    spool.set_aside(spool.claim(spool.entries()[0]), "key", "third failure")
+    spool.move_to_dead(spool.claim(spool.entries()[0]), "key", "third failure")
 
 
 def revive(spool):
-    spool.revive(spool.dead()[0][0])
+    spool.restore_dead(spool.dead()[0][0])
 
 
 def finish(spool):
@@ -278,7 +278,7 @@ def test_killed_while_setting_aside_the_entry_is_in_one_place_and_whole(spool, p
     left = content(spool)
     if left["new"]:
         assert spool.dead() == []
-        spool.set_aside(spool.claim(name), "key", "once more")
+        spool.move_to_dead(spool.claim(name), "key", "once more")
     ((dead, why),) = spool.dead()
     assert dead == name and why.endswith("once more" if left["new"] else "third failure")
     assert spool.read_dead(name) == (HEADER, RAW)
@@ -290,7 +290,7 @@ def test_killed_while_reviving_the_entry_is_in_one_place_and_whole(spool, point)
     set_aside(spool)
     kill_at(MODULES, point, lambda: revive(spool))
     if spool.dead():
-        spool.revive(name)
+        spool.restore_dead(name)
     assert spool.claim(name).read() == (HEADER, RAW) and spool.dead() == []
 
 
@@ -358,7 +358,7 @@ def test_an_entry_that_is_set_aside_while_it_is_claimed_is_not_given(spool):
     entry = write(spool)
     found = at_line(
         MODULES, "fcntl.flock(fd, fcntl.LOCK_EX | ",
-        lambda: spool.set_aside(entry, "key", "third failure"), lambda: spool.claim(entry.name),
+        lambda: spool.move_to_dead(entry, "key", "third failure"), lambda: spool.claim(entry.name),
     )  # fmt: skip
     assert found is None and [name for name, _ in spool.dead()] == [entry.name]
 
@@ -392,7 +392,7 @@ def test_an_entry_that_is_not_whole_is_damaged(spool, damage):
     entry = spool.claim(name)
     with pytest.raises(EntryDamagedError, match=name):
         entry.read()
-    spool.set_aside(entry, "key", "damaged")
+    spool.move_to_dead(entry, "key", "damaged")
     with pytest.raises(EntryDamagedError):
         spool.read_dead(name)
 
@@ -401,26 +401,30 @@ def test_an_entry_that_is_not_whole_is_damaged(spool, damage):
 
 
 def test_failures_are_counted_by_content_until_they_are_forgotten(spool):
-    assert [spool.note_failure("a", "first"), spool.note_failure("a", "second"), spool.note_failure("b", "x")] == [
+    assert [
+        spool.record_failure("a", "first"),
+        spool.record_failure("a", "second"),
+        spool.record_failure("b", "x"),
+    ] == [
         1,
         2,
         1,
     ]
     spool.forget_failures("a")
     spool.forget_failures("a")
-    assert spool.note_failure("a", "again") == 1
+    assert spool.record_failure("a", "again") == 1
 
 
 @pytest.mark.parametrize("line", ["one\ntwo", "one\r\ntwo", "one\rtwo", "one\ntwo\nthree\n", "\udcff", "bü\0"])
 def test_a_failure_counts_once_whatever_its_text(spool, line):
-    assert [spool.note_failure("a", line) for _ in range(3)] == [1, 2, 3]
+    assert [spool.record_failure("a", line) for _ in range(3)] == [1, 2, 3]
 
 
 def test_a_dead_letter_tells_every_failure(spool):
     name = spooled(spool)
     for line in ("first", "second"):
-        spool.note_failure("key", line)
-    spool.set_aside(spool.claim(name), "key", "third")
+        spool.record_failure("key", line)
+    spool.move_to_dead(spool.claim(name), "key", "third")
     assert spool.dead() == [(name, "first\nsecond\nthird")]
     assert spool.entries() == [] and os.listdir(Path(spool.directory) / "failures") == []
     assert spool.read_dead(name) == (HEADER, RAW)
@@ -446,14 +450,14 @@ def test_a_dead_letter_without_notes_has_no_reason(spool, text):
 
 def test_a_revived_letter_is_spooled_again_without_its_reasons(spool):
     name = spooled(spool)
-    spool.set_aside(spool.claim(name), "key", "third")
-    spool.revive(name)
+    spool.move_to_dead(spool.claim(name), "key", "third")
+    spool.restore_dead(name)
     assert spool.entries() == [name] and os.listdir(Path(spool.directory) / "dead") == []
     assert spool.claim(name).read() == (HEADER, RAW)
 
 
 def test_a_dead_letter_that_is_not_there_is_told(spool):
-    for read in (spool.read_dead, spool.revive):
+    for read in (spool.read_dead, spool.restore_dead):
         with pytest.raises(FileNotFoundError):
             read("missing")
 
@@ -464,7 +468,7 @@ def test_a_dead_letters_name_cannot_lead_elsewhere(spool, name):
     with pytest.raises(FileNotFoundError):
         spool.read_dead(name.format(entry))
     with pytest.raises(FileNotFoundError):
-        spool.revive(name.format(entry))
+        spool.restore_dead(name.format(entry))
 
 
 def time_passed(spool, seconds):
@@ -476,12 +480,12 @@ def time_passed(spool, seconds):
 @pytest.mark.parametrize(("days", "note_is_there"), [(29, True), (31, False)])
 def test_failure_notes_outlive_postfixes_queue_and_entries_outlive_everything(spool, days, note_is_there):
     name, dead = spooled(spool), spooled(spool)
-    spool.set_aside(spool.claim(dead), "dead", "why")
-    spool.note_failure("key", "first")
+    spool.move_to_dead(spool.claim(dead), "dead", "why")
+    spool.record_failure("key", "first")
     time_passed(spool, days * 86400)
     assert spool.clean() == (0 if note_is_there else 1)
     assert spool.entries() == [name] and spool.dead() == [(dead, "why")]
-    assert spool.note_failure("key", "next") == (2 if note_is_there else 1)
+    assert spool.record_failure("key", "next") == (2 if note_is_there else 1)
 
 
 # A spool that cannot be written, on real file systems

@@ -49,7 +49,7 @@ def test_lost_work_is_swept_and_the_spool_drained_before_a_backlog(deployment):
     assert deployment.status()["spool entries"] == 1
     queue = Queue(f"sqlite:///{deployment.state}/queue.db")
     queue.huey.storage.flush_queue()
-    queue.extract(1, uuid4())
+    queue.enqueue_extraction(1, uuid4())
     (row,) = queue.huey.storage.enqueued_items()
     known = json.loads(bytes(row))[:6]
     tasks = [json.dumps([*known, [1, str(uuid4())]]).encode() for _ in range(BACKLOG)]

@@ -822,7 +822,7 @@ def test_init_on_a_further_host_makes_its_directories_by_the_role_of_that_host(t
         deployment = Deployment(place)
         deployment.write_settings({"DATABASE_URL": tenants.url(group)})
         assert "the tables are another role's" in deployment.admin("init")
-        assert {"spool", "away", "metrics"} <= {path.name for path in deployment.state.iterdir()}
+        assert {"spool", "circuits", "metrics"} <= {path.name for path in deployment.state.iterdir()}
         assert deployment.admin("init"), "again"
 
 

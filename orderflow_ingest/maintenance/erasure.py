@@ -131,7 +131,7 @@ class _Work:
             if entry is not None and self._is_meant(entry):
                 self.done.dead_letters += 1
                 if not self.is_dry:
-                    self.app.spool.erase_dead(name)
+                    self.app.spool.delete_dead(name)
 
     def take(self) -> set[UUID]:
         """Take the messages from the workers; give those that one of them has in hand."""

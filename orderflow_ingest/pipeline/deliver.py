@@ -225,7 +225,7 @@ def _key(header: bytes, raw: bytes) -> str:
 def enqueue_extraction(message: NewMessage, app: App, is_live: bool = True) -> None:
     """Ring for the extraction of a message; where the queue is away, the sweep finds its row."""
     try:
-        app.queue.extract(message.org_id, message.id, is_live)
+        app.queue.enqueue_extraction(message.org_id, message.id, is_live)
     except QueueUnavailable as error:
         event("enqueue", "Task left to the sweep.", logging.WARNING, message_id=message.id, reason=error)
 
@@ -439,7 +439,7 @@ def _delete_orphan_object(
 
 def _count_failure(entry: str, key: str, why: str, app: App) -> Delivery:
     try:
-        count = app.spool.note_failure(key, f"{_now().isoformat(timespec='seconds')} INTERNAL {why}")
+        count = app.spool.record_failure(key, f"{_now().isoformat(timespec='seconds')} INTERNAL {why}")
     except OSError as error:
         event(
             "note",
@@ -457,7 +457,7 @@ def _apply_spool_policy(entry: Entry, delivery: Delivery, key: str, app: App, se
     outcome, spool = delivery.outcome, app.spool
     try:
         if outcome is Outcome.DEAD_LETTER or not (sender_waits or outcome.is_accepted or outcome.is_temporary):
-            spool.set_aside(entry, key, f"{_now().isoformat(timespec='seconds')} {outcome.name}")
+            spool.move_to_dead(entry, key, f"{_now().isoformat(timespec='seconds')} {outcome.name}")
         elif outcome.is_accepted:
             spool.finish(entry)
             spool.forget_failures(key)

@@ -76,7 +76,7 @@ def extract(
         return
     names |= {"queue_id": attempt.queue_id, "source_message_id": attempt.source_message_id}
     with attempt_files.attempt(
-        app.settings.in_hand_dir, attempt_files.MESSAGE, org_id, message_id, attempt.worker or ""
+        app.settings.attempts_dir, attempt_files.MESSAGE, org_id, message_id, attempt.worker or ""
     ) as hand:
         try:
             end = _attempt(attempt, app, is_live, names, _watch(attempt, app, hand, bound))
@@ -106,12 +106,12 @@ def _attempt(attempt: InboundMessage, app: App, is_live: bool, names: dict[str, 
     return "parsed"
 
 
-def _watch(attempt: InboundMessage, app: App, hand: attempt_files.Hand, bound: Callable[[bool], None]) -> Watch:
+def _watch(attempt: InboundMessage, app: App, hand: attempt_files.AttemptFile, bound: Callable[[bool], None]) -> Watch:
     """Return the watch over an attempt's reading, by what earlier attempts failed at."""
     settings = app.settings
     failed_at, opens_none = learned(attempt.attempts, attempt.error_json)
     times = (settings.part_time, settings.mail_time)
-    return Watch(*times, failed_at, keeps_all=opens_none, note=hand.look, begun=lambda: bound(True))
+    return Watch(*times, failed_at, keeps_all=opens_none, note=hand.set_part, begun=lambda: bound(True))
 
 
 def _store(attempt: InboundMessage, app: App, names: dict[str, Any], watch: Watch) -> None:
@@ -206,7 +206,7 @@ def _ring_for_documents(attempt: InboundMessage, app: App, is_live: bool) -> int
     try:
         for document in documents:
             if document.handover is HandOver.PENDING:
-                app.queue.hand_over(attempt.org_id, document.id, is_live)
+                app.queue.enqueue_hand_over(attempt.org_id, document.id, is_live)
     except QueueUnavailable as error:
         event("enqueue", "Tasks left to the sweep.", logging.WARNING, message_id=attempt.id, reason=error)
     return len(documents)

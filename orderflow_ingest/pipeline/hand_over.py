@@ -96,7 +96,7 @@ def hand_over(org_id: int, document_id: UUID, app: App) -> None:
         return
     names["message_id"] = attempt.inbound_message_id
     with attempt_files.attempt(
-        app.settings.in_hand_dir, attempt_files.DOCUMENT, org_id, document_id, attempt.worker or ""
+        app.settings.attempts_dir, attempt_files.DOCUMENT, org_id, document_id, attempt.worker or ""
     ):
         end = _attempt(attempt, org, app, names)
     metrics.count(metrics.HANDOVERS, org, end)

@@ -76,7 +76,7 @@ def replay_handover(documents: list[Document], app: App, actor: str, run_id: UUI
     done = app.records.documents.replay_handover(told, now, app.swept_at())
     try:
         for id in done:
-            app.queue.hand_over(documents[0].org_id, id, is_live=False)
+            app.queue.enqueue_hand_over(documents[0].org_id, id, is_live=False)
     except QueueUnavailable as error:
         event("enqueue", "Tasks left to the sweep.", message_id=documents[0].inbound_message_id, reason=error)
     return len(done)
@@ -84,7 +84,7 @@ def replay_handover(documents: list[Document], app: App, actor: str, run_id: UUI
 
 def redeliver_dead_letter(name: str, app: App) -> Delivery | None:
     """Deliver a dead letter; None if another process is at it. Raises FileNotFoundError."""
-    app.spool.revive(name)
+    app.spool.restore_dead(name)
     entry = app.spool.claim(name)
     return deliver_spooled(entry, app, sender_waits=False) if entry else None
 

@@ -118,7 +118,7 @@ def begun(claim: Callable[[str], Row | None], row: Callable[[], Row | None], app
     Where the claim was not answered, the mark on the row says whether it was committed: it names the file that this
     thread alone has, and a thread has one attempt in hand. Raises DatabaseUnavailable.
     """
-    worker = worker_name(app.settings.in_hand_dir)
+    worker = worker_name(app.settings.attempts_dir)
     try:
         return claim(worker)
     except DatabaseUnavailable:
@@ -144,7 +144,7 @@ def note_losses(app: App) -> int:
         nonlocal noted
         noted += _note_rows(app, f"{_host()}{process}/", lambda _: True)
 
-    for found in attempt_files.lost(app.settings.in_hand_dir, ask_rows):
+    for found in attempt_files.lost_attempts(app.settings.attempts_dir, ask_rows):
         noted += _note_loss(found, app)
     return noted
 
@@ -155,7 +155,7 @@ def note_rows_lost(app: App) -> int:
     A row that a living process has in hand, another host, or one that this directory does not know, is left alone.
     Raises DatabaseUnavailable.
     """
-    return _note_rows(app, _host(), partial(attempt_files.is_gone, app.settings.in_hand_dir))
+    return _note_rows(app, _host(), partial(attempt_files.is_gone, app.settings.attempts_dir))
 
 
 def _note_rows(app: App, mark: str, is_gone: Callable[[str], bool]) -> int:
@@ -167,11 +167,11 @@ def _note_rows(app: App, mark: str, is_gone: Callable[[str], bool]) -> int:
     ):
         for org_id, id, worker in rows.in_hand(mark):
             if is_gone(worker):
-                noted += _note_loss(attempt_files.Lost(kind, org_id, id, worker, None), app)
+                noted += _note_loss(attempt_files.LostAttempt(kind, org_id, id, worker, None), app)
     return noted
 
 
-def _note_loss(found: attempt_files.Lost, app: App) -> bool:
+def _note_loss(found: attempt_files.LostAttempt, app: App) -> bool:
     is_message = found.kind == attempt_files.MESSAGE
     rows: Any = app.records.messages if is_message else app.records.documents
     row = rows.get(found.org_id, found.id)
@@ -245,14 +245,14 @@ def sweep(app: App, holds: Callable[[], bool] = lambda: True) -> int:
     depth, most = app.queue.depth(), app.settings.max_queue
     if depth >= SWEEP_LIMIT and 0 < most <= 2 * depth:
         return 0
-    now, known = app.records.database.now(), app.queue.known()
+    now, known = app.records.database.now(), app.queue.waiting_rows()
     # As many more as have a task: so many at the most of those that are longest due do.
     limit = len(known) + SWEEP_LIMIT
     messages, documents = (
         [row for row in due(now, limit) if row not in known][:SWEEP_LIMIT]
         for due in (app.records.messages.due, app.records.documents.due)
     )
-    extract, hand_over = app.queue.extract, app.queue.hand_over
+    extract, hand_over = app.queue.enqueue_extraction, app.queue.enqueue_hand_over
     tasks = [(extract, *row) for row in messages] + [(hand_over, *row) for row in documents]
     for first in range(0, len(tasks), SWEEP_BATCH):
         if not holds():

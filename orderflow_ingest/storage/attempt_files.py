@@ -1,23 +1,23 @@
-"""What each worker process of this host has in hand, in a file below `in_hand/` in the state directory.
+"""What each worker process of this host is working on, in a file below `in_hand/` in the state directory.
 
-    PID.xxxxxxxx    one line: kind, organization, row, mark of the attempt, part that is looked into (- for none)
-    identity        what this directory is called in marks; random, made once, and synced
+    PID.xxxxxxxx    one line: kind, organization, row, mark of the attempt, part that is being read (- for none)
+    identity        the name of this directory in marks; random, made once, and synced
 
-A thread that works keeps one such file with an flock on it, which the kernel takes back from a process that is gone,
-however it ended. So lost() finds the attempts of this host that nobody works at any more, without a look at process
-ids, and the part that each had in hand. A line is written by one pwrite for each step and is never synced: it has to
-outlive the process, not the machine. A machine that crashes may leave an old line, an empty file or none.
+A working thread holds an flock on its file, which the kernel releases for a process that is gone, however it ended. So
+lost_attempts() finds the attempts of this host whose process is gone, and the part that each was reading, without a
+look at process ids. A line is written by one pwrite and is never synced: it has to outlive the process, not the
+machine. A crash of the machine may leave an old line, an empty file or none.
 
-So the mark of an attempt on its row names this directory and the file too, and is_gone() tells from the mark alone
-whether the attempt's process is gone: the file is there and locked as long as it lives, and was so before the row was
-claimed. No process id, start time or clock is compared, so none that is used again or set can mislead; /proc may be
-hidden. A container of the same host name has a directory of its own, or shares this one and its locks. A machine that
-was cloned with its disk has the same file `identity`: so a mark has a digest of it, its inode and the machine's id.
+The mark of an attempt on its row names this directory and the file too, so is_gone() finds out from the mark alone
+whether the process is gone: the file exists and is locked as long as it lives, since before the row was claimed. No
+process id, start time or clock is compared, so none that is used again or set back can mislead; /proc may be hidden. A
+container of the same host name has a directory of its own, or shares this one and its locks. A machine that was cloned
+with its disk has the same file `identity`, so a mark holds a digest of it, its inode and the machine's id.
 
-A process that is killed between the claim of a row and its first line leaves a file without one. lost() tells of it by
-what the marks of that process begin with.
+A process that is killed between the claim of a row and its first line leaves an empty file. lost_attempts() reports how
+the marks of that process begin.
 
-Guarantees: never raises what the disk says. A directory that cannot be written costs this knowledge alone: leases end.
+Guarantees: raises no error of the disk. A directory that cannot be written costs this knowledge alone: leases end.
 """
 
 import fcntl
@@ -45,8 +45,8 @@ _LENGTH = 16
 
 
 @dataclass(frozen=True)
-class Lost:
-    """An attempt whose process is gone; `part` is the path that it had in hand, None for none."""
+class LostAttempt:
+    """An attempt whose process is gone; `part` is the path of the part that it was reading, None for none."""
 
     kind: str
     org_id: int
@@ -55,19 +55,19 @@ class Lost:
     part: str | None
 
 
-class Hand:
-    """Where one attempt notes what it has in hand."""
+class AttemptFile:
+    """The file of one attempt, which says what the attempt is working on."""
 
     def __init__(self, file: FileIO | None, row: str) -> None:
         self._file = file
         self._row = row
 
-    def look(self, part: str | None) -> None:
-        """Note the part that is looked into, None for none."""
+    def set_part(self, part: str | None) -> None:
+        """Write the path of the part that is being read, None for none."""
         self._write(f"{self._row} {_NONE if part is None else f'/{part}'}\n".encode())
 
-    def put_down(self) -> None:
-        """Note that nothing is in hand."""
+    def clear(self) -> None:
+        """Write that the thread is at no attempt."""
         self._write(_NOTHING)
 
     def _write(self, line: bytes) -> None:
@@ -77,7 +77,7 @@ class Hand:
 
 
 class _Own(threading.local):
-    """The file of this thread, and whose it is: a forked child needs another."""
+    """The file of this thread, with the process id and directory it was made for: a forked child needs another."""
 
     file: FileIO | None = None
     mark: str = ""
@@ -88,22 +88,22 @@ _own = _Own()
 
 
 @contextmanager
-def attempt(directory: Path, kind: str, org_id: int, id: UUID, worker: str) -> Iterator[Hand]:
-    """Note an attempt at a row for as long as the block runs."""
-    hand = Hand(_file(directory), f"{kind} {org_id} {id} {worker}")
-    hand.look(None)
+def attempt(directory: Path, kind: str, org_id: int, id: UUID, worker: str) -> Iterator[AttemptFile]:
+    """Keep an attempt at a row in this thread's file for as long as the block runs."""
+    file = AttemptFile(_file(directory), f"{kind} {org_id} {id} {worker}")
+    file.set_part(None)
     try:
-        yield hand
+        yield file
     finally:
-        hand.put_down()
+        file.clear()
 
 
-def count(directory: Path) -> int:
-    """Count the living processes of this host that have something in hand."""
-    return sum(_has_something(path) for path in directory.glob("[0-9]*"))
+def count_active(directory: Path) -> int:
+    """Return how many living processes of this host are at an attempt."""
+    return sum(_is_active(path) for path in directory.glob("[0-9]*"))
 
 
-def _has_something(path: Path) -> bool:
+def _is_active(path: Path) -> bool:
     with suppress(OSError), FileIO(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -113,12 +113,12 @@ def _has_something(path: Path) -> bool:
 
 
 def mark(directory: Path) -> str:
-    """Return what the mark of this thread's attempts says of its file; "" where it has none."""
+    """Return the suffix that names this thread's file in the mark of its attempts; "" if it has no file."""
     return _own.mark if _file(directory) is not None else ""
 
 
 def is_gone(directory: Path, worker: str) -> bool:
-    """Tell whether the process is gone that put this mark on a row; False where this directory does not tell."""
+    """Return whether the process that put this mark on a row is gone; False if this directory cannot say."""
     identity, dot, name = worker.partition("@")[2].partition("/")[0].partition(".")
     if not dot or not name.isalnum() or identity != _identity(directory):
         return False
@@ -131,11 +131,11 @@ def is_gone(directory: Path, worker: str) -> bool:
     return False
 
 
-def lost(directory: Path, silent: Callable[[str], object] = lambda _: None) -> Iterator[Lost]:
-    """Yield the attempts whose processes are gone; each is forgotten once the caller asks for the next one.
+def lost_attempts(directory: Path, on_empty_file: Callable[[str], object] = lambda _: None) -> Iterator[LostAttempt]:
+    """Yield the attempts whose processes are gone. The file of each is deleted when the caller asks for the next one.
 
-    For a process that is gone and has noted nothing, `silent` is called with the process id and the mark that its rows
-    would have.
+    For a process that is gone and has written nothing, `on_empty_file` is called with the process id and the mark that
+    its rows would have.
     """
     for path in sorted(directory.glob("[0-9]*")):
         with suppress(OSError), FileIO(path, "r+") as file:
@@ -145,7 +145,7 @@ def lost(directory: Path, silent: Callable[[str], object] = lambda _: None) -> I
                 yield found
             else:
                 process, _, name = path.name.partition(".")
-                silent(f"{process}@{_identity(directory)}.{name}")
+                on_empty_file(f"{process}@{_identity(directory)}.{name}")
             path.unlink(missing_ok=True)
     for path in directory.glob(".[0-9]*"):  # of a process that was killed before it had locked its file
         with suppress(OSError):
@@ -154,7 +154,7 @@ def lost(directory: Path, silent: Callable[[str], object] = lambda _: None) -> I
 
 
 def _file(directory: Path) -> FileIO | None:
-    """Return this thread's file, made and locked before others can see it; None where that cannot be."""
+    """Return this thread's file, made and locked before other processes can see it; None if that fails."""
     if _own.of != (os.getpid(), directory):
         if _own.file is not None:
             _own.file.close()  # of a fork's parent, this leaves the parent's lock
@@ -172,7 +172,7 @@ def _file(directory: Path) -> FileIO | None:
 
 
 def _identity(directory: Path) -> str:
-    """Return what this directory is called; "" if it has no name yet, or one that a crash has left of it."""
+    """Return the name of this directory; "" if it has none yet, or a crash has left a part of one."""
     with suppress(OSError), FileIO(directory / _IDENTITY) as file:
         name = file.read(_LARGEST)
         if len(name) == _LENGTH and name.isalnum():
@@ -183,14 +183,14 @@ def _identity(directory: Path) -> str:
 
 @cache
 def _machine_id() -> str:
-    """Return the machine's id, machine-id(5); "" where it has none, as many containers."""
+    """Return the machine's id, machine-id(5); "" if it has none, as in many containers."""
     with suppress(OSError):
         return Path("/etc/machine-id").read_text("ascii", "replace").strip()
     return ""
 
 
 def _new_identity(directory: Path) -> str:
-    """Name this directory, on the disk before any row says the name; who names it at the same time chooses one."""
+    """Name this directory, synced before any row holds the name. Of two processes at it, one decides the name."""
     own, path = directory / f".{os.getpid()}.{os.urandom(4).hex()}", directory / _IDENTITY
     with suppress(OSError):
         own.write_text(os.urandom(_LENGTH // 2).hex())
@@ -205,10 +205,10 @@ def _new_identity(directory: Path) -> str:
     return _identity(directory)
 
 
-def _read(line: bytes) -> Lost | None:
-    """Read a line; None for nothing in hand, and for what a crash of the machine has left of one."""
+def _read(line: bytes) -> LostAttempt | None:
+    """Return the attempt in a line; None if it holds none, or a crash of the machine has left a part of it."""
     try:
         kind, org_id, id, worker, part = line.partition(b"\n")[0].decode("ascii").split(" ")
-        return Lost(kind, int(org_id), UUID(id), worker, None if part == _NONE else part.removeprefix("/"))
+        return LostAttempt(kind, int(org_id), UUID(id), worker, None if part == _NONE else part.removeprefix("/"))
     except ValueError:
         return None

@@ -1,18 +1,18 @@
-"""The queue: a bell that wakes a worker sooner than the sweep would.
+"""The task queue: each task wakes a worker sooner than the sweep would.
 
-Huey's own storages, chosen by URL: sqlite, postgresql (LISTEN/NOTIFY, any number of consumers), redis.
-Huey deletes a task when a worker takes it, so tasks are lost with a killed worker; nothing depends on
-them; so its commit does not wait for the disk. A task holds an organisation's and a row's id and
-nothing else.
+Huey's own storages, chosen by URL: sqlite, postgresql (LISTEN/NOTIFY, any number of consumers), redis. A task holds the
+id of an organization and the id of a row, and nothing else.
 
-Whoever can write the queue can ring a bell, once for each row, and nothing more. Of a row JsonSerializer takes
-Huey's id of the task, its name, its arguments and whether it is live. Retries, delays, callbacks, groups and the
-time limit of a row are ignored. A row that is no such task is dropped with one log record that holds nothing of
-it, and the next one is taken; the sweep finds the work. What lies in Huey's schedule is dropped too, and what its
-store says of revoked tasks is not read: nothing of ours writes either.
+Huey deletes a task when a worker takes it, so a killed worker loses its task. No work depends on a task: the sweep
+finds it in the rows of the database. So the commit of a task does not wait for the disk.
 
-A task's name is part of what lies in the queue: renaming one makes old tasks unknown, and the sweep
-has to find their rows. Only create_tables() creates Huey's tables; a program started per message must not.
+Whoever can write the queue can cause an attempt at a row, and nothing more. JsonSerializer reads four fields of a task:
+Huey's id, its name, its arguments, its priority. Retries, delays, callbacks, groups and time limits in a row are
+ignored. A row that is no such task is dropped with one log record that holds nothing of it. Huey's schedule is dropped
+as well, and its list of revoked tasks is not read: this package writes neither.
+
+The names of tasks are stored in the queue. A renamed task is unknown to a newer worker, and its work waits for the
+sweep. Only create_tables() creates Huey's tables; a program started per message must not.
 """
 
 import json
@@ -50,36 +50,36 @@ try:
 except ImportError:  # an extra: needed where QUEUE_URL names Redis
     redis = None  # type: ignore[assignment]
 
-Body = Callable[[int, UUID, bool], None]
+TaskHandler = Callable[[int, UUID, bool], None]
 NAME = "orderflow"
-# Where Huey logs. A filter is not asked about the records of a logger below its own.
+# Where Huey logs. A filter does not see the records of a logger below its own.
 HUEY_LOGGERS = ("huey", "huey.consumer", "huey.consumer.Worker", "huey.consumer.Scheduler", "huey.serializer")
-_SWEPT = "orderflow.swept"
-_COUNTED = 1.0  # seconds
-_COUNTED_DEAD = 20_000  # rows that were taken and are kept; to count beside them takes about 5 ms
-_BEHIND = -10  # Huey's priority of a task; the usual one is 0, and the highest goes first
-# The names of tasks stand in rows of the queue: with other names the tasks of an older version would be left behind.
+_LAST_SWEEP = "orderflow.swept"
+_DEPTH_SECONDS = 1.0  # seconds
+_MOST_DEAD_ROWS = 20_000  # deleted and not yet vacuumed; a count that passes them takes about 5 ms
+_LOW_PRIORITY = -10  # of a Huey task; the default is 0, and the highest goes first
+# Part of the names of tasks, which are stored: with another one the tasks of an older version would be unknown.
 _TASKS_MODULE = "orderflow_ingest.queue"
-_WORK = (f"{_TASKS_MODULE}.extract", f"{_TASKS_MODULE}.hand_over")
-_LONGEST = 2000  # bytes of a row; ours have about 200
+_TASK_NAMES = (f"{_TASKS_MODULE}.extract", f"{_TASKS_MODULE}.hand_over")
+_LONGEST_ROW = 2000  # bytes of a row; ours have about 200
 _LARGEST_ID = 2**63 - 1
 _PAGE = 10_000
-_REFUSED_AT_A_TIME = 1000
-_SETTLED = 2.0  # seconds in which a transaction that adds a task is committed
-_ALL = 10.0  # seconds
-_HEARD = 1.0  # seconds
-_ANSWER = 2.0 * timeouts.QUEUE  # seconds; the server's own statement timeout comes first, where it lives
+_MOST_REFUSED = 1000
+_COMMIT_SECONDS = 2.0  # seconds in which a transaction that adds a task is committed
+_FULL_SCAN_SECONDS = 10.0  # seconds
+_NOTIFY_SECONDS = 1.0  # seconds
+_RESPONSE_TIMEOUT = 2.0 * timeouts.QUEUE  # seconds; the server's own statement timeout comes first, where it lives
 _CLIENT_ERRORS = (sqlite3.Error, psycopg.Error, *((redis.RedisError,) if redis else ()))
 
 
 class QueueUnavailable(BackendUnavailable):
-    """The queue is away, refusing, or not set up."""
+    """The queue cannot be reached, refuses, or is not set up."""
 
     backend = "queue"
 
 
 def is_client_error(error: BaseException) -> bool:
-    """Tell whether an error comes from the client of the queue's database."""
+    """Return whether an error comes from the client of the queue's database."""
     return isinstance(error, _CLIENT_ERRORS)
 
 
@@ -98,15 +98,16 @@ class JsonSerializer(Serializer):  # type: ignore[misc]
 
     def _deserialize(self, data: object) -> Message:
         """Return the task of a row. Raise InvalidTaskError, with a text that holds nothing of the row."""
-        if not isinstance(data, bytes | bytearray) or len(data) > _LONGEST:
+        if not isinstance(data, bytes | bytearray) or len(data) > _LONGEST_ROW:
             raise InvalidTaskError("not bytes, or too many")
         try:
             id, name, _, _, _, priority, arguments, *_ = _as_list(json.loads(data))
-            if priority not in (None, 0, _BEHIND):
-                raise InvalidTaskError("a priority that is not ours")
+            if priority not in (None, 0, _LOW_PRIORITY):
+                raise InvalidTaskError("an unknown priority")
             if not isinstance(name, str):
                 raise InvalidTaskError("a name that is no text")
-            arguments = _work_arguments(*_as_list(arguments)) if name in _WORK else _no_arguments(*_as_list(arguments))
+            check = _work_arguments if name in _TASK_NAMES else _no_arguments
+            arguments = check(*_as_list(arguments))
             return Message(id=str(UUID(id)), name=name, priority=priority, args=arguments, kwargs={})
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise (
@@ -127,23 +128,23 @@ def _work_arguments(org_id: object, id: str) -> tuple[int, str]:
 
 
 def _no_arguments() -> tuple[()]:
-    """Return what a periodic task gets; the registry knows their names."""
+    """Return the arguments of a periodic task; the registry knows their names."""
     return ()
 
 
-class _Bell(Huey):  # type: ignore[misc]
-    """A Huey that takes from its storage nothing but tasks of ours that are to run now.
+class _TaskQueue(Huey):  # type: ignore[misc]
+    """A Huey that takes from its storage only tasks of this package that are to run now.
 
-    `first` returns a task that goes before all that waits there, or None; see `periodic`.
+    `first` returns a task that goes before all others, or None; see `periodic`.
     """
 
     first: Callable[[], Task | None] | None = None
 
     def dequeue(self) -> Task | None:
-        """Return the next task; rows that are none are dropped, so many at a time that a stop is heard in between."""
+        """Return the next task; drop rows that are none, at most _MOST_REFUSED at a time, so that a stop is noticed."""
         if self.first and (task := self.first()):
             return task
-        for _ in range(_REFUSED_AT_A_TIME):
+        for _ in range(_MOST_REFUSED):
             data = self.storage.dequeue()
             if data is None:
                 return None
@@ -155,19 +156,19 @@ class _Bell(Huey):  # type: ignore[misc]
         return None
 
     def read_schedule(self, timestamp: Any = None) -> list[Task]:
-        """Return nothing: no task of ours is ever scheduled, and what lies there is dropped unread."""
+        """Return nothing: no task of this package is ever scheduled. Drop the rows of the schedule unread."""
         if rows := self.storage.schedule_size():
             self.storage.flush_schedule()
             event("dequeue", "Rows of the queue's schedule were dropped.", WARNING, rows=rows)
         return []
 
     def is_revoked(self, task: Any, timestamp: Any = None, peek: bool = True) -> bool:
-        """Return False: nothing of ours is ever revoked, and a row that says so would stop all work."""
+        """Return False: no task is ever revoked, and a row that revokes one would stop all work."""
         return False
 
 
-class _GroupedEnqueue:
-    """Adds the tasks of all threads that wait in one commit: one connection with a lock is all that Huey has.
+class _GroupCommitStorage:
+    """Add the tasks of all waiting threads in one commit: Huey has one connection, with a lock.
 
     The commit does not wait for the disk: a machine that crashes may lose the last tasks, as a killed worker does.
     """
@@ -191,14 +192,14 @@ class _GroupedEnqueue:
         return [True] * len(tasks)
 
     def rows(self) -> Iterator[bytes]:
-        """Yield what lies in the queue, a page at a time; what is too long for a task comes empty."""
+        """Yield the rows of the queue, read in pages; a row that is too long for a task comes empty."""
         last = 0
-        while page := self.sql(self.ROWS, (_LONGEST, self.name, last, _PAGE), results=True):  # type: ignore[attr-defined]
+        while page := self.sql(self.ROWS, (_LONGEST_ROW, self.name, last, _PAGE), results=True):  # type: ignore[attr-defined]
             yield from (bytes(data) for _, data in page)
             last = page[-1][0]
 
 
-class _Sqlite(_GroupedEnqueue, SqliteStorage):  # type: ignore[misc]
+class _Sqlite(_GroupCommitStorage, SqliteStorage):  # type: ignore[misc]
     INSERT = "insert into task (queue, data, priority) values (?, ?, ?)"
     # A column of SQLite holds values of any type, and of any length.
     NEXT = (
@@ -216,7 +217,7 @@ class _Sqlite(_GroupedEnqueue, SqliteStorage):  # type: ignore[misc]
         if not self.queue_size():  # without the lock
             return None
         with self.db(commit=True) as cursor:
-            row = cursor.execute(self.NEXT, (_LONGEST, self.name)).fetchone()
+            row = cursor.execute(self.NEXT, (_LONGEST_ROW, self.name)).fetchone()
             if row is None:
                 return None
             cursor.execute("delete from task where id = ?", (row[0],))
@@ -228,34 +229,34 @@ class _Sqlite(_GroupedEnqueue, SqliteStorage):  # type: ignore[misc]
         return connection
 
 
-class _Floor:
-    """From which id on the rows of one priority are looked for: one that was taken _SETTLED seconds ago or more.
+class _LowestId:
+    """The lowest id at which the search for rows of one priority begins: one taken _COMMIT_SECONDS ago or more.
 
-    A row below it would have been committed later than that; then, and where ids begin again, it goes down.
+    A row below it would have been committed later than that. In that case, and where ids start again, it goes down.
     """
 
     def __init__(self) -> None:
         self.id = 0
         self._next, self._at = 0, time.monotonic()
 
-    def note(self, id: int) -> None:
-        """Note that a row was taken."""
+    def advance(self, id: int) -> None:
+        """Advance behind a row that was taken."""
         now = time.monotonic()
         if id < self.id:
             self.id = self._next = id
-        if now - self._at >= _SETTLED:
+        if now - self._at >= _COMMIT_SECONDS:
             self.id, self._next, self._at = self._next, id, now
 
 
-class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
+class _Postgres(_GroupCommitStorage, PostgresStorage):  # type: ignore[misc]
     INSERT = "insert into huey_task (queue, data, priority) values (%s, %s, %s)"
     NOTIFY = "select pg_notify(%s, %s)"
     TAKE = (
         "delete from huey_task where id = {}"
         " returning id, priority, case when octet_length(data) <= %s then data else '' end"
     )
-    ANY = "(select id from huey_task where queue = %s order by priority desc, id limit 1 for update skip locked)"
-    FROM = (
+    TAKE_ANY = "(select id from huey_task where queue = %s order by priority desc, id limit 1 for update skip locked)"
+    TAKE_FROM = (
         "(select id from huey_task where queue = %s and priority = %s and id >= %s"
         " order by id limit 1 for update skip locked)"
     )
@@ -273,8 +274,8 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
-        self._floors = {0.0: _Floor(), float(_BEHIND): _Floor()}
-        self._looked_at_all = -math.inf
+        self._lowest_ids = {0.0: _LowestId(), float(_LOW_PRIORITY): _LowestId()}
+        self._full_scan_at = -math.inf
 
     def _dequeue(self) -> bytes | None:
         """Take the next row; one that is too long for a task comes back empty, so that it is never read."""
@@ -284,61 +285,61 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
         if row is None:
             return None
         id, priority, data = row
-        if floor := self._floors.get(priority):
-            floor.note(id)
-        else:  # another's row, and there may be many
-            self._looked_at_all = -math.inf
+        if lowest := self._lowest_ids.get(priority):
+            lowest.advance(id)
+        else:  # a row of another program, and there may be many
+            self._full_scan_at = -math.inf
         return bytes(data)
 
     def next_take(self) -> tuple[str, tuple[Any, ...]]:
         """Return the statement that takes the next row, and its values.
 
-        While somebody holds a snapshot (pg_dump, say), the rows that were taken stay in the table and its index, and
-        a look for the smallest one reads them all each time. So it begins at the rows that were taken lately. Every
-        _ALL seconds it begins at the first: a row may have been committed late, and another's priority is not ours.
+        While a session holds a snapshot (pg_dump, say), deleted rows stay in the table and its index, and a search for
+        the smallest id reads them all each time. So the search begins at the rows that were taken lately. Every
+        _FULL_SCAN_SECONDS it begins at the first row: a row may have been committed late, or with another priority.
         """
         now = time.monotonic()
-        if now - self._looked_at_all >= _ALL:
-            self._looked_at_all = now
-            return self.TAKE.format(self.ANY), (self.name, _LONGEST)
-        values = [(self.name, priority, floor.id) for priority, floor in self._floors.items()]
-        chosen = f"coalesce({', '.join([self.FROM] * len(values))})"
-        return self.TAKE.format(chosen), (*(value for one in values for value in one), _LONGEST)
+        if now - self._full_scan_at >= _FULL_SCAN_SECONDS:
+            self._full_scan_at = now
+            return self.TAKE.format(self.TAKE_ANY), (self.name, _LONGEST_ROW)
+        values = [(self.name, priority, lowest.id) for priority, lowest in self._lowest_ids.items()]
+        chosen = f"coalesce({', '.join([self.TAKE_FROM] * len(values))})"
+        return self.TAKE.format(chosen), (*(value for one in values for value in one), _LONGEST_ROW)
 
     def queue_size(self) -> int:
         """Count the waiting tasks; where many rows that were taken are kept, return PostgreSQL's own estimate.
 
         A count would read each of them: 66 ms after 300,000 tasks under one snapshot, at each delivery's admission. The
-        server counts as sessions tell it, some seconds late, and tells every role.
+        estimate is some seconds late, and every role may read it.
         """
         (size,) = self.sql(self.COUNT, self.count_values(), results=True)[0]
         return int(size)
 
     def count_values(self) -> tuple[int, str]:
         """Return the values of COUNT."""
-        return _COUNTED_DEAD, self.name
+        return _MOST_DEAD_ROWS, self.name
 
     def _connect(self) -> Any:
-        connection = connect(self.dsn, self.connection_params, _ANSWER)
+        connection = connect(self.dsn, self.connection_params, _RESPONSE_TIMEOUT)
         connection.autocommit = True
         return connection
 
     _create_connection = _connect
 
-    def is_heard(self) -> bool:
-        """Tell whether one new connection hears in time what another one notifies."""
+    def notify_works(self) -> bool:
+        """Return whether one new connection receives in time what another one notifies."""
         channel = f"{self.channel}.{uuid4().hex}"
         with closing(self._connect()) as hearer, closing(self._connect()) as caller:
             hearer.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             caller.execute("SELECT pg_notify(%s, '')", (channel,))
-            return any(heard.channel == channel for heard in hearer.notifies(timeout=_HEARD, stop_after=1))
+            return any(heard.channel == channel for heard in hearer.notifies(timeout=_NOTIFY_SECONDS, stop_after=1))
 
     @property
     def conn(self) -> Any:
-        """Give the connection, asked for under the lock: none that a time limit has left in mid-command or
-        in a transaction.
+        """Return the connection. The caller holds the lock.
 
-        It would refuse every command to come, and the worker would take no task any more.
+        A connection that a time limit has left in a command or in a transaction is replaced: it would refuse every
+        later command, and the worker would take no more tasks.
         """
         held = self._conn
         if held is not None and held.pgconn.transaction_status != TransactionStatus.IDLE:
@@ -348,102 +349,103 @@ class _Postgres(_GroupedEnqueue, PostgresStorage):  # type: ignore[misc]
 
 
 class Queue:
-    """Rings for the two kinds of work; a worker gives their bodies, all others only ring.
+    """Enqueues the two kinds of work. Only a worker passes handlers for them.
 
-    A body is told whether its task was live: by the task's priority, so that no more lies in the queue than ids.
+    A handler gets the organization, the row, and whether the work is live, which is stored as the task's priority.
 
-    `recent_depth` is depth(), asked for at most once a second; that the queue is away is remembered as long.
+    `recent_depth` is depth(), measured at most once a second; a QueueUnavailable is remembered as long.
 
-    An SQLite file must be there unless `create` is set. A task that runs longer than the worker's `time_limit`
-    seconds is ended by an exception in a worker of type process.
+    An SQLite file must exist unless `create` is set. A task that runs longer than the worker's `time_limit` seconds is
+    ended by an exception, in a worker of type process.
     """
 
     def __init__(
         self,
         url: str,
-        extract: Body | None = None,
-        hand_over: Body | None = None,
+        extract: TaskHandler | None = None,
+        hand_over: TaskHandler | None = None,
         create: bool = False,
         time_limit: float | None = None,
     ):
         self._url = url
         self.huey = _open(url, create)
-        self.recent_depth = CachedMeasurement(self.depth, _COUNTED, 0, errors=(QueueUnavailable,))
-        self._extract = _declare(self.huey, "extract", extract, time_limit)
-        self._hand_over = _declare(self.huey, "hand_over", hand_over, time_limit)
+        self.recent_depth = CachedMeasurement(self.depth, _DEPTH_SECONDS, 0, errors=(QueueUnavailable,))
+        self._extract = _register(self.huey, "extract", extract, time_limit)
+        self._hand_over = _register(self.huey, "hand_over", hand_over, time_limit)
 
-    def extract(self, org_id: int, message_id: UUID, is_live: bool = True) -> None:
-        """Ring for the extraction of a message; what is not live comes behind all that is. Raises QueueUnavailable."""
-        self._twice(lambda: self._extract(org_id, str(message_id), priority=None if is_live else _BEHIND))
+    def enqueue_extraction(self, org_id: int, message_id: UUID, is_live: bool = True) -> None:
+        """Enqueue the extraction of a message, behind all live work unless `is_live`. Raises QueueUnavailable."""
+        self._call_with_retry(lambda: self._extract(org_id, str(message_id), priority=_priority(is_live)))
 
-    def hand_over(self, org_id: int, document_id: UUID, is_live: bool = True) -> None:
-        """Ring for the hand-over of a document, as extract() does. Raises QueueUnavailable."""
-        self._twice(lambda: self._hand_over(org_id, str(document_id), priority=None if is_live else _BEHIND))
+    def enqueue_hand_over(self, org_id: int, document_id: UUID, is_live: bool = True) -> None:
+        """Enqueue the hand-over of a document, as enqueue_extraction() does. Raises QueueUnavailable."""
+        self._call_with_retry(lambda: self._hand_over(org_id, str(document_id), priority=_priority(is_live)))
 
     def depth(self) -> int:
         """Count the waiting tasks, or estimate them, as `_Postgres` says.
 
         Raises QueueUnavailable, also for an answer that is no number of tasks.
         """
-        number = self._twice(self.huey.pending_count)
+        number = self._call_with_retry(self.huey.pending_count)
         if not isinstance(number, int) or number < 0:
-            raise QueueUnavailable("queue: it does not tell how many tasks wait")
+            raise QueueUnavailable("queue: it gave no number of waiting tasks")
         return number
 
-    def known(self) -> set[tuple[int, UUID]]:
-        """Return the organization and the row of each task that waits. Raises QueueUnavailable."""
-        return set(self._twice(lambda: list(self._known())))
+    def waiting_rows(self) -> set[tuple[int, UUID]]:
+        """Return the organization and the row of each waiting task. Raises QueueUnavailable."""
+        return set(self._call_with_retry(lambda: list(self._waiting_rows())))
 
-    def _known(self) -> Iterator[tuple[int, UUID]]:
+    def _waiting_rows(self) -> Iterator[tuple[int, UUID]]:
         storage = self.huey.storage
-        rows = storage.rows() if isinstance(storage, _GroupedEnqueue) else storage.enqueued_items()
+        rows = storage.rows() if isinstance(storage, _GroupCommitStorage) else storage.enqueued_items()
         for data in rows:
-            with suppress(InvalidTaskError):  # whoever takes it reports it
+            with suppress(InvalidTaskError):  # the worker that takes it reports it
                 if arguments := self.huey.serializer.deserialize(data).args:
                     yield arguments[0], UUID(arguments[1])
 
-    def note_sweep(self, who: str, at: float) -> None:
-        """Note who swept last, of all hosts, and when (seconds since 1970). Raises QueueUnavailable.
+    def record_sweep(self, who: str, at: float) -> None:
+        """Record who swept last, of all hosts, and when (seconds since 1970). Raises QueueUnavailable.
 
-        Idempotent by the one key; Redis and SQL storages alike keep it beside the tasks.
+        Idempotent by the one key, which Redis and SQL storages keep beside the tasks.
         """
-        self._twice(lambda: self.huey.storage.put_data(_SWEPT, json.dumps([who, at]).encode()))
+        self._call_with_retry(lambda: self.huey.storage.put_data(_LAST_SWEEP, json.dumps([who, at]).encode()))
 
     def last_sweep(self) -> tuple[str, float] | None:
-        """Give what note_sweep() noted last. Raises QueueUnavailable, also where this role may not read it."""
-        found = self._twice(lambda: self.huey.storage.peek_data(_SWEPT))
+        """Return what record_sweep() recorded last. Raises QueueUnavailable, also where this role may not read it."""
+        found = self._call_with_retry(lambda: self.huey.storage.peek_data(_LAST_SWEEP))
         try:
-            if len(found) > _LONGEST:
+            if len(found) > _LONGEST_ROW:
                 return None
             who, at = json.loads(found)
             is_ours = isinstance(who, str) and who.isprintable() and math.isfinite(at)
             return (who, float(at)) if is_ours else None
-        except (TypeError, ValueError, OverflowError, RecursionError):  # nothing is there, or not by us
+        except (TypeError, ValueError, OverflowError, RecursionError):  # no record, or one of another program
             return None
 
-    def rings(self) -> bool:
-        """Tell whether PostgreSQL's NOTIFY reaches who LISTENs; of other storages it is true. Raises QueueUnavailable.
+    def notify_works(self) -> bool:
+        """Return whether PostgreSQL's NOTIFY reaches a session that LISTENs; True for other storages.
 
-        Between us and the server may stand a transaction pooler, which gives a session to somebody else.
+        A transaction pooler before the server breaks it, since it gives the session to another client. Raises
+        QueueUnavailable.
         """
         storage = self.huey.storage
-        return not isinstance(storage, _Postgres) or bool(self._twice(storage.is_heard))
+        return not isinstance(storage, _Postgres) or bool(self._call_with_retry(storage.notify_works))
 
-    def ask(self, statement: str) -> list[tuple[Any, ...]] | None:
-        """Return what PostgreSQL answers where the queue is in it; None elsewhere. Raises QueueUnavailable."""
+    def query(self, statement: str) -> list[tuple[Any, ...]] | None:
+        """Return the rows of a statement where the queue is in PostgreSQL; None elsewhere. Raises QueueUnavailable."""
         storage = self.huey.storage
         if not isinstance(storage, _Postgres):
             return None
-        return list(self._twice(lambda: storage.sql(statement, results=True)))
+        return list(self._call_with_retry(lambda: storage.sql(statement, results=True)))
 
     def create_tables(self) -> None:
         """Create what the storage needs; safe to repeat. Raises QueueUnavailable."""
-        self._twice(getattr(self.huey.storage, "initialize_schema", lambda: None))
+        self._call_with_retry(getattr(self.huey.storage, "initialize_schema", lambda: None))
 
-    def _twice(self, call: Callable[[], Any]) -> Any:
-        """Call, and once more after an error that came at once: Huey finds out by one that its connection is gone.
+    def _call_with_retry(self, call: Callable[[], Any]) -> Any:
+        """Call, and once more after an error that came at once: Huey notices by an error that its connection is lost.
 
-        In two calls of CREATE TABLE IF NOT EXISTS at the same time, too, the second try is the one that works.
+        Two calls of CREATE TABLE IF NOT EXISTS at the same time may also need the second try.
         """
         began = time.monotonic()
         try:
@@ -466,11 +468,11 @@ def _open(url: str, create: bool) -> Huey:
     if url.startswith("sqlite"):
         file = f"file:{quote(url.removeprefix('sqlite:///'))}?mode={'rwc' if create else 'rw'}"
         sqlite = {"filename": file, "uri": True, "timeout": timeouts.QUEUE}
-        return _Bell(NAME, storage_class=_Sqlite, create_tables=False, **sqlite, **common)
+        return _TaskQueue(NAME, storage_class=_Sqlite, create_tables=False, **sqlite, **common)
     if url.startswith("postgresql"):
         postgresql = timeouts.postgresql(timeouts.CONNECT, timeouts.QUEUE)
         postgresql |= {"dsn": url, "options": f"{postgresql['options']} -c synchronous_commit=off"}
-        return _Bell(NAME, storage_class=_Postgres, create_tables=False, **postgresql, **common)
+        return _TaskQueue(NAME, storage_class=_Postgres, create_tables=False, **postgresql, **common)
     if redis is None:
         raise QueueUnavailable("queue: QUEUE_URL names Redis; install orderflow-ingest[redis]")
     from redis.backoff import NoBackoff
@@ -485,12 +487,16 @@ def _open(url: str, create: bool) -> Huey:
     except (ValueError, TypeError):
         # From none: the error's own text can hold what stood in the URL.
         raise QueueUnavailable("queue: QUEUE_URL has an option that the Redis client does not take") from None
-    return _Bell(NAME, storage_class=PriorityRedisStorage, connection_pool=pool, **common)
+    return _TaskQueue(NAME, storage_class=PriorityRedisStorage, connection_pool=pool, **common)
+
+
+def _priority(is_live: bool) -> int | None:
+    return None if is_live else _LOW_PRIORITY
 
 
 @contextmanager
 def _time_limit() -> Iterator[None]:
-    """Let the time limit that Huey tells a worker process by SIGALRM raise TaskDeadlineReached inside."""
+    """Make the SIGALRM by which Huey ends a task in a worker process raise TaskDeadlineReached inside."""
     if signal.getitimer(signal.ITIMER_REAL)[0]:
         signal.signal(signal.SIGALRM, timeouts.raise_task_deadline)  # Huey puts the one before its own back
     try:
@@ -499,12 +505,12 @@ def _time_limit() -> Iterator[None]:
         raise TaskTimeout("time limit") from None
 
 
-def _declare(huey: Huey, name: str, body: Body | None, time_limit: float | None) -> Any:
+def _register(huey: Huey, name: str, handler: TaskHandler | None, time_limit: float | None) -> Any:
     def run(org_id: int, id: str, task: Task) -> None:
-        if body is None:
-            raise RuntimeError("this process rings for tasks and runs none")
+        if handler is None:
+            raise RuntimeError("this process enqueues tasks and runs none")
         with _time_limit():
-            body(org_id, UUID(id), (task.priority or 0) > _BEHIND)
+            handler(org_id, UUID(id), (task.priority or 0) > _LOW_PRIORITY)
 
     run.__module__ = _TASKS_MODULE
     return huey.task(name=name, timeout=time_limit, context=True)(run)

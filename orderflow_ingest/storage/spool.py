@@ -128,7 +128,7 @@ class Spool:
         _unlink(self._path("new", entry.name))
         entry.release()
 
-    def note_failure(self, key: str, line: str) -> int:
+    def record_failure(self, key: str, line: str) -> int:
         """Note an unexpected failure of the content `key`; give how many there are by now."""
         fd = os.open(self._path("failures", key), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with open(fd, "a+", encoding="utf-8", errors="backslashreplace") as file:
@@ -141,9 +141,9 @@ class Spool:
         """Drop the notes of a content that was delivered after all."""
         _unlink(self._path("failures", key))
 
-    def set_aside(self, entry: Entry, key: str, why: str) -> None:
+    def move_to_dead(self, entry: Entry, key: str, why: str) -> None:
         """Move an entry to dead/ with the notes of its failures and `why`; durable on return."""
-        self.note_failure(key, why)
+        self.record_failure(key, why)
         sync_file(self._path("failures", key))
         os.replace(self._path("failures", key), self._path("dead", entry.name + ".why"))
         os.replace(self._path("new", entry.name), self._path("dead", entry.name))
@@ -176,14 +176,14 @@ class Spool:
         finally:
             entry.release()
 
-    def revive(self, name: str) -> None:
+    def restore_dead(self, name: str) -> None:
         """Move a dead letter back to new/ for another delivery. Raises FileNotFoundError."""
         name = os.path.basename(name)
         os.replace(self._path("dead", name), self._path("new", name))
         sync_directory(self._path("new"))
         _unlink(self._path("dead", name + ".why"))
 
-    def erase_dead(self, name: str) -> None:
+    def delete_dead(self, name: str) -> None:
         """Delete a dead letter, and then why it is one; one that is gone is deleted."""
         name = os.path.basename(name)
         _unlink(self._path("dead", name))

@@ -81,7 +81,7 @@ class Deployment(Server):
 
         What was away under the settings before is asked anew.
         """
-        for known in (self.state / "away").glob("*"):
+        for known in (self.state / "circuits").glob("*"):
             known.unlink()
         quick = {"ORDERFLOW_RETRY_DELAY": "0.2", "ORDERFLOW_SWEEP_AFTER": "2", "ORDERFLOW_LEASE": "5"}
         places = {"ORDERFLOW_STATE_DIR": str(self.state), "ORDERFLOW_SOCKET_DIR": str(self.sockets)}

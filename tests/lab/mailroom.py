@@ -192,8 +192,8 @@ class Mailroom:
                 encode_envelope(envelope), lambda _, blocks=blocks: next(blocks), limit=1 << 30
             )
             for _ in range(2):
-                self.parts.spool.note_failure(entry.name, "KeyError at message.py:88")
-            self.parts.spool.set_aside(entry, entry.name, "KeyError at message.py:88")
+                self.parts.spool.record_failure(entry.name, "KeyError at message.py:88")
+            self.parts.spool.move_to_dead(entry, entry.name, "KeyError at message.py:88")
 
     def date_back(self) -> None:
         """Put the times of rows and events back to just after the mail came."""

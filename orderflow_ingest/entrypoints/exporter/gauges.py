@@ -14,7 +14,7 @@ from orderflow_ingest.app import App
 from orderflow_ingest.domain.states import HandOver, Status
 from orderflow_ingest.entrypoints.health_client import ServiceNotRespondingError, read_health
 from orderflow_ingest.storage.database import count_backlog
-from orderflow_ingest.storage.resilience.circuit_breaker import organizations_away
+from orderflow_ingest.storage.resilience.circuit_breaker import unavailable_organizations
 
 _SERVICE_SECONDS = 2.0
 
@@ -117,7 +117,7 @@ def of_spool(app: App) -> Iterator[Sample]:
     yield Sample(DEAD, app.spool.count_dead())
     for backend in ("archive", "database"):
         path = app.settings.circuits_dir / backend
-        yield Sample(BREAKER, _is_file(path) or organizations_away(path) > 0, (backend,))
+        yield Sample(BREAKER, _is_file(path) or unavailable_organizations(path) > 0, (backend,))
 
 
 def of_service(app: App) -> Iterator[Sample]:

@@ -94,8 +94,8 @@ class Comparison:
         before = self._app.records.database.now() - self._scope.overdue
         queue = self._app.queue
         for kind, trouble, call in (
-            (Kind.MESSAGE, Trouble.MESSAGE_OVERDUE, queue.extract),
-            (Kind.DOCUMENT, Trouble.DOCUMENT_OVERDUE, queue.hand_over),
+            (Kind.MESSAGE, Trouble.MESSAGE_OVERDUE, queue.enqueue_extraction),
+            (Kind.DOCUMENT, Trouble.DOCUMENT_OVERDUE, queue.enqueue_hand_over),
         ):
             for id, due in self._app.records.holdings.overdue(self._org.id, kind, before):
                 fixed = ""

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from orderflow_ingest.domain.object_keys import read_org_id
-from orderflow_ingest.storage.resilience import timeouts, tls_hints
+from orderflow_ingest.storage.resilience import error_hints, timeouts
 from orderflow_ingest.storage.resilience.circuit_breaker import READ, WRITE, Guard, unguarded
 
 from . import s3_errors
@@ -210,7 +210,7 @@ class S3Archive:
                 away.is_answer = s3_errors.is_about_one_object(error.response)
                 raise away from None  # its text is whatever answered there
             except (BotoCoreError, ResponseParserError) as error:
-                why = tls_hints.explain_tls_error(error)
+                why = error_hints.explain_tls_error(error)
                 said = f"{type(error).__name__}{why}" if why else s3_errors.explain_s3_error(error)
                 away = ArchiveUnavailable(f"S3: {said}")
                 away.is_unreached = type(error).__name__ in s3_errors.UNREACHED

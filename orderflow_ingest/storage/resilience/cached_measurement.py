@@ -1,7 +1,7 @@
-"""A measure that is taken at most once in so many seconds, however many ask for it.
+"""A measurement that is made at most once in so many seconds, however many threads ask for it.
 
-Of the threads that ask when it is due, one takes it; the others get the one before: a server that hangs is not waited
-for in a row. What it raised is remembered for a second at the most: it may be over.
+Of the threads that ask when it is due, one makes it; the others get the last one, so that they do not wait in a row for
+a server that hangs. An error is remembered for a second at most, since its cause may be over.
 """
 
 import threading
@@ -14,29 +14,29 @@ _ERROR_SECONDS = 1.0
 
 
 class CachedMeasurement(Generic[Value]):
-    """A function without arguments over `measure`; `first` is given while the first measure is being taken."""
+    """A function without arguments over `measure`; it returns `first` while the first measurement runs."""
 
     def __init__(self, measure: Callable[[], Value], seconds: float, first: Value, errors: tuple[type[Exception], ...]):
         self._measure, self._seconds, self._errors = measure, seconds, errors
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._due_at = 0.0
         self._value = first
-        # Its class and text alone: with its frames it would keep what a delivery holds.
+        # Class and text alone: its frames would keep the memory of a delivery.
         self._error: tuple[type[Exception], str] | None = None
 
     def __call__(self) -> Value:
-        """Give the measure. Raises what it raised, where that is one of `errors`."""
-        if time.monotonic() >= self._due_at and self._turn.acquire(blocking=False):
+        """Return the measurement. Raise its error again, if it is one of `errors`."""
+        if time.monotonic() >= self._due_at and self._lock.acquire(blocking=False):
             try:
-                self._take()
+                self._measure_now()
             finally:
-                self._turn.release()
+                self._lock.release()
         if self._error is not None:
             kind, text = self._error
             raise kind(text)
         return self._value
 
-    def _take(self) -> None:
+    def _measure_now(self) -> None:
         try:
             self._value, self._error = self._measure(), None
             seconds = self._seconds

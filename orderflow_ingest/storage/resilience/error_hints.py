@@ -1,11 +1,12 @@
-"""What an error of PostgreSQL, SQLite or Redis means for who set the database up, in our words, with what to change.
+"""What an error of PostgreSQL, SQLite, Redis or TLS means for the operator, and what to change.
 
-A server's error has an SQLSTATE. What keeps a connection from being made has none: libpq tells it in a text, which
-may hold names and addresses; so it is searched for what is known, and nothing of it is passed on. The same for
-SQLite, whose code for a missing table is that of any error. It imports no driver. That an SQLite file cannot be opened
-has reasons which SQLite does not tell apart; for that one error the file itself is looked at.
+A server's error has an SQLSTATE. A failure to connect has none: libpq, Python's ssl and the AWS SDK report it in a
+text, which may hold names and addresses. So the text is searched for known reasons, and no part of it is passed on.
+SQLite has one code for several errors, so its texts are searched too. SQLite does not say why a file cannot be opened:
+for that one error the file itself is looked at.
 
-Every such text begins with the database that was asked, see `named`: it may be another one than was meant.
+Each explanation begins with the name of the database, see `named`, since the settings may name another one than was
+meant. No driver is imported here. libpq, ssl and the SDK verify certificates; nothing in this package switches it off.
 """
 
 import os
@@ -13,8 +14,6 @@ import re
 from urllib.parse import unquote, urlsplit
 
 from orderflow_ingest.storage import postgresql_url
-
-from . import tls_hints
 
 _INIT = "run orderflow-admin init"
 _POOLER_STARTS = (
@@ -99,6 +98,22 @@ _REDIS_TEXTS = (
     (r"db index is out of range", "{url} names a database number that it has not"),
     (r"loading", "it is starting"),
 )
+# The first match counts: OpenSSL reports a wrong host name as a failed verification as well.
+_TLS_TEXTS = (
+    (
+        r"does not match host name|hostname mismatch|ip address mismatch|hostname .* doesn't match",
+        "its certificate is for another host name",
+    ),
+    ("certificate has expired", "its certificate has expired"),
+    ("root certificate file|could not read root cert", "the file of sslrootcert cannot be read"),
+    (
+        "could not open certificate file|private key file",
+        "the file of sslcert or sslkey, by default below ~/.postgresql, cannot be used",
+    ),
+    (r"ca certificate bundle|ssl validation failed.*no such file", "the file of AWS_CA_BUNDLE cannot be read"),
+    ("certificate.verify.failed", "its certificate is not signed by an authority that we trust"),
+    ("server does not support ssl", "it does not offer TLS"),
+)
 
 
 def named(url: str) -> str:
@@ -124,7 +139,13 @@ def explain_database_error(error: BaseException | None, setting: str, url: str) 
         meaning = _NOT_THERE
     if meaning:
         return f"{named(url)}: {code or name}: {meaning}"
-    return f"{named(url)}: {name} {code}" if code else f"{named(url)}: {name}{tls_hints.explain_tls_error(error)}"
+    return f"{named(url)}: {name} {code}" if code else f"{named(url)}: {name}{explain_tls_error(error)}"
+
+
+def explain_tls_error(error: BaseException | None) -> str:
+    """Return why TLS failed, as `: REASON` to follow the name of the error; "" for any other error."""
+    text = str(error).lower()
+    return next((f": {ours}" for theirs, ours in _TLS_TEXTS if re.search(theirs, text, re.DOTALL)), "")
 
 
 def _is_missing(file: str) -> bool:
@@ -140,7 +161,7 @@ def _is_missing(file: str) -> bool:
 def _meaning(error: BaseException | None, code: str | None) -> str:
     if code in _CODES:
         return _CODES[code]
-    if tls_hints.explain_tls_error(error) and not code:
+    if explain_tls_error(error) and not code:
         return ""
     text, texts = str(error).lower(), _REDIS_TEXTS if type(error).__module__.startswith("redis") else _TEXTS
     return next((ours for theirs, ours in texts if re.search(theirs, text)), "")

@@ -1,11 +1,11 @@
-"""Connections to PostgreSQL that are answered in time, or closed, and that go to the server that takes writes.
+"""PostgreSQL connections with a response timeout, which prefer the server that accepts writes.
 
 The server's own statement timeout ends a slow statement, and the kernel gives up a server that acknowledges nothing.
-Neither helps where the server's process hangs and its kernel acknowledges all the same: who asked would wait for ever.
+Neither helps where the server's process hangs and its kernel acknowledges: the client would wait for ever.
 
-A server that has become a standby, or read-only, keeps the connections it has, and refuses each write in them: such a
-connection is closed by the first refusal, as one to a server that has ended, so that a pool replaces it. Of several
-hosts the one that took the last connection is tried first: one that is dead and silent costs each connection its time.
+A server that has become a standby, or read-only, keeps its connections and refuses each write in them. The first
+refusal closes such a connection, as if the server had ended, so that a pool replaces it. Of several hosts, the one that
+accepted the last connection is tried first: a dead and silent host costs each connection its timeout.
 """
 
 import time
@@ -17,11 +17,11 @@ from psycopg.errors import ReadOnlySqlTransaction
 
 from orderflow_ingest.storage import postgresql_url
 
-_latest: dict[str, tuple[str, str]] = {}  # of each URL the host and port that took the last connection
+_latest: dict[str, tuple[str, str]] = {}  # by URL: the host and port that accepted the last connection
 
 
 class TimeoutConnection(psycopg.Connection[Any]):
-    """A connection that is closed when a command is not answered within so many seconds; None: it waits for ever."""
+    """A connection that closes when a command has no answer within `response_timeout` seconds; None waits for ever."""
 
     response_timeout: float | None = None
 
@@ -48,11 +48,11 @@ class TimeoutConnection(psycopg.Connection[Any]):
 
 
 def connect(url: str, parameters: dict[str, Any], response_timeout: float) -> TimeoutConnection:
-    """Connect to the first server of a URL that takes us. Raises psycopg.Error."""
+    """Connect to the first server of a URL that accepts the connection. Raise psycopg.Error."""
     fitted = postgresql_url.with_url(parameters, url)
     try:
         servers = postgresql_url.read(url).servers
-    except postgresql_url.PostgresqlUrlError:  # libpq says what is wrong with it
+    except postgresql_url.PostgresqlUrlError:  # libpq reports what is wrong with it
         servers = ()
     if len(servers) > 1:
         latest = _latest.get(url)
@@ -60,6 +60,6 @@ def connect(url: str, parameters: dict[str, Any], response_timeout: float) -> Ti
         fitted |= {"host": ",".join(hosts), "port": ",".join(ports)}
     connection = TimeoutConnection.connect(postgresql_url.libpq(url), **fitted)
     connection.response_timeout = response_timeout
-    took = connection.info.host, connection.info.port
-    _latest[url] = next((server for server in servers if (server[0], int(server[1] or 5432)) == took), ("", ""))
+    accepted = connection.info.host, connection.info.port
+    _latest[url] = next((server for server in servers if (server[0], int(server[1] or 5432)) == accepted), ("", ""))
     return connection

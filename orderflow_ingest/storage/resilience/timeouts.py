@@ -1,15 +1,14 @@
-"""How long a backend may keep us waiting, in seconds; the delivery's deadline stands above it all.
+"""How long a call to a backend may take, in seconds. The deadline of the delivery stands above all of them.
 
-A server can refuse, hang, or be cut off while a connection is open. Each of the three ends here: by the
-connect timeout, by the server's own statement timeout, and, where no server is left to keep that, by
-the kernel, which gives up a connection whose other end acknowledges nothing. A server that acknowledges and
-hangs is what `answered` is for.
+A server can refuse, hang, or lose the network while a connection is open. The connect timeout ends the first case and
+the server's own statement timeout the second. In the third the kernel gives up a connection whose other end
+acknowledges nothing. A server that hangs while its kernel acknowledges is ended by `pg_connection`.
 
-The other way round, a program that is paused or cut off in a transaction holds its locks no longer than IDLE; who waits
-for them gives up before a statement's time is over, and so can tell a lock from a server that is slow.
+A program that is paused or cut off in a transaction holds its locks no longer than IDLE. A session that waits for a
+lock gives up before its statement timeout, so that a lock is not mistaken for a slow server.
 
-What one call to a backend may take, all its attempts together, is less than half of a delivery's deadline, from 15
-seconds on: so a backend that hangs is told as such, before the deadline is.
+One call to a backend with all its attempts takes less than half of a delivery's deadline, from deadlines of 15 seconds
+on. So a hanging backend is reported as such before the deadline ends the delivery.
 """
 
 from dataclasses import dataclass
@@ -19,18 +18,18 @@ DEADLINE = 60  # of a delivery, where nothing else is set
 CONNECT = 3
 STATEMENT = 15
 READ = 10
-GLANCE = 2  # for a question that nothing depends on, such as how late the workers are
-IDLE = 60  # in a transaction between two statements; an operator's decision puts an object there
+GLANCE = 2  # for a query that nothing depends on, such as how late the workers are
+IDLE = 60  # in a transaction between two statements; an operator's decision writes an object there
 S3_ATTEMPTS = 2
-S3_CONNECTIONS = 50  # that stay open; with fewer than there are threads each put would open its own
-CONNECTIONS = 15  # to the database, at the most, of one process; work is grouped, and few are in use
+S3_CONNECTIONS = 50  # that stay open; with fewer than threads, each put would open its own
+CONNECTIONS = 15  # of one process to the database, at most; work is grouped, and few are in use
 LONGEST_BACKOFF = 64  # times the delay after a failure; see `retry`
-QUEUE = 3  # a task is only a bell, and no delivery waits for it long
+QUEUE = 3  # a task only saves time, so no delivery waits for it long
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long to wait for a connection, for a statement, for an answer of S3."""
+    """How long to wait for a connection, for a statement, and for an answer of S3, in seconds."""
 
     connect: float
     statement: float
@@ -38,15 +37,15 @@ class Timeouts:
 
 
 def scaled_to(deadline: float = DEADLINE) -> Timeouts:
-    """Give the times that fit into a deadline; not less than a quarter: who is slow is not away."""
+    """Return the timeouts that fit a deadline, but no less than a quarter: a slow server is not an unavailable one."""
     share = min(1.0, max(0.25, deadline / DEADLINE))
     return Timeouts(CONNECT * share, STATEMENT * share, READ * share)
 
 
 def session_limits(statement: float) -> dict[str, int | str]:
-    """Return what holds in each session, times in milliseconds.
+    """Return the parameters of each session, times in milliseconds.
 
-    Programs ask for it when they connect. A pooler such as pgbouncer drops that, so the roles have it too.
+    Programs set them when they connect. A pooler such as pgbouncer drops that, so the roles have them too.
     """
     milliseconds = int(1000 * statement)
     return {
@@ -58,7 +57,7 @@ def session_limits(statement: float) -> dict[str, int | str]:
 
 
 def postgresql(connect: float, statement: float) -> dict[str, Any]:
-    """Give libpq's connection parameters; it waits for a connection for whole seconds, and at least for two.
+    """Return libpq's connection parameters. It waits for a connection for whole seconds, and at least for two.
 
     No prepared statements: a transaction pooler such as pgbouncer loses them.
     """
@@ -83,9 +82,9 @@ def postgresql(connect: float, statement: float) -> dict[str, Any]:
 
 
 class TaskDeadlineReached(BaseException):
-    """The time of a task is over. No Exception: nobody on the way may take it for a failure of what he tries."""
+    """The time of a task is over. No Exception, so that no caller takes it for a failure of its own step."""
 
 
 def raise_task_deadline(*_: object) -> None:
-    """Raise TaskDeadlineReached: a handler of signals."""
+    """Raise TaskDeadlineReached, as a signal handler."""
     raise TaskDeadlineReached

@@ -16,7 +16,7 @@ from orderflow_ingest.pipeline.hand_over import load_handler
 from orderflow_ingest.pipeline.retry import HandlerUnavailable
 from orderflow_ingest.storage.database import DatabaseUnavailable, recipients_path
 from orderflow_ingest.storage.queue import QueueUnavailable
-from orderflow_ingest.storage.resilience.circuit_breaker import organizations_away
+from orderflow_ingest.storage.resilience.circuit_breaker import unavailable_organizations
 
 from .database import check_database, check_schema
 from .findings import Finding, Level, Said, run_init
@@ -118,7 +118,9 @@ def _breaker(app: App) -> Iterator[Said]:
         yield "TROUBLE", f"{directory} cannot be written by {user()}, who delivers: chown it"
         return
     away = [name for name in ("archive", "database") if (directory / name).exists()]
-    of_some = {name: organizations_away(directory / name) for name in ("archive", "database") if name not in away}
+    of_some = {
+        name: unavailable_organizations(directory / name) for name in ("archive", "database") if name not in away
+    }
     if away:
         yield "TROUBLE", f"{' and '.join(away)}: deliveries here have found it away, and are deferred while it is"
     for name, number in of_some.items():
@@ -128,12 +130,12 @@ def _breaker(app: App) -> Iterator[Said]:
                 f"{name}: deliveries here have found it away for {number} organisations, and defer their mail",
             )
     if not away and not any(of_some.values()):
-        yield "OK", "no backend is known to be away"
+        yield "OK", "no backend is known to be unavailable"
 
 
 def _queue(app: App) -> Iterator[Said]:
     try:
-        depth, rings, held = app.queue.depth(), app.queue.rings(), [*check_snapshots(app)]
+        depth, rings, held = app.queue.depth(), app.queue.notify_works(), [*check_snapshots(app)]
     except QueueUnavailable as error:
         yield "TROUBLE", str(error)
         return

@@ -65,7 +65,7 @@ def _sweeps(app: App) -> Iterator[Said]:
 
 def _not_swept(app: App, here: int, since: str) -> Iterator[Said]:
     """Tell why workers that live have not swept; a restart would cut short what they have in hand."""
-    busy = attempt_files.count(app.settings.in_hand_dir)
+    busy = attempt_files.count_active(app.settings.attempts_dir)
     if busy >= here:
         yield (
             "WARNING",
