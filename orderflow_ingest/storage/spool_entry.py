@@ -55,6 +55,8 @@ def write_entry(
     `read(n)` gives up to n bytes, b"" at the end; it is called for blocks of 64 KiB, so memory does not grow with the
     message. `limit` is in bytes. `is_whole` is asked when all is on disk, with the last block. Raises SpoolWriteError,
     MessageTooBigError, MessageTruncatedError, and what `read` raises; none leaves a file.
+
+    Not by `replace_file`: the entry is locked and checked before it gets its name, and no name is ever replaced.
     """
     name = f"{time.time_ns():020d}.{os.getpid()}.{os.urandom(4).hex()}"
     temporary, final = f"{directory}/tmp/{name}", f"{directory}/new/{name}"  # noqa: S108

@@ -24,7 +24,7 @@ from werkzeug.security import check_password_hash, generate_password_hash
 
 from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.os_errors import os_reason
-from orderflow_ingest.storage.fsync import sync_directory
+from orderflow_ingest.storage.replace_file import replace_file
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _TOO_OPEN = 0o027
@@ -109,17 +109,9 @@ class Users:
         return self._read[1]
 
     def _write(self, table: dict[str, User]) -> None:
-        temporary = self._path.with_name(self._path.name + ".tmp")
         text = json.dumps({name: _plain(user) for name, user in sorted(table.items())}, indent=1)
         try:
-            temporary.unlink(missing_ok=True)
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(fd, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(fd)
-            os.replace(temporary, self._path)
-            sync_directory(self._path.parent)
+            replace_file(self._path, text.encode() + b"\n")
         except OSError as error:
             raise UsersFileError(f"{self._path} cannot be written: {os_reason(error)}") from error
 

@@ -23,6 +23,7 @@ from orderflow_ingest import __version__
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.entrypoints.cli.terminal import load_app, log_start, run_cli, settings_option
 from orderflow_ingest.observability import logs
+from orderflow_ingest.storage.replace_file import replace_file
 
 from .page import Page
 from .server import AddressInUseError, Exporter
@@ -44,7 +45,7 @@ def cli(once: bool, textfile: Path | None, any_address: bool, settings_file: str
     if once or textfile:
         logs.configure("stderr", "metrics", None)  # a part that is away is told there, with its reason
     if textfile:
-        _write_whole(textfile, page.text())
+        _write_textfile(textfile, page.text())
     if once:
         click.echo(page.text().decode(), nl=False)
     if once or textfile:
@@ -86,14 +87,8 @@ def _is_own(address: str) -> bool:
         return host == "localhost"
 
 
-def _write_whole(path: Path, text: bytes) -> None:
-    """Replace a file: who reads it meanwhile sees the old or the new one. Another user does, hence the mode."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+def _write_textfile(path: Path, text: bytes) -> None:
     try:
-        beside.write_bytes(text)
-        beside.chmod(0o644)
-        beside.replace(path)
+        replace_file(path, text, 0o644)  # another user reads it
     except OSError as error:
         raise click.ClickException(f"{path} cannot be written: {os_reason(error)}") from None
-    finally:
-        beside.unlink(missing_ok=True)

@@ -141,6 +141,7 @@ class FileArchive:
         return False
 
     def _write(self, path: Path, data: bytes) -> None:
+        """Replace a file, without the sync of its directory that `replace_file` does: one is for many objects."""
         temporary = self._root / "tmp" / f"{path.name}.{os.getpid()}.{next(self._number)}"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -4,24 +4,18 @@ See the exposition format of Prometheus, version 0.0.4, and --collector.textfile
 reads *.prom while we write: so it is a temporary file of another ending, renamed. All users may read it.
 """
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+from orderflow_ingest.storage.replace_file import replace_file
 
 from .flight import Step
 
 
 def write_textfile(file: Path, steps: Iterable[Step], is_success: bool, total: float) -> None:
     """Write what a run has found. Raises OSError."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w") as out:
-            os.fchmod(out.fileno(), 0o644)
-            out.write(_metrics(steps, is_success, total))
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(file, _metrics(steps, is_success, total).encode(), 0o644)
 
 
 def _metrics(steps: Iterable[Step], is_success: bool, total: float) -> str:
