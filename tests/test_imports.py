@@ -15,8 +15,9 @@ import pytest
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.object_keys import raw_key
 from orderflow_ingest.domain.states import EventKind
-from orderflow_ingest.maintenance.imports import Became, Importer, read_paths, read_trace
+from orderflow_ingest.maintenance.imports.importer import Became, Importer, read_trace
 from orderflow_ingest.maintenance.imports.mbox import read_mbox
+from orderflow_ingest.maintenance.imports.sources import read_paths
 from orderflow_ingest.pipeline.deliver import deliver
 from orderflow_ingest.pipeline.replay import accept_held
 from orderflow_ingest.storage.database import Filter

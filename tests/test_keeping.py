@@ -14,10 +14,11 @@ from orderflow_ingest.domain.identity import read_message
 from orderflow_ingest.domain.object_keys import document_key, raw_key
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import EventKind, HandOver, Status
-from orderflow_ingest.maintenance import erasure, reconcile, retention
+from orderflow_ingest.maintenance import erasure, retention
 from orderflow_ingest.maintenance.erasure import Request, erase
-from orderflow_ingest.maintenance.reconcile import comparison, orphans, reconcile_host
+from orderflow_ingest.maintenance.reconcile import comparison, orphans
 from orderflow_ingest.maintenance.reconcile.findings import Digests, Scope, Trouble
+from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_host, reconcile_organization
 from orderflow_ingest.maintenance.retention import Rule, retain
 from orderflow_ingest.pipeline import extract as extraction
 from orderflow_ingest.pipeline import hand_over, replay
@@ -87,7 +88,7 @@ def org(parts, slug="acme"):
 
 def found(parts, scope=TOLD, slug="acme"):
     """Give what reconcile finds in an organisation: kind and what was done."""
-    return [(one.trouble, one.fixed) for one in reconcile(org(parts, slug), scope, parts)]
+    return [(one.trouble, one.fixed) for one in reconcile_organization(org(parts, slug), scope, parts)]
 
 
 def objects(parts):
@@ -273,7 +274,7 @@ def test_an_orphan_that_is_damaged_is_told_and_stays_as_it_is(parts, copy):
     key = put_orphan(parts, copy + order(3))
     size = len(copy + order(3))
     rot(parts, key, b"Message-ID: <other@shop.example>\n\n".ljust(size, b"x"))
-    (one,) = reconcile(org(parts), MENDED, parts)
+    (one,) = reconcile_organization(org(parts), MENDED, parts)
     assert (one.trouble, one.fixed, one.says) == (Trouble.RAW_ORPHAN, "", "its bytes are not those that were put")
     assert key in objects(parts) and count(parts, inbound_message) == bool(copy)
 
@@ -631,7 +632,7 @@ def test_a_worker_who_has_put_a_document_again_before_it_was_deleted_begins_anew
         else:
             with parts.records.database.write(1) as connection:
                 connection.execute(document.delete())
-            list(reconcile(org(parts), replace(MENDED, orphan_documents=True), parts))
+            list(reconcile_organization(org(parts), replace(MENDED, orphan_documents=True), parts))
         assert shared.object_key not in objects(parts)
 
     at_line((extraction,), "if not parts.records.documents.record(", delete, lambda: work(parts))

@@ -24,9 +24,11 @@ from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.entrypoints.admin.checks import s3
 from orderflow_ingest.entrypoints.admin.checks.s3 import PROBE, check_archive
 from orderflow_ingest.maintenance.erasure import Request, erase
-from orderflow_ingest.maintenance.rebuild import Choice, Note, Tally, find_organizations, rebuild
-from orderflow_ingest.maintenance.reconcile import reconcile, reconcile_host
+from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
+from orderflow_ingest.maintenance.rebuild.parse_object import Choice, Note
+from orderflow_ingest.maintenance.rebuild.rebuilder import Tally, rebuild
 from orderflow_ingest.maintenance.reconcile.findings import Scope
+from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_host, reconcile_organization
 from orderflow_ingest.pipeline import deliver as delivery
 from orderflow_ingest.pipeline.archive_manifest import write_organizations
 from orderflow_ingest.storage.archive import ArchiveUnavailable, Fetched, ObjectDamaged, S3Archive, open_archive
@@ -474,7 +476,7 @@ def test_a_probe_that_a_killed_run_left_is_nobodys_mail_and_gone_after_the_next_
             parts.archive.put(key, RAW, DIGEST, TOLD)
         org = parts.records.organizations.find("acme")
         scope = Scope(actor="jo@desk", object_age=timedelta(0))
-        assert not list(reconcile(org, scope, parts)) and not list(reconcile_host(None, scope, parts))
+        assert not list(reconcile_organization(org, scope, parts)) and not list(reconcile_host(None, scope, parts))
         assert not list(find_organizations(parts.archive))
         store.objects = {f"mail/{key}": one for key, one in store.objects.items()}
         assert len(store.objects) == 2 and checked(place, store)[0][0] == "OK"

@@ -20,8 +20,10 @@ from orderflow_ingest.domain.identity import read_message
 from orderflow_ingest.domain.object_keys import UPLOAD, held_id, message_id, raw_key, read_raw_key
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason, Status
-from orderflow_ingest.maintenance.rebuild import Choice, Note, Tally, find_organizations, rebuild, stray_documents
+from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
+from orderflow_ingest.maintenance.rebuild.parse_object import Choice, Note
 from orderflow_ingest.maintenance.rebuild.process_pool import Readers
+from orderflow_ingest.maintenance.rebuild.rebuilder import Tally, rebuild, stray_documents
 from orderflow_ingest.pipeline import deliver as delivery
 from orderflow_ingest.pipeline import extract, hand_over, replay
 from orderflow_ingest.pipeline.archive_manifest import (

@@ -16,7 +16,7 @@ from orderflow_ingest.domain.identity import disambiguated_message_id, read_mess
 from orderflow_ingest.domain.org_settings import read_settings
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import HoldReason
-from orderflow_ingest.maintenance import imports
+from orderflow_ingest.maintenance.imports import importer as imports
 from orderflow_ingest.maintenance.imports.sources import OfFile
 from orderflow_ingest.parsing.mime.fields import HEADER_LINES
 from orderflow_ingest.pipeline import replay

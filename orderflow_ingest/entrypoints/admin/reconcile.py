@@ -17,9 +17,8 @@ from orderflow_ingest.app import App
 from orderflow_ingest.domain.ascii_case import ascii_lower
 from orderflow_ingest.entrypoints.cli.options import moment, org_option, organizations
 from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, progress, settings_option
-from orderflow_ingest.maintenance.reconcile import reconcile as reconcile_organization
-from orderflow_ingest.maintenance.reconcile import reconcile_host
 from orderflow_ingest.maintenance.reconcile.findings import Digests, Finding, Scope
+from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_host, reconcile_organization
 from orderflow_ingest.storage.database import Filter, Organization, Run
 
 

@@ -24,7 +24,8 @@ from orderflow_ingest.entrypoints.cli.terminal import (
     progress,
     settings_option,
 )
-from orderflow_ingest.maintenance.imports import Became, Importer, OfFile, Verdict, count_bytes, read_paths
+from orderflow_ingest.maintenance.imports.importer import Became, Importer, Verdict
+from orderflow_ingest.maintenance.imports.sources import OfFile, count_bytes, read_paths
 from orderflow_ingest.observability import logs
 from orderflow_ingest.storage.database import Organization, Run
 

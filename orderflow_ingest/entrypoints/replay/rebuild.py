@@ -20,7 +20,9 @@ from orderflow_ingest.domain.ascii_case import ascii_lower
 from orderflow_ingest.domain.org_settings import OrgSettingsError, read_settings
 from orderflow_ingest.entrypoints.cli.options import moment, org_option, period_options
 from orderflow_ingest.entrypoints.cli.terminal import Row, json_option, load_app, print_rows, printable, settings_option
-from orderflow_ingest.maintenance.rebuild import Choice, Tally, find_organizations, rebuild, stray_documents
+from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
+from orderflow_ingest.maintenance.rebuild.parse_object import Choice
+from orderflow_ingest.maintenance.rebuild.rebuilder import Tally, rebuild, stray_documents
 from orderflow_ingest.storage.database import (
     OrganizationMismatchError,
     OrganizationRecord,

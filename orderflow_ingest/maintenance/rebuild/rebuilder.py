@@ -1,0 +1,128 @@
+"""Rebuild: the rows of a deployment out of its archive alone.
+
+organizations   the organisations, from their own objects
+reading         one mail: the rows that it stands for
+readers         the processes that read; reader is one
+
+rebuild() is the list of steps: organisations first, under their ids; then mail by mail in the order of keys, each
+with its documents in one transaction; then a look for documents whose mail is gone. What is there already is left
+alone, so that all of it can be done twice, and goes on where it was ended: by asking for the ids of the mails, which
+costs little, or at a run's position, which costs nothing. Memory holds a page of keys and the mails in hand.
+
+What no object can be made into a row of is counted and told, and ends nothing. Two organisations never get mixed up:
+one that the database has under another id is refused.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.object_keys import document_prefix, held_id, message_id, raw_prefix, read_raw_key
+from orderflow_ingest.storage.archive import Listed
+from orderflow_ingest.storage.database import OrganizationRecord, Presence
+
+from .parse_object import Choice, Note, Read
+from .process_pool import Chunk, Readers
+
+_PAGE = 200
+_CHUNK = 20
+
+
+@dataclass
+class Tally:
+    """What a run has come to: how many mails of each kind, what was noted, and the last key that is done."""
+
+    position: str = ""
+    came: Counter[Presence] = field(default_factory=Counter)
+    notes: Counter[Note] = field(default_factory=Counter)
+    troubles: list[tuple[str, Note]] = field(default_factory=list)  # the first of them
+
+    @property
+    def looked_at(self) -> int:
+        """Count the mails that were looked at."""
+        return sum(self.came.values()) + sum(n for note, n in self.notes.items() if note.is_trouble)
+
+    def note(self, one: Read) -> None:
+        """Count what was noted of an object."""
+        self.notes.update(one.notes)
+        for note in one.notes:
+            if note.is_trouble and len(self.troubles) < 100:
+                self.troubles.append((one.key, note))
+
+
+@dataclass
+class _Batch:
+    """Mails up to a key: those that are there already, and those that readers have in hand."""
+
+    org: OrganizationRecord
+    last: str
+    known: int
+    unread: Chunk
+
+
+def rebuild(
+    orgs: list[OrganizationRecord], choice: Choice, app: App, processes: int, tally: Tally, dry_run: bool = False
+) -> Iterator[Tally]:
+    """Make the messages of these organisations anew, beyond the tally's position; give the tally after each batch.
+
+    Can be done twice, by the ids. Raises ArchiveUnavailable, DatabaseUnavailable.
+    """
+    in_hand: deque[_Batch] = deque()
+
+    def chunks() -> Iterator[tuple[OrganizationRecord, Chunk]]:
+        for batch in _batches(orgs, app, tally.position):
+            in_hand.append(batch)
+            yield batch.org, batch.unread
+
+    restoring = app.records.restoring
+    with Readers(app, choice, processes) as readers:
+        for read in readers.read(chunks()):
+            batch = in_hand.popleft()
+            mails = [one.mail for one in read if one.mail]
+            if mails:
+                came = restoring.judge(batch.org.id, mails) if dry_run else restoring.restore(batch.org.id, mails)
+                tally.came.update(came)
+            tally.came[Presence.THERE] += batch.known
+            for one in read:
+                tally.note(one)
+            tally.position = batch.last
+            yield tally
+
+
+def stray_documents(org: OrganizationRecord, app: App) -> Iterator[Listed]:
+    """Go through the archive's documents that no row has: their mail was erased, or is damaged."""
+    known = app.records.restoring.digests_of_documents(org.id)
+    prefix, digest = document_prefix(org.id), next(known, None)
+    for one in app.archive.iterate(prefix):
+        name = one.key.removeprefix(prefix)
+        while digest is not None and digest < name:
+            digest = next(known, None)
+        if digest != name:
+            yield one
+
+
+def _batches(orgs: list[OrganizationRecord], app: App, position: str) -> Iterator[_Batch]:
+    """Go through the mails' keys in their order, and ask for the ids of a page at once."""
+    for org in sorted(orgs, key=lambda org: raw_prefix(org.id)):
+        prefix = raw_prefix(org.id)
+        if position > prefix and not position.startswith(prefix):
+            continue
+        listed = app.archive.iterate(prefix, position if position.startswith(prefix) else "")
+        while page := list(islice(listed, _PAGE)):
+            yield from _split(org, page, app)
+
+
+def _split(org: OrganizationRecord, page: list[Listed], app: App) -> Iterator[_Batch]:
+    """Leave out what is there, and cut the rest in chunks; a decision is read with the mail that it is on."""
+    names = [(one, read_raw_key(one.key)) for one in page]
+    mails = [one.key for one, name in names if name and not name.is_held]
+    held = [one.key for one, name in names if name and name.is_held and not name.is_decision]
+    known = app.records.restoring.known(org.id, [*map(message_id, mails)], [*map(held_id, held)])
+    there = {key for key in mails if message_id(key) in known} | {key for key in held if held_id(key) in known}
+    left = [(one.key, one.put_at) for one, name in names if one.key not in there and not (name and name.is_decision)]
+    chunks = [left[n : n + _CHUNK] for n in range(0, len(left), _CHUNK)] or [[]]
+    for number, chunk in enumerate(chunks):
+        is_last = number == len(chunks) - 1
+        yield _Batch(org, page[-1].key if is_last else chunk[-1][0], len(there) if is_last else 0, chunk)
