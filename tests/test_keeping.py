@@ -325,7 +325,7 @@ def test_a_copy_that_a_row_comes_to_name_while_it_is_deleted_is_there_again(part
     values = {name: getattr(known, name) for name in NewMessage.__dataclass_fields__}
     values |= {"id": uuid4(), "source": "UPLOAD", "raw_key": key, "digest": read_message(raw).digest}
     upload = lambda: parts.records.messages.insert(NewMessage(**values), datetime.now(UTC))  # noqa: E731
-    assert at_line((orphans,), "parts.archive.delete(listed.key)", upload, lambda: found(parts, MENDED)) == []
+    assert at_line((orphans,), "app.archive.delete(listed.key)", upload, lambda: found(parts, MENDED)) == []
     assert key in objects(parts)
 
 
@@ -354,7 +354,7 @@ def test_a_document_whose_row_comes_meanwhile_is_no_orphan(parts):
     (unfinished,) = parts.records.messages.select(Filter(), 1)
     extract = lambda: extraction.extract(1, unfinished.id, parts)  # noqa: E731
     scope = replace(MENDED, orphan_documents=True)
-    listing = "listing = self._parts.archive.iterate"
+    listing = "listing = self._app.archive.iterate"
     assert at_line((comparison,), listing, extract, lambda: found(parts, scope)) == []
 
 
@@ -580,7 +580,7 @@ def test_what_somebody_may_still_need_stays(parts, state):
 def test_a_message_that_is_replayed_meanwhile_keeps_its_objects(parts):
     old = delivered(parts, order(1), at=OLD)
     again = lambda: change(parts, inbound_message, status="RECEIVED")  # noqa: E731
-    mark = "going = self.parts.records.erasure.mark"
+    mark = "going = self.app.records.erasure.mark"
     (raw, _) = at_line((retention,), mark, again, lambda: retain(org(parts), YEAR, parts, ME, is_dry=False))
     assert (raw.objects, raw.busy) == (0, 1)
     assert old.raw_key in objects(parts) and row(parts, old.id).erased_at is None
@@ -635,7 +635,7 @@ def test_a_worker_who_has_put_a_document_again_before_it_was_deleted_begins_anew
             list(reconcile_organization(org(parts), replace(MENDED, orphan_documents=True), parts))
         assert shared.object_key not in objects(parts)
 
-    at_line((extraction,), "if not parts.records.documents.record(", delete, lambda: work(parts))
+    at_line((extraction,), "if not app.records.documents.record(", delete, lambda: work(parts))
     message = row(parts, second.message_id)
     assert (message.status, message.attempts) == (Status.RECEIVED, 0)
     work(parts)
