@@ -15,7 +15,7 @@ import pytest
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.object_keys import raw_key
 from orderflow_ingest.domain.states import EventKind
-from orderflow_ingest.maintenance.imports.importer import Became, Importer, read_trace
+from orderflow_ingest.maintenance.imports.importer import Importer, ImportOutcome, read_received
 from orderflow_ingest.maintenance.imports.mbox import read_mbox
 from orderflow_ingest.maintenance.imports.sources import read_paths
 from orderflow_ingest.pipeline.deliver import deliver
@@ -49,18 +49,18 @@ def files(place):
     return directory
 
 
-def take(parts, *paths, again=False) -> list[tuple[str, Became, str]]:
+def take(parts, *paths, again=False) -> list[tuple[str, ImportOutcome, str]]:
     """Import; give the file's name, what became of it, and why."""
     org = parts.records.organizations.find("acme")
     importer = Importer(parts, org, "jo@desk", uuid4(), again, lambda: None)
     found = []
     for one in read_paths(list(paths), LIMIT):
-        verdict = importer.take(one)
-        found.append((one.name, verdict.became, verdict.why))
+        verdict = importer.import_mail(one)
+        found.append((one.name, verdict.outcome, verdict.reason))
     return found
 
 
-def became(found) -> list[Became]:
+def became(found) -> list[ImportOutcome]:
     return [one for _, one, _ in found]
 
 
@@ -130,8 +130,8 @@ def test_files_directories_mbox_and_maildir_come_in_whole_and_once(parts, files)
     (files / "inbox" / "tmp" / "half").write_bytes(order(7))
     (files / "notes.txt").write_bytes(order(8))
     found = take(parts, files)
-    assert became(found).count(Became.IMPORTED) == 6
-    assert [(name, why) for name, one, why in found if one is Became.OTHER] == [
+    assert became(found).count(ImportOutcome.IMPORTED) == 6
+    assert [(name, why) for name, one, why in found if one is ImportOutcome.NOT_MAIL] == [
         (str(files / "notes.txt"), "neither .eml nor .mbox")
     ]
     rows = messages(parts)
@@ -140,14 +140,17 @@ def test_files_directories_mbox_and_maildir_come_in_whole_and_once(parts, files)
         assert (row.source, row.envelope_recipient) == ("UPLOAD", f"orders+acme@{DOMAIN}")
         assert row.raw_key == raw_key(1, row.digest, "UPLOAD")
         assert parts.archive.read(row.raw_key, row.digest)
-    assert set(became(take(parts, files))) == {Became.THERE, Became.OTHER}
+    assert set(became(take(parts, files))) == {ImportOutcome.ALREADY_IMPORTED, ImportOutcome.NOT_MAIL}
     assert messages(parts) == rows
 
 
 def test_a_file_that_is_named_is_taken_whatever_its_name(parts, files):
     (files / "mail").write_bytes(order(1))
     (files / "link").symlink_to(files / "mail")
-    assert became(take(parts, files / "mail", files / "link")) == [Became.IMPORTED, Became.THERE]
+    assert became(take(parts, files / "mail", files / "link")) == [
+        ImportOutcome.IMPORTED,
+        ImportOutcome.ALREADY_IMPORTED,
+    ]
 
 
 def test_nothing_is_followed_out_of_a_directory_and_nothing_opened_that_is_no_file(parts, files, place):
@@ -164,7 +167,7 @@ def test_nothing_is_followed_out_of_a_directory_and_nothing_opened_that_is_no_fi
     os.mkfifo(files / "box" / "cur" / "2")
     (files / "good.eml").write_bytes(order(2))
     found = take(parts, files)
-    assert became(found).count(Became.FAILED) == 6 and became(found).count(Became.IMPORTED) == 1
+    assert became(found).count(ImportOutcome.FAILED) == 6 and became(found).count(ImportOutcome.IMPORTED) == 1
     assert [row.subject for row in messages(parts)] == ["Order 2"]
 
 
@@ -175,12 +178,12 @@ def test_what_is_no_mail_or_too_big_is_told_with_its_name_and_the_rest_goes_on(p
     (files / "d.mbox").write_bytes(FROM + mail(2) + b"\n" + FROM + b"\n\n" + FROM + mail(3))
     found = {os.path.basename(name): (one, why) for name, one, why in take(parts, files)}
     assert {name: one for name, (one, _) in found.items()} == {
-        "a.eml": Became.FAILED,
-        "b.eml": Became.FAILED,
-        "c.eml": Became.FAILED,
-        "d.mbox at byte 0": Became.IMPORTED,
-        f"d.mbox at byte {len(FROM + mail(2)) + 1}": Became.FAILED,
-        f"d.mbox at byte {2 * len(FROM) + len(mail(2)) + 3}": Became.IMPORTED,
+        "a.eml": ImportOutcome.FAILED,
+        "b.eml": ImportOutcome.FAILED,
+        "c.eml": ImportOutcome.FAILED,
+        "d.mbox at byte 0": ImportOutcome.IMPORTED,
+        f"d.mbox at byte {len(FROM + mail(2)) + 1}": ImportOutcome.FAILED,
+        f"d.mbox at byte {2 * len(FROM) + len(mail(2)) + 3}": ImportOutcome.IMPORTED,
     }
     assert "ORDERFLOW_MAX_MESSAGE_SIZE" in found["c.eml"][1] and "header" in found["b.eml"][1]
     assert [row.subject for row in messages(parts)] == ["Order 2", "Order 3"]
@@ -192,9 +195,9 @@ def test_what_is_no_mail_or_too_big_is_told_with_its_name_and_the_rest_goes_on(p
 def test_what_came_by_mail_is_passed_over_unless_it_is_wanted_again(parts, files):
     deliver(Envelope(f"orders+acme@{DOMAIN}", NOW), b"Received: by mx\n" + order(1), parts)
     (files / "1.eml").write_bytes(order(1))
-    assert became(take(parts, files)) == [Became.CAME_BY_MAIL]
-    assert became(take(parts, files, again=True)) == [Became.IMPORTED]
-    assert became(take(parts, files, again=True)) == [Became.THERE]
+    assert became(take(parts, files)) == [ImportOutcome.CAME_BY_MAIL]
+    assert became(take(parts, files, again=True)) == [ImportOutcome.IMPORTED]
+    assert became(take(parts, files, again=True)) == [ImportOutcome.ALREADY_IMPORTED]
     assert [row.source for row in messages(parts)] == ["EMAIL", "UPLOAD"]
 
 
@@ -204,9 +207,9 @@ def test_what_came_by_mail_was_held_and_accepted_as_its_own_is_passed_over_too(p
         deliver(Envelope(f"orders+acme@{DOMAIN}", NOW), raw, parts)
     (files / "1.eml").write_bytes(changed)
     (held,) = parts.records.held_mail.open()
-    assert became(take(parts, files)) == [Became.CAME_BY_MAIL], "while it is held"
+    assert became(take(parts, files)) == [ImportOutcome.CAME_BY_MAIL], "while it is held"
     assert accept_held(held, parts, "jo@desk")
-    assert became(take(parts, files)) == [Became.CAME_BY_MAIL]
+    assert became(take(parts, files)) == [ImportOutcome.CAME_BY_MAIL]
     assert [row.source for row in messages(parts)] == ["EMAIL", "EMAIL"]
 
 
@@ -224,8 +227,8 @@ def test_the_same_bytes_by_mail_and_by_import_keep_an_envelope_each(parts, files
 def test_the_same_message_id_with_other_content_is_held(parts, files):
     (files / "1.eml").write_bytes(order(1))
     (files / "2.eml").write_bytes(order(1) + b"other\n")
-    assert became(take(parts, files)) == [Became.IMPORTED, Became.HELD]
-    assert became(take(parts, files)) == [Became.THERE, Became.THERE]
+    assert became(take(parts, files)) == [ImportOutcome.IMPORTED, ImportOutcome.HELD]
+    assert became(take(parts, files)) == [ImportOutcome.ALREADY_IMPORTED, ImportOutcome.ALREADY_IMPORTED]
     (held,) = parts.records.held_mail.open()
     assert held.raw_key == raw_key(1, held.digest, "UPLOAD", is_held=True)
 
@@ -253,7 +256,7 @@ def test_an_import_waits_while_half_of_the_room_for_tasks_is_taken(place, files)
 
     org = parts.records.organizations.find("acme")
     importer = Importer(parts, org, "jo", uuid4(), False, wait)
-    assert [importer.take(one).became for one in read_paths([files], LIMIT)] == [Became.IMPORTED]
+    assert [importer.import_mail(one).outcome for one in read_paths([files], LIMIT)] == [ImportOutcome.IMPORTED]
     assert waits == [0]
 
 
@@ -276,7 +279,7 @@ def test_an_import_waits_while_half_of_the_room_for_tasks_is_taken(place, files)
     ids=["received", "folded", "date", "ahead", "before e-mail", "null sender", "nothing"],
 )  # fmt: skip
 def test_a_mail_tells_when_it_came_and_from_whom(header, moment, sender):
-    assert read_trace(header + b"\nbody\n", NOW) == (moment, sender)
+    assert read_received(header + b"\nbody\n", NOW) == (moment, sender)
 
 
 def test_where_a_mail_tells_nothing_its_file_does(parts, files):

@@ -15,11 +15,11 @@ from orderflow_ingest.domain.object_keys import document_key, raw_key
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import EventKind, HandOver, Status
 from orderflow_ingest.maintenance import erasure, retention
-from orderflow_ingest.maintenance.erasure import Request, erase
+from orderflow_ingest.maintenance.erasure import ErasureRequest, erase
 from orderflow_ingest.maintenance.reconcile import comparison, orphans
-from orderflow_ingest.maintenance.reconcile.findings import Digests, Scope, Trouble
+from orderflow_ingest.maintenance.reconcile.findings import DigestCheck, FindingKind, ReconcileOptions
 from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_host, reconcile_organization
-from orderflow_ingest.maintenance.retention import Rule, retain
+from orderflow_ingest.maintenance.retention import RetentionRule, apply_retention
 from orderflow_ingest.pipeline import extract as extraction
 from orderflow_ingest.pipeline import hand_over, replay
 from orderflow_ingest.pipeline.deliver import deliver_from_memory
@@ -41,7 +41,7 @@ from .fakes import ListQueue, embedded
 from .mails import mail, order
 
 ME = "me@here"
-TOLD = Scope(ME, object_age=timedelta(0), digests=Digests.ALL)
+TOLD = ReconcileOptions(ME, object_age=timedelta(0), digests=DigestCheck.ALL)
 MENDED = replace(TOLD, fix=True)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 SENDER = "buyer@shop.example"
@@ -88,7 +88,7 @@ def org(parts, slug="acme"):
 
 def found(parts, scope=TOLD, slug="acme"):
     """Give what reconcile finds in an organisation: kind and what was done."""
-    return [(one.trouble, one.fixed) for one in reconcile_organization(org(parts, slug), scope, parts)]
+    return [(one.kind, one.fixed) for one in reconcile_organization(org(parts, slug), scope, parts)]
 
 
 def objects(parts):
@@ -133,7 +133,7 @@ def test_nothing_is_found_where_all_is_well_whatever_state_mail_is_in(parts):
 def test_raw_mail_that_is_missing_is_told_and_its_row_stays(parts):
     message = delivered(parts, order(1))
     parts.archive.delete(message.raw_key)
-    assert found(parts, MENDED) == [(Trouble.RAW_MISSING, "")]
+    assert found(parts, MENDED) == [(FindingKind.RAW_MISSING, "")]
     assert row(parts, message.id) == message
 
 
@@ -142,7 +142,7 @@ def test_held_mail_that_is_missing_is_told(parts):
     deliver(parts, order(1) + b"other content\n")
     (held,) = parts.records.held_mail.open()
     parts.archive.delete(held.raw_key)
-    assert found(parts, MENDED) == [(Trouble.HELD_MISSING, "")]
+    assert found(parts, MENDED) == [(FindingKind.HELD_MISSING, "")]
 
 
 @pytest.mark.parametrize("how", ["gone", "damaged"])
@@ -153,7 +153,7 @@ def test_a_document_that_is_lost_is_extracted_anew_and_not_handed_over_again(par
         parts.archive.delete(lost.object_key)
     else:
         rot(parts, lost.object_key)
-    trouble = Trouble.DOCUMENT_MISSING if how == "gone" else Trouble.DOCUMENT_DAMAGED
+    trouble = FindingKind.DOCUMENT_MISSING if how == "gone" else FindingKind.DOCUMENT_DAMAGED
     assert found(parts) == [(trouble, "")]
     assert row(parts, message.id).status is Status.PARSED, "nothing is changed without fix"
     before = documents(parts, message)
@@ -171,7 +171,7 @@ def test_nothing_is_extracted_again_from_raw_mail_that_is_damaged(parts):
     message = delivered(parts, order(1))
     parts.archive.delete(documents(parts, message)[0].object_key)
     rot(parts, message.raw_key)
-    assert sorted(found(parts, MENDED)) == [(Trouble.DOCUMENT_MISSING, ""), (Trouble.RAW_DAMAGED, "")]
+    assert sorted(found(parts, MENDED)) == [(FindingKind.DOCUMENT_MISSING, ""), (FindingKind.RAW_DAMAGED, "")]
     assert row(parts, message.id).status is Status.PARSED
 
 
@@ -182,7 +182,7 @@ def test_a_document_that_was_never_handed_over_since_it_is_lost_is_handed_over_o
     lost = documents(parts, message)[0]
     parts.archive.delete(lost.object_key)
     change(parts, document, handover="FAILED", error_json={"error": "ObjectMissing"})
-    assert found(parts, MENDED) == [(Trouble.DOCUMENT_MISSING, f"message {message.id} is extracted again")]
+    assert found(parts, MENDED) == [(FindingKind.DOCUMENT_MISSING, f"message {message.id} is extracted again")]
     work(parts)
     assert [one.handover for one in documents(parts, message)] == [HandOver.DONE]
     assert found(parts) == []
@@ -192,7 +192,7 @@ def test_a_document_whose_raw_mail_is_missing_too_is_only_told(parts):
     message = delivered(parts, order(1, attachments=1))
     parts.archive.delete(documents(parts, message)[0].object_key)
     parts.archive.delete(message.raw_key)
-    assert sorted(found(parts, MENDED)) == [(Trouble.DOCUMENT_MISSING, ""), (Trouble.RAW_MISSING, "")]
+    assert sorted(found(parts, MENDED)) == [(FindingKind.DOCUMENT_MISSING, ""), (FindingKind.RAW_MISSING, "")]
     assert row(parts, message.id).status is Status.PARSED
 
 
@@ -201,7 +201,7 @@ def test_a_document_row_that_is_lost_comes_back(parts):
     lost = documents(parts, message)[0]
     with parts.records.database.write(1) as connection:
         connection.execute(document.delete().where(document.c.id == lost.id))
-    assert (Trouble.DOCUMENTS_LOST, f"message {message.id} is extracted again") in found(parts, MENDED)
+    assert (FindingKind.DOCUMENTS_LOST, f"message {message.id} is extracted again") in found(parts, MENDED)
     work(parts)
     assert {d.digest for d in documents(parts, message)} >= {lost.digest}
     assert found(parts) == []
@@ -211,8 +211,8 @@ def test_an_orphan_that_no_row_knows_becomes_the_message_that_it_was(parts):
     raw, at = order(3), LONG_AGO
     told = {"sender": "a@b.example", "recipient": "orders+acme@orderflow.example.com", "queue-id": "4A"}
     put_orphan(parts, raw, **told, **{"received-at": at.isoformat(), "source": "EMAIL"})
-    assert found(parts) == [(Trouble.RAW_ORPHAN, "")]
-    assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "recorded")]
+    assert found(parts) == [(FindingKind.RAW_ORPHAN, "")]
+    assert found(parts, MENDED) == [(FindingKind.RAW_ORPHAN, "recorded")]
     (message,) = parts.records.messages.select(Filter(), 10)
     assert (message.envelope_sender, message.queue_id, message.received_at) == ("a@b.example", "4A", at)
     assert message.envelope_recipient == told["recipient"]
@@ -224,7 +224,7 @@ def test_an_orphan_that_no_row_knows_becomes_the_message_that_it_was(parts):
 
 def test_an_orphan_without_metadata_is_recorded_all_the_same(parts):
     put_orphan(parts, order(3))
-    assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "recorded")]
+    assert found(parts, MENDED) == [(FindingKind.RAW_ORPHAN, "recorded")]
     (message,) = parts.records.messages.select(Filter(), 10)
     assert message.envelope_recipient == "orders+acme@orderflow.example.com"
 
@@ -232,7 +232,7 @@ def test_an_orphan_without_metadata_is_recorded_all_the_same(parts):
 def test_an_orphan_whose_identity_has_other_content_is_held(parts):
     delivered(parts, order(3))
     key = put_orphan(parts, order(3) + b"changed\n")
-    assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "recorded, and held")]
+    assert found(parts, MENDED) == [(FindingKind.RAW_ORPHAN, "recorded, and held")]
     assert [held.raw_key for held in parts.records.held_mail.open()] == [key]
     assert found(parts) == []
 
@@ -242,10 +242,10 @@ def test_an_orphan_that_is_a_copy_is_deleted_but_never_the_only_copy(parts):
     key = put_orphan(parts, b"Received: later\n" + order(3))
     kept = parts.archive.read(message.raw_key, message.digest)
     parts.archive.delete(message.raw_key)
-    assert sorted(found(parts, MENDED)) == [(Trouble.RAW_MISSING, ""), (Trouble.RAW_ORPHAN, "")]
+    assert sorted(found(parts, MENDED)) == [(FindingKind.RAW_MISSING, ""), (FindingKind.RAW_ORPHAN, "")]
     assert key in objects(parts)
     parts.archive.put(message.raw_key, kept, message.digest)
-    assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "deleted")]
+    assert found(parts, MENDED) == [(FindingKind.RAW_ORPHAN, "deleted")]
     assert key not in objects(parts) and message.raw_key in objects(parts)
     assert found(parts) == []
 
@@ -254,7 +254,7 @@ def test_an_orphan_is_no_copy_of_what_is_damaged(parts):
     message = delivered(parts, order(3))
     key = put_orphan(parts, b"Received: later\n" + order(3))
     rot(parts, message.raw_key)
-    assert sorted(found(parts, MENDED)) == [(Trouble.RAW_DAMAGED, ""), (Trouble.RAW_ORPHAN, "")]
+    assert sorted(found(parts, MENDED)) == [(FindingKind.RAW_DAMAGED, ""), (FindingKind.RAW_ORPHAN, "")]
     assert key in objects(parts)
 
 
@@ -264,7 +264,7 @@ def test_an_orphan_is_no_copy_of_held_mail_that_is_damaged(parts):
     (held,) = parts.records.held_mail.open()
     key = put_orphan(parts, b"Received: later\n" + order(3), is_held=True)
     rot(parts, held.raw_key)
-    assert (Trouble.RAW_ORPHAN, "") in found(parts, MENDED) and key in objects(parts)
+    assert (FindingKind.RAW_ORPHAN, "") in found(parts, MENDED) and key in objects(parts)
 
 
 @pytest.mark.parametrize("copy", [b"", b"Received: later\n"])
@@ -275,7 +275,7 @@ def test_an_orphan_that_is_damaged_is_told_and_stays_as_it_is(parts, copy):
     size = len(copy + order(3))
     rot(parts, key, b"Message-ID: <other@shop.example>\n\n".ljust(size, b"x"))
     (one,) = reconcile_organization(org(parts), MENDED, parts)
-    assert (one.trouble, one.fixed, one.says) == (Trouble.RAW_ORPHAN, "", "its bytes are not those that were put")
+    assert (one.kind, one.fixed, one.detail) == (FindingKind.RAW_ORPHAN, "", "its bytes are not those that were put")
     assert key in objects(parts) and count(parts, inbound_message) == bool(copy)
 
 
@@ -289,7 +289,7 @@ def test_an_orphan_is_a_copy_of_what_an_earlier_version_recorded(parts, nameless
         change(parts, inbound_message, source_message_id=f"synthetic:{read.former_fingerprint}")
     key = put_orphan(parts, b"Received: later\n" + raw)
     other = put_orphan(parts, b"Received: later\n" + raw.replace(b"12 widgets", b"13 widgets"))
-    assert sorted(found(parts, MENDED), key=str)[0] == (Trouble.RAW_ORPHAN, "deleted")
+    assert sorted(found(parts, MENDED), key=str)[0] == (FindingKind.RAW_ORPHAN, "deleted")
     assert key not in objects(parts) and {message.raw_key, other} <= objects(parts)
     assert parts.records.held_mail.count_open() == (not nameless) and found(parts) == []
 
@@ -301,10 +301,10 @@ def test_an_orphan_that_is_the_only_copy_of_held_mail_stays(parts):
     key = put_orphan(parts, b"Received: later\n" + order(3), is_held=True)
     kept = parts.archive.read(held.raw_key, held.digest)
     parts.archive.delete(held.raw_key)
-    assert sorted(found(parts, MENDED)) == [(Trouble.HELD_MISSING, ""), (Trouble.RAW_ORPHAN, "")]
+    assert sorted(found(parts, MENDED)) == [(FindingKind.HELD_MISSING, ""), (FindingKind.RAW_ORPHAN, "")]
     assert key in objects(parts)
     parts.archive.put(held.raw_key, kept, held.digest)
-    assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "deleted")]
+    assert found(parts, MENDED) == [(FindingKind.RAW_ORPHAN, "deleted")]
     assert objects(parts) >= {held.raw_key} and key not in objects(parts)
 
 
@@ -312,7 +312,7 @@ def test_an_orphan_that_passed_the_policy_becomes_a_message_though_a_strangers_c
     change(parts, organization, settings={"allowed_senders": "@other.example"})
     assert deliver(parts, order(3)).outcome is Outcome.HELD
     key = put_orphan(parts, b"Received: later\n" + order(3))
-    assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "recorded")]
+    assert found(parts, MENDED) == [(FindingKind.RAW_ORPHAN, "recorded")]
     assert [message.raw_key for message in parts.records.messages.select(Filter(), 10)] == [key]
     assert parts.records.held_mail.count_open() == 1 and found(parts) == []
 
@@ -337,15 +337,15 @@ def test_mail_in_flight_is_no_orphan(parts):
 def test_an_orphan_of_a_disabled_organisation_is_only_told(parts):
     put_orphan(parts, order(3))
     parts.records.organizations.set_active("acme", False)
-    assert found(parts, MENDED) == [(Trouble.RAW_ORPHAN, "")]
+    assert found(parts, MENDED) == [(FindingKind.RAW_ORPHAN, "")]
 
 
 def test_a_document_that_no_row_names_is_deleted_only_if_that_was_said(parts):
     message = delivered(parts, order(1))
     digest = "0" * 64
     parts.archive.put(document_key(1, digest), b"x", digest)
-    assert found(parts, replace(MENDED, digests=Digests.NONE)) == [(Trouble.DOCUMENT_ORPHAN, "")]
-    assert found(parts, replace(MENDED, orphan_documents=True)) == [(Trouble.DOCUMENT_ORPHAN, "deleted")]
+    assert found(parts, replace(MENDED, digests=DigestCheck.NONE)) == [(FindingKind.DOCUMENT_ORPHAN, "")]
+    assert found(parts, replace(MENDED, orphan_documents=True)) == [(FindingKind.DOCUMENT_ORPHAN, "deleted")]
     assert {d.object_key for d in documents(parts, message)} < objects(parts)
 
 
@@ -370,13 +370,13 @@ def test_what_is_overdue_is_rung_for(parts):
     deliver(parts, order(1))
     change(parts, inbound_message, next_attempt_at=LONG_AGO)
     parts.queue.extractions.clear()
-    assert found(parts) == [(Trouble.MESSAGE_OVERDUE, "")] and not parts.queue.extractions
-    assert found(parts, MENDED) == [(Trouble.MESSAGE_OVERDUE, "rung for")]
+    assert found(parts) == [(FindingKind.MESSAGE_OVERDUE, "")] and not parts.queue.extractions
+    assert found(parts, MENDED) == [(FindingKind.MESSAGE_OVERDUE, "rung for")]
     ((_, id),) = parts.queue.extractions
     extraction.extract(1, id, parts)
     change(parts, document, next_attempt_at=LONG_AGO)
     parts.queue.hand_overs.clear()
-    assert found(parts, MENDED) == [(Trouble.DOCUMENT_OVERDUE, "rung for")] * 2
+    assert found(parts, MENDED) == [(FindingKind.DOCUMENT_OVERDUE, "rung for")] * 2
     assert len(parts.queue.hand_overs) == 2
 
 
@@ -395,7 +395,7 @@ def test_rows_that_cannot_be_are_told(parts, table, values):
     delivered(parts, order(1, attachments=1))
     without_triggers(parts)
     change(parts, table, **values)
-    assert found(parts, MENDED) == [(Trouble.IMPOSSIBLE, "")]
+    assert found(parts, MENDED) == [(FindingKind.IMPOSSIBLE, "")]
 
 
 def without_triggers(parts):
@@ -409,9 +409,9 @@ def test_an_object_of_another_kind_and_of_no_organisation_are_told_and_stay(part
     parts.archive.put("org/1/raw/notes.txt", b"x", "0" * 64)
     parts.archive.put(raw_key(10, "0" * 64), b"x", "0" * 64)
     parts.archive.put(raw_key(12, "0" * 64), b"x", "0" * 64)
-    assert found(parts, MENDED) == [(Trouble.FOREIGN, "")]
-    told = [(one.trouble, one.about) for one in reconcile_host(None, MENDED, parts)]
-    assert told == [(Trouble.NO_ORGANISATION, "org/10/"), (Trouble.NO_ORGANISATION, "org/12/")]
+    assert found(parts, MENDED) == [(FindingKind.FOREIGN, "")]
+    told = [(one.kind, one.subject) for one in reconcile_host(None, MENDED, parts)]
+    assert told == [(FindingKind.NO_ORGANISATION, "org/10/"), (FindingKind.NO_ORGANISATION, "org/12/")]
     assert len(objects(parts)) == 3
 
 
@@ -419,8 +419,8 @@ def test_what_is_erased_by_all_its_rows_and_is_there_is_deleted(parts):
     message = delivered(parts, order(1))
     kept = parts.archive.read(message.raw_key, message.digest)
     change(parts, inbound_message, erased_at=LONG_AGO)
-    assert found(parts) == [(Trouble.LEFT_BEHIND, "")]
-    assert found(parts, MENDED) == [(Trouble.LEFT_BEHIND, "deleted")]
+    assert found(parts) == [(FindingKind.LEFT_BEHIND, "")]
+    assert found(parts, MENDED) == [(FindingKind.LEFT_BEHIND, "deleted")]
     assert message.raw_key not in objects(parts) and kept and found(parts) == []
 
 
@@ -429,15 +429,15 @@ def test_old_spool_entries_and_dead_letters_are_told_of_their_organisation(parts
     parts.spool.write(encode_envelope(envelope), _reader(order(1)), 1 << 20).release()
     assert list(reconcile_host(None, TOLD, parts)) == []
     old = replace(TOLD, overdue=timedelta(0))
-    assert [(f.trouble, f.org) for f in reconcile_host(None, old, parts)] == [(Trouble.SPOOLED, "acme")]
+    assert [(f.kind, f.org) for f in reconcile_host(None, old, parts)] == [(FindingKind.SPOOLED, "acme")]
     assert list(reconcile_host("beta", old, parts)) == []
     (name,) = parts.spool.entries()
     parts.spool.move_to_dead(parts.spool.claim(name), "k", "it broke")
     (dead,) = reconcile_host("acme", old, parts)
-    assert dead.trouble is Trouble.DEAD and "it broke" in dead.says
+    assert dead.kind is FindingKind.DEAD and "it broke" in dead.detail
     (parts.settings.spool_dir / "dead" / f"{name}.why").write_text("")
     (dead,) = reconcile_host("acme", old, parts)
-    assert dead.says.startswith("no reason was noted; ")
+    assert dead.detail.startswith("no reason was noted; ")
 
 
 def _reader(raw):
@@ -448,8 +448,8 @@ def _reader(raw):
 def test_a_time_range_and_a_sample_bound_what_is_looked_at(parts):
     message = delivered(parts, order(1))
     rot(parts, message.raw_key)
-    assert found(parts, replace(TOLD, digests=Digests.NONE)) == []
-    assert found(parts, replace(TOLD, digests=Digests.SAMPLE, sample=5)) == [(Trouble.RAW_DAMAGED, "")]
+    assert found(parts, replace(TOLD, digests=DigestCheck.NONE)) == []
+    assert found(parts, replace(TOLD, digests=DigestCheck.SAMPLE, sample=5)) == [(FindingKind.RAW_DAMAGED, "")]
     assert found(parts, replace(TOLD, until=LONG_AGO)) == []
 
 
@@ -496,7 +496,7 @@ def each_kill(modules, functions, set_up, work, draw=lambda points, _: points):
 
 @pytest.mark.parametrize("kind", MENDS)
 def test_a_mend_killed_at_any_line_and_run_again_loses_and_doubles_nothing(kind):
-    function = {"orphan": "record", "copy": "remove_copy", "document": "_extract_again"}[kind]
+    function = {"orphan": "record_orphan", "copy": "remove_copy", "document": "_extract_again"}[kind]
     killed = each_kill((comparison, orphans), {function}, MENDS[kind], lambda parts: found(parts, MENDED))
     for point, parts in killed:
         found(parts, MENDED)
@@ -509,18 +509,21 @@ def test_a_mend_killed_at_any_line_and_run_again_loses_and_doubles_nothing(kind)
 # Retention
 
 OLD = datetime.now(UTC) - timedelta(days=400)
-YEAR = Rule(365, 365)
+YEAR = RetentionRule(365, 365)
 
 
-def keep(parts, rule=YEAR, slug="acme", is_dry=False):
+def keep(parts, rule=YEAR, slug="acme", dry_run=False):
     """Apply a rule; give, for each kind of object, how many went and how many stayed."""
-    return {one.area.value: (one.objects, one.kept) for one in retain(org(parts, slug), rule, parts, ME, is_dry=is_dry)}
+    return {
+        one.area.value: (one.objects, one.kept)
+        for one in apply_retention(org(parts, slug), rule, parts, ME, dry_run=dry_run)
+    }
 
 
 def test_what_is_too_old_goes_and_its_rows_say_so(parts):
     old, new = delivered(parts, order(1), at=OLD), delivered(parts, order(2))
     before = objects(parts)
-    assert keep(parts, is_dry=True) == {"raw": (1, 1), "documents": (2, 2)}
+    assert keep(parts, dry_run=True) == {"raw": (1, 1), "documents": (2, 2)}
     assert objects(parts) == before and row(parts, old.id).erased_at is None, "dry"
     assert keep(parts) == {"raw": (1, 1), "documents": (2, 2)}
     assert objects(parts) == {new.raw_key, *(d.object_key for d in documents(parts, new))}
@@ -535,11 +538,13 @@ def test_what_is_too_old_goes_and_its_rows_say_so(parts):
 
 def test_raw_mail_and_documents_have_days_of_their_own_and_for_ever_is_the_default(parts):
     old = delivered(parts, order(1), at=OLD)
-    assert keep(parts, Rule(None, None)) == {}
-    assert keep(parts, Rule(99_999_999, 10**12)) == {"raw": (0, 1), "documents": (0, 2)}, "longer than time is known"
-    assert keep(parts, Rule(365, None)) == {"raw": (1, 0)}
+    assert keep(parts, RetentionRule(None, None)) == {}
+    assert keep(parts, RetentionRule(99_999_999, 10**12)) == {"raw": (0, 1), "documents": (0, 2)}, (
+        "longer than time is known"
+    )
+    assert keep(parts, RetentionRule(365, None)) == {"raw": (1, 0)}
     assert objects(parts) == {d.object_key for d in documents(parts, old)}
-    assert keep(parts, Rule(None, 500)) == {"documents": (0, 2)}
+    assert keep(parts, RetentionRule(None, 500)) == {"documents": (0, 2)}
 
 
 def test_an_object_stays_while_a_younger_row_of_its_organisation_needs_it_and_no_other_organisation_matters(parts):
@@ -574,14 +579,14 @@ def test_what_somebody_may_still_need_stays(parts, state):
         assert held.raw_key in objects(parts) and held.erased_at is None
         return
     assert gone["raw"] == (0, 1) and gone["documents"][0] == 0
-    assert (keep(parts, Rule(365, 365, also_failed=True))["raw"][0] == 1) is ("failed" in state)
+    assert (keep(parts, RetentionRule(365, 365, also_failed=True))["raw"][0] == 1) is ("failed" in state)
 
 
 def test_a_message_that_is_replayed_meanwhile_keeps_its_objects(parts):
     old = delivered(parts, order(1), at=OLD)
     again = lambda: change(parts, inbound_message, status="RECEIVED")  # noqa: E731
     mark = "going = self.app.records.erasure.mark"
-    (raw, _) = at_line((retention,), mark, again, lambda: retain(org(parts), YEAR, parts, ME, is_dry=False))
+    (raw, _) = at_line((retention,), mark, again, lambda: apply_retention(org(parts), YEAR, parts, ME, dry_run=False))
     assert (raw.objects, raw.busy) == (0, 1)
     assert old.raw_key in objects(parts) and row(parts, old.id).erased_at is None
 
@@ -610,7 +615,12 @@ def test_a_document_that_comes_again_while_it_is_deleted_is_extracted_again(part
     delivered(parts, order(1, attachments=1), at=OLD)
     again = lambda: delivered(parts, order(1, attachments=1).replace(b"order-1@", b"again@"))  # noqa: E731
     line = "for key in sorted(going)"
-    done = at_line((retention,), line, again, lambda: retain(org(parts), Rule(None, 365), parts, ME, is_dry=False))
+    done = at_line(
+        (retention,),
+        line,
+        again,
+        lambda: apply_retention(org(parts), RetentionRule(None, 365), parts, ME, dry_run=False),
+    )
     assert [one.extracted_again for one in done] == [1]
     work(parts)
     assert found(parts) == []
@@ -626,9 +636,9 @@ def test_a_worker_who_has_put_a_document_again_before_it_was_deleted_begins_anew
 
     def delete():
         if how == "retention":
-            retain(org(parts), Rule(None, 365), parts, ME, is_dry=False)
+            apply_retention(org(parts), RetentionRule(None, 365), parts, ME, dry_run=False)
         elif how == "erasure":
-            erase(Request(org(parts), mail_id=first.id), parts, ME, is_dry=False)
+            erase(ErasureRequest(org(parts), mail_id=first.id), parts, ME, dry_run=False)
         else:
             with parts.records.database.write(1) as connection:
                 connection.execute(document.delete())
@@ -675,7 +685,7 @@ def test_a_retention_killed_at_any_line_and_run_again_ends_the_same(draw):
 
 
 def erased(parts, slug="acme", **of):
-    return erase(Request(org(parts, slug), **of), parts, ME, is_dry=False)
+    return erase(ErasureRequest(org(parts, slug), **of), parts, ME, dry_run=False)
 
 
 def populated(parts):
@@ -711,7 +721,7 @@ def test_an_organisation_is_erased_with_all_it_has_and_the_other_one_is_as_it_wa
     put_orphan(parts, order(8))
     parts.archive.put(document_key(1, "0" * 64), b"x", "0" * 64)
     other = everything_of(parts, 2)
-    dry = erase(Request(org(parts)), parts, ME)
+    dry = erase(ErasureRequest(org(parts)), parts, ME)
     assert everything_of(parts, 2) == other and len(parts.records.messages.select(Filter(org_id=1), 9)) == 3
     done = erased(parts)
     assert everything_of(parts, 1) == ([0, 0, 0, 0, 0], set())
@@ -782,7 +792,7 @@ def test_what_a_worker_has_in_hand_stays_and_is_told_and_goes_the_next_time(part
     (message,) = parts.records.messages.select(Filter(), 9)
     attempt = parts.records.messages.claim(1, message.id, "w", datetime.now(UTC), timedelta(hours=1))
     done = erased(parts, sender=SENDER)
-    assert (done.in_hand, done.is_all, done.messages) == (1, False, 0)
+    assert (done.in_hand, done.is_complete, done.messages) == (1, False, 0)
     assert message.raw_key in objects(parts)
     parts.records.messages.retry_later(attempt, {"error": "X"}, 1, datetime.now(UTC))
     assert erased(parts, sender=SENDER).messages == 1
@@ -800,7 +810,7 @@ def test_a_replay_does_not_lead_back_what_is_being_erased(parts):
     message, done = delivered(parts, order(1, attachments=1)), []
     line = "for area in Area:"
     lead_back = lambda: done.append(replay.replay_message(message, parts, ME))  # noqa: E731
-    assert at_line((erasure,), line, lead_back, lambda: erased(parts, sender=SENDER)).is_all
+    assert at_line((erasure,), line, lead_back, lambda: erased(parts, sender=SENDER)).is_complete
     assert done == [False] and everything_of(parts, 1) == ([0, 0, 0, 0, 0], set())
 
 
@@ -810,9 +820,9 @@ def test_held_mail_that_is_accepted_while_it_is_erased_is_told_as_left(parts):
     (held,) = parts.records.held_mail.open()
     accept = lambda: replay.accept_held(held, parts, ME)  # noqa: E731
     done = at_line((erasure,), "for area in Area:", accept, lambda: erased(parts, sender=SENDER))
-    assert (done.is_all, done.in_hand) == (False, 1)
+    assert (done.is_complete, done.in_hand) == (False, 1)
     work(parts)
-    assert erased(parts, sender=SENDER).is_all
+    assert erased(parts, sender=SENDER).is_complete
     assert everything_of(parts, 1) == ([0, 0, 0, 0, 0], set())
 
 
@@ -839,13 +849,13 @@ def test_what_was_decided_on_held_mail_is_erased_too_even_after_a_retention(part
     for held in parts.records.held_mail.open():
         assert replay.discard_held(held, parts, ME, "rang the sender")
     assert sum(key.endswith(".decision.json") for key in objects(parts)) == 2
-    keep(parts, Rule(365, None))
+    keep(parts, RetentionRule(365, None))
     assert not any("/raw/" in key for key in objects(parts)), "a decision goes with its mail"
     erased(parts, sender=SENDER)
     assert objects(parts) == set()
 
 
-@pytest.mark.parametrize("line", ["ledger.read(", "for area in Area:"])
+@pytest.mark.parametrize("line", ["index.load(", "for area in Area:"])
 def test_mail_that_arrives_meanwhile_is_new_mail(parts, line):
     delivered(parts, order(1))
     at_line((erasure,), line, lambda: delivered(parts, order(5)), lambda: erased(parts, sender=SENDER))
@@ -859,7 +869,7 @@ def test_an_erasure_killed_at_any_line_and_run_again_ends_the_same(of, draw):
     other = None
     for point, parts in each_kill((erasure,), functions, populated, lambda parts: erased(parts, **of), draw):
         other = other or everything_of(parts, 2)
-        assert erased(parts, **of).is_all, point
+        assert erased(parts, **of).is_complete, point
         left = parts.records.messages.select(Filter(org_id=1), 9)
         assert [m.envelope_sender for m in left] == (["else@shop.example"] if of else []), point
         assert everything_of(parts, 2) == other, point

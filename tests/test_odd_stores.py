@@ -23,11 +23,11 @@ from orderflow_ingest.domain.object_keys import raw_key
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.entrypoints.admin.checks import s3
 from orderflow_ingest.entrypoints.admin.checks.s3 import PROBE, check_archive
-from orderflow_ingest.maintenance.erasure import Request, erase
+from orderflow_ingest.maintenance.erasure import ErasureRequest, erase
 from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
-from orderflow_ingest.maintenance.rebuild.parse_object import Choice, Note
-from orderflow_ingest.maintenance.rebuild.rebuilder import Tally, rebuild
-from orderflow_ingest.maintenance.reconcile.findings import Scope
+from orderflow_ingest.maintenance.rebuild.parse_object import ObjectNote, RebuildOptions
+from orderflow_ingest.maintenance.rebuild.rebuilder import RebuildProgress, rebuild_organizations
+from orderflow_ingest.maintenance.reconcile.findings import ReconcileOptions
 from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_host, reconcile_organization
 from orderflow_ingest.pipeline import deliver as delivery
 from orderflow_ingest.pipeline.archive_manifest import write_organizations
@@ -186,8 +186,8 @@ def rebuilt(parts, place):
     found = list(find_organizations(parts.archive))
     for one in found:
         records.restoring.add_organization(one.org)
-    tally = Tally()
-    for _ in rebuild([one.org for one in found], Choice(AT, "jo@desk"), parts, 0, tally):
+    tally = RebuildProgress()
+    for _ in rebuild_organizations([one.org for one in found], RebuildOptions(AT, "jo@desk"), parts, 0, tally):
         pass
     rows = [*records.messages.select(Filter(), 9), *records.held_mail.open()]
     return {(row.subject, row.raw_key): row for row in rows}, tally
@@ -205,7 +205,7 @@ def test_a_rebuild_from_a_store_that_writes_names_in_its_own_way_makes_the_same_
         write_organizations(parts.records, parts.archive)
         before = {row.raw_key: row for row in parts.records.messages.select(Filter(), 9)}
         _, tally = rebuilt(parts, place)
-        assert tally.notes == {Note.UNFINISHED: 3}
+        assert tally.notes == {ObjectNote.UNFINISHED: 3}
         after = {row.raw_key: row for row in parts.records.messages.select(Filter(), 9)}
         told = ("id", "envelope_sender", "queue_id", "received_at", "source_message_id", "traits", "client_address")
         for key, row in before.items():
@@ -213,7 +213,7 @@ def test_a_rebuild_from_a_store_that_writes_names_in_its_own_way_makes_the_same_
         (held,) = parts.records.held_mail.open()
         assert held.envelope_sender == "bounces@esp.example"
         org = parts.records.organizations.find("acme")
-        assert erase(Request(org, sender="bounces@esp.example"), parts, "jo@desk").messages == 2
+        assert erase(ErasureRequest(org, sender="bounces@esp.example"), parts, "jo@desk").messages == 2
 
 
 def test_a_rebuild_from_a_store_that_loses_metadata_says_so_and_takes_nobody_for_the_null_sender(place):
@@ -223,7 +223,7 @@ def test_a_rebuild_from_a_store_that_loses_metadata_says_so_and_takes_nobody_for
             assert deliver(parts, order(number), sender="") is Outcome.DELIVERED
         write_organizations(parts.records, parts.archive)
         found, tally = rebuilt(parts, place)
-        assert tally.notes[Note.NO_SENDER] == tally.notes[Note.NO_ENVELOPE] == 2
+        assert tally.notes[ObjectNote.NO_SENDER] == tally.notes[ObjectNote.NO_ENVELOPE] == 2
         assert {(row.envelope_sender, *row.traits) for row in found.values()} == {("<unknown>",)}
 
 
@@ -233,7 +233,7 @@ def test_a_rebuild_counts_what_a_store_has_changed(place):
         assert deliver(parts, order(1)) is Outcome.DELIVERED
         write_organizations(parts.records, parts.archive)
         _, tally = rebuilt(parts, place)
-        assert tally.notes[Note.CHANGED] == 1
+        assert tally.notes[ObjectNote.CHANGED] == 1
 
 
 # Checksums and addresses
@@ -475,7 +475,7 @@ def test_a_probe_that_a_killed_run_left_is_nobodys_mail_and_gone_after_the_next_
         for key in (PROBE, PROBE + ".meta"):
             parts.archive.put(key, RAW, DIGEST, TOLD)
         org = parts.records.organizations.find("acme")
-        scope = Scope(actor="jo@desk", object_age=timedelta(0))
+        scope = ReconcileOptions(actor="jo@desk", object_age=timedelta(0))
         assert not list(reconcile_organization(org, scope, parts)) and not list(reconcile_host(None, scope, parts))
         assert not list(find_organizations(parts.archive))
         store.objects = {f"mail/{key}": one for key, one in store.objects.items()}

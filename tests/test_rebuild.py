@@ -21,9 +21,9 @@ from orderflow_ingest.domain.object_keys import UPLOAD, held_id, message_id, raw
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason, Status
 from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
-from orderflow_ingest.maintenance.rebuild.parse_object import Choice, Note
-from orderflow_ingest.maintenance.rebuild.process_pool import Readers
-from orderflow_ingest.maintenance.rebuild.rebuilder import Tally, rebuild, stray_documents
+from orderflow_ingest.maintenance.rebuild.parse_object import ObjectNote, RebuildOptions
+from orderflow_ingest.maintenance.rebuild.process_pool import ProcessPool
+from orderflow_ingest.maintenance.rebuild.rebuilder import RebuildProgress, orphan_documents, rebuild_organizations
 from orderflow_ingest.pipeline import deliver as delivery
 from orderflow_ingest.pipeline import extract, hand_over, replay
 from orderflow_ingest.pipeline.archive_manifest import (
@@ -191,14 +191,14 @@ def wipe(parts: App) -> None:
 
 def build(
     parts: App, dry_run: bool = False, at: datetime = AT + timedelta(days=99), processes: int = 0, **choice
-) -> Tally:
+) -> RebuildProgress:
     """Rebuild everything, as the program does, but in this process."""
     orgs = [found.org for found in find_organizations(parts.archive) if found.org]
     if not dry_run:
         for org in orgs:
             parts.records.restoring.add_organization(org)
-    tally = Tally()
-    for _ in rebuild(orgs, Choice(at, "jo@desk", **choice), parts, processes, tally, dry_run):
+    tally = RebuildProgress()
+    for _ in rebuild_organizations(orgs, RebuildOptions(at, "jo@desk", **choice), parts, processes, tally, dry_run):
         pass
     return tally
 
@@ -214,8 +214,8 @@ def test_every_row_comes_back_as_it_was_and_a_second_time_changes_nothing(parts)
     wipe(parts)
     tally = build(parts)
     assert rows(parts) == before
-    assert tally.came == {Presence.BACK: 12, Presence.HELD_BACK: 6, Presence.THERE: 0} and not tally.notes
-    assert build(parts).came == {Presence.THERE: 18}
+    assert tally.presences == {Presence.BACK: 12, Presence.HELD_BACK: 6, Presence.THERE: 0} and not tally.notes
+    assert build(parts).presences == {Presence.THERE: 18}
     assert rows(parts) == before
     assert parts.queue.extractions == parts.queue.hand_overs == [], "nothing is handed over again"
     assert parts.records.messages.due(AT + timedelta(days=999), 9) == []
@@ -260,7 +260,7 @@ def test_what_an_organisation_takes_for_documents_is_known_to_the_rebuild(alone)
     before = rows(alone)
     assert not before["document"] and before["skipped_part"], "no CSV is in it"
     wipe(alone)
-    assert build(alone).came[Presence.BACK] == 1
+    assert build(alone).presences[Presence.BACK] == 1
     assert rows(alone) == before
 
 
@@ -270,7 +270,7 @@ def test_a_mail_that_nobody_had_extracted_is_left_to_the_worker_and_lost_to_nobo
     alone.queue.extractions.clear()
     write_organizations(alone.records, alone.archive)
     wipe(alone)
-    assert build(alone).notes == {Note.UNFINISHED: 2}
+    assert build(alone).notes == {ObjectNote.UNFINISHED: 2}
     (row, other) = alone.records.messages.select(Filter(), 9)
     assert row.status is other.status is Status.RECEIVED
     alone.queue.extractions = alone.records.messages.due(AT + timedelta(days=999), 9)
@@ -299,7 +299,7 @@ def test_a_mail_whose_metadata_is_damaged_comes_back_without_it(alone):
     meta = Path(alone.settings.state_dir, "archive", message.raw_key + ".meta")
     meta.write_bytes(meta.read_bytes()[:9])
     wipe(alone)
-    assert build(alone, since=AT - timedelta(days=1)).came[Presence.BACK] == 1
+    assert build(alone, since=AT - timedelta(days=1)).presences[Presence.BACK] == 1
     (back,) = alone.records.messages.select(Filter(), 9)
     assert (back.id, back.source_message_id, back.envelope_sender) == (message.id, message.source_message_id, UNKNOWN)
     assert back.status is Status.PARSED
@@ -328,7 +328,7 @@ def test_a_document_that_was_erased_comes_back_as_such_where_the_operator_says_s
     alone.archive.delete(before["document"][0]["object_key"])
     wipe(alone)
     at = AT + timedelta(days=50)
-    assert build(alone, at=at, erased_before=AT + timedelta(seconds=1)).notes == {Note.ERASED: 1}
+    assert build(alone, at=at, erased_before=AT + timedelta(seconds=1)).notes == {ObjectNote.ERASED: 1}
     found = rows(alone)
     assert found["document"][0].pop("erased_at") and not before["document"][0].pop("erased_at")
     assert found == before
@@ -345,8 +345,8 @@ def test_a_document_whose_mail_is_gone_is_told(parts):
     parts.archive.put("org/1/documents/zzz", b"", hashlib.sha256(b"").hexdigest())
     wipe(parts)
     build(parts)
-    (org, _) = parts.records.restoring.charters()
-    assert {one.key for one in stray_documents(org, parts)} == keys | {"org/1/documents/zzz"}
+    (org, _) = parts.records.restoring.organization_records()
+    assert {one.key for one in orphan_documents(org, parts)} == keys | {"org/1/documents/zzz"}
 
 
 def test_what_is_no_mail_of_ours_is_told_and_ends_nothing(alone):
@@ -364,8 +364,8 @@ def test_what_is_no_mail_of_ours_is_told_and_ends_nothing(alone):
     put(f"org/1/raw/{'b' * 64}.decision.json", b"{}", hashlib.sha256(b"{}").hexdigest())
     put("org/x/raw/1.eml", b"", hashlib.sha256(b"").hexdigest())
     tally = build(alone)
-    assert tally.notes == {Note.FOREIGN: 2, Note.DAMAGED: 1, Note.NO_MAIL: 1}
-    assert {key for key, note in tally.troubles if note is Note.DAMAGED} == {raw_key(1, "a" * 64)}
+    assert tally.notes == {ObjectNote.FOREIGN: 2, ObjectNote.DAMAGED: 1, ObjectNote.NO_MAIL: 1}
+    assert {key for key, note in tally.troubles if note is ObjectNote.DAMAGED} == {raw_key(1, "a" * 64)}
     assert rows(alone) == before
     assert [found.org_id for found in find_organizations(alone.archive)] == [1, 2, None]
 
@@ -382,7 +382,10 @@ def test_mail_of_an_earlier_version_comes_back_with_an_id_of_its_digest(alone):
     (found,) = find_organizations(alone.archive)
     assert found.org == OrganizationRecord(1, "acme", "acme", True) and "lost" in found.why
     tally = build(alone, erased_before=AT + timedelta(days=1))
-    assert tally.came == {Presence.BACK: 2, Presence.CLASH: 1, Presence.THERE: 0} and tally.notes[Note.NEW_ID] == 3
+    assert (
+        tally.presences == {Presence.BACK: 2, Presence.CLASH: 1, Presence.THERE: 0}
+        and tally.notes[ObjectNote.NEW_ID] == 3
+    )
     found = rows(alone)
     assert {row["id"] for row in found["inbound_message"]} <= {
         message_id(row["raw_key"]) for row in found["inbound_message"]
@@ -391,7 +394,7 @@ def test_mail_of_an_earlier_version_comes_back_with_an_id_of_its_digest(alone):
     (held,) = found["held_mail"]
     assert (held["subject"], held["resolution"], held["client_address"]) == ("Order 2", None, "192.0.2.9")
     before = found
-    assert build(alone).came == {Presence.THERE: 3}
+    assert build(alone).presences == {Presence.THERE: 3}
     assert rows(alone) == before
 
 
@@ -401,7 +404,12 @@ def test_a_mail_without_any_metadata_comes_back_too(alone):
     alone.archive.put(raw_key(1, digest), raw, digest)
     write_organizations(alone.records, alone.archive)
     wipe(alone)
-    assert build(alone).notes == {Note.NEW_ID: 1, Note.NO_ENVELOPE: 1, Note.NO_SENDER: 1, Note.UNFINISHED: 1}
+    assert build(alone).notes == {
+        ObjectNote.NEW_ID: 1,
+        ObjectNote.NO_ENVELOPE: 1,
+        ObjectNote.NO_SENDER: 1,
+        ObjectNote.UNFINISHED: 1,
+    }
     (row,) = alone.records.messages.select(Filter(), 9)
     assert (row.subject, row.envelope_recipient) == ("Order 1", f"orders+acme@{DOMAIN}")
     assert (row.envelope_sender, row.traits) == (UNKNOWN, []), "that it is a bounce is told by nothing"
@@ -415,7 +423,7 @@ def test_a_part_of_the_mail_comes_back_by_time_and_by_organisation(alone):
     write_organizations(alone.records, alone.archive)
     wipe(alone)
     tally = build(alone, since=AT + timedelta(days=2), until=AT + timedelta(days=4))
-    assert tally.came[Presence.BACK] == 3 and tally.notes == {Note.OTHER_TIME: 3}
+    assert tally.presences[Presence.BACK] == 3 and tally.notes == {ObjectNote.OTHER_TIME: 3}
     subjects = {(row.org_id, row.subject) for row in alone.records.messages.select(Filter(), 9)}
     assert subjects == {(1, "Order 2"), (1, "Order 3"), (2, "Order 1")}
 
@@ -425,9 +433,9 @@ def test_a_dry_run_tells_what_would_come_back_and_writes_nothing(alone):
     deliver(alone, order(1) + b"held")
     work(alone)
     write_organizations(alone.records, alone.archive)
-    assert build(alone, dry_run=True).came == {Presence.THERE: 2}
+    assert build(alone, dry_run=True).presences == {Presence.THERE: 2}
     wipe(alone)
-    assert build(alone, dry_run=True).came == {Presence.BACK: 1, Presence.HELD_BACK: 1, Presence.THERE: 0}
+    assert build(alone, dry_run=True).presences == {Presence.BACK: 1, Presence.HELD_BACK: 1, Presence.THERE: 0}
     assert not any(rows(alone).values())
 
 
@@ -437,7 +445,7 @@ def test_two_organisations_never_get_mixed_up(alone):
     wipe(alone)
     alone.records.organizations.add("beta", "Beta")  # gets the id that the archive knows as acme's
     with pytest.raises(OrganizationMismatchError):
-        claim_organization(alone.records.restoring.charter("beta"), alone.archive)
+        claim_organization(alone.records.restoring.organization_record("beta"), alone.archive)
     with pytest.raises(OrganizationMismatchError):
         build(alone)
     assert rows(alone)["inbound_message"] == []
@@ -493,7 +501,7 @@ def test_a_mail_whose_reading_takes_all_memory_is_failed_and_the_others_come_bac
     tally = build(alone, erased_before=AT + timedelta(days=1), processes=1)
     by_subject = {row.subject: row for row in alone.records.messages.select(Filter(), 9)}
     assert by_subject["Order 1"].status is Status.PARSED
-    assert tally.notes == {Note.UNREADABLE: 1} and by_subject["Order 2"].status is Status.FAILED
+    assert tally.notes == {ObjectNote.UNREADABLE: 1} and by_subject["Order 2"].status is Status.FAILED
     assert by_subject["Order 2"].error_json["error"] in ("MemoryError", "ReaderEnded")
 
 
@@ -504,7 +512,7 @@ def test_readers_that_are_killed_cost_no_mail(alone):
     write_organizations(alone.records, alone.archive)
     listed = [(one.key, one.put_at) for one in alone.archive.iterate("org/1/raw/")]
     acme = read_organization(1, alone.archive)
-    with Readers(alone, Choice(AT, "jo@desk"), 2) as readers:
+    with ProcessPool(alone, RebuildOptions(AT, "jo@desk"), 2) as readers:
 
         def chunks():
             for n in range(0, 30, 5):
@@ -576,7 +584,7 @@ def test_a_damaged_mail_is_named_printable_and_the_exit_status_tells(deployment)
     subprocess.run(["chown", "-R", f"--reference={deployment.state}", deployment.state], check=True)
     lose_database(deployment, parts)
     ended = deployment.run("orderflow-replay", "archive", "--yes", check=False)
-    assert ended.returncode == 1 and f"{Note.DAMAGED.value}: org/1/raw/{digest}.eml" in ended.stderr
+    assert ended.returncode == 1 and f"{ObjectNote.DAMAGED.value}: org/1/raw/{digest}.eml" in ended.stderr
     assert "\x1b" not in ended.stderr + ended.stdout
     assert len(rows(parts)["inbound_message"]) == 2
 
@@ -621,7 +629,7 @@ def test_no_organisation_is_added_under_an_id_that_the_archive_knows_as_anothers
     assert deployment.admin("org", "list", "--json") == ""
     deployment.replay("archive", "--yes")
     deployment.admin("org", "add", "newcomer")
-    assert [org.slug for org in parts.records.restoring.charters()] == ["acme", "beta", "newcomer"]
+    assert [org.slug for org in parts.records.restoring.organization_records()] == ["acme", "beta", "newcomer"]
 
 
 def test_what_an_organisation_is_stands_in_the_archive_after_every_change(deployment):

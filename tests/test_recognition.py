@@ -17,7 +17,7 @@ from orderflow_ingest.domain.org_settings import read_settings
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import HoldReason
 from orderflow_ingest.maintenance.imports import importer as imports
-from orderflow_ingest.maintenance.imports.sources import OfFile
+from orderflow_ingest.maintenance.imports.sources import FileMail
 from orderflow_ingest.parsing.mime.fields import HEADER_LINES
 from orderflow_ingest.pipeline import replay
 from orderflow_ingest.pipeline.deliver import Delivery, deliver_from_memory
@@ -273,8 +273,8 @@ def test_an_import_knows_what_an_earlier_version_recorded(parts):
         make_former(parts, raw)
         org = parts.records.organizations.find("acme")
         importer = imports.Importer(parts, org, "me@here", None, again=False, wait=lambda: None)
-        verdict = importer.look(OfFile("a.eml", len(raw), raw=raw), read_message(raw))
-        assert verdict.became is imports.Became.CAME_BY_MAIL
+        verdict = importer.preview(FileMail("a.eml", len(raw), raw=raw), read_message(raw))
+        assert verdict.outcome is imports.ImportOutcome.CAME_BY_MAIL
 
 
 # Letter case

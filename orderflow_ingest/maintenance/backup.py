@@ -1,12 +1,12 @@
-"""Back-up of the embedded databases: of rows and queue, a copy each that is whole, while mail goes on.
+"""Back up the embedded databases, rows and queue, while mail is delivered.
 
-A copy of the file alone is none: in WAL mode what was written last stands in a file beside it. SQLite's own back-up
-reads one state of the database in one transaction, which stops no writer. The copies are looked through, synced, and
-made in a directory beside the one that was asked for, which gets its name at the end: what has the name is whole. Only
-the user who made it reads it. What SIGKILL or a power cut leaves has a name that begins with a dot.
+Copying the file alone is not enough: in WAL mode the latest writes are in a second file. SQLite's backup API reads one
+state of the database in one transaction, and stops no writer. The copies are checked and synced in a temporary
+directory beside the target, which is renamed at the end. So a directory with the target's name is complete, and only
+the user who made it can read it. SIGKILL or a power cut leaves a directory whose name begins with a dot.
 
-Rows are copied first, then the queue: a task of a row that is in no copy is dropped, a row without a task is found by
-the sweep. A mail's object is in the archive before its row is, so the archive is copied after this.
+Rows are copied first, then the queue. A task whose row is in no copy is dropped, and a row without a task is found by
+the sweep. A delivery writes the object before the row, so copy the archive after this.
 """
 
 import os

@@ -1,18 +1,20 @@
-"""Erasure: all that there is of an organisation, of a sender within one, or of one mail, deleted without a trace of it.
+"""Erasure: delete everything about an organization, a sender within one, or one mail.
 
     spool       entries and dead letters of this host
-    archive     raw mail and documents with their metadata; of an organisation all below its prefix; of a sender
-                raw mail without a row, too
-    database    messages, documents, passed-over parts, held mail, events; what operators typed about the sender; an
-                organisation's name and settings. Its own row stays, disabled: nobody else shall get its address
-    queue       nothing: tasks hold ids alone, and find no row
+    archive     raw mail and documents with their metadata. Of an organization, everything below its prefix; of a
+                sender, also raw mail without a row
+    database    messages, documents, skipped parts, held mail, events, what operators typed about the sender, and an
+                organization's name and settings. The organization's row stays, disabled, so that nobody else gets its
+                address
+    queue       nothing: a task holds ids only, and finds no row
 
-Objects go before their rows, so that whoever is killed in between finds them by their rows when he begins again; it
-ends the same. Before that messages are taken from the workers, since one that is at a message puts objects for it:
-what a worker has in hand stays, and is told. An object that another row needs stays: two buyers may send the same
-form. Mail that arrives after the beginning is new mail, and stays; an organisation must be disabled first.
+Objects are deleted before their rows. A run that was killed can therefore be repeated: it finds the objects by their
+rows, and ends the same. Before that, the messages are taken from the workers, because a worker that extracts one
+writes objects for it. A message that a worker has in hand stays, and is counted in `in_hand`. An object that another
+row needs stays too: two buyers may send the same form. Mail that arrives after the start is new mail and stays. An
+organization must be disabled first.
 
-A held mail of somebody else's that clashes with an erased message stays held.
+Held mail of another sender that reuses the Message-ID of an erased message stays held.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,9 +30,9 @@ from orderflow_ingest.pipeline.archive_manifest import delete
 from orderflow_ingest.storage.archive import Listed, ObjectDamaged, ObjectMissing
 from orderflow_ingest.storage.database import Area, Filter, Kind, ObjectReference, Organization
 
-from .reconcile.spool import Spooled, read_entry
-from .reference_index import ReferenceIndex, digest_of, joined, prefix
-from .retention import look_again
+from .reconcile.spool import SpooledMail, read_entry
+from .reference_index import ReferenceIndex, digest_of, join_by_key, key_prefix
+from .retention import extract_again_where_deleted
 
 _PAGE = 500
 _LEASE = timedelta(hours=1)
@@ -38,8 +40,8 @@ _ORPHAN_AGE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is to be erased of an organisation: all, what is from a sender's address, or one mail."""
+class ErasureRequest:
+    """What to erase of an organization: everything, the mail of a sender's address, or one mail."""
 
     org: Organization
     sender: str | None = None
@@ -47,12 +49,12 @@ class Request:
 
     @property
     def is_of_all(self) -> bool:
-        """Tell whether all of the organisation is meant."""
+        """Return whether the whole organization is to be erased."""
         return self.sender is None and self.mail_id is None
 
 
 @dataclass
-class Erased:
+class ErasureResult:
     """What was erased, or would be; `in_hand`, `unreadable` and `shared` are what stays."""
 
     spool_entries: int = 0
@@ -69,46 +71,46 @@ class Erased:
     unreadable: int = 0
 
     @property
-    def is_all(self) -> bool:
-        """Tell whether nothing is left that another run would take."""
+    def is_complete(self) -> bool:
+        """Return whether nothing is left for another run."""
         return not self.in_hand
 
 
 def erase(
-    request: Request,
+    request: ErasureRequest,
     app: App,
     actor: str,
     run_id: UUID | None = None,
-    is_dry: bool = True,
-    walked: Callable[[int], object] = lambda number: None,
-) -> Erased:
-    """Erase what a request is about, or tell what would go. Run again after a kill it goes on."""
-    done = Erased()
-    work = _Work(request, app, is_dry, done)
+    dry_run: bool = True,
+    on_progress: Callable[[int], object] = lambda number: None,
+) -> ErasureResult:
+    """Erase what a request names, or count what would go. Can be repeated after a kill."""
+    done = ErasureResult()
+    work = _Erasure(request, app, dry_run, done)
     work.spool()
-    with ReferenceIndex() as ledger:
+    with ReferenceIndex() as index:
         in_hand = work.take()
-        ledger.read(app.records.holdings, request.org.id, walked)
-        work.choose(ledger, in_hand)
+        index.load(app.records.holdings, request.org.id, on_progress)
+        work.choose(index, in_hand)
         for area in Area:
-            work.objects(ledger, area)
-        work.rows(ledger)
+            work.objects(index, area)
+        work.rows(index)
         work.left(in_hand)
-        if not is_dry and not request.is_of_all:
-            done.extracted_again = look_again(ledger, request.org.id, app, actor, run_id)
+        if not dry_run and not request.is_of_all:
+            done.extracted_again = extract_again_where_deleted(index, request.org.id, app, actor, run_id)
     if request.is_of_all and not in_hand:
         work.rest()
-    if request.sender and not is_dry:
+    if request.sender and not dry_run:
         done.runs_blanked = app.records.erasure.forget_runs(request.sender)
     return done
 
 
 @dataclass
-class _Work:
-    request: Request
+class _Erasure:
+    request: ErasureRequest
     app: App
-    is_dry: bool
-    done: Erased
+    dry_run: bool
+    done: ErasureResult
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def spool(self) -> None:
@@ -121,7 +123,7 @@ class _Work:
             if claimed is None:  # a delivery has it in hand
                 self.done.in_hand += 1
                 continue
-            if self.is_dry:
+            if self.dry_run:
                 claimed.release()
             else:
                 self.app.spool.finish(claimed)
@@ -130,69 +132,69 @@ class _Work:
             entry = read_entry(name, self.app, is_dead=True)
             if entry is not None and self._is_meant(entry):
                 self.done.dead_letters += 1
-                if not self.is_dry:
+                if not self.dry_run:
                     self.app.spool.delete_dead(name)
 
     def take(self) -> set[UUID]:
         """Take the messages from the workers; give those that one of them has in hand."""
         in_hand: set[UUID] = set()
-        if not self.is_dry:
+        if not self.dry_run:
             now = self.app.records.database.now()
             for page in self._messages():
                 in_hand |= self.app.records.erasure.take(self.request.org.id, page, now, _LEASE)
         self.done.in_hand += len(in_hand)
         return in_hand
 
-    def choose(self, ledger: ReferenceIndex, in_hand: set[UUID]) -> None:
+    def choose(self, index: ReferenceIndex, in_hand: set[UUID]) -> None:
         """Choose the rows that are meant."""
         org_id, request = self.request.org.id, self.request
         if request.is_of_all:
-            ledger.choose_all()
+            index.choose_all()
         else:
             for page in self._messages():
-                ledger.choose(page)
+                index.choose(page)
             if request.sender:
-                ledger.choose(self.app.records.erasure.held_from(org_id, request.sender, self.began))
+                index.choose(self.app.records.erasure.held_from(org_id, request.sender, self.began))
             if request.mail_id:
-                ledger.choose([request.mail_id])
-            ledger.choose_held_of_chosen()
-        ledger.choose(in_hand, chosen=False)
+                index.choose([request.mail_id])
+            index.choose_held_of_chosen()
+        index.choose(in_hand, chosen=False)
 
-    def objects(self, ledger: ReferenceIndex, area: Area) -> None:
+    def objects(self, index: ReferenceIndex, area: Area) -> None:
         """Delete the objects that chosen rows name and no other row needs; and those without a row."""
         org_id = self.request.org.id
-        listing = self.app.archive.iterate(prefix(org_id, area))
-        chosen = ledger.groups(area, "chosen")
-        for listed, group in joined(listing, chosen):
+        listing = self.app.archive.iterate(key_prefix(org_id, area))
+        chosen = index.groups(area, "chosen")
+        for listed, group in join_by_key(listing, chosen):
             if listed is None or (group is not None and not group.needed):
                 continue
             if group is None:
                 is_going = self._is_orphan_meant(listed, area)
             else:
-                is_going = not any(_stays(row) for row in ledger.unchosen(area, group.key))
+                is_going = not any(_stays(row) for row in index.unchosen(area, group.key))
                 self.done.shared += not is_going
             if is_going:
-                self._delete(ledger, listed, area)
+                self._delete(index, listed, area)
 
-    def rows(self, ledger: ReferenceIndex) -> None:
+    def rows(self, index: ReferenceIndex) -> None:
         """Delete the chosen rows, held mail first."""
         erasure, org_id = self.app.records.erasure, self.request.org.id
-        if not self.is_dry:
-            for key in ledger.chosen_held():
+        if not self.dry_run:
+            for key in index.chosen_held():
                 self.app.archive.delete(decision_key(key))  # where a retention has deleted the mail, it is alone
-        for ids in _pages(ledger.chosen(Kind.HELD)):
-            self.done.held += len(ids) if self.is_dry else erasure.delete_held(org_id, ids)
-        for ids in _pages(ledger.chosen(Kind.MESSAGE)):
-            self.done.messages += len(ids) if self.is_dry else erasure.delete_messages(org_id, ids)
+        for ids in _pages(index.chosen(Kind.HELD)):
+            self.done.held += len(ids) if self.dry_run else erasure.delete_held(org_id, ids)
+        for ids in _pages(index.chosen(Kind.MESSAGE)):
+            self.done.messages += len(ids) if self.dry_run else erasure.delete_messages(org_id, ids)
 
     def left(self, in_hand: set[UUID]) -> None:
         """Count what is there still: what was held, say, and has been accepted meanwhile."""
-        if not self.is_dry:
+        if not self.dry_run:
             self.done.in_hand += sum(len(set(page) - in_hand) for page in self._messages())
 
     def rest(self) -> None:
-        """Delete what lies below an organisation's prefix still, and what its row says of it."""
-        if self.is_dry:
+        """Delete what lies below an organization's prefix still, and what its row says of it."""
+        if self.dry_run:
             return
         for listed in self.app.archive.iterate(f"org/{self.request.org.id}/"):
             self.app.archive.delete(listed.key)
@@ -201,18 +203,18 @@ class _Work:
             self.done.bytes += listed.size
         self.app.records.erasure.forget_settings(self.request.org.id)
 
-    def _delete(self, ledger: ReferenceIndex, listed: Listed, area: Area) -> None:
+    def _delete(self, index: ReferenceIndex, listed: Listed, area: Area) -> None:
         self.done.raw_objects += area is Area.RAW
         self.done.document_objects += area is Area.DOCUMENTS
         self.done.bytes += listed.size
-        if self.is_dry:
+        if self.dry_run:
             return
         if area is Area.DOCUMENTS:
-            ledger.note_gone([listed.key])
+            index.record_deleted([listed.key])
         delete(listed.key, self.app.archive)
 
     def _messages(self) -> Iterator[list[UUID]]:
-        """Go through the ids of the messages that are meant, page by page."""
+        """Yield the ids of the messages to erase, page by page."""
         request, last = self.request, None
         ids = (request.mail_id,) if request.mail_id else ()
         chosen = Filter(org_id=request.org.id, ids=ids, sender=request.sender, until=self.began)
@@ -220,8 +222,8 @@ class _Work:
             yield [message.id for message in page]
             last = page[-1]
 
-    def _is_meant(self, entry: Spooled) -> bool:
-        """Tell whether a spool entry is meant. One that cannot be read says nothing of whose it is, and is told."""
+    def _is_meant(self, entry: SpooledMail) -> bool:
+        """Return whether a spool entry is to be erased. One that cannot be read is only counted."""
         if entry.envelope is None:
             self.done.unreadable += 1
             return False

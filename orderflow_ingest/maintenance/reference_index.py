@@ -1,11 +1,12 @@
-"""A ledger: what an organisation's rows say of objects, sorted by key, outside of the database that they are in.
+"""ReferenceIndex: which rows of an organization name which objects, sorted by key.
 
-It is an SQLite database without a name: SQLite keeps it in a file in the directory for temporary files, with no name
-there either, and beyond some megabytes nothing of it in memory. It is gone with the process, however that ends. It
-holds ids, digests, times and flags, some 250 bytes a row, and nothing that a sender wrote.
+Retention, erasure and reconcile join it with the listing of the archive, which comes in the order of keys. It is a
+temporary SQLite database without a name. SQLite keeps it in an unnamed file in the directory for temporary files, so
+it is gone with the process, and memory holds only a few megabytes of it. A row takes about 250 bytes: ids, digests,
+times and flags, and nothing that a sender wrote.
 
-Rows are read before the archive is listed: an object is put before its row is written, so that a row whose object is
-not listed was without one. An object that is listed and has no row may be of mail that came meanwhile.
+Load the index before the archive is listed. A delivery writes the object before the row, so a row whose object is not
+in the later listing really has none. A listed object without a row may belong to mail that arrived in between.
 """
 
 import sqlite3
@@ -41,7 +42,7 @@ _HEX = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True)
-class Group:
+class ReferenceGroup:
     """All rows that name one object: how many, and how many of them need it."""
 
     key: str
@@ -51,7 +52,7 @@ class Group:
 
 
 class ReferenceIndex:
-    """The rows of one organisation that name objects, sorted by key."""
+    """The rows of one organization that name objects, sorted by key."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
@@ -64,14 +65,14 @@ class ReferenceIndex:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._db.close()
 
-    def read(
+    def load(
         self,
         holdings: ObjectReferences,
         org_id: int,
-        walked: Callable[[int], object] = lambda number: None,
+        on_progress: Callable[[int], object] = lambda number: None,
         with_events: bool = False,
     ) -> None:
-        """Read an organisation's rows; `walked` is told how many messages were read, now and then.
+        """Read an organization's rows; and report to `on_progress` how many messages were read since the last call.
 
         A message whose documents are unfinished or failed counts as such itself.
         """
@@ -79,29 +80,29 @@ class ReferenceIndex:
         # What is held first: accepting one commits its message with it, so that one of the two is seen in need of it.
         for kind in (Kind.HELD, Kind.MESSAGE, Kind.DOCUMENT):
             self._db.execute("BEGIN")
-            self._add(_counted(holdings.iterate(org_id, kind, with_events), walked, kind))
+            self._add(_counted(holdings.iterate(org_id, kind, with_events), on_progress, kind))
             self._db.execute("COMMIT")
         self._db.executescript(_INDEXES)
 
-    def groups(self, area: Area, needs: str = "erased IS NULL", **values: Any) -> Iterator[Group]:
-        """Go through the objects that rows name, by key; `needs` says, in SQL, when a row needs its object."""
+    def groups(self, area: Area, needs: str = "erased IS NULL", **values: Any) -> Iterator[ReferenceGroup]:
+        """Yield the objects that rows name, by key; `needs` says, in SQL, when a row needs its object."""
         statement = (
             f"SELECT key, count(*), sum({needs}), sum(erased IS NOT NULL) FROM holding "  # noqa: S608
             "WHERE area = :area GROUP BY key ORDER BY key"
         )
         for row in self._db.execute(statement, {"area": area.value, **values}):
-            yield Group(*row)
+            yield ReferenceGroup(*row)
 
     def rows(self, area: Area, key: str) -> Iterator[ObjectReference]:
-        """Go through the rows that name an object."""
+        """Yield the rows that name an object."""
         return self._where("area = ? AND key = ?", area.value, key)
 
     def odd(self) -> Iterator[ObjectReference]:
-        """Go through the rows that say what cannot be."""
+        """Yield the rows with values that contradict each other."""
         return self._where("odd != ''")
 
-    def short(self) -> Iterator[ObjectReference]:
-        """Go through the messages that have fewer or more documents than their last extraction told of."""
+    def wrong_document_counts(self) -> Iterator[ObjectReference]:
+        """Yield the messages whose number of documents differs from that of their last extraction."""
         return self._where(
             "documents IS NOT NULL AND documents != "
             "(SELECT count(*) FROM holding d WHERE d.message = holding.message AND d.area = 'documents')"
@@ -125,42 +126,42 @@ class ReferenceIndex:
         )
 
     def chosen(self, kind: Kind) -> Iterator[UUID]:
-        """Go through the ids of the chosen rows of a kind."""
+        """Yield the ids of the chosen rows of a kind."""
         for (id,) in self._db.execute("SELECT id FROM holding WHERE chosen AND kind = ?", (kind.value,)):
             yield UUID(id)
 
     def chosen_held(self) -> Iterator[str]:
-        """Go through the keys of the chosen held mail."""
+        """Yield the keys of the chosen held mail."""
         statement = "SELECT DISTINCT key FROM holding WHERE chosen AND kind = ?"
         for (key,) in self._db.execute(statement, (Kind.HELD.value,)):
             yield key
 
     def unchosen(self, area: Area, key: str) -> Iterator[ObjectReference]:
-        """Go through the rows that name an object and are not chosen."""
+        """Yield the rows that name an object and are not chosen."""
         return self._where("area = ? AND key = ? AND NOT chosen", area.value, key)
 
-    def note_gone(self, keys: Iterable[str]) -> None:
-        """Note documents that were deleted, to look again whether a row has come that names one."""
+    def record_deleted(self, keys: Iterable[str]) -> None:
+        """Record documents that were deleted, to check later whether a new row names one."""
         self._db.executemany("INSERT OR IGNORE INTO gone VALUES (?)", ((key,) for key in keys))
 
-    def is_gone(self, key: str) -> bool:
-        """Tell whether a document was noted as deleted."""
+    def was_deleted(self, key: str) -> bool:
+        """Return whether a document was recorded as deleted."""
         return self._db.execute("SELECT 1 FROM gone WHERE key = ?", (key,)).fetchone() is not None
 
-    def has_gone(self) -> bool:
-        """Tell whether any document was noted as deleted."""
+    def has_deleted(self) -> bool:
+        """Return whether any document was recorded as deleted."""
         return self._db.execute("SELECT 1 FROM gone LIMIT 1").fetchone() is not None
 
-    def suspect(self, key: str, size: int) -> None:
-        """Note a document that no row names, to be looked at again."""
+    def add_orphan_candidate(self, key: str, size: int) -> None:
+        """Record a document that no row names, to be checked again."""
         self._db.execute("INSERT OR IGNORE INTO suspect VALUES (?, ?)", (key, size))
 
-    def acquit(self, rows: Iterable[ObjectReference]) -> None:
-        """Drop the suspects that rows name by now."""
+    def drop_orphan_candidates(self, rows: Iterable[ObjectReference]) -> None:
+        """Drop the candidates that a row names by now."""
         self._db.executemany("DELETE FROM suspect WHERE key = ?", ((one.key,) for one in rows))
 
-    def suspects(self) -> Iterator[tuple[str, int]]:
-        """Go through the documents that no row names: key and size."""
+    def orphan_candidates(self) -> Iterator[tuple[str, int]]:
+        """Yield key and size of the documents that no row names."""
         yield from self._db.execute("SELECT key, size FROM suspect ORDER BY key")
 
     def _add(self, rows: Iterable[ObjectReference]) -> None:
@@ -199,13 +200,15 @@ class ReferenceIndex:
             )
 
 
-def prefix(org_id: int, area: Area) -> str:
-    """Give what the keys of an organisation's objects begin with."""
+def key_prefix(org_id: int, area: Area) -> str:
+    """Return what the keys of an organization's objects begin with."""
     return raw_prefix(org_id) if area is Area.RAW else document_prefix(org_id)
 
 
-def joined(listing: Iterable[Listed], groups: Iterable[Group]) -> Iterator[tuple[Listed | None, Group | None]]:
-    """Join what is listed with what rows name, each in the order of keys, with one of each in memory."""
+def join_by_key(
+    listing: Iterable[Listed], groups: Iterable[ReferenceGroup]
+) -> Iterator[tuple[Listed | None, ReferenceGroup | None]]:
+    """Join listed objects with references. Both come in the order of keys; memory holds one of each."""
     left = iter(groups)
     group = next(left, None)
     for listed in listing:
@@ -223,24 +226,26 @@ def joined(listing: Iterable[Listed], groups: Iterable[Group]) -> Iterator[tuple
 
 
 def digest_of(key: str, org_id: int, area: Area) -> str:
-    """Take the digest out of an object's key; "" if it is no key of a mail or a document of this organisation."""
+    """Take the digest out of an object's key; "" if it is no key of a mail or a document of this organization."""
     if area is Area.RAW:
         name = read_raw_key(key)
         return name.digest if name and not name.is_decision and name.org_id == org_id else ""
-    digest = key.removeprefix(prefix(org_id, area))
+    digest = key.removeprefix(key_prefix(org_id, area))
     is_ours = len(digest) == 64 and _HEX.issuperset(digest) and key == document_key(org_id, digest)
     return digest if is_ours else ""
 
 
 def _key(one: ObjectReference) -> str:
-    """Give the key of a row's object; of one that cannot be, the one that it should have."""
+    """Return the key of a row's object, or the key it should have where the row names an impossible one."""
     if one.odd != ODD_KEY:
         return one.key
     return document_key(one.org_id, one.digest) if one.kind is Kind.DOCUMENT else raw_key(one.org_id, one.digest)
 
 
-def _counted(rows: Iterator[ObjectReference], walked: Callable[[int], object], kind: Kind) -> Iterator[ObjectReference]:
+def _counted(
+    rows: Iterator[ObjectReference], on_progress: Callable[[int], object], kind: Kind
+) -> Iterator[ObjectReference]:
     for number, row in enumerate(rows, 1):
         if number % 1000 == 0 and kind is Kind.MESSAGE:
-            walked(1000)
+            on_progress(1000)
         yield row

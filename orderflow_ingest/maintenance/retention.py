@@ -1,15 +1,14 @@
-"""Retention: the objects that their organisation does not keep any longer go; the rows stay, and say so.
+"""Retention: delete objects that their organization no longer keeps. The rows stay and record it.
 
-An object goes when none of the rows that name it needs it any more. A row needs its object while it is younger than
-the organisation keeps such objects, and while there is something to do: a message that is not PARSED, a document that
-is not handed over, held mail that nobody has decided on; what FAILED stays for a replay unless `also_failed`. Raw mail
-stays as long as any of its message's documents is not handed over.
+An object is deleted when none of its rows needs it any more. A row needs its object while it is younger than the
+organization's limit, and while work is left: a message that is not PARSED, a document that is not handed over, held
+mail without a decision. What FAILED stays for a replay, unless `also_failed` is set. Raw mail stays as long as any
+document of its message is not handed over.
 
-The rows are marked, with an event each, and then the object is deleted. Killed in between, the next run finds an
-object in the listing all of whose rows are marked, and deletes it. A document may come again with new mail in the
-moment in which it is deleted: so at the end what workers have in hand is begun anew, since they put objects before
-rows; then the rows are read once more, and the message of one whose document is gone is extracted again from its raw
-mail.
+The rows are marked first, with an event each; then the object is deleted. After a kill in between, the next run finds
+an object whose rows are all marked, and deletes it. The same document may arrive in new mail at that moment. So at the
+end, attempts that workers have in hand are started again, since they write objects before rows. Then the rows are read
+once more, and a message whose document is gone is extracted again from its raw mail.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,15 +24,15 @@ from orderflow_ingest.pipeline.deliver import enqueue_extraction
 from orderflow_ingest.storage.archive import has_object
 from orderflow_ingest.storage.database import Area, Event, Kind, ObjectReference, Organization
 
-from .reference_index import ReferenceIndex, joined, prefix
+from .reference_index import ReferenceIndex, join_by_key, key_prefix
 
 _BATCH = 200
-NEEDS = "erased IS NULL AND (unfinished OR received >= :cutoff OR (failed AND NOT :also_failed))"
+NEEDS_SQL = "erased IS NULL AND (unfinished OR received >= :cutoff OR (failed AND NOT :also_failed))"
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How many days an organisation's objects are kept since their mail came (None: for ever); also of what FAILED."""
+class RetentionRule:
+    """How many days an organization's objects are kept since their mail came (None: for ever); also of what FAILED."""
 
     raw_days: int | None
     document_days: int | None
@@ -41,18 +40,18 @@ class Rule:
 
     @property
     def is_any(self) -> bool:
-        """Tell whether anything goes at all."""
+        """Return whether the rule deletes anything."""
         return self.raw_days is not None or self.document_days is not None
 
     def cutoff(self, area: Area, now: datetime) -> datetime | None:
-        """Say what objects must be older than, by the time their mail came, to go."""
+        """Return the time before which an object's mail must have been received for it to go."""
         days = self.raw_days if area is Area.RAW else self.document_days
         return None if days is None else now - timedelta(days=min(days, MOST_DAYS))
 
 
 @dataclass
-class Retained:
-    """What a retention did, or would do, with one kind of an organisation's objects."""
+class RetentionResult:
+    """What a retention did, or would do, with one kind of an organization's objects."""
 
     area: Area
     kept: int = 0
@@ -63,58 +62,61 @@ class Retained:
     extracted_again: int = 0
 
 
-def rule_of(org: Organization, app: App, raw_days: int | None, document_days: int | None, also_failed: bool) -> Rule:
-    """Give an organisation's rule: its settings, or what is said instead."""
+def retention_rule(
+    org: Organization, app: App, raw_days: int | None, document_days: int | None, also_failed: bool
+) -> RetentionRule:
+    """Return an organization's rule: its settings, or the given values in their place."""
     own = app.records.holdings.keeping(org.id)
-    return Rule(
+    return RetentionRule(
         own.raw_days if raw_days is None else raw_days,
         own.document_days if document_days is None else document_days,
         also_failed,
     )
 
 
-def retain(
+def apply_retention(
     org: Organization,
-    rule: Rule,
+    rule: RetentionRule,
     app: App,
     actor: str,
     run_id: UUID | None = None,
-    is_dry: bool = True,
-    walked: Callable[[int], object] = lambda number: None,
-) -> list[Retained]:
-    """Delete what an organisation does not keep any longer, or tell what would go."""
+    dry_run: bool = True,
+    on_progress: Callable[[int], object] = lambda number: None,
+) -> list[RetentionResult]:
+    """Delete objects that an organization no longer keeps, or count what would go."""
     now = datetime.now(UTC)
     cutoffs = {area: cutoff for area in Area if (cutoff := rule.cutoff(area, now)) is not None}
     if not cutoffs:
         return []
-    with ReferenceIndex() as ledger:
-        ledger.read(app.records.holdings, org.id, walked)
+    with ReferenceIndex() as index:
+        index.load(app.records.holdings, org.id, on_progress)
         return [
-            _Pass(org, rule, app, actor, run_id, ledger, is_dry, area, cutoff).run() for area, cutoff in cutoffs.items()
+            _RetentionPass(org, rule, app, actor, run_id, index, dry_run, area, cutoff).run()
+            for area, cutoff in cutoffs.items()
         ]
 
 
 @dataclass
-class _Pass:
-    """One pass over one kind of an organisation's objects."""
+class _RetentionPass:
+    """One pass over one kind of an organization's objects."""
 
     org: Organization
-    rule: Rule
+    rule: RetentionRule
     app: App
     actor: str
     run_id: UUID | None
-    ledger: ReferenceIndex
-    is_dry: bool
+    index: ReferenceIndex
+    dry_run: bool
     area: Area
     cutoff: datetime
 
-    def run(self) -> Retained:
-        done = Retained(self.area)
+    def run(self) -> RetentionResult:
+        done = RetentionResult(self.area)
         values = {"cutoff": self.cutoff.timestamp(), "also_failed": self.rule.also_failed}
-        groups = self.ledger.groups(self.area, NEEDS, **values)
-        listing = self.app.archive.iterate(prefix(self.org.id, self.area))
+        groups = self.index.groups(self.area, NEEDS_SQL, **values)
+        listing = self.app.archive.iterate(key_prefix(self.org.id, self.area))
         sizes: dict[str, int] = {}
-        for listed, group in joined(listing, groups):
+        for listed, group in join_by_key(listing, groups):
             if listed is None or group is None:
                 continue
             if group.needed:
@@ -125,22 +127,24 @@ class _Pass:
                 self._delete(sizes, done)
                 sizes = {}
         self._delete(sizes, done)
-        if self.area is Area.DOCUMENTS and not self.is_dry:
-            done.extracted_again = look_again(self.ledger, self.org.id, self.app, self.actor, self.run_id)
+        if self.area is Area.DOCUMENTS and not self.dry_run:
+            done.extracted_again = extract_again_where_deleted(
+                self.index, self.org.id, self.app, self.actor, self.run_id
+            )
         return done
 
-    def _delete(self, sizes: dict[str, int], done: Retained) -> None:
+    def _delete(self, sizes: dict[str, int], done: RetentionResult) -> None:
         """Mark the rows of some objects, and delete those objects that nobody has come to need since."""
 
         def rows() -> Iterator[ObjectReference]:
             for key in sizes:
-                yield from self.ledger.rows(self.area, key)
+                yield from self.index.rows(self.area, key)
 
         going = set(sizes)
-        if sizes and not self.is_dry:
-            going = self.app.records.erasure.mark(self.org.id, rows, self._needs, self._told)
+        if sizes and not self.dry_run:
+            going = self.app.records.erasure.mark(self.org.id, rows, self._needs, self._erased_event)
             if self.area is Area.DOCUMENTS:
-                self.ledger.note_gone(going)
+                self.index.record_deleted(going)
             for key in sorted(going):
                 delete(key, self.app.archive)
         done.busy += len(sizes) - len(going)
@@ -149,16 +153,16 @@ class _Pass:
         done.rows += sum(row.key in going and row.erased_at is None for row in rows())
 
     def _needs(self, row: ObjectReference) -> bool:
-        """Tell whether a row needs its object by now: the same as NEEDS says in SQL."""
+        """Return whether a row needs its object by now: NEEDS_SQL in Python."""
         has_work = row.is_unfinished or row.received_at >= self.cutoff
         return row.erased_at is None and (has_work or (row.is_failed and not self.rule.also_failed))
 
-    def _told(self, row: ObjectReference) -> Event:
+    def _erased_event(self, row: ObjectReference) -> Event:
         return erased_event(row, self.actor, self.run_id, "retention")
 
 
 def erased_event(row: ObjectReference, actor: str, run_id: UUID | None, why: str) -> Event:
-    """Tell that a row's object was erased."""
+    """Return the event that records the erasure of a row's object."""
     document = row.id if row.kind is Kind.DOCUMENT else None
     details = {"what": row.kind.area.value, "why": why}
     return Event(
@@ -166,24 +170,24 @@ def erased_event(row: ObjectReference, actor: str, run_id: UUID | None, why: str
     )
 
 
-def look_again(ledger: ReferenceIndex, org_id: int, app: App, actor: str, run_id: UUID | None) -> int:
-    """Find rows that came while their object was deleted, and have their messages extracted again: give how many.
+def extract_again_where_deleted(index: ReferenceIndex, org_id: int, app: App, actor: str, run_id: UUID | None) -> int:
+    """Extract messages again whose row came while its object was deleted; return how many.
 
     Who is at a message, and may have put such an object already, loses it, and it is begun anew.
     """
-    if not ledger.has_gone():
+    if not index.has_deleted():
         return 0
     for id in app.records.erasure.unseat(org_id, app.records.database.now()):
         if begun := app.records.messages.get(org_id, id):
             enqueue_extraction(begun, app)
     found = 0
     for row in _live(app.records.holdings.iterate(org_id, Kind.DOCUMENT)):
-        if not ledger.is_gone(row.key) or has_object(row.org_id, row.key, app.archive):
+        if not index.was_deleted(row.key) or has_object(row.org_id, row.key, app.archive):
             continue
         message = app.records.messages.get(org_id, row.message_id)
         now = datetime.now(UTC)
-        told = Event(org_id, row.message_id, EventKind.REPLAYED, actor, now, run_id=run_id, details={"why": "erasure"})
-        if message is not None and app.records.documents.extract_again(message, app.swept_at(), told):
+        event = Event(org_id, row.message_id, EventKind.REPLAYED, actor, now, run_id=run_id, details={"why": "erasure"})
+        if message is not None and app.records.documents.extract_again(message, app.swept_at(), event):
             enqueue_extraction(message, app, is_live=False)
             found += 1
     return found

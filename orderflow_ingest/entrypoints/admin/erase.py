@@ -16,7 +16,7 @@ from orderflow_ingest.app import App
 from orderflow_ingest.entrypoints.cli.options import organizations
 from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, progress, settings_option
 from orderflow_ingest.maintenance import erasure
-from orderflow_ingest.maintenance.erasure import Erased, Request
+from orderflow_ingest.maintenance.erasure import ErasureRequest, ErasureResult
 from orderflow_ingest.storage.database import Filter, Organization, Run
 
 _SLACK = 5  # seconds: an organisation that was found is remembered by a delivery for one
@@ -37,23 +37,23 @@ def erase(
         raise click.UsageError("--sender is a whole address, and goes without --message")
     app = load_app(settings_file)
     (org,) = organizations(app, slug)
-    request = Request(org, sender and sender.strip().lower(), mail_id)
+    request = ErasureRequest(org, sender and sender.strip().lower(), mail_id)
     if request.is_of_all:
         _need_disabled(app, org)
     if not yes:
-        _print(_with_bar(request, app, is_dry=True), as_json)
+        _print(_with_bar(request, app, dry_run=True), as_json)
         if not sys.stdin.isatty():
             click.echo("nothing was erased: say --yes", err=True)
             return
         if click.prompt(f"This cannot be undone. Type {org.slug} to erase it", err=True) != org.slug:
             raise click.ClickException("nothing was erased")
-    done = _with_bar(request, app, is_dry=False)
+    done = _with_bar(request, app, dry_run=False)
     _print(done, as_json)
     if not any(vars(done).values()):
         click.echo(f"there was nothing to erase: {org.slug} has no such mail", err=True)
     if app.archive.keeps_versions():
         click.echo("the bucket keeps versions: what was deleted is there until its rules let old versions go", err=True)
-    if not done.is_all:
+    if not done.is_complete:
         again = f"run this again in {app.settings.lease:.0f} s"
         click.echo(f"{done.in_hand} are left, in the hands of a worker or a delivery: {again}", err=True)
         raise SystemExit(1)
@@ -69,20 +69,20 @@ def _need_disabled(app: App, org: Organization) -> None:
         raise click.ClickException(f"a delivery may be at work still: run this again in {left:.0f} s")
 
 
-def _with_bar(request: Request, app: App, is_dry: bool) -> Erased:
+def _with_bar(request: ErasureRequest, app: App, dry_run: bool) -> ErasureResult:
     run = Run.new("erase")
-    if not is_dry:
+    if not dry_run:
         words = f"{run.id} {request.org.slug} {request.sender or ''} {request.mail_id or ''}"
         chosen = {"org_id": request.org.id, "request": hashlib.sha256(words.encode()).hexdigest()}
         app.records.runs.begin(replace(run, chosen=chosen))
     total = app.records.messages.count(Filter(org_id=request.org.id))
-    with progress(total, "Looking" if is_dry else "Erasing") as bar:
-        done = erasure.erase(request, app, run.actor, run.id, is_dry, bar.update)
-    if not is_dry:
+    with progress(total, "Looking" if dry_run else "Erasing") as bar:
+        done = erasure.erase(request, app, run.actor, run.id, dry_run, bar.update)
+    if not dry_run:
         rows = done.messages + done.held
-        app.records.runs.advance(run.id, vars(done), rows, done.in_hand, 0, datetime.now(UTC), is_over=done.is_all)
+        app.records.runs.advance(run.id, vars(done), rows, done.in_hand, 0, datetime.now(UTC), is_over=done.is_complete)
     return done
 
 
-def _print(done: Erased, as_json: bool) -> None:
+def _print(done: ErasureResult, as_json: bool) -> None:
     print_rows([{"what": name.replace("_", " "), "number": number} for name, number in vars(done).items()], as_json)

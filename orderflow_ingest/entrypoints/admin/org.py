@@ -171,10 +171,10 @@ def archive_may_be_away() -> Iterator[None]:
 
 def _claim(slug: str, app: App) -> None:
     """Write a new organisation into the archive, which may know its id as another's: nothing must get mixed up."""
-    charter = app.records.restoring.charter(slug)
+    record = app.records.restoring.organization_record(slug)
     try:
-        if charter:
-            claim_organization(charter, app.archive)
+        if record:
+            claim_organization(record, app.archive)
     except ArchiveUnavailable:
         app.records.restoring.remove_new(slug)
         raise
@@ -185,10 +185,10 @@ def _claim(slug: str, app: App) -> None:
 
 def _archive(slug: str, app: App) -> None:
     """Write an organisation as it is now into the archive, from which its row can be made anew."""
-    charter = app.records.restoring.charter(slug)
-    if charter:
+    record = app.records.restoring.organization_record(slug)
+    if record:
         with archive_may_be_away():
-            write_organization(charter, app.archive)
+            write_organization(record, app.archive)
 
 
 def _listed(stored: Mapping[str, Any], as_json: bool) -> Any:

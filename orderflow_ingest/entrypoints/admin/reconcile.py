@@ -17,7 +17,7 @@ from orderflow_ingest.app import App
 from orderflow_ingest.domain.ascii_case import ascii_lower
 from orderflow_ingest.entrypoints.cli.options import moment, org_option, organizations
 from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, progress, settings_option
-from orderflow_ingest.maintenance.reconcile.findings import Digests, Finding, Scope
+from orderflow_ingest.maintenance.reconcile.findings import DigestCheck, Finding, ReconcileOptions
 from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_host, reconcile_organization
 from orderflow_ingest.storage.database import Filter, Organization, Run
 
@@ -33,8 +33,8 @@ from orderflow_ingest.storage.database import Filter, Organization, Run
 @click.option("--until", type=moment, metavar="TIME", help="Mail received, objects put before (UTC, or 2h ago).")
 @click.option(
     "--digests",
-    type=click.Choice([one.value for one in Digests]),
-    default=Digests.SAMPLE.value,
+    type=click.Choice([one.value for one in DigestCheck]),
+    default=DigestCheck.SAMPLE.value,
     show_default=True,
     help="Which objects are read and verified.",
 )
@@ -75,13 +75,13 @@ def reconcile(
         raise click.UsageError("--orphan-documents says what --fix may do")
     app = load_app(settings_file)
     run = _run(app, resumed, fix)
-    scope = Scope(
+    scope = ReconcileOptions(
         actor=run.actor,
         fix=fix,
         run_id=run.id,
         since=since,
         until=until,
-        digests=Digests(digests),
+        digests=DigestCheck(digests),
         sample=sample,
         overdue=timedelta(minutes=minutes),
         orphan_documents=orphan_documents,
@@ -104,14 +104,14 @@ def _run(app: App, resumed: UUID | None, fix: bool) -> Run:
 
 
 def _go_through(
-    app: App, orgs: list[Organization], slug: str | None, scope: Scope, run: Run, as_json: bool
+    app: App, orgs: list[Organization], slug: str | None, scope: ReconcileOptions, run: Run, as_json: bool
 ) -> tuple[Counter[str], Counter[str]]:
     found: Counter[str] = Counter()
     fixed: Counter[str] = Counter()
 
     def tell(finding: Finding) -> None:
-        found[finding.trouble.value] += 1
-        fixed[finding.trouble.value] += bool(finding.fixed)
+        found[finding.kind.value] += 1
+        fixed[finding.kind.value] += bool(finding.fixed)
         _print(finding, as_json)
 
     def note(position: str | None, is_over: bool) -> None:
@@ -135,8 +135,8 @@ def _go_through(
 def _print(finding: Finding, as_json: bool) -> None:
     if sys.stderr.isatty():
         click.echo("\r\033[2K", err=True, nl=False)  # the bar, which is drawn again
-    row: dict[str, Any] = {"finding": finding.trouble.value, "org": finding.org or None, "about": finding.about}
-    print_rows(iter([{**row, "says": finding.says, "fixed": finding.fixed or None}]), as_json)
+    row: dict[str, Any] = {"finding": finding.kind.value, "org": finding.org or None, "about": finding.subject}
+    print_rows(iter([{**row, "says": finding.detail, "fixed": finding.fixed or None}]), as_json)
 
 
 def _conclude(app: App, found: Counter[str], fixed: Counter[str], before: int, as_json: bool) -> None:

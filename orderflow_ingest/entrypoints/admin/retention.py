@@ -12,7 +12,7 @@ import click
 from orderflow_ingest.domain.org_settings import MOST_DAYS
 from orderflow_ingest.entrypoints.cli.options import org_option, organizations
 from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, progress, settings_option
-from orderflow_ingest.maintenance.retention import Retained, retain, rule_of
+from orderflow_ingest.maintenance.retention import RetentionResult, apply_retention, retention_rule
 from orderflow_ingest.storage.database import Filter, Run
 
 DAYS = click.IntRange(1, MOST_DAYS)
@@ -42,7 +42,7 @@ def retention(
     rules = [
         (org, rule)
         for org in organizations(app, slug)
-        if (rule := rule_of(org, app, raw_days, document_days, also_failed)).is_any
+        if (rule := retention_rule(org, app, raw_days, document_days, also_failed)).is_any
     ]
     run = Run.new("retention")
     if yes:
@@ -51,7 +51,7 @@ def retention(
     total = sum(app.records.messages.count(Filter(org_id=org.id)) for org, _ in rules)
     with progress(total, "Deleting" if yes else "Looking") as bar:
         for org, rule in rules:
-            for one in retain(org, rule, app, run.actor, run.id, not yes, bar.update):
+            for one in apply_retention(org, rule, app, run.actor, run.id, not yes, bar.update):
                 rows.append(_row(org.slug, one))
             done, busy = sum(row["objects"] for row in rows), sum(row["busy"] for row in rows)
             if yes:
@@ -66,6 +66,6 @@ def retention(
         click.echo("nothing was deleted: say --yes", err=True)
 
 
-def _row(slug: str, one: Retained) -> dict[str, Any]:
+def _row(slug: str, one: RetentionResult) -> dict[str, Any]:
     told = {"org": slug, "kind": one.area.value, "objects": one.objects, "bytes": one.bytes, "rows": one.rows}
     return {**told, "kept": one.kept, "busy": one.busy, "extracted_again": one.extracted_again}

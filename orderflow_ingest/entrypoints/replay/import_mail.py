@@ -24,8 +24,8 @@ from orderflow_ingest.entrypoints.cli.terminal import (
     progress,
     settings_option,
 )
-from orderflow_ingest.maintenance.imports.importer import Became, Importer, Verdict
-from orderflow_ingest.maintenance.imports.sources import OfFile, count_bytes, read_paths
+from orderflow_ingest.maintenance.imports.importer import Importer, ImportOutcome, ImportResult
+from orderflow_ingest.maintenance.imports.sources import FileMail, count_bytes, read_paths
 from orderflow_ingest.observability import logs
 from orderflow_ingest.storage.database import Organization, Run
 
@@ -54,32 +54,34 @@ def import_mail(
     importer = Importer(app, org, run.actor, run.id, again, lambda: time.sleep(_WAIT))
     mails = read_paths(list(paths), app.settings.max_message_size)
     with progress(count_bytes(list(paths)), "Looking" if dry_run else "Importing") as bar:
-        verdicts: Iterator[tuple[OfFile, Verdict]]
+        verdicts: Iterator[tuple[FileMail, ImportResult]]
         if dry_run:
-            verdicts = ((mail, importer.look(mail, read_message(mail.raw or b""))) for mail in mails)
+            verdicts = ((mail, importer.preview(mail, read_message(mail.raw or b""))) for mail in mails)
         else:
             logs.configure(app.settings.log, "replay", app.settings.state_dir, on_standard_error=False)
             app.records.runs.begin(run)
             verdicts = _imported(mails, importer, run, app)
-        counts: Counter[Became] = Counter()
+        counts: Counter[ImportOutcome] = Counter()
         for mail, verdict in verdicts:
-            counts[verdict.became] += 1
+            counts[verdict.outcome] += 1
             bar.update(mail.size)
             _tell(mail, verdict, as_json, dry_run)
-    rows: list[Row] = [{"what": became.value, "number": counts[became]} for became in Became if counts[became]]
+    rows: list[Row] = [{"what": became.value, "number": counts[became]} for became in ImportOutcome if counts[became]]
     if not as_json or not dry_run:
         print_rows(rows, as_json)
-    if counts[Became.FAILED]:
+    if counts[ImportOutcome.FAILED]:
         raise SystemExit(1)
 
 
-def _imported(mails: Iterator[OfFile], importer: Importer, run: Run, app: App) -> Iterator[tuple[OfFile, Verdict]]:
+def _imported(
+    mails: Iterator[FileMail], importer: Importer, run: Run, app: App
+) -> Iterator[tuple[FileMail, ImportResult]]:
     """Import mail by mail, and note now and then how far it has come."""
     done = passed_over = failed = 0
     for number, mail in enumerate(mails, 1):
-        verdict = importer.take(mail)
-        done += verdict.became in (Became.IMPORTED, Became.HELD)
-        failed += verdict.became is Became.FAILED
+        verdict = importer.import_mail(mail)
+        done += verdict.outcome in (ImportOutcome.IMPORTED, ImportOutcome.HELD)
+        failed += verdict.outcome is ImportOutcome.FAILED
         passed_over = number - done - failed
         if number % _BATCH == 0:
             app.records.runs.advance(run.id, number, done, passed_over, failed, datetime.now(UTC))
@@ -87,13 +89,13 @@ def _imported(mails: Iterator[OfFile], importer: Importer, run: Run, app: App) -
     app.records.runs.advance(run.id, None, done, passed_over, failed, datetime.now(UTC), is_over=True)
 
 
-def _tell(mail: OfFile, verdict: Verdict, as_json: bool, dry_run: bool) -> None:
+def _tell(mail: FileMail, verdict: ImportResult, as_json: bool, dry_run: bool) -> None:
     """Tell of a mail: all of them in a dry run, else those that failed, on standard error."""
-    row = {"file": mail.name, "became": verdict.became.value, "why": verdict.why, "id": verdict.message_id}
+    row = {"file": mail.name, "became": verdict.outcome.value, "why": verdict.reason, "id": verdict.message_id}
     if dry_run:
         print_rows([row] if as_json else iter([{**row, "file": printable(mail.name)}]), as_json)
-    elif verdict.became is Became.FAILED:
-        click.echo(f"failed: {printable(mail.name)}: {verdict.why}", err=True)
+    elif verdict.outcome is ImportOutcome.FAILED:
+        click.echo(f"failed: {printable(mail.name)}: {verdict.reason}", err=True)
 
 
 def _organization(slug: str, app: App) -> Organization:

@@ -21,15 +21,9 @@ from orderflow_ingest.domain.org_settings import OrgSettingsError, read_settings
 from orderflow_ingest.entrypoints.cli.options import moment, org_option, period_options
 from orderflow_ingest.entrypoints.cli.terminal import Row, json_option, load_app, print_rows, printable, settings_option
 from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
-from orderflow_ingest.maintenance.rebuild.parse_object import Choice
-from orderflow_ingest.maintenance.rebuild.rebuilder import Tally, rebuild, stray_documents
-from orderflow_ingest.storage.database import (
-    OrganizationMismatchError,
-    OrganizationRecord,
-    Presence,
-    Run,
-    operator_name,
-)
+from orderflow_ingest.maintenance.rebuild.parse_object import RebuildOptions
+from orderflow_ingest.maintenance.rebuild.rebuilder import RebuildProgress, orphan_documents, rebuild_organizations
+from orderflow_ingest.storage.database import OrganizationMismatchError, OrganizationRecord, Presence, Run, operator_name
 
 COMMAND = "archive"
 _SHOWN = 1.0  # seconds
@@ -99,7 +93,7 @@ def rebuild_from_archive(
         app.records.runs.begin(run)
     tally = _run(found.chosen, run, choice, app, concurrency, dry_run)
     is_all = not (dry_run or choice.since or choice.until)
-    stray = sum(1 for org in found.chosen for _ in stray_documents(org, app)) if is_all else None
+    stray = sum(1 for org in found.chosen for _ in orphan_documents(org, app)) if is_all else None
     print_rows(_rows(found, tally, stray), as_json)
     for key, trouble in tally.troubles:
         click.echo(printable(f"{trouble.value}: {key}"), err=True)
@@ -107,14 +101,16 @@ def rebuild_from_archive(
         raise SystemExit(1)
 
 
-def _run(orgs: list[OrganizationRecord], run: Run, choice: Choice, app: App, processes: int, dry_run: bool) -> Tally:
+def _run(
+    orgs: list[OrganizationRecord], run: Run, choice: RebuildOptions, app: App, processes: int, dry_run: bool
+) -> RebuildProgress:
     """Rebuild, note how far it has come after each batch, and say how to go on if it is ended."""
-    tally = Tally(position=run.position or "")
+    tally = RebuildProgress(position=run.position or "")
     if not dry_run:
         click.echo(f"run {run.id}", err=True)
     try:
         with _speed() as show:
-            for _ in rebuild(orgs, choice, app, processes, tally, dry_run):
+            for _ in rebuild_organizations(orgs, choice, app, processes, tally, dry_run):
                 show(tally.looked_at)
                 if not dry_run:
                     _advance(run, tally, app)
@@ -127,9 +123,9 @@ def _run(orgs: list[OrganizationRecord], run: Run, choice: Choice, app: App, pro
     return tally
 
 
-def _advance(run: Run, tally: Tally, app: App, is_over: bool = False) -> None:
+def _advance(run: Run, tally: RebuildProgress, app: App, is_over: bool = False) -> None:
     """Note how far a run has come, with what it had done before it was gone on with."""
-    came = tally.came
+    came = tally.presences
     done = came[Presence.BACK] + came[Presence.HELD_BACK] + came[Presence.CLASH]
     failed = sum(number for note, number in tally.notes.items() if note.is_trouble)
     app.records.runs.advance(
@@ -168,12 +164,12 @@ def _find(slug: str | None, app: App) -> _Organizations:
     return found
 
 
-def _rows(found: _Organizations, tally: Tally, stray: int | None) -> list[Row]:
+def _rows(found: _Organizations, tally: RebuildProgress, stray: int | None) -> list[Row]:
     numbers: list[tuple[str, int]] = [("organisations that came back", found.new)]
     numbers.append(("organisations there already", len(found.chosen) - found.new))
     if found.lost:
         numbers.append(("organisations left out", len(found.lost)))
-    numbers += [(came.value, tally.came[came]) for came in Presence if tally.came[came] or came in _ALWAYS]
+    numbers += [(came.value, tally.presences[came]) for came in Presence if tally.presences[came] or came in _ALWAYS]
     numbers += [(note.value, number) for note, number in sorted(tally.notes.items())]
     if stray:
         numbers.append(("documents whose mail is not there any more", stray))
@@ -205,10 +201,10 @@ def _resumed(id: UUID, app: App) -> Run:
     return replace(run, actor=operator_name())
 
 
-def _choice(run: Run) -> Choice:
+def _choice(run: Run) -> RebuildOptions:
     names = ("since", "until", "erased_before")
     times = {name: run.chosen[name] and datetime.fromisoformat(run.chosen[name]) for name in names}
-    return Choice(datetime.now(UTC), run.actor, run.id, hand_over=run.chosen["hand_over"], **times)
+    return RebuildOptions(datetime.now(UTC), run.actor, run.id, hand_over=run.chosen["hand_over"], **times)
 
 
 @contextmanager

@@ -1,18 +1,15 @@
-"""Import: mail of the past, out of files, into an organisation as source UPLOAD.
+"""Importer: take mail from files into an organization, as source UPLOAD.
 
-mbox      the mails of an mbox file
-sources   the mails of files and directories
+A mail goes the way of every mail, through `pipeline.deliver`: identity, archive, row, task. Its tasks come after all
+live mail. An import can be repeated: (organization, UPLOAD, Message-ID) and the fingerprint find what is recorded.
+Mail that was received by SMTP with the same content is skipped too, unless `again` is set.
 
-A mail goes the way that every mail goes, by delivery.deliver(): identity, archive, row, task; its tasks come behind all
-live mail. So it can be done twice: (organisation, UPLOAD, Message-ID) and the fingerprint tell what is there, and what
-came by mail with the same content is passed over too, unless it is wanted again.
+    received_at   the date of the topmost Received field, else the Date field, else the file's time, else now. A date
+                  before e-mail existed, or over a day ahead of the clock, does not count
+    sender        Return-Path, else the From line of mbox, else the address of the From field
+    recipient     the organization's address
 
-    received_at   the date of the topmost Received field; else the Date field; else the file's time; else now.
-                  A field's that is before e-mail or over a day ahead of the clock does not count
-    sender        Return-Path; else the From line of mbox; else the address of the From field
-    recipient     the organisation's address
-
-Live mail is deferred where too many tasks wait, so an import waits before: at half of that.
+Live mail is deferred when too many tasks wait. An import therefore waits at half of that limit.
 """
 
 from collections.abc import Callable
@@ -34,43 +31,43 @@ from orderflow_ingest.pipeline.deliver import Origin, deliver
 from orderflow_ingest.storage.database import Organization
 from orderflow_ingest.storage.queue import QueueUnavailable
 
-from .sources import OfFile
+from .sources import FileMail
 
 _FIRST_MAIL = datetime(1971, 1, 1, tzinfo=UTC)
 _CLOCKS_DIFFER = timedelta(days=1)
 _ADDRESS_LIMIT = 1000
 
 
-class Became(StrEnum):
-    """What became of a mail that was to be imported."""
+class ImportOutcome(StrEnum):
+    """Outcome of one mail of an import."""
 
     IMPORTED = "imported"
-    THERE = "there already"
+    ALREADY_IMPORTED = "there already"
     CAME_BY_MAIL = "came by mail already"
     HELD = "held: its Message-ID is known with other content"
-    OTHER = "passed over"
+    NOT_MAIL = "passed over"
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of a mail, why, and its row where there is one."""
+class ImportResult:
+    """Outcome of one mail, the reason, and the id of its row where there is one."""
 
-    became: Became
-    why: str = ""
+    outcome: ImportOutcome
+    reason: str = ""
     message_id: UUID | None = None
 
 
 _BECAME = {
-    Outcome.DELIVERED: Became.IMPORTED,
-    Outcome.DUPLICATE: Became.THERE,
-    Outcome.HELD: Became.HELD,
+    Outcome.DELIVERED: ImportOutcome.IMPORTED,
+    Outcome.DUPLICATE: ImportOutcome.ALREADY_IMPORTED,
+    Outcome.HELD: ImportOutcome.HELD,
 }
 
 
 @dataclass(frozen=True)
 class Importer:
-    """Takes mails in for one organisation, in one run of an operator's; it waits by `wait` for too much work."""
+    """Imports mail for one organization in one run. Calls `wait` while too many tasks are in the queue."""
 
     app: App
     org: Organization
@@ -79,40 +76,42 @@ class Importer:
     again: bool
     wait: Callable[[], object]
 
-    def take(self, mail: OfFile) -> Verdict:
+    def import_mail(self, mail: FileMail) -> ImportResult:
         """Import a mail. Raises DatabaseUnavailable, ArchiveUnavailable; to try again is safe."""
         message = read_message(mail.raw or b"")
-        seen = self.look(mail, message)
-        if seen.became not in (Became.IMPORTED, Became.HELD) or mail.raw is None or message is None:
+        seen = self.preview(mail, message)
+        if seen.outcome not in (ImportOutcome.IMPORTED, ImportOutcome.HELD) or mail.raw is None or message is None:
             return seen
         self._wait_for_room()
         way = Origin(UPLOAD, is_live=False, importer=self.actor, run_id=self.run_id)
         while (ended := deliver(self._envelope(mail, message), mail.raw, self.app, way)).outcome is Outcome.OVERLOADED:
             self.wait()
-        became = _BECAME.get(ended.outcome, Became.FAILED)
-        return Verdict(became, "" if became is not Became.FAILED else ended.outcome.name, ended.message_id)
+        became = _BECAME.get(ended.outcome, ImportOutcome.FAILED)
+        return ImportResult(became, "" if became is not ImportOutcome.FAILED else ended.outcome.name, ended.message_id)
 
-    def look(self, mail: OfFile, message: MessageIdentity | None) -> Verdict:
-        """Tell what would become of a mail, as things are."""
-        if mail.is_other:
-            return Verdict(Became.OTHER, mail.why)
+    def preview(self, mail: FileMail, message: MessageIdentity | None) -> ImportResult:
+        """Return what importing a mail would do now."""
+        if mail.is_not_mail:
+            return ImportResult(ImportOutcome.NOT_MAIL, mail.reason)
         if mail.raw is None:
-            return Verdict(Became.FAILED, mail.why)
+            return ImportResult(ImportOutcome.FAILED, mail.reason)
         if message is None:
-            return Verdict(Became.FAILED, "no mail: it has not one header field")
+            return ImportResult(ImportOutcome.FAILED, "no mail: it has not one header field")
         look_up = IdentityLookup(self.org.id, self.app.records, self.app.archive)
         if not self.again:
             if by_mail := look_up.find_same(message, EMAIL):
-                return Verdict(Became.CAME_BY_MAIL, "", by_mail.known.id)
+                return ImportResult(ImportOutcome.CAME_BY_MAIL, "", by_mail.known.id)
             if held := look_up.held_alone(message):
-                return Verdict(Became.CAME_BY_MAIL, "", held.id)
+                return ImportResult(ImportOutcome.CAME_BY_MAIL, "", held.id)
         if same := look_up.find_same(message, UPLOAD):
-            return Verdict(Became.THERE, "", same.known.id)
-        return Verdict(Became.HELD if look_up.find(UPLOAD, message.source_message_id) else Became.IMPORTED)
+            return ImportResult(ImportOutcome.ALREADY_IMPORTED, "", same.known.id)
+        return ImportResult(
+            ImportOutcome.HELD if look_up.find(UPLOAD, message.source_message_id) else ImportOutcome.IMPORTED
+        )
 
-    def _envelope(self, mail: OfFile, message: MessageIdentity) -> Envelope:
+    def _envelope(self, mail: FileMail, message: MessageIdentity) -> Envelope:
         settings = self.app.settings
-        received, sender = read_trace(mail.raw or b"", datetime.now(UTC))
+        received, sender = read_received(mail.raw or b"", datetime.now(UTC))
         return Envelope(
             recipient=settings.addresses.of(self.org.slug),
             sender=sender if sender is not None else mail.sender or message.from_email,
@@ -128,7 +127,7 @@ class Importer:
             return  # the sweep finds the rows
 
 
-def read_trace(raw: bytes, now: datetime) -> tuple[datetime | None, str | None]:
+def read_received(raw: bytes, now: datetime) -> tuple[datetime | None, str | None]:
     """Read when a mail was received and from whom, by its own header; None for what it does not tell."""
     fields = read_mail_header(raw).top
     received = (first_value(fields, "received") or b"").rpartition(b";")[2]

@@ -1,9 +1,9 @@
-r"""The mails of an mbox file, one after the other; memory holds a mail and no more.
+"""Read the mails of an mbox file one after the other. Memory holds one mail.
 
-There is no standard (RFC 4155 describes what is usual). A mail begins at a line `From SENDER DATE` at the beginning of
-the file or behind an empty line; the empty line before it belongs to the file and not to the mail. A line without a
-time and a year is text that nobody has quoted. Of quoted lines, `>From `, `>>From `, one > is taken away (mboxrd).
-Content-Length is not believed. Line ends stay as they are: LF or CRLF.
+There is no standard; RFC 4155 describes what is usual. A mail begins at a line `From SENDER DATE`, at the beginning of
+the file or after an empty line. That empty line belongs to the file and not to the mail before it. A From line without
+a time and a year is unquoted text. Quoted lines, `>From ` and `>>From `, lose one > (mboxrd). Content-Length is
+ignored. Line ends stay as they are, LF or CRLF.
 """
 
 import re
@@ -17,7 +17,7 @@ _LINE = 1 << 16
 
 
 @dataclass(frozen=True)
-class OfMbox:
+class MboxMail:
     """A mail of an mbox file: where it begins, its From line's sender, and its bytes; None if it is over the limit."""
 
     offset: int
@@ -25,7 +25,7 @@ class OfMbox:
     raw: bytes | None
 
 
-def read_mbox(file: BinaryIO, limit: int) -> Iterator[OfMbox]:
+def read_mbox(file: BinaryIO, limit: int) -> Iterator[MboxMail]:
     """Yield the mails of an mbox file, none of which is more than `limit` bytes long."""
     begin, sender, size = 0, "", 0
     lines: list[bytes] | None = None
@@ -48,15 +48,15 @@ def read_mbox(file: BinaryIO, limit: int) -> Iterator[OfMbox]:
 
 
 def is_mbox(head: bytes) -> bool:
-    """Tell whether a file that begins so is an mbox file."""
+    """Return whether a file that begins with these bytes is an mbox file."""
     return _BEGIN.match(head) is not None
 
 
-def _mail(begin: int, sender: str, lines: list[bytes], size: int, limit: int) -> OfMbox:
+def _mail(begin: int, sender: str, lines: list[bytes], size: int, limit: int) -> MboxMail:
     end = lines[-1] if lines and lines[-1] in (b"\n", b"\r\n") else b""
     if size - len(end) > limit:
-        return OfMbox(begin, sender, None)
-    return OfMbox(begin, sender, b"".join(lines[: len(lines) - bool(end)]))
+        return MboxMail(begin, sender, None)
+    return MboxMail(begin, sender, b"".join(lines[: len(lines) - bool(end)]))
 
 
 def _sender(line: bytes) -> str:

@@ -1,12 +1,12 @@
-"""One mail of the archive, read: the rows that it stands for, or what is the matter with it.
+"""Parse one mail of the archive into the rows that it stands for, or say what is wrong with it.
 
-All of a row comes from the object: what the mail itself tells, by the functions that tell it to a delivery and to an
-extraction; the rest from the object's metadata. Two things are told by nothing in the archive, and are taken as the
-operator says: whether documents had been handed over, and why one is missing.
+Everything in a row comes from the object. What the mail itself says is read by the functions that a delivery and an
+extraction use; the rest is in the object's metadata. The archive does not record two things, so the operator decides:
+whether documents had been handed over, and why one is missing.
 
     every document is in the archive     PARSED, and its documents DONE, or PENDING with `hand_over`
-    one is not: nobody had taken it      RECEIVED: the worker takes all of them out, and hands them over
-    one is not, and the mail came        PARSED, and that document as erased
+    one is missing                       RECEIVED: the worker extracts all of them, and hands them over
+    one is missing, and the mail came    PARSED, and that document as erased
       before `erased_before`
     reading its parts does not end       FAILED: a replay tries again
 """
@@ -48,7 +48,7 @@ from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
 
 
 @dataclass(frozen=True)
-class Choice:
+class RebuildOptions:
     """Which mail is meant, and what becomes of its documents; `at` is the time of the run, `actor` who runs it."""
 
     at: datetime
@@ -59,12 +59,12 @@ class Choice:
     hand_over: bool = False
     erased_before: datetime | None = None
 
-    def means(self, received_at: datetime) -> bool:
-        """Tell whether mail of this time is meant."""
+    def covers(self, received_at: datetime) -> bool:
+        """Return whether mail of this time is selected."""
         return (self.since is None or self.since <= received_at) and (self.until is None or received_at < self.until)
 
 
-class Note(StrEnum):
+class ObjectNote(StrEnum):
     """What is worth telling of an object of the archive; `is_trouble` if no row can be made of it."""
 
     FOREIGN = "objects that are none of ours"
@@ -82,22 +82,22 @@ class Note(StrEnum):
 
     @property
     def is_trouble(self) -> bool:
-        """Tell whether something is wrong with the archive."""
-        return self is Note.FOREIGN or self.is_loss
+        """Return whether something is wrong with the archive."""
+        return self is ObjectNote.FOREIGN or self.is_loss
 
     @property
     def is_loss(self) -> bool:
-        """Tell whether a mail of ours cannot come back."""
-        return self in (Note.DAMAGED, Note.NO_MAIL)
+        """Return whether a mail of ours is lost."""
+        return self in (ObjectNote.DAMAGED, ObjectNote.NO_MAIL)
 
 
 @dataclass(frozen=True)
-class Read:
+class ParsedObject:
     """What an object was found to be."""
 
     key: str
     mail: RebuiltMessage | RebuiltHeld | None
-    notes: tuple[Note, ...] = ()
+    notes: tuple[ObjectNote, ...] = ()
 
 
 class ReaderEnded(OrderflowError):
@@ -111,10 +111,15 @@ class _Parts:
     missing: tuple[str, ...]  # digests
 
 
-def read_mail(
-    key: str, put_at: datetime, choice: Choice, org: OrganizationRecord, app: App, error: Exception | None = None
-) -> Read:
-    """Read the mail of a key, of this organisation, by the archive alone.
+def parse_object(
+    key: str,
+    put_at: datetime,
+    choice: RebuildOptions,
+    org: OrganizationRecord,
+    app: App,
+    error: Exception | None = None,
+) -> ParsedObject:
+    """Read the mail of a key, of this organization, by the archive alone.
 
     With `error`, which was the end of who read its parts, they are left alone.
 
@@ -122,48 +127,52 @@ def read_mail(
     """
     name = read_raw_key(key)
     if name is None:
-        return Read(key, None, (Note.FOREIGN,))
+        return ParsedObject(key, None, (ObjectNote.FOREIGN,))
     try:
         if not (choice.since is None and choice.until is None):
-            told = _metadata(key, app)
-            if not choice.means(_received_at(told) or put_at):
-                return Read(key, None, (Note.OTHER_TIME,))
+            metadata = _metadata(key, app)
+            if not choice.covers(_received_at(metadata) or put_at):
+                return ParsedObject(key, None, (ObjectNote.OTHER_TIME,))
         found = _fetch(key, name, app)
         message = read_message(found.data)
         if message is None:
-            return Read(key, None, (Note.NO_MAIL,))
-        new, notes = row_of(key, name, message, found.data, found.metadata, put_at, org.slug, app)
-        notes += (Note.CHANGED,) if found.is_changed else ()
+            return ParsedObject(key, None, (ObjectNote.NO_MAIL,))
+        new, notes = message_row(key, name, message, found.data, found.metadata, put_at, org.slug, app)
+        notes += (ObjectNote.CHANGED,) if found.is_changed else ()
         if name.is_held:
             return _held(new, message, found.data, found.metadata, choice, notes, org, app, error)
         mail, more = _message(new, found.data, choice, org, app, error)
-        return Read(key, mail, notes + more)
+        return ParsedObject(key, mail, notes + more)
     except ObjectMissing:
-        return Read(key, None, (Note.GONE,))
+        return ParsedObject(key, None, (ObjectNote.GONE,))
     except ObjectDamaged:
-        return Read(key, None, (Note.DAMAGED,))
+        return ParsedObject(key, None, (ObjectNote.DAMAGED,))
 
 
-def row_of(
+def message_row(
     key: str,
     name: RawName,
     message: MessageIdentity,
     raw: bytes,
-    told: Mapping[str, str],
+    metadata: Mapping[str, str],
     put_at: datetime,
     slug: str,
     app: App,
-) -> tuple[NewMessage, tuple[Note, ...]]:
+) -> tuple[NewMessage, tuple[ObjectNote, ...]]:
     """Make the row of a mail out of itself and its object's metadata, which may be missing.
 
     A sender that the metadata does not tell is UNKNOWN_SENDER, never the null sender.
     """
-    settings, received_at = app.settings, _received_at(told)
+    settings, received_at = app.settings, _received_at(metadata)
     own_address = settings.addresses.of(slug)
-    own_id = _id(told)
-    missing = {Note.NEW_ID: own_id, Note.NO_ENVELOPE: received_at, Note.NO_SENDER: "sender" in told}
-    sender = storable(told.get("sender", UNKNOWN_SENDER))
-    if told.get("identity") == "own" and not name.is_held:
+    own_id = _id(metadata)
+    missing = {
+        ObjectNote.NEW_ID: own_id,
+        ObjectNote.NO_ENVELOPE: received_at,
+        ObjectNote.NO_SENDER: "sender" in metadata,
+    }
+    sender = storable(metadata.get("sender", UNKNOWN_SENDER))
+    if metadata.get("identity") == "own" and not name.is_held:
         own = disambiguated_message_id(message.source_message_id, message.fingerprint)
         message = replace(message, source_message_id=own)
     row = NewMessage(
@@ -171,9 +180,9 @@ def row_of(
         id=own_id or (held_id(key) if name.is_held else message_id(key)),
         source=name.source,
         envelope_sender=sender,
-        envelope_recipient=storable(told.get("recipient") or own_address),
-        queue_id=storable(told.get("queue-id", "")),
-        client_address=storable(told.get("client-address", "")),
+        envelope_recipient=storable(metadata.get("recipient") or own_address),
+        queue_id=storable(metadata.get("queue-id", "")),
+        client_address=storable(metadata.get("client-address", "")),
         received_at=received_at or put_at,
         raw_key=key,
         traits=automatic_mail_signals(read_mail_header(raw), sender, app),
@@ -183,13 +192,13 @@ def row_of(
 
 
 def _message(
-    new: NewMessage, raw: bytes, choice: Choice, org: OrganizationRecord, app: App, error: Exception | None
-) -> tuple[RebuiltMessage, tuple[Note, ...]]:
-    """Give a message with its documents, as far as it is."""
-    told = Event(new.org_id, new.id, EventKind.REBUILT, choice.actor, choice.at, run_id=choice.run_id)
+    new: NewMessage, raw: bytes, choice: RebuildOptions, org: OrganizationRecord, app: App, error: Exception | None
+) -> tuple[RebuiltMessage, tuple[ObjectNote, ...]]:
+    """Return a message with its documents, in the state that the archive shows."""
+    event = Event(new.org_id, new.id, EventKind.REBUILT, choice.actor, choice.at, run_id=choice.run_id)
     due = choice.at + timedelta(seconds=app.settings.sweep_after)
     state = HandOver.PENDING if choice.hand_over else HandOver.DONE
-    mail = RebuiltMessage(new, Status.PARSED, state, due, told)
+    mail = RebuiltMessage(new, Status.PARSED, state, due, event)
     try:
         if error:
             raise error
@@ -197,38 +206,38 @@ def _message(
     except (TaskDeadlineReached, MemoryError, RecursionError, ReaderEnded) as failed:
         why = {"error": type(failed).__name__, "detail": "", "where": error_location(failed), "attempt": 0}
         why["at"] = choice.at.isoformat(timespec="seconds")
-        return replace(mail, status=Status.FAILED, error_json=why), (Note.UNREADABLE,)
+        return replace(mail, status=Status.FAILED, error_json=why), (ObjectNote.UNREADABLE,)
     if found.missing and not (choice.erased_before and new.received_at < choice.erased_before):
-        return replace(mail, status=Status.RECEIVED), (Note.UNFINISHED,)
+        return replace(mail, status=Status.RECEIVED), (ObjectNote.UNFINISHED,)
     erased = dict.fromkeys(found.missing, choice.at)
     whole = replace(mail, documents=found.documents, skipped=found.skipped, erased_at=erased)
-    return whole, (Note.ERASED,) if erased else ()
+    return whole, (ObjectNote.ERASED,) if erased else ()
 
 
 def _held(
     new: NewMessage,
     message: MessageIdentity,
     raw: bytes,
-    told: Mapping[str, str],
-    choice: Choice,
-    notes: tuple[Note, ...],
+    metadata: Mapping[str, str],
+    choice: RebuildOptions,
+    notes: tuple[ObjectNote, ...],
     org: OrganizationRecord,
     app: App,
     error: Exception | None,
-) -> Read:
-    """Give a mail that is held with what was decided on it, and the message that it has become."""
+) -> ParsedObject:
+    """Return held mail with its decision, and the message that it has become."""
     decision = read_decision(new.raw_key, app.archive)
     event = Event(new.org_id, new.id, EventKind.REBUILT, choice.actor, choice.at, run_id=choice.run_id)
-    held = RebuiltHeld(new, held_for(told), decision.resolution if decision else None, event)
+    held = RebuiltHeld(new, hold_reason(metadata), decision.resolution if decision else None, event)
     if decision is None or decision.resolution != EventKind.ACCEPTED.value:
-        return Read(new.raw_key, held, notes)
+        return ParsedObject(new.raw_key, held, notes)
     own, more = _message(accepted(new, message, new.traits, decision.identity), raw, choice, org, app, error)
-    return Read(new.raw_key, replace(held, accepted=own), notes + more)
+    return ParsedObject(new.raw_key, replace(held, accepted=own), notes + more)
 
 
-def held_for(told: Mapping[str, str]) -> HoldReason:
-    """Tell by its object's metadata why a mail is held."""
-    return HoldReason(told["held"]) if told.get("held") in list(HoldReason) else HoldReason.MESSAGE_ID_REUSED
+def hold_reason(metadata: Mapping[str, str]) -> HoldReason:
+    """Return why a mail is held, by its object's metadata."""
+    return HoldReason(metadata["held"]) if metadata.get("held") in list(HoldReason) else HoldReason.MESSAGE_ID_REUSED
 
 
 def _read_parts(new: NewMessage, raw: bytes, org: OrganizationRecord, app: App) -> _Parts:
@@ -264,16 +273,16 @@ def _metadata(key: str, app: App) -> Mapping[str, str]:
         return {}
 
 
-def _received_at(told: Mapping[str, str]) -> datetime | None:
+def _received_at(metadata: Mapping[str, str]) -> datetime | None:
     try:
-        found = datetime.fromisoformat(told.get("received-at", ""))
+        found = datetime.fromisoformat(metadata.get("received-at", ""))
     except ValueError:
         return None
     return found if found.tzinfo else None
 
 
-def _id(told: Mapping[str, Any]) -> UUID | None:
+def _id(metadata: Mapping[str, Any]) -> UUID | None:
     try:
-        return UUID(told.get("id", ""))
+        return UUID(metadata.get("id", ""))
     except ValueError:
         return None

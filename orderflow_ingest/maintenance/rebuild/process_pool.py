@@ -1,8 +1,8 @@
-"""Several readers at once: processes, each with a bound on its memory and on a mail's time.
+"""ProcessPool: parse mail in several processes, each with a limit on its memory and on the time of a mail.
 
-A mail can be made to take all memory or no end of time. A worker that extracts it is ended then, and so is a reader
-here; what it had in hand is read again one by one, and the one that ends its reader a second time is told without
-its parts.
+A mail can be written to take all memory or endless time. The worker that extracts such a mail is killed, and so is a
+process here. What it had in hand is parsed again one by one. A mail that kills its process a second time is parsed
+without its parts.
 """
 
 import os
@@ -21,7 +21,7 @@ from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import OrganizationRecord
 
-from .parse_object import Choice, Read, read_mail
+from .parse_object import ParsedObject, RebuildOptions, parse_object
 
 Chunk = list[tuple[str, datetime]]  # keys, and when each was put
 _AHEAD = 2  # chunks in hand for each process
@@ -29,71 +29,71 @@ _MODULE = f"{__package__}.worker_process"
 _HERE = str(Path(__file__).parents[3])
 
 
-class _ReaderProcessEndedError(OrderflowError):
-    """A reader has ended without an answer."""
+class _WorkerEndedError(OrderflowError):
+    """A process has ended without an answer."""
 
 
-class Readers:
-    """So many processes, which open the archive for themselves; none: all is read in this process, without bounds."""
+class ProcessPool:
+    """Processes that open the archive themselves. With 0 of them, this process parses everything, without limits."""
 
-    def __init__(self, app: App, choice: Choice, processes: int):
+    def __init__(self, app: App, choice: RebuildOptions, processes: int):
         self._app, self._choice = app, choice
-        self._readers = [_Reader(app, choice) for _ in range(processes)]
+        self._workers = [_WorkerProcess(app, choice) for _ in range(processes)]
 
-    def __enter__(self) -> "Readers":
+    def __enter__(self) -> "ProcessPool":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for reader in self._readers:
-            reader.end()
+        for worker in self._workers:
+            worker.end()
 
-    def read(self, chunks: Iterable[tuple[OrganizationRecord, Chunk]]) -> Iterator[list[Read]]:
-        """Read chunks of (organisation, mails), and give each in its turn. Raises ArchiveUnavailable."""
-        waiting: deque[tuple[_Reader, OrganizationRecord, Chunk]] = deque()
+    def read(self, chunks: Iterable[tuple[OrganizationRecord, Chunk]]) -> Iterator[list[ParsedObject]]:
+        """Parse chunks of (organization, mails), and yield them in the same order. Raises ArchiveUnavailable."""
+        waiting: deque[tuple[_WorkerProcess, OrganizationRecord, Chunk]] = deque()
         for number, (org, chunk) in enumerate(chunks):
-            if not self._readers:
-                yield [read_mail(key, put_at, self._choice, org, self._app) for key, put_at in chunk]
+            if not self._workers:
+                yield [parse_object(key, put_at, self._choice, org, self._app) for key, put_at in chunk]
                 continue
-            reader = self._readers[number % len(self._readers)]
-            reader.ask(org, chunk)
-            waiting.append((reader, org, chunk))
-            if len(waiting) >= _AHEAD * len(self._readers):
+            worker = self._workers[number % len(self._workers)]
+            worker.ask(org, chunk)
+            waiting.append((worker, org, chunk))
+            if len(waiting) >= _AHEAD * len(self._workers):
                 yield self._answer(*waiting.popleft())
         while waiting:
             yield self._answer(*waiting.popleft())
 
-    def _answer(self, reader: "_Reader", org: OrganizationRecord, chunk: Chunk) -> list[Read]:
+    def _answer(self, worker: "_WorkerProcess", org: OrganizationRecord, chunk: Chunk) -> list[ParsedObject]:
         try:
-            return reader.answer()
-        except _ReaderProcessEndedError:
+            return worker.answer()
+        except _WorkerEndedError:
             found = self._read_singly(org, chunk)
-            reader.begin_again()
+            worker.begin_again()
             return found
 
-    def _read_singly(self, org: OrganizationRecord, chunk: Chunk) -> list[Read]:
-        """Read mails one of which may have ended its reader, one by one; who ends another is told without its parts."""
+    def _read_singly(self, org: OrganizationRecord, chunk: Chunk) -> list[ParsedObject]:
+        """Parse mails one by one after one of them ended its process; one that ends another loses its parts."""
         found = []
-        reader = _Reader(self._app, self._choice)
+        worker = _WorkerProcess(self._app, self._choice)
         try:
             for one in chunk:
-                reader.ask(org, [one])
+                worker.ask(org, [one])
                 try:
-                    found += reader.answer()
-                except _ReaderProcessEndedError:
-                    reader.begin_again()
-                    reader.ask(org, [one], is_whole=False)
-                    found += reader.answer()
-        except _ReaderProcessEndedError as error:
+                    found += worker.answer()
+                except _WorkerEndedError:
+                    worker.begin_again()
+                    worker.ask(org, [one], is_whole=False)
+                    found += worker.answer()
+        except _WorkerEndedError as error:
             raise ArchiveUnavailable("what reads the archive ends, whatever it reads: see its words above") from error
         finally:
-            reader.end()
+            worker.end()
         return found
 
 
-class _Reader:
-    """One process. What it was asked and has not answered is asked again of its successor."""
+class _WorkerProcess:
+    """One process. Requests that it did not answer go to its successor."""
 
-    def __init__(self, app: App, choice: Choice):
+    def __init__(self, app: App, choice: RebuildOptions):
         self._first = (app.settings, choice)
         self._asked: deque[tuple[OrganizationRecord, Chunk, bool]] = deque()
         self._begin()
@@ -103,13 +103,13 @@ class _Reader:
         self._asked.append((org, chunk, is_whole))
         self._send(self._asked[-1])
 
-    def answer(self) -> list[Read]:
-        """Give the answer to the first question that has none. Raises _ReaderProcessEndedError, ArchiveUnavailable."""
+    def answer(self) -> list[ParsedObject]:
+        """Return the answer to the oldest open request. Raises _WorkerEndedError, ArchiveUnavailable."""
         self._asked.popleft()
         try:
-            found: list[Read] | str = pickle.load(self._output)  # noqa: S301  a process of ours has written it
+            found: list[ParsedObject] | str = pickle.load(self._output)  # noqa: S301  a process of ours has written it
         except (EOFError, pickle.UnpicklingError) as error:
-            raise _ReaderProcessEndedError from error
+            raise _WorkerEndedError from error
         if isinstance(found, str):
             raise ArchiveUnavailable(found)
         return found

@@ -1,16 +1,12 @@
-"""Rebuild: the rows of a deployment out of its archive alone.
+"""Rebuild: make the rows of a deployment from its archive.
 
-organizations   the organisations, from their own objects
-reading         one mail: the rows that it stands for
-readers         the processes that read; reader is one
+Organizations come first, under their ids. Then each mail in the order of keys, with its documents in one transaction.
+The last step looks for documents whose mail is gone. Rows that exist are left alone, so a rebuild can be repeated. It
+continues at a run's position, which costs nothing, or by asking for the ids of the mails, which costs little. Memory
+holds a page of keys and the mails in hand.
 
-rebuild() is the list of steps: organisations first, under their ids; then mail by mail in the order of keys, each
-with its documents in one transaction; then a look for documents whose mail is gone. What is there already is left
-alone, so that all of it can be done twice, and goes on where it was ended: by asking for the ids of the mails, which
-costs little, or at a run's position, which costs nothing. Memory holds a page of keys and the mails in hand.
-
-What no object can be made into a row of is counted and told, and ends nothing. Two organisations never get mixed up:
-one that the database has under another id is refused.
+An object that no row can be made of is counted and reported, and does not end the run. An organization that the
+database has under another id is refused, so that two organizations never get mixed up.
 """
 
 from collections import Counter, deque
@@ -23,28 +19,28 @@ from orderflow_ingest.domain.object_keys import document_prefix, held_id, messag
 from orderflow_ingest.storage.archive import Listed
 from orderflow_ingest.storage.database import OrganizationRecord, Presence
 
-from .parse_object import Choice, Note, Read
-from .process_pool import Chunk, Readers
+from .parse_object import ObjectNote, ParsedObject, RebuildOptions
+from .process_pool import Chunk, ProcessPool
 
 _PAGE = 200
 _CHUNK = 20
 
 
 @dataclass
-class Tally:
+class RebuildProgress:
     """What a run has come to: how many mails of each kind, what was noted, and the last key that is done."""
 
     position: str = ""
-    came: Counter[Presence] = field(default_factory=Counter)
-    notes: Counter[Note] = field(default_factory=Counter)
-    troubles: list[tuple[str, Note]] = field(default_factory=list)  # the first of them
+    presences: Counter[Presence] = field(default_factory=Counter)
+    notes: Counter[ObjectNote] = field(default_factory=Counter)
+    troubles: list[tuple[str, ObjectNote]] = field(default_factory=list)  # the first of them
 
     @property
     def looked_at(self) -> int:
         """Count the mails that were looked at."""
-        return sum(self.came.values()) + sum(n for note, n in self.notes.items() if note.is_trouble)
+        return sum(self.presences.values()) + sum(n for note, n in self.notes.items() if note.is_trouble)
 
-    def note(self, one: Read) -> None:
+    def note(self, one: ParsedObject) -> None:
         """Count what was noted of an object."""
         self.notes.update(one.notes)
         for note in one.notes:
@@ -62,10 +58,15 @@ class _Batch:
     unread: Chunk
 
 
-def rebuild(
-    orgs: list[OrganizationRecord], choice: Choice, app: App, processes: int, tally: Tally, dry_run: bool = False
-) -> Iterator[Tally]:
-    """Make the messages of these organisations anew, beyond the tally's position; give the tally after each batch.
+def rebuild_organizations(
+    orgs: list[OrganizationRecord],
+    choice: RebuildOptions,
+    app: App,
+    processes: int,
+    tally: RebuildProgress,
+    dry_run: bool = False,
+) -> Iterator[RebuildProgress]:
+    """Rebuild the messages of these organizations after the position of `tally`; yield it after each batch.
 
     Can be done twice, by the ids. Raises ArchiveUnavailable, DatabaseUnavailable.
     """
@@ -77,22 +78,22 @@ def rebuild(
             yield batch.org, batch.unread
 
     restoring = app.records.restoring
-    with Readers(app, choice, processes) as readers:
+    with ProcessPool(app, choice, processes) as readers:
         for read in readers.read(chunks()):
             batch = in_hand.popleft()
             mails = [one.mail for one in read if one.mail]
             if mails:
                 came = restoring.judge(batch.org.id, mails) if dry_run else restoring.restore(batch.org.id, mails)
-                tally.came.update(came)
-            tally.came[Presence.THERE] += batch.known
+                tally.presences.update(came)
+            tally.presences[Presence.THERE] += batch.known
             for one in read:
                 tally.note(one)
             tally.position = batch.last
             yield tally
 
 
-def stray_documents(org: OrganizationRecord, app: App) -> Iterator[Listed]:
-    """Go through the archive's documents that no row has: their mail was erased, or is damaged."""
+def orphan_documents(org: OrganizationRecord, app: App) -> Iterator[Listed]:
+    """Yield the archive's documents without a row: their mail was erased, or is damaged."""
     known = app.records.restoring.digests_of_documents(org.id)
     prefix, digest = document_prefix(org.id), next(known, None)
     for one in app.archive.iterate(prefix):
@@ -104,7 +105,7 @@ def stray_documents(org: OrganizationRecord, app: App) -> Iterator[Listed]:
 
 
 def _batches(orgs: list[OrganizationRecord], app: App, position: str) -> Iterator[_Batch]:
-    """Go through the mails' keys in their order, and ask for the ids of a page at once."""
+    """Yield the mails by key, asking the database for the ids of a page at once."""
     for org in sorted(orgs, key=lambda org: raw_prefix(org.id)):
         prefix = raw_prefix(org.id)
         if position > prefix and not position.startswith(prefix):

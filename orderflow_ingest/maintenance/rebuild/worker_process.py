@@ -1,8 +1,8 @@
-"""A reader: a process that reads mail of the archive for who has started it, by `python -m`.
+"""A process that parses mail of the archive for the process that started it, by `python -m`.
 
-On standard input come settings and choice, then chunks of mail; on standard output goes what was read of each, or why
-the archive does not answer. All of it is pickled: both are pipes of its own parent, and nothing else writes to them. It
-ends when its input does, hence with its parent, however that ends.
+Standard input carries settings and options, then chunks of mail. Standard output carries what was parsed of each, or
+why the archive does not answer. All of it is pickled: both pipes belong to the parent process, and nothing else writes
+to them. The process ends when its input does, and therefore with its parent, however that ends.
 """
 
 import math
@@ -19,7 +19,7 @@ from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import OrganizationRecord
 from orderflow_ingest.storage.resilience import timeouts
 
-from .parse_object import Choice, Read, ReaderEnded, read_mail
+from .parse_object import ParsedObject, ReaderEnded, RebuildOptions, parse_object
 
 
 def main() -> None:
@@ -46,7 +46,9 @@ def main() -> None:
         answers.flush()
 
 
-def _read(org: OrganizationRecord, key: str, put_at: datetime, choice: Choice, app: App, is_whole: bool) -> Read:
+def _read(
+    org: OrganizationRecord, key: str, put_at: datetime, choice: RebuildOptions, app: App, is_whole: bool
+) -> ParsedObject:
     """Read a mail, with its parts if that is wanted and takes neither all memory nor all time."""
     signal.setitimer(signal.ITIMER_REAL, app.settings.task_time_limit)
     # What does not come back to Python ends this process; the one who asked tells that of the mail.
@@ -54,9 +56,9 @@ def _read(org: OrganizationRecord, key: str, put_at: datetime, choice: Choice, a
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     try:
-        return read_mail(key, put_at, choice, org, app, None if is_whole else ReaderEnded())
+        return parse_object(key, put_at, choice, org, app, None if is_whole else ReaderEnded())
     except (timeouts.TaskDeadlineReached, MemoryError):
-        return read_mail(key, put_at, choice, org, app, ReaderEnded())
+        return parse_object(key, put_at, choice, org, app, ReaderEnded())
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

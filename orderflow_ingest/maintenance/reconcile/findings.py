@@ -1,4 +1,4 @@
-"""What may be wrong between spool, rows, archive and queue, in the words that an operator reads; what is looked at."""
+"""Findings of a reconcile run: their kinds in the words that an operator reads, and the options of the run."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -6,7 +6,7 @@ from enum import StrEnum
 from uuid import UUID
 
 
-class Trouble(StrEnum):
+class FindingKind(StrEnum):
     """A kind of finding."""
 
     RAW_MISSING = "raw mail missing"
@@ -31,14 +31,14 @@ class Trouble(StrEnum):
 class Finding:
     """One thing that is wrong: of which organisation, with what, and what was done about it ("" for nothing)."""
 
-    trouble: Trouble
+    kind: FindingKind
     org: str
-    about: str
-    says: str
+    subject: str
+    detail: str
     fixed: str = ""
 
 
-class Digests(StrEnum):
+class DigestCheck(StrEnum):
     """Which objects are read to see that their bytes are what they were."""
 
     NONE = "none"
@@ -47,7 +47,7 @@ class Digests(StrEnum):
 
 
 @dataclass(frozen=True)
-class Scope:
+class ReconcileOptions:
     """What is looked at, and what is done about it.
 
     `since` and `until` are about when mail was received and objects were put.
@@ -58,12 +58,12 @@ class Scope:
     run_id: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
-    digests: Digests = Digests.SAMPLE
+    digests: DigestCheck = DigestCheck.SAMPLE
     sample: int = 100
     overdue: timedelta = timedelta(minutes=15)
     object_age: timedelta = timedelta(hours=1)
     orphan_documents: bool = False
 
     def covers(self, moment: datetime) -> bool:
-        """Tell whether a time is looked at."""
+        """Return whether a time is selected."""
         return (self.since is None or self.since <= moment) and (self.until is None or moment < self.until)

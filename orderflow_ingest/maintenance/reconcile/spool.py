@@ -1,4 +1,9 @@
-"""What lies in this host's spool for too long, and what was set aside there, of an organisation or of all."""
+"""Findings in the spool of this host: entries that are too old, and dead letters.
+
+A spool entry is no trouble by itself: the drain of the worker delivers it. It is a finding when it is older than
+`overdue`. A dead letter always is one. The spool belongs to the host, so a run for one organization filters by the
+slug of the recipient.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +15,11 @@ from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.storage.envelope_header import EnvelopeError, decode_envelope
 from orderflow_ingest.storage.spool import EntryDamagedError, last_line
 
-from .findings import Finding, Trouble
+from .findings import Finding, FindingKind
 
 
 @dataclass(frozen=True)
-class Spooled:
+class SpooledMail:
     """A spool entry or a dead letter: its name, and what was read of it; no envelope if it could not be read."""
 
     name: str
@@ -23,8 +28,8 @@ class Spooled:
     raw: bytes
 
 
-def left_in_spool(slug: str | None, overdue: timedelta, app: App) -> Iterator[Finding]:
-    """Tell the entries that are older than they should be, and the dead letters."""
+def spool_findings(slug: str | None, overdue: timedelta, app: App) -> Iterator[Finding]:
+    """Yield the entries that are too old, and the dead letters."""
     before = datetime.now(UTC) - overdue
     for name in app.spool.entries():
         since = written_at(name)
@@ -32,31 +37,31 @@ def left_in_spool(slug: str | None, overdue: timedelta, app: App) -> Iterator[Fi
             entry = read_entry(name, app, is_dead=False)
             if entry is not None and slug in (None, entry.slug):
                 says = f"since {since:%Y-%m-%d %H:%M:%SZ}; see orderflow-replay spool" if since else "of a foreign name"
-                yield Finding(Trouble.SPOOLED, entry.slug, name, says)
+                yield Finding(FindingKind.SPOOLED, entry.slug, name, says)
     for name, why in app.spool.dead():
         entry = read_entry(name, app, is_dead=True)
         if entry is not None and slug in (None, entry.slug):
-            yield Finding(Trouble.DEAD, entry.slug, name, f"{last_line(why)}; see orderflow-replay dead")
+            yield Finding(FindingKind.DEAD, entry.slug, name, f"{last_line(why)}; see orderflow-replay dead")
 
 
-def read_entry(name: str, app: App, is_dead: bool) -> Spooled | None:
-    """Read an entry or a dead letter; None if it is gone. One that cannot be read has no organisation."""
+def read_entry(name: str, app: App, is_dead: bool) -> SpooledMail | None:
+    """Read an entry or a dead letter; None if it is gone. One that cannot be read has no organization."""
     try:
         header, raw = app.spool.read(name, is_dead)
         envelope = decode_envelope(header)
     except FileNotFoundError:
         return None
     except (EntryDamagedError, EnvelopeError):
-        return Spooled(name, "", None, b"")
+        return SpooledMail(name, "", None, b"")
     try:
         slug = app.settings.addresses.slug(envelope.recipient)
     except ForeignDomainError:
         slug = None
-    return Spooled(name, slug or "", envelope, raw)
+    return SpooledMail(name, slug or "", envelope, raw)
 
 
 def written_at(name: str) -> datetime | None:
-    """Tell when an entry was written, which its name says; None if it is no name of ours."""
+    """Return when an entry was written, by its name; None if the name is not ours."""
     nanoseconds = name.partition(".")[0]
     if not (nanoseconds.isdigit() and len(nanoseconds) == 20):
         return None

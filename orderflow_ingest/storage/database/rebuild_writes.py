@@ -86,7 +86,7 @@ class Restoring:
     def __init__(self, database: Database):
         self._database = database
 
-    def charters(self) -> list[OrganizationRecord]:
+    def organization_records(self) -> list[OrganizationRecord]:
         """List all organisations as their rows are, by id."""
         columns = [organization.c[one.name] for one in fields(OrganizationRecord)]
         with self._database.read(NO_TENANT) as connection:
@@ -94,9 +94,9 @@ class Restoring:
                 OrganizationRecord(*row) for row in connection.execute(sa.select(*columns).order_by(organization.c.id))
             ]
 
-    def charter(self, slug: str) -> OrganizationRecord | None:
+    def organization_record(self, slug: str) -> OrganizationRecord | None:
         """Get an organisation as its row is."""
-        return next((org for org in self.charters() if org.slug == slug), None)
+        return next((org for org in self.organization_records() if org.slug == slug), None)
 
     def has_organization(self, org: OrganizationRecord) -> bool:
         """Tell whether an organisation is there under its id. Raises OrganizationMismatchError."""
