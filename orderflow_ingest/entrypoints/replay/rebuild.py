@@ -23,7 +23,13 @@ from orderflow_ingest.entrypoints.cli.terminal import Row, json_option, load_app
 from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
 from orderflow_ingest.maintenance.rebuild.parse_object import RebuildOptions
 from orderflow_ingest.maintenance.rebuild.rebuilder import RebuildProgress, orphan_documents, rebuild_organizations
-from orderflow_ingest.storage.database import OrganizationMismatchError, OrganizationRecord, Presence, Run, operator_name
+from orderflow_ingest.storage.database import (
+    OrganizationMismatchError,
+    OrganizationRecord,
+    Presence,
+    Run,
+    operator_name,
+)
 
 COMMAND = "archive"
 _SHOWN = 1.0  # seconds
