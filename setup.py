@@ -14,6 +14,20 @@ setup(
     description="Takes purchase orders by e-mail from Postfix, archives them and stores their documents",
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords=["email", "postfix", "smtp", "lmtp", "mime", "ingest", "purchase orders", "archive", "s3", "huey"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: No Input/Output (Daemon)",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Communications :: Email :: Mail Transport Agents",
+        "Topic :: Communications :: Email :: Post-Office",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=[
         *find_packages(include=["orderflow_ingest", "orderflow_ingest.*"]),
@@ -67,6 +81,7 @@ setup(
                 "ruff",
                 "mypy",
                 "import-linter>=2.17,<3",  # holds who may import whom, see pyproject.toml
+                "codespell>=2.4,<3",  # misspelled words in code and texts
             ),
             *("Flask>=3.1,<4", "waitress>=3.0.2,<4", "selenium>=4.20,<5", "axe-core-python>=0.1,<1"),
         ],
