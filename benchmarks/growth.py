@@ -36,7 +36,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -236,7 +236,7 @@ def _inserts(side: Side) -> Calls:
 
 def _duplicates(side: Side) -> Calls:
     for org_id, _, known in _each(side.identities):
-        new = NewMessage(**{**vars(side.new(org_id)), "source_message_id": known})
+        new = replace(side.new(org_id), source_message_id=known)
         yield partial(side.records.messages.insert, new, side.now)
 
 
@@ -258,7 +258,7 @@ def _claims(side: Side) -> Calls:
 
 def _records(side: Side) -> Calls:
     for org_id in _each_org(side):
-        attempt, found = side.claimed(org_id), [_part(org_id), NewDocument(**{**vars(_part(org_id)), "part_path": "1"})]
+        attempt, found = side.claimed(org_id), [_part(org_id), replace(_part(org_id), part_path="1")]
         yield partial(side.records.documents.record, attempt, found, [], side.now + _LEASE, True)
 
 

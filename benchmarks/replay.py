@@ -25,6 +25,7 @@ import psycopg
 from orderflow_ingest.domain.identity import read_message
 from orderflow_ingest.domain.object_keys import raw_key
 from orderflow_ingest.storage.database import NewMessage, Records
+from orderflow_ingest.storage.database.rows import column_values
 from orderflow_ingest.storage.database.tables import inbound_message
 from orderflow_ingest.storage.queue import Queue
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
@@ -54,7 +55,7 @@ def fill(deployment: Deployment, url: str, messages: int) -> None:
     digest = hashlib.sha256(raw).hexdigest()
     values = [
         {
-            **vars(
+            **column_values(
                 NewMessage(
                     org_id=1, id=uuid4(), source="EMAIL", envelope_sender="buyer@shop.example", queue_id="",
                     envelope_recipient=recipient, client_address="", raw_key=raw_key(1, digest), traits=[],

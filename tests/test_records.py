@@ -52,6 +52,7 @@ from orderflow_ingest.storage.database import (
     schema,
     selection,
 )
+from orderflow_ingest.storage.database.rows import column_values
 from orderflow_ingest.storage.database.sweeping import LASTS, SweepClaim
 from orderflow_ingest.storage.database.tables import (
     UtcDateTime,
@@ -1037,10 +1038,16 @@ def test_what_is_due_is_listed_the_longest_due_first(records):
 def test_due_is_read_from_its_partial_index_alone(records, name):
     stored(records, [part(str(n)) for n in range(3)])
     with records.database.write(ALL_TENANTS) as connection:
-        many = [{**vars(new()), "status": "PARSED", "next_attempt_at": NOW} for _ in range(500)]
+        many = [{**column_values(new()), "status": "PARSED", "next_attempt_at": NOW} for _ in range(500)]
         connection.execute(inbound_message.insert(), many)
         done = [
-            {**vars(part("1")), "org_id": 1, "inbound_message_id": m["id"], "handover": "DONE", "next_attempt_at": NOW}
+            {
+                **column_values(part("1")),
+                "org_id": 1,
+                "inbound_message_id": m["id"],
+                "handover": "DONE",
+                "next_attempt_at": NOW,
+            }
             for m in many
         ]
         connection.execute(document.insert(), done)

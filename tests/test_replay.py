@@ -26,6 +26,7 @@ from orderflow_ingest.entrypoints.replay.selection import chosen, from_json, sel
 from orderflow_ingest.pipeline import extract, replay
 from orderflow_ingest.pipeline.deliver import deliver_from_memory
 from orderflow_ingest.storage.database import Filter, IdentityTakenError, NewMessage, Records
+from orderflow_ingest.storage.database.rows import column_values
 from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.lab.process import scratch, wait_until
@@ -289,7 +290,7 @@ def fill(records, count):
     """Insert messages that have FAILED, quickly."""
     values = [
         {
-            **vars(
+            **column_values(
                 NewMessage(
                     org_id=1, id=uuid4(), source="EMAIL", source_message_id=f"<{number}@x>", queue_id="",
                     message_id_is_synthetic=False, envelope_sender="a@b.example", envelope_recipient=ACME,

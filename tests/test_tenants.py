@@ -33,6 +33,7 @@ from orderflow_ingest.storage.database import (
     schema,
 )
 from orderflow_ingest.storage.database.backlog import CENSUS
+from orderflow_ingest.storage.database.rows import column_values
 from orderflow_ingest.storage.database.sweeping import SweepClaim
 from orderflow_ingest.storage.database.tables import (
     document,
@@ -181,7 +182,7 @@ def test_an_update_and_a_delete_without_a_where_leave_the_other_tenant_alone(rec
 
 @as_role("deliver")
 def test_an_insert_for_an_organisation_that_is_not_named_is_refused(records, tenants):
-    row = {**vars(new(org_id=2)), "status": "RECEIVED", "next_attempt_at": NOW}
+    row = {**column_values(new(org_id=2)), "status": "RECEIVED", "next_attempt_at": NOW}
     for orgs in (1, (), NO_TENANT):
         with pytest.raises(DatabaseUnavailable, match="42501"), records.database.write(orgs) as connection:
             connection.execute(inbound_message.insert().values(row))
@@ -219,7 +220,7 @@ def test_no_connection_of_the_pool_keeps_a_setting(records):
 
 @as_role("deliver")
 def test_what_was_written_is_committed_and_what_failed_is_not(records, tenants):
-    row = {**vars(new(org_id=1)), "status": "PARSED", "next_attempt_at": NOW}
+    row = {**column_values(new(org_id=1)), "status": "PARSED", "next_attempt_at": NOW}
     with pytest.raises(ZeroDivisionError), records.database.write(1) as connection:
         connection.execute(inbound_message.insert().values(row))
         raise ZeroDivisionError
@@ -621,7 +622,7 @@ def test_a_program_of_the_version_before_goes_on_as_the_owner(tenants):
     with tenants.connect("owner") as owner:
         assert owner.execute("SELECT count(DISTINCT org_id) FROM inbound_message").fetchone() == (2,)
         id = uuid4()
-        row = {**vars(new(org_id=2, id=id)), "status": "RECEIVED", "next_attempt_at": NOW}
+        row = {**column_values(new(org_id=2, id=id)), "status": "RECEIVED", "next_attempt_at": NOW}
         del row["traits"]  # that version knows of none
         names = ", ".join(row)
         values = ", ".join(f"%({name})s" for name in row)

@@ -8,6 +8,7 @@ of a message stands in them.
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -116,7 +117,7 @@ def _rows(app: App, org_id: int | None, deferred: int | None) -> list[tuple[str,
 
 
 def _error(error: LastError) -> dict[str, Any]:
-    return {**vars(error), "where": error.where.removeprefix(f"{error.error} at ")}
+    return asdict(replace(error, where=error.where.removeprefix(f"{error.error} at ")))
 
 
 def _depth(app: App) -> int | str:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Self
@@ -45,7 +45,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Write it down."""
-        return {**vars(self), "chosen": to_json(self.chosen)}
+        return {**asdict(self), "chosen": to_json(self.chosen)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

@@ -7,11 +7,11 @@ from orderflow_ingest.storage.resilience.timeouts import Timeouts
 
 from .backlog import Backlog, count_backlog
 from .connection import ALL_TENANTS, NO_TENANT, Database, DatabaseUnavailable
-from .documents import Document, Documents, NewDocument, SkippedPart
+from .documents import Documents
 from .erasure import Erasure
-from .events import Event, Events, add_events, operator_name
-from .held_mail import HeldMail, HeldMails, IdentityTakenError
-from .messages import ExistingMessage, InboundMessage, Mail, Messages, NewMessage
+from .events import Events, add_events, operator_name
+from .held_mail import HeldMails, IdentityTakenError
+from .messages import ExistingMessage, Messages
 from .object_references import ODD_KEY, Area, Keeping, Kind, ObjectReference, ObjectReferences
 from .organizations import Organization, OrganizationExistsError, Organizations, recipients_path
 from .overview import LastError, OfOrganization, Overview, RecentCounts
@@ -23,6 +23,7 @@ from .rebuild_writes import (
     RebuiltMessage,
     Restoring,
 )
+from .rows import Document, Event, HeldMail, InboundMessage, Mail, NewDocument, NewMessage, SkippedPart
 from .runs import Run, Runs
 from .selection import Cursor, Filter
 from .statistics import Figures, Numbers, OrgCount, TimeBucket, quantile

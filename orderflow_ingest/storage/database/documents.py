@@ -6,7 +6,6 @@ date; other bytes in the same part are a new document, with a new id; what is no
 document's hand-over is tried, leased and fenced like a message's extraction.
 """
 
-from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,78 +17,13 @@ from orderflow_ingest.domain.states import EventKind, HandOver, Status
 from orderflow_ingest.parsing.documents.part import PartKind
 
 from .connection import Database, whose
-from .events import Event, add_events, add_once
-from .messages import Claim, InboundMessage, Messages, by_keys
+from .events import add_events, add_once
+from .messages import Claim, Messages, by_keys
+from .rows import Document, Event, InboundMessage, NewDocument, SkippedPart, column_values, field_names
 from .selection import Filter, condition, of_document
 from .tables import FAILED_HANDOVER, PENDING, document, inbound_message, owned, skipped_part
 
 _LOST = ("ObjectMissing", "ObjectDamaged")  # errors of a document whose object is not what was put
-
-
-@dataclass(frozen=True)
-class NewDocument:
-    """What extraction records of a part that is a document.
-
-    id                made of the message, the part's place and its content: the same at each attempt and after a replay
-    part_path         the part's place in the mail, as IMAP numbers it: "2", "2.1"
-    kind              PartKind: an attachment, or the text of the mail
-    filename          safe to store and to show, None if it has none; claimed_filename: as the sender wrote it
-    declared_type     the content type that the sender gave; detected_type: what the bytes show, None if nothing
-    content_type      the better founded of both
-    charset           of a text, by the name that Python knows; None if unknown
-    reason            why the part is a document: a value of Reason
-    defects           what had to be tolerated in reading it, in short fixed words
-    size              in bytes; digest: SHA-256 in hexadecimal; object_key: the object in the archive
-    """
-
-    id: UUID
-    part_path: str
-    kind: PartKind
-    filename: str | None
-    claimed_filename: str | None
-    declared_type: str
-    detected_type: str | None
-    content_type: str
-    charset: str | None
-    reason: str
-    defects: list[str]
-    size: int
-    digest: str
-    object_key: str
-
-
-@dataclass(frozen=True)
-class Document(NewDocument):
-    """A document's row.
-
-    org_id, inbound_message_id  the message that it came in
-    handover                    how far its way to the handler is, see `domain.states`
-    attempts                    how many hand-overs were begun, this one included; next_attempt_at: aware UTC
-    worker, error_json          as of InboundMessage
-    erased_at                   when its content was erased, None if it was not
-    """
-
-    org_id: int
-    inbound_message_id: UUID
-    handover: HandOver
-    attempts: int
-    next_attempt_at: datetime
-    worker: str | None
-    error_json: Any
-    erased_at: datetime | None
-
-
-@dataclass(frozen=True)
-class SkippedPart:
-    """A part that was passed over, and why."""
-
-    part_path: str
-    filename: str | None
-    declared_type: str
-    detected_type: str | None
-    size: int
-    reason: str
-    defects: list[str]
 
 
 class _AlreadyDoneError(OrderflowError):
@@ -97,8 +31,8 @@ class _AlreadyDoneError(OrderflowError):
 
 
 _KEPT = ("id", "part_path")
-_CONTENT = [field.name for field in fields(NewDocument) if field.name not in _KEPT]
-_COLUMNS = [document.c[field.name] for field in fields(Document)]
+_CONTENT = [name for name in field_names(NewDocument) if name not in _KEPT]
+_COLUMNS = [document.c[name] for name in field_names(Document)]
 _OWNER = (document.c.org_id, document.c.inbound_message_id)
 _OWNED = [column for column in _COLUMNS if column not in set(_OWNER)]
 
@@ -130,13 +64,11 @@ class Documents:
                 self._messages.move(attempt, Status.STORED, connection)
                 self._remove_others(connection, owner, [new.part_path for new in found])
             for new in found:
-                self._store(
-                    connection, {**owner, **vars(new), "kind": new.kind.value, "next_attempt_at": next_attempt_at}
-                )
+                self._store(connection, {**owner, **column_values(new), "next_attempt_at": next_attempt_at})
             of_message = [skipped_part.c[name] == value for name, value in owner.items()]
             connection.execute(skipped_part.delete().where(*of_message))
             if skipped:
-                connection.execute(skipped_part.insert(), [{**owner, **vars(part)} for part in skipped])
+                connection.execute(skipped_part.insert(), [{**owner, **column_values(part)} for part in skipped])
         return True
 
     def get(self, org_id: int, id: UUID) -> Document | None:
@@ -156,7 +88,7 @@ class Documents:
     def skipped(self, org_id: int, message_id: UUID) -> list[SkippedPart]:
         """List the parts of a message that were passed over."""
         s = skipped_part.c
-        columns = [s[field.name] for field in fields(SkippedPart)]
+        columns = [s[name] for name in field_names(SkippedPart)]
         statement = sa.select(*columns).where(s.org_id == org_id, s.inbound_message_id == message_id)
         with self._database.read(org_id) as connection:
             return [SkippedPart(*row) for row in connection.execute(statement.order_by(s.part_path))]

@@ -19,9 +19,10 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from .connection import NO_TENANT, Database
-from .events import Event, add_events
+from .events import add_events
 from .messages import ERASER
 from .object_references import Kind, ObjectReference, read_in
+from .rows import Event
 from .tables import (
     SOURCES,
     UNFINISHED,

@@ -11,10 +11,8 @@ import getpass
 import os
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Self
+from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import sqlalchemy as sa
@@ -22,37 +20,10 @@ import sqlalchemy as sa
 from orderflow_ingest.domain.states import EventKind
 
 from .connection import Database, whose
+from .rows import Event, column_values, field_names
 from .tables import message_event
 
-
-@dataclass(frozen=True)
-class Event:
-    """One thing that happened to a message or a held mail, or to a document of it."""
-
-    org_id: int
-    inbound_message_id: UUID
-    kind: EventKind
-    actor: str
-    at: datetime
-    document_id: UUID | None = None
-    run_id: UUID | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def by_worker(
-        cls,
-        org_id: int,
-        message_id: UUID,
-        worker: str | None,
-        kind: EventKind,
-        details: dict[str, Any],
-        document_id: UUID | None = None,
-    ) -> Self:
-        """Tell how an attempt ended, now, by the mark that its worker has on the row."""
-        return cls(org_id, message_id, kind, worker or "", datetime.now(UTC), document_id, details=details)
-
-
-_COLUMNS = [message_event.c[one.name] for one in fields(Event)]
+_COLUMNS = [message_event.c[name] for name in field_names(Event)]
 
 
 @cache
@@ -70,7 +41,7 @@ def operator_name() -> str:
 
 def add_events(connection: sa.Connection, events: Iterable[Event]) -> None:
     """Add events in the transaction of what they tell."""
-    rows = [{**vars(event), "id": uuid4(), "kind": event.kind.value} for event in events]
+    rows = [{**column_values(event), "id": uuid4()} for event in events]
     if rows:
         connection.execute(message_event.insert(), rows)
 
@@ -82,7 +53,7 @@ def add_once(database: Database, connection: sa.Connection, event: Event, run_id
     processes that go on with one run, the second waits here for the first, and must undo what it has done.
     """
     same = uuid5(run_id, f"{event.kind.value}/{event.inbound_message_id}/{event.document_id}")
-    values = {**vars(event), "id": same, "kind": event.kind.value}
+    values = {**column_values(event), "id": same}
     statement = database.insert(message_event).values(values).on_conflict_do_nothing()
     return connection.scalar(statement.returning(message_event.c.id)) is not None
 

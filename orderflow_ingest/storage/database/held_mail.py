@@ -5,7 +5,7 @@ no message. A held mail is resolved once; accepting it records the message in th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,29 +16,18 @@ from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.states import EventKind, HoldReason
 
 from .connection import Database, whose
-from .events import Event, add_events
-from .messages import ExistingMessage, Mail, Messages, NewMessage
+from .events import add_events
+from .messages import ExistingMessage, Messages
+from .rows import Event, HeldMail, Mail, NewMessage, column_values, field_names
 from .selection import Filter, begins, held_condition
 from .tables import ALONE, OPEN, held_mail, of_any, owned
-
-
-@dataclass(frozen=True)
-class HeldMail(Mail):
-    """A mail that is held, why, and the message whose identity it has, if it clashes with one."""
-
-    inbound_message_id: UUID | None
-    source_message_id: str | None
-    reason: HoldReason
-    resolution: str | None
-    erased_at: datetime | None
 
 
 class IdentityTakenError(OrderflowError):
     """The identity of a held mail that is to become a message is another message's; nothing was written."""
 
 
-_MAIL = [field.name for field in fields(Mail)]
-_COLUMNS = [held_mail.c[field.name] for field in fields(HeldMail)]
+_COLUMNS = [held_mail.c[name] for name in field_names(HeldMail)]
 _OPEN = sa.text(OPEN)
 
 
@@ -53,7 +42,7 @@ class HeldMails:
         self, known: ExistingMessage | None, new: NewMessage, reason: HoldReason = HoldReason.MESSAGE_ID_REUSED
     ) -> bool:
         """Record `new` as held, since it clashes with `known` or for another reason; False if it is there already."""
-        values = {name: getattr(new, name) for name in _MAIL}
+        values = column_values(new, Mail)
         values |= {"source_message_id": new.source_message_id, "reason": reason.value}
         values["inbound_message_id"] = known and known.id
         statement = self._database.insert(held_mail).values(values).on_conflict_do_nothing()

@@ -8,7 +8,7 @@ names that token, so that a worker that was thought lost and is not writes nothi
 """
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Self
@@ -21,85 +21,13 @@ from orderflow_ingest.storage.resilience.cached_measurement import CachedMeasure
 from orderflow_ingest.storage.resilience.group_commit import GroupCommit
 
 from .connection import Database, DatabaseUnavailable, whose
-from .events import Event, add_events
+from .events import add_events
+from .rows import Event, InboundMessage, NewMessage, column_values, field_names
 from .selection import Cursor, Filter, WordSearchPlan, condition, plan_word_search, stands_at
 from .tables import FAILED, UtcDateTime, held_mail, inbound_message, owned
 from .tables import UNFINISHED as UNFINISHED_ROWS
 
 _LAG_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Mail:
-    """What is known of a mail that is archived, whether it is a message or held.
-
-    org_id, id          together the key of the row; `id` is the same for a mail that comes again
-    envelope_sender     MAIL FROM, "" of a bounce; envelope_recipient: RCPT TO. Both as Postfix gave them
-    queue_id            Postfix's, "" where no queue was passed; client_address: the sending host's IP address, or ""
-    from_email          the address of the From field, "" if it has none. Anybody can write it
-    subject             decoded, at most 1,000 characters
-    received_at         when it was received here, aware UTC
-    raw_key, digest     the raw mail's object in the archive, and its SHA-256 in hexadecimal
-    fingerprint         SHA-256 of the content without its trace fields: the same for a redelivery
-    """
-
-    org_id: int
-    id: UUID
-    envelope_sender: str
-    envelope_recipient: str
-    queue_id: str
-    client_address: str
-    from_email: str
-    subject: str
-    received_at: datetime
-    raw_key: str
-    digest: str
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class NewMessage(Mail):
-    """What delivery records of a message.
-
-    source                   EMAIL, or UPLOAD of an imported mail
-    source_message_id        the Message-ID; one made of the content where message_id_is_synthetic
-    sent_at                  the Date field, aware UTC; None where it does not read
-    size                     of the raw mail, in bytes
-    traits                   values of AutomaticMailSignal: signs that no person wrote the mail
-    """
-
-    source: str
-    source_message_id: str
-    message_id_is_synthetic: bool
-    sent_at: datetime | None
-    size: int
-    traits: list[str]
-
-
-@dataclass(frozen=True)
-class InboundMessage(NewMessage):
-    """A message's row.
-
-    status              see `domain.states`; attempts: how many were begun; next_attempt_at: when it is due, aware UTC
-    worker              who works at it, None if nobody does
-    error_json          how the last failed attempt ended: class and place of the error, never content
-    created_at          when the row was written, and updated_at when last changed, aware UTC
-    erased_at           when its content was erased, None if it was not
-    """
-
-    status: Status
-    attempts: int
-    next_attempt_at: datetime
-    worker: str | None
-    error_json: Any
-    created_at: datetime
-    updated_at: datetime
-    erased_at: datetime | None
-
-    def first_events(self) -> list[Event]:
-        """Return the events that no row of message_event records, because this row does: received and recorded."""
-        received = Event(self.org_id, self.id, EventKind.RECEIVED, self.client_address, self.received_at)
-        return [received, Event(self.org_id, self.id, EventKind.RECORDED, "", self.created_at)]
 
 
 @dataclass(frozen=True)
@@ -123,7 +51,7 @@ class ExistingMessage:
         return fingerprint in self.digests and not (self.is_message and fingerprint == next(iter(self.digests)))
 
 
-_COLUMNS = [inbound_message.c[field.name] for field in fields(InboundMessage)]
+_COLUMNS = [inbound_message.c[name] for name in field_names(InboundMessage)]
 _KEY = (inbound_message.c.org_id, inbound_message.c.id)
 _KEYED = [column for column in _COLUMNS if column not in set(_KEY)]
 _IDENTITY = (inbound_message.c.org_id, inbound_message.c.source, inbound_message.c.source_message_id)
@@ -202,7 +130,7 @@ class Messages:
         self, connection: sa.Connection, rows: list[tuple[NewMessage, datetime, Event | None]]
     ) -> list[bool]:
         received = Status.RECEIVED.value
-        values = [{**vars(new), "status": received, "next_attempt_at": due} for new, due, _ in rows]
+        values = [{**column_values(new), "status": received, "next_attempt_at": due} for new, due, _ in rows]
         # In one order: two processes that insert the same identities in different ones would wait for each other.
         values.sort(key=lambda row: (row["org_id"], row["source"], row["source_message_id"]))
         found = set(connection.scalars(self._new_row, values))

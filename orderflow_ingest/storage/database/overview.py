@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from orderflow_ingest.domain.states import HandOver, Status
 
 from .connection import ALL_TENANTS, Database, whose
-from .messages import InboundMessage
+from .rows import InboundMessage
 from .selection import begins
 from .tables import (
     FAILED,

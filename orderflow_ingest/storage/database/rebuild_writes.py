@@ -7,7 +7,7 @@ mails, so that one that is there is there whole.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -20,9 +20,8 @@ from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.domain.states import HandOver, HoldReason, Status
 
 from .connection import NO_TENANT, Database
-from .documents import NewDocument, SkippedPart
-from .events import Event, add_events
-from .messages import Mail, NewMessage
+from .events import add_events
+from .rows import Event, Mail, NewDocument, NewMessage, SkippedPart, column_values, field_names
 from .tables import document, held_mail, inbound_message, organization, skipped_part
 
 
@@ -77,9 +76,6 @@ class Presence(StrEnum):
     CLASH = "held, since which of two is the message is not known"
 
 
-_MAIL = [one.name for one in fields(Mail)]
-
-
 class Restoring:
     """Writes rows that were there before; an operator's alone."""
 
@@ -88,7 +84,7 @@ class Restoring:
 
     def organization_records(self) -> list[OrganizationRecord]:
         """List all organisations as their rows are, by id."""
-        columns = [organization.c[one.name] for one in fields(OrganizationRecord)]
+        columns = [organization.c[name] for name in field_names(OrganizationRecord)]
         with self._database.read(NO_TENANT) as connection:
             return [
                 OrganizationRecord(*row) for row in connection.execute(sa.select(*columns).order_by(organization.c.id))
@@ -114,7 +110,7 @@ class Restoring:
             return False
         try:
             with self._database.write(NO_TENANT) as connection:
-                connection.execute(organization.insert().values(**vars(org)))
+                connection.execute(organization.insert().values(column_values(org)))
                 if not self._database.is_sqlite:
                     # The next one that is added must not be given an id that the archive knows.
                     connection.exec_driver_sql(_NEXT_ID)
@@ -207,13 +203,13 @@ class Restoring:
         reason: HoldReason,
         resolution: str | None,
     ) -> None:
-        values = {name: getattr(new, name) for name in _MAIL}
+        values = column_values(new, Mail)
         values |= {"inbound_message_id": clashes, "source_message_id": new.source_message_id}
         values |= {"reason": reason.value, "resolution": resolution}
         connection.execute(self._database.insert(held_mail).values(values).on_conflict_do_nothing())
 
     def _add_message(self, connection: sa.Connection, mail: RebuiltMessage) -> None:
-        values = {**vars(mail.new), "status": mail.status.value, "next_attempt_at": mail.due}
+        values = {**column_values(mail.new), "status": mail.status.value, "next_attempt_at": mail.due}
         values["error_json"] = mail.error_json
         insert = self._database.insert(inbound_message).values(values).on_conflict_do_nothing()
         if connection.scalar(insert.returning(inbound_message.c.id)) is None:
@@ -222,8 +218,7 @@ class Restoring:
         rows = [
             {
                 **owner,
-                **vars(new),
-                "kind": new.kind.value,
+                **column_values(new),
                 "handover": mail.handover.value,
                 "next_attempt_at": mail.due,
                 "erased_at": mail.erased_at.get(new.digest),
@@ -233,7 +228,7 @@ class Restoring:
         if rows:
             connection.execute(document.insert(), rows)
         if mail.skipped:
-            connection.execute(skipped_part.insert(), [{**owner, **vars(part)} for part in mail.skipped])
+            connection.execute(skipped_part.insert(), [{**owner, **column_values(part)} for part in mail.skipped])
         add_events(connection, [replace(mail.told, inbound_message_id=mail.new.id)])
 
 

@@ -5,7 +5,7 @@ the selection as the program needs it to go on, `position` the place up to which
 are what an operator typed.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from .connection import NO_TENANT, Database
 from .events import operator_name
+from .rows import column_values, field_names
 from .tables import operator_run
 
 
@@ -41,7 +42,7 @@ class Run:
         return cls(uuid4(), command, operator_name(), chosen or {}, None, selected, 0, 0, 0, now, now, None)
 
 
-_COLUMNS = [operator_run.c[one.name] for one in fields(Run)]
+_COLUMNS = [operator_run.c[name] for name in field_names(Run)]
 
 
 class Runs:
@@ -52,7 +53,7 @@ class Runs:
 
     def begin(self, run: Run) -> None:
         """Record a run that begins; the same one again is the same run (by its id)."""
-        statement = self._database.insert(operator_run).values(**vars(run)).on_conflict_do_nothing()
+        statement = self._database.insert(operator_run).values(column_values(run)).on_conflict_do_nothing()
         with self._database.write(NO_TENANT) as connection:
             connection.execute(statement)
 

@@ -1,5 +1,7 @@
 """The tables, as SQLAlchemy sees them; `migrations/` builds them, and a test holds the two together.
 
+The columns of mail are the fields of `rows`; what is of no row there is declared here.
+
 Every tenant table has org_id first in its keys, so that it can be partitioned by it; every query of
 tenant data names it. Times are aware UTC on both databases. Rows are the truth about a message: how
 often it was tried, when it may be tried again, who is at it. A queue's task is only a bell.
@@ -18,14 +20,21 @@ only added to. operator_run is who had which program do what, and how far that h
 sweep_claim has one row, which names the consumer that sweeps.
 """
 
+from collections.abc import Iterator
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
+from enum import StrEnum
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from orderflow_ingest.domain.states import HandOver, HoldReason, Status
 from orderflow_ingest.parsing.documents.part import PartKind
+
+from .rows import Document, Event, HeldMail, InboundMessage, SkippedPart
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -65,36 +74,42 @@ def _one_of(column: str, values: tuple[str, ...]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
-def _list(name: str) -> sa.Column[Any]:
-    return sa.Column(name, Json, nullable=False, server_default=sa.text("'[]'"))
+_NOW = sa.func.current_timestamp()
+_EMPTY_LIST, _EMPTY_OBJECT = sa.text("'[]'"), sa.text("'{}'")
+_TYPES: dict[Any, Any] = {
+    str: sa.Text(), int: sa.Integer(), bool: sa.Boolean(), UUID: sa.Uuid(), datetime: UtcDateTime(),
+    list: Json, dict: Json,
+}  # fmt: skip
+
+
+def _columns(row: type, key: tuple[str, ...] = ("org_id", "id"), **defaults: Any) -> Iterator[sa.Column[Any]]:
+    """Make a column of each field of a row, those of its `key` first; `defaults` are what the server fills in."""
+    for one in sorted(fields(row), key=lambda one: key.index(one.name) if one.name in key else len(key)):
+        found, is_nullable = one.type, False
+        if get_origin(found) in (Union, UnionType):
+            found, is_nullable = get_args(found)[0], True
+        yield sa.Column(
+            one.name,
+            Identifier if one.name == "org_id" else _column_type(found),
+            primary_key=one.name in key,
+            nullable=is_nullable,
+            server_default=defaults.get(one.name),
+        )
+
+
+def _column_type(annotation: Any) -> Any:
+    if get_origin(annotation) is Annotated:
+        found = get_args(annotation)[1]
+        return Json if isinstance(found, sa.JSON) else found
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return sa.String(10)
+    return _TYPES[get_origin(annotation) or annotation]
 
 
 def _times() -> tuple[sa.Column[Any], sa.Column[Any]]:
-    now = sa.func.current_timestamp()
     return (
-        sa.Column("created_at", UtcDateTime, nullable=False, server_default=now),
-        sa.Column("updated_at", UtcDateTime, nullable=False, server_default=now),
-    )
-
-
-def _mail() -> tuple[sa.Column[Any], ...]:
-    """Give the columns of a mail, as a message or held."""
-    texts = ("envelope_sender", "envelope_recipient", "queue_id", "client_address", "from_email", "subject", "raw_key")
-    return (
-        *(sa.Column(name, sa.Text, nullable=False) for name in texts),
-        sa.Column("digest", sa.String(64), nullable=False),
-        sa.Column("fingerprint", sa.String(64), nullable=False),
-        sa.Column("received_at", UtcDateTime, nullable=False),
-        sa.Column("erased_at", UtcDateTime),
-    )
-
-
-def _tried() -> tuple[sa.Column[Any], ...]:
-    return (
-        sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
-        sa.Column("next_attempt_at", UtcDateTime, nullable=False),
-        sa.Column("worker", sa.Text),
-        sa.Column("error_json", Json),
+        sa.Column("created_at", UtcDateTime, nullable=False, server_default=_NOW),
+        sa.Column("updated_at", UtcDateTime, nullable=False, server_default=_NOW),
     )
 
 
@@ -143,18 +158,8 @@ organization = sa.Table(
 inbound_message = sa.Table(
     "inbound_message",
     metadata,
-    sa.Column("org_id", Identifier, sa.ForeignKey("organization.id"), primary_key=True),
-    sa.Column("id", sa.Uuid, primary_key=True),
-    sa.Column("source", sa.String(10), nullable=False),
-    sa.Column("source_message_id", sa.Text, nullable=False),
-    sa.Column("message_id_is_synthetic", sa.Boolean, nullable=False),
-    sa.Column("status", sa.String(10), nullable=False),
-    *_mail(),
-    sa.Column("sent_at", UtcDateTime),
-    sa.Column("size", sa.BigInteger, nullable=False),
-    _list("traits"),
-    *_tried(),
-    *_times(),
+    *_columns(InboundMessage, traits=_EMPTY_LIST, attempts="0", created_at=_NOW, updated_at=_NOW),
+    sa.ForeignKeyConstraint(["org_id"], ["organization.id"]),
     sa.UniqueConstraint("org_id", "source", "source_message_id"),
     sa.CheckConstraint(_one_of("source", SOURCES), name="source"),
     sa.CheckConstraint(STATUSES, name="status"),
@@ -171,25 +176,15 @@ _partial("ix_inbound_message_failed", FAILED, inbound_message.c.org_id, inbound_
 document = sa.Table(
     "document",
     metadata,
-    sa.Column("org_id", Identifier, primary_key=True),
-    sa.Column("id", sa.Uuid, primary_key=True),
-    sa.Column("inbound_message_id", sa.Uuid, nullable=False),
-    sa.Column("part_path", sa.Text, nullable=False),
-    sa.Column("filename", sa.Text),
-    sa.Column("claimed_filename", sa.Text),
-    sa.Column("declared_type", sa.Text, nullable=False),
-    sa.Column("detected_type", sa.Text),
-    sa.Column("kind", sa.String(10), nullable=False, server_default=PartKind.ATTACHMENT.value),
-    sa.Column("content_type", sa.Text, nullable=False, server_default=""),
-    sa.Column("charset", sa.Text),
-    sa.Column("reason", sa.Text, nullable=False, server_default=""),
-    _list("defects"),
-    sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("object_key", sa.Text, nullable=False),
-    sa.Column("erased_at", UtcDateTime),
-    sa.Column("handover", sa.String(10), nullable=False, server_default=HandOver.PENDING.value),
-    *_tried(),
+    *_columns(
+        Document,
+        kind=PartKind.ATTACHMENT.value,
+        content_type="",
+        reason="",
+        defects=_EMPTY_LIST,
+        handover=HandOver.PENDING.value,
+        attempts="0",
+    ),
     *_times(),
     sa.UniqueConstraint("org_id", "inbound_message_id", "part_path"),
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
@@ -205,26 +200,14 @@ skipped_part = sa.Table(
     metadata,
     sa.Column("org_id", Identifier, primary_key=True),
     sa.Column("inbound_message_id", sa.Uuid, primary_key=True),
-    sa.Column("part_path", sa.Text, primary_key=True),
-    sa.Column("filename", sa.Text),
-    sa.Column("declared_type", sa.Text, nullable=False),
-    sa.Column("detected_type", sa.Text),
-    sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    _list("defects"),
+    *_columns(SkippedPart, ("part_path",), defects=_EMPTY_LIST),
     sa.ForeignKeyConstraint(["org_id", "inbound_message_id"], ["inbound_message.org_id", "inbound_message.id"]),
 )
 
 held_mail = sa.Table(
     "held_mail",
     metadata,
-    sa.Column("org_id", Identifier, primary_key=True),
-    sa.Column("id", sa.Uuid, primary_key=True),
-    sa.Column("inbound_message_id", sa.Uuid),
-    *_mail(),
-    sa.Column("resolution", sa.Text),
-    sa.Column("reason", sa.String(10), nullable=False, server_default=HoldReason.MESSAGE_ID_REUSED.value),
-    sa.Column("source_message_id", sa.Text),  # NULL of what was held before this column was there
+    *_columns(HeldMail, reason=HoldReason.MESSAGE_ID_REUSED.value),
     *_times(),
     sa.UniqueConstraint("org_id", "inbound_message_id", "fingerprint"),
     _own("raw_key", "raw"),
@@ -236,15 +219,8 @@ _partial("uq_held_mail_alone", ALONE, held_mail.c.org_id, held_mail.c.fingerprin
 message_event = sa.Table(
     "message_event",
     metadata,
-    sa.Column("org_id", Identifier, primary_key=True),
+    *_columns(Event, ("org_id",), details=_EMPTY_OBJECT),
     sa.Column("id", sa.Uuid, primary_key=True),
-    sa.Column("inbound_message_id", sa.Uuid, nullable=False),
-    sa.Column("document_id", sa.Uuid),
-    sa.Column("at", UtcDateTime, nullable=False),
-    sa.Column("kind", sa.String(20), nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("run_id", sa.Uuid),
-    sa.Column("details", Json, nullable=False, server_default=sa.text("'{}'")),
     sa.Index(None, "org_id", "inbound_message_id"),
 )
 _partial("ix_message_event_run", "run_id IS NOT NULL", message_event.c.run_id, message_event.c.inbound_message_id)
