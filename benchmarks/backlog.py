@@ -20,7 +20,7 @@ from typing import Any
 from orderflow_ingest.app import open_app
 from orderflow_ingest.config import load
 from orderflow_ingest.domain.envelope import Envelope
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.queue import Queue
 from tests.lab.deployment import DOMAIN, ROOT, Deployment
 from tests.lab.postgres import Postgres

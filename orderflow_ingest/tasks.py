@@ -42,9 +42,9 @@ from orderflow_ingest.entrypoints.cli.terminal import log_start
 from orderflow_ingest.entrypoints.deadline import deadline
 from orderflow_ingest.entrypoints.periodic import EACH, Rounds
 from orderflow_ingest.observability import logs, metrics, presence
-from orderflow_ingest.pipeline import deliver, retry
 from orderflow_ingest.pipeline import extract as extraction
 from orderflow_ingest.pipeline import hand_over as handover
+from orderflow_ingest.pipeline import receive, retry
 from orderflow_ingest.pipeline.retry import HandlerUnavailable
 from orderflow_ingest.storage import attempt_files
 from orderflow_ingest.storage.database import DatabaseUnavailable
@@ -143,7 +143,7 @@ def sweep() -> None:
 def drain() -> None:
     """Deliver what was left in this host's spool."""
     with _outages_logged("drain"):
-        for _ in deliver.drain(app, lambda: deadline(settings.deadline)):
+        for _ in receive.drain(app, lambda: deadline(settings.deadline)):
             continue
 
 

@@ -40,7 +40,7 @@ from orderflow_ingest.entrypoints.admin.checks.worker import check_worker
 from orderflow_ingest.entrypoints.cli import run_as
 from orderflow_ingest.observability import presence
 from orderflow_ingest.pipeline import extract
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage import attempt_files
 from orderflow_ingest.storage.archive import s3_errors
 from orderflow_ingest.storage.database import DatabaseUnavailable, Records, schema

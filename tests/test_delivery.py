@@ -17,10 +17,11 @@ from orderflow_ingest.domain.outcomes import DeadlineReached, Outcome
 from orderflow_ingest.domain.sender_policy import Authenticator
 from orderflow_ingest.domain.states import HoldReason
 from orderflow_ingest.parsing.documents import read_parts
-from orderflow_ingest.pipeline import deliver, extract, replay
+from orderflow_ingest.pipeline import deliver, extract, receive, replay
 from orderflow_ingest.pipeline.admission import classify
 from orderflow_ingest.pipeline.archive_manifest import read_decision
-from orderflow_ingest.pipeline.deliver import Delivery, deliver_from_memory, deliver_spooled
+from orderflow_ingest.pipeline.deliver import Delivery
+from orderflow_ingest.pipeline.receive import deliver_from_memory, deliver_spooled
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import NO_TENANT, DatabaseUnavailable, Filter, IdentityTakenError, messages
 from orderflow_ingest.storage.database.tables import organization
@@ -330,9 +331,9 @@ def test_the_drain_delivers_what_was_left_and_stops_at_a_backend_that_is_away(pl
     _away(parts)
     for number in range(3):
         assert post(parts, mail(number)).outcome is Outcome.SPOOLED
-    assert [ended.outcome for _, ended in deliver.drain(parts)] == [Outcome.BACKEND_DOWN]
+    assert [ended.outcome for _, ended in receive.drain(parts)] == [Outcome.BACKEND_DOWN]
     parts.archive.fault = None
-    assert [ended.outcome for _, ended in deliver.drain(parts)] == [Outcome.DELIVERED] * 3
+    assert [ended.outcome for _, ended in receive.drain(parts)] == [Outcome.DELIVERED] * 3
     assert parts.spool.entries() == []
 
 
@@ -340,15 +341,15 @@ def test_the_drain_passes_over_an_entry_that_another_process_works_on(parts):
     blocks = iter((mail(), b""))
     envelope = Envelope(recipient=ACME, received_at=datetime.now(UTC))
     entry = parts.spool.write(encode_envelope(envelope), lambda _: next(blocks), limit=1 << 30)
-    assert list(deliver.drain(parts)) == []
+    assert list(receive.drain(parts)) == []
     entry.release()
-    assert [ended.outcome for _, ended in deliver.drain(parts)] == [Outcome.DELIVERED]
+    assert [ended.outcome for _, ended in receive.drain(parts)] == [Outcome.DELIVERED]
 
 
 def test_a_damaged_entry_is_set_aside_after_the_third_drain(parts):
     (parts.settings.spool_dir / "new" / "short").write_bytes(b"orderflow-spool 1 000000000100\nrecipient: a\n\nhalf")
     for _ in range(3):
-        list(deliver.drain(parts))
+        list(receive.drain(parts))
     assert [name for name, _ in parts.spool.dead()] == ["short"]
 
 
@@ -375,7 +376,7 @@ def test_a_message_from_memory_is_spooled_only_where_it_is_to_stay(place, mode, 
     assert len(parts.spool.entries()) == entries
     assert parts.spool.dead() == []
     parts.archive.fault = None
-    assert [ended.outcome for _, ended in deliver.drain(parts)] == [Outcome.DELIVERED] * entries
+    assert [ended.outcome for _, ended in receive.drain(parts)] == [Outcome.DELIVERED] * entries
 
 
 def test_a_message_from_memory_is_set_aside_too_whichever_door_it_came_through(parts):
@@ -500,9 +501,9 @@ def test_mail_that_is_held_by_one_process_takes_no_object_from_another_that_reco
     assert post(parts, mail()).outcome is Outcome.DELIVERED
     (row,) = rows(parts)
     envelope, org = Envelope(row.envelope_recipient, row.received_at), parts.records.organizations.get(1)
-    coming = deliver._InboundMail(envelope, mail(), org, deliver.BY_SMTP)
+    inbound = deliver._InboundMail(envelope, read_mail(mail()), org, deliver.BY_SMTP)
     new = deliver._new_message(envelope, read_message(mail()), org, [], deliver.BY_SMTP)
-    assert deliver._hold(None, new, HoldReason.SENDER_NOT_ALLOWED, coming, parts).outcome is Outcome.HELD
+    assert deliver._hold(None, new, HoldReason.SENDER_NOT_ALLOWED, inbound, parts).outcome is Outcome.HELD
     assert parts.archive.read(row.raw_key, row.digest) == mail()
 
 
@@ -591,7 +592,7 @@ def test_settings_that_do_not_read_defer_mail(parts):
 def test_what_an_operator_brings_is_judged_by_neither_its_sender_nor_its_size(parts):
     choose(parts, allowed_senders="@other.example", max_message_size="10")
     org, read = parts.records.organizations.find("acme"), read_mail(mail())
-    trusted = classify(read, org, "UPLOAD", None, parts.records, parts.archive)
-    assert (trusted.verdict, trusted.held) == (None, None)
-    judged = classify(read, org, "UPLOAD", Authenticator(), parts.records, parts.archive)
-    assert judged.verdict is Outcome.TOO_BIG
+    trusted = classify(read, org, "UPLOAD", None, parts)
+    assert (trusted.outcome, trusted.hold_reason) == (None, None)
+    judged = classify(read, org, "UPLOAD", Authenticator(), parts)
+    assert judged.outcome is Outcome.TOO_BIG

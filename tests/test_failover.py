@@ -11,7 +11,7 @@ import pytest
 from orderflow_ingest.app import open_app
 from orderflow_ingest.config import load
 from orderflow_ingest.domain.envelope import Envelope
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import Filter, schema
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch, wait_until

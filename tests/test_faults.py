@@ -172,7 +172,8 @@ def test_every_named_step_is_a_function_of_ours():
     modules = {
         "s3.py": "storage.archive.s3", "messages.py": "storage.database.messages",
         "documents.py": "storage.database.documents",
-        "deliver.py": "pipeline.deliver", "extract.py": "pipeline.extract", "hand_over.py": "pipeline.hand_over",
+        "deliver.py": "pipeline.deliver", "receive.py": "pipeline.receive",
+        "extract.py": "pipeline.extract", "hand_over.py": "pipeline.hand_over",
         "spool_entry.py": "storage.spool_entry", "pipe.py": "entrypoints.pipe",
     }  # fmt: skip
     for steps in STEPS.values():

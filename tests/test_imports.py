@@ -18,6 +18,7 @@ from orderflow_ingest.domain.states import EventKind
 from orderflow_ingest.maintenance.imports.importer import Importer, ImportOutcome, read_received
 from orderflow_ingest.maintenance.imports.mbox import read_mbox
 from orderflow_ingest.maintenance.imports.sources import read_paths
+from orderflow_ingest.parsing.mime.fields import read_mail_header
 from orderflow_ingest.pipeline.deliver import deliver
 from orderflow_ingest.pipeline.replay import accept_held
 from orderflow_ingest.storage.database import Filter
@@ -279,7 +280,7 @@ def test_an_import_waits_while_half_of_the_room_for_tasks_is_taken(place, files)
     ids=["received", "folded", "date", "ahead", "before e-mail", "null sender", "nothing"],
 )  # fmt: skip
 def test_a_mail_tells_when_it_came_and_from_whom(header, moment, sender):
-    assert read_received(header + b"\nbody\n", NOW) == (moment, sender)
+    assert read_received(read_mail_header(header + b"\nbody\n"), NOW) == (moment, sender)
 
 
 def test_where_a_mail_tells_nothing_its_file_does(parts, files):

@@ -22,7 +22,7 @@ from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_host, re
 from orderflow_ingest.maintenance.retention import RetentionRule, apply_retention
 from orderflow_ingest.pipeline import extract as extraction
 from orderflow_ingest.pipeline import hand_over, replay
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import ALL_TENANTS, Filter, NewMessage, Records, Run
 from orderflow_ingest.storage.database.tables import (
     document,

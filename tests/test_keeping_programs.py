@@ -16,7 +16,7 @@ from orderflow_ingest.config import load
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.entrypoints.admin.main import cli
 from orderflow_ingest.pipeline import extract, hand_over
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import Filter
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS, Deployment
 from tests.lab.process import scratch

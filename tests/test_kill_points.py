@@ -21,7 +21,7 @@ from orderflow_ingest.config import Settings
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.states import HandOver, Status
 from orderflow_ingest.pipeline import deliver as delivery
-from orderflow_ingest.pipeline import extract, hand_over, retry
+from orderflow_ingest.pipeline import extract, hand_over, receive, retry
 from orderflow_ingest.storage.archive import FileArchive
 from orderflow_ingest.storage.database import Filter
 from orderflow_ingest.storage.database.documents import Documents
@@ -38,17 +38,17 @@ from .mails import PDF, order
 URLS = ("database_url", "queue_url", "archive_url")
 RAW = order(1, attachments=2)
 DELIVERY = (
-    Spool.write, write_entry, _copy, _commit, delivery.deliver_spooled, delivery._attempt,
-    delivery.deliver,
-    delivery._new_message, delivery.enqueue_extraction, delivery._apply_spool_policy,
+    Spool.write, write_entry, _copy, _commit, receive.deliver_spooled, receive._attempt,
+    delivery.deliver, delivery._deliver,
+    delivery._new_message, delivery.enqueue_extraction, receive._apply_spool_policy,
     Spool.finish, FileArchive.put, FileArchive._put_all,
     FileArchive._write,
     Messages.insert, Messages._insert_all,
 )  # fmt: skip
-AFTER_COMMIT = (delivery.deliver_spooled, delivery._attempt, delivery.deliver, delivery._apply_spool_policy)
+AFTER_COMMIT = (receive.deliver_spooled, receive._attempt, delivery.deliver, receive._apply_spool_policy)
 FROM_MEMORY = (
-    delivery.deliver_from_memory,
-    delivery._attempt,
+    receive.deliver_from_memory,
+    receive._attempt,
     delivery.deliver,
     FileArchive._put_all,
     Messages._insert_all,
@@ -135,7 +135,7 @@ def put_through(parts: App, *blocks: bytes) -> None:
     coming = iter((*blocks, b""))
     envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
     entry = parts.spool.write(encode_envelope(envelope), lambda _: next(coming), 1 << 20)
-    assert delivery.deliver_spooled(entry, parts).outcome.is_accepted
+    assert receive.deliver_spooled(entry, parts).outcome.is_accepted
 
 
 def deliver(settings: Settings) -> None:
@@ -213,7 +213,7 @@ def test_a_delivery_killed_at_any_line_and_run_again_is_one_message(settings, co
     kill_at(code, line, lambda: deliver(settings))
     deliver(settings)
     parts = open_app(settings)
-    assert all(ended.outcome.is_accepted for _, ended in delivery.drain(parts))
+    assert all(ended.outcome.is_accepted for _, ended in receive.drain(parts))
     (row,) = parts.records.messages.select(Filter(), 10)
     assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
     assert parts.archive.read(row.raw_key, row.digest) == RAW
@@ -230,7 +230,7 @@ def test_held_mail_killed_at_any_line_and_run_again_is_held_once(settings, code,
     kill_at(code, line, lambda: deliver_other_content(settings))
     deliver_other_content(settings)
     parts = open_app(settings)
-    list(delivery.drain(parts))
+    list(receive.drain(parts))
     assert len(parts.records.messages.select(Filter(), 10)) == len(parts.records.held_mail.open()) == 1
     assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
     assert parts.spool.entries() == []
@@ -241,7 +241,7 @@ def test_a_mail_of_a_stranger_killed_at_any_line_and_run_again_is_held_once(sett
     kill_at(code, line, lambda: deliver_stray(settings))
     deliver_stray(settings)
     parts = open_app(settings)
-    list(delivery.drain(parts))
+    list(receive.drain(parts))
     (held,) = parts.records.held_mail.open()
     assert FaultyArchive(settings.state_dir / "archive").objects() == [held.raw_key]
     assert parts.archive.read(held.raw_key, held.digest) == RAW
@@ -254,7 +254,7 @@ def test_held_mail_that_is_accepted_killed_at_any_line_and_run_again_is_one_more
     kill_at(code, line, lambda: deliver_own(settings))
     deliver_own(settings)
     parts = open_app(settings)
-    list(delivery.drain(parts))
+    list(receive.drain(parts))
     assert len(parts.records.messages.select(Filter(), 10)) == 2 and parts.records.held_mail.open() == []
     assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
     assert parts.spool.entries() == []
@@ -264,21 +264,21 @@ def test_held_mail_that_is_accepted_killed_at_any_line_and_run_again_is_one_more
 def test_a_lost_race_killed_at_any_line_and_run_again_leaves_no_orphan(settings, code, line):
     kill_at(code, line, lambda: deliver_late(settings))
     parts = open_app(settings)
-    assert all(ended.outcome.is_accepted for _, ended in delivery.drain(parts))
+    assert all(ended.outcome.is_accepted for _, ended in receive.drain(parts))
     (row,) = parts.records.messages.select(Filter(), 10)
     assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
     assert parts.spool.entries() == []
 
 
-def receive(settings: Settings) -> None:
+def deliver_unspooled(settings: Settings) -> None:
     envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
-    delivery.deliver_from_memory(envelope, RAW, open_app(settings))
+    receive.deliver_from_memory(envelope, RAW, open_app(settings))
 
 
-@pytest.mark.parametrize(("code", "line"), reached(FROM_MEMORY, receive))
+@pytest.mark.parametrize(("code", "line"), reached(FROM_MEMORY, deliver_unspooled))
 def test_a_delivery_from_memory_killed_at_any_line_and_sent_again_is_one_message(settings, code, line):
-    kill_at(code, line, lambda: receive(settings))
-    receive(settings)
+    kill_at(code, line, lambda: deliver_unspooled(settings))
+    deliver_unspooled(settings)
     parts = open_app(settings)
     (row,) = parts.records.messages.select(Filter(), 10)
     assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
@@ -289,7 +289,7 @@ def test_a_delivery_from_memory_killed_at_any_line_and_sent_again_is_one_message
 def test_a_delivery_killed_after_the_commit_instant_is_finished_by_the_drain_alone(settings, code, line):
     kill_at(code, line, lambda: deliver(settings))
     parts = open_app(settings)
-    assert all(ended.outcome.is_accepted for _, ended in delivery.drain(parts))
+    assert all(ended.outcome.is_accepted for _, ended in receive.drain(parts))
     assert len(parts.records.messages.select(Filter(), 10)) == 1
     assert parts.spool.entries() == []
 

@@ -8,7 +8,7 @@ import pytest
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.observability import logs
 from orderflow_ingest.pipeline import extract, hand_over
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 
 from .fakes import embedded
 from .mails import mail, order

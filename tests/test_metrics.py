@@ -18,7 +18,7 @@ from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.observability import metric_files as slots
 from orderflow_ingest.observability import metrics
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import DatabaseUnavailable
 from orderflow_ingest.storage.queue import Queue, QueueUnavailable
 from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker

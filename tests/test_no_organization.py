@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.entrypoints.admin.org_test import dry_run_delivery
-from orderflow_ingest.pipeline.deliver import check_recipient, deliver_from_memory, drain
+from orderflow_ingest.pipeline.admission import check_recipient
+from orderflow_ingest.pipeline.receive import deliver_from_memory, drain
 from orderflow_ingest.storage.database import DatabaseUnavailable, Records
 from orderflow_ingest.storage.database.connection import NO_TENANT
 from orderflow_ingest.storage.database.tables import organization

@@ -19,7 +19,7 @@ from orderflow_ingest.entrypoints.admin import show
 from orderflow_ingest.entrypoints.admin.history import mail_history
 from orderflow_ingest.observability import logs
 from orderflow_ingest.pipeline import extract, hand_over, replay
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.archive import ForeignObject, need_own, read_object
 from orderflow_ingest.storage.database import ALL_TENANTS, NO_TENANT, Database, Filter, Records, schema
 from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from orderflow_ingest.app import App
 from orderflow_ingest.config import load
 from orderflow_ingest.domain.envelope import Envelope
-from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.identity import read_mail
 from orderflow_ingest.domain.object_keys import UPLOAD, held_id, message_id, raw_key, read_raw_key
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason, Status
@@ -159,11 +159,11 @@ def fill(parts: App) -> None:
 
 def hold_for_its_sender(parts: App, raw: bytes) -> None:
     """Hold a mail that clashes with nothing, as an organisation's setting may demand."""
-    envelope, message = Envelope(f"orders+acme@{DOMAIN}", AT, sender="x@y.example"), read_message(raw)
+    envelope, mail = Envelope(f"orders+acme@{DOMAIN}", AT, sender="x@y.example"), read_mail(raw)
     org = parts.records.organizations.find("acme")
-    new = delivery._new_message(envelope, message, org, [], delivery.BY_SMTP)
+    new = delivery._new_message(envelope, mail.message, org, [], delivery.BY_SMTP)
     delivery._hold(
-        None, new, HoldReason.SENDER_NOT_ALLOWED, delivery._InboundMail(envelope, raw, org, delivery.BY_SMTP), parts
+        None, new, HoldReason.SENDER_NOT_ALLOWED, delivery._InboundMail(envelope, mail, org, delivery.BY_SMTP), parts
     )
 
 

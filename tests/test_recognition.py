@@ -12,7 +12,7 @@ from orderflow_ingest.config import load
 from orderflow_ingest.domain.addresses import Addresses
 from orderflow_ingest.domain.ascii_case import ascii_lower
 from orderflow_ingest.domain.envelope import BEFORE_QUEUE, Envelope
-from orderflow_ingest.domain.identity import disambiguated_message_id, read_message
+from orderflow_ingest.domain.identity import disambiguated_message_id, read_mail, read_message
 from orderflow_ingest.domain.org_settings import read_settings
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import HoldReason
@@ -20,7 +20,8 @@ from orderflow_ingest.maintenance.imports import importer as imports
 from orderflow_ingest.maintenance.imports.sources import FileMail
 from orderflow_ingest.parsing.mime.fields import HEADER_LINES
 from orderflow_ingest.pipeline import replay
-from orderflow_ingest.pipeline.deliver import Delivery, deliver_from_memory
+from orderflow_ingest.pipeline.deliver import Delivery
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import NO_TENANT, Filter, IdentityTakenError
 from orderflow_ingest.storage.database.tables import held_mail, inbound_message
@@ -273,7 +274,7 @@ def test_an_import_knows_what_an_earlier_version_recorded(parts):
         make_former(parts, raw)
         org = parts.records.organizations.find("acme")
         importer = imports.Importer(parts, org, "me@here", None, again=False, wait=lambda: None)
-        verdict = importer.preview(FileMail("a.eml", len(raw), raw=raw), read_message(raw))
+        verdict = importer.preview(FileMail("a.eml", len(raw), raw=raw), read_mail(raw))
         assert verdict.outcome is imports.ImportOutcome.CAME_BY_MAIL
 
 

@@ -24,7 +24,7 @@ from orderflow_ingest.entrypoints.cli.options import moment
 from orderflow_ingest.entrypoints.replay.rate_limit import Pace
 from orderflow_ingest.entrypoints.replay.selection import chosen, from_json, selection, to_json
 from orderflow_ingest.pipeline import extract, replay
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import Filter, IdentityTakenError, NewMessage, Records
 from orderflow_ingest.storage.database.rows import column_values
 from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message

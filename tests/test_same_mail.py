@@ -16,7 +16,7 @@ from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import HoldReason
 from orderflow_ingest.entrypoints.admin.history import tell_held
 from orderflow_ingest.parsing.mime.fields import HEADER_LINES
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import Filter
 from tests.lab.postfix import Postfix
 from tests.lab.process import free_port, scratch, wait_until

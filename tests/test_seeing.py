@@ -15,14 +15,14 @@ import pytest
 
 from orderflow_ingest.app import open_app
 from orderflow_ingest.config import load
-from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.envelope import BEFORE_QUEUE, Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.entrypoints.admin import main as admin_main
 from orderflow_ingest.entrypoints.admin.org_test import dry_run_delivery
 from orderflow_ingest.pipeline import replay
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
 from orderflow_ingest.pipeline.extract import extract
 from orderflow_ingest.pipeline.hand_over import hand_over
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import Filter, schema
 from tests.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS
 from tests.lab.postfix import Postfix
@@ -363,7 +363,7 @@ def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place
         return told_of(quiet, address, *arguments)["outcome"].split(":")[0]
 
     assert outcome(f"orders+nope@{DOMAIN}") == outcome(f"orders@{DOMAIN}") == "UNKNOWN_ORG"
-    assert told_of(quiet, f"Postmaster@{DOMAIN}") == {"recipient": "no organisation's: Postfix's aliases take it"}
+    assert told_of(quiet, f"Postmaster@{DOMAIN}") == {"recipient": "no organization's: Postfix's aliases take it"}
     assert outcome("orders+acme@elsewhere.example") == "MISCONFIGURED"
     assert outcome(ACME) == outcome(ACME, "--sender", "a@b.example", "--size", "1000") == "DELIVERED"
     assert outcome(ACME, "--size", "30000000") == "TOO_BIG"
@@ -410,6 +410,23 @@ def test_a_sender_is_judged_by_the_queue_id_under_which_the_mail_came(place):
     assert told("4bXyz1") == ("", "taken")
     assert told("another") == told("") == ("", "held: From is not authenticated")
     assert told("4bXyz1", '"a b"@shop.example')[1].startswith("held: it may have made our server write false")
+    parts.records.database.close()
+
+
+def test_a_dry_run_and_a_delivery_agree_on_mail_before_the_queue_and_after_it(place):
+    parts = embedded(place, ORDERFLOW_AUTHSERV_ID="mx.example")
+    parts.records.organizations.change_settings("acme", {"allowed_senders": "@shop.example"})
+    raw = (
+        b"Authentication-Results: mx.example; dkim=pass header.d=shop.example\n"
+        b"Received: from x by y with ESMTP id 4bXyz1;\n\tnow\nFrom: a@shop.example\nSubject: x\n\nhi\n"
+    )
+    for listener, outcome in ((BEFORE_QUEUE, Outcome.HELD), ("", Outcome.DELIVERED)):
+        is_before_queue = listener == BEFORE_QUEUE
+        dry = dict(dry_run_delivery(ACME, raw, None, None, parts, "4bXyz1", is_before_queue=is_before_queue))
+        unseen = dict(dry_run_delivery(ACME, None, "a@shop.example", None, parts, is_before_queue=is_before_queue))
+        envelope = Envelope(ACME, datetime.now(UTC), queue_id="4bXyz1", listener=listener)
+        assert deliver_from_memory(envelope, raw, parts).outcome is outcome
+        assert dry["outcome"].startswith(outcome.name) and unseen["outcome"].startswith(outcome.name)
     parts.records.database.close()
 
 

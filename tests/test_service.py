@@ -26,7 +26,7 @@ from orderflow_ingest.config import load
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.entrypoints import pipe
-from orderflow_ingest.pipeline.deliver import drain
+from orderflow_ingest.pipeline.receive import drain
 from orderflow_ingest.storage import spool_entry
 from orderflow_ingest.storage.database import Filter
 from orderflow_ingest.storage.envelope_header import encode_envelope

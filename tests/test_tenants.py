@@ -20,7 +20,7 @@ from orderflow_ingest.domain.object_keys import document_key, raw_key
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import HandOver, HoldReason, Status
 from orderflow_ingest.pipeline import extract, hand_over, replay, retry
-from orderflow_ingest.pipeline.deliver import deliver_from_memory
+from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.archive import ArchiveUnavailable, ObjectMissing, S3Archive
 from orderflow_ingest.storage.database import (
     ALL_TENANTS,

@@ -210,10 +210,10 @@ def _restart_everything(plant: Plant, rng: random.Random) -> Iterator[Injury]:
 # Kills at named steps, see `steps`.
 
 _SERVICE_STEPS = (
-    ("s3.py", "S3Archive.put"), ("messages.py", "Messages.insert"), ("deliver.py", "ring"),
-    ("deliver.py", "deliver"), ("deliver.py", "_conclude"),
+    ("s3.py", "S3Archive.put"), ("messages.py", "Messages.insert"), ("deliver.py", "enqueue_extraction"),
+    ("deliver.py", "deliver"), ("receive.py", "_apply_spool_policy"),
 )  # fmt: skip
-_SPOOL_STEPS = (("deliver.py", "_conclude"),)
+_SPOOL_STEPS = (("receive.py", "_apply_spool_policy"),)
 _WORKER_STEPS = (
     ("messages.py", "Messages.claim"), ("extract.py", "_archived"), ("documents.py", "Documents.record"),
     ("extract.py", "_ring_for_documents"), ("messages.py", "Messages.move"), ("documents.py", "Documents.claim"),

@@ -28,7 +28,7 @@ def deliver(
 
     from orderflow_ingest.app import open_app
     from orderflow_ingest.observability import logs, metrics
-    from orderflow_ingest.pipeline.deliver import deliver_spooled
+    from orderflow_ingest.pipeline.receive import deliver_spooled
     from orderflow_ingest.storage.spool_entry import MessageTooBigError, MessageTruncatedError, SpoolWriteError
 
     from .deadline import deadline

@@ -1,216 +1,203 @@
-"""Recognition: what a mail is to its organisation, before anything of it is written.
+"""Admission: decide what becomes of a mail before anything of it is written.
 
-Its sender is judged first, where the organisation names those whose mail it takes: whatever a stranger sends can then
-neither tell nor change what becomes of an allowed sender's mail.
+find_organization()  the organization of a recipient, or the outcome without one
+check_recipient()    the same for RCPT TO, where no message is known yet
+classify()           the whole decision on a mail, in this order:
 
-of a stranger       too big, for the organisation's own limit; else held, once for each content. Nothing is said of what
-                    the organisation has, and what it has does not matter
-known already       its Message-ID and its content are: a duplicate
-too big             larger than the organisation's own limit
-the same, changed   its Message-ID is known, and the mail in the archive reads the same, though a gateway has written
-                    one of them in another way: a duplicate, see `mail_comparison`
-known otherwise     its Message-ID is known with other content: held, with what differs; or, where the organisation is
-                    set so, a message of its own, under its Message-ID and its fingerprint
-new                 all other mail. That a copy by a stranger is held, or was discarded, does not matter: the mail
-                    becomes a message, and the copy stays. Who accepts the copy later is told that it is a message
+    from a stranger            larger than the organization's limit: TOO_BIG. Else held, once per content. What the
+                               organization has is neither looked up nor shown
+    recorded with its content  DUPLICATE
+    too big                    TOO_BIG, by the organization's own limit
+    Message-ID known, and the  DUPLICATE: a gateway has written one of them in another way (see `mail_comparison`)
+    recorded mail reads alike
+    Message-ID known, other    held with what differs. Where the organization accepts such mail, a message under its
+    content                    Message-ID and its fingerprint
+    any other                  a new message, also where a stranger's copy of it is held or was discarded
+    new or to be held, and     OVERLOADED
+    too much work waits
 
-A message is a message, whoever sent it: where an operator has accepted a stranger's copy, or the copy came before the
-organisation named its senders, the order is in hand, and the allowed sender's own mail is a duplicate of it. Only what
-is held because of its Message-ID is looked at again: if that copy does not pass the policy, by its raw mail in the
-archive, the mail that does is a message of its own.
+A message stays a message, whoever sent it: the allowed sender's own mail is a duplicate of it. A copy that is held only
+for its Message-ID is checked again: if it does not pass the sender policy, the mail that does is a message of its own.
 
-What earlier versions recorded is found by the former fingerprint, where that differs. They took more for the same than
-it is, so the raw mail in the archive is compared then. Where it is gone the mail is held, and not lost. One case stays
-as it was: a mail without anything of the kind, that an earlier version would have taken for another one with it, which
-that version recorded under the same Message-ID, is a duplicate of that.
-
-A mail is compared as it is read only where its Message-ID is known with another fingerprint, and with three recorded
-mails at the most, of the same From and Subject.
-
-A delivery asks, and `orderflow-admin org test` and an import ask the same without delivering. Nothing here writes.
+A delivery, an import and `orderflow-admin org test` ask classify(). Nothing here writes.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from orderflow_ingest.domain.identity import (
-    MessageIdentity,
-    ReadMail,
-    disambiguated_message_id,
-    former_message_id,
-    read_mail,
-)
-from orderflow_ingest.domain.mail_comparison import find_difference
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.addresses import ForeignDomainError
+from orderflow_ingest.domain.envelope import BEFORE_QUEUE, Envelope
+from orderflow_ingest.domain.identity import MessageIdentity, ReadMail, disambiguated_message_id
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.sender_policy import Authenticator, Rejection, check_sender
 from orderflow_ingest.domain.states import HoldReason
-from orderflow_ingest.storage.archive import Archive, ObjectDamaged, ObjectMissing, read_object
-from orderflow_ingest.storage.database import ExistingMessage, HeldMail, Mail, Organization, Records
+from orderflow_ingest.observability.logs import event
+from orderflow_ingest.storage.database import DatabaseUnavailable, ExistingMessage, Organization
+from orderflow_ingest.storage.queue import QueueUnavailable
 
-_MOST_COMPARED = 3
+from .identity_lookup import IdentityLookup
+
+
+@dataclass(frozen=True)
+class Load:
+    """The work that waits. `is_queue_available` is false where the queue did not answer."""
+
+    is_too_much: bool = False
+    is_queue_available: bool = True
 
 
 @dataclass(frozen=True)
 class Admission:
-    """What a mail is: over with `verdict`, to be held for `held`, or, with neither, a new message.
+    """The decision on a mail: it ends with `outcome`, is held for `hold_reason`, or, with neither, is a new message.
 
-    `message` has the identity that it is to be recorded under, `known` is who has it, or what it clashes with, and
-    `fingerprint` that by which `known` has it. `difference` tells in what the mail differs from that.
+    `message` has the identity to record. `existing` is the recorded mail of that identity, and `fingerprint` the one by
+    which it has this mail. `rejection` says why the sender is not allowed, `difference` what differs from `existing`.
+    `load` is the work that waited, where that was asked for.
     """
 
     message: MessageIdentity
-    known: ExistingMessage | None = None
-    verdict: Outcome | None = None
-    held: HoldReason | None = None
-    doubt: Rejection | None = None
+    existing: ExistingMessage | None = None
+    outcome: Outcome | None = None
+    hold_reason: HoldReason | None = None
+    rejection: Rejection | None = None
     fingerprint: str = ""
     difference: str = ""
+    load: Load = Load()
+
+
+def find_organization(recipient: str, app: App) -> Organization | Outcome:
+    """Return the organization of a recipient, or the outcome without one.
+
+    A database without any organization is the wrong one, or is being set up: it says nothing of a recipient. Since
+    mail bounces for a "no", the organization is looked up again once the table is known to be filled.
+
+    Raises ForeignDomainError, DatabaseUnavailable.
+    """
+    organizations, slug = app.records.organizations, app.settings.addresses.slug(recipient)
+    if slug is None:
+        return Outcome.UNKNOWN_ORG
+    organization = organizations.find(slug)
+    if organization is None and organizations.has_none():
+        return Outcome.MISCONFIGURED
+    organization = organization or organizations.find(slug)
+    if organization is None:
+        return Outcome.UNKNOWN_ORG
+    return organization if organization.is_active else Outcome.ORG_DISABLED
+
+
+def check_recipient(recipient: str, app: App) -> Outcome | None:
+    """Return the outcome of every delivery to this recipient; None where it depends on the message."""
+    try:
+        organization = find_organization(recipient, app)
+    except DatabaseUnavailable:
+        return Outcome.BACKEND_DOWN
+    except ForeignDomainError:
+        return Outcome.MISCONFIGURED
+    return organization if isinstance(organization, Outcome) else None
+
+
+def authenticator(envelope: Envelope, app: App) -> Authenticator:
+    """Return who authenticates the sender of a mail with this envelope: before the queue no milter has seen it."""
+    is_filtered = envelope.listener != BEFORE_QUEUE
+    return Authenticator(app.settings.authserv_id, envelope.queue_id, envelope.sender, is_filtered)
 
 
 def classify(
-    mail: ReadMail, org: Organization, source: str, server: Authenticator | None, records: Records, archive: Archive
+    mail: ReadMail,
+    organization: Organization,
+    source: str,
+    server: Authenticator | None,
+    app: App,
+    load: Callable[[], Load] = Load,
 ) -> Admission:
-    """Tell what a mail is to an organisation. Raises DatabaseUnavailable, ArchiveUnavailable, OrgSettingsError.
+    """Return the decision on a mail. Raises DatabaseUnavailable, ArchiveUnavailable, OrgSettingsError.
 
-    `server` is who authenticates senders; None where an operator brings the mail, so that neither its size nor its
-    sender is judged.
+    `server` authenticates senders. It is None where an operator brings the mail: then neither size nor sender is
+    checked. `load` measures the work that waits, and is called only where the mail is to be written.
     """
-    message, settings, look_up = mail.message, org.settings, IdentityLookup(org.id, records, archive)
+    lookup = IdentityLookup(organization.id, app.records, app.archive)
+    admission = (
+        _check_stranger(mail, organization, server, lookup)
+        or _check_identity(mail, organization, source, server, lookup)
+        or Admission(mail.message)
+    )
+    if admission.outcome:
+        return admission
+    waiting = load()
+    if waiting.is_too_much:
+        return Admission(mail.message, outcome=Outcome.OVERLOADED, load=waiting)
+    return replace(admission, load=waiting)
+
+
+def measure_load(app: App) -> Load:
+    """Return whether the workers have more to do than they may: too many tasks wait, or one waits for too long."""
+    most, longest = app.settings.max_queue, app.settings.max_lag
+    waiting = _count_tasks(app)
+    is_too_much = 0 < most <= (waiting or 0) or 0 < longest <= _lag(app)
+    return Load(is_too_much, is_queue_available=waiting is not None)
+
+
+def _check_stranger(
+    mail: ReadMail, organization: Organization, server: Authenticator | None, lookup: IdentityLookup
+) -> Admission | None:
+    """Return the decision on a mail whose sender the organization does not allow; None for other mail."""
+    allowed = organization.settings.allowed_senders
+    rejection = check_sender(mail.header, allowed, server) if server and allowed else None
+    if rejection is None:
+        return None
+    if _is_too_big(mail, organization, server):
+        return Admission(mail.message, outcome=Outcome.TOO_BIG)
+    held = lookup.held_alone(mail.message)
+    if held is None:
+        return Admission(mail.message, hold_reason=HoldReason.SENDER_NOT_ALLOWED, rejection=rejection)
+    outcome = Outcome.DUPLICATE if held.resolution else Outcome.HELD
+    existing = ExistingMessage.from_held(held.id, held.fingerprint, held.digest)
+    return Admission(mail.message, existing, outcome, rejection=rejection, fingerprint=held.fingerprint)
+
+
+def _check_identity(
+    mail: ReadMail, organization: Organization, source: str, server: Authenticator | None, lookup: IdentityLookup
+) -> Admission | None:
+    """Return the decision on a mail that is recorded, too big, or has a known Message-ID; None for other mail."""
+    message, settings = mail.message, organization.settings
+    same, difference = lookup.find_same(message, source), ""
+    existing = lookup.find(source, message.source_message_id)
+    if same is None and existing:
+        same, difference = lookup.compare(mail, existing)
     allowed = settings.allowed_senders if server else ()
-    is_too_big = bool(server and settings.max_message_size and message.size > settings.max_message_size)
-    if server and allowed and (doubt := check_sender(mail.header, allowed, server)):
-        if is_too_big:
-            return Admission(message, verdict=Outcome.TOO_BIG)
-        if held := look_up.held_alone(message):
-            verdict = Outcome.DUPLICATE if held.resolution else Outcome.HELD
-            of_copy = ExistingMessage.from_held(held.id, held.fingerprint, held.digest)
-            return Admission(message, of_copy, verdict, doubt=doubt, fingerprint=held.fingerprint)
-        return Admission(message, held=HoldReason.SENDER_NOT_ALLOWED, doubt=doubt)
-    same, difference = look_up.find_same(message, source), ""
-    known = look_up.find(source, message.source_message_id)
-    if same is None and known:
-        same, difference = look_up.compare(mail, known)
-    is_by_copy = bool(same and server and allowed and look_up.is_held_for_a_stranger(same, allowed, server))
-    if same and not is_by_copy:
-        return Admission(same.message, same.known, Outcome.DUPLICATE, fingerprint=same.fingerprint)
-    if is_too_big:
-        return Admission(message, verdict=Outcome.TOO_BIG)
-    if known is None:
-        return Admission(message)
+    is_strangers_copy = bool(same and server and allowed and lookup.is_held_for_a_stranger(same, allowed, server))
+    if same and not is_strangers_copy:
+        return Admission(same.message, same.existing, Outcome.DUPLICATE, fingerprint=same.fingerprint)
+    if _is_too_big(mail, organization, server):
+        return Admission(message, outcome=Outcome.TOO_BIG)
+    if existing is None:
+        return None
     own = replace(message, source_message_id=disambiguated_message_id(message.source_message_id, message.fingerprint))
-    if (settings.accepts_reused_message_id or is_by_copy) and look_up.find(source, own.source_message_id) is None:
+    if (settings.accepts_reused_message_id or is_strangers_copy) and lookup.find(source, own.source_message_id) is None:
         return Admission(own)
-    return Admission(message, known, held=HoldReason.MESSAGE_ID_REUSED, difference=difference)
+    return Admission(message, existing, hold_reason=HoldReason.MESSAGE_ID_REUSED, difference=difference)
 
 
-@dataclass(frozen=True)
-class RecordedIdentity:
-    """What is recorded of a mail: under which identity, by whom, and by which of its fingerprints."""
-
-    message: MessageIdentity
-    known: ExistingMessage
-    fingerprint: str
+def _is_too_big(mail: ReadMail, organization: Organization, server: Authenticator | None) -> bool:
+    most = organization.settings.max_message_size
+    return bool(server and most and mail.message.size > most)
 
 
-class IdentityLookup:
-    """Looks for what is recorded of one mail in one organisation; each identity is asked for once."""
+def _count_tasks(app: App) -> int | None:
+    """Return how many tasks wait; None if the queue is unavailable: the sweep will find the row."""
+    try:
+        return app.queue.recent_depth()
+    except QueueUnavailable as error:
+        event("enqueue", "Queue is away; the task is left to the sweep.", logging.WARNING, reason=error)
+        return None
 
-    def __init__(self, org_id: int, records: Records, archive: Archive):
-        self._org_id = org_id
-        self._records = records
-        self._archive = archive
-        self._found: dict[tuple[str, str], ExistingMessage | None] = {}
 
-    def find(self, source: str, identity: str) -> ExistingMessage | None:
-        """Return who has an identity."""
-        key = (source, identity)
-        if key not in self._found:
-            self._found[key] = self._records.messages.find_identity(self._org_id, source, identity)
-        return self._found[key]
-
-    def find_same(self, message: MessageIdentity, source: str) -> RecordedIdentity | None:
-        """Return what is recorded of this very mail: a message, or else what is held because of its Message-ID.
-
-        Raises DatabaseUnavailable, ArchiveUnavailable.
-        """
-        held = None
-        for identity in self._identities(message, source):
-            known = self.find(source, identity)
-            fingerprint = self._fingerprint_in(known, message) if known else ""
-            if known and fingerprint:
-                same = RecordedIdentity(replace(message, source_message_id=identity), known, fingerprint)
-                if not known.is_held(fingerprint):
-                    return same
-                held = held or same
-        return held
-
-    def compare(self, mail: ReadMail, known: ExistingMessage) -> tuple[RecordedIdentity | None, str]:
-        """Return which recorded mail of an identity reads the same as this one; None, and what differs, if none does.
-
-        Raises DatabaseUnavailable, ArchiveUnavailable.
-        """
-        message, difference = mail.message, ""
-        rows: list[Mail | None] = [self._records.messages.get(self._org_id, known.id)] if known.is_message else []
-        rows += reversed(self._records.held_mail.of_message(self._org_id, known.id))
-        for row in [row for row in rows if row][:_MOST_COMPARED]:
-            if (row.from_email, row.subject) != (message.from_email, message.subject):
-                found = "From or Subject differs"
-            elif (recorded := self._read(row)) is None:
-                found = "the recorded mail is not in the archive to be compared"
-            else:
-                found = find_difference(recorded, mail)
-            if not found:
-                return RecordedIdentity(message, known, row.fingerprint), ""
-            difference = difference or found
-        return None, difference
-
-    def held_alone(self, message: MessageIdentity) -> HeldMail | None:
-        """Return what is held of this very mail and clashes with no message, whether it is decided or not."""
-        held = self._records.held_mail.alone(self._org_id, message.fingerprint)
-        if held is None and message.former_fingerprint:
-            held = self._records.held_mail.alone(self._org_id, message.former_fingerprint)
-            held = held if held and self._is_of(held, message) else None
-        return held
-
-    def is_held_for_a_stranger(self, same: RecordedIdentity, allowed: tuple[str, ...], server: Authenticator) -> bool:
-        """Tell whether that is a held mail which does not pass the policy, or of which nothing is left to judge by."""
-        if not same.known.is_held(same.fingerprint):
-            return False
-        row = self._row(same.known, same.fingerprint)
-        mail = self._read(row) if row else None
-        if row is None or mail is None:
-            return True
-        judge = Authenticator(server.authserv_id, row.queue_id, row.envelope_sender)
-        return check_sender(mail.header, allowed, judge) is not None
-
-    def _identities(self, message: MessageIdentity, source: str) -> Iterator[str]:
-        yield message.source_message_id
-        if former := former_message_id(message):
-            yield former
-        if self.find(source, message.source_message_id):  # it may have been accepted as a message of its own
-            for fingerprint in filter(None, (message.fingerprint, message.former_fingerprint)):
-                yield disambiguated_message_id(message.source_message_id, fingerprint)
-
-    def _fingerprint_in(self, known: ExistingMessage, message: MessageIdentity) -> str:
-        if message.fingerprint in known.digests:
-            return message.fingerprint
-        former = message.former_fingerprint
-        row = self._row(known, former) if former in known.digests else None
-        return former if row and self._is_of(row, message) else ""
-
-    def _row(self, known: ExistingMessage, fingerprint: str) -> Mail | None:
-        if not known.is_held(fingerprint):
-            return self._records.messages.get(self._org_id, known.id)
-        held = self._records.held_mail.of_message(self._org_id, known.id)
-        return next((one for one in held if one.fingerprint == fingerprint), None)
-
-    def _is_of(self, row: Mail, message: MessageIdentity) -> bool:
-        """Tell whether a row of an earlier version is about this very mail."""
-        mail = self._read(row)
-        return mail is not None and mail.message.fingerprint == message.fingerprint
-
-    def _read(self, row: Mail) -> ReadMail | None:
-        try:
-            return read_mail(read_object(row.org_id, row.raw_key, row.digest, self._archive))
-        except (ObjectMissing, ObjectDamaged):
-            return None
+def _lag(app: App) -> float:
+    """Return for how long work has been overdue; 0 where that cannot be asked, since a backstop must not stop mail."""
+    try:
+        return app.records.messages.recent_lag()
+    except DatabaseUnavailable as error:
+        event("deliver", "How late the workers are is not known; mail is accepted.", logging.WARNING, reason=error)
+        return 0.0

@@ -33,9 +33,10 @@ from orderflow_ingest.storage.database import (
 )
 from orderflow_ingest.storage.queue import QueueUnavailable
 
-from .admission import IdentityLookup
 from .archive_manifest import Decision, write_decision
-from .deliver import Delivery, automatic_mail_signals, deliver_spooled, enqueue_extraction
+from .deliver import Delivery, automatic_mail_signals, enqueue_extraction
+from .identity_lookup import IdentityLookup
+from .receive import deliver_spooled
 
 ERASED = "its mail is erased"
 LEASED = "a worker has it in hand"
@@ -144,7 +145,7 @@ def _new_messages(held: HeldMail, app: App) -> Iterator[NewMessage]:
         raise ValueError("a held message has no header")
     message, traits = mail.message, automatic_mail_signals(mail.header, held.envelope_sender, app)
     same = IdentityLookup(held.org_id, app.records, app.archive).find_same(message, EMAIL)
-    if same and not same.known.is_held(same.fingerprint):
+    if same and not same.existing.is_held(same.fingerprint):
         return  # it has come again meanwhile, and is a message already
     if held.reason is HoldReason.SENDER_NOT_ALLOWED:
         yield accepted(held, message, traits, message.source_message_id)

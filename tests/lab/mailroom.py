@@ -20,7 +20,7 @@ from orderflow_ingest.app import App
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.states import HoldReason
 from orderflow_ingest.pipeline import deliver as delivery
-from orderflow_ingest.pipeline import extract, hand_over
+from orderflow_ingest.pipeline import extract, hand_over, receive
 from orderflow_ingest.storage.envelope_header import encode_envelope
 
 from .demo import PDF
@@ -131,7 +131,7 @@ class Mailroom:
         envelope = Envelope(recipient, at, sender, recipient, f"4X{self.lots.randrange(16**8):08X}", client)
         blocks = iter((raw, b""))
         entry = self.parts.spool.write(encode_envelope(envelope), lambda _: next(blocks), limit=1 << 30)
-        return delivery.deliver_spooled(entry, self.parts)
+        return receive.deliver_spooled(entry, self.parts)
 
     def work(self) -> None:
         """Extract and hand over all that is due, as a worker does."""

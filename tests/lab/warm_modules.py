@@ -14,6 +14,6 @@ for name in PROGRAMS.values():
     package = name.rpartition(".")[0]
     for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
         import_module(module.name)
-for name in ("boto3", "psycopg", "sqlalchemy.dialects.sqlite", "orderflow_ingest.pipeline.deliver"):
+for name in ("boto3", "psycopg", "sqlalchemy.dialects.sqlite", "orderflow_ingest.pipeline.receive"):
     import_module(name)
 sys.path[:] = _before

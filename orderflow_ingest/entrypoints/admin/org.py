@@ -137,6 +137,7 @@ def unset_org(slug: str, keys: tuple[str, ...], settings_file: str | None) -> No
 @click.option("--size", type=click.IntRange(0), metavar="BYTES", help="The size of the mail, where there is no FILE.")
 @click.option("--queue-id", metavar="ID", help="The queue id of FILE's delivery, which our own Received names.")
 @click.option("--envelope-sender", metavar="ADDRESS", default="", help="The envelope's sender, of FILE.")
+@click.option("--before-queue", is_flag=True, help="Postfix asks before it queues the mail: no milter has seen it.")
 @json_option
 @settings_option
 def test_mail(
@@ -146,6 +147,7 @@ def test_mail(
     size: int | None,
     queue_id: str | None,
     envelope_sender: str,
+    before_queue: bool,
     as_json: bool,
     settings_file: str | None,
 ) -> None:
@@ -155,7 +157,8 @@ def test_mail(
         raise click.UsageError("--sender and --size are for a mail that is not there: leave them out, or FILE")
     if raw is None and (queue_id is not None or envelope_sender):
         raise click.UsageError("--queue-id and --envelope-sender are of a FILE")
-    told = dry_run_delivery(address, raw, sender, size, load_app(settings_file), queue_id, envelope_sender)
+    app = load_app(settings_file)
+    told = dry_run_delivery(address, raw, sender, size, app, queue_id, envelope_sender, is_before_queue=before_queue)
     print_rows([{"what": what, "value": value} for what, value in told], as_json)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from orderflow_ingest.app import App
-from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.identity import read_mail
 from orderflow_ingest.entrypoints.cli.options import named_org
 from orderflow_ingest.entrypoints.cli.terminal import (
     Row,
@@ -56,7 +56,7 @@ def import_mail(
     with progress(count_bytes(list(paths)), "Looking" if dry_run else "Importing") as bar:
         verdicts: Iterator[tuple[FileMail, ImportResult]]
         if dry_run:
-            verdicts = ((mail, importer.preview(mail, read_message(mail.raw or b""))) for mail in mails)
+            verdicts = ((mail, importer.preview(mail, read_mail(mail.raw or b""))) for mail in mails)
         else:
             logs.configure(app.settings.log, "replay", app.settings.state_dir, on_standard_error=False)
             app.records.runs.begin(run)

@@ -20,7 +20,8 @@ from orderflow_ingest.entrypoints.cli.terminal import (
 )
 from orderflow_ingest.entrypoints.deadline import deadline
 from orderflow_ingest.parsing.mime.fields import split_header
-from orderflow_ingest.pipeline import deliver, replay
+from orderflow_ingest.pipeline import receive, replay
+from orderflow_ingest.pipeline.deliver import Delivery
 from orderflow_ingest.storage.envelope_header import EnvelopeError, decode_envelope
 from orderflow_ingest.storage.spool import EntryDamagedError, last_line
 
@@ -44,7 +45,7 @@ def drain_spool(dry_run: bool, as_json: bool, settings_file: str | None) -> None
     start_log(app)
     rows = []
     with progress(len(names), "Draining") as bar:
-        for name, ended in deliver.drain(app, lambda: deadline(app.settings.deadline)):
+        for name, ended in receive.drain(app, lambda: deadline(app.settings.deadline)):
             rows.append({"entry": name, **_ended(ended)})
             bar.update(1)
     print_rows(rows, as_json)
@@ -157,5 +158,5 @@ def _dead_row(name: str, why: str, app: App) -> dict[str, Any]:
     return {"entry": name, "recipient": recipient, "why": last_line(why)}
 
 
-def _ended(ended: deliver.Delivery) -> dict[str, Any]:
+def _ended(ended: Delivery) -> dict[str, Any]:
     return {"outcome": ended.outcome.name, "org": ended.org, "message": ended.message_id}

@@ -29,7 +29,8 @@ from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.observability import metrics
 from orderflow_ingest.observability.logs import ERROR, WARNING, error_location, event
-from orderflow_ingest.pipeline import deliver as delivery
+from orderflow_ingest.pipeline.admission import check_recipient
+from orderflow_ingest.pipeline.receive import deliver_from_memory, deliver_spooled
 from orderflow_ingest.storage.spool import Entry
 
 from . import systemd
@@ -252,13 +253,13 @@ def _set_result(reply: "asyncio.Future[Outcome | None]", outcome: Outcome | None
 
 
 def _check_recipient(recipient: str, app: App) -> Outcome | None:
-    refusal = delivery.check_recipient(recipient, app)
+    refusal = check_recipient(recipient, app)
     return refusal and _count_refusal(refusal)
 
 
 def _deliver_from_memory(envelope: Envelope, raw: bytes, app: App) -> Outcome:
-    return delivery.deliver_from_memory(envelope, raw, app).outcome
+    return deliver_from_memory(envelope, raw, app).outcome
 
 
 def _deliver_spooled(entry: Entry, app: App) -> Outcome:
-    return delivery.deliver_spooled(entry, app).outcome
+    return deliver_spooled(entry, app).outcome

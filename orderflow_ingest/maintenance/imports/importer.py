@@ -21,13 +21,14 @@ from uuid import UUID
 
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.envelope import Envelope
-from orderflow_ingest.domain.identity import MessageIdentity, read_message
+from orderflow_ingest.domain.identity import ReadMail, read_mail
 from orderflow_ingest.domain.object_keys import EMAIL, UPLOAD
 from orderflow_ingest.domain.outcomes import Outcome
-from orderflow_ingest.parsing.mime.fields import first_value, read_mail_header
+from orderflow_ingest.parsing.mime.fields import MailHeader, first_value
 from orderflow_ingest.parsing.mime.words import storable
-from orderflow_ingest.pipeline.admission import IdentityLookup
+from orderflow_ingest.pipeline.admission import classify
 from orderflow_ingest.pipeline.deliver import Origin, deliver
+from orderflow_ingest.pipeline.identity_lookup import IdentityLookup
 from orderflow_ingest.storage.database import Organization
 from orderflow_ingest.storage.queue import QueueUnavailable
 
@@ -78,43 +79,43 @@ class Importer:
 
     def import_mail(self, mail: FileMail) -> ImportResult:
         """Import a mail. Raises DatabaseUnavailable, ArchiveUnavailable; to try again is safe."""
-        message = read_message(mail.raw or b"")
-        seen = self.preview(mail, message)
-        if seen.outcome not in (ImportOutcome.IMPORTED, ImportOutcome.HELD) or mail.raw is None or message is None:
-            return seen
+        read = read_mail(mail.raw or b"")
+        preview = self.preview(mail, read)
+        if preview.outcome not in (ImportOutcome.IMPORTED, ImportOutcome.HELD) or read is None:
+            return preview
         self._wait_for_room()
-        way = Origin(UPLOAD, is_live=False, importer=self.actor, run_id=self.run_id)
-        while (ended := deliver(self._envelope(mail, message), mail.raw, self.app, way)).outcome is Outcome.OVERLOADED:
+        origin = Origin(UPLOAD, is_live=False, importer=self.actor, run_id=self.run_id)
+        envelope = self._envelope(mail, read)
+        while (ended := deliver(envelope, read.raw, self.app, origin, read)).outcome is Outcome.OVERLOADED:
             self.wait()
         became = _BECAME.get(ended.outcome, ImportOutcome.FAILED)
         return ImportResult(became, "" if became is not ImportOutcome.FAILED else ended.outcome.name, ended.message_id)
 
-    def preview(self, mail: FileMail, message: MessageIdentity | None) -> ImportResult:
+    def preview(self, mail: FileMail, read: ReadMail | None) -> ImportResult:
         """Return what importing a mail would do now."""
         if mail.is_not_mail:
             return ImportResult(ImportOutcome.NOT_MAIL, mail.reason)
         if mail.raw is None:
             return ImportResult(ImportOutcome.FAILED, mail.reason)
-        if message is None:
+        if read is None:
             return ImportResult(ImportOutcome.FAILED, "no mail: it has not one header field")
-        look_up = IdentityLookup(self.org.id, self.app.records, self.app.archive)
         if not self.again:
-            if by_mail := look_up.find_same(message, EMAIL):
-                return ImportResult(ImportOutcome.CAME_BY_MAIL, "", by_mail.known.id)
-            if held := look_up.held_alone(message):
+            lookup = IdentityLookup(self.org.id, self.app.records, self.app.archive)
+            if by_mail := lookup.find_same(read.message, EMAIL):
+                return ImportResult(ImportOutcome.CAME_BY_MAIL, "", by_mail.existing.id)
+            if held := lookup.held_alone(read.message):
                 return ImportResult(ImportOutcome.CAME_BY_MAIL, "", held.id)
-        if same := look_up.find_same(message, UPLOAD):
-            return ImportResult(ImportOutcome.ALREADY_IMPORTED, "", same.known.id)
-        return ImportResult(
-            ImportOutcome.HELD if look_up.find(UPLOAD, message.source_message_id) else ImportOutcome.IMPORTED
-        )
+        admission = classify(read, self.org, UPLOAD, None, self.app)
+        if admission.outcome is Outcome.DUPLICATE and admission.existing:
+            return ImportResult(ImportOutcome.ALREADY_IMPORTED, "", admission.existing.id)
+        return ImportResult(ImportOutcome.HELD if admission.hold_reason else ImportOutcome.IMPORTED)
 
-    def _envelope(self, mail: FileMail, message: MessageIdentity) -> Envelope:
+    def _envelope(self, mail: FileMail, read: ReadMail) -> Envelope:
         settings = self.app.settings
-        received, sender = read_received(mail.raw or b"", datetime.now(UTC))
+        received, sender = read_received(read.header, datetime.now(UTC))
         return Envelope(
             recipient=settings.addresses.of(self.org.slug),
-            sender=sender if sender is not None else mail.sender or message.from_email,
+            sender=sender if sender is not None else mail.sender or read.message.from_email,
             received_at=received or mail.written_at or datetime.now(UTC),
         )
 
@@ -127,9 +128,9 @@ class Importer:
             return  # the sweep finds the rows
 
 
-def read_received(raw: bytes, now: datetime) -> tuple[datetime | None, str | None]:
-    """Read when a mail was received and from whom, by its own header; None for what it does not tell."""
-    fields = read_mail_header(raw).top
+def read_received(header: MailHeader, now: datetime) -> tuple[datetime | None, str | None]:
+    """Return when a mail was received and from whom, by its own header; None for what it does not say."""
+    fields = header.top
     received = (first_value(fields, "received") or b"").rpartition(b";")[2]
     dates = (_moment(received, now), _moment(first_value(fields, "date") or b"", now))
     path = first_value(fields, "return-path")

@@ -28,8 +28,8 @@ from orderflow_ingest.domain.identity import MessageIdentity, read_message
 from orderflow_ingest.domain.object_keys import EMAIL, UPLOAD, held_id, read_raw_key
 from orderflow_ingest.domain.states import EventKind
 from orderflow_ingest.maintenance.rebuild.parse_object import hold_reason, message_row
-from orderflow_ingest.pipeline.admission import IdentityLookup
 from orderflow_ingest.pipeline.deliver import enqueue_extraction
+from orderflow_ingest.pipeline.identity_lookup import IdentityLookup
 from orderflow_ingest.storage.archive import (
     Archive,
     Description,
@@ -71,7 +71,7 @@ def _classify(message: MessageIdentity, key: str, org_id: int, app: App) -> Orph
     look_up = IdentityLookup(org_id, app.records, app.archive)
     same = [found for source in SOURCES if (found := look_up.find_same(message, source))]
     known = [one for source in SOURCES if (one := look_up.find(source, message.source_message_id))]
-    known += [one.known for one in same]
+    known += [one.existing for one in same]
     if any(message.digest in one.digests.values() for one in known):
         return OrphanKind.NONE
     held = look_up.held_alone(message)
@@ -80,7 +80,7 @@ def _classify(message: MessageIdentity, key: str, org_id: int, app: App) -> Orph
         is_kept = held.erased_at or has_whole_object(org_id, held.raw_key, held.digest, app.archive)
         return OrphanKind.COPY if is_kept else OrphanKind.ONLY_COPY
     if same:
-        digests = [one.known.digests[one.fingerprint] for one in same]
+        digests = [one.existing.digests[one.fingerprint] for one in same]
         ids = list(dict.fromkeys(one.id for one in known))
         return OrphanKind.COPY if _is_kept(digests, org_id, ids, app) else OrphanKind.ONLY_COPY
     return OrphanKind.OTHER_CONTENT if known else OrphanKind.UNKNOWN

@@ -33,7 +33,7 @@ _MACROS = {
     "--original-recipient": "${original_recipient}",
 }
 _FORMER_MODULE = "orderflow_ingest.deliver_cli"
-_IMPORTS_WHAT_DELIVERS = "import orderflow_ingest.pipeline.deliver, orderflow_ingest.app"
+_IMPORTS_WHAT_DELIVERS = "import orderflow_ingest.pipeline.receive, orderflow_ingest.app"
 
 
 def way_of(asked: Postconf) -> str | None:
