@@ -26,10 +26,10 @@ TOKENS = [
 ]
 
 
-def cost(page: str, room: html_to_text.ByteBudget | None = None) -> float:
-    room = room or html_to_text.ByteBudget()
+def cost(page: str, budget: html_to_text.ByteBudget | None = None) -> float:
+    budget = budget or html_to_text.ByteBudget()
     began = time.process_time()
-    html_text(page, room)
+    html_text(page, budget)
     return time.process_time() - began
 
 
@@ -83,13 +83,13 @@ def test_what_the_parser_is_worst_at_costs_little(unit: str) -> None:
 
 def test_what_small_pages_may_cost_together_is_bounded() -> None:
     page = "<p>" + "".join(f"<b a{number}>" for number in range(300)) + "</p>" + "<p>x</p>" * 300
-    room = html_to_text.ByteBudget()
-    assert room.take_risk(1)
+    budget = html_to_text.ByteBudget()
+    assert budget.take_risk(1)
     for _ in range(10):
-        html_text(page, room)
-    assert not room.take_risk(4_500_000)
+        html_text(page, budget)
+    assert not budget.take_risk(4_500_000)
     ordinary = ("<p>500 bolts</p>" * (len(page) // 16 + 1))[: len(page)]
-    assert min(cost(page, room) for _ in range(9)) < 8 * min(cost(ordinary) for _ in range(9))
+    assert min(cost(page, budget) for _ in range(9)) < 8 * min(cost(ordinary) for _ in range(9))
 
 
 @pytest.mark.parametrize("row", ["<tr><td>{}</td><td>nuts</td></tr>", "<p>{} nuts</p>", "<i>{}</i>\n<b>nuts</b><br>"])

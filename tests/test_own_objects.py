@@ -20,7 +20,7 @@ from orderflow_ingest.entrypoints.admin.history import mail_history
 from orderflow_ingest.observability import logs
 from orderflow_ingest.pipeline import extract, hand_over, replay
 from orderflow_ingest.pipeline.receive import deliver_from_memory
-from orderflow_ingest.storage.archive import ForeignObject, need_own, read_object
+from orderflow_ingest.storage.archive import ForeignObject, read_object, require_own_key
 from orderflow_ingest.storage.database import ALL_TENANTS, NO_TENANT, Database, Filter, Records, schema
 from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message
 from orderflow_ingest.storage.package_files import package_directory
@@ -98,7 +98,7 @@ def test_the_error_names_neither_key_nor_object(parts):
             read_object(1, key, "0" * 64, parts.archive)
         assert str(refused.value) == "the row names an object that is not its organization's"
         with pytest.raises(ForeignObject):
-            need_own(1, key)
+            require_own_key(1, key)
 
 
 def test_no_program_reads_it(crossed, capsys, monkeypatch):
@@ -148,7 +148,7 @@ def test_every_object_that_a_row_names_is_read_by_the_one_function():
                     "raw_key",
                     "object_key",
                 }
-                if (is_call or name == "is_there") and named:
+                if (is_call or name == "object_exists") and named:
                     of_rows.add((where, name))
                 if is_call and name in ("read", "fetch"):
                     reads.add(where)
@@ -156,7 +156,7 @@ def test_every_object_that_a_row_names_is_read_by_the_one_function():
         ("pipeline/deliver.py", "put"),
         ("pipeline/deliver.py", "delete"),
         ("pipeline/extract.py", "put"),
-        ("maintenance/rebuild/parse_object.py", "is_there"),
+        ("maintenance/rebuild/parse_object.py", "object_exists"),
     }
     # These read by the keys of a listing of one organization, by one that they have made, or are the function itself.
     assert reads == {

@@ -10,7 +10,7 @@ from itertools import groupby
 
 import pytest
 
-from orderflow_ingest.parsing.documents import DocumentLimit, Part, PartKind, Reason, Watch, read_parts
+from orderflow_ingest.parsing.documents import DocumentLimit, Part, PartKind, ReadMonitor, Reason, read_parts
 
 from .mails import PDF, multipart, part
 
@@ -56,7 +56,7 @@ class Steps:
 
 
 def read(raw: bytes, **options) -> dict[str, Part]:
-    found = list(read_parts(raw, Watch(**options)))
+    found = list(read_parts(raw, ReadMonitor(**options)))
     assert len({one.path for one in found}) == len(found)
     return {one.path: one for one in found}
 
@@ -64,7 +64,7 @@ def read(raw: bytes, **options) -> dict[str, Part]:
 def noted(raw: bytes) -> list[str]:
     """List the paths that are noted while a mail is read, in order."""
     paths: list[str | None] = []
-    for _ in read_parts(raw, Watch(note=paths.append)):
+    for _ in read_parts(raw, ReadMonitor(on_change=paths.append)):
         assert paths[-1] is None, "the caller has the turn"
     assert paths[-1] is None
     return [path for path, _ in groupby(one for one in paths if one is not None)]
@@ -128,7 +128,7 @@ def test_a_part_that_an_attempt_failed_at_is_given_out_whole_and_the_others_as_e
 def test_what_is_kept_whole_is_not_looked_into_any_more(path):
     """Only its header is read, and its transfer encoding taken off; of a page nobody asks what it shows."""
     looked: list[str | None] = []
-    for one in read_parts(MAIL, Watch(kept=[path], note=looked.append)):
+    for one in read_parts(MAIL, ReadMonitor(kept=[path], on_change=looked.append)):
         assert one.path != path or one.detected_type is None
     assert path in ("0", "5") or not any(one and one.startswith(f"{path}.") for one in looked)
 
@@ -166,7 +166,7 @@ def test_a_member_of_a_container_is_in_hand_and_then_the_container():
 def test_many_texts_keep_no_file_out_and_what_is_over_is_told(texts, files, taken_texts, taken_files):
     """A limit of 20; the texts come first."""
     one = {"filename": None, "claimed_filename": None, "declared_type": "", "detected_type": None, "content_type": ""}
-    one |= {"disposition": "", "data": b"x", "taken": True, "reason": Reason.NAMED}
+    one |= {"disposition": "", "data": b"x", "is_document": True, "reason": Reason.NAMED}
     kinds = [PartKind.BODY] * texts + [PartKind.ATTACHMENT] * files
     limit = DocumentLimit(20)
     found = list(limit.apply(Part(path=str(number), kind=kind, **one) for number, kind in enumerate(kinds)))

@@ -71,10 +71,10 @@ class Rejection(StrEnum):
     NO_ADDRESS = "no address in From"
     NOT_ALLOWED = "From is not among allowed_senders"
     NOT_AUTHENTICATED = "From is not authenticated"
-    FORGED = "it brings forged Authentication-Results of our server"
-    UNCLEAR = "it may have made our server write false Authentication-Results"
-    SPF_BROUGHT = "it brings a Received-SPF, and dmarc=pass alone may rest on that"
-    TOO_LONG = "its header is too long to be judged"
+    FORGED_RESULTS = "it brings forged Authentication-Results of our server"
+    AMBIGUOUS_RESULTS = "it may have made our server write false Authentication-Results"
+    RECEIVED_SPF = "it brings a Received-SPF, and dmarc=pass alone may rest on that"
+    HEADER_TOO_LONG = "its header is too long to be judged"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def check_sender(header: MailHeader, allowed: tuple[str, ...], authenticator: Au
     """Tell what speaks against taking a mail for one of these addresses and @domains; None if nothing does."""
     sources = [field.value for field in header.fields if field.name == "from"]
     if not header.is_whole or sum(map(len, sources)) > _FROM_LIMIT:
-        return Rejection.TOO_LONG
+        return Rejection.HEADER_TOO_LONG
     addresses = {address for source in sources for address in _addresses(source)}
     if not addresses:
         return Rejection.NO_ADDRESS
@@ -112,7 +112,7 @@ def check_sender(header: MailHeader, allowed: tuple[str, ...], authenticator: Au
         return None
     if len(addresses) > 1 or len(sources) > 1:
         return Rejection.NOT_AUTHENTICATED
-    return _doubt_results(header, ascii_spelling(domain_of(addresses.pop())), authenticator)
+    return _check_results(header, ascii_spelling(domain_of(addresses.pop())), authenticator)
 
 
 def domain_of(address: str) -> str:
@@ -131,7 +131,7 @@ def _addresses(source: bytes) -> list[str]:
     return [word for word in words if "@" in word]
 
 
-def _doubt_results(header: MailHeader, domain: str, authenticator: Authenticator) -> Rejection | None:
+def _check_results(header: MailHeader, domain: str, authenticator: Authenticator) -> Rejection | None:
     """Tell what speaks against it that our server has authenticated this domain."""
     at, id = _find_received(header, authenticator.queue_id), authenticator.authserv_id
     if at is None or not authenticator.is_filtered:
@@ -140,21 +140,21 @@ def _doubt_results(header: MailHeader, domain: str, authenticator: Authenticator
     if header.top is not header.fields:
         below += header.fields
     if any(field.name == _RESULTS and may_name(field.value, id) for field in below):
-        return Rejection.FORGED
+        return Rejection.FORGED_RESULTS
     try:
         verdicts = [
             read_verdict(field.value, id) for field in above if field.name == _RESULTS and may_name(field.value, id)
         ]
     except UnclearFieldError:
-        return Rejection.UNCLEAR
+        return Rejection.AMBIGUOUS_RESULTS
     if _ODD_SENDER.search(authenticator.sender) or not all(map(_is_plain, below)):
-        return Rejection.UNCLEAR
+        return Rejection.AMBIGUOUS_RESULTS
     if any(_has_passed(found, domain) for found in verdicts if found and found.method in ("dkim", "spf")):
         return None
     by_dmarc = [found for found in verdicts if found and found.method == "dmarc"]
     if not by_dmarc or not all(_has_passed(found, domain) for found in by_dmarc):
         return Rejection.NOT_AUTHENTICATED
-    return Rejection.SPF_BROUGHT if any(field.name == _SPF for field in below) else None
+    return Rejection.RECEIVED_SPF if any(field.name == _SPF for field in below) else None
 
 
 def _find_received(header: MailHeader, queue_id: str | None) -> int | None:

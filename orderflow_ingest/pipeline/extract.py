@@ -26,7 +26,7 @@ from orderflow_ingest.domain.org_settings import OrgSettingsError
 from orderflow_ingest.domain.states import HandOver, Status
 from orderflow_ingest.observability import metrics
 from orderflow_ingest.observability.logs import error_location, event
-from orderflow_ingest.parsing.documents import DocumentLimit, Part, Watch, accept_types, read_parts
+from orderflow_ingest.parsing.documents import DocumentLimit, Part, ReadMonitor, accept_types, read_parts
 from orderflow_ingest.parsing.documents.part import PartKind
 from orderflow_ingest.storage import attempt_files
 from orderflow_ingest.storage.archive import Archive, read_object
@@ -77,21 +77,21 @@ def extract(
     names |= {"queue_id": attempt.queue_id, "source_message_id": attempt.source_message_id}
     with attempt_files.attempt(
         app.settings.attempts_dir, attempt_files.MESSAGE, org_id, message_id, attempt.worker or ""
-    ) as hand:
+    ) as file:
         try:
-            end = _attempt(attempt, app, is_live, names, _watch(attempt, app, hand, bound))
+            end = _attempt(attempt, app, is_live, names, _read_monitor(attempt, app, file, bound))
         finally:
             bound(False)
     metrics.count(metrics.EXTRACTIONS, org, end)
     metrics.observe(metrics.EXTRACTION_SECONDS, time.monotonic() - began)
 
 
-def _attempt(attempt: InboundMessage, app: App, is_live: bool, names: dict[str, Any], watch: Watch) -> str:
+def _attempt(attempt: InboundMessage, app: App, is_live: bool, names: dict[str, Any], monitor: ReadMonitor) -> str:
     """Take an attempt, and return how it ended, in the words of the metrics."""
     try:
         check_lost_attempts(attempt.attempts, attempt.error_json)
         if attempt.status is Status.RECEIVED:
-            _store(attempt, app, names, watch)
+            _store(attempt, app, names, monitor)
         documents = _ring_for_documents(attempt, app, is_live)
         if not app.records.messages.finish(attempt, {"documents": documents, "attempt": attempt.attempts}):
             raise LeaseLostError
@@ -101,20 +101,22 @@ def _attempt(attempt: InboundMessage, app: App, is_live: bool, names: dict[str, 
     except KeyboardInterrupt:  # Huey's, who ends the worker
         raise
     except BaseException as error:
-        return "failed" if _note_failure(attempt, error, app, names, watch.in_hand) else "retry"
+        return "failed" if _note_failure(attempt, error, app, names, monitor.current_part) else "retry"
     event("extract", "Message parsed.", attempt=attempt.attempts, **names)
     return "parsed"
 
 
-def _watch(attempt: InboundMessage, app: App, hand: attempt_files.AttemptFile, bound: Callable[[bool], None]) -> Watch:
+def _read_monitor(
+    attempt: InboundMessage, app: App, file: attempt_files.AttemptFile, bound: Callable[[bool], None]
+) -> ReadMonitor:
     """Return the watch over an attempt's reading, by what earlier attempts failed at."""
     settings = app.settings
     failed_at, opens_none = learned(attempt.attempts, attempt.error_json)
     times = (settings.part_time, settings.mail_time)
-    return Watch(*times, failed_at, keeps_all=opens_none, note=hand.set_part, begun=lambda: bound(True))
+    return ReadMonitor(*times, failed_at, keeps_all=opens_none, on_change=file.set_part, on_part=lambda: bound(True))
 
 
-def _store(attempt: InboundMessage, app: App, names: dict[str, Any], watch: Watch) -> None:
+def _store(attempt: InboundMessage, app: App, names: dict[str, Any], monitor: ReadMonitor) -> None:
     """Store every attachment and record it; those that can be, whatever becomes of the others."""
     if attempt.erased_at is not None:
         raise MessageErased("the raw mail was erased")
@@ -123,7 +125,7 @@ def _store(attempt: InboundMessage, app: App, names: dict[str, Any], watch: Watc
     skipped: list[SkippedPart] = []
     errors: list[tuple[str, Exception]] = []
     limit = DocumentLimit(app.settings.max_documents)
-    for part in limit.apply(accept_types(read_parts(raw, watch), allowed_types(attempt.org_id, app))):
+    for part in limit.apply(accept_types(read_parts(raw, monitor), allowed_types(attempt.org_id, app))):
         if not part.is_document:
             skipped.append(skipped_part(part))
             continue

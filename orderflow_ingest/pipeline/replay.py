@@ -21,7 +21,7 @@ from orderflow_ingest.domain.identity import MessageIdentity, disambiguated_mess
 from orderflow_ingest.domain.object_keys import EMAIL, message_id, read_raw_key
 from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason
 from orderflow_ingest.observability.logs import event
-from orderflow_ingest.storage.archive import need_own, read_object
+from orderflow_ingest.storage.archive import read_object, require_own_key
 from orderflow_ingest.storage.database import (
     Document,
     Event,
@@ -132,7 +132,7 @@ def _resolve(held: HeldMail, new: NewMessage | None, told: Event, app: App) -> b
     """Close a held mail, the decision beside its mail; False if somebody was first. Raises IdentityTakenError."""
     identity = new.source_message_id if new else ""
     decision = Decision(told.kind.value, told.actor, told.details["why"], told.at, identity)
-    need_own(held.org_id, held.raw_key)
+    require_own_key(held.org_id, held.raw_key)
     write = partial(write_decision, held.raw_key, decision, app.archive)
     return app.records.held_mail.resolve(held, new, app.records.database.now(), told, before_commit=write)
 

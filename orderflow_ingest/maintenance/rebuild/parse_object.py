@@ -27,14 +27,14 @@ from orderflow_ingest.domain.object_keys import RawName, held_id, message_id, re
 from orderflow_ingest.domain.org_settings import read_settings
 from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason, Status
 from orderflow_ingest.observability.logs import error_location
-from orderflow_ingest.parsing.documents import DocumentLimit, Watch, accept_types, read_parts
+from orderflow_ingest.parsing.documents import DocumentLimit, ReadMonitor, accept_types, read_parts
 from orderflow_ingest.parsing.mime.fields import read_mail_header
 from orderflow_ingest.parsing.mime.words import storable
 from orderflow_ingest.pipeline.archive_manifest import read_decision
 from orderflow_ingest.pipeline.deliver import automatic_mail_signals
 from orderflow_ingest.pipeline.extract import new_document, skipped_part
 from orderflow_ingest.pipeline.replay import accepted
-from orderflow_ingest.storage.archive import Fetched, ObjectDamaged, ObjectMissing, is_there
+from orderflow_ingest.storage.archive import Fetched, ObjectDamaged, ObjectMissing, object_exists
 from orderflow_ingest.storage.database import (
     Event,
     NewDocument,
@@ -242,16 +242,16 @@ def hold_reason(metadata: Mapping[str, str]) -> HoldReason:
 
 def _read_parts(new: NewMessage, raw: bytes, org: OrganizationRecord, app: App) -> _Parts:
     documents, skipped = [], []
-    limit, watch = (
+    limit, monitor = (
         DocumentLimit(app.settings.max_documents),
-        Watch(app.settings.part_time, app.settings.mail_time),
+        ReadMonitor(app.settings.part_time, app.settings.mail_time),
     )
-    for part in limit.apply(accept_types(read_parts(raw, watch), read_settings(org.settings).document_types)):
+    for part in limit.apply(accept_types(read_parts(raw, monitor), read_settings(org.settings).document_types)):
         if part.is_document:
             documents.append(new_document(new.org_id, new.id, part))
         else:
             skipped.append(skipped_part(part))
-    missing = [document.digest for document in documents if not is_there(document.object_key, app.archive)]
+    missing = [document.digest for document in documents if not object_exists(document.object_key, app.archive)]
     return _Parts(tuple(documents), tuple(skipped), tuple(missing))
 
 

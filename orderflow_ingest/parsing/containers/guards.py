@@ -20,7 +20,7 @@ MOST_MEMBERS = 10_000
 MOST_STEPS = 2_000_000
 # To guess the charset of a name takes up to a millisecond.
 MOST_GUESSES = 500
-_ASK_AFTER = 4096
+_CHECK_AFTER = 4096
 
 # Deflate reaches 1032:1 on zeros alone; spreadsheets and logs reach 20:1.
 _RATIO = 100
@@ -29,7 +29,7 @@ BLOCK = 65536
 # The reason of an archive of a kind that nothing here opens, which is the defect as well.
 UNREAD_ARCHIVE = "archive not opened"
 # The defect of what stands for another file, or for none.
-LINK_TOLD = "link or device, not followed"
+LINK_NOT_FOLLOWED = "link or device, not followed"
 
 TNEF = b"\x78\x9f\x3e\x22"
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -55,24 +55,24 @@ class UnpackBudget:
         self.steps = MOST_STEPS
         self.guesses = MOST_GUESSES
         self._check = check
-        self._unasked = 0
+        self._unchecked = 0
 
-    def ask(self) -> None:
+    def check_time(self) -> None:
         """Ask the caller's clock, if there is one. Raises ContainerError."""
-        self._unasked = 0
+        self._unchecked = 0
         if self._check is not None:
             self._check()
 
     def take_member(self) -> None:
         """Count one member. Raises ContainerError."""
-        self.ask()
+        self.check_time()
         if self.members < 1:
             raise ContainerError("too many members")
         self.members -= 1
 
     def take(self, size: int) -> None:
         """Count bytes that are about to be unpacked, or just were. Raises ContainerError."""
-        self.ask()
+        self.check_time()
         if size > self.size:
             raise ContainerError("too large when unpacked")
         self.size -= size
@@ -82,9 +82,9 @@ class UnpackBudget:
         if count > self.steps:
             raise ContainerError("too much to read")
         self.steps -= count
-        self._unasked += count
-        if self._unasked >= _ASK_AFTER:
-            self.ask()
+        self._unchecked += count
+        if self._unchecked >= _CHECK_AFTER:
+            self.check_time()
 
     def take_guess(self) -> bool:
         """Count one name whose charset is to be guessed; return False if there were too many."""
@@ -107,12 +107,12 @@ class UnpackLimit:
     """Counts what comes out of one compressed container, against the mail's budget and the container's own size."""
 
     def __init__(self, size: int, budget: UnpackBudget) -> None:
-        self._room = max(_ALWAYS, _RATIO * size)
+        self._left = max(_ALWAYS, _RATIO * size)
         self._budget = budget
 
     def take(self, size: int) -> None:
         """Count bytes that were unpacked. Raises ContainerError."""
-        self._room -= size
-        if self._room < 0:
+        self._left -= size
+        if self._left < 0:
             raise ContainerError("ratio too high")
         self._budget.take(size)

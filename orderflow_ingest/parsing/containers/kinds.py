@@ -34,9 +34,9 @@ _SMIME_TYPES = (
     "application/x-pkcs7-signature",
     "application/cms",
 )
-_UNTOLD_TYPES = ("", "application/octet-stream", "application/binary", "application/x-download", "text/plain")
+_UNKNOWN_TYPES = ("", "application/octet-stream", "application/binary", "application/x-download", "text/plain")
 _ZIP_TYPES = (
-    *_UNTOLD_TYPES,
+    *_UNKNOWN_TYPES,
     "application/zip",
     "application/x-zip",
     "application/x-zip-compressed",
@@ -98,12 +98,12 @@ def container_kind(declared_type: str, detected_type: str | None, filename: str,
     if archive := _archive_kind(data, ending, declared_type):
         return archive if ending not in _WHOLE_ARCHIVES else None
     if data.startswith(OLE):
-        told = ending == "msg" or declared_type == _OUTLOOK_TYPE or detected_type == _OUTLOOK_TYPE
+        is_outlook = ending == "msg" or declared_type == _OUTLOOK_TYPE or detected_type == _OUTLOOK_TYPE
         unknown = detected_type in ("application/x-ole-storage", None)
-        return "outlook" if told or (unknown and _MESSAGE_STREAM in data) else None
+        return "outlook" if is_outlook or (unknown and _MESSAGE_STREAM in data) else None
     if declared_type.startswith("multipart/") and is_mime_text(data):
         return "message"
-    if declared_type in _SMIME_TYPES or ending == "p7m" or (ending == "p7s" and declared_type in _UNTOLD_TYPES):
+    if declared_type in _SMIME_TYPES or ending == "p7m" or (ending == "p7s" and declared_type in _UNKNOWN_TYPES):
         return "message" if is_mime_text(data) else "smime"
     if detected_type is None and (ending == "zip" or declared_type in _ZIP_TYPES[-6:]):
         return "zip"

@@ -81,7 +81,7 @@ def _open(data: bytes, coding: Coding, budget: UnpackBudget, filename: str) -> M
 
 def inflate(data: bytes, coding: Coding, budget: UnpackBudget) -> tuple[bytes, int]:
     """Return the content of all streams, and where the last ends. Raise ContainerError."""
-    outflow = UnpackLimit(len(data), budget)
+    limit = UnpackLimit(len(data), budget)
     blocks: list[bytes] = []
     position = streams = 0
     while data.startswith(coding.magic, position):
@@ -99,7 +99,7 @@ def inflate(data: bytes, coding: Coding, budget: UnpackBudget) -> tuple[bytes, i
                 if not chunk:
                     raise ContainerError("damaged")
             blocks.append(inflater.decompress(chunk, BLOCK))
-            outflow.take(len(blocks[-1]))
+            limit.take(len(blocks[-1]))
         position -= len(inflater.unused_data)
         if coding.is_padded and (padding := _PADDING.match(data, position)):
             position = padding.end()

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from . import ContainerError, Member, Role, UnpackBudget
-from .guards import BLOCK, LINK_TOLD, SEVEN_ZIP, UnpackLimit, reading
+from .guards import BLOCK, LINK_NOT_FOLLOWED, SEVEN_ZIP, UnpackLimit, reading
 from .names import cut_text, is_litter
 
 _HEADER_SIZE = 32
@@ -145,11 +145,11 @@ class _Numbers:
 class _Source:
     """What comes out of a folder, read from its beginning to its end."""
 
-    def __init__(self, data: bytes, folder: _Folder, outflow: UnpackLimit) -> None:
+    def __init__(self, data: bytes, folder: _Folder, limit: UnpackLimit) -> None:
         if not folder.begin <= folder.end <= len(data):
             raise ContainerError("damaged")
         self._blocks = _unpack(data, folder)
-        self._outflow = outflow
+        self._limit = limit
         self._waiting = bytearray()
 
     def read(self, size: int, crc: int | None) -> bytes:
@@ -158,7 +158,7 @@ class _Source:
             block = next(self._blocks, b"")
             if not block:
                 raise ContainerError("damaged")
-            self._outflow.take(len(block))
+            self._limit.take(len(block))
             self._waiting += block
         content = bytes(self._waiting[:size])
         del self._waiting[:size]
@@ -171,8 +171,8 @@ def open_seven_zip(data: bytes, budget: UnpackBudget) -> Iterator[Member]:
     """Yield the files of an archive. Raises ContainerError."""
     given, left_out, at, source = 0, False, -1, None
     with reading("damaged"):
-        outflow = UnpackLimit(len(data), budget)
-        folders, streams, files = _read_directory(data, outflow, budget)
+        limit = UnpackLimit(len(data), budget)
+        folders, streams, files = _read_directory(data, limit, budget)
         waiting = iter(streams)
         for file in files:
             content = b""
@@ -182,14 +182,14 @@ def open_seven_zip(data: bytes, budget: UnpackBudget) -> Iterator[Member]:
                     left_out = True
                     continue
                 if source is None or stream.folder != at:
-                    at, source = stream.folder, _Source(data, folders[stream.folder], outflow)
+                    at, source = stream.folder, _Source(data, folders[stream.folder], limit)
                 content = source.read(stream.size, stream.crc)
             if file.is_directory or is_litter(file.name):
                 continue
             budget.take_member()
             given += 1
             if file.is_link:
-                yield Member(file.name, b"", role=Role.LINK, defects=(*file.defects, LINK_TOLD))
+                yield Member(file.name, b"", role=Role.LINK, defects=(*file.defects, LINK_NOT_FOLLOWED))
             else:
                 yield Member(file.name or None, content, defects=file.defects)
     if left_out:
@@ -199,7 +199,7 @@ def open_seven_zip(data: bytes, budget: UnpackBudget) -> Iterator[Member]:
 
 
 def _read_directory(
-    data: bytes, outflow: UnpackLimit, budget: UnpackBudget
+    data: bytes, limit: UnpackLimit, budget: UnpackBudget
 ) -> tuple[list[_Folder], list[_Stream], list[_File]]:
     """Return what an archive holds. Raises ContainerError, ValueError, IndexError."""
     begin, size = (int.from_bytes(data[at : at + 8], "little") for at in (12, 20))
@@ -224,7 +224,7 @@ def _read_directory(
             raise ContainerError("directory too large")
         if not _is_supported(folders[0]):
             raise ContainerError("unsupported compression")
-        header = _Source(data, folders[0], outflow).read(folders[0].size, folders[0].crc)
+        header = _Source(data, folders[0], limit).read(folders[0].size, folders[0].crc)
     raise ContainerError("damaged")
 
 

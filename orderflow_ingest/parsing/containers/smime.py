@@ -143,7 +143,7 @@ def _find_content(data: bytes, bare: bytes, budget: UnpackBudget) -> _Found:
     return _Found(kind, data[inner.start : inner.end], next(children(data, wrapper, budget)))
 
 
-def _inflate(blocks: Iterator[memoryview], outflow: UnpackLimit) -> bytes:
+def _inflate(blocks: Iterator[memoryview], limit: UnpackLimit) -> bytes:
     inflater = zlib.decompressobj()
     out: list[bytes] = []
     for block in blocks:
@@ -151,11 +151,11 @@ def _inflate(blocks: Iterator[memoryview], outflow: UnpackLimit) -> bytes:
             feed: bytes | memoryview = block[start : start + BLOCK]
             while feed:
                 out.append(inflater.decompress(feed, BLOCK))
-                outflow.take(len(out[-1]))
+                limit.take(len(out[-1]))
                 feed = inflater.unconsumed_tail
     while not inflater.eof:
         out.append(inflater.decompress(b"", BLOCK))
-        outflow.take(len(out[-1]))
+        limit.take(len(out[-1]))
         if not out[-1]:
             raise ContainerError("not CMS")
     return b"".join(out)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import ContainerError, Member, Role, UnpackBudget
-from .guards import LINK_TOLD, reading
+from .guards import LINK_NOT_FOLLOWED, reading
 from .names import Names, is_litter
 
 _BLOCK = 512
@@ -34,7 +34,7 @@ _LONG_NAME, _PAX, _SPARSE, _CONTINUED = b"L", (b"x", b"X"), b"S", b"M"
 _LINKS = (b"1", b"2", b"3", b"4", b"6")
 _WITHOUT_CONTENT = (*_LINKS, b"5")
 # A header for all members, link names and old long names tell nothing that is needed here.
-_TELLS = (_LONG_NAME, *_PAX, b"g", b"K", b"N")
+_EXTENDED_TYPES = (_LONG_NAME, *_PAX, b"g", b"K", b"N")
 _PASSED = (b"5", b"D", b"V")
 
 
@@ -48,7 +48,7 @@ class _Header:
 
 
 @dataclass
-class _Told:
+class _Overrides:
     """What the headers before that of a member say of it."""
 
     name: bytes | None = None
@@ -67,28 +67,28 @@ def begins_tar(data: bytes) -> bool:
 
 def open_tar(data: bytes, budget: UnpackBudget, hint: str = "") -> Iterator[Member]:
     """Yield the files of an archive; hint names a charset used elsewhere in the mail. Raises ContainerError."""
-    names, told = Names(budget, hint), _Told()
+    names, overrides = Names(budget, hint), _Overrides()
     position, given, left_out = 0, 0, False
     with reading("damaged"):
         while (at := _find_header(data, position)) is not None:
             header = _read_header(data, at)
-            begin, size = _find_content(data, at, header, told, budget)
+            begin, size = _find_content(data, at, header, overrides, budget)
             position = begin + (size + _BLOCK - 1) // _BLOCK * _BLOCK
-            if header.type in _TELLS:
-                _read_told(header.type, data, begin, begin + size, told, budget)
+            if header.type in _EXTENDED_TYPES:
+                _read_overrides(header.type, data, begin, begin + size, overrides, budget)
                 continue
             if header.type == _CONTINUED:
                 raise ContainerError("multi-part")
-            name, defects = names.read(header.name if told.name is None else told.name)
-            is_sparse = told.sparse or header.type == _SPARSE
-            told, left_out = _Told(), left_out or is_sparse
+            name, defects = names.read(header.name if overrides.name is None else overrides.name)
+            is_sparse = overrides.sparse or header.type == _SPARSE
+            overrides, left_out = _Overrides(), left_out or is_sparse
             if is_sparse or header.type in _PASSED or name.endswith("/") or is_litter(name):
                 continue
             budget.take_member()
             budget.take(size)
             given += 1
             if header.type in _LINKS:
-                yield Member(name, b"", role=Role.LINK, defects=(*defects, LINK_TOLD))
+                yield Member(name, b"", role=Role.LINK, defects=(*defects, LINK_NOT_FOLLOWED))
             else:
                 yield Member(name, data[begin : begin + size], defects=defects)
     if left_out:
@@ -113,11 +113,11 @@ def _read_header(data: bytes, at: int) -> _Header:
     block = data[at : at + _BLOCK]
     if len(block) < _BLOCK:
         raise ValueError("ends early")
-    told = _number(block[148:156])
+    checksum = _number(block[148:156])
     blanked = block[:148] + b" " * 8 + block[156:]
     total = sum(blanked)
     # Old programs added the bytes as signed ones.
-    if told not in (total, total - 256 * len(blanked.translate(None, _ASCII))):
+    if checksum not in (total, total - 256 * len(blanked.translate(None, _ASCII))):
         raise ValueError("wrong checksum")
     name, prefix = (field.split(b"\0", 1)[0] for field in (block[:100], block[345:500]))
     if block[_USTAR : _USTAR + 6] == _POSIX and prefix:
@@ -135,11 +135,13 @@ def _number(field: bytes) -> int:
     return int(digits or b"0", 8)
 
 
-def _find_content(data: bytes, at: int, header: _Header, told: _Told, budget: UnpackBudget) -> tuple[int, int]:
+def _find_content(
+    data: bytes, at: int, header: _Header, overrides: _Overrides, budget: UnpackBudget
+) -> tuple[int, int]:
     """Return where a member's bytes begin, and their number. Raises ContainerError."""
     budget.step(_HEADER_STEPS)
     begin = at + _BLOCK
-    size = header.size if told.size is None or header.type in _TELLS else told.size
+    size = header.size if overrides.size is None or header.type in _EXTENDED_TYPES else overrides.size
     if header.type in _WITHOUT_CONTENT:
         size = 0
     if header.type == _SPARSE:
@@ -153,12 +155,14 @@ def _find_content(data: bytes, at: int, header: _Header, told: _Told, budget: Un
     return begin, size
 
 
-def _read_told(kind: bytes, data: bytes, begin: int, end: int, told: _Told, budget: UnpackBudget) -> None:
+def _read_overrides(
+    kind: bytes, data: bytes, begin: int, end: int, overrides: _Overrides, budget: UnpackBudget
+) -> None:
     """Take what the content of a header says of the next member. Raises ContainerError, ValueError."""
     if end - begin > _LONGEST_HEADER:
         raise ContainerError("headers too large")
     if kind == _LONG_NAME:
-        told.name = data[begin:end].split(b"\0", 1)[0]
+        overrides.name = data[begin:end].split(b"\0", 1)[0]
     if kind not in _PAX:
         return
     while begin < end:
@@ -170,10 +174,10 @@ def _read_told(kind: bytes, data: bytes, begin: int, end: int, told: _Told, budg
         key, _, value = data[blank + 1 : begin + length - 1].partition(b"=")
         begin += length
         if key == b"path":
-            told.name = value
+            overrides.name = value
         elif key == b"size":
-            told.size = int(value[:20])
-            if told.size < 0:
+            overrides.size = int(value[:20])
+            if overrides.size < 0:
                 raise ValueError("no size")
         elif key.startswith(b"GNU.sparse."):
-            told.sparse = True
+            overrides.sparse = True

@@ -41,14 +41,14 @@ def open_zip(data: bytes, budget: UnpackBudget, hint: str = "") -> Iterator[Memb
     with reading("damaged"):
         _check_directory(data, budget)
         archive = ZipFile(BytesIO(data))
-        entries = [entry for entry in archive.infolist() if not _is_passed_over(entry)]
+        entries = [entry for entry in archive.infolist() if not _is_skipped(entry)]
         _check_entries(entries, archive.start_dir)
-    outflow, names = UnpackLimit(len(data), budget), Names(budget, hint)
+    limit, names = UnpackLimit(len(data), budget), Names(budget, hint)
     for entry in entries:
         with reading("damaged"):
             budget.take_member()
             name, defects = _read_name(entry, names)
-            member = Member(name=name, data=_unpack(archive, entry, outflow), defects=defects)
+            member = Member(name=name, data=_unpack(archive, entry, limit), defects=defects)
         yield member
 
 
@@ -90,7 +90,7 @@ def _check_directory(data: bytes, budget: UnpackBudget) -> None:
         raise ContainerError("directory too large")
 
 
-def _is_passed_over(entry: ZipInfo) -> bool:
+def _is_skipped(entry: ZipInfo) -> bool:
     return entry.filename.endswith(("/", "\\")) or is_litter(entry.filename)
 
 
@@ -108,11 +108,11 @@ def _check_entries(entries: list[ZipInfo], end: int) -> None:
         end = entry.header_offset
 
 
-def _unpack(archive: ZipFile, entry: ZipInfo, outflow: UnpackLimit) -> bytes:
+def _unpack(archive: ZipFile, entry: ZipInfo, limit: UnpackLimit) -> bytes:
     blocks: list[bytes] = []
     with archive.open(entry) as source:
         while block := source.read(BLOCK):
-            outflow.take(len(block))
+            limit.take(len(block))
             blocks.append(block)
     return b"".join(blocks)
 

@@ -18,7 +18,7 @@ MemoryError do pass: they tell of this machine and not of the mail, and must not
 
 from .part import Part, PartKind, Reason
 from .policy import DocumentLimit, accept_types
+from .read_monitor import ReadMonitor
 from .walk import read_parts
-from .watch import Watch
 
-__all__ = ["DocumentLimit", "Part", "PartKind", "Reason", "Watch", "accept_types", "read_parts"]
+__all__ = ["DocumentLimit", "Part", "PartKind", "ReadMonitor", "Reason", "accept_types", "read_parts"]

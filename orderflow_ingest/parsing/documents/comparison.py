@@ -96,7 +96,7 @@ class Wording:
         """Everything but blanks."""
         return "".join(self._text.split())
 
-    def is_said_by(self, other: "Wording") -> bool:
+    def is_contained_in(self, other: "Wording") -> bool:
         """Tell whether another text holds all of this one."""
         if self.words == " ":
             return self.signs in other.signs
@@ -107,7 +107,7 @@ class Wording:
         return _in_order(self.lines, other.words) or _in_order(self.lines, other.words_between_links)
 
 
-class Spoken:
+class CombinedText:
     """The texts of several bodies that are read as one."""
 
     def __init__(self) -> None:

@@ -79,17 +79,17 @@ class PageText(NamedTuple):
     has_frame: bool = False
 
 
-def html_text(page: str, room: ByteBudget) -> PageText:
+def html_text(page: str, budget: ByteBudget) -> PageText:
     """Return the text of a page."""
     lower = page.lower()
     has_frame = "srcdoc" in lower and "<iframe" in lower
-    found = _lay_out(page, lower, room)
+    found = _lay_out(page, lower, budget)
     # A page that has text in a frame alone is not empty.
     text = None if has_frame and found.text is not None and found.text.isspace() else found.text
     return PageText(text, found.may_be_hidden, has_frame)
 
 
-def _lay_out(page: str, lower: str, room: ByteBudget) -> PageText:
+def _lay_out(page: str, lower: str, budget: ByteBudget) -> PageText:
     marked = mark_hidden(page, lower)
     source = marked.page
     if ("<td" in lower or "<th" in lower) and any(tag in lower for tag in _PARAGRAPHS):
@@ -97,7 +97,7 @@ def _lay_out(page: str, lower: str, room: ByteBudget) -> PageText:
         source = _CELL_END.sub("", cell_start.sub(r"\1", source))
     if sum(map(lower.count, _LISTS)) > _LIST_DEPTH and _list_depth(source) > _LIST_DEPTH:
         source = _LIST_TAG.sub("<br>", source)  # each line would be indented by its depth
-    if (pieces := simple_pieces(source, lower, room)) is None:
+    if (pieces := simple_pieces(source, lower, budget)) is None:
         return PageText(None)
     try:
         found = [_extract(piece, marked) for piece in pieces]

@@ -78,7 +78,7 @@ class ByteBudget:
         return True
 
 
-def simple_pieces(page: str, lower: str, room: ByteBudget) -> Iterator[str] | None:
+def simple_pieces(page: str, lower: str, budget: ByteBudget) -> Iterator[str] | None:
     """Return a page as pieces that the parser reads in a bounded time, None if there is no such way.
 
     `lower` is the page in lower case, or another form of it with the same tags.
@@ -88,7 +88,7 @@ def simple_pieces(page: str, lower: str, room: ByteBudget) -> Iterator[str] | No
     tags = page.count("<")
     coded = page.encode("utf-8", "replace")
     gaps = len(coded) - len(coded.translate(None, _GAPS))
-    if room.take_risk(tags * (tags + gaps) + gaps * gaps // _GAPS_RISK):
+    if budget.take_risk(tags * (tags + gaps) + gaps * gaps // _GAPS_RISK):
         return iter((page,))
     if _has_too_many_attributes(page):
         return None

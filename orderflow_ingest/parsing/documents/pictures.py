@@ -68,7 +68,7 @@ def shown_reason(data: bytes) -> Reason:
 def settle_pictures(parts: Iterable[Part]) -> Iterator[Part]:
     """Yield parts, with the large pictures that pages show as documents if there is no other document."""
     waiting: list[Part] = []
-    room = HELD_SIZE
+    left = HELD_SIZE
     has_document = False
     for part in parts:
         if not has_document and _is_document(part):
@@ -76,8 +76,8 @@ def settle_pictures(parts: Iterable[Part]) -> Iterator[Part]:
             yield from waiting
             waiting.clear()
         if not has_document and part.reason is Reason.INLINE_IMAGE and is_large(part.data):
-            room -= part.size
-            if room >= 0:
+            left -= part.size
+            if left >= 0:
                 waiting.append(part)
             else:
                 yield _as_document(part)

@@ -60,8 +60,8 @@ def decide(
     parent is the type of the multipart it stands in, names are its Content-ID and Content-Location; is_shown tells
     whether an HTML body of the mail shows a part that has one of the names, and is asked for images only.
     """
-    if set_aside := _recognise(part):
-        return False, set_aside
+    if reason := _excluded_by_type(part):
+        return False, reason
     if part.disposition == "attachment":
         return True, Reason.ATTACHMENT
     if _is_image(part):
@@ -112,25 +112,25 @@ class DocumentLimit:
 
     def apply(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Yield parts within the limit."""
-        taken = passed_over = 0
+        accepted = skipped = 0
         first: dict[Reason, str] = {}
         for part in parts:
             places = self._most if part.kind is PartKind.ATTACHMENT else max(1, self._most // 2)
-            if part.is_document and taken < places:
-                taken += 1
+            if part.is_document and accepted < places:
+                accepted += 1
                 yield part
                 continue
             if part.is_document:
                 self.over += 1
                 number, most, reason = self.over, _LISTED, Reason.TOO_MANY_DOCUMENTS
             else:
-                passed_over += 1
-                number, most, reason = passed_over, self._most, Reason.TOO_MANY_PARTS
+                skipped += 1
+                number, most, reason = skipped, self._most, Reason.TOO_MANY_PARTS
             if number <= most:
                 yield replace(part, is_document=False, reason=reason) if part.is_document else part
             else:
                 first.setdefault(reason, part.path)
-        more = {Reason.TOO_MANY_DOCUMENTS: self.over - _LISTED, Reason.TOO_MANY_PARTS: passed_over - self._most}
+        more = {Reason.TOO_MANY_DOCUMENTS: self.over - _LISTED, Reason.TOO_MANY_PARTS: skipped - self._most}
         for reason, path in first.items():
             defects = (f"{more[reason]} parts from here on are not listed",)
             yield Part(path, None, None, "", None, "", "", b"", False, reason, defects=defects)
@@ -158,7 +158,7 @@ def names_signature(part: Part) -> bool:
     return part.declared_type in _CMS_SIGNATURES or (generic and extension(part.filename) == "p7s")
 
 
-def _recognise(part: Part) -> Reason | None:
+def _excluded_by_type(part: Part) -> Reason | None:
     """Return the reason for a part that is no document by its type, or by its name if the type says nothing.
 
     A document that only goes under such a type is one all the same.

@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import islice
 
 from . import markup
-from .comparison import Spoken, Wording
+from .comparison import CombinedText, Wording
 from .html_to_text import PageText, as_utf8, decode_html, html_text, plain_text
 from .part import Part, PartKind, Reason
 from .pictures import is_large
@@ -32,7 +32,7 @@ _TAG_SIGNS = re.compile(rb"(?<!\xf0\x9f\x8f\xb4)(?<!\xf3\xa0[\x80\x81].)\xf3\xa0
 _NO_TEXT = 60  # characters: "sent from my telephone"
 
 
-class Room(markup.ByteBudget):
+class BodyBudget(markup.ByteBudget):
     """What may still be spent on the bodies of one mail: on its pages, and on comparing texts."""
 
     def __init__(self) -> None:
@@ -51,20 +51,24 @@ class Bodies:
     hint          a charset that the mail declares somewhere
     alternatives  prefixes of the paths below which each multipart/alternative lies
     pages         the HTML bodies: how to get the bytes of each, and its charset
-    said          the texts of the bodies taken so far
-    room          shared by all messages of the mail
+    text          the texts of the bodies taken so far
+    budget        shared by all messages of the mail
     """
 
     def __init__(
-        self, room: Room, hint: str = "", alternatives: Collection[str] = (), said: Spoken | None = None
+        self,
+        budget: BodyBudget,
+        hint: str = "",
+        alternatives: Collection[str] = (),
+        outer_text: CombinedText | None = None,
     ) -> None:
-        self.room = room
+        self.budget = budget
         self.hint = hint
         self.pages: list[tuple[Callable[[], bytes], str]] = []
-        self.said = Spoken()
+        self.text = CombinedText()
         self._alternatives = frozenset(alternatives)
-        self._said_before = said
-        self._said: dict[str, dict[str, Spoken]] = {}
+        self._outer_text = outer_text
+        self._alternative_texts: dict[str, dict[str, CombinedText]] = {}
 
     def add(self, part: Part, charset: str) -> Part:
         """Return a text body as a document, or passed over if an alternative to it says the same."""
@@ -73,8 +77,8 @@ class Bodies:
         if "html" in part.declared_type:
             page, is_whole = decode_html(part.data, charset, self.hint)
             text, may_be_hidden, has_frame = PageText(None)
-            if is_whole and self.room.take(len(page)):
-                text, may_be_hidden, has_frame = html_text(page, self.room)
+            if is_whole and self.budget.take(len(page)):
+                text, may_be_hidden, has_frame = html_text(page, self.budget)
             data = as_utf8(part.data, charset, self.hint) if text is None else text.encode("utf-8", "replace")
             if text is None:
                 defects = (*defects, "no text out of the html")
@@ -89,9 +93,9 @@ class Bodies:
         if data.isspace() or (len(data) < 100 and data.decode("utf-8", "replace").isspace()):
             return replace(part, is_document=False, reason=Reason.EMPTY)
         said = data.decode("utf-8", "replace") if len(data) <= _COMPARED else ""
-        if said and self._is_said(part.path, said):
+        if said and self._repeats_alternative(part.path, said):
             return replace(part, is_document=False, reason=Reason.ALTERNATIVE_TEXT)
-        self._say(part.path, said)
+        self._add_text(part.path, said)
         return replace(
             part,
             data=data,
@@ -122,7 +126,7 @@ class Bodies:
 
     @cached_property
     def _text_size(self) -> int:
-        pages = (html_text(page, self.room).text if self.room.take(len(page)) else page for page in self._decoded)
+        pages = (html_text(page, self.budget).text if self.budget.take(len(page)) else page for page in self._decoded)
         return sum(len("".join((text or "x" * _NO_TEXT).split())) for text in pages)
 
     def _alternative_of(self, path: str) -> tuple[str, str] | None:
@@ -134,21 +138,23 @@ class Bodies:
                 return prefix, child
         return None
 
-    def _is_said(self, path: str, text: str) -> bool:
+    def _repeats_alternative(self, path: str, text: str) -> bool:
         """Tell whether one alternative to a part says what it says."""
         if (place := self._alternative_of(path)) is None:
             return False
-        siblings = islice(self._said.get(place[0], {}).items(), MOST_ALTERNATIVES)
+        siblings = islice(self._alternative_texts.get(place[0], {}).items(), MOST_ALTERNATIVES)
         others = [said for child, said in siblings if child != place[1]]
-        if self._said_before is not None:
-            others.append(self._said_before)
+        if self._outer_text is not None:
+            others.append(self._outer_text)
         wording = Wording(text)
         return any(
-            said.size and self.room.take_comparison(said.size + wording.size) and wording.is_said_by(said.wording())
+            said.size
+            and self.budget.take_comparison(said.size + wording.size)
+            and wording.is_contained_in(said.wording())
             for said in others
         )
 
-    def _say(self, path: str, text: str) -> None:
-        self.said.add(text)
+    def _add_text(self, path: str, text: str) -> None:
+        self.text.add(text)
         if place := self._alternative_of(path):
-            self._said.setdefault(place[0], {}).setdefault(place[1], Spoken()).add(text)
+            self._alternative_texts.setdefault(place[0], {}).setdefault(place[1], CombinedText()).add(text)

@@ -33,8 +33,8 @@ from .content_types import DOCUMENT_TYPES, NAME_DIFFERS, TYPE_DIFFERS, content_t
 from .part import Part, PartKind, Reason
 from .pictures import MAX_PICTURES, MORE_PICTURES, find_data_pictures, settle_pictures, shown_reason
 from .policy import decide, names_signature
-from .text_bodies import Bodies, Room
-from .watch import TOOK_TOO_LONG, Watch
+from .read_monitor import TOOK_TOO_LONG, ReadMonitor
+from .text_bodies import Bodies, BodyBudget
 
 T = TypeVar("T")
 UNPACKED_LIMIT = 128 << 20
@@ -66,44 +66,44 @@ class _Claim(NamedTuple):
     defects: tuple[str, ...] = ()
 
 
-def read_parts(raw: bytes, watch: Watch | None = None) -> Iterator[Part]:
+def read_parts(raw: bytes, monitor: ReadMonitor | None = None) -> Iterator[Part]:
     """Yield every part of a mail, decoded one by one in the order in which they stand.
 
     Only large pictures that a page shows may come later: their verdict depends on what follows (see `pictures`).
     """
-    return settle_pictures(_read_watched(raw, watch or Watch()))
+    return settle_pictures(_read_monitored(raw, monitor or ReadMonitor()))
 
 
-def _read_watched(raw: bytes, watch: Watch) -> Iterator[Part]:
-    watch.begin("")
-    for part in _Reader(watch).read_mail(raw[find_sender_header(raw) :], "", 0):
-        watch.rest()
+def _read_monitored(raw: bytes, monitor: ReadMonitor) -> Iterator[Part]:
+    monitor.begin_part("")
+    for part in _Reader(monitor).read_mail(raw[find_sender_header(raw) :], "", 0):
+        monitor.clear_current()
         yield part  # what comes after it looks into some part first
-    watch.rest()
+    monitor.clear_current()
 
 
 class _Reader:
     """One reading of a mail, and the bounds it shares among its containers."""
 
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
-        self.budget = UnpackBudget(UNPACKED_LIMIT, MAX_PARTS, watch.check)
+    def __init__(self, monitor: ReadMonitor) -> None:
+        self.monitor = monitor
+        self.budget = UnpackBudget(UNPACKED_LIMIT, MAX_PARTS, monitor.check)
         self.uuencoded = MAX_PARTS
         self.pictures = MAX_PICTURES
-        self.room = Room()
+        self.body_budget = BodyBudget()
 
     def read_mail(self, raw: bytes, path: str, depth: int) -> Iterator[Part]:
         """Yield the parts of a message; path and depth are those of the container that held it."""
         entities: list[Entity] = []
-        bodies, broken = Bodies(self.room), ""
-        if not depth and (why := self.watch.why_kept_mail()):
+        bodies, broken = Bodies(self.body_budget), ""
+        if not depth and (why := self.monitor.reason_to_keep_mail()):
             yield _unreadable(path, "message/rfc822", raw, (f"not opened: {why}",))
             return
         try:
             for found in walk(raw, path, self.budget.members if depth else MAX_PARTS):
                 entities.append(found)
                 if len(entities) % _ASK_AFTER == 0:
-                    self.watch.check()
+                    self.monitor.check()
             bodies = self._survey(entities)
         except (ImportError, MemoryError):
             raise
@@ -112,10 +112,10 @@ class _Reader:
         for entity in entities:
             if depth:
                 self.budget.take_member()
-                self.watch.look(entity.path)
-                why = self.watch.why_kept(entity.path)
+                self.monitor.set_current(entity.path)
+                why = self.monitor.reason_to_keep(entity.path)
             else:
-                why = self.watch.begin(entity.path)
+                why = self.monitor.begin_part(entity.path)
             yield from self._read_entity(entity, why, bodies, depth)
         if broken and depth:
             raise ContainerError(broken)
@@ -128,7 +128,7 @@ class _Reader:
         if why and entity.kind != "leaf":
             yield _part(_Claim(entity.path, None, header.type, defects=entity.defects), b"", False, Reason.CONTAINER)
             return
-        if why and not self.watch.may_decode(entity.path):
+        if why and not self.monitor.may_decode(entity.path):
             data = entity.source[entity.start : entity.end]
             yield _unreadable(entity.path, header.type, data, (*entity.defects, f"not decoded: {why}"))
             return
@@ -160,9 +160,9 @@ class _Reader:
     def _read_leaf(self, claim: _Claim, data: bytes, bodies: Bodies, depth: int) -> Iterator[Part]:
         """Judge a leaf of a message or a member of a container, and open it if it is a container itself."""
         part = _without_undeclared_base64(_part(claim, data, False, Reason.EMPTY))
-        taken, reason = decide(part, claim.parent, claim.names, bodies.show)
-        self.watch.look(claim.path)  # not at a page that may show it any more
-        if taken and not data:
+        is_document, reason = decide(part, claim.parent, claim.names, bodies.show)
+        self.monitor.set_current(claim.path)  # not at a page that may show it any more
+        if is_document and not data:
             part = replace(part, defects=(*part.defects, "no content"))
         if reason is Reason.TEXT_BODY and TEXT_OUTSIDE in part.defects:
             yield replace(part, is_document=False, reason=Reason.OUTSIDE)
@@ -173,7 +173,7 @@ class _Reader:
             yield from self._read_pictures(part, numbers)
             yield from self._read_uuencoded(part, bodies, depth, numbers)
             return
-        yield from self._open(_judged(part, taken, reason), bodies, depth)
+        yield from self._open(_with_decision(part, is_document, reason), bodies, depth)
 
     def _open(self, part: Part, bodies: Bodies, depth: int) -> Iterator[Part]:
         """Yield what a document holds if it is a container, then the document itself."""
@@ -192,8 +192,8 @@ class _Reader:
                 yield from self.read_mail(raw, part.path, depth + 1)
             else:
                 # The text in a TNEF file is that of the mail around it; an Outlook message has one of its own.
-                said = bodies.said if kind == "tnef" else None
-                inner = Bodies(self.room, bodies.hint, {f"{part.path}."}, said)
+                outer_text = bodies.text if kind == "tnef" else None
+                inner = Bodies(self.body_budget, bodies.hint, {f"{part.path}."}, outer_text)
                 members = open_container(kind, part.data, self.budget, part.filename or "", bodies.hint)
                 yield from self._read_members(members, part.path, inner, depth + 1)
         except ContainerError as why:
@@ -216,7 +216,7 @@ class _Reader:
         return part
 
     def _read_members(self, members: Iterator[Member], path: str, bodies: Bodies, depth: int) -> Iterator[Part]:
-        for number, member in enumerate(self._watched(members, path), start=1):
+        for number, member in enumerate(self._tracked(members, path), start=1):
             claim = _Claim(
                 f"{path}.{number}",
                 member.name,
@@ -225,14 +225,14 @@ class _Reader:
                 charset=member.charset,
                 defects=member.defects,
             )
-            self.watch.look(claim.path)
-            if why := self.watch.why_kept(claim.path):
+            self.monitor.set_current(claim.path)
+            if why := self.monitor.reason_to_keep(claim.path):
                 if why == TOOK_TOO_LONG or member.role is Role.MESSAGE:
                     raise ContainerError(why)
                 yield _whole(claim, bytes(member.data), why, member.role)
             elif member.role is Role.BODY:
                 if member.declared_type == "text/html":
-                    bodies.pages.append((partial(self._look_at, claim.path, member.data), member.charset))
+                    bodies.pages.append((partial(self._return_page, claim.path, member.data), member.charset))
                 part = _part(claim, member.data, True, Reason.TEXT_BODY)
                 yield bodies.add(part, member.charset)
                 yield from self._read_pictures(part, count(1))
@@ -247,13 +247,13 @@ class _Reader:
                 yield from self.read_mail(member.data, claim.path, depth)
             else:
                 yield _part(claim, b"", False, Reason.CONTAINER)
-                inner = Bodies(self.room, bodies.hint, {f"{claim.path}."})
+                inner = Bodies(self.body_budget, bodies.hint, {f"{claim.path}."})
                 yield from self._read_members(iter(member.members), claim.path, inner, depth + 1)
 
-    def _watched(self, members: Iterator[T], path: str) -> Iterator[T]:
+    def _tracked(self, members: Iterator[T], path: str) -> Iterator[T]:
         """Yield what is in a part, which is in hand while the next of it is taken out."""
         while True:
-            self.watch.look(path)
+            self.monitor.set_current(path)
             member = next(members, None)
             if member is None:
                 return
@@ -283,7 +283,7 @@ class _Reader:
     def _read_uuencoded(self, part: Part, bodies: Bodies, depth: int, numbers: Iterator[int]) -> Iterator[Part]:
         if b"begin " not in part.data:
             return
-        files = self._watched(islice(find_uuencoded(part.data), self.uuencoded), part.path)
+        files = self._tracked(islice(find_uuencoded(part.data), self.uuencoded), part.path)
         for file, number in zip(files, numbers, strict=False):
             self.uuencoded -= 1
             claim = _Claim(
@@ -292,8 +292,8 @@ class _Reader:
                 "application/octet-stream",
                 defects=() if file.complete else ("uuencode never ended",),
             )
-            self.watch.look(claim.path)
-            if why := self.watch.why_kept(claim.path):
+            self.monitor.set_current(claim.path)
+            if why := self.monitor.reason_to_keep(claim.path):
                 yield _whole(claim, file.data, why)
             else:
                 yield from self._open(_part(claim, file.data, True, Reason.UUENCODED), bodies, depth)
@@ -308,21 +308,21 @@ class _Reader:
             for entity in entities
             if entity.header.type == "multipart/alternative" and entity.kind == "multipart"
         }
-        bodies = Bodies(self.room, next(useful, ""), prefixes)
+        bodies = Bodies(self.body_budget, next(useful, ""), prefixes)
         for entity in entities:
             is_page = entity.kind == "leaf" and entity.header.type == "text/html"
-            if is_page and not self.watch.why_kept(entity.path):
+            if is_page and not self.monitor.reason_to_keep(entity.path):
                 bodies.pages.append((partial(self._content, entity), entity.header.charset()))
         return bodies
 
     def _content(self, entity: Entity) -> bytes:
         """Return a page, which is in hand from now on."""
-        self.watch.look(entity.path)
+        self.monitor.set_current(entity.path)
         return _decode(entity)[0]
 
-    def _look_at(self, path: str, page: bytes) -> bytes:
+    def _return_page(self, path: str, page: bytes) -> bytes:
         """Return a page out of a container, which is in hand from now on."""
-        self.watch.look(path)
+        self.monitor.set_current(path)
         return page
 
 
@@ -341,7 +341,7 @@ def _read_disposition(value: str) -> str:
     return value if value in ("", "inline") else "attachment"
 
 
-def _part(claim: _Claim, data: bytes, taken: bool, reason: Reason, why_kept: str = "") -> Part:
+def _part(claim: _Claim, data: bytes, is_document: bool, reason: Reason, why_kept: str = "") -> Part:
     """Return a part; of one that is kept whole nobody may find out what it is."""
     filename = safe_filename(claim.filename) if claim.filename else None
     declared = storable(claim.declared_type)
@@ -360,17 +360,17 @@ def _part(claim: _Claim, data: bytes, taken: bool, reason: Reason, why_kept: str
         disposition=claim.disposition,
         charset=codec_name(claim.charset) if claim.charset else None,
         data=data,
-        is_document=taken,
+        is_document=is_document,
         reason=reason,
         defects=(*claim.defects, *defects),
     )
 
 
-def _judged(part: Part, taken: bool, reason: Reason) -> Part:
+def _with_decision(part: Part, is_document: bool, reason: Reason) -> Part:
     """Return a part with another verdict; replace() would take a tenth of the time of a small part."""
     return Part(
         part.path, part.filename, part.claimed_filename, part.declared_type, part.detected_type, part.content_type,
-        part.disposition, part.data, taken, reason, part.kind, part.charset, part.defects,
+        part.disposition, part.data, is_document, reason, part.kind, part.charset, part.defects,
     )  # fmt: skip
 
 

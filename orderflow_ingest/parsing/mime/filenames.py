@@ -69,5 +69,5 @@ def _shorten(name: str) -> str:
     stem, dot, extension = name.rpartition(".")
     if not dot or len(extension.encode()) > 20:
         stem, dot, extension = name, "", ""
-    room = _SAFE_BYTES - len((dot + extension).encode())
-    return stem.encode()[:room].decode(errors="ignore").rstrip(" .") + (dot + extension if extension else "")
+    limit = _SAFE_BYTES - len((dot + extension).encode())
+    return stem.encode()[:limit].decode(errors="ignore").rstrip(" .") + (dot + extension if extension else "")

@@ -29,7 +29,7 @@ from .scanner import Scanner
 MAX_PARTS = 10_000
 MAX_DEPTH = 500
 # Levels of quoted-printable that a small mail may have anyway, in bytes of their copies.
-_ROOM = 16_000_000
+_LEAST_COPIED = 16_000_000
 _ENCODED = ("base64", "quoted-printable")
 MESSAGE_TYPES = ("message/rfc822", "message/global", "message/news")
 _UNTYPED_PARTS = re.compile(
@@ -70,7 +70,7 @@ def walk(raw: bytes, path: str = "", most: int = MAX_PARTS) -> Iterator[Entity]:
     """Yield every container and leaf of a mail, in the order in which they stand; paths are below the one given."""
     stack = [_Walker(raw, path, 0).entities()]
     count = 0
-    room = 4 * len(raw) + _ROOM
+    left = 4 * len(raw) + _LEAST_COPIED
     while stack:
         entity = next(stack[-1], None)
         if entity is None:
@@ -83,8 +83,8 @@ def walk(raw: bytes, path: str = "", most: int = MAX_PARTS) -> Iterator[Entity]:
         inner = _open_encoded(entity) if entity.kind == "leaf" else None
         if inner is not None:
             # Quoted-printable does not shrink: without a bound each level of a large mail would keep a copy of it.
-            room -= len(inner.source)
-            if room < 0 or entity.depth >= MAX_DEPTH:
+            left -= len(inner.source)
+            if left < 0 or entity.depth >= MAX_DEPTH:
                 inner, entity = None, entity._replace(defects=(*entity.defects, "nested too deep"))
         if inner is None:
             yield entity

@@ -41,10 +41,10 @@ __all__ = [
     "S3Archive",
     "has_object",
     "has_whole_object",
-    "is_there",
-    "need_own",
+    "object_exists",
     "open_archive",
     "read_object",
+    "require_own_key",
 ]
 
 
@@ -72,7 +72,7 @@ class ForeignObject(ObjectDamaged):
     """A row names an object that is not its organization's. Neither the key nor the object is in the text."""
 
 
-def need_own(org_id: int, key: str) -> None:
+def require_own_key(org_id: int, key: str) -> None:
     """Raise ForeignObject unless the key is one of this organization's."""
     if not is_own(org_id, key):
         raise ForeignObject("the row names an object that is not its organization's")
@@ -80,13 +80,13 @@ def need_own(org_id: int, key: str) -> None:
 
 def read_object(org_id: int, key: str, digest: str, archive: Archive) -> bytes:
     """Return the object that a row of this organization names, verified. Raise ForeignObject before it is read."""
-    need_own(org_id, key)
+    require_own_key(org_id, key)
     return archive.read(key, digest)
 
 
 def has_object(org_id: int, key: str, archive: Archive) -> bool:
     """Return whether the object that a row of this organization names is there, and the organization's."""
-    return is_own(org_id, key) and is_there(key, archive)
+    return is_own(org_id, key) and object_exists(key, archive)
 
 
 def has_whole_object(org_id: int, key: str, digest: str, archive: Archive) -> bool:
@@ -98,7 +98,7 @@ def has_whole_object(org_id: int, key: str, digest: str, archive: Archive) -> bo
     return True
 
 
-def is_there(key: str, archive: Archive) -> bool:
+def object_exists(key: str, archive: Archive) -> bool:
     """Tell whether there is an object of this key."""
     try:
         archive.describe(key)

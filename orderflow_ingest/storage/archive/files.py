@@ -16,7 +16,16 @@ from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.storage.fsync import sync_directory, write_all
 from orderflow_ingest.storage.resilience.group_commit import GroupCommit
 
-from .interface import META, ArchiveUnavailable, Description, Fetched, Listed, ObjectMissing, read_metadata, verified
+from .interface import (
+    META,
+    ArchiveUnavailable,
+    Description,
+    Fetched,
+    Listed,
+    ObjectMissing,
+    read_metadata,
+    verify_digest,
+)
 
 _SMALL = 1 << 20
 
@@ -71,7 +80,7 @@ class FileArchive:
 
     def read(self, key: str, digest: str) -> bytes:
         with self._reading(key):
-            return verified((self._root / key).read_bytes(), key, digest)
+            return verify_digest((self._root / key).read_bytes(), key, digest)
 
     def fetch(self, key: str) -> Fetched:
         with self._reading(key):

@@ -99,7 +99,7 @@ class Archive(Protocol):
         """Delete what killed processes left half written, if it is older than so many seconds."""
 
 
-def verified(data: bytes, key: str, digest: str) -> bytes:
+def verify_digest(data: bytes, key: str, digest: str) -> bytes:
     """Give the content back if its digest is right. Raises ObjectDamaged."""
     if hashlib.sha256(data).hexdigest() != digest:
         raise ObjectDamaged(key)

@@ -25,7 +25,7 @@ from .interface import (
     ObjectDamaged,
     ObjectMissing,
     read_metadata,
-    verified,
+    verify_digest,
 )
 from .metadata import BESIDE, ReadHeaders, read_headers, write_headers
 
@@ -35,7 +35,7 @@ _METADATA_LIMIT = 1900
 
 
 @dataclass(frozen=True)
-class StoreSaid:
+class StoreStatus:
     """What a store's answer to a listing tells: its clock, if it says, and why it refuses to list; "" if not."""
 
     clock: datetime | None
@@ -88,14 +88,14 @@ class S3Archive:
             **_checksums(self._checksum, data, digest),
             **self._encryption,
         )
-        _need_store("put_object", answer, "ETag")
+        _require_store("put_object", answer, "ETag")
         # A store may pass over a kind of encryption that it does not know, and keep the object in the clear.
         demanded, key_id = (self._encryption.get(name) for name in ("ServerSideEncryption", "SSEKMSKeyId"))
         if (demanded and answer.get("ServerSideEncryption") != demanded) or not _is_of(key_id, answer):
             raise ArchiveUnavailable("S3: the store did not encrypt the object as ORDERFLOW_S3_ENCRYPTION says")
 
     def read(self, key: str, digest: str) -> bytes:
-        return verified(self._get(key)[0], key, digest)
+        return verify_digest(self._get(key)[0], key, digest)
 
     def fetch(self, key: str) -> Fetched:
         data, answer = self._get(key)
@@ -103,7 +103,7 @@ class S3Archive:
 
     def _get(self, key: str) -> tuple[bytes, Any]:
         answer = self._call("get_object", key)
-        _need_store("get_object", answer, "ETag")
+        _require_store("get_object", answer, "ETag")
         with self._translated("get_object", key):
             return answer["Body"].read(), answer
 
@@ -147,7 +147,7 @@ class S3Archive:
             with self._translated("head_bucket", ""):  # without a body both answers look the same
                 self._client.head_bucket(Bucket=self._bucket)
             raise
-        _need_store("head_object", answer, "ETag")
+        _require_store("head_object", answer, "ETag")
         return Description(answer["ContentLength"], *self._metadata(key, answer))
 
     def _metadata(self, key: str, answer: Any) -> ReadHeaders:
@@ -164,7 +164,7 @@ class S3Archive:
         while True:
             with self._translated("list_objects_v2", ""):
                 page = self._client.list_objects_v2(Bucket=self._bucket, **{n: v for n, v in asked.items() if v})
-            _need_store("list_objects_v2", page, "IsTruncated")
+            _require_store("list_objects_v2", page, "IsTruncated")
             for one in page.get("Contents", ()):
                 if one["Key"].endswith(META):
                     continue
@@ -173,7 +173,7 @@ class S3Archive:
                 return
             asked = {"Prefix": asked["Prefix"], "ContinuationToken": page["NextContinuationToken"]}
 
-    def look(self) -> StoreSaid:
+    def look(self) -> StoreStatus:
         """Ask the store for a list of one name; whatever it answers tells its clock. Raises ArchiveUnavailable."""
         answer: Mapping[str, Any] = {}
         refusal = ""
@@ -185,7 +185,7 @@ class S3Archive:
                 raise
             answer, refusal = error.answer, str(error)
         date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
-        return StoreSaid(_http_date(date), refusal)
+        return StoreStatus(_http_date(date), refusal)
 
     def _call(self, operation: str, key: str, **arguments: Any) -> Any:
         with self._translated(operation, key):
@@ -204,17 +204,17 @@ class S3Archive:
                 # The answer to a HEAD has no body to tell more.
                 if code == "NoSuchKey" or (operation, code) == ("head_object", "404"):
                     raise ObjectMissing(key) from error
-                away = ArchiveUnavailable(
+                failure = ArchiveUnavailable(
                     f"S3: {s3_errors.explain_s3_answer(operation, error.response)}", error.response
                 )
-                away.is_answer = s3_errors.is_about_one_object(error.response)
-                raise away from None  # its text is whatever answered there
+                failure.is_answer = s3_errors.is_about_one_object(error.response)
+                raise failure from None  # its text is whatever answered there
             except (BotoCoreError, ResponseParserError) as error:
                 why = error_hints.explain_tls_error(error)
                 said = f"{type(error).__name__}{why}" if why else s3_errors.explain_s3_error(error)
-                away = ArchiveUnavailable(f"S3: {said}")
-                away.is_unreached = type(error).__name__ in s3_errors.UNREACHED
-                raise away from None
+                failure = ArchiveUnavailable(f"S3: {said}")
+                failure.is_unreached = type(error).__name__ in s3_errors.UNREACHED
+                raise failure from None
 
 
 def s3_client(endpoint_url: str | None, times: timeouts.Timeouts, addressing: str = "") -> Any:
@@ -253,7 +253,7 @@ def _checksums(kind: str, data: bytes, digest: str) -> dict[str, str]:
     return {name: b64encode(value).decode() for name, value in found.items()}
 
 
-def _need_store(operation: str, answer: Mapping[str, Any], name: str) -> None:
+def _require_store(operation: str, answer: Mapping[str, Any], name: str) -> None:
     """Raise ArchiveUnavailable for a 200 that lacks what every store says: some login page's, or a proxy's."""
     if answer.get(name) in (None, ""):
         raise ArchiveUnavailable(f"S3: {operation} was answered by something that is no store")

@@ -152,10 +152,10 @@ def _is_page(answer: Mapping[str, Any]) -> bool:
 
 def _region(answer: Mapping[str, Any]) -> str:
     """Give the region that the store says it is, where that is a name; whatever answered there can say anything."""
-    told = answer.get("Error", {}).get("Region") or answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(
+    region = answer.get("Error", {}).get("Region") or answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(
         "x-amz-bucket-region", ""
     )
-    return told if isinstance(told, str) and told.isascii() and told.replace("-", "").isalnum() else ""
+    return region if isinstance(region, str) and region.isascii() and region.replace("-", "").isalnum() else ""
 
 
 def _joined(what: str, meaning: str) -> str:

@@ -5,10 +5,10 @@ inside it. check() is asked between members and blocks of containers and between
 raises ContainerError where the time is over. What runs in C meanwhile is not bounded here: the caller bounds the
 process.
 
-`note` is called with the path of the part that is looked into, "" for the structure of the mail itself, and with None
-while the caller has the turn. So a caller that writes it down knows after a crash which part was in hand, and gives its
-path in `kept`: such a part is given out whole, and nothing looks into it. With a path in `kept` twice even its transfer
-encoding stays. `keeps_all` gives out every part whole.
+`on_change` is called with the path of the part that is looked into, "" for the structure of the mail itself, and with
+None while the caller has the turn. So a caller that writes it down knows after a crash which part was in hand, and
+gives its path in `kept`: such a part is given out whole, and nothing looks into it. With a path in `kept` twice even
+its transfer encoding stays. `keeps_all` gives out every part whole.
 
 Guarantees: time is CPU time of this thread, so that a busy machine changes no verdict.
 """
@@ -25,11 +25,11 @@ FAILED_BEFORE = "an attempt failed at it"
 ATTEMPTS_FAILED = "earlier attempts failed"
 
 
-def _note_nothing(_: str | None) -> None:
+def _ignore(_: str | None) -> None:
     pass
 
 
-class Watch:
+class ReadMonitor:
     """What bounds and follows the reading of one mail; with no arguments it bounds nothing."""
 
     def __init__(
@@ -38,54 +38,54 @@ class Watch:
         mail_time: float = math.inf,
         kept: Sequence[str] = (),
         keeps_all: bool = False,
-        note: Callable[[str | None], None] = _note_nothing,
-        begun: Callable[[], None] = lambda: None,
+        on_change: Callable[[str | None], None] = _ignore,
+        on_part: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        self.in_hand: str | None = None
+        self.current_part: str | None = None
         self._part_time = part_time
         self._kept = Counter(kept) if kept else {}
         self._keeps_all = keeps_all
-        self._note = note
-        self._begun = begun
+        self._on_change = on_change
+        self._on_part = on_part
         self._clock = clock if mail_time < math.inf or part_time < math.inf else lambda: 0.0
         self._mail_end = self._clock() + mail_time
         self._end = self._mail_end
 
-    def begin(self, path: str) -> str:
+    def begin_part(self, path: str) -> str:
         """Begin with a part of the mail itself, and return why_kept() of it.
 
-        `begun` is called, which may bound what runs in C.
+        `on_part` is called, which may bound what runs in C.
         """
         now = self._clock()
         self._end = min(now + self._part_time, self._mail_end)
-        self._begun()
-        self.look(path)
-        return self._why_kept(path, now)
+        self._on_part()
+        self.set_current(path)
+        return self._reason_to_keep(path, now)
 
-    def look(self, path: str) -> None:
+    def set_current(self, path: str) -> None:
         """Note which part is looked into from now on."""
-        if path != self.in_hand:
-            self.in_hand = path
-            self._note(path)
+        if path != self.current_part:
+            self.current_part = path
+            self._on_change(path)
 
-    def rest(self) -> None:
+    def clear_current(self) -> None:
         """Note that no part is in hand."""
-        self.in_hand = None
-        self._note(None)
+        self.current_part = None
+        self._on_change(None)
 
-    def why_kept(self, path: str) -> str:
+    def reason_to_keep(self, path: str) -> str:
         """Return why a part has to be given out whole, "" if it need not."""
-        return self._why_kept(path, self._clock())
+        return self._reason_to_keep(path, self._clock())
 
-    def _why_kept(self, path: str, now: float) -> str:
+    def _reason_to_keep(self, path: str, now: float) -> str:
         if path in self._kept:
             return FAILED_BEFORE
         if self._keeps_all:
             return ATTEMPTS_FAILED
         return TOOK_TOO_LONG if now >= self._end else ""
 
-    def why_kept_mail(self) -> str:
+    def reason_to_keep_mail(self) -> str:
         """Return why the whole mail has to be given out as one part, "" if it need not."""
         return FAILED_BEFORE if "" in self._kept else ""
 
