@@ -111,7 +111,7 @@ class Settings:
 
     @property
     def probes_dir(self) -> Path:
-        """Where check finds the header of mail that it has sent itself."""
+        """Return the directory in which check finds the header of mail that it has sent itself."""
         return self.state_dir / "probes"
 
     @property
@@ -133,7 +133,7 @@ class Settings:
 
     @property
     def task_time_limit(self) -> float:
-        """Give how long a task may run: it ends before its lease does, or another worker would join it."""
+        """Return how long a task may run: it ends before its lease does, or another worker would join it."""
         return TASK_SHARE * self.lease
 
     @property
@@ -265,7 +265,7 @@ def _listener(text: str) -> str:
 
 
 def _local(text: str) -> str:
-    """Take a unix socket or a loopback address: what is listened to elsewhere, everybody could read."""
+    """Return a unix socket or a loopback address: any other one could be read by everybody."""
     port = re.fullmatch(r"(?:127(?:\.\d{1,3}){3}|\[::1\]|localhost):(\d+)", text)
     if port:
         _number(int, 1, 65535)(port[1])
@@ -415,7 +415,7 @@ def read_file(path: str) -> dict[str, str]:
 
 
 def doubtful_lines(path: str) -> Iterator[str]:
-    """Say which lines of a settings file may not mean what they say. Raise SettingsError.
+    """Yield a warning for each line of a settings file that may not mean what it says. Raise SettingsError.
 
     A key that is no program's of ours is passed over, since the file may hold what others read; but `DATABSE_URL`
     leaves the embedded database in force.

@@ -62,11 +62,11 @@ class Verdict:
 
 
 class UnclearFieldError(OrderflowError):
-    """A field is not of the grammar, or can be read in two ways."""
+    """A field does not follow the grammar, or can be read in two ways."""
 
 
 def read_verdicts(value: bytes, authserv_id: str) -> list[Verdict]:
-    """Return the results of a field, none if it is of another authserv-id. Raises UnclearFieldError."""
+    """Return the results of a field, none if it is of another authserv-id. Raise UnclearFieldError."""
     if len(value) > _LONGEST:
         raise UnclearFieldError
     return _read(_Cursor(value), authserv_id.encode().lower())
@@ -84,7 +84,7 @@ def read_verdict(value: bytes, authserv_id: str) -> Verdict | None:
 
 
 def may_name(value: bytes, authserv_id: str) -> bool:
-    """Tell whether any software could take this field for one of this authserv-id, in whatever way it reads.
+    """Return whether any software could take this field for one of this authserv-id, in whatever way it reads.
 
     OpenDMARC drops comments, quotes, backslashes and blanks on its way to the id.
     """
@@ -96,7 +96,7 @@ def may_name(value: bytes, authserv_id: str) -> bool:
 
 
 def _without_comments(value: bytes) -> bytes | None:
-    """Take comments out; None where one, or a quoted string, has no end."""
+    """Return a value without comments; None where one, or a quoted string, has no end."""
     kept: list[bytes] = []
     depth, is_quoted = 0, False
     for piece in _PIECE.findall(value):
@@ -132,7 +132,7 @@ class _Cursor:
         return found
 
     def is_at(self, text: bytes) -> bool:
-        """Tell what stands here; b"" is the end."""
+        """Return whether this character comes next; b"" is the end."""
         return self._value[self._at : self._at + 1] == text
 
     def skip_blanks(self) -> None:

@@ -1,8 +1,8 @@
-"""What a mail says of being no person's: noted on its row, and judged by nobody here.
+"""Signs that no person wrote a mail. They are recorded on its row and change nothing else.
 
-A program that answers mail must not answer these (RFC 3834, section 2); this one answers none and sends none, so such
-mail is recorded and extracted like any other: an order may well come from a machine. Its traits are for the document
-handler, which may answer, and for who looks for a loop.
+A program that answers mail must not answer such mail (RFC 3834, section 2). This package answers and sends none, so it
+records and extracts such mail like any other: an order may well come from a machine. The signals are for the document
+handler, which may answer, and for an operator who looks for a loop.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class AutomaticMailSignal(StrEnum):
 
 
 def read_signals(header: MailHeader, sender: str, is_own: Callable[[str], bool]) -> list[AutomaticMailSignal]:
-    """Read the traits of a mail with this envelope sender; `is_own` tells a recipient that is one of ours.
+    """Return the signals in a mail with this envelope sender; `is_own` is true for a recipient of ours.
 
     Auto-Submitted is RFC 3834's, section 5: anything but "no". Precedence (RFC 2076, section 3.9) counts with the
     values that mailing lists and programs use. Delivered-To is what Postfix's loop detection goes by.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 BEFORE_QUEUE = "before-queue"
-# Stands in the row of a mail whose sender nothing tells any more. No address looks so, and "" is the null sender.
+# The sender in the row of a mail whose sender is not known any more. No address looks so; "" is the null sender.
 UNKNOWN_SENDER = "<unknown>"
 
 

@@ -1,4 +1,4 @@
-"""Who a message is: the header fields that are recorded, and its identity.
+"""The identity of a message, and the header fields that are recorded of it.
 
     digest             SHA-256 of the raw bytes: the object key and the integrity check
     fingerprint        SHA-256 of what the sender wrote: From, To, Cc, Subject, Date, Message-ID, what
@@ -14,7 +14,7 @@ content: blanks inside quotes, a CR or LF inside a line of binary, lines among t
 
 The fingerprint is stored and compared with later ones: what goes into it must never change, or every redelivery is
 held. Earlier versions took all blanks and all line ends for the same. Where that makes a difference, the mail has a
-`former_fingerprint` too, by which `recognition` finds what was recorded before, and compares it with care. For all
+`former_fingerprint` too, by which `admission` finds what was recorded before, and compares it with care. For all
 other mail both are the same.
 
 A header over the bound of `mime.fields` is not read to its end. Then the fingerprint is made of all bytes from the
@@ -86,7 +86,7 @@ class ReadMail:
 
 
 def disambiguated_message_id(source_message_id: str, fingerprint: str) -> str:
-    """Give the identity of a mail whose Message-ID is another one's: it is recorded for good, as the fingerprint is."""
+    """Return the identity of a mail whose Message-ID is another one's. It is stored for good, as the fingerprint is."""
     return f"{source_message_id}#{fingerprint[:16]}"
 
 
@@ -139,7 +139,7 @@ def written_fields(header: MailHeader) -> dict[str, list[bytes]]:
 
 
 def _message_id(value: bytes | None) -> str:
-    """Give the Message-ID, or "" where it is missing, empty, over-long or could pass for a synthetic one."""
+    """Return the Message-ID, or "" where it is missing, empty, over-long or could pass for a synthetic one."""
     text = storable((value or b"").decode("utf-8", "replace"), _FIELD_LIMIT)
     start, end = text.find("<"), text.find(">")
     if 0 <= start < end:
@@ -150,7 +150,7 @@ def _message_id(value: bytes | None) -> str:
 
 
 def _address(value: bytes | None) -> str:
-    """Give the first address of a From field; the whole text where none can be read."""
+    """Return the first address of a From field; the whole text where none can be read."""
     text = _text(value)
     try:
         address = next((address for _, address in getaddresses([text]) if address), text)

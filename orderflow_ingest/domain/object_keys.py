@@ -40,27 +40,27 @@ class RawName:
 
 
 def organization_key(org_id: int) -> str:
-    """Give the key of an organisation's own object."""
+    """Return the key of an organisation's own object."""
     return f"org/{org_id}/organization.json"
 
 
 def raw_prefix(org_id: int) -> str:
-    """Give what the keys of an organisation's mail begin with."""
+    """Return what the keys of an organisation's mail begin with."""
     return f"org/{org_id}/raw/"
 
 
 def document_prefix(org_id: int) -> str:
-    """Give what the keys of an organisation's documents begin with."""
+    """Return what the keys of an organisation's documents begin with."""
     return f"org/{org_id}/documents/"
 
 
 def raw_key(org_id: int, digest: str, source: str = EMAIL, is_held: bool = False) -> str:
-    """Give the key of a mail."""
+    """Return the key of a mail."""
     return f"org/{org_id}/{_PLACES[source]}/{'held/' if is_held else ''}{digest}.eml"
 
 
 def decision_key(held: str) -> str:
-    """Give the key of the decision on the mail of this key."""
+    """Return the key of the decision on the mail of this key."""
     name = read_raw_key(held)
     if name is None:
         raise ValueError("this is no key of a mail")
@@ -69,7 +69,7 @@ def decision_key(held: str) -> str:
 
 
 def document_key(org_id: int, digest: str) -> str:
-    """Give the key of a document."""
+    """Return the key of a document."""
     return f"org/{org_id}/documents/{digest}"
 
 
@@ -82,7 +82,7 @@ def read_raw_key(key: str) -> RawName | None:
 
 
 def is_decision(key: str) -> bool:
-    """Tell whether this is the key of a decision on a held mail."""
+    """Return whether this is the key of a decision on a held mail."""
     name = read_raw_key(key)
     return name is not None and name.is_decision
 
@@ -93,21 +93,21 @@ def is_own(org_id: int, key: str) -> bool:
 
 
 def read_org_id(key: str) -> int | None:
-    """Tell whose object this is; None if no organisation's."""
+    """Return the id of the organization that owns this object; None if it has no owner."""
     found = _ORG.match(key)
     return int(found[1]) if found else None
 
 
 def message_id(key: str) -> UUID:
-    """Give the id of the message whose mail has this key."""
+    """Return the id of the message whose mail has this key."""
     return uuid5(_OURS, key)
 
 
 def held_id(key: str) -> UUID:
-    """Give the id of the mail of this key as one that is held; a message made of it has another id."""
+    """Return the id of the mail of this key as one that is held; a message made of it has another id."""
     return uuid5(_OURS, f"held {key}")
 
 
 def document_id(message: UUID, part_path: str, digest: str) -> UUID:
-    """Give the id of a document: other content in the same part is another document."""
+    """Return the id of a document: other content in the same part is another document."""
     return uuid5(message, f"{part_path} {digest}")

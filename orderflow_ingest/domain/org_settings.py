@@ -3,7 +3,7 @@
 Each is stored under its key in KEYS: a number as such, all else as the text that was typed. What is not stored is as
 for everybody. A key that a newer version has written is ignored here, and kept by who changes another one.
 
-A value that does not read is OrgSettingsError, by its key: mail is then deferred, since nobody can tell what was meant.
+A value that does not read is OrgSettingsError, by its key: mail is then deferred, since its meaning is not known.
 """
 
 import re
@@ -39,7 +39,7 @@ class OrgSettings:
 
 @dataclass(frozen=True)
 class OrgKey:
-    """One key. `default` is text as an operator would type it; an empty one is told by `default_meaning`.
+    """One key. `default` is text as an operator would type it; for an empty one `default_meaning` is shown.
 
     `former_name` is what an earlier version stored it under: it is read, and accepted from an operator, for ever.
     """
@@ -111,7 +111,7 @@ _FORMER_NAMES = {key.former_name: key.name for key in KEYS if key.former_name}
 
 
 def read_settings(stored: Mapping[str, Any]) -> OrgSettings:
-    """Read what is stored for an organisation. Raises OrgSettingsError."""
+    """Read what is stored for an organisation. Raise OrgSettingsError."""
     stored = with_current_names(stored)
     return OrgSettings(**{key.field: _read(key, stored.get(key.name, key.default)) for key in KEYS})
 
@@ -129,7 +129,7 @@ def with_current_names(stored: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def changed(stored: Mapping[str, Any], changes: Mapping[str, str]) -> dict[str, Any]:
-    """Give what is to be stored after these changes; an empty value takes a key out. Raises OrgSettingsError."""
+    """Return what is to be stored after these changes; an empty value takes a key out. Raise OrgSettingsError."""
     changes = {current_name(name): text for name, text in changes.items()}
     for name in changes:
         if name not in _BY_NAME:

@@ -41,17 +41,17 @@ class Outcome(Enum):
 
     @property
     def line(self) -> bytes:
-        """Give the one line that a program prints for pipe(8)."""
+        """Return the one line that a program prints for pipe(8)."""
         return f"{self.dsn_code} {self.text}\n".encode("ascii")
 
     @property
     def is_accepted(self) -> bool:
-        """Tell whether we have taken charge of the message."""
+        """Return whether we have taken charge of the message."""
         return self.exit_status == EX_OK
 
     @property
     def is_temporary(self) -> bool:
-        """Tell whether Postfix keeps the message and tries again."""
+        """Return whether Postfix keeps the message and tries again."""
         return self.exit_status == EX_TEMPFAIL
 
 

@@ -66,7 +66,7 @@ _RESULTS, _SPF, _SIGNATURE = "authentication-results", "received-spf", "dkim-sig
 
 
 class Rejection(StrEnum):
-    """Why a mail is not taken by itself."""
+    """Why a mail is held instead of accepted. The texts are shown to operators."""
 
     NO_ADDRESS = "no address in From"
     NOT_ALLOWED = "From is not among allowed_senders"
@@ -94,12 +94,12 @@ class Authenticator:
 def check_raw_sender(
     raw: bytes, allowed: tuple[str, ...], authserv_id: str, is_filtered: bool = True
 ) -> Rejection | None:
-    """Tell what speaks against a raw mail of which no queue id is known; as check_sender()."""
+    """Return why a raw mail without a known queue id is rejected, as check_sender() does."""
     return check_sender(read_mail_header(raw), allowed, Authenticator(authserv_id, is_filtered=is_filtered))
 
 
 def check_sender(header: MailHeader, allowed: tuple[str, ...], authenticator: Authenticator) -> Rejection | None:
-    """Tell what speaks against taking a mail for one of these addresses and @domains; None if nothing does."""
+    """Return why a mail is not accepted as one of these addresses and @domains; None if it is."""
     sources = [field.value for field in header.fields if field.name == "from"]
     if not header.is_whole or sum(map(len, sources)) > _FROM_LIMIT:
         return Rejection.HEADER_TOO_LONG
@@ -116,7 +116,7 @@ def check_sender(header: MailHeader, allowed: tuple[str, ...], authenticator: Au
 
 
 def domain_of(address: str) -> str:
-    """Give the domain of an address."""
+    """Return the domain of an address."""
     return address.rpartition("@")[2]
 
 
@@ -132,7 +132,7 @@ def _addresses(source: bytes) -> list[str]:
 
 
 def _check_results(header: MailHeader, domain: str, authenticator: Authenticator) -> Rejection | None:
-    """Tell what speaks against it that our server has authenticated this domain."""
+    """Return why this domain counts as not authenticated by our server; None if it is authenticated."""
     at, id = _find_received(header, authenticator.queue_id), authenticator.authserv_id
     if at is None or not authenticator.is_filtered:
         return Rejection.NOT_AUTHENTICATED
@@ -167,14 +167,14 @@ def _find_received(header: MailHeader, queue_id: str | None) -> int | None:
 
 
 def _names(received: bytes, queue_id: str | None) -> bool:
-    """Tell whether a Received field names this queue id, as Postfix writes it: `… id 4bXyz;` or `… id 4bXyz for …`."""
+    """Return whether a Received names this queue id, as Postfix writes it: `… id 4bXyz;` or `… id 4bXyz for …`."""
     words = received.split()
     named = {word.partition(b";")[0] for before, word in pairwise(words) if before == b"id"}
     return queue_id is None or (queue_id != "" and queue_id.encode("utf-8", "replace") in named)
 
 
 def _is_plain(field: Field) -> bool:
-    """Tell whether nothing in a field can have made OpenDKIM write more than an address."""
+    """Return whether nothing in a field can have made OpenDKIM write more than an address."""
     if field.name != _SIGNATURE:
         return True
     identities = (b"".join(found.split()) for found in _IDENTITY.findall(field.value))

@@ -43,8 +43,8 @@ class HoldReason(StrEnum):
 class EventKind(StrEnum):
     """What happened to a message, a document or a held mail."""
 
-    RECEIVED = "RECEIVED"  # told by the row itself
-    RECORDED = "RECORDED"  # told by the row itself
+    RECEIVED = "RECEIVED"  # not stored: the row itself says so
+    RECORDED = "RECORDED"  # not stored: the row itself says so
     EXTRACTED = "EXTRACTED"
     HANDED_OVER = "HANDED_OVER"
     ATTEMPT_FAILED = "ATTEMPT_FAILED"
@@ -68,5 +68,5 @@ _ALLOWED = {
 
 
 def allowed_from(target: Status) -> tuple[Status, ...]:
-    """Give the statuses from which `target` may be reached."""
+    """Return the statuses from which `target` may be reached."""
     return _ALLOWED[target]

@@ -29,7 +29,7 @@ def encode_envelope(envelope: Envelope) -> bytes:
 def decode_envelope(header: bytes) -> Envelope:
     """Read what encode_envelope() wrote; unknown names are ignored, so that a newer writer is read.
 
-    Raises EnvelopeError.
+    Raise EnvelopeError.
     """
     found = _decode_header(header)
     try:

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write every byte: write(2) may take fewer. Raises OSError."""
+    """Write every byte: write(2) may take fewer. Raise OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def sync_file(path: "str | PathLike[str]") -> None:
-    """Make the content of a file durable. Raises OSError."""
+    """Make the content of a file durable. Raise OSError."""
     _sync(path, 0)
 
 
 def sync_directory(path: "str | PathLike[str]") -> None:
-    """Make the names in a directory durable. Raises OSError."""
+    """Make the names in a directory durable. Raise OSError."""
     _sync(path, os.O_DIRECTORY)
 
 

@@ -63,7 +63,7 @@ class Target:
 
 
 def is_postgresql(url: str) -> bool:
-    """Tell whether a URL names PostgreSQL."""
+    """Return whether a URL names PostgreSQL."""
     return url.startswith(_SCHEMES)
 
 

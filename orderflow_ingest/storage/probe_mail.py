@@ -1,7 +1,7 @@
 """Probes: mail that `orderflow-admin check` sends itself, to see the header that a delivery gets.
 
 Guarantees: a mail is a probe only if its Message-ID names a file in the state directory that check has made minutes
-ago. That name is 128 random bits, which nobody else knows. The header of a probe is written into its file, and no step
+ago. That name is 128 random bits, which no one else knows. The header of a probe is written into its file, and no step
 of a delivery follows: nothing is archived, recorded or handed over. All other mail is delivered, a probe that comes
 after check has ended too.
 
@@ -24,7 +24,7 @@ _END = b"\n\n"
 
 
 def is_probe(message_id: str, raw: bytes, directory: Path, now: float | None = None) -> bool:
-    """Tell whether a mail is a probe that is waited for; then its header is written for the one who waits."""
+    """Return whether a mail is a probe that check waits for; if so, write its header for check."""
     if not message_id.startswith(_PREFIX):
         return False
     found = _MESSAGE_ID.fullmatch(message_id)
@@ -38,7 +38,7 @@ def is_probe(message_id: str, raw: bytes, directory: Path, now: float | None = N
                 return False
             handed.truncate(0)  # first: a probe may come twice, and what is left of a longer header ends as a whole one
             return handed.write(header) == len(header)
-    except OSError:  # nobody waits for it, or nobody can be told
+    except OSError:  # no check waits for it, or its file cannot be written
         return False
 
 
@@ -50,7 +50,7 @@ class Probes:
         self._files: dict[str, Path] = {}
 
     def expect(self, domain: str) -> str:
-        """Give the Message-ID of a probe that is waited for from now on. Raises OSError."""
+        """Return the Message-ID of a probe that is waited for from now on. Raise OSError."""
         name = token_hex(16)
         file = self._directory / name
         file.touch(0o600, exist_ok=False)
@@ -59,7 +59,7 @@ class Probes:
         return message_id
 
     def header(self, message_id: str) -> bytes | None:
-        """Give the header of a probe as a delivery got it; None if it has not come. Raises OSError."""
+        """Return the header of a probe as a delivery got it; None if it has not come. Raise OSError."""
         header = self._files[message_id].read_bytes()
         return header if header.endswith(_END) else None
 
@@ -71,7 +71,7 @@ class Probes:
 
 @contextmanager
 def waiting(directory: Path) -> Iterator[Probes]:
-    """Wait for probes, as the user that delivers; afterwards nothing is left of them. Raises OSError."""
+    """Wait for probes, as the user that delivers; afterwards nothing is left of them. Raise OSError."""
     directory.mkdir(0o700, exist_ok=True)
     for left in directory.iterdir():  # by a check that was killed
         if time.time() - left.stat().st_mtime > _LIFETIME:

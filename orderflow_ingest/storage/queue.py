@@ -307,7 +307,7 @@ class _Postgres(_GroupCommitStorage, PostgresStorage):  # type: ignore[misc]
         return self.TAKE.format(chosen), (*(value for one in values for value in one), _LONGEST_ROW)
 
     def queue_size(self) -> int:
-        """Count the waiting tasks; where many rows that were taken are kept, return PostgreSQL's own estimate.
+        """Return the number of waiting tasks, or PostgreSQL's estimate where many deleted rows are still kept.
 
         A count would read each of them: 66 ms after 300,000 tasks under one snapshot, at each delivery's admission. The
         estimate is some seconds late, and every role may read it.
@@ -374,17 +374,17 @@ class Queue:
         self._hand_over = _register(self.huey, "hand_over", hand_over, time_limit)
 
     def enqueue_extraction(self, org_id: int, message_id: UUID, is_live: bool = True) -> None:
-        """Enqueue the extraction of a message, behind all live work unless `is_live`. Raises QueueUnavailable."""
+        """Enqueue the extraction of a message, behind all live work unless `is_live`. Raise QueueUnavailable."""
         self._call_with_retry(lambda: self._extract(org_id, str(message_id), priority=_priority(is_live)))
 
     def enqueue_hand_over(self, org_id: int, document_id: UUID, is_live: bool = True) -> None:
-        """Enqueue the hand-over of a document, as enqueue_extraction() does. Raises QueueUnavailable."""
+        """Enqueue the hand-over of a document, as enqueue_extraction() does. Raise QueueUnavailable."""
         self._call_with_retry(lambda: self._hand_over(org_id, str(document_id), priority=_priority(is_live)))
 
     def depth(self) -> int:
-        """Count the waiting tasks, or estimate them, as `_Postgres` says.
+        """Return the number of waiting tasks, or an estimate, as `_Postgres` says.
 
-        Raises QueueUnavailable, also for an answer that is no number of tasks.
+        Raise QueueUnavailable, also for an answer that is no number of tasks.
         """
         number = self._call_with_retry(self.huey.pending_count)
         if not isinstance(number, int) or number < 0:
@@ -392,7 +392,7 @@ class Queue:
         return number
 
     def waiting_rows(self) -> set[tuple[int, UUID]]:
-        """Return the organization and the row of each waiting task. Raises QueueUnavailable."""
+        """Return the organization and the row of each waiting task. Raise QueueUnavailable."""
         return set(self._call_with_retry(lambda: list(self._waiting_rows())))
 
     def _waiting_rows(self) -> Iterator[tuple[int, UUID]]:
@@ -404,14 +404,14 @@ class Queue:
                     yield arguments[0], UUID(arguments[1])
 
     def record_sweep(self, who: str, at: float) -> None:
-        """Record who swept last, of all hosts, and when (seconds since 1970). Raises QueueUnavailable.
+        """Record who swept last, of all hosts, and when (seconds since 1970). Raise QueueUnavailable.
 
         Idempotent by the one key, which Redis and SQL storages keep beside the tasks.
         """
         self._call_with_retry(lambda: self.huey.storage.put_data(_LAST_SWEEP, json.dumps([who, at]).encode()))
 
     def last_sweep(self) -> tuple[str, float] | None:
-        """Return what record_sweep() recorded last. Raises QueueUnavailable, also where this role may not read it."""
+        """Return what record_sweep() recorded last. Raise QueueUnavailable, also where this role may not read it."""
         found = self._call_with_retry(lambda: self.huey.storage.peek_data(_LAST_SWEEP))
         try:
             if len(found) > _LONGEST_ROW:
@@ -432,14 +432,14 @@ class Queue:
         return not isinstance(storage, _Postgres) or bool(self._call_with_retry(storage.notify_works))
 
     def query(self, statement: str) -> list[tuple[Any, ...]] | None:
-        """Return the rows of a statement where the queue is in PostgreSQL; None elsewhere. Raises QueueUnavailable."""
+        """Return the rows of a statement where the queue is in PostgreSQL; None elsewhere. Raise QueueUnavailable."""
         storage = self.huey.storage
         if not isinstance(storage, _Postgres):
             return None
         return list(self._call_with_retry(lambda: storage.sql(statement, results=True)))
 
     def create_tables(self) -> None:
-        """Create what the storage needs; safe to repeat. Raises QueueUnavailable."""
+        """Create what the storage needs; safe to repeat. Raise QueueUnavailable."""
         self._call_with_retry(getattr(self.huey.storage, "initialize_schema", lambda: None))
 
     def _call_with_retry(self, call: Callable[[], Any]) -> Any:

@@ -3,14 +3,14 @@
 An entry is one file, see `spool_entry`: the envelope's header lines, then the raw bytes as they came.
 
     tmp/NAME    arriving: not yet ours; leftovers older than a day are deleted by clean()
-    new/NAME    spooled: ours, to be delivered by who wrote it, or by the drain if that died
-    dead/NAME   set aside for an operator; dead/NAME.why tells the failures, one line each
+    new/NAME    spooled: ours, to be delivered by the process that wrote it, or by the drain if that died
+    dead/NAME   a dead letter, for an operator; dead/NAME.why lists the failures, one line each
     failures/K  unexpected failures of one content for one recipient, one line each
 
 Commit instant: the return of the sync of new/, after the synced file was renamed into it. From then
 on the message survives a crash at any line. All four directories lie on one file system, so that a
-rename moves an entry whole. Who works on an entry holds an flock on it, which the kernel takes back
-from a killed process; so a drain passes over what is being delivered and finds what was left.
+rename moves an entry whole. The process that works on an entry holds an flock on it, which the
+kernel releases for a killed process; so a drain skips entries that are being delivered and finds those that were left.
 
 This module knows nothing of what is in an envelope or a message.
 """
@@ -62,11 +62,11 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Give the number of bytes of the file."""
+        """Return the number of bytes of the file."""
         return os.fstat(self._fd).st_size
 
     def read(self) -> tuple[bytes, bytes]:
-        """Give the envelope's header and the raw message, in memory once. Raises EntryDamagedError."""
+        """Return the envelope's header and the raw message, in memory once. Raise EntryDamagedError."""
         head, end = b"", -1
         while end < 0 and (block := os.pread(self._fd, BLOCK, len(head))):
             head += block
@@ -115,12 +115,12 @@ class Spool:
         return Entry(*write_entry(self.directory, header, read, limit, is_whole))
 
     def claim(self, name: str) -> Entry | None:
-        """Lock the entry `name` of new/; None if it is gone or another process is at it."""
+        """Lock the entry `name` of new/; None if it is gone or another process holds it."""
         fd = lock_entry(self._path("new", name)) if _NAME.fullmatch(name) else None
         return Entry(name, fd) if fd is not None else None
 
     def entries(self) -> list[str]:
-        """List the names in new/, the oldest first; a host without a spool has none."""
+        """Return the names in new/, the oldest first; none on a host without a spool."""
         return sorted(self._names("new"))
 
     def finish(self, entry: Entry) -> None:
@@ -129,7 +129,7 @@ class Spool:
         entry.release()
 
     def record_failure(self, key: str, line: str) -> int:
-        """Note an unexpected failure of the content `key`; give how many there are by now."""
+        """Record an unexpected failure of the content `key`; return how many there are by now."""
         fd = os.open(self._path("failures", key), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with open(fd, "a+", encoding="utf-8", errors="backslashreplace") as file:
             file.write(" ".join(line.splitlines()) + "\n")
@@ -152,22 +152,22 @@ class Spool:
         entry.release()
 
     def dead(self) -> list[tuple[str, str]]:
-        """List what was set aside, the oldest first: its name and why."""
+        """Return the name and the failures of each dead letter, the oldest first."""
         names = sorted(name for name in self._names("dead") if not name.endswith(".why"))
         return [(name, self._why(name)) for name in names]
 
     def count_dead(self) -> int:
-        """Count what was set aside."""
+        """Return the number of dead letters."""
         return sum(not name.endswith(".why") for name in self._names("dead"))
 
     def read_dead(self, name: str) -> tuple[bytes, bytes]:
-        """Give header and raw message of a dead letter. Raises FileNotFoundError, EntryDamagedError."""
+        """Return header and raw message of a dead letter. Raise FileNotFoundError, EntryDamagedError."""
         return self.read(name, is_dead=True)
 
     def read(self, name: str, is_dead: bool = False) -> tuple[bytes, bytes]:
-        """Give header and raw message of an entry or a dead letter, whoever is at it.
+        """Return header and raw message of an entry or a dead letter, locked or not.
 
-        Raises FileNotFoundError, EntryDamagedError.
+        Raise FileNotFoundError, EntryDamagedError.
         """
         path = self._path("dead" if is_dead else "new", os.path.basename(name))
         entry = Entry(name, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -177,7 +177,7 @@ class Spool:
             entry.release()
 
     def restore_dead(self, name: str) -> None:
-        """Move a dead letter back to new/ for another delivery. Raises FileNotFoundError."""
+        """Move a dead letter back to new/ for another delivery. Raise FileNotFoundError."""
         name = os.path.basename(name)
         os.replace(self._path("dead", name), self._path("new", name))
         sync_directory(self._path("new"))
@@ -191,7 +191,7 @@ class Spool:
         sync_directory(self._path("dead"))
 
     def clean(self, older_than: float = 86400.0) -> int:
-        """Delete what arriving messages left in tmp/, and old failure notes; give their number.
+        """Delete what arriving messages left in tmp/, and old failure notes; return their number.
 
         A failure note lives 30 times as long: longer than any Postfix keeps a message in its queue.
         """
@@ -207,7 +207,7 @@ class Spool:
         return count
 
     def is_on_one_file_system(self) -> bool:
-        """Tell whether a rename can move an entry between all states."""
+        """Return whether a rename can move an entry between all states."""
         return len({os.stat(self._path(state)).st_dev for state in _STATES}) == 1
 
     def _files(self, state: str) -> Iterator[str]:
@@ -231,7 +231,7 @@ class Spool:
 
 
 def last_line(why: str) -> str:
-    """Give the failure for which a dead letter was set aside: the last one of all that `dead` tells."""
+    """Return the failure that made an entry a dead letter: the last line of those that dead() returns."""
     return why.splitlines()[-1]
 
 

@@ -50,10 +50,10 @@ def write_entry(
     limit: int,
     is_whole: "Callable[[bytes], bool]" = lambda last: True,
 ) -> tuple[str, int]:
-    """Store one message durably below a spool's directory; give its name and the descriptor that holds its lock.
+    """Store one message durably below a spool's directory; return its name and the descriptor that holds its lock.
 
     `read(n)` gives up to n bytes, b"" at the end; it is called for blocks of 64 KiB, so memory does not grow with the
-    message. `limit` is in bytes. `is_whole` is asked when all is on disk, with the last block. Raises SpoolWriteError,
+    message. `limit` is in bytes. `is_whole` is asked when all is on disk, with the last block. Raise SpoolWriteError,
     MessageTooBigError, MessageTruncatedError, and what `read` raises; none leaves a file.
 
     Not by `replace_file`: the entry is locked and checked before it gets its name, and no name is ever replaced.
@@ -79,7 +79,7 @@ def write_entry(
 
 
 def lock_entry(path: str) -> int | None:
-    """Lock an entry; None if it is gone or another process is at it."""
+    """Lock an entry; None if it is gone or another process holds it."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def lock_entry(path: str) -> int | None:
 
 
 def withdraw_entry(directory: str, name: str) -> bool:
-    """Remove an entry that nobody is at; False if it is gone, or left to who is at it."""
+    """Remove an entry that is not locked; return False if it is gone or locked."""
     path = f"{directory}/new/{name}"
     fd = lock_entry(path)
     if fd is None:
@@ -110,7 +110,7 @@ def withdraw_entry(directory: str, name: str) -> bool:
 
 
 def _copy(fd: int, header: bytes, read: "Callable[[int], bytes]", limit: int) -> bytes:
-    """Write header and message, and sync; give the last block. Past the limit the rest is read and dropped."""
+    """Write header and message, and sync; return the last block. Past the limit the rest is read and dropped."""
     length, last = 0, b""
     _write(fd, MAGIC + _length(0) + b"\n" + header.rstrip(b"\n") + b"\n\n")
     while block := read(BLOCK):

@@ -6,11 +6,12 @@ gzip_file    gzip            one_file     bzip2, xz      names      names of mem
 tnef         winmail.dat     outlook      .msg           mapi, rtf  what both share
 smime        S/MIME          ber          its encoding
 encryption   documents that are encrypted
-guards       how failures are told, and how much work one mail may cause
+guards       how failures are raised, and how much work one mail may cause
 
-Guarantees: nothing but ContainerError leaves an opener, whatever the bytes; what is unpacked is bounded by one Budget
-for the whole mail, counted while it is unpacked and not as the container claims, and so is work that unpacks nothing.
-No member's path touches a file system. No I/O, no clock but the one that a caller gives to the Budget, no settings.
+Guarantees: nothing but ContainerError leaves an opener, whatever the bytes; what is unpacked is bounded by one
+UnpackBudget for the whole mail, counted while it is unpacked and not as the container claims, and so is work that
+unpacks nothing. No member's path touches a file system. No I/O, no clock but the one that a caller gives to the budget,
+no settings.
 
 A container is opened member by member, so that the files of an archive need not lie in memory together. Who opens it
 learns of a failure where it occurs: the members before it were good, and the container itself is then kept whole. A
@@ -31,7 +32,7 @@ class Role(Enum):
 
     FILE = "file"
     BODY = "body"  # the text of a message, as text/plain or text/html
-    LINK = "link"  # a link or a device in an archive: it is told, and has no data
+    LINK = "link"  # a link or a device in an archive: it is listed, and has no data
     MESSAGE = "message"  # a message: its MIME bytes in `data`, or taken apart already, in `members`
 
 

@@ -31,7 +31,7 @@ class Element:
 
 
 def read_element(data: bytes, position: int) -> Element:
-    """Return the element at a position. Raises ValueError."""
+    """Return the element at a position. Raise ValueError."""
     if position + 2 > len(data):
         raise ValueError("ends early")
     tag, length, start = data[position], data[position + 1], position + 2
@@ -53,7 +53,7 @@ def read_element(data: bytes, position: int) -> Element:
 
 
 def children(data: bytes, parent: Element, budget: UnpackBudget) -> Iterator[Element]:
-    """Yield the elements within one. Raises ValueError."""
+    """Yield the elements within one. Raise ValueError."""
     position, count = parent.start, 0
     while parent.end is None or position < parent.end:
         budget.step(_STEPS)
@@ -69,7 +69,7 @@ def children(data: bytes, parent: Element, budget: UnpackBudget) -> Iterator[Ele
 
 
 def after(data: bytes, element: Element, budget: UnpackBudget) -> int:
-    """Return where the next element begins. Raises ValueError."""
+    """Return where the next element begins. Raise ValueError."""
     if element.end is not None:
         return element.end
     position, unended, count = element.start, 1, 0
@@ -84,7 +84,7 @@ def after(data: bytes, element: Element, budget: UnpackBudget) -> int:
 
 
 def chunks(data: bytes, string: Element, budget: UnpackBudget) -> Iterator[memoryview]:
-    """Yield the bytes of an octet string, which may be made of others. Raises ValueError."""
+    """Yield the bytes of an octet string, which may be made of others. Raise ValueError."""
     if not string.tag & _CONSTRUCTED:
         yield memoryview(data)[string.start : string.end]
         return

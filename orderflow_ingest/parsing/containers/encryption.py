@@ -1,4 +1,4 @@
-"""Tell the documents that are encrypted: PDF, Office in its new and its old form, OpenDocument.
+"""Find the documents that are encrypted: PDF, Office in its new and its old form, OpenDocument.
 
 Guarantees: never raises but for this machine's faults, and takes linear time. Only the few places are read where a
 format says that it is encrypted, so that damage elsewhere changes nothing; a place that cannot be found says no.
@@ -35,7 +35,7 @@ _BOF, _FILEPASS = (0x0009, 0x0209, 0x0409, 0x0809), 0x002F
 
 
 def is_encrypted(data: bytes, detected_type: str | None, budget: UnpackBudget) -> bool:
-    """Tell whether a document says that it is encrypted."""
+    """Return whether a document says that it is encrypted."""
     if detected_type == "application/pdf":
         return _is_encrypted_pdf(data)
     if data.startswith(OLE):
@@ -46,7 +46,7 @@ def is_encrypted(data: bytes, detected_type: str | None, budget: UnpackBudget) -
 
 
 def _is_encrypted_pdf(data: bytes) -> bool:
-    """Tell it by the last trailer: where one is encrypted, those after it have to say so too."""
+    """Return whether the last trailer says so: where one is encrypted, those after it have to say so too."""
     trailer = _last_trailer(data)
     if b"#" in trailer:
         trailer = _ESCAPE.sub(lambda found: bytes((int(found[1], 16),)), trailer)
@@ -111,7 +111,7 @@ def _first_sector(data: bytes, name: str) -> bytes:
 
 
 def _has_file_pass(stream: bytes) -> bool:
-    """Tell whether FILEPASS is among the first records, where it stands before all that is encrypted."""
+    """Return whether FILEPASS is among the first records, where it stands before all that is encrypted."""
     if int.from_bytes(stream[:2], "little") not in _BOF:
         return False
     at = 0

@@ -1,7 +1,7 @@
-"""What all openers share: first bytes, how failures are told, and how much work one mail may cause.
+"""What all openers share: first bytes, how failures are raised, and how much work one mail may cause.
 
-One Budget goes through all containers of a mail, those inside others too. It is asked for each member, for each block
-that is unpacked, and for each step that costs time without giving bytes: an entry of a directory, an attribute, a
+One UnpackBudget goes through all containers of a mail, those inside others too. It is asked for each member, for each
+block that is unpacked, and for each step that costs time without giving bytes: an entry of a directory, an attribute, a
 property, a word of RTF. A step is about a microsecond, so that MOST_STEPS bounds the time of a mail whose containers
 are small and claim much, and it does so in the same way on a busy machine. `check` is asked as well, so that a caller
 with a clock can end the work: it raises ContainerError.
@@ -58,27 +58,27 @@ class UnpackBudget:
         self._unchecked = 0
 
     def check_time(self) -> None:
-        """Ask the caller's clock, if there is one. Raises ContainerError."""
+        """Ask the caller's clock, if there is one. Raise ContainerError."""
         self._unchecked = 0
         if self._check is not None:
             self._check()
 
     def take_member(self) -> None:
-        """Count one member. Raises ContainerError."""
+        """Count one member. Raise ContainerError."""
         self.check_time()
         if self.members < 1:
             raise ContainerError("too many members")
         self.members -= 1
 
     def take(self, size: int) -> None:
-        """Count bytes that are about to be unpacked, or just were. Raises ContainerError."""
+        """Count bytes that are about to be unpacked, or just were. Raise ContainerError."""
         self.check_time()
         if size > self.size:
             raise ContainerError("too large when unpacked")
         self.size -= size
 
     def step(self, count: int = 1) -> None:
-        """Count steps of about a microsecond that give no bytes. Raises ContainerError."""
+        """Count steps of about a microsecond that give no bytes. Raise ContainerError."""
         if count > self.steps:
             raise ContainerError("too much to read")
         self.steps -= count
@@ -111,7 +111,7 @@ class UnpackLimit:
         self._budget = budget
 
     def take(self, size: int) -> None:
-        """Count bytes that were unpacked. Raises ContainerError."""
+        """Count bytes that were unpacked. Raise ContainerError."""
         self._left -= size
         if self._left < 0:
             raise ContainerError("ratio too high")

@@ -24,7 +24,7 @@ _STREAM_STEPS = 10
 
 
 def open_gzip(data: bytes, budget: UnpackBudget, filename: str = "") -> Iterator[Member]:
-    """Yield the one file of a gzip file. Raises ContainerError."""
+    """Yield the one file of a gzip file. Raise ContainerError."""
     with reading("damaged"):
         budget.take_member()
         content, end = inflate(data, Coding(GZIP, _Decompressor, _STREAM_STEPS), budget)

@@ -1,4 +1,4 @@
-"""Tell which attachments are containers, and open them.
+"""Which attachments are containers, and how each kind is opened.
 
 Guarantees: container_kind never raises, and reads names and first bytes, and of an OLE file the whole. open_container
 opens lazily, and raises as the opener does, which is imported when the first member is asked for.
@@ -66,7 +66,7 @@ _NEAR = 1000
 # Archives that nothing here opens: Microsoft's cabinet, LHA, ACE, Zstandard, lzip.
 _UNREAD = ((b"MSCF\0\0\0\0", b"\x28\xb5\x2f\xfd", b"LZIP\x01"), (b"-lh5-", b"-lh6-", b"-lh7-"), b"**ACE**")
 _UNREAD_KIND = "unread archive"
-# The module and function that open a kind, and what they are told beside content and budget.
+# The module and function that open a kind, and the arguments they take beside content and budget.
 _OPENERS = {
     "zip": ("zip_archive", "open_zip", "hint"),
     "gzip": ("gzip_file", "open_gzip", "filename"),
@@ -133,7 +133,7 @@ def _archive_kind(data: bytes, ending: str, declared_type: str) -> str | None:
 
 
 def is_mime_text(data: bytes) -> bool:
-    """Tell whether a message or a part of one begins here: a header that says so, or the first boundary of parts."""
+    """Return whether a message or a part of one begins here: a header that says so, or the first boundary of parts."""
     if not looks_like_header(data):
         return _PARTS.match(data[:_NEAR].lstrip(b"\r\n")) is not None
     start = skip_leading_blanks(data)
@@ -144,7 +144,7 @@ def is_mime_text(data: bytes) -> bool:
 def open_container(
     kind: str, data: bytes, budget: UnpackBudget, filename: str = "", hint: str = ""
 ) -> Iterator[Member]:
-    """Yield the members of a container; filename is its own name, hint a charset of the mail. Raises ContainerError."""
+    """Yield the members of a container; filename is its own name, hint a charset of the mail. Raise ContainerError."""
     if kind == _UNREAD_KIND:
         raise ContainerError(UNREAD_ARCHIVE)
     if kind not in _OPENERS:

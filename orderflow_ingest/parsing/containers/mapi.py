@@ -70,7 +70,7 @@ class Properties:
         return cut_text(self.text(key))[0]
 
     def is_unicode(self, key: int) -> bool:
-        """Tell whether a value is a string of UTF-16."""
+        """Return whether a value is a string of UTF-16."""
         return self._values.get(key, (0, b""))[0] == UNICODE
 
 
@@ -93,7 +93,7 @@ def content_id(values: Properties) -> str:
 
 
 def body_members(values: Properties, budget: UnpackBudget) -> Iterator[Member]:
-    """Yield the text of a message as plain text and as HTML. Raises ContainerError."""
+    """Yield the text of a message as plain text and as HTML. Raise ContainerError."""
     internet = charset_of(values.number(INTERNET_CODEPAGE)) or values.charset
     for key, kind in ((BODY, "text/plain"), (BODY_HTML, "text/html")):
         data = (values.data(key) or b"").rstrip(b"\0")
@@ -107,7 +107,7 @@ def body_members(values: Properties, budget: UnpackBudget) -> Iterator[Member]:
 
 
 def rtf_member(values: Properties, budget: UnpackBudget) -> Iterator[Member]:
-    """Yield the text of a message's RTF where it has no other body. Raises ContainerError.
+    """Yield the text of a message's RTF where it has no other body. Raise ContainerError.
 
     It comes last: where it is too long the attachments were given before the container is kept whole for it.
     """

@@ -54,7 +54,7 @@ class Names:
 
 
 def is_litter(name: str) -> bool:
-    """Tell the files that file managers leave in archives."""
+    """Return whether a file is one that file managers leave in archives."""
     last = name.rsplit("/", 1)[-1]
     return name.startswith("__MACOSX/") or last.startswith("._") or last in _LITTER
 

@@ -50,14 +50,14 @@ class Coding:
 
 
 def open_bzip2(data: bytes, budget: UnpackBudget, filename: str = "") -> Iterator[Member]:
-    """Yield the one file of a bzip2 file. Raises ContainerError."""
+    """Yield the one file of a bzip2 file. Raise ContainerError."""
     import bz2
 
     yield _open(data, Coding(BZIP2, bz2.BZ2Decompressor, _STREAM_STEPS), budget, filename)
 
 
 def open_xz(data: bytes, budget: UnpackBudget, filename: str = "") -> Iterator[Member]:
-    """Yield the one file of an xz file. Raises ContainerError."""
+    """Yield the one file of an xz file. Raise ContainerError."""
     import lzma
 
     make = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, MEMORY_LIMIT)

@@ -6,7 +6,7 @@ to read
 Guarantees: nothing but ContainerError leaves; time and memory stay in proportion to the file, whatever its tables
 claim; all streams together are no longer than four times the file. An attached message is a member MESSAGE and is read
 as its `members` are asked for. An attached OLE object is given as its Package or CONTENTS stream; one that has neither
-is told, without data.
+is listed, without data.
 
 olefile (BSD, pure Python) reads the compound file; extract-msg, which reads all of a message, is GPL and brings six
 more packages. olefile trusts the header, and was measured: a FAT that claims to go on costs unbounded memory, a
@@ -107,7 +107,7 @@ class _File:
         return self._load_entry(number)
 
     def read(self, entry: _Entry) -> bytes:
-        """Return a stream's bytes, as far as they go. Raises ContainerError."""
+        """Return a stream's bytes, as far as they go. Raise ContainerError."""
         self._room -= entry.size
         if self._room < 0:
             raise ContainerError("damaged")
@@ -117,7 +117,7 @@ class _File:
 
 
 def open_outlook(data: bytes, budget: UnpackBudget) -> Iterator[Member]:
-    """Yield the body of an Outlook message, and then its attachments. Raises ContainerError."""
+    """Yield the body of an Outlook message, and then its attachments. Raise ContainerError."""
     if not data.startswith(OLE):
         raise ContainerError("not Outlook")
     with reading("damaged"):
@@ -207,7 +207,7 @@ def _read_object(file: _File, storage: _Entry, budget: UnpackBudget) -> tuple[by
 
 
 def _read_properties(file: _File, storage: _Entry, header: int, codepage: int | None) -> Properties:
-    """Return a storage's properties, but for the data of attachments. Raises ContainerError."""
+    """Return a storage's properties, but for the data of attachments. Raise ContainerError."""
     values: dict[int, tuple[int, bytes]] = {}
     for entry in storage.kids:
         if not file.is_stream(entry):

@@ -1,4 +1,4 @@
-"""Tell what keeps a RAR archive (4 and 5) whole: it is encrypted, or nothing here opens it.
+"""Why a RAR archive (4 and 5) stays whole: it is encrypted, or nothing here opens it.
 
 Reasons: encrypted · archive not opened
 
@@ -34,7 +34,7 @@ def open_rar(data: bytes, budget: UnpackBudget) -> Iterator[Member]:
 
 
 def _is_encrypted_4(data: bytes, budget: UnpackBudget) -> bool:
-    """Tell whether the main block says that names are encrypted (0x80), or a file's block that the file is (0x04)."""
+    """Return whether the main block says that names are encrypted (0x80), or a file's block that the file is (0x04)."""
     position = len(_FOURTH)
     for _ in range(_MOST_BLOCKS):
         budget.step(_BLOCK_STEPS)
@@ -53,7 +53,7 @@ def _is_encrypted_4(data: bytes, budget: UnpackBudget) -> bool:
 
 
 def _is_encrypted_5(data: bytes, budget: UnpackBudget) -> bool:
-    """Tell whether there is a block of encryption (4), or a file (2, 3) with a record of it (1) in its extra area."""
+    """Return whether there is a block of encryption (4), or a file (2, 3) with a record of it (1) in its extra area."""
     position = len(_FIFTH)
     for _ in range(_MOST_BLOCKS):
         budget.step(_BLOCK_STEPS)
@@ -80,7 +80,7 @@ def _is_encrypted_5(data: bytes, budget: UnpackBudget) -> bool:
 
 
 def _number(data: bytes, position: int) -> tuple[int, int]:
-    """Return a number of seven bits a byte, and where it ends. Raises ValueError, IndexError."""
+    """Return a number of seven bits a byte, and where it ends. Raise ValueError, IndexError."""
     value = 0
     for place in range(10):
         byte = data[position + place]

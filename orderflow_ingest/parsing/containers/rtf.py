@@ -1,4 +1,4 @@
-"""Take the text out of a message body in compressed RTF ([MS-OXRTFCP], RTF 1.9).
+"""Extract the text of a message body in compressed RTF ([MS-OXRTFCP], RTF 1.9).
 
 Guarantees: never raises but RtfTooLongError, and ContainerError where the mail's budget of steps is used up; takes
 linear time, gives text without lone surrogates. A wrong checksum and a damaged end are tolerated: what could be read is
@@ -63,14 +63,14 @@ class RtfTooLongError(Exception):
 def rtf_to_text(packed: bytes, charset: str, budget: UnpackBudget) -> tuple[str, str]:
     """Return the type and the text of a compressed RTF body: text/plain, or the text/html that is wrapped in it.
 
-    charset is for bytes of which the RTF does not say. Raises RtfTooLongError.
+    charset is for bytes of which the RTF does not say. Raise RtfTooLongError.
     """
     rtf = decompress_rtf(packed, budget)
     return "text/html" if _wraps_html(rtf) else "text/plain", strip_rtf(rtf, charset, budget)
 
 
 def decompress_rtf(packed: bytes, budget: UnpackBudget) -> bytes:
-    """Return the RTF, or as much as can be read. Raises RtfTooLongError."""
+    """Return the RTF, or as much as can be read. Raise RtfTooLongError."""
     kind, contents = packed[8:12], packed[16:]
     if kind == _PLAIN:
         return contents[: int.from_bytes(packed[4:8], "little")]
@@ -104,7 +104,7 @@ def decompress_rtf(packed: bytes, budget: UnpackBudget) -> bytes:
 
 
 def strip_rtf(rtf: bytes, charset: str, budget: UnpackBudget) -> str:
-    """Return the text of RTF, with the tags of a page that is wrapped in it. Raises RtfTooLongError."""
+    """Return the text of RTF, with the tags of a page that is wrapped in it. Raise RtfTooLongError."""
     if len(rtf) > _LONGEST:
         raise RtfTooLongError
     wraps_html = _wraps_html(rtf)

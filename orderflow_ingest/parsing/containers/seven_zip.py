@@ -3,9 +3,9 @@
 Reasons: damaged · directory too large · encrypted · no members · ratio too high · too large when unpacked · too many
 members · too much to read · unsupported compression
 
-Guarantees: nothing but ContainerError leaves, and time is linear. Encryption of any file is told before the first is
-given; where the names are encrypted too, the archive is. Bytes are counted as they are unpacked, and a dictionary is no
-larger than what is to come out. Directories and the litter of file managers are not given. Nothing touches a file
+Guarantees: nothing but ContainerError leaves, and time is linear. Encryption of any file is reported before the first
+is given; where the names are encrypted too, the archive is. Bytes are counted as they are unpacked, and a dictionary is
+no larger than what is to come out. Directories and the litter of file managers are not given. Nothing touches a file
 system.
 
 Own, since there is no library to leave this to. py7zr brings seven packages in C and a tenth of a second of start, and
@@ -53,7 +53,7 @@ class _Coder:
 class _Folder:
     """Streams packed as one: how they were packed, from the packed side, where the bytes lie, and what comes out.
 
-    chain is empty where the coders stand in no row; ciphered tells whether one of them is a cipher.
+    chain is empty where the coders stand in no row; ciphered is true if one of them is a cipher.
     """
 
     chain: list[_Coder]
@@ -153,7 +153,7 @@ class _Source:
         self._waiting = bytearray()
 
     def read(self, size: int, crc: int | None) -> bytes:
-        """Return the next bytes. Raises ContainerError."""
+        """Return the next bytes. Raise ContainerError."""
         while len(self._waiting) < size:
             block = next(self._blocks, b"")
             if not block:
@@ -168,7 +168,7 @@ class _Source:
 
 
 def open_seven_zip(data: bytes, budget: UnpackBudget) -> Iterator[Member]:
-    """Yield the files of an archive. Raises ContainerError."""
+    """Yield the files of an archive. Raise ContainerError."""
     given, left_out, at, source = 0, False, -1, None
     with reading("damaged"):
         limit = UnpackLimit(len(data), budget)
@@ -201,7 +201,7 @@ def open_seven_zip(data: bytes, budget: UnpackBudget) -> Iterator[Member]:
 def _read_directory(
     data: bytes, limit: UnpackLimit, budget: UnpackBudget
 ) -> tuple[list[_Folder], list[_Stream], list[_File]]:
-    """Return what an archive holds. Raises ContainerError, ValueError, IndexError."""
+    """Return what an archive holds. Raise ContainerError, ValueError, IndexError."""
     begin, size = (int.from_bytes(data[at : at + 8], "little") for at in (12, 20))
     begin += _HEADER_SIZE
     if not data.startswith(SEVEN_ZIP) or begin + size > len(data):
@@ -246,7 +246,7 @@ def _read_header(numbers: _Numbers, budget: UnpackBudget) -> tuple[list[_Folder]
 
 
 def _read_streams(numbers: _Numbers, budget: UnpackBudget) -> tuple[list[_Folder], list[_Stream]]:
-    """Return the folders of an archive, and the streams in them. Raises ContainerError for what cannot be unpacked."""
+    """Return the folders of an archive, and the streams in them. Raise ContainerError for what cannot be unpacked."""
     position, sizes = _HEADER_SIZE, []
     folders: list[_Folder] = []
     kind = numbers.byte()
@@ -325,7 +325,7 @@ def _read_folder(numbers: _Numbers, budget: UnpackBudget) -> _Folder:
 
 
 def _most(count: int) -> int:
-    """Return a number of coders, or of what goes through one. Raises ValueError for more than any program writes."""
+    """Return a number of coders, or of what goes through one. Raise ValueError for more than any program writes."""
     if not 0 < count <= _MOST_CODERS:
         raise ValueError("too many coders")
     return count
@@ -385,7 +385,7 @@ def _read_files(numbers: _Numbers, budget: UnpackBudget) -> list[_File]:
 
 
 def _is_link(attributes: int) -> bool:
-    """Tell a symbolic link, which is marked by what Unix says of a file in the upper half of its attributes."""
+    """Return whether a file is a symbolic link, by the Unix mode in the upper half of its attributes."""
     return bool(attributes & 0x8000) and stat.S_ISLNK(attributes >> 16)
 
 
@@ -395,7 +395,7 @@ def _is_supported(folder: _Folder) -> bool:
 
 
 def _unpack(data: bytes, folder: _Folder) -> Iterator[bytes]:
-    """Yield what comes out of a folder, block by block. Raises ContainerError."""
+    """Yield what comes out of a folder, block by block. Raise ContainerError."""
     methods = [coder.method for coder in folder.chain]
     if methods == [_STORED]:
         for at in range(folder.begin, folder.end, BLOCK):

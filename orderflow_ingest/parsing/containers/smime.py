@@ -51,7 +51,7 @@ class _Found:
 
 
 def open_smime(data: bytes, budget: UnpackBudget, filename: str = "") -> Iterator[Member]:
-    """Yield the one member of an opaque S/MIME message. Raises ContainerError."""
+    """Yield the one member of an opaque S/MIME message. Raise ContainerError."""
     with reading("not CMS"):
         content = _unwrap(_as_binary(data), budget)
     stem = filename
@@ -96,7 +96,7 @@ def _unwrap(data: bytes, budget: UnpackBudget) -> bytes:
 
 
 def _is_cms(data: bytes, budget: UnpackBudget) -> bool:
-    """Tell whether the content is one more structure, as of a file that was signed twice."""
+    """Return whether the content is one more structure, as of a file that was signed twice."""
     try:
         return _read_info(data, budget)[0] in (_SIGNED, _COMPRESSED, *_SECRET)
     except (ValueError, StopIteration):
@@ -119,7 +119,7 @@ def _read_info(data: bytes, budget: UnpackBudget) -> tuple[bytes, Element]:
 
 
 def _find_content(data: bytes, bare: bytes, budget: UnpackBudget) -> _Found:
-    """Return the content of a structure; bare is the type of one that does not tell it. Raises ContainerError."""
+    """Return the content of a structure; bare is the type of one that does not tell it. Raise ContainerError."""
     kind, structure = _read_info(data, budget)
     kind = kind or bare
     if kind in _SECRET:

@@ -4,7 +4,7 @@ Reasons: damaged · headers too large · multi-part · no members · sparse file
 members · too much to read
 
 Guarantees: nothing but ContainerError leaves, and time is linear. Nothing touches a file system: a member is its name
-and its bytes. Links, devices and pipes are told as members LINK, without data, and are not followed. Of sparse files
+and its bytes. Links, devices and pipes are given as members LINK, without data, and are not followed. Of sparse files
 the holes are not filled: they are left out, and the archive is kept whole for them after its other members.
 Directories, labels and the litter of file managers are not given. A header whose checksum is wrong ends the reading.
 Several archives, one after another, are read as one.
@@ -33,7 +33,7 @@ _NULS = re.compile(rb"\0*+")
 _LONG_NAME, _PAX, _SPARSE, _CONTINUED = b"L", (b"x", b"X"), b"S", b"M"
 _LINKS = (b"1", b"2", b"3", b"4", b"6")
 _WITHOUT_CONTENT = (*_LINKS, b"5")
-# A header for all members, link names and old long names tell nothing that is needed here.
+# A header for all members, link names and old long names hold nothing that is needed here.
 _EXTENDED_TYPES = (_LONG_NAME, *_PAX, b"g", b"K", b"N")
 _PASSED = (b"5", b"D", b"V")
 
@@ -49,7 +49,7 @@ class _Header:
 
 @dataclass
 class _Overrides:
-    """What the headers before that of a member say of it."""
+    """What the extended headers before that of a member say of it."""
 
     name: bytes | None = None
     size: int | None = None
@@ -57,7 +57,7 @@ class _Overrides:
 
 
 def begins_tar(data: bytes) -> bool:
-    """Tell whether a block that describes a member stands at the beginning."""
+    """Return whether a block that describes a member stands at the beginning."""
     try:
         _read_header(data, 0)
     except ValueError:
@@ -66,7 +66,7 @@ def begins_tar(data: bytes) -> bool:
 
 
 def open_tar(data: bytes, budget: UnpackBudget, hint: str = "") -> Iterator[Member]:
-    """Yield the files of an archive; hint names a charset used elsewhere in the mail. Raises ContainerError."""
+    """Yield the files of an archive; hint names a charset used elsewhere in the mail. Raise ContainerError."""
     names, overrides = Names(budget, hint), _Overrides()
     position, given, left_out = 0, 0, False
     with reading("damaged"):
@@ -109,7 +109,7 @@ def _find_header(data: bytes, position: int) -> int | None:
 
 
 def _read_header(data: bytes, at: int) -> _Header:
-    """Return the header at a position. Raises ValueError."""
+    """Return the header at a position. Raise ValueError."""
     block = data[at : at + _BLOCK]
     if len(block) < _BLOCK:
         raise ValueError("ends early")
@@ -126,7 +126,7 @@ def _read_header(data: bytes, at: int) -> _Header:
 
 
 def _number(field: bytes) -> int:
-    """Return a number in octal digits, or in base 256 by its first bit. Raises ValueError."""
+    """Return a number in octal digits, or in base 256 by its first bit. Raise ValueError."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0").split(b" ", 1)[0].split(b"\0", 1)[0]
@@ -138,7 +138,7 @@ def _number(field: bytes) -> int:
 def _find_content(
     data: bytes, at: int, header: _Header, overrides: _Overrides, budget: UnpackBudget
 ) -> tuple[int, int]:
-    """Return where a member's bytes begin, and their number. Raises ContainerError."""
+    """Return where a member's bytes begin, and their number. Raise ContainerError."""
     budget.step(_HEADER_STEPS)
     begin = at + _BLOCK
     size = header.size if overrides.size is None or header.type in _EXTENDED_TYPES else overrides.size
@@ -158,7 +158,7 @@ def _find_content(
 def _read_overrides(
     kind: bytes, data: bytes, begin: int, end: int, overrides: _Overrides, budget: UnpackBudget
 ) -> None:
-    """Take what the content of a header says of the next member. Raises ContainerError, ValueError."""
+    """Read what the content of an extended header says of the next member. Raise ContainerError, ValueError."""
     if end - begin > _LONGEST_HEADER:
         raise ContainerError("headers too large")
     if kind == _LONG_NAME:

@@ -73,7 +73,7 @@ class _Attachment:
 
 
 def open_tnef(data: bytes, budget: UnpackBudget) -> Iterator[Member]:
-    """Yield the body of a TNEF stream, and then its attachments. Raises ContainerError."""
+    """Yield the body of a TNEF stream, and then its attachments. Raise ContainerError."""
     if not data.startswith(TNEF):
         raise ContainerError("not TNEF")
     yield from _read(memoryview(data), budget, 0)
@@ -219,7 +219,7 @@ def _after_name(data: memoryview, position: int) -> int:
 
 
 def _value(data: memoryview, kind: int, position: int, budget: UnpackBudget) -> tuple[memoryview | None, int]:
-    """Return a property's value, None if it has several, and where the next begins. Raises ValueError."""
+    """Return a property's value, None if it has several, and where the next begins. Raise ValueError."""
     several, kind = kind & _MULTIPLE, kind & ~_MULTIPLE
     count = 1
     if several or kind in _VARIABLE:

@@ -37,7 +37,7 @@ _UNICODE_PATH = 0x7075
 
 
 def open_zip(data: bytes, budget: UnpackBudget, hint: str = "") -> Iterator[Member]:
-    """Yield the files of an archive; hint names a charset used elsewhere in the mail. Raises ContainerError."""
+    """Yield the files of an archive; hint names a charset used elsewhere in the mail. Raise ContainerError."""
     with reading("damaged"):
         _check_directory(data, budget)
         archive = ZipFile(BytesIO(data))
@@ -53,7 +53,7 @@ def open_zip(data: bytes, budget: UnpackBudget, hint: str = "") -> Iterator[Memb
 
 
 def read_one(data: bytes, name: str, most: int, budget: UnpackBudget) -> bytes:
-    """Return the first bytes of the member of this name, empty if there is none. Raises ContainerError."""
+    """Return the first bytes of the member of this name, empty if there is none. Raise ContainerError."""
     with reading("damaged"):
         _check_directory(data, budget)
         archive = ZipFile(BytesIO(data))
@@ -64,7 +64,7 @@ def read_one(data: bytes, name: str, most: int, budget: UnpackBudget) -> bytes:
 
 
 def _check_directory(data: bytes, budget: UnpackBudget) -> None:
-    """Count the directory's entries, and look for the other disks. Raises ContainerError."""
+    """Count the directory's entries, and look for the other disks. Raise ContainerError."""
     # zipfile looks at the very end first, where a comment would stand otherwise.
     end = len(data) - _END_SIZE if data[-_END_SIZE:].startswith(_END) and data.endswith(b"\0\0") else data.rfind(_END)
     if end < 0:

@@ -97,7 +97,7 @@ class Wording:
         return "".join(self._text.split())
 
     def is_contained_in(self, other: "Wording") -> bool:
-        """Tell whether another text holds all of this one."""
+        """Return whether another text holds all of this one."""
         if self.words == " ":
             return self.signs in other.signs
         if self.words in other.words:

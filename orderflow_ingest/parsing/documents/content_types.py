@@ -2,7 +2,7 @@
 
 A declared type says little: mail programs send spreadsheets as octet streams and CSV as text/plain. So the content's
 own signature comes first, then the ending of the name, then the declared type; of each the first that says something
-and that the content does not contradict. A claim that the content contradicts is told as a defect, since a program
+and that the content does not contradict. A claim that the content contradicts is given as a defect, since a program
 named order.pdf is either a mistake or an attack.
 """
 
@@ -104,7 +104,7 @@ _SAME = {
     "application/x-msword": "application/msword",
 }
 _SAYS_LITTLE = ("", "application/octet-stream", "text/plain", "application/unknown", "application/x-unknown")
-# What is inside them is told by the name or the sender only.
+# What is inside them is known from the name or the sender only.
 _SHARED = ("application/zip", "application/x-ole-storage", "application/xml")
 _FAMILIES = (
     # Mail programs call a .xlsx by the type of a .xls, and Office keeps a locked .xlsx in a file like a .xls.
@@ -147,7 +147,7 @@ def contradictions(declared: str, detected: str | None, filename: str | None) ->
 
 
 def _differ(claim: str, shown: str) -> bool:
-    """Tell whether content that shows one type cannot be what is claimed; content may show none."""
+    """Return whether content that shows one type cannot be what is claimed; content may show none."""
     if claim in ("", "application/octet-stream") or claim == shown:
         return False
     if claim in _HAS_SIGNATURE:

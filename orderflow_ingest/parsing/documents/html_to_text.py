@@ -103,7 +103,7 @@ def _lay_out(page: str, lower: str, budget: ByteBudget) -> PageText:
         found = [_extract(piece, marked) for piece in pieces]
     except MemoryError:
         raise
-    except Exception:  # of a foreign parser; the caller keeps the page and tells it as a defect
+    except Exception:  # of a foreign parser; the caller keeps the page and gives it a defect
         return PageText(None)
     # It parts cells by two tabs.
     text = "\n".join(text for text, _ in found).replace("\t\t", "\t")

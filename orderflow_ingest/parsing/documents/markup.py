@@ -66,12 +66,12 @@ class ByteBudget:
         self._risk = _HARMLESS
 
     def take(self, size: int) -> bool:
-        """Take so many bytes, and tell whether they were left."""
+        """Spend so many bytes; return False if fewer were left."""
         self._bytes -= size
         return self._bytes >= 0
 
     def take_risk(self, risk: int) -> bool:
-        """Take a page's risk, and tell whether it may be parsed as it is."""
+        """Spend a page's risk; return whether it may be parsed as it is."""
         if risk > self._risk:
             return False
         self._risk -= risk
@@ -115,7 +115,7 @@ def _cut(page: str) -> Iterator[str]:
 
 
 def _has_too_many_attributes(page: str) -> bool:
-    """Tell whether the parser may take long for the attributes in some tags, whatever it takes for a tag."""
+    """Return whether the parser may take long for the attributes in some tags, whatever it takes for a tag."""
     ended = page.split(">")
     if max(map(len, ended)) <= _SHORT_TAG and not _QUOTED_END.search(page):
         return False

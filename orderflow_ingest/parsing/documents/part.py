@@ -1,4 +1,4 @@
-"""The nouns: a part of a mail with the verdict on it."""
+"""A part of a mail, and the decision whether it is a document."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ class PartKind(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a part was taken or passed over; the texts stand in the database and in the manual."""
+    """Why a part is a document or is skipped; the texts are stored in the database and stand in the manual."""
 
     ATTACHMENT = "attachment"
     NAMED = "named"
@@ -70,5 +70,5 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Give the size of the content in bytes."""
+        """Return the size of the content in bytes."""
         return len(self.data)

@@ -87,7 +87,7 @@ def settle_pictures(parts: Iterable[Part]) -> Iterator[Part]:
 
 
 def is_large(data: bytes) -> bool:
-    """Tell whether a picture is large enough to be a page, a photo or a screenshot."""
+    """Return whether a picture is large enough to be a page, a photo or a screenshot."""
     if len(data) >= VERY_LARGE_SIZE:
         return True
     if (size := pixel_size(data)) is None:
@@ -136,7 +136,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _is_document(part: Part) -> bool:
-    """Tell whether a part is a document that may be the order, so that the pictures of a page are not."""
+    """Return whether a part is a document that may be the order, so that the pictures of a page are not."""
     if not part.is_document or not part.data or part.kind is not PartKind.ATTACHMENT or part.content_type in _NOTES:
         return False
     return not part.content_type.startswith("image/") or is_large(part.data)

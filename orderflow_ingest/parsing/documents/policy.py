@@ -57,7 +57,7 @@ def decide(
 ) -> tuple[bool, Reason]:
     """Return whether a leaf is a document, or a text body, and why.
 
-    parent is the type of the multipart it stands in, names are its Content-ID and Content-Location; is_shown tells
+    parent is the type of the multipart it stands in, names are its Content-ID and Content-Location; is_shown returns
     whether an HTML body of the mail shows a part that has one of the names, and is asked for images only.
     """
     if reason := _excluded_by_type(part):
@@ -99,11 +99,11 @@ def accept_types(parts: Iterable[Part], types: tuple[str, ...]) -> Iterator[Part
 
 
 class DocumentLimit:
-    """The limit on a mail's documents, and on what is told of the parts that are none.
+    """The limit on a mail's documents, and on how many other parts are listed.
 
     The first documents are taken, the last half of the places is for attachments alone: many texts keep no file out.
-    Of the others _LISTED are told as passed over, and of parts that are passed over anyway as many as documents may be
-    taken; one last part of each kind says how many more there are. `over` counts the documents that were not taken.
+    Of the others _LISTED are listed as skipped, and of parts that are skipped anyway as many as documents may be
+    accepted; one last part of each kind says how many more there are. `over` counts the documents that were not taken.
     """
 
     def __init__(self, most: int) -> None:
@@ -146,12 +146,12 @@ def find_references(pages: Iterable[str]) -> frozenset[str]:
 
 
 def is_referenced(names: Iterable[str], references: frozenset[str]) -> bool:
-    """Tell whether one of a part's names is among what pages show."""
+    """Return whether one of a part's names is among what pages show."""
     return any(unquote(name).strip().lower() in references for name in names if name)
 
 
 def names_signature(part: Part) -> bool:
-    """Tell whether a part says that it is an S/MIME signature."""
+    """Return whether a part says that it is an S/MIME signature."""
     if part.content_type in DOCUMENT_TYPES:
         return False
     generic = part.declared_type in ("application/octet-stream", "text/plain")
@@ -174,7 +174,7 @@ def _excluded_by_type(part: Part) -> Reason | None:
 
 
 def _is_text(part: Part) -> bool:
-    """Tell whether a text body is one: chance puts the signature of some odd format at the beginning of many a text."""
+    """Return whether a text body is text: by chance, many a text begins with the signature of some odd format."""
     detected = part.detected_type or "text/"
     if "html" in part.declared_type and detected == "application/xml":
         return True
@@ -182,7 +182,7 @@ def _is_text(part: Part) -> bool:
 
 
 def _is_image(part: Part) -> bool:
-    """Tell an image from a document that is only declared as one, and the other way round."""
+    """Return whether a part is an image, whatever it is declared as."""
     if part.declared_type == "application/octet-stream":
         return (part.detected_type or "").startswith("image/")
     # No mail program shows TIFF: it is a scan.

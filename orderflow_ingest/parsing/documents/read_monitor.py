@@ -1,16 +1,15 @@
-"""A watch over the reading of one mail: CPU time, and the part in hand.
+"""Limits the CPU time to read one mail, and reports which part is being read.
 
 A mail has `mail_time` seconds of CPU time, and each part that lies in the mail itself has `part_time`, with all that is
-inside it. check() is asked between members and blocks of containers and between the parts of an attached message, and
-raises ContainerError where the time is over. What runs in C meanwhile is not bounded here: the caller bounds the
-process.
+inside it. check() is called between members and blocks of containers and between the parts of an attached message, and
+raises ContainerError when the time is over. Code in C is not limited here: the caller limits the process.
 
-`on_change` is called with the path of the part that is looked into, "" for the structure of the mail itself, and with
-None while the caller has the turn. So a caller that writes it down knows after a crash which part was in hand, and
-gives its path in `kept`: such a part is given out whole, and nothing looks into it. With a path in `kept` twice even
-its transfer encoding stays. `keeps_all` gives out every part whole.
+`on_change` is called with the path of the part that is being read, "" for the structure of the mail itself, and None
+while the caller works. A caller that writes the path down knows after a crash at which part it happened. In the next
+attempt it gives the path in `kept`: such a part is given out whole and not read. With a path in `kept` twice, even its
+transfer encoding stays. `keeps_all` gives out every part whole.
 
-Guarantees: time is CPU time of this thread, so that a busy machine changes no verdict.
+Guarantees: time is CPU time of this thread, so that a busy machine changes no result.
 """
 
 import math
@@ -30,7 +29,7 @@ def _ignore(_: str | None) -> None:
 
 
 class ReadMonitor:
-    """What bounds and follows the reading of one mail; with no arguments it bounds nothing."""
+    """Limits the time to read one mail, and reports which part is being read; without arguments it limits nothing."""
 
     def __init__(
         self,
@@ -53,7 +52,7 @@ class ReadMonitor:
         self._end = self._mail_end
 
     def begin_part(self, path: str) -> str:
-        """Begin with a part of the mail itself, and return why_kept() of it.
+        """Begin with a part of the mail itself, and return reason_to_keep() of it.
 
         `on_part` is called, which may bound what runs in C.
         """
@@ -64,18 +63,18 @@ class ReadMonitor:
         return self._reason_to_keep(path, now)
 
     def set_current(self, path: str) -> None:
-        """Note which part is looked into from now on."""
+        """Set the part that is being read, and report it."""
         if path != self.current_part:
             self.current_part = path
             self._on_change(path)
 
     def clear_current(self) -> None:
-        """Note that no part is in hand."""
+        """Report that no part is being read."""
         self.current_part = None
         self._on_change(None)
 
     def reason_to_keep(self, path: str) -> str:
-        """Return why a part has to be given out whole, "" if it need not."""
+        """Return why a part must be given out whole; "" if it may be read."""
         return self._reason_to_keep(path, self._clock())
 
     def _reason_to_keep(self, path: str, now: float) -> str:
@@ -86,14 +85,14 @@ class ReadMonitor:
         return TOOK_TOO_LONG if now >= self._end else ""
 
     def reason_to_keep_mail(self) -> str:
-        """Return why the whole mail has to be given out as one part, "" if it need not."""
+        """Return why the whole mail must be given out as one part; "" if it may be read."""
         return FAILED_BEFORE if "" in self._kept else ""
 
     def may_decode(self, path: str) -> bool:
-        """Tell whether the transfer encoding of a part may be taken off."""
+        """Return whether the transfer encoding of a part may be taken off."""
         return self._kept.get(path, 0) < 2
 
     def check(self) -> None:
-        """Raise ContainerError if the time of the part in hand, or of the mail, is over."""
+        """Raise ContainerError if the time of the current part, or of the mail, is over."""
         if self._clock() >= self._end:
             raise ContainerError(TOOK_TOO_LONG)

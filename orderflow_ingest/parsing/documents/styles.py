@@ -126,7 +126,7 @@ def mark_hidden(page: str, lower: str) -> Marked:
 
 
 def _has_clash(lower: str, styles: set[str]) -> bool:
-    """Tell whether a color of text without a background of its own is that of a background elsewhere in the page."""
+    """Return whether a color of text without a background of its own is that of a background elsewhere in the page."""
     if "background" not in lower and "bgcolor" not in lower:
         return False
     painted = [read_colors(style[1:-1] if style[0] in "\"'" else style) for style in styles if "color" in style]
@@ -149,7 +149,7 @@ def read_colors(style: str) -> tuple[str, str]:
 
 
 def is_on_its_color(element: Any, steps: Iterator[int]) -> bool:
-    """Tell whether text has the color of the nearest background around it; True too if `steps` end before that."""
+    """Return whether text has the color of the nearest background around it; True too if `steps` end before that."""
     text, ground = _colors_of(element)
     around = element.parent if text and not ground else None
     while around is not None and next(steps, None) is not None:
@@ -170,7 +170,7 @@ def _colors_of(element: Any) -> tuple[str, str]:
 
 
 def _has_hiding_rule(sheet: str) -> bool:
-    """Tell whether a rule of a style sheet makes text invisible."""
+    """Return whether a rule of a style sheet makes text invisible."""
     rules = set(_RULE.findall(sheet)) if _MATTERS.search(sheet) else ()
     return any(_sight(f'"{rule}"') is not Sight.SHOWN for rule in rules)
 

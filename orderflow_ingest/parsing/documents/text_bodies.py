@@ -40,7 +40,7 @@ class BodyBudget(markup.ByteBudget):
         self._compared = COMPARED_IN_A_MAIL
 
     def take_comparison(self, size: int) -> bool:
-        """Take so many characters to compare, and tell whether they were left."""
+        """Spend so many characters to compare; return False if fewer were left."""
         self._compared -= size
         return self._compared >= 0
 
@@ -108,7 +108,7 @@ class Bodies:
         )
 
     def show(self, part: Part, names: Iterable[str]) -> bool:
-        """Tell whether an image that has one of these names is an ornament of an HTML body.
+        """Return whether an image that has one of these names is an ornament of an HTML body.
 
         A large one on pages without text is the message: a photo of an order, sent from a telephone.
         """
@@ -139,7 +139,7 @@ class Bodies:
         return None
 
     def _repeats_alternative(self, path: str, text: str) -> bool:
-        """Tell whether one alternative to a part says what it says."""
+        """Return whether one alternative to a part says what it says."""
         if (place := self._alternative_of(path)) is None:
             return False
         siblings = islice(self._alternative_texts.get(place[0], {}).items(), MOST_ALTERNATIVES)

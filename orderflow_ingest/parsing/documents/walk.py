@@ -2,11 +2,11 @@
 
 A container that could be opened is passed over in favour of what it holds, its members lie below its path. One that
 stays shut, or breaks in the middle, is a document itself, whole, with the reason; the members before the break are
-documents as well, for an order too many is seen by somebody and a lost one by nobody. The container is told after its
+documents as well, for an order too many is seen by somebody and a lost one by nobody. The container is given after its
 members, since only then is known which it is. A message that a container holds is read as a mail of its own.
 
-Bounds, for the whole mail: UNPACKED_LIMIT bytes and MAX_PARTS members out of containers, CONTAINER_DEPTH containers
-in each other, and the CPU time of the caller's watch. A part that the watch keeps, and all parts once the time of the
+Bounds, for the whole mail: UNPACKED_LIMIT bytes and MAX_PARTS members out of containers, CONTAINER_DEPTH containers in
+each other, and the CPU time of the caller's monitor. A part that the monitor keeps, and all parts once the time of the
 mail is over, are given out whole: decoded, and not looked into, not even for what they are.
 """
 
@@ -158,10 +158,10 @@ class _Reader:
             yield _unreadable(entity.path, header.type, data, failed)
 
     def _read_leaf(self, claim: _Claim, data: bytes, bodies: Bodies, depth: int) -> Iterator[Part]:
-        """Judge a leaf of a message or a member of a container, and open it if it is a container itself."""
+        """Decide on a leaf of a message or a member of a container, and open it if it is a container itself."""
         part = _without_undeclared_base64(_part(claim, data, False, Reason.EMPTY))
         is_document, reason = decide(part, claim.parent, claim.names, bodies.show)
-        self.monitor.set_current(claim.path)  # not at a page that may show it any more
+        self.monitor.set_current(claim.path)  # and no longer a page that may show it
         if is_document and not data:
             part = replace(part, defects=(*part.defects, "no content"))
         if reason is Reason.TEXT_BODY and TEXT_OUTSIDE in part.defects:
@@ -251,7 +251,7 @@ class _Reader:
                 yield from self._read_members(iter(member.members), claim.path, inner, depth + 1)
 
     def _tracked(self, members: Iterator[T], path: str) -> Iterator[T]:
-        """Yield what is in a part, which is in hand while the next of it is taken out."""
+        """Yield what is in a part, which is the current part while the next one is unpacked."""
         while True:
             self.monitor.set_current(path)
             member = next(members, None)
@@ -316,12 +316,12 @@ class _Reader:
         return bodies
 
     def _content(self, entity: Entity) -> bytes:
-        """Return a page, which is in hand from now on."""
+        """Return a page, which is the current part from now on."""
         self.monitor.set_current(entity.path)
         return _decode(entity)[0]
 
     def _return_page(self, path: str, page: bytes) -> bytes:
-        """Return a page out of a container, which is in hand from now on."""
+        """Return a page out of a container, which is the current part from now on."""
         self.monitor.set_current(path)
         return page
 
@@ -394,13 +394,13 @@ def _without_undeclared_base64(part: Part) -> Part:
 
 
 def _is_base64(data: bytes) -> bool:
-    """Tell whether content is nothing but lines of base64, the first of which is whole."""
+    """Return whether content is nothing but lines of base64, the first of which is whole."""
     first = _BASE64_LINE.match(data)
     return first is not None and len(first[1]) % 4 == 0 and _BASE64.fullmatch(data) is not None
 
 
 def _is_printable(data: bytes) -> bool:
-    """Tell text from the noise that other letters and digits become: of sixteen bytes of noise one is a control."""
+    """Return whether content is text, and not decoded noise: of sixteen bytes of noise one is a control."""
     if len(data) < _LEAST_TEXT:
         return False
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -13,7 +13,7 @@ entities    what a header says of its content
 tree        the walk over containers and leaves
 bodies      content transfer encodings
 filenames   names made safe
-sniff       types told by content
+sniff       types recognized by content
 
 Guarantees of all: nothing raises on any input, everything takes linear time. No I/O, no clock, no settings.
 """

@@ -1,7 +1,7 @@
 """Undo content transfer encodings, leniently (RFC 2045 section 6).
 
 Guarantees: never raises, takes linear time, copies a clean base64 body only once, into its decoded form. What had to
-be tolerated is told as short fixed words; an unknown encoding leaves the bytes as they are.
+be tolerated is given in short fixed words; an unknown encoding leaves the bytes as they are.
 
 base64: padding may be missing, wrong or in the middle (blocks encoded one by one and joined); noise is skipped; text
 after the end is cut off; a body that is no base64 at all stays as it is. Quoted-printable: a soft break may carry
@@ -142,7 +142,7 @@ def _decode_odd_base64(raw: bytes) -> Body:
 
 
 def _looks_like_base64(text: bytes) -> bool:
-    """Tell base64 with noise in it from a body that was never encoded, by its beginning."""
+    """Return whether a body is base64 with noise in it, and not a body without encoding, by its beginning."""
     head = text[:400]
     if not head:
         return True
@@ -255,7 +255,7 @@ def _read_uuencoded(text: bytes, position: int) -> tuple[bytes, int, bool]:
 
 
 def _decode_uu_line(line: bytes, chunks: list[bytes]) -> bool:
-    """Decode one line into chunks and tell whether it was one; lengths and blanks a mailer spoiled are mended."""
+    """Decode one line into chunks and return whether it was one; lengths and blanks a mailer spoiled are mended."""
     count = (line[0] - 32) & 63
     needed = (count + 2) // 3 * 4
     if not needed <= len(line) - 1 + 8 or len(line) > needed + 4:

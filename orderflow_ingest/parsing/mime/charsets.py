@@ -105,7 +105,7 @@ def _find_codec(label: str) -> str | None:
 
 
 def is_utf8(data: bytes) -> bool:
-    """Tell whether data is UTF-8 throughout."""
+    """Return whether data is UTF-8 throughout."""
     return _strictly(data, "utf-8") is not None
 
 
@@ -145,7 +145,7 @@ def _strictly(data: bytes, codec: str) -> str | None:
 
 
 def _mostly_utf8(data: bytes) -> bool:
-    """Tell whether data is UTF-8 that was cut or damaged, rather than another charset."""
+    """Return whether data is UTF-8 that was cut or damaged, rather than another charset."""
     # A character cut in two at the end is no damage; GBK reads as UTF-8 with two characters of five damaged.
     text = data.decode("utf-8", "replace").removesuffix("\ufffd")[:_DETECT_FROM]
     return sum(char > "\x7f" for char in text) > 3 * text.count("\ufffd")

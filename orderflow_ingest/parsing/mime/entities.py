@@ -91,12 +91,12 @@ class Header(NamedTuple):
         return label[2:] if label[:2] in ("3D", "3d") else label  # "=3D", the header was made quoted-printable
 
     def may_name(self, ending: bytes) -> bool:
-        """Tell cheaply whether the file name may have this lower-case ending: encoded ones are not looked into."""
+        """Return cheaply whether the file name may have this lower-case ending: encoded ones are not looked into."""
         values = (parameter.value.lower() for parameter in (*self.disposition.parameters, *self.content.parameters))
         return any(ending in value or b"=?" in value or b"%" in value for value in values)
 
     def has_name(self) -> bool:
-        """Tell whether the content has a file name."""
+        """Return whether the content has a file name."""
         parameters = (*self.disposition.parameters, *self.content.parameters)
         return any(parameter.name.startswith(("name", "filename")) for parameter in parameters)
 
@@ -217,7 +217,7 @@ def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bo
 
 
 def _has_blank_line(block: bytes) -> bool:
-    """Tell whether a line of blanks stands in a header, which has blanks at its end."""
+    """Return whether a line of blanks stands in a header, which has blanks at its end."""
     # One by one: a generator takes three times as long.
     may_have = b" \n" in block or b"\t\n" in block or b" \r" in block or b"\t\r" in block
     return (may_have or block[-1:] in (b" ", b"\t")) and _BLANK_LINE.search(block) is not None
@@ -230,7 +230,7 @@ def _read_ahead(scanner: Scanner, source: bytes, body: int) -> bytes:
 
 
 def _goes_on(block: _Block, source: bytes, is_message: bool) -> bool:
-    """Tell whether what follows the empty line is still header: fields that are missing, or parameters of the last."""
+    """Return whether the text after an empty line is header: fields that are missing, or parameters of the last."""
     fields, body = block.read.content, block.body
     if fields and fields[-1].value.endswith(b";") and _LATE_PARAMETER.match(source, body):
         return True

@@ -143,12 +143,12 @@ def field_name(line: bytes) -> str | None:
 
 
 def is_parameter(line: bytes) -> bool:
-    """Tell whether a line without indent is a parameter of the Content- field before it."""
+    """Return whether a line without indent is a parameter of the Content- field before it."""
     return _PARAMETER.match(line) is not None
 
 
 def looks_like_header(raw: bytes, start: int = 0) -> bool:
-    """Tell whether a message begins at start, with a field, mbox's "From " line, or empty lines before them."""
+    """Return whether a message begins at start, with a field, mbox's "From " line, or empty lines before them."""
     return _LEADING_BLANKS.match(raw, start) is not None
 
 

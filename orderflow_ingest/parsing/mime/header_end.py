@@ -70,7 +70,7 @@ _LONG_ENOUGH = 24
 
 @lru_cache(maxsize=1024)
 def is_usual(name: str, is_message: bool) -> bool:
-    """Tell whether a field has a name that headers have: a registered one, or words joined by hyphens.
+    """Return whether a field has a name that headers have: a registered one, or words joined by hyphens.
 
     Of those in a part the first word must be one that programs and servers use.
     """
@@ -149,7 +149,7 @@ class _Search:
         return ""
 
     def _is_last_field(self, name: str) -> bool:
-        """Tell whether a field stands below those that describe a part behind which nothing stands."""
+        """Return whether a field stands below those that describe a part behind which nothing stands."""
         is_part = not self.is_message and not self.holds_fields and not self.follows
         return is_part and self.name.startswith("content-") and not name.startswith(_ALWAYS)
 
@@ -196,6 +196,6 @@ def _begins_document(text: bytes, start: int) -> bool:
 
 
 def _is_base64(text: bytes, start: int) -> bool:
-    """Tell whether a line of base64 stands here, rather than a word of prose."""
+    """Return whether a line of base64 stands here, rather than a word of prose."""
     line = _BASE64.match(text, start)
     return line is not None and (len(line[1]) % 4 == 0 or len(line[1]) >= _LONG_ENOUGH)

@@ -135,7 +135,7 @@ def parse_parameters(value: bytes) -> Parametrised:
 
 
 def _sections_are_whole(parameters: tuple[Parameter, ...]) -> bool:
-    """Tell whether the sections of every parameter are numbered from nought without gap or repetition."""
+    """Return whether the sections of every parameter are numbered from nought without gap or repetition."""
     numbers: dict[str, list[int]] = {}
     for parameter in parameters:
         if (mark := _SECTION.fullmatch(parameter.name)) and mark[2] is not None:

@@ -56,16 +56,16 @@ class Scanner:
         self._unindex(self._levels.pop().boundary)
 
     def replace_top(self, boundary: bytes | None) -> None:
-        """Give the innermost level another boundary."""
+        """Return the innermost level another boundary."""
         self.close()
         self.open(boundary)
 
     def knows(self, boundary: bytes | None) -> bool:
-        """Tell whether an open level has this boundary."""
+        """Return whether an open level has this boundary."""
         return boundary in self._exact
 
     def mark_closed(self, level: int, closed: bool) -> None:
-        """Note whether a level's last delimiter was its closing one."""
+        """Record whether a level's last delimiter was its closing one."""
         self._levels[level].closed = closed
 
     def _index(self, boundary: bytes | None) -> None:
@@ -98,7 +98,7 @@ class Scanner:
         return end, body
 
     def _is_own(self, position: int, start: int, _: int, text: bytes) -> bool:
-        """Tell whether a header names the boundary of this line: its empty line is missing."""
+        """Return whether a header names the boundary of this line: its empty line is missing."""
         head = self._source[position:start]
         return len(text) > 1 and text in head and b"boundary" in head.lower()
 
@@ -134,7 +134,7 @@ class Scanner:
         return limit
 
     def _begins_part(self, _: int, after: int, text: bytes) -> bool:
-        """Tell whether a line may be a boundary that nobody declared: a field follows that describes content."""
+        """Return whether a line may be a boundary that nobody declared: a field follows that describes content."""
         return bool(text) and not text.endswith(b"--") and _CONTENT_FIELD.match(self._source, after) is not None
 
     def _match(self, start: int, after: int, text: bytes) -> Delimiter | None:

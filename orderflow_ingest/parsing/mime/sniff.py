@@ -73,7 +73,7 @@ _BINARY_STARTS = (
 
 
 def is_text(data: bytes, declared: str) -> bool:
-    """Tell whether content is text, whose line ends are those of the machine that it lies on."""
+    """Return whether content is text, whose line ends are those of the machine that it lies on."""
     if declared.startswith(("text/", "message/", "multipart/")):
         return not data.startswith(_BINARY_STARTS)
     detected = detect_type(data)
@@ -144,7 +144,7 @@ def _detect_by_signature(head: bytes) -> str | None:
 
 
 def _is_binary(head: bytes) -> bool:
-    """Tell what is neither ASCII nor UTF-8 text; the head may end inside a character."""
+    """Return whether content is neither ASCII nor UTF-8 text; the head may end inside a character."""
     try:
         codecs.utf_8_decode(head)
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
 """Walk the MIME tree of a mail as a pull parser over offsets (RFC 2046), leniently.
 
 Guarantees: never raises, never recurses, takes linear time, and copies no body except that of an encoded attached
-message. Containers come before their children. Limits (10,000 parts, 500 levels) are told as a defect of the part
+message. Containers come before their children. Limits (10,000 parts, 500 levels) are given as a defect of the part
 where the walk stopped; what was found before is kept.
 
 Paths are those of IMAP (RFC 9051 section 6.4.5): "1.2", the parts of an attached message below its own path. A
@@ -163,7 +163,7 @@ class _Walker:
         return Entity(leaf.path, "leaf", leaf.header, leaf.parent, leaf.depth, leaf.source, leaf.start, end, defects)
 
     def _may_split(self, leaf: Entity) -> bool:
-        """Tell whether other parts may stand in a leaf: in a text body, or behind base64, which holds no such line.
+        """Return whether other parts may stand in a leaf: in a text body, or behind base64, which holds no such line.
 
         A report quotes the mail that it is about, and a file is what it is.
         """

@@ -35,7 +35,7 @@ class _Piece:
 
 
 def has_encoded_word(value: bytes) -> bool:
-    """Tell whether the value holds the beginning of an encoded word."""
+    """Return whether the value holds the beginning of an encoded word."""
     return _START.search(value) is not None
 
 
@@ -100,7 +100,7 @@ def _unescape(escape: re.Match[bytes]) -> bytes:
 
 
 def _is_whole(text: bytes) -> bool:
-    """Tell whether a word's base64 ends at a byte, rather than going on in the next word."""
+    """Return whether a word's base64 ends at a byte, rather than going on in the next word."""
     digits = text[-(len(text) % 4) :] if len(text) % 4 else b""
     return text.endswith(b"=") or digits == b"" or binascii.b2a_base64(_decode_base64(digits)).startswith(digits)
 

@@ -3,18 +3,18 @@
     file:///directory      the same keys as files, written by tmp + sync + rename
     s3://bucket/prefix     any S3-compatible store, by boto3
 
-Keys are as in `keys`: a content's SHA-256 in one tenant's prefix, so that a second put writes the same object. put()
-returns when the object is durable. read() verifies the digest. What a row names is read by read_object() alone, which
-reads nothing of another tenant's whatever stands in the row. A raw object carries its envelope as metadata, so that the
-rows can be rebuilt from the archive alone.
+Keys are as in `object_keys`: a content's SHA-256 in one tenant's prefix, so that a second put writes the same object.
+put() returns when the object is durable. read() verifies the digest. What a row names is read by read_object() alone,
+which reads nothing of another tenant's whatever stands in the row. A raw object carries its envelope as metadata, so
+that the rows can be rebuilt from the archive alone.
 
 Metadata comes back as it was given, whatever is in it, its names in lower case: `metadata` reads what stores and
 proxies make of it. With files it lies in KEY.meta beside the object. S3 takes 2 KB of it, and some stores 256
 characters for a value: what is longer lies in KEY.meta too, put before the object, which says so in its own metadata;
-it goes before the object does. A listing tells no KEY.meta.
+it goes before the object does. A listing shows no KEY.meta.
 
 Small objects that several threads put at the same time go into files together, with one sync for a directory:
-see `group_commit`. An attempt at S3 has the time that `limits` gives it; there are two.
+see `group_commit`. An attempt at S3 has the time that `timeouts` gives it; there are two.
 """
 
 from pathlib import Path
@@ -99,7 +99,7 @@ def has_whole_object(org_id: int, key: str, digest: str, archive: Archive) -> bo
 
 
 def object_exists(key: str, archive: Archive) -> bool:
-    """Tell whether there is an object of this key."""
+    """Return whether there is an object of this key."""
     try:
         archive.describe(key)
     except ObjectMissing:

@@ -69,7 +69,7 @@ class FileArchive:
                 if metadata:
                     self._write(_meta_of(path), json.dumps(dict(metadata)).encode())
                 if _holds(path, data):
-                    os.utime(path)  # it was put now, as a listing tells
+                    os.utime(path)  # it was put now, as a listing shows
                 else:
                     self._write(path, data)
             for directory in {path.parent for path, _, _ in objects}:
@@ -140,7 +140,7 @@ class FileArchive:
         path = self._root / key
         try:
             self._root.stat()
-            # In this order: metadata without an object is told by no listing.
+            # In this order: metadata without an object is shown by no listing.
             _meta_of(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -69,28 +69,28 @@ class Archive(Protocol):
         """Store an object durably; the same object again is the same object."""
 
     def read(self, key: str, digest: str) -> bytes:
-        """Read an object and verify it. Raises ObjectMissing, ObjectDamaged."""
+        """Read an object and verify it. Raise ObjectMissing, ObjectDamaged."""
 
     def fetch(self, key: str) -> Fetched:
         """Read an object and its metadata; whether it is whole is the caller's to see.
 
-        Raises ObjectMissing, and ObjectDamaged for metadata that does not read.
+        Raise ObjectMissing, and ObjectDamaged for metadata that does not read.
         """
 
     def delete(self, key: str) -> None:
         """Remove an object and its metadata; one that is not there is removed."""
 
     def describe(self, key: str) -> Description:
-        """Tell an object's size and the metadata it was put with. Raises ObjectMissing."""
+        """Return an object's size and the metadata it was put with. Raise ObjectMissing."""
 
     def iterate(self, prefix: str = "", after: str = "") -> Iterator[Listed]:
         """List the objects whose keys begin so, in the order of their keys' bytes, beyond a key; page by page.
 
-        Nothing is held in memory but a page. What comes or goes meanwhile may be told or not.
+        Nothing is held in memory but a page. An object that comes or goes meanwhile may be listed or not.
         """
 
     def keeps_versions(self) -> bool | None:
-        """Tell whether what is deleted can still be had, as an older version; None if that is not told to us."""
+        """Return whether what is deleted can still be had, as an older version; None if that is unknown."""
 
     def prepare(self) -> None:
         """Create what put() needs; safe to repeat."""
@@ -100,14 +100,14 @@ class Archive(Protocol):
 
 
 def verify_digest(data: bytes, key: str, digest: str) -> bytes:
-    """Give the content back if its digest is right. Raises ObjectDamaged."""
+    """Return the content back if its digest is right. Raise ObjectDamaged."""
     if hashlib.sha256(data).hexdigest() != digest:
         raise ObjectDamaged(key)
     return data
 
 
 def read_metadata(data: bytes, key: str) -> dict[str, str]:
-    """Read what lies in KEY.meta. Raises ObjectDamaged."""
+    """Read what lies in KEY.meta. Raise ObjectDamaged."""
     try:
         return {str(name).lower(): str(value) for name, value in json.loads(data).items()}
     except (ValueError, AttributeError) as error:

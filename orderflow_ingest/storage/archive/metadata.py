@@ -9,9 +9,9 @@ same. `check` is made of all names and values: a reading of the headers is the r
     decoded, and UTF-8 taken for Latin-1, or Latin-1 sent     each is tried
     decoded, and written in RFC 2047's words                  each is tried
     empty values left out                                     `empty` names them
-    values trimmed, cut, or lost                              read as far as it goes, and told as changed
+    values trimmed, cut, or lost                              read as far as it goes, and reported as changed
 
-What earlier versions wrote has no `check`. There a value that we never write so tells what was done to it. A name that
+What earlier versions wrote has no `check`. There a value that we never write so shows what was done to it. A name that
 is missing is not there: nobody may take it for an empty value.
 """
 

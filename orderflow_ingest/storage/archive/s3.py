@@ -36,14 +36,14 @@ _METADATA_LIMIT = 1900
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """What a store's answer to a listing tells: its clock, if it says, and why it refuses to list; "" if not."""
+    """What a store's answer to a listing says: its clock, if it says, and why it refuses to list; "" if not."""
 
     clock: datetime | None
     refusal: str
 
 
 class S3Archive:
-    """Objects in one bucket, below a prefix, encrypted by the store as it is told, or as the bucket is set to.
+    """Objects in one bucket, below a prefix, encrypted by the store as requested, or as the bucket is set to.
 
     `checksum` is what a put sends for the store to verify, as ORDERFLOW_S3_CHECKSUM says.
     """
@@ -108,7 +108,7 @@ class S3Archive:
             return answer["Body"].read(), answer
 
     def delete(self, key: str) -> None:
-        if key.endswith(".eml"):  # nothing else has metadata; it goes first, since no listing tells it
+        if key.endswith(".eml"):  # nothing else has metadata; it goes first, since no listing shows it
             self._call("delete_object", key + META)
         self._call("delete_object", key)
 
@@ -174,7 +174,7 @@ class S3Archive:
             asked = {"Prefix": asked["Prefix"], "ContinuationToken": page["NextContinuationToken"]}
 
     def look(self) -> StoreStatus:
-        """Ask the store for a list of one name; whatever it answers tells its clock. Raises ArchiveUnavailable."""
+        """Ask the store for a list of one name; any answer holds its clock. Raise ArchiveUnavailable."""
         answer: Mapping[str, Any] = {}
         refusal = ""
         try:
@@ -201,7 +201,7 @@ class S3Archive:
                 yield
             except ClientError as error:
                 code = error.response.get("Error", {}).get("Code", "")
-                # The answer to a HEAD has no body to tell more.
+                # The answer to a HEAD has no body with more.
                 if code == "NoSuchKey" or (operation, code) == ("head_object", "404"):
                     raise ObjectMissing(key) from error
                 failure = ArchiveUnavailable(
@@ -232,7 +232,7 @@ def s3_client(endpoint_url: str | None, times: timeouts.Timeouts, addressing: st
         s3={"addressing_style": addressing or ("path" if endpoint_url else "auto")},
         # Left to itself it adds a CRC-32 to each put that has no checksum, over TLS as a trailer, which stores refuse.
         request_checksum_calculation="when_required",
-        # What is read is held against its digest by us, who tell a damaged object from a store that is away.
+        # What is read is held against its digest by us, who report a damaged object apart from an unavailable store.
         response_checksum_validation="when_required",
     )
     try:
@@ -260,7 +260,7 @@ def _require_store(operation: str, answer: Mapping[str, Any], name: str) -> None
 
 
 def _encryption(setting: str) -> dict[str, str]:
-    """Give the arguments of put_object for AES256, aws:kms and aws:kms:KEY; none for an empty setting."""
+    """Return the arguments of put_object for AES256, aws:kms and aws:kms:KEY; none for an empty setting."""
     if not setting.startswith("aws:kms"):
         return {"ServerSideEncryption": setting} if setting else {}
     key = setting.removeprefix("aws:kms").removeprefix(":")
@@ -268,7 +268,7 @@ def _encryption(setting: str) -> dict[str, str]:
 
 
 def _is_of(key_id: str | None, answer: Any) -> bool:
-    """Tell whether an answer names the KMS key that was asked for, as far as one can see: it never names an alias."""
+    """Return whether an answer names the KMS key that was asked for, as far as one can see: it never names an alias."""
     if key_id is None or "alias/" in key_id:
         return True
     return str(answer.get("SSEKMSKeyId", "")).rpartition("/")[2] == key_id.rpartition("/")[2]
@@ -282,7 +282,7 @@ def _http_date(text: str) -> datetime | None:
 
 
 def _is_too_long(quoted: dict[str, str]) -> bool:
-    """Tell whether S3 might not take this metadata."""
+    """Return whether S3 might not take this metadata."""
     lengths = [len(value) for value in quoted.values()]
     return max(lengths, default=0) > _VALUE_LIMIT or sum(lengths) + sum(map(len, quoted)) > _METADATA_LIMIT
 

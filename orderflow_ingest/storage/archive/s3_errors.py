@@ -1,4 +1,4 @@
-"""What an error of the S3 API means for who set the store up, in our words, with what to change.
+"""What an error of the S3 API means for the operator, and what to change.
 
 Stores answer with a code, a proxy before them with a page and an HTTP status; the AWS SDK, where no answer came, with a
 class of its own. No text of theirs is passed on: it holds keys, addresses, or whatever answered there. A code is passed
@@ -102,7 +102,7 @@ UNREACHED = frozenset({"EndpointConnectionError", "ConnectTimeoutError", "ProxyC
 
 
 def explain_s3_answer(operation: str, answer: Mapping[str, Any]) -> str:
-    """Tell an error that the store, or a proxy before it, has answered with; `answer` as the SDK gives it."""
+    """Return what an error answer of the store, or of a proxy before it, means; `answer` as the SDK gives it."""
     code = _code_of(answer)
     return _joined(f"{operation} was answered with {code}", _meaning(operation, code, answer))
 
@@ -113,7 +113,7 @@ def is_about_one_object(answer: Mapping[str, Any]) -> bool:
 
 
 def explain_s3_error(error: BaseException) -> str:
-    """Tell why no answer came, by the class of the SDK's error."""
+    """Return why no answer came, by the class of the SDK's error."""
     known = (_FAILURES[one.__name__] for one in type(error).__mro__ if one.__name__ in _FAILURES)
     return _joined(type(error).__name__, next(known, ""))
 
@@ -151,7 +151,7 @@ def _is_page(answer: Mapping[str, Any]) -> bool:
 
 
 def _region(answer: Mapping[str, Any]) -> str:
-    """Give the region that the store says it is, where that is a name; whatever answered there can say anything."""
+    """Return the region that the store says it is, where that is a name; whatever answered there can say anything."""
     region = answer.get("Error", {}).get("Region") or answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(
         "x-amz-bucket-region", ""
     )

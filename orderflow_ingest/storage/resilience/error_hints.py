@@ -55,7 +55,7 @@ _CODES = {
 }
 _NOT_THERE = f"there is no such file: {_INIT}, as the user that delivers"
 _TEXTS = (
-    # Of several hosts each has its own reason; that one is there and takes no writes is the one to tell.
+    # Of several hosts each has its own reason; that one is there and takes no writes is the one to name.
     (r"session is read-only|in hot standby mode", "none of the hosts in {url} is a primary now"),
     (r"invalid (uri query parameter|connection option)", "{url} has a parameter that libpq does not know"),
     (r"password authentication failed", "the server refuses the password in {url}"),
