@@ -40,7 +40,7 @@ from orderflow_ingest.config import SettingsError, load
 from orderflow_ingest.domain.errors import BackendUnavailable
 from orderflow_ingest.entrypoints.cli.terminal import log_start
 from orderflow_ingest.entrypoints.deadline import deadline
-from orderflow_ingest.entrypoints.periodic import EACH, Rounds
+from orderflow_ingest.entrypoints.periodic import INTERVAL, PeriodicTasks
 from orderflow_ingest.observability import logs, metrics, presence
 from orderflow_ingest.pipeline import extract as extraction
 from orderflow_ingest.pipeline import hand_over as handover
@@ -54,27 +54,27 @@ from orderflow_ingest.storage.resilience.error_hints import explain_database_err
 
 _CPU_LIMIT, _HARD_CPU_LIMIT = resource.getrlimit(resource.RLIMIT_CPU)  # -1: none
 _IMPORT_TIME = 60  # seconds
-_REPEATED = 60.0  # seconds
-_logged: dict[type[BaseException], float] = {}  # when, by time.monotonic()
+_LOG_INTERVAL = 60.0  # seconds
+_last_logged: dict[type[BaseException], float] = {}  # when, by time.monotonic()
 
 
 def extract(org_id: int, message_id: UUID, is_live: bool) -> None:
     """Take out a message's attachments; the documents of what is replayed stay behind live mail."""
-    _bound_memory()
-    with _ended_at_last(), _outages_logged("extract", org_id=org_id, message_id=message_id):
-        extraction.extract(org_id, message_id, app, is_live, _bound_part)
-    _end_if_swollen()
+    _limit_memory()
+    with _end_of_process(), _log_errors("extract", org_id=org_id, message_id=message_id):
+        extraction.extract(org_id, message_id, app, is_live, _limit_part_cpu)
+    _exit_if_leaking()
 
 
 def hand_over(org_id: int, document_id: UUID, _is_live: bool) -> None:
     """Call the document handler with one document."""
-    _bound_memory()
-    with _ended_at_last(), _outages_logged("hand_over", org_id=org_id, document_id=document_id):
+    _limit_memory()
+    with _end_of_process(), _log_errors("hand_over", org_id=org_id, document_id=document_id):
         handover.hand_over(org_id, document_id, app)
-    _end_if_swollen()
+    _exit_if_leaking()
 
 
-def _log_as_ours(record: logging.LogRecord) -> bool:
+def _replace_huey_record(record: logging.LogRecord) -> bool:
     """Take the place of what Huey warns of: a record of ours, with the place of the error instead of a traceback.
 
     About a queue that is away there is one a minute for each class of error: each process tries it several times a
@@ -89,8 +89,8 @@ def _log_as_ours(record: logging.LogRecord) -> bool:
         logs.event("worker", "Huey reported a fault.", record.levelno, said=record.msg, reason=reason)
         return False
     now = time.monotonic()
-    if now - _logged.get(type(error), -_REPEATED) >= _REPEATED:
-        _logged[type(error)] = now
+    if now - _last_logged.get(type(error), -_LOG_INTERVAL) >= _LOG_INTERVAL:
+        _last_logged[type(error)] = now
         reason = explain_database_error(error, "QUEUE_URL", settings.queue_url)
         logs.event("worker", "Queue could not be asked.", logging.ERROR, reason=reason, settings=settings.source)
     return False
@@ -105,7 +105,7 @@ except SettingsError as error:
     raise SystemExit(os.EX_CONFIG) from None
 logs.configure(settings.log, "worker", settings.state_dir)
 for name in HUEY_LOGGERS:
-    logging.getLogger(name).addFilter(_log_as_ours)
+    logging.getLogger(name).addFilter(_replace_huey_record)
 metrics.start(settings.metrics_dir)
 try:
     app = open_app(settings, extract, hand_over)
@@ -116,25 +116,25 @@ huey = app.queue.huey
 
 
 @huey.on_startup()  # type: ignore[untyped-decorator]
-def live() -> None:
+def start_worker() -> None:
     """Show `orderflow-admin check` that this worker process is there, and note what the one before it has lost."""
     log_start("worker", "Worker process started.", settings)
     presence.announce(settings.workers_dir)
     if _is_worker():
         # Written by the signal's handler in C, and then the process ends.
         faulthandler.register(signal.SIGXCPU, chain=True)
-    _look_at_handler()  # before anything is connected: a child must not share it
-    with _outages_logged("sweep"):
-        _note_losses()
+    _check_handler()  # before anything is connected: a child must not share it
+    with _log_errors("sweep"):
+        _record_lost_attempts()
 
 
 @huey.task(timeout=settings.task_time_limit)  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Enqueue what is due and has lost its task, and note that this was done; one host of all does it at a time."""
-    with _outages_logged("sweep"):
+    with _log_errors("sweep"):
         keep_recipients(app)
-        _note_losses()
-        if _is_swept_by_us():
+        _record_lost_attempts()
+        if _sweep_if_claimed():
             app.queue.record_sweep(f"{socket.gethostname()} {__version__}", time.time())
         presence.record_sweep(settings.workers_dir)
 
@@ -142,47 +142,47 @@ def sweep() -> None:
 @huey.task()  # type: ignore[untyped-decorator]
 def drain() -> None:
     """Deliver what was left in this host's spool."""
-    with _outages_logged("drain"):
+    with _log_errors("drain"):
         for _ in receive.drain(app, lambda: deadline(settings.deadline)):
             continue
 
 
-_rounds = Rounds("sweep", "drain")
-_rows_asked = mmap.mmap(-1, 1)  # shared by the worker processes
+_periodic = PeriodicTasks("sweep", "drain")
+_rows_checked = mmap.mmap(-1, 1)  # shared by the worker processes
 # Who sweeps, for all worker processes of this consumer; the file of `in_hand` that it names is this process's.
 _consumer = f"{retry.worker_name(settings.attempts_dir)}/{os.urandom(4).hex()}"
 
 
-def _due_round() -> Task | None:
+def _due_task() -> Task | None:
     """Return the task of a round that is due on this host."""
-    name = _rounds.take()
+    name = _periodic.take()
     return None if name is None else {"sweep": sweep, "drain": drain}[name].s()
 
 
-huey.first = _due_round
+huey.first = _due_task
 
 
-def _note_losses() -> None:
+def _record_lost_attempts() -> None:
     """Note what processes of this host have left; what a crash of the machine has, once for each start of the consumer.
 
     What was noted is due after the first delay, and so is a sweep.
     """
     noted = retry.note_losses(app)
-    if not _rows_asked[0]:
+    if not _rows_checked[0]:
         noted += retry.note_rows_lost(app)
-        _rows_asked[0] = 1
+        _rows_checked[0] = 1
     if noted:
-        _rounds.again("sweep", settings.retry_delay)
+        _periodic.postpone("sweep", settings.retry_delay)
 
 
-def _is_swept_by_us() -> bool:
+def _sweep_if_claimed() -> bool:
     """Sweep, and tell that this was done; or see that another host does, and ask again before its next sweep.
 
     The time of that is drawn, so that a host that claims and is killed in each sweep does not always come first.
     """
     claim = SweepClaim(app.records.database, _consumer, partial(attempt_files.is_gone, settings.attempts_dir))
     if not claim.take():
-        _rounds.again("sweep", EACH / 3 + randbelow(int(EACH * 2 / 3)))
+        _periodic.postpone("sweep", INTERVAL / 3 + randbelow(int(INTERVAL * 2 / 3)))
         return False
     try:
         retry.sweep(app, claim.hold)
@@ -193,7 +193,7 @@ def _is_swept_by_us() -> bool:
         raise
 
 
-def _look_at_handler() -> None:
+def _check_handler() -> None:
     """Log a document handler that cannot be used, before the first document meets it.
 
     A child does it: an import that hangs or takes its process with it must not keep a worker from all other work.
@@ -223,7 +223,7 @@ def _is_worker() -> bool:
 
 
 @contextmanager
-def _ended_at_last() -> Iterator[None]:
+def _end_of_process() -> Iterator[None]:
     """End this worker process before its lease ends, telling where, in a call that never comes back to Python.
 
     The time limit does not reach there: it is the handler of a signal.
@@ -238,7 +238,7 @@ def _ended_at_last() -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _bound_part(begins: bool) -> None:
+def _limit_part_cpu(begins: bool) -> None:
     """Let the kernel end this worker process in a part that takes a quarter more than its CPU time; with false, never.
 
     A part that comes back to Python is ended in time by itself; this is for one regular expression or one call of a
@@ -251,20 +251,20 @@ def _bound_part(begins: bool) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if _CPU_LIMIT < 0 else min(soft, _CPU_LIMIT), _HARD_CPU_LIMIT))
 
 
-def _is_bounded() -> bool:
+def _has_memory_limit() -> bool:
     """Tell whether this is a worker process with a bound."""
     return settings.task_memory > 0 and _is_worker()
 
 
-def _bound_memory() -> None:
+def _limit_memory() -> None:
     """Let this worker process have so much memory and no more: beyond it is a MemoryError, a failed attempt."""
-    if _is_bounded():
+    if _has_memory_limit():
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         most = settings.task_memory if hard == resource.RLIM_INFINITY else min(settings.task_memory, hard)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
-def _end_if_swollen() -> None:
+def _exit_if_leaking() -> None:
     """End a worker process that half of its memory stays with, what a handler leaks say; Huey starts another.
 
     Else the next message would be told to be poison for want of what an earlier one has taken. Address space that a
@@ -272,20 +272,20 @@ def _end_if_swollen() -> None:
     """
     space, resident = Path("/proc/self/statm").read_text().split()[:2]  # in pages: proc(5)
     most = settings.task_memory / resource.getpagesize()
-    if (int(resident) > most / 2 or int(space) > most * 7 / 8) and _is_bounded():
+    if (int(resident) > most / 2 or int(space) > most * 7 / 8) and _has_memory_limit():
         logs.event("worker", "Worker process ended, to be started anew: it kept too much memory.", logging.WARNING)
         os._exit(0)
 
 
 @contextmanager
-def _outages_logged(action: str, **fields: Any) -> Iterator[None]:
+def _log_errors(action: str, **fields: Any) -> Iterator[None]:
     try:
         yield
     except (BackendUnavailable, OSError) as error:
         reason = error if not isinstance(error, OSError) else logs.error_location(error)
         logs.event(
             action,
-            "A backend is unavailable; the sweep will run the task again.",
+            "Backend is unavailable; the sweep will retry.",
             logging.WARNING,
             reason=reason,
             **fields,
@@ -293,7 +293,7 @@ def _outages_logged(action: str, **fields: Any) -> Iterator[None]:
     except Exception as error:  # Huey would log it with its text: PostgreSQL's shows the row that it refuses
         logs.event(
             action,
-            "A task broke; the sweep tries it again.",
+            "Task failed; the sweep will retry.",
             logging.ERROR,
             reason=logs.error_location(error),
             **fields,

@@ -31,7 +31,7 @@ from orderflow_ingest.entrypoints.console.app import CSP, create_app
 from orderflow_ingest.entrypoints.console.downloads import SANDBOX, disposition
 from orderflow_ingest.entrypoints.console.preview import COLUMNS, ROWS, TEXT_LIMIT, Kind, picture_type, preview
 from orderflow_ingest.entrypoints.console.throttle import LoginThrottle
-from orderflow_ingest.entrypoints.console.users import User, Users, UsersFileError, hashed
+from orderflow_ingest.entrypoints.console.users import User, Users, UsersFileError, hash_password
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import Filter, InboundMessage, Records, tables
 from orderflow_ingest.storage.spool import Spool
@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[1]
 def made_users(path: Path) -> Users:
     """Make one who may do all, one who looks, and one who sees acme alone."""
     users = Users(path)
-    with users.changed() as table:
+    with users.edit() as table:
         table["anna"] = User("anna", _HASH, None, True)
         table["looker"] = User("looker", _HASH, None, False)
         table["ben"] = User("ben", _HASH, frozenset({"acme"}), True)
@@ -292,8 +292,8 @@ def test_passwords_in_check_leave_threads_for_pages_and_places_for_known_browser
 def test_a_name_that_nobody_has_takes_as_much_work_as_a_wrong_password(place):
     """By counted CPU time of this thread: scrypt runs for both, and nothing else counts beside it."""
     users = Users(place / "users.json")
-    with users.changed() as table:
-        table["anna"] = User("anna", hashed(PASSWORD), None, True)
+    with users.edit() as table:
+        table["anna"] = User("anna", hash_password(PASSWORD), None, True)
         table["robot"] = User("robot", None, None, False)
     took = {}
     for name in ("anna", "nobody", "robot") * 3:
@@ -317,7 +317,7 @@ def test_logging_out_ends_the_session_and_not_just_the_cookie(room):
 
 def test_a_session_ends_when_its_time_is_over_and_when_its_user_changes(own):
     client = as_user(own, "looker")
-    with own.users.changed() as table:
+    with own.users.edit() as table:
         table["looker"] = replace(table["looker"], slugs=frozenset({"beta"}))
     assert client.get("/").status_code == 303
     ended = sessions.Sessions(idle=-1.0)
@@ -801,9 +801,9 @@ def test_users_are_added_listed_changed_and_removed_by_the_program(empty):
     [
         (("user", "add", "anna"), "short\n", "at least 12 characters"),
         (("user", "add", "a b"), PASSWORD, "a name is of letters"),
-        (("user", "add", "anna", "--org", "nobody"), PASSWORD, "no organisation is named nobody"),
-        (("user", "remove", "anna"), "", "nobody is named anna"),
-        (("user", "password", "anna"), PASSWORD, "nobody is named anna"),
+        (("user", "add", "anna", "--org", "nobody"), PASSWORD, "no such organization: nobody"),
+        (("user", "remove", "anna"), "", "no such user: anna"),
+        (("user", "password", "anna"), PASSWORD, "no such user: anna"),
     ],
 )
 def test_a_user_who_cannot_be_is_refused_in_one_line(empty, arguments, answer, says):

@@ -39,7 +39,7 @@ def desk(tmp_path_factory):
     parts = embedded(place, ORDERFLOW_MAX_LAG="0")
     Mailroom(parts, datetime.now(UTC)).fill(55 if PICTURES else 12)
     users = Users(place / "users.json")
-    with users.changed() as table:
+    with users.edit() as table:
         table["anna"] = User("anna", _HASH, None, True)
         table["ben"] = User("ben", _HASH, frozenset({"acme"}), False)
     with served(create_app(parts, users)) as address, chromium(place) as browser:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from orderflow_ingest.entrypoints.console.users import User, Users, hashed
+from orderflow_ingest.entrypoints.console.users import User, Users, hash_password
 from tests.lab.process import Process, free_port, scratch, wait_until
 
 from .fakes import embedded
@@ -32,8 +32,8 @@ class Console:
 
     def __init__(self, place: Path, address: str, code: str = SERVE, files: int = 1024):
         embedded(place).records.database.close()
-        with Users(place / "console-users.json").changed() as table:
-            table["anna"] = User("anna", hashed(PASSWORD), None, True)
+        with Users(place / "console-users.json").edit() as table:
+            table["anna"] = User("anna", hash_password(PASSWORD), None, True)
         self.address = address
         environment = {
             "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",

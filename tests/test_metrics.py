@@ -55,7 +55,7 @@ def count(times: int = 1) -> None:
 
 
 def counted(directory: Path) -> float:
-    return metrics.read_slots(directory).get(DELIVERED, [0.0])[0]
+    return metrics.read_counts(directory).get(DELIVERED, [0.0])[0]
 
 
 def counting(directory: Path, times: int, then: str = "") -> subprocess.Popen:
@@ -82,7 +82,7 @@ def test_counts_and_values_are_found_again(directory):
     metrics.count(metrics.DELIVERIES, "", "UNKNOWN_ORG")
     for value in (0.005, 0.0051, 1000.0):
         metrics.observe(metrics.DELIVERY_SECONDS, value)
-    found = metrics.read_slots(directory)
+    found = metrics.read_counts(directory)
     assert found[DELIVERED] == [3.0]
     assert found["orderflow_deliveries_total - UNKNOWN_ORG", 1] == [1.0]
     *buckets, total = found["orderflow_delivery_seconds", metrics.DELIVERY_SECONDS.size]
@@ -118,7 +118,7 @@ def test_a_kill_in_the_middle_of_counting_loses_what_was_going_on_and_nothing_el
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert before < seen <= (before := counted(directory))
-    buckets = metrics.read_slots(directory)["orderflow_delivery_seconds", metrics.DELIVERY_SECONDS.size]
+    buckets = metrics.read_counts(directory)["orderflow_delivery_seconds", metrics.DELIVERY_SECONDS.size]
     assert sum(buckets[:-1]) <= before <= sum(buckets[:-1]) + 16
     assert files(directory) == ["slot-1"]
 
@@ -173,7 +173,7 @@ def test_a_number_never_lies_across_two_pages(directory):
     lines, end = slots._parse((directory / "slot-1").read_bytes())
     assert end > 3 * 4096 and len(lines) == 401
     for offset, numbers in lines.values():
-        assert offset // 4096 == (offset + len(slots._written(numbers)) - 1) // 4096
+        assert offset // 4096 == (offset + len(slots._format_numbers(numbers)) - 1) // 4096
 
 
 @pytest.mark.parametrize(
@@ -191,14 +191,14 @@ def test_what_is_no_line_is_passed_over_and_written_over(directory, torn):
     metrics.start(directory)
     metrics.count(metrics.BACKEND_ERRORS, "queue")
     count()
-    found = metrics.read_slots(directory)
+    found = metrics.read_counts(directory)
     assert (found[DELIVERED], found["orderflow_backend_errors_total queue", 1]) == ([3.0], [1.0])
 
 
 def test_a_histogram_of_another_version_is_not_taken_for_ours(directory):
     metrics.observe(metrics.DELIVERY_SECONDS, 1.0)
     metrics.observe(metrics.Histogram("orderflow_delivery_seconds", "", (1.0, 2.0)), 1.5)
-    found = metrics.read_slots(directory)
+    found = metrics.read_counts(directory)
     assert found["orderflow_delivery_seconds", 4] == [0.0, 1.0, 0.0, 1.5]
     assert sum(found["orderflow_delivery_seconds", metrics.DELIVERY_SECONDS.size]) == 2.0
 
@@ -227,7 +227,7 @@ def test_a_full_disk_ends_no_process_and_what_is_known_is_counted_on(place, capl
         for number in range(300):
             metrics.count(metrics.DELIVERIES, f"org-{number}", "DELIVERED")  # more than there is room for
         assert counted(place / "metrics") == 2
-        assert metrics.read_slots(place / "metrics")["orderflow_deliveries_total - BACKEND_DOWN", 1] == [1.0]
+        assert metrics.read_counts(place / "metrics")["orderflow_deliveries_total - BACKEND_DOWN", 1] == [1.0]
         assert [r.message for r in caplog.records] == ["Metrics cannot be written."]
         assert caplog.records[0].reason == "ENOSPC (No space left on device)"
     finally:
@@ -251,15 +251,15 @@ def test_root_writes_no_file_that_the_deployments_user_could_not_go_on_with(plac
 def test_a_lock_that_was_left_behind_costs_a_count_and_not_a_delivery(directory, monkeypatch):
     count()
     monkeypatch.setattr(metrics, "_PATIENCE", 0.05)
-    metrics._tally._lock.acquire()
+    metrics._counts._lock.acquire()
     count()
-    metrics._tally._lock.release()
+    metrics._counts._lock.release()
     count()
     assert counted(directory) == 2
 
 
 def test_every_slot_taken_is_no_error(directory, monkeypatch):
-    monkeypatch.setattr(slots, "_MOST", 1)
+    monkeypatch.setattr(slots, "_MAX_FILES", 1)
     other = counting(directory, 1, "time.sleep(60)")
     count()
     other.kill()
@@ -280,14 +280,14 @@ def test_a_delivery_is_counted_by_organisation_and_outcome_once(directory, place
     hand(parts, b"")
     for number in range(30):
         hand(parts, mail(3), f"orders+stranger-{number}@orderflow.example.com")
-    found = {key: numbers[0] for (key, size), numbers in metrics.read_slots(directory).items() if size == 1}
+    found = {key: numbers[0] for (key, size), numbers in metrics.read_counts(directory).items() if size == 1}
     assert found == {
         "orderflow_deliveries_total acme DELIVERED": 2,
         "orderflow_deliveries_total acme DUPLICATE": 1,
         "orderflow_deliveries_total acme MALFORMED": 1,
         "orderflow_deliveries_total - UNKNOWN_ORG": 30,
     }
-    sizes = metrics.read_slots(directory)["orderflow_message_bytes", metrics.MESSAGE_BYTES.size]
+    sizes = metrics.read_counts(directory)["orderflow_message_bytes", metrics.MESSAGE_BYTES.size]
     assert (sum(sizes[:-1]), sizes[-1]) == (34, 2 * len(mail(1)) + len(mail(2)) + 30 * len(mail(3)))
 
 
@@ -313,7 +313,7 @@ def test_a_call_that_finds_a_backend_away_is_counted_and_one_that_is_not_made_is
         raise DatabaseUnavailable("database: gone")
     with pytest.raises(QueueUnavailable):
         Queue(f"sqlite:///{place}/nowhere/queue.db").depth()
-    found = metrics.read_slots(directory)
+    found = metrics.read_counts(directory)
     assert found["orderflow_backend_errors_total database", 1] == [1.0]
     assert found["orderflow_backend_errors_total queue", 1] == [1.0]
 

@@ -130,7 +130,7 @@ def test_counts_are_what_really_happened(page):
 
 
 def test_gauges_are_what_is_there(page):
-    assert {part: page["orderflow_up", part] for part in ("counts", *gauges.MEASURES)} == dict.fromkeys(
+    assert {part: page["orderflow_up", part] for part in ("counts", *gauges.PROBES)} == dict.fromkeys(
         ("counts", "database", "queue", "spool", "service"), 1.0
     )
     wanted = {
@@ -375,7 +375,7 @@ def test_an_address_that_others_can_reach_has_to_be_said(busy):
     ],
 )  # fmt: skip
 def test_what_only_this_host_can_reach_is_known(address, is_own):
-    assert exporter_main._is_own(address) is is_own
+    assert exporter_main._is_local(address) is is_own
 
 
 @pytest.mark.parametrize("value", ["9464", "localhost", "unix:run/x.sock", "host:0", "host:99999", "a b:9464"])

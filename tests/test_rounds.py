@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from orderflow_ingest.entrypoints import periodic
-from orderflow_ingest.entrypoints.periodic import Rounds
+from orderflow_ingest.entrypoints.periodic import PeriodicTasks
 
 
 def in_a_process(do) -> list[str]:
@@ -25,22 +25,22 @@ def in_a_process(do) -> list[str]:
 
 
 def test_each_round_is_due_at_first_and_once(monkeypatch):
-    both = Rounds("sweep", "drain")
+    both = PeriodicTasks("sweep", "drain")
     assert [both.take() for _ in range(4)] == ["sweep", "drain", None, None]
-    both.again("drain", 0)
+    both.postpone("drain", 0)
     assert [both.take() for _ in range(2)] == ["drain", None]
 
 
 def test_a_round_is_due_again_for_any_process_after_its_time(monkeypatch):
-    monkeypatch.setattr(periodic, "EACH", 0.0)
-    one = Rounds("sweep")
+    monkeypatch.setattr(periodic, "INTERVAL", 0.0)
+    one = PeriodicTasks("sweep")
     assert in_a_process(lambda: [one.take()]) == ["sweep"]
     assert in_a_process(lambda: [one.take(), one.take()]) == ["sweep", "sweep"]
 
 
 def test_a_round_that_one_does_is_begun_by_no_other_however_long_it_takes(monkeypatch):
-    monkeypatch.setattr(periodic, "EACH", 0.0)
-    one = Rounds("sweep")
+    monkeypatch.setattr(periodic, "INTERVAL", 0.0)
+    one = PeriodicTasks("sweep")
     assert one.take() == "sweep"
     assert in_a_process(lambda: [one.take()]) == ["None"]
     with ThreadPoolExecutor(1) as pool:
@@ -49,8 +49,8 @@ def test_a_round_that_one_does_is_begun_by_no_other_however_long_it_takes(monkey
 
 
 def test_a_process_that_is_killed_in_a_round_and_a_thread_that_ends_in_one_hold_nothing(monkeypatch):
-    monkeypatch.setattr(periodic, "EACH", 0.0)
-    one = Rounds("sweep")
+    monkeypatch.setattr(periodic, "INTERVAL", 0.0)
+    one = PeriodicTasks("sweep")
     assert in_a_process(lambda: [one.take()]) == ["sweep"]
     thread = threading.Thread(target=one.take)
     thread.start()
@@ -60,7 +60,7 @@ def test_a_process_that_is_killed_in_a_round_and_a_thread_that_ends_in_one_hold_
 
 @pytest.mark.parametrize("workers", [8])
 def test_of_processes_that_ask_at_the_same_time_one_gets_the_round(workers):
-    one, (reading, writing), (waiting, go) = Rounds("sweep"), os.pipe(), os.pipe()
+    one, (reading, writing), (waiting, go) = PeriodicTasks("sweep"), os.pipe(), os.pipe()
     children = []
     for _ in range(workers):
         if (child := os.fork()) == 0:

@@ -16,11 +16,11 @@ import threading
 import time
 from contextlib import suppress
 
-EACH = 60.0  # seconds
+INTERVAL = 60.0  # seconds
 _TIME = struct.Struct("d")
 
 
-class Rounds:
+class PeriodicTasks:
     """The rounds of these names; made before the processes that share it are forked. The first of each is due now."""
 
     def __init__(self, *names: str) -> None:
@@ -28,31 +28,31 @@ class Rounds:
         self._file = os.memfd_create("orderflow-rounds")
         os.ftruncate(self._file, len(names) * _TIME.size)
         self._due = mmap.mmap(self._file, len(names) * _TIME.size)
-        self._turn = threading.Lock()
-        self._runs: dict[str, threading.Thread] = {}  # of this process; a lock of the file binds no thread of it
+        self._lock = threading.Lock()
+        self._running: dict[str, threading.Thread] = {}  # of this process; a lock of the file binds no thread of it
 
     def take(self) -> str | None:
         """Return the name of a round that is due and that nobody does; it ends when this thread asks again."""
         me = threading.current_thread()
-        with self._turn:
-            for name in [name for name, thread in self._runs.items() if thread is me or not thread.is_alive()]:
-                del self._runs[name]
+        with self._lock:
+            for name in [name for name, thread in self._running.items() if thread is me or not thread.is_alive()]:
+                del self._running[name]
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._names.index(name))
-            return next((name for name in self._names if self._begins(name, me)), None)
+            return next((name for name in self._names if self._start(name, me)), None)
 
-    def again(self, name: str, seconds: float) -> None:
+    def postpone(self, name: str, seconds: float) -> None:
         """Let a round be due in so many seconds from now."""
         _TIME.pack_into(self._due, self._names.index(name) * _TIME.size, time.monotonic() + seconds)
 
-    def _begins(self, name: str, me: threading.Thread) -> bool:
+    def _start(self, name: str, me: threading.Thread) -> bool:
         number = self._names.index(name)
-        if name in self._runs or not self._is_due(number):
+        if name in self._running or not self._is_due(number):
             return False
         with suppress(BlockingIOError, PermissionError):  # held by another process: lockf(3) knows both
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
             if self._is_due(number):
-                self.again(name, EACH)
-                self._runs[name] = me
+                self.postpone(name, INTERVAL)
+                self._running[name] = me
                 return True
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
         return False

@@ -61,11 +61,11 @@ def main(via_shell: bool = False) -> None:
     try:
         _signal.alarm(_STARTUP)
         os.umask(0o077)
-        status, output = _asked(sys.argv[1:]) or run(sys.argv[1:], via_shell)
+        status, output = _answer_option(sys.argv[1:]) or run(sys.argv[1:], via_shell)
     except BaseException as error:
         from .pipe_fallback import failure_outcome
 
-        status, output = _told(failure_outcome(error))
+        status, output = _result(failure_outcome(error))
     try:
         os.write(1, output)
     finally:
@@ -75,26 +75,26 @@ def main(via_shell: bool = False) -> None:
 def run(arguments: list[str], via_shell: bool) -> tuple[int, bytes]:
     """Deliver the message on standard input as the arguments say; give the exit status and the line for it."""
     options, recipient = read_arguments(arguments)
-    header = _header(options, recipient)
-    is_whole = _end_test(_grandparent if via_shell else os.getppid)
+    header = _encode_envelope(options, recipient)
+    is_whole = _completeness_test(_grandparent if via_shell else os.getppid)
     path, why = options.get("--socket"), ""
     if path:
         try:
-            service, greeting = _greeted(path)
+            service, greeting = _connect(path)
         except OSError as error:
             from orderflow_ingest.domain.os_errors import os_reason
 
             why = f"{os_reason(error)} at {path}"
         else:
             if greeting.startswith(GREETING):
-                return _hand_over(service, greeting, header, is_whole, options.get("--queue-id", ""))
-            refusal = _verdict(greeting)
+                return _deliver_by_service(service, greeting, header, is_whole, options.get("--queue-id", ""))
+            refusal = _parse_reply(greeting)
             if refusal:
                 return refusal
             why = f"no greeting at {path}"
     from .pipe_fallback import deliver
 
-    return _told(deliver(options, header, _read, is_whole, why))
+    return _result(deliver(options, header, _read, is_whole, why))
 
 
 def read_arguments(arguments: list[str]) -> tuple[dict[str, str], str]:
@@ -110,7 +110,7 @@ def read_arguments(arguments: list[str]) -> tuple[dict[str, str], str]:
     return options, rest[1]
 
 
-def _asked(arguments: list[str]) -> tuple[int, bytes] | None:
+def _answer_option(arguments: list[str]) -> tuple[int, bytes] | None:
     """Answer --help and --version."""
     if arguments not in (["--help"], ["--version"]):
         return None
@@ -120,7 +120,7 @@ def _asked(arguments: list[str]) -> tuple[int, bytes] | None:
     return (0, text) if text else None
 
 
-def _end_test(writer: "Callable[[], int]") -> "Callable[[bytes], bool]":
+def _completeness_test(writer: "Callable[[], int]") -> "Callable[[bytes], bool]":
     """Give the test whether a message is whole, by its last block; see this module's header."""
     before = writer()
     return lambda last: last[-1:] in (b"\n", b"") and writer() == before
@@ -130,7 +130,7 @@ def _read(size: int) -> bytes:
     return os.read(0, size)
 
 
-def _greeted(path: str) -> "tuple[_socket.socket, bytes]":
+def _connect(path: str) -> "tuple[_socket.socket, bytes]":
     """Connect to the service and read its greeting. Raises OSError where nobody is whom we would trust."""
     service = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     service.settimeout(_PATIENCE)
@@ -138,13 +138,13 @@ def _greeted(path: str) -> "tuple[_socket.socket, bytes]":
     owner = service.getsockopt(_socket.SOL_SOCKET, _SO_PEERCRED, 12)
     if int.from_bytes(owner[4:8], sys.byteorder) not in (0, os.geteuid()):
         raise PermissionError
-    greeting = _line(service)
+    greeting = _read_line(service)
     if not greeting:
         raise ConnectionResetError
     return service, greeting
 
 
-def _hand_over(
+def _deliver_by_service(
     service: "_socket.socket", greeting: bytes, header: bytes, is_whole: "Callable[[bytes], bool]", queue_id: str
 ) -> tuple[int, bytes]:
     """Write the entry and have it delivered; the service, or Postfix, has the message in the end."""
@@ -155,13 +155,13 @@ def _hand_over(
     except (SpoolWriteError, MessageTooBigError, MessageTruncatedError) as error:
         from .pipe_fallback import spool_outcome
 
-        return _told(spool_outcome(error, queue_id, spool))
+        return _result(spool_outcome(error, queue_id, spool))
     os.close(fd)
     _signal.alarm(int(float(patience)) + _STARTUP)
     service.settimeout(float(patience))
     try:
         service.sendall(name.encode() + b"\n")
-        answer = _verdict(_line(service))
+        answer = _parse_reply(_read_line(service))
         if answer:
             return answer
         hangs = False
@@ -170,10 +170,10 @@ def _hand_over(
     is_withdrawn = withdraw_entry(spool, name)
     from .pipe_fallback import unanswered_outcome
 
-    return _told(unanswered_outcome(hangs, name, is_withdrawn, queue_id, spool))
+    return _result(unanswered_outcome(hangs, name, is_withdrawn, queue_id, spool))
 
 
-def _line(service: "_socket.socket") -> bytes:
+def _read_line(service: "_socket.socket") -> bytes:
     """Read one line; b"" if the other end is gone before its end."""
     line = b""
     while not line.endswith(b"\n"):
@@ -184,17 +184,17 @@ def _line(service: "_socket.socket") -> bytes:
     return line
 
 
-def _verdict(answer: bytes) -> tuple[int, bytes] | None:
+def _parse_reply(answer: bytes) -> tuple[int, bytes] | None:
     """Read `STATUS D.S.N text`; None where it is none that may leave this program."""
     status, _, output = answer.partition(b" ")
     return (int(status), output) if status in STATUSES and output else None
 
 
-def _told(outcome: "Outcome") -> tuple[int, bytes]:
+def _result(outcome: "Outcome") -> tuple[int, bytes]:
     return outcome.exit_status, outcome.line
 
 
-def _header(options: dict[str, str], recipient: str) -> bytes:
+def _encode_envelope(options: dict[str, str], recipient: str) -> bytes:
     """Write the envelope; `envelope.decode` reads it."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

@@ -24,7 +24,7 @@ def deliver(
     from orderflow_ingest.config import load
 
     settings = load(options.get("--settings"))
-    _end_after(settings.deadline + _GRACE)
+    _exit_after(settings.deadline + _GRACE)
 
     from orderflow_ingest.app import open_app
     from orderflow_ingest.observability import logs, metrics
@@ -53,9 +53,9 @@ def spool_outcome(error: Exception, queue_id: str, spool: "str | os.PathLike[str
     outcome = {SpoolWriteError: Outcome.SPOOL_FULL, MessageTooBigError: Outcome.TOO_BIG}.get(
         type(error), Outcome.TRUNCATED
     )
-    _log_somewhere()
+    _ensure_logging()
     logs.event("spool", "Message was not spooled.", outcome=outcome.name, queue_id=queue_id, reason=error, spool=spool)
-    _count(outcome, spool)
+    _count_refusal(outcome, spool)
     return outcome
 
 
@@ -65,9 +65,9 @@ def unanswered_outcome(hangs: bool, entry: str, is_withdrawn: bool, queue_id: st
 
     outcome = Outcome.DEADLINE if hangs else Outcome.INTERNAL
     names = {"outcome": outcome.name, "queue_id": queue_id, "entry": entry, "withdrawn": is_withdrawn}
-    _log_somewhere()
+    _ensure_logging()
     logs.event("deliver", "Service did not answer.", logs.ERROR, **names)
-    _count(outcome, spool)
+    _count_refusal(outcome, spool)
     return outcome
 
 
@@ -77,7 +77,7 @@ def failure_outcome(error: BaseException) -> Outcome:
         from orderflow_ingest.observability import logs
 
         ours = type(error).__module__.partition(".")[0] == "orderflow_ingest"
-        _log_somewhere()
+        _ensure_logging()
         reason = str(error) if ours else logs.error_location(error)
         logs.event("deliver", "Delivery did not begin.", logs.ERROR, reason=reason)
     except BaseException:
@@ -95,7 +95,7 @@ def help_text(option: str, manual: str) -> bytes:
     return text.encode() + b"\n"
 
 
-def _count(outcome: Outcome, spool: "str | os.PathLike[str]") -> None:
+def _count_refusal(outcome: Outcome, spool: "str | os.PathLike[str]") -> None:
     """Count a refusal where this host's metrics are: beside the spool, as `settings` has it."""
     from orderflow_ingest.observability import metrics
 
@@ -103,14 +103,14 @@ def _count(outcome: Outcome, spool: "str | os.PathLike[str]") -> None:
     metrics.count(metrics.REFUSALS, outcome.name)
 
 
-def _log_somewhere() -> None:
+def _ensure_logging() -> None:
     from orderflow_ingest.observability import logs
 
     if not logs.is_configured():
         logs.configure("auto", "deliver", None, on_standard_error=False)
 
 
-def _end_after(seconds: float) -> None:
+def _exit_after(seconds: float) -> None:
     """End the process from a thread, for a main thread that hangs in a library."""
     import threading
 

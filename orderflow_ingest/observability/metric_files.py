@@ -21,8 +21,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-_MOST = 512
-_BLOCK = 16384
+_MAX_FILES = 512
+_ALLOCATION = 16384
 _PAGE = 4096
 _WIDTH = 24
 _PREFIX = "slot-"
@@ -30,14 +30,14 @@ _PREFIX = "slot-"
 Key = tuple[str, int]  # the words of a line, and how many numbers follow
 
 
-class Slot:
+class ProcessFile:
     """The slot of this process. Raises OSError, here and in all it does."""
 
     def __init__(self, directory: Path):
-        _prepare(directory)
-        self._fd = _take(directory)
+        _prepare_directory(directory)
+        self._fd = _lock_free_file(directory)
         try:
-            if _is_of_former_boot(os.fstat(self._fd)):
+            if _is_from_before_boot(os.fstat(self._fd)):
                 os.ftruncate(self._fd, 0)
             self._lines, self._end = _parse(_read_all(self._fd))
             self._allocated = 0
@@ -52,7 +52,7 @@ class Slot:
         offset, numbers = known or self._append(key, size)
         for index, amount in changes:
             numbers[index] += amount
-        os.pwrite(self._fd, _written(numbers), offset)
+        os.pwrite(self._fd, _format_numbers(numbers), offset)
 
     def close(self) -> None:
         """Let go of the slot."""
@@ -62,7 +62,7 @@ class Slot:
 
     def _append(self, key: str, size: int) -> tuple[int, list[float]]:
         numbers = [0.0] * size
-        head, tail = f"{key} ".encode(), _written(numbers)
+        head, tail = f"{key} ".encode(), _format_numbers(numbers)
         offset = self._end + len(head)
         if offset // _PAGE != (offset + len(tail) - 1) // _PAGE:
             head += b" " * (-offset % _PAGE)
@@ -77,12 +77,12 @@ class Slot:
     def _allocate(self, size: int) -> None:
         """Have space for so many bytes, and some: a disk may be full when there is something new to count."""
         if size > self._allocated:
-            wanted = -(-(size + 1) // _BLOCK) * _BLOCK
+            wanted = -(-(size + 1) // _ALLOCATION) * _ALLOCATION
             os.posix_fallocate(self._fd, 0, wanted)
             self._allocated = wanted
 
 
-def read_slots(directory: Path) -> dict[Key, list[float]]:
+def read_counts(directory: Path) -> dict[Key, list[float]]:
     """Give the sums over all slots; none where nobody has counted yet. Raises OSError."""
     sums: dict[Key, list[float]] = {}
     try:
@@ -94,7 +94,7 @@ def read_slots(directory: Path) -> dict[Key, list[float]]:
             continue
         fd = os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            content = b"" if _is_of_former_boot(os.fstat(fd)) else _read_all(fd)
+            content = b"" if _is_from_before_boot(os.fstat(fd)) else _read_all(fd)
         finally:
             os.close(fd)
         for key, (_, numbers) in _parse(content)[0].items():
@@ -103,7 +103,7 @@ def read_slots(directory: Path) -> dict[Key, list[float]]:
     return sums
 
 
-def _prepare(directory: Path) -> None:
+def _prepare_directory(directory: Path) -> None:
     """Make the directory if need be; refuse one that belongs to another user."""
     is_there = directory.is_dir()
     if (directory if is_there else directory.parent).stat().st_uid != os.geteuid():
@@ -112,8 +112,8 @@ def _prepare(directory: Path) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
 
 
-def _take(directory: Path) -> int:
-    for number in range(1, _MOST + 1):
+def _lock_free_file(directory: Path) -> int:
+    for number in range(1, _MAX_FILES + 1):
         fd = os.open(
             directory / f"{_PREFIX}{number}",
             os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK,
@@ -131,7 +131,7 @@ def _take(directory: Path) -> int:
     raise BlockingIOError(11, "every slot is taken")
 
 
-def _is_of_former_boot(about: os.stat_result) -> bool:
+def _is_from_before_boot(about: os.stat_result) -> bool:
     return about.st_mtime < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -155,10 +155,10 @@ def _parse(content: bytes) -> tuple[dict[Key, tuple[int, list[float]]], int]:
         except ValueError:
             size, numbers = 0, []
         if size:
-            lines[" ".join(words[:-size]), size] = at + len(line) - 1 - len(_written(numbers)), numbers
+            lines[" ".join(words[:-size]), size] = at + len(line) - 1 - len(_format_numbers(numbers)), numbers
         at += len(line)
     return lines, end
 
 
-def _written(numbers: list[float]) -> bytes:
+def _format_numbers(numbers: list[float]) -> bytes:
     return " ".join([f"{number:0{_WIDTH}.6f}" for number in numbers]).encode()

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from orderflow_ingest.domain.os_errors import os_reason
 
-from .metric_files import Slot, read_slots
+from .metric_files import ProcessFile, read_counts
 
-__all__ = ["COUNTERS", "HISTOGRAMS", "Counter", "Histogram", "count", "observe", "read_slots", "start", "stop"]
+__all__ = ["COUNTERS", "HISTOGRAMS", "Counter", "Histogram", "count", "observe", "read_counts", "start", "stop"]
 
 _TRY_AGAIN = 60.0  # seconds
 _PATIENCE = 1.0  # seconds
@@ -87,15 +87,15 @@ COUNTERS = (DELIVERIES, REFUSALS, EXTRACTIONS, HANDOVERS, BACKEND_ERRORS)
 HISTOGRAMS = (DELIVERY_SECONDS, MESSAGE_BYTES, EXTRACTION_SECONDS, HANDOVER_SECONDS)
 
 
-class _Tally:
+class _ProcessCounts:
     """This process's counts; threads share it."""
 
     def __init__(self, directory: Path):
         self.directory = directory
         self._lock = threading.Lock()
-        self._slot: Slot | None = None
+        self._file: ProcessFile | None = None
         self._not_before = 0.0
-        self._is_told = False
+        self._is_failure_logged = False
 
     def add(self, key: str, size: int, *changes: tuple[int, float]) -> None:
         """Add to the numbers of a key; never raises, and never waits long."""
@@ -103,10 +103,10 @@ class _Tally:
         if not self._lock.acquire(timeout=_PATIENCE):
             return
         try:
-            if self._slot is None and time.monotonic() >= self._not_before:
-                self._slot = Slot(self.directory)
-            if self._slot is not None:
-                self._slot.add(key, size, changes)
+            if self._file is None and time.monotonic() >= self._not_before:
+                self._file = ProcessFile(self.directory)
+            if self._file is not None:
+                self._file.add(key, size, changes)
         except Exception as error:
             self._give_up(error)
         finally:
@@ -114,53 +114,53 @@ class _Tally:
 
     def close(self) -> None:
         """Let go of the slot."""
-        if self._slot is not None:
-            self._slot.close()
-            self._slot = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _give_up(self, error: Exception) -> None:
         self.close()
         self._not_before = time.monotonic() + _TRY_AGAIN
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_failure_logged:
+            self._is_failure_logged = True
             fields = {"action": "metrics", "reason": os_reason(error)}
             logging.getLogger("orderflow_ingest").warning("Metrics cannot be written.", extra=fields)
 
 
-_tally: _Tally | None = None
+_counts: _ProcessCounts | None = None
 
 
 def start(directory: str | os.PathLike[str]) -> None:
     """Count from now on, in this directory; nothing is opened before there is something to count."""
-    global _tally
+    global _counts
     stop()
-    _tally = _Tally(Path(directory))
+    _counts = _ProcessCounts(Path(directory))
 
 
 def stop() -> None:
     """Count no more."""
-    global _tally
-    if _tally is not None:
-        _tally.close()
-    _tally = None
+    global _counts
+    if _counts is not None:
+        _counts.close()
+    _counts = None
 
 
 def count(metric: Counter, *labels: str) -> None:
     """Count one."""
-    if _tally is not None:
-        _tally.add(" ".join((metric.name, *(label or "-" for label in labels))), 1, (0, 1.0))
+    if _counts is not None:
+        _counts.add(" ".join((metric.name, *(label or "-" for label in labels))), 1, (0, 1.0))
 
 
 def observe(metric: Histogram, value: float) -> None:
     """Count a value where it belongs."""
-    if _tally is not None:
-        _tally.add(metric.name, metric.size, (bisect_left(metric.bounds, value), 1.0), (metric.size - 1, value))
+    if _counts is not None:
+        _counts.add(metric.name, metric.size, (bisect_left(metric.bounds, value), 1.0), (metric.size - 1, value))
 
 
 def _after_fork() -> None:
     """Give a forked process a slot of its own; that of its parent stays locked by the parent."""
-    if _tally is not None:
-        start(_tally.directory)
+    if _counts is not None:
+        start(_counts.directory)
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -1,8 +1,8 @@
-"""The console as a WSGI application: its pages, the headers of every answer, and what a fault looks like.
+"""The console as a WSGI application: its pages, the headers of every response, and error pages.
 
-Guarantees: no answer can be framed, cached or run as a script, or sends the address of a page on; none loads anything
-from elsewhere; there is no script at all. A backend that is away is a page that says so (503), and a bug one that says
-nothing of itself (500); the log tells it by class and line.
+Guarantees: no response can be framed, cached or run as a script, or reveals the address of a page to other sites. None
+loads anything from elsewhere, and there is no script at all. An unavailable backend is a page that says so (503), a bug
+one that says nothing about itself (500); the log has its class and line.
 """
 
 from flask import Flask, Response, g, render_template, request
@@ -15,7 +15,7 @@ from orderflow_ingest.observability import logs
 from orderflow_ingest.storage.archive import ObjectDamaged, ObjectMissing
 
 from . import dead, filters, held, inbox, message, overview
-from .auth import Gate
+from .auth import Authentication
 from .users import Users, UsersFileError
 
 CSP = (
@@ -42,27 +42,35 @@ _TEXTS = {
 }  # fmt: skip
 
 
-def create_app(parts: App, users: Users) -> Flask:
-    """Build the application over the parts of a deployment."""
-    app = Flask(__name__)
-    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    for word in (filters.line, filters.moment, filters.iso, filters.size, filters.span, filters.count, filters.details):
-        app.jinja_env.filters[word.__name__] = word
-    app.jinja_env.globals["version"] = __version__
-    Gate(users, parts.settings).install(app)
+def create_app(app: App, users: Users) -> Flask:
+    """Return the WSGI application."""
+    flask = Flask(__name__)
+    flask.jinja_env.trim_blocks = flask.jinja_env.lstrip_blocks = True
+    for filter_ in (
+        filters.line,
+        filters.moment,
+        filters.iso,
+        filters.size,
+        filters.span,
+        filters.count,
+        filters.details,
+    ):
+        flask.jinja_env.filters[filter_.__name__] = filter_
+    flask.jinja_env.globals["version"] = __version__
+    Authentication(users, app.settings).install(flask)
     for pages in (overview, inbox, message, held, dead):
-        app.register_blueprint(pages.pages(parts))
-    app.after_request(_secure)
-    app.register_error_handler(HTTPException, _refused)
-    app.register_error_handler(Exception, _broken)
+        flask.register_blueprint(pages.pages(app))
+    flask.after_request(_add_headers)
+    flask.register_error_handler(HTTPException, _http_error)
+    flask.register_error_handler(Exception, _internal_error)
     for away in (BackendUnavailable, UsersFileError):
-        app.register_error_handler(away, _away)
+        flask.register_error_handler(away, _unavailable)
     for gone in (ObjectMissing, ObjectDamaged):
-        app.register_error_handler(gone, _gone)
-    return app
+        flask.register_error_handler(gone, _object_missing)
+    return flask
 
 
-def _secure(response: Response) -> Response:
+def _add_headers(response: Response) -> Response:
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     is_style = request.endpoint == "static" and response.status_code < 400
@@ -70,34 +78,36 @@ def _secure(response: Response) -> Response:
     return response
 
 
-def _refused(error: HTTPException) -> Response | HTTPException | tuple[str, int]:
+def _http_error(error: HTTPException) -> Response | HTTPException | tuple[str, int]:
     code = error.code or 500
     if code < 400:
         return error
     title, text = _TEXTS.get(code, (error.name, ""))
-    return _page(title, text, code)
+    return _notice(title, text, code)
 
 
-def _away(error: BackendUnavailable | UsersFileError) -> tuple[str, int]:
+def _unavailable(error: BackendUnavailable | UsersFileError) -> tuple[str, int]:
     logs.event("console", "Page not shown.", logs.ERROR, reason=str(error), page=request.endpoint)
     if isinstance(error, UsersFileError):
-        return _page("Nobody can log in just now", "The file of users cannot be used; the console's log says why.", 503)
+        return _notice(
+            "Nobody can log in just now", "The file of users cannot be used; the console's log says why.", 503
+        )
     name = f"The {error.backend}"
     text = f"{name} does not answer just now. Mail is not lost by it: it waits. Try again in a minute."
-    return _page(f"{name} is away", text, 503)
+    return _notice(f"{name} is away", text, 503)
 
 
-def _gone(error: Exception) -> tuple[str, int]:
+def _object_missing(error: Exception) -> tuple[str, int]:
     logs.event("console", "Object not shown.", logs.ERROR, reason=str(error), page=request.endpoint)
     text = "Its row is here, and its bytes are not, or are not those that were put there: it was erased or damaged."
-    return _page("The archive does not have this any more", text, 404)
+    return _notice("The archive does not have this any more", text, 404)
 
 
-def _broken(error: Exception) -> tuple[str, int]:
+def _internal_error(error: Exception) -> tuple[str, int]:
     logs.event("console", "Page failed.", logs.ERROR, reason=logs.error_location(error), page=request.endpoint)
-    return _page(*_TEXTS[500], 500)
+    return _notice(*_TEXTS[500], 500)
 
 
-def _page(title: str, text: str, code: int) -> tuple[str, int]:
+def _notice(title: str, text: str, code: int) -> tuple[str, int]:
     g.setdefault("user", None)
-    return render_template("told.html", title=title, text=text), code
+    return render_template("notice.html", title=title, text=text), code

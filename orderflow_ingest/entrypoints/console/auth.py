@@ -1,9 +1,9 @@
-"""Who asks: by a password and a session, or by a reverse proxy's word; and that a form was ours.
+"""Authentication: by a password and a session, or by a reverse proxy's header; protection of forms against forgery.
 
-Every request passes `Gate.check` before a page is looked for; but for styles and the login form nothing is answered to
-who is nobody, not even that there is no such page. With ORDERFLOW_CONSOLE_PROXY_HEADER set no password is taken: that
-header names the user, as far as the users' file knows him. That is safe because we then listen on a unix socket alone,
-and for as long as the proxy removes such a header that its clients send.
+Every request passes `Authentication.check` before its page is looked up. Without a known user only styles and the login
+form are answered, and not even that a page does not exist. With ORDERFLOW_CONSOLE_PROXY_HEADER set no password is
+taken: that header names the user, who must be in the users' file. That is safe because the console then listens on a
+unix socket alone, and as long as the proxy removes that header from its clients' requests.
 
 A form is ours if the browser does not say that another site sent it, and if it carries the token of the session; that
 of the login form is also in a cookie. Cookies are HttpOnly and SameSite=Strict, and Secure where the proxy says https.
@@ -24,15 +24,15 @@ from orderflow_ingest.observability import logs
 from .device import DEVICE_AGE, known_device, new_device
 from .sessions import Sessions
 from .throttle import LoginThrottle, TooManyLoginsError
-from .users import User, Users, is_name
+from .users import User, Users, is_valid_name
 
 COOKIE, LOGIN_COOKIE = "orderflow_console", "orderflow_console_login"
 DEVICE_COOKIE = "orderflow_console_device"
-_OPEN = ("static", "gate.login", "gate.logged_out")
+_PUBLIC_ENDPOINTS = ("static", "auth.login", "auth.logged_out")
 
 
-class Gate:
-    """The door of the console; `g.user` is who asks, once it is passed."""
+class Authentication:
+    """Identifies the user of every request, as `g.user`."""
 
     def __init__(self, users: Users, settings: Settings):
         self._users, self._header = users, settings.console_proxy_header
@@ -40,8 +40,8 @@ class Gate:
         self._secret = secrets.token_bytes(32)
 
     def install(self, app: Flask) -> None:
-        """Stand before every page of the application, and add the pages for logging in and out."""
-        pages = Blueprint("gate", __name__)
+        """Register the check of every request, and the pages for logging in and out."""
+        pages = Blueprint("auth", __name__)
         pages.add_url_rule("/login", "login", self._login, methods=["GET", "POST"])
         pages.add_url_rule("/logout", "logout", self._logout, methods=["POST"])
         pages.add_url_rule("/logged-out", "logged_out", self._logged_out)
@@ -49,32 +49,32 @@ class Gate:
         app.before_request(self.check)
 
     def check(self) -> Response | None:
-        """Find out who asks; send away who is nobody, and forms that are not ours."""
+        """Identify the user; redirect unknown ones to the login form, and refuse forms that are not ours."""
         g.user, g.form_token, g.by_proxy = None, "", bool(self._header)
         if request.endpoint == "static":
             return None
-        if "\0" in "".join((request.path, *_given())):  # PostgreSQL takes no such text
+        if "\0" in "".join((request.path, *_submitted_values())):  # PostgreSQL takes no such text
             abort(400)
         if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
             abort(403)
         if self._header:
-            self._believe_proxy()
+            self._user_of_proxy()
         else:
-            self._find_session()
+            self._user_of_session()
         if g.user is None:
-            return None if request.endpoint in _OPEN else _to_login()
-        if request.method == "POST" and request.endpoint != "gate.login":
-            _need_token(g.form_token)
+            return None if request.endpoint in _PUBLIC_ENDPOINTS else _redirect_to_login()
+        if request.method == "POST" and request.endpoint != "auth.login":
+            _check_token(g.form_token)
         return None
 
-    def _believe_proxy(self) -> None:
+    def _user_of_proxy(self) -> None:
         name = request.headers.get(self._header, "")
-        g.user = self._users.find(name) if is_name(name) else None
+        g.user = self._users.find(name) if is_valid_name(name) else None
         if g.user is None:
             abort(403)
         g.form_token = hmac.new(self._secret, name.encode(), sha256).hexdigest()
 
-    def _find_session(self) -> None:
+    def _user_of_session(self) -> None:
         token = request.cookies.get(COOKIE, "")
         session = self._sessions.find(token) if token else None
         if session is None:
@@ -88,32 +88,32 @@ class Gate:
         if g.by_proxy:
             return redirect(url_for("overview.page"))
         if request.method == "GET":
-            return _form()
-        _need_token(request.cookies.get(LOGIN_COOKIE, ""))
+            return _login_form()
+        _check_token(request.cookies.get(LOGIN_COOKIE, ""))
         name, address = request.form.get("name", "")[:64], (request.remote_addr or "")[:64]
         user = self._users.find(name)
         device = known_device(request.cookies.get(DEVICE_COOKIE, ""), name, user.password if user else None)
         try:
-            with self._throttle.place(device):
+            with self._throttle.password_check(device):
                 if wait := self._throttle.take(name, address, device):
-                    return _form(429, wait)
+                    return _login_form(429, wait)
                 user = self._users.check(name, request.form.get("password", "")[:1000])
         except TooManyLoginsError:
-            return _form(503, 1)
+            return _login_form(503, 1)
         if user is None:
             logs.event("login", "Login refused.", logs.WARNING, client=address)
-            return _form(403)
+            return _login_form(403)
         self._throttle.forget(name, address, device)
-        return self._let_in(user)
+        return self._start_session(user)
 
-    def _let_in(self, user: User) -> Response:
+    def _start_session(self, user: User) -> Response:
         logs.event("login", "Logged in.", operator=user.name, client=request.remote_addr)
         self._sessions.end(request.cookies.get(COOKIE, ""))
-        response = redirect(_local(request.args.get("next", "")), 303)
+        response = redirect(_local_path(request.args.get("next", "")), 303)
         _set_cookie(response, COOKIE, self._sessions.begin(user))
         if user.password:
             _set_cookie(
-                response, DEVICE_COOKIE, new_device(user.name, user.password), url_for("gate.login"), DEVICE_AGE
+                response, DEVICE_COOKIE, new_device(user.name, user.password), url_for("auth.login"), DEVICE_AGE
             )
         response.delete_cookie(LOGIN_COOKIE)
         return response
@@ -121,7 +121,7 @@ class Gate:
     def _logout(self) -> Response:
         self._sessions.end(request.cookies.get(COOKIE, ""))
         logs.event("logout", "Logged out.", operator=g.user.name)
-        response = redirect(url_for("gate.logged_out"), 303)
+        response = redirect(url_for("auth.logged_out"), 303)
         response.delete_cookie(COOKIE)
         return response
 
@@ -129,14 +129,14 @@ class Gate:
         return render_template("logged_out.html")
 
 
-def _given() -> Iterator[str]:
+def _submitted_values() -> Iterator[str]:
     for fields in (request.args, request.form):
         for _, value in fields.items(multi=True):
             yield value
 
 
-def _form(status: int = 200, wait: int = 0) -> Response:
-    """Return the login form, with a token in it and in a cookie; `wait` seconds are told to who comes too often."""
+def _login_form(status: int = 200, wait: int = 0) -> Response:
+    """Return the login form, with a token in it and in a cookie; `wait` seconds are shown after too many attempts."""
     token = secrets.token_urlsafe(32)
     response = make_response(render_template("login.html", token=token, status=status, wait=wait), status)
     if wait:
@@ -145,13 +145,13 @@ def _form(status: int = 200, wait: int = 0) -> Response:
     return response
 
 
-def _to_login() -> Response:
-    asked = request.full_path.rstrip("?") if request.method == "GET" else None
-    return redirect(url_for("gate.login", next=asked if asked != "/" else None), 303)
+def _redirect_to_login() -> Response:
+    target = request.full_path.rstrip("?") if request.method == "GET" else None
+    return redirect(url_for("auth.login", next=target if target != "/" else None), 303)
 
 
-def _need_token(known: str) -> None:
-    """Refuse a form without the token that we gave it."""
+def _check_token(known: str) -> None:
+    """Refuse a form without the token that was issued for it."""
     given = request.form.get("token", "")
     if not known or not hmac.compare_digest(given.encode(), known.encode()):
         abort(400)
@@ -162,8 +162,8 @@ def _set_cookie(response: Response, name: str, value: str, path: str = "/", age:
     response.set_cookie(name, value, max_age=age, httponly=True, samesite="Strict", secure=is_secure, path=path)
 
 
-def _local(path: str) -> str:
-    """Give a path of ours to go on to; whatever else is asked for leads to the first page."""
+def _local_path(path: str) -> str:
+    """Return a path of this console; the first page for every other one."""
     parts = urlsplit(path)
     is_ours = path.startswith("/") and path[1:2] not in ("/", "\\") and not parts.scheme and not parts.netloc
     return path if is_ours and path.isprintable() else url_for("overview.page")

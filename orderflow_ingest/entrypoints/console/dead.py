@@ -1,7 +1,7 @@
-"""Dead letters: what was set aside in this host's spool, why, and another delivery of it.
+"""Dead letters of this host's spool: their reasons, and another delivery of them.
 
-A dead letter has no row, and hence no organisation: they are for who sees everything, and NOT FOUND to others. None can
-be discarded here: the spool holds the only copy, and no order is lost by a click.
+A dead letter has no row, and hence no organization: users that do not see every organization get NOT FOUND. None can be
+discarded here: the spool holds the only copy, and no order is lost by a click.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from orderflow_ingest.storage.envelope_header import EnvelopeError, decode_envel
 from orderflow_ingest.storage.spool import EntryDamagedError
 
 from . import downloads
-from .scope import actor, need_everything, require_write
+from .scope import actor, require_all_organizations, require_write
 
 _LIMIT = 50
 _OUTCOMES = {outcome.name: outcome for outcome in Outcome}
 
 
 @dataclass(frozen=True)
-class Letter:
+class DeadLetter:
     """A dead letter; without a time if its envelope does not read."""
 
     name: str
@@ -36,18 +36,18 @@ class Letter:
     size: int
 
 
-def pages(parts: App) -> Blueprint:
+def pages(app: App) -> Blueprint:
     """Give the pages."""
     blueprint = Blueprint("dead", __name__, url_prefix="/dead-letters")
 
     @blueprint.before_request
     def _need() -> None:
-        need_everything()
+        require_all_organizations()
 
     @blueprint.get("")
     def listed() -> str:
-        found = parts.spool.dead()
-        letters = [_letter(parts, name, why) for name, why in found[:_LIMIT]]
+        found = app.spool.dead()
+        letters = [_read_dead_letter(app, name, why) for name, why in found[:_LIMIT]]
         outcome = _OUTCOMES.get(request.args.get("outcome", ""))
         return render_template("dead.html", letters=letters, number=len(found), outcome=outcome, limit=_LIMIT,
                                is_gone="gone" in request.args)  # fmt: skip
@@ -55,9 +55,9 @@ def pages(parts: App) -> Blueprint:
     @blueprint.post("/<name>/deliver")
     def deliver(name: str) -> Response:
         require_write()
-        _known(parts, name)
+        _require_dead_letter(app, name)
         try:
-            ended = replay.redeliver_dead_letter(name, parts)
+            ended = replay.redeliver_dead_letter(name, app)
         except FileNotFoundError:
             ended = None
         outcome = ended.outcome.name if ended else None
@@ -66,25 +66,25 @@ def pages(parts: App) -> Blueprint:
 
     @blueprint.get("/<name>/raw")
     def raw(name: str) -> Response:
-        _known(parts, name)
+        _require_dead_letter(app, name)
         try:
-            return downloads.to_save(parts.spool.read_dead(name)[1], f"{name}.eml")
+            return downloads.attachment_response(app.spool.read_dead(name)[1], f"{name}.eml")
         except (FileNotFoundError, EntryDamagedError):
             abort(404)
 
     return blueprint
 
 
-def _known(parts: App, name: str) -> None:
-    if name not in {known for known, _ in parts.spool.dead()}:
+def _require_dead_letter(app: App, name: str) -> None:
+    if name not in {known for known, _ in app.spool.dead()}:
         abort(404)
 
 
-def _letter(parts: App, name: str, why: str) -> Letter:
+def _read_dead_letter(app: App, name: str, why: str) -> DeadLetter:
     lines = tuple(why.splitlines()[-5:])
     try:
-        header, raw = parts.spool.read_dead(name)
+        header, raw = app.spool.read_dead(name)
         envelope = decode_envelope(header)
     except (FileNotFoundError, EntryDamagedError, EnvelopeError):
-        return Letter(name, lines, "unreadable", "", None, 0)
-    return Letter(name, lines, envelope.recipient, envelope.sender, envelope.received_at, len(raw))
+        return DeadLetter(name, lines, "unreadable", "", None, 0)
+    return DeadLetter(name, lines, envelope.recipient, envelope.sender, envelope.received_at, len(raw))

@@ -16,14 +16,14 @@ from .preview import picture_type
 SANDBOX = "default-src 'none'; sandbox; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-def to_save(data: bytes, filename: str) -> Response:
+def attachment_response(data: bytes, filename: str) -> Response:
     """Answer with a file that the browser saves under a name."""
     response = _sandboxed(data, "application/octet-stream")
     response.headers["Content-Disposition"] = disposition(filename)
     return response
 
 
-def to_draw(data: bytes) -> Response:
+def picture_response(data: bytes) -> Response:
     """Answer with a picture; NOT FOUND if it is none that is safe to draw."""
     kind = picture_type(data)
     return _sandboxed(data, kind) if kind else abort(404)

@@ -1,4 +1,7 @@
-"""Mail that is held: why, what it clashes with, and an operator's decision with a reason, which becomes an event."""
+"""Held mail: its reason, the message it conflicts with, and an operator's decision, which becomes an event.
+
+A decision is made once: a mail that is decided already stays as it is. Discarded mail stays in the archive.
+"""
 
 from uuid import UUID
 
@@ -16,10 +19,10 @@ from orderflow_ingest.storage.database import IdentityTakenError
 from . import downloads
 from .filters import line
 from .message import beginning
-from .scope import Scope, actor, require_write, the_held
+from .scope import Scope, actor, get_held_mail_or_404, require_write
 
 _LIMIT, _LONGEST = 100, 500
-WHY = {
+REASON_TEXTS = {
     HoldReason.MESSAGE_ID_REUSED: "Its Message-ID is known with other content: a mail that was changed on its way, a "
     "broken mailer, or somebody who wants a later order to be taken for an earlier one.",
     HoldReason.SENDER_NOT_ALLOWED: "The organisation takes no mail from this sender by itself.",
@@ -34,30 +37,30 @@ _DONE = {
 }
 
 
-def pages(parts: App) -> Blueprint:
+def pages(app: App) -> Blueprint:
     """Give the pages."""
     blueprint = Blueprint("held", __name__, url_prefix="/held")
 
     @blueprint.get("")
     def listed() -> str:
-        scope = Scope(parts)
+        scope = Scope(app)
         found = scope.held(_LIMIT)
         mails = [(scope.slug_of(one.org_id), one) for one in found]
         is_all, done = len(found) < _LIMIT, _DONE.get(request.args.get("done", ""))
-        return render_template("held.html", mails=mails, why=WHY, is_all=is_all, limit=_LIMIT, done=done)
+        return render_template("held.html", mails=mails, why=REASON_TEXTS, is_all=is_all, limit=_LIMIT, done=done)
 
     @blueprint.get("/<slug>/<uuid:id>")
     def page(slug: str, id: UUID) -> str:
-        mail = the_held(parts, slug, id)
-        known = mail.inbound_message_id and parts.records.messages.get(mail.org_id, mail.inbound_message_id)
+        mail = get_held_mail_or_404(app, slug, id)
+        known = mail.inbound_message_id and app.records.messages.get(mail.org_id, mail.inbound_message_id)
         done = _DONE.get(request.args.get("done", ""))
-        why = {"why": WHY[mail.reason], "difference": read_why_held(mail.raw_key, parts.archive)}
+        why = {"why": REASON_TEXTS[mail.reason], "difference": read_why_held(mail.raw_key, app.archive)}
         return render_template("held_mail.html", slug=slug, mail=mail, known=known, done=done, **why)
 
     @blueprint.post("/<slug>/<uuid:id>/<any(accept, discard):decision>")
     def decide(slug: str, id: UUID, decision: str) -> Response:
         require_write()
-        mail = the_held(parts, slug, id)
+        mail = get_held_mail_or_404(app, slug, id)
         reason = line(request.form.get("why", "").strip(), _LONGEST)
         if not reason:
             return redirect(url_for("held.page", slug=slug, id=id, done="reason"), 303)
@@ -65,7 +68,7 @@ def pages(parts: App) -> Blueprint:
             return redirect(url_for("held.page", slug=slug, id=id, done="erased"), 303)
         resolve = replay.accept_held if decision == "accept" else replay.discard_held
         try:
-            is_done = resolve(mail, parts, actor(), reason)
+            is_done = resolve(mail, app, actor(), reason)
         except IdentityTakenError:
             return redirect(url_for("held.page", slug=slug, id=id, done="taken"), 303)
         logs.event(decision, "Held mail decided." if is_done else "Held mail was closed.", org=slug, held=id,
@@ -74,13 +77,15 @@ def pages(parts: App) -> Blueprint:
 
     @blueprint.get("/<slug>/<uuid:id>/raw")
     def raw(slug: str, id: UUID) -> Response:
-        mail = the_held(parts, slug, id)
-        return downloads.to_save(read_object(mail.org_id, mail.raw_key, mail.digest, parts.archive), f"{id}.eml")
+        mail = get_held_mail_or_404(app, slug, id)
+        return downloads.attachment_response(
+            read_object(mail.org_id, mail.raw_key, mail.digest, app.archive), f"{id}.eml"
+        )
 
     @blueprint.get("/<slug>/<uuid:id>/source")
     def source(slug: str, id: UUID) -> str:
-        mail = the_held(parts, slug, id)
-        text, is_cut = beginning(read_object(mail.org_id, mail.raw_key, mail.digest, parts.archive))
+        mail = get_held_mail_or_404(app, slug, id)
+        text, is_cut = beginning(read_object(mail.org_id, mail.raw_key, mail.digest, app.archive))
         back = url_for("held.page", slug=slug, id=id)
         return render_template("source.html", text=text, is_cut=is_cut, subject=mail.subject, back=back)
 

@@ -6,7 +6,7 @@
     answered    as accepted, or closed
 
 Guarantees: a connection is closed when its request does not end in time, however steadily its bytes drip. The server
-never stops to accept: beyond `most_connections` the connection that has waited longest for its request is closed for
+never stops to accept: beyond `max_connections` the connection that has waited longest for its request is closed for
 each new one, so that clients that send nothing cannot keep others out. Only a request that was received takes a thread.
 A request whose length can be read in two ways is refused with 400, and its connection is closed (RFC 9112, sections 6.1
 to 6.3 and 11.2): one with Transfer-Encoding, which no browser and no proxy that buffers sends; one with two values of
@@ -31,10 +31,10 @@ from waitress.task import ThreadedTaskDispatcher
 THREADS = 8
 REQUEST_TIME = 20.0  # seconds
 IDLE_TIME = 75  # seconds; more than a proxy keeps a connection that it means to use again: 60 for nginx
-_MOST = 512  # connections
-_FILES = 256  # that may be open beside connections: of the database, the queue, the archive
-_DIGITS = 12  # of a Content-Length
-_CODED = re.compile(rb"^transfer-encoding:", re.IGNORECASE | re.MULTILINE)
+_MAX_CONNECTIONS = 512  # connections
+_OTHER_FILES = 256  # that may be open beside connections: of the database, the queue, the archive
+_MAX_LENGTH_DIGITS = 12  # of a Content-Length
+_TRANSFER_ENCODING = re.compile(rb"^transfer-encoding:", re.IGNORECASE | re.MULTILINE)
 _OPTIONS = {
     "threads": THREADS,
     "ident": "",
@@ -61,9 +61,9 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
             raise
         except ValueError:  # a target or a number that Python's own functions refuse
             raise ParsingError("The request cannot be read") from None
-        if _CODED.search(header_plus):  # of HTTP/1.1 the library has taken the field out
+        if _TRANSFER_ENCODING.search(header_plus):  # of HTTP/1.1 the library has taken the field out
             raise ParsingError("Transfer-Encoding is not taken: send Content-Length")
-        if len(self.headers.get("CONTENT_LENGTH", "")) > _DIGITS:
+        if len(self.headers.get("CONTENT_LENGTH", "")) > _MAX_LENGTH_DIGITS:
             raise ParsingError("Content-Length is invalid")
 
 
@@ -110,7 +110,7 @@ class _Bounded:
         super().handle_accept()  # type: ignore[misc]
         # Of all servers: a name such as localhost has one for each of its addresses.
         channels = [one for one in self._map.values() if isinstance(one, _Channel)]
-        if len(channels) > most_connections():
+        if len(channels) > max_connections():
             waiting = [channel for channel in channels if not channel.is_working]
             # What takes an answer goes last. The new connection is one of them, so that none is left only by a race.
             if waiting:
@@ -136,11 +136,11 @@ class _Unix(_Bounded, UnixWSGIServer):  # type: ignore[misc]
 def serve(app: Any, address: str) -> None:
     """Answer at host:port or unix:/path until SystemExit. Raise OSError where nothing can listen there."""
     is_unix = address.startswith("unix:")
-    place: dict[str, Any] = {"listen": address}
+    listen: dict[str, Any] = {"listen": address}
     if is_unix:
-        place = {"unix_socket": address.removeprefix("unix:"), "unix_socket_perms": "660"}
+        listen = {"unix_socket": address.removeprefix("unix:"), "unix_socket_perms": "660"}
     # Our own bound comes first: at this one the library would stop to accept.
-    chosen = Adjustments(connection_limit=4 * _MOST, **_OPTIONS, **place)
+    chosen = Adjustments(connection_limit=4 * _MAX_CONNECTIONS, **_OPTIONS, **listen)
     connections: dict[int, Any] = {}
     threads = ThreadedTaskDispatcher()
     threads.set_thread_count(chosen.threads)
@@ -157,9 +157,9 @@ def serve(app: Any, address: str) -> None:
         threads.shutdown()
 
 
-def most_connections() -> int:
+def max_connections() -> int:
     """Return how many connections may be open at a time: what the limit of open files leaves, and no more than 512."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return _MOST
-    return max(16, min(_MOST, soft - _FILES))
+        return _MAX_CONNECTIONS
+    return max(16, min(_MAX_CONNECTIONS, soft - _OTHER_FILES))

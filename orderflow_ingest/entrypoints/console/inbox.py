@@ -26,7 +26,7 @@ _STATUSES = {status.value: (status,) for status in Status} | {"unfinished": UNFI
 
 @dataclass(frozen=True)
 class Query:
-    """What the form asks for, as it was typed."""
+    """The fields of the search form, as they were typed."""
 
     words: str = ""
     sender: str = ""
@@ -39,61 +39,61 @@ class Query:
 
     @property
     def has_more(self) -> bool:
-        """Tell whether one of the fields is used that are folded away."""
+        """Return whether a field is used that is folded away."""
         return any((self.sender, self.document, self.message_id, self.since, self.until))
 
 
 class InvalidQueryError(OrderflowError):
-    """A field that does not read; the text says what it should be."""
+    """A field is invalid; the text says what it should be."""
 
 
-def pages(parts: App) -> Blueprint:
+def pages(app: App) -> Blueprint:
     """Give the page."""
     blueprint = Blueprint("inbox", __name__)
 
     @blueprint.get("/messages")
     def page() -> str:
         given = {field.name: request.args.get(field.name, "").strip()[:_LONGEST] for field in fields(Query)}
-        asked = replace(Query(**given), org=ascii_lower(given["org"]))
+        query = replace(Query(**given), org=ascii_lower(given["org"]))
         found: list[InboundMessage] = []
-        trouble, scope = "", None
-        known = organizations(parts)
+        error_text, scope = "", None
+        known = organizations(app)
         try:
-            if asked.org and asked.org not in {org.slug for org in known}:
-                raise InvalidQueryError(f"There is no organisation {asked.org}.")
-            scope = Scope(parts, asked.org or None)
-            found = scope.messages(chosen(asked), PAGE + 1, _place(request.args.get("after", "")))
+            if query.org and query.org not in {org.slug for org in known}:
+                raise InvalidQueryError(f"There is no organisation {query.org}.")
+            scope = Scope(app, query.org or None)
+            found = scope.messages(parse_filter(query), PAGE + 1, _parse_cursor(request.args.get("after", "")))
         except InvalidQueryError as error:
-            trouble = str(error)
-        query = {name: value for name, value in vars(asked).items() if value}
+            error_text = str(error)
+        parameters = {name: value for name, value in vars(query).items() if value}
         return render_template(
             "inbox.html",
-            asked=asked,
             query=query,
+            parameters=parameters,
             orgs=known,
             statuses=_STATUSES,
-            trouble=trouble,
+            error=error_text,
             mails=[(scope.slug_of(message.org_id), message) for message in found[:PAGE] if scope],
-            after=_mark(found[PAGE - 1]) if len(found) > PAGE else None,
+            after=_format_cursor(found[PAGE - 1]) if len(found) > PAGE else None,
             is_first=not request.args.get("after"),
         )
 
     return blueprint
 
 
-def chosen(asked: Query) -> Filter:
-    """Make of what was typed what is looked for. Raises Misread."""
-    if asked.status and asked.status not in _STATUSES:
+def parse_filter(query: Query) -> Filter:
+    """Return the filter for a query. Raise InvalidQuery."""
+    if query.status and query.status not in _STATUSES:
         raise InvalidQueryError("There is no such status.")
-    until = _day(asked.until)
+    until = _day(query.until)
     return Filter(
-        statuses=_STATUSES.get(asked.status, ()),
-        since=_day(asked.since),
+        statuses=_STATUSES.get(query.status, ()),
+        since=_day(query.since),
         until=until + timedelta(days=1) if until else None,
-        message_id=whole_message_id(asked.message_id) or None,
-        sender=asked.sender or None,
-        words=asked.words or None,
-        document_words=asked.document or None,
+        message_id=whole_message_id(query.message_id) or None,
+        sender=query.sender or None,
+        words=query.words or None,
+        document_words=query.document or None,
     )
 
 
@@ -107,11 +107,11 @@ def _day(text: str) -> datetime | None:
     return datetime.combine(day, time(), UTC) if day else None
 
 
-def _mark(last: InboundMessage) -> str:
+def _format_cursor(last: InboundMessage) -> str:
     return f"{last.received_at.isoformat()}~{last.id}"
 
 
-def _place(mark: str) -> Cursor | None:
+def _parse_cursor(mark: str) -> Cursor | None:
     if not mark:
         return None
     at, _, id = mark.partition("~")

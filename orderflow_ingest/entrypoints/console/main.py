@@ -1,10 +1,10 @@
 """orderflow-console: the mail, its documents and what is held, in a browser.
 
     orderflow-console serve                   answer at ORDERFLOW_CONSOLE, till SIGTERM
-    orderflow-console user add NAME           let NAME log in: --org what he sees, --may-change what he may do
+    orderflow-console user add NAME           let NAME log in: --org what they see, --may-change what they may do
     orderflow-console user password NAME      give NAME another password
     orderflow-console user list               show who may log in
-    orderflow-console user remove NAME        let NAME in no more, at once
+    orderflow-console user remove NAME        end NAME's access at once
 
 It listens on loopback or a unix socket alone: TLS, and the way from elsewhere, are a reverse proxy's. A password is
 asked for on the terminal, or read from standard input; never taken from an argument, which others can see.
@@ -14,6 +14,8 @@ It is an extra, `orderflow-ingest[console]`; without it the program says so in o
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -31,8 +33,8 @@ from orderflow_ingest.entrypoints.cli.terminal import (
 )
 from orderflow_ingest.observability import logs
 
-_LEAST = 12  # characters of a password
-_PATIENCE = 30.0  # seconds, where a delivery has ORDERFLOW_DEADLINE: half of it is for one backend
+_MIN_PASSWORD_LENGTH = 12  # characters of a password
+_DEADLINE = 30.0  # seconds, where a delivery has ORDERFLOW_DEADLINE: half of it is for one backend
 
 
 @click.group(cls=CommandGroup, help="Show mail, documents and what is held in a browser.")
@@ -48,8 +50,8 @@ def serve(settings_file: str | None) -> None:
     from .app import create_app
     from .users import Users, UsersFileError
 
-    parts = load_app(settings_file, deadline=_PATIENCE)
-    settings = parts.settings
+    app = load_app(settings_file, deadline=_DEADLINE)
+    settings = app.settings
     if settings.console_proxy_header and not settings.console.startswith("unix:"):
         raise click.ClickException(
             "ORDERFLOW_CONSOLE_PROXY_HEADER needs a socket that the proxy alone may open, ORDERFLOW_CONSOLE=unix:/path:"
@@ -63,9 +65,9 @@ def serve(settings_file: str | None) -> None:
         raise click.ClickException(str(error)) from None
     if not known:
         click.echo("nobody can log in yet: orderflow-console user add NAME", err=True)
-    signal.signal(signal.SIGTERM, _end)
-    log_start("console", "Console listening.", settings, address=settings.console)
-    _listen(create_app(parts, users), settings.console)
+    signal.signal(signal.SIGTERM, _stop)
+    log_start("console", "Console started.", settings, address=settings.console)
+    _listen(create_app(app, users), settings.console)
 
 
 @cli.group()
@@ -86,19 +88,19 @@ password_option = click.option(
 @settings_option
 def add_user(name: str, slugs: tuple[str, ...], may_change: bool, no_password: bool, settings_file: str | None) -> None:
     """Let NAME log in; without --org, NAME sees every organisation, dead letters and the queue."""
-    from .users import User, Users, hashed, is_name
+    from .users import User, Users, hash_password, is_valid_name
 
-    if not is_name(name):
+    if not is_valid_name(name):
         raise click.UsageError("a name is of letters, digits and . _ @ -, and begins with a letter or digit")
-    parts = load_app(settings_file)
-    known = {org.slug for org in parts.records.organizations.all()}
+    app = load_app(settings_file)
+    known = {org.slug for org in app.records.organizations.all()}
     if unknown := [slug for slug in slugs if slug not in known]:
-        raise click.ClickException(f"no organisation is named {unknown[0]}")
-    users = Users(parts.settings.console_users)
-    with _told(), users.changed() as table:
+        raise click.ClickException(f"no such organization: {unknown[0]}")
+    users = Users(app.settings.console_users)
+    with users_file_errors(), users.edit() as table:
         if name in table:
             raise click.ClickException(f"{name} is there already: orderflow-console user remove {name} first")
-        password = None if no_password else hashed(_asked())
+        password = None if no_password else hash_password(_read_password())
         table[name] = User(name, password, frozenset(slugs) if slugs else None, may_change)
     click.echo(f"added {name}")
 
@@ -110,13 +112,13 @@ def change_password(name: str, settings_file: str | None) -> None:
     """Give NAME another password; who is logged in as NAME is logged out."""
     from dataclasses import replace
 
-    from .users import Users, hashed
+    from .users import Users, hash_password
 
     users = Users(load_app(settings_file).settings.console_users)
-    with _told(), users.changed() as table:
+    with users_file_errors(), users.edit() as table:
         if name not in table:
-            raise click.ClickException(f"nobody is named {name}")
-        table[name] = replace(table[name], password=hashed(_asked()))
+            raise click.ClickException(f"no such user: {name}")
+        table[name] = replace(table[name], password=hash_password(_read_password()))
     click.echo(f"changed the password of {name}")
 
 
@@ -127,7 +129,7 @@ def list_users(as_json: bool, settings_file: str | None) -> None:
     """Show who may log in, what they see, and whether they may change anything."""
     from .users import Users
 
-    with _told():
+    with users_file_errors():
         found = Users(load_app(settings_file).settings.console_users).all()
     rows = [
         {
@@ -148,33 +150,31 @@ def remove_user(name: str, settings_file: str | None) -> None:
     """Let NAME in no more; a login that is open ends at once."""
     from .users import Users
 
-    with _told(), Users(load_app(settings_file).settings.console_users).changed() as table:
+    with users_file_errors(), Users(load_app(settings_file).settings.console_users).edit() as table:
         if table.pop(name, None) is None:
-            raise click.ClickException(f"nobody is named {name}")
+            raise click.ClickException(f"no such user: {name}")
     click.echo(f"removed {name}")
 
 
-class _told:
-    """Make one line of what is wrong with the users' file."""
+@contextmanager
+def users_file_errors() -> Iterator[None]:
+    """Report a users' file that cannot be used in one line."""
+    from .users import UsersFileError
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        from .users import UsersFileError
-
-        if isinstance(error, UsersFileError):
-            raise click.ClickException(str(error)) from None
+    try:
+        yield
+    except UsersFileError as error:
+        raise click.ClickException(str(error)) from None
 
 
-def _asked() -> str:
+def _read_password() -> str:
     """Ask for a password on the terminal, twice; or take the first line of standard input."""
     if sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
         password = sys.stdin.readline().rstrip("\n")
-    if len(password) < _LEAST:
-        raise click.ClickException(f"a password has at least {_LEAST} characters")
+    if len(password) < _MIN_PASSWORD_LENGTH:
+        raise click.ClickException(f"a password has at least {_MIN_PASSWORD_LENGTH} characters")
     return str(password)
 
 
@@ -187,7 +187,7 @@ def _listen(app: Any, address: str) -> None:
         raise click.ClickException(f"cannot listen at {address}: {os_reason(error)}") from None
 
 
-def _end(*_: object) -> None:
+def _stop(*_: object) -> None:
     raise SystemExit(0)
 
 

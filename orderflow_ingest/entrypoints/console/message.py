@@ -35,24 +35,24 @@ class Body(NamedTuple):
     note: str
 
 
-def pages(parts: App) -> Blueprint:
+def pages(app: App) -> Blueprint:
     """Give the pages."""
     blueprint = Blueprint("message", __name__, url_prefix="/messages/<slug>/<uuid:id>")
 
     @blueprint.get("")
     def page(slug: str, id: UUID) -> str:
-        message = get_message_or_404(parts, slug, id)
-        documents = parts.records.documents.of_message(message.org_id, id)
-        skipped = parts.records.documents.skipped(message.org_id, id)
+        message = get_message_or_404(app, slug, id)
+        documents = app.records.documents.of_message(message.org_id, id)
+        skipped = app.records.documents.skipped(message.org_id, id)
         both: list[Document | SkippedPart] = [*documents, *skipped]
         return render_template(
             "message.html",
             slug=slug,
             message=message,
-            bodies=_bodies(parts, documents),
+            bodies=_bodies(app, documents),
             parts=sorted(both, key=_in_order),
             shows=_shows,
-            events=[*message.first_events(), *parts.records.events.of(message.org_id, message.id)],
+            events=[*message.first_events(), *app.records.events.of(message.org_id, message.id)],
             names={one.id: one.filename or "the text" for one in documents},
             done=_DONE.get(request.args.get("done", "")),
         )
@@ -60,47 +60,49 @@ def pages(parts: App) -> Blueprint:
     @blueprint.post("/replay")
     def run_again(slug: str, id: UUID) -> Response:
         require_write()
-        message = get_message_or_404(parts, slug, id)
+        message = get_message_or_404(app, slug, id)
         if request.form.get("seen") != message.updated_at.isoformat():
             return redirect(url_for("message.page", slug=slug, id=id, done="moved"), 303)
         if replay.skip_reason(message):
             return redirect(url_for("message.page", slug=slug, id=id, done="erased"), 303)
-        is_done = replay.replay_message(message, parts, actor())
+        is_done = replay.replay_message(message, app, actor())
         logs.event("replay", "Message replayed." if is_done else "Message moved meanwhile.", org=slug, message_id=id,
                    operator=actor())  # fmt: skip
         return redirect(url_for("message.page", slug=slug, id=id, done="replayed" if is_done else "moved"), 303)
 
     @blueprint.get("/raw")
     def raw(slug: str, id: UUID) -> Response:
-        message = get_message_or_404(parts, slug, id)
-        return downloads.to_save(_raw(parts, message), f"{id}.eml")
+        message = get_message_or_404(app, slug, id)
+        return downloads.attachment_response(_raw(app, message), f"{id}.eml")
 
     @blueprint.get("/source")
     def source(slug: str, id: UUID) -> str:
-        message = get_message_or_404(parts, slug, id)
-        text, is_cut = beginning(_raw(parts, message))
+        message = get_message_or_404(app, slug, id)
+        text, is_cut = beginning(_raw(app, message))
         back = url_for("message.page", slug=slug, id=id)
         return render_template("source.html", text=text, is_cut=is_cut, subject=message.subject, back=back)
 
     @blueprint.get("/documents/<uuid:document_id>")
     def save(slug: str, id: UUID, document_id: UUID) -> Response:
-        document = _document(parts, slug, id, document_id)
-        data = read_object(document.org_id, document.object_key, document.digest, parts.archive)
-        return downloads.to_save(data, document.filename or f"part-{document.part_path}.txt")
+        document = _document(app, slug, id, document_id)
+        data = read_object(document.org_id, document.object_key, document.digest, app.archive)
+        return downloads.attachment_response(data, document.filename or f"part-{document.part_path}.txt")
 
     @blueprint.get("/documents/<uuid:document_id>/picture")
     def picture(slug: str, id: UUID, document_id: UUID) -> Response:
-        document = _document(parts, slug, id, document_id)
+        document = _document(app, slug, id, document_id)
         if kind_of(document.content_type) is not Kind.PICTURE or document.size > PICTURE_LIMIT:
             abort(404)
-        return downloads.to_draw(read_object(document.org_id, document.object_key, document.digest, parts.archive))
+        return downloads.picture_response(
+            read_object(document.org_id, document.object_key, document.digest, app.archive)
+        )
 
     @blueprint.get("/documents/<uuid:document_id>/preview")
     def look(slug: str, id: UUID, document_id: UUID) -> str:
-        document = _document(parts, slug, id, document_id)
+        document = _document(app, slug, id, document_id)
         if not _shows(document):
             abort(404)
-        data = read_object(document.org_id, document.object_key, document.digest, parts.archive)
+        data = read_object(document.org_id, document.object_key, document.digest, app.archive)
         made = preview(data, document.content_type, "utf-8" if document.kind is PartKind.BODY else document.charset)
         return render_template("preview.html", slug=slug, id=id, document=document, preview=made)
 
@@ -112,14 +114,14 @@ def beginning(raw: bytes) -> tuple[str, bool]:
     return lines(raw[:_SOURCE_LIMIT].decode("utf-8", "replace")), len(raw) > _SOURCE_LIMIT
 
 
-def _raw(parts: App, message: InboundMessage) -> bytes:
-    return read_object(message.org_id, message.raw_key, message.digest, parts.archive)
+def _raw(app: App, message: InboundMessage) -> bytes:
+    return read_object(message.org_id, message.raw_key, message.digest, app.archive)
 
 
-def _document(parts: App, slug: str, id: UUID, document_id: UUID) -> Document:
+def _document(app: App, slug: str, id: UUID, document_id: UUID) -> Document:
     """Give a document of a message; NOT FOUND if there is none, or the user may not know of it."""
-    message = get_message_or_404(parts, slug, id)
-    documents = parts.records.documents.of_message(message.org_id, id)
+    message = get_message_or_404(app, slug, id)
+    documents = app.records.documents.of_message(message.org_id, id)
     return next((one for one in documents if one.id == document_id), None) or abort(404)
 
 
@@ -130,13 +132,13 @@ def _shows(part: Document | SkippedPart) -> bool:
     return kind_of(part.content_type) is not Kind.PICTURE or part.size <= PICTURE_LIMIT
 
 
-def _bodies(parts: App, documents: list[Document]) -> list[Body]:
+def _bodies(app: App, documents: list[Document]) -> list[Body]:
     """Read what was typed into a message; an archive that is away takes nothing else from the page."""
     found: list[Body] = []
     for document in [one for one in documents if one.kind is PartKind.BODY][:_BODIES]:
         try:
             made = preview(
-                read_object(document.org_id, document.object_key, document.digest, parts.archive)[:_BODY_LIMIT],
+                read_object(document.org_id, document.object_key, document.digest, app.archive)[:_BODY_LIMIT],
                 "text/plain",
                 "utf-8",
             )

@@ -36,8 +36,8 @@ PERIODS = (
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What belongs to no organisation: the spool of this host and the queue; None: it does not answer."""
+class HostStatus:
+    """State that belongs to no organization: the spool of this host and the queue; None: the queue does not answer."""
 
     spooled: int
     dead: int
@@ -45,32 +45,32 @@ class Machine:
     overdue: float
 
 
-def pages(parts: App) -> Blueprint:
+def pages(app: App) -> Blueprint:
     """Give the page."""
     blueprint = Blueprint("overview", __name__)
 
     @blueprint.get("/")
     def page() -> str:
         period = next((one for one in PERIODS if one.key == request.args.get("period")), PERIODS[1])
-        scope, now = Scope(parts, ascii_lower(request.args.get("org", "").strip()) or None), datetime.now(UTC)
+        scope, now = Scope(app, ascii_lower(request.args.get("org", "").strip()) or None), datetime.now(UTC)
         since = now - period.length
-        slots = scope.slots(since, now, period.step)
-        shares = scope.shares(since, now, _ORGANIZATIONS)
+        buckets = scope.time_buckets(since, now, period.step)
+        org_counts = scope.org_counts(since, now, _ORGANIZATIONS)
         return render_template(
             "overview.html",
             periods=PERIODS,
             period=period,
             org=scope.slug or "",
-            orgs=organizations(parts),
-            standing=scope.standing(now - _DAY),
-            machine=_machine(parts) if scope.is_everything else None,
+            orgs=organizations(app),
+            counts=scope.status_counts(now - _DAY),
+            host=_host_status(app) if scope.is_unrestricted else None,
             now=now,
-            volume=plots.volume(slots, period.step),
-            latency=plots.latency(slots, period.step),
-            failures=plots.failures(slots, period.step),
-            rows=plots.table(slots),
-            shares=[(scope.slug_of(share.org_id), share.numbers) for share in shares],
-            most=max((share.numbers.received for share in shares), default=0),
+            volume=plots.volume(buckets, period.step),
+            latency=plots.latency(buckets, period.step),
+            failures=plots.failures(buckets, period.step),
+            rows=plots.table(buckets),
+            org_counts=[(scope.slug_of(one.org_id), one.numbers) for one in org_counts],
+            most=max((one.numbers.received for one in org_counts), default=0),
             failed=[
                 (scope.slug_of(message.org_id), message)
                 for message in scope.messages(Filter(statuses=(Status.FAILED,)), _FAILED)
@@ -80,10 +80,10 @@ def pages(parts: App) -> Blueprint:
     return blueprint
 
 
-def _machine(parts: App) -> Machine:
+def _host_status(app: App) -> HostStatus:
     try:
-        queued = parts.queue.depth()
+        queued = app.queue.depth()
     except QueueUnavailable:
         queued = None
-    overdue = parts.records.messages.lag(parts.records.database.now())
-    return Machine(len(parts.spool.entries()), parts.spool.count_dead(), queued, overdue)
+    overdue = app.records.messages.lag(app.records.database.now())
+    return HostStatus(len(app.spool.entries()), app.spool.count_dead(), queued, overdue)

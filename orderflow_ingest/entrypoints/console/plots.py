@@ -14,7 +14,7 @@ from orderflow_ingest.storage.database import TimeBucket, quantile
 from . import filters
 
 WIDTH, HEIGHT = 380.0, 140.0
-_GAP = 0.18  # of a bar's place
+_GAP = 0.18  # of a bar's width
 _SHORTEST, _LONGEST = 0.7, 86400.0
 
 
@@ -27,7 +27,7 @@ class Bar:
     y: float
     width: float
     height: float
-    says: str
+    label: str
 
 
 @dataclass(frozen=True)
@@ -48,58 +48,63 @@ class Plot:
     peak: str
 
 
-def volume(slots: Sequence[TimeBucket], step: int) -> Plot:
+def volume(buckets: Sequence[TimeBucket], step: int) -> Plot:
     """Draw how many messages came, those PARSED below, unfinished and FAILED upon them."""
-    top = _nice(max((slot.numbers.received for slot in slots), default=0))
+    top = _round_up(max((bucket.numbers.received for bucket in buckets), default=0))
     bars: list[Bar] = []
-    for number, slot in enumerate(slots):
+    for number, bucket in enumerate(buckets):
         below = 0
         for kind in ("parsed", "unfinished", "failed"):
-            value = getattr(slot.numbers, kind)
-            says = f"{_when(slot, step)}: {filters.count(value)} {kind}"
-            bars += [_bar(kind, number, len(slots), below / top, (below + value) / top, says)] if value else []
+            value = getattr(bucket.numbers, kind)
+            label = f"{_when(bucket, step)}: {filters.count(value)} {kind}"
+            bars += [_bar(kind, number, len(buckets), below / top, (below + value) / top, label)] if value else []
             below += value
-    busiest = max(slots, key=lambda slot: slot.numbers.received, default=None)
+    busiest = max(buckets, key=lambda bucket: bucket.numbers.received, default=None)
     peak = f"the most, {filters.count(busiest.numbers.received)}, {_when(busiest, step)}" if busiest else "none"
-    return Plot(tuple(bars), _counts(top), _times(slots, step), peak)
+    return Plot(tuple(bars), _counts(top), _times(buckets, step), peak)
 
 
-def failures(slots: Sequence[TimeBucket], step: int) -> Plot:
+def failures(buckets: Sequence[TimeBucket], step: int) -> Plot:
     """Draw how many of the messages that came FAILED."""
-    top = _nice(max((slot.numbers.failed for slot in slots), default=0))
+    top = _round_up(max((bucket.numbers.failed for bucket in buckets), default=0))
     bars = [
         _bar(
-            "failed", n, len(slots), 0, slot.numbers.failed / top, f"{_when(slot, step)}: {slot.numbers.failed} failed"
+            "failed",
+            n,
+            len(buckets),
+            0,
+            bucket.numbers.failed / top,
+            f"{_when(bucket, step)}: {bucket.numbers.failed} failed",
         )
-        for n, slot in enumerate(slots)
-        if slot.numbers.failed
+        for n, bucket in enumerate(buckets)
+        if bucket.numbers.failed
     ]
-    total = sum(slot.numbers.failed for slot in slots)
-    return Plot(tuple(bars), _counts(top), _times(slots, step), f"{filters.count(total)} in all")
+    total = sum(bucket.numbers.failed for bucket in buckets)
+    return Plot(tuple(bars), _counts(top), _times(buckets, step), f"{filters.count(total)} in all")
 
 
-def latency(slots: Sequence[TimeBucket], step: int) -> Plot:
+def latency(buckets: Sequence[TimeBucket], step: int) -> Plot:
     """Draw within what time half and 95 % of the messages were PARSED, on a logarithmic axis."""
     bars: list[Bar] = []
     worst = 0
-    for number, slot in enumerate(slots):
-        half, most = quantile(slot.took, 0.5), quantile(slot.took, 0.95)
+    for number, bucket in enumerate(buckets):
+        half, most = quantile(bucket.took, 0.5), quantile(bucket.took, 0.95)
         for kind, bound, share in (("most", most, "95 %"), ("half", half, "half")):
-            if sum(slot.took):
-                says = f"{_when(slot, step)}: {share} within {filters.span(bound) if bound else 'more than a day'}"
-                bars.append(_bar(kind, number, len(slots), 0, _log(bound or _LONGEST), says))
-        worst = max(worst, (most or int(_LONGEST)) if sum(slot.took) else 0)
+            if sum(bucket.took):
+                label = f"{_when(bucket, step)}: {share} within {filters.span(bound) if bound else 'more than a day'}"
+                bars.append(_bar(kind, number, len(buckets), 0, _log(bound or _LONGEST), label))
+        worst = max(worst, (most or int(_LONGEST)) if sum(bucket.took) else 0)
     marks = tuple(Tick(HEIGHT * (1 - _log(s)), filters.span(s)) for s in (1, 10, 60, 600, 3600, 86400))
     peak = f"95 % of every slot within {filters.span(worst)}" if worst else "nothing was PARSED"
-    return Plot(tuple(bars), marks, _times(slots, step), peak)
+    return Plot(tuple(bars), marks, _times(buckets, step), peak)
 
 
-def _bar(kind: str, number: int, of: int, low: float, high: float, says: str) -> Bar:
-    place = WIDTH / of
+def _bar(kind: str, number: int, of: int, low: float, high: float, label: str) -> Bar:
+    width = WIDTH / of
     height = max((high - low) * HEIGHT, 1.0)
     return Bar(
-        kind, round((number + _GAP / 2) * place, 2), round(HEIGHT - low * HEIGHT - height, 2),
-        round(place * (1 - _GAP), 2), round(height, 2), says,
+        kind, round((number + _GAP / 2) * width, 2), round(HEIGHT - low * HEIGHT - height, 2),
+        round(width * (1 - _GAP), 2), round(height, 2), label,
     )  # fmt: skip
 
 
@@ -108,7 +113,7 @@ def _log(seconds: float) -> float:
     return min(max(share, 0.0), 1.0)
 
 
-def _nice(most: int) -> int:
+def _round_up(most: int) -> int:
     """Give a round number that is not below, and at least four, so that the marks are whole."""
     if most <= 4:
         return 4
@@ -121,15 +126,15 @@ def _counts(top: int) -> tuple[Tick, ...]:
     return tuple(Tick(HEIGHT * (1 - value / top), filters.count(value)) for value in values)
 
 
-def _times(slots: Sequence[TimeBucket], step: int) -> tuple[Tick, ...]:
-    every = max(1, round(len(slots) / 5))
+def _times(buckets: Sequence[TimeBucket], step: int) -> tuple[Tick, ...]:
+    every = max(1, round(len(buckets) / 5))
     form = "%H:%M" if step < 21600 else "%d %b"
-    place = WIDTH / max(1, len(slots))
-    return tuple(Tick((n + 0.5) * place, slots[n].begin.strftime(form)) for n in range(0, len(slots), every))
+    width = WIDTH / max(1, len(buckets))
+    return tuple(Tick((n + 0.5) * width, buckets[n].begin.strftime(form)) for n in range(0, len(buckets), every))
 
 
-def _when(slot: TimeBucket, step: int) -> str:
-    return _stretch(slot.begin, step)
+def _when(bucket: TimeBucket, step: int) -> str:
+    return _stretch(bucket.begin, step)
 
 
 def _stretch(begin: datetime, step: int) -> str:
@@ -150,13 +155,13 @@ class Row:
     most: int | None
 
 
-def table(slots: Sequence[TimeBucket]) -> list[Row]:
+def table(buckets: Sequence[TimeBucket]) -> list[Row]:
     """Tell the slots in which anything came, the newest first."""
     return [
         Row(
-            slot.begin, slot.numbers.received, slot.numbers.parsed, slot.numbers.unfinished, slot.numbers.failed,
-            quantile(slot.took, 0.5), quantile(slot.took, 0.95),
+            bucket.begin, bucket.numbers.received, bucket.numbers.parsed, bucket.numbers.unfinished,
+            bucket.numbers.failed, quantile(bucket.took, 0.5), quantile(bucket.took, 0.95),
         )
-        for slot in reversed(slots)
-        if slot.numbers.received
+        for bucket in reversed(buckets)
+        if bucket.numbers.received
     ]  # fmt: skip

@@ -1,7 +1,7 @@
-"""What a user may know: every question of a page to the rows goes by here, and names the organisations it is about.
+"""The organizations that a user may see: every query of a page goes through here, and names the ones it covers.
 
-An organisation that is not his is to a user as one that is not there: both are NOT FOUND. Of several organisations each
-is asked by itself, so that each question goes by an index that begins with org_id, and the answers are put together.
+An organization that a user may not see looks like one that does not exist: both are NOT FOUND. Of several organizations
+each is queried by itself, so that each query uses an index that begins with org_id, and the results are merged.
 """
 
 import heapq
@@ -27,8 +27,8 @@ from orderflow_ingest.storage.database import (
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What is unfinished, failed or held now; of PARSED messages those of a time."""
+class StatusCounts:
+    """How much is unfinished, failed or held now, and how many messages were PARSED since a time."""
 
     by_status: dict[Status, int]
     documents: dict[HandOver, int]
@@ -37,10 +37,10 @@ class Standing:
 
 
 class Scope:
-    """The organisations that one question is about: all (None stands for them), the user's, or one of those."""
+    """The organizations that a query covers: all (None stands for them), the user's, or one of those."""
 
-    def __init__(self, parts: App, slug: str | None = None):
-        self._records = parts.records
+    def __init__(self, app: App, slug: str | None = None):
+        self._records = app.records
         self.slug = slug
         if slug is None and g.user.slugs is None:
             self.org_ids: tuple[int | None, ...] = (None,)
@@ -52,12 +52,12 @@ class Scope:
             abort(404)
 
     @property
-    def is_everything(self) -> bool:
-        """Tell whether the question is about the whole deployment."""
+    def is_unrestricted(self) -> bool:
+        """Return whether the scope is the whole deployment."""
         return self.org_ids == (None,)
 
     def slug_of(self, org_id: int) -> str:
-        """Give the slug of an organisation."""
+        """Return the slug of an organization."""
         return self._records.organizations.slug(org_id)
 
     def messages(self, chosen: Filter, limit: int, after: Cursor | None = None) -> list[InboundMessage]:
@@ -68,76 +68,78 @@ class Scope:
         return list(islice(merged, limit))
 
     def held(self, limit: int) -> list[HeldMail]:
-        """List what is held, the oldest first."""
+        """List held mail, the oldest first."""
         found = [self._records.held_mail.open(org_id, limit=limit) for org_id in self.org_ids]
         return list(islice(heapq.merge(*found, key=lambda mail: mail.received_at), limit))
 
-    def standing(self, since: datetime) -> Standing:
-        """Count what needs looking after."""
+    def status_counts(self, since: datetime) -> StatusCounts:
+        """Count messages, documents and held mail by state."""
         records = self._records
         statuses = [records.messages.count_by_status(since, org_id) for org_id in self.org_ids]
         documents = [records.documents.count_undone(org_id) for org_id in self.org_ids]
         oldest = [records.messages.oldest_unfinished(org_id) for org_id in self.org_ids]
-        return Standing(
+        return StatusCounts(
             {status: sum(one[status] for one in statuses) for status in Status},
             {state: sum(one[state] for one in documents) for state in (HandOver.PENDING, HandOver.FAILED)},
             sum(records.held_mail.count_open(org_id) for org_id in self.org_ids),
             min((at for at in oldest if at), default=None),
         )
 
-    def slots(self, since: datetime, until: datetime, step: int) -> list[TimeBucket]:
-        """Count in slots of time."""
+    def time_buckets(self, since: datetime, until: datetime, step: int) -> list[TimeBucket]:
+        """Count messages by intervals of time."""
         series = [self._records.statistics.over(since, until, step, org_id) for org_id in self.org_ids]
-        return [_sum(slots) for slots in zip(*series, strict=True)]
+        return [_add_buckets(buckets) for buckets in zip(*series, strict=True)]
 
-    def shares(self, since: datetime, until: datetime, limit: int) -> list[OrgCount]:
-        """Count by organisation, those with the most messages first."""
+    def org_counts(self, since: datetime, until: datetime, limit: int) -> list[OrgCount]:
+        """Count by organization, those with the most messages first."""
         by_organization = self._records.statistics.by_organization
-        found = [share for org_id in self.org_ids for share in by_organization(since, until, org_id, limit)]
-        return sorted(found, key=lambda share: -share.numbers.received)[:limit]
+        found = [counts for org_id in self.org_ids for counts in by_organization(since, until, org_id, limit)]
+        return sorted(found, key=lambda counts: -counts.numbers.received)[:limit]
 
 
-def organizations(parts: App) -> list[Organization]:
+def organizations(app: App) -> list[Organization]:
     """List the organisations that the user may know of."""
-    return [org for org in parts.records.organizations.all() if g.user.sees(org.slug)]
+    return [org for org in app.records.organizations.all() if g.user.sees(org.slug)]
 
 
-def the_organization(parts: App, slug: str) -> Organization:
-    """Give an organisation; NOT FOUND if the user may not know of it."""
-    org = parts.records.organizations.find(slug) if g.user.sees(slug) else None
+def get_organization_or_404(app: App, slug: str) -> Organization:
+    """Return an organization; NOT FOUND if the user may not know of it."""
+    org = app.records.organizations.find(slug) if g.user.sees(slug) else None
     return org if org else abort(404)
 
 
-def get_message_or_404(parts: App, slug: str, id: UUID) -> InboundMessage:
-    """Give a message of an organisation; NOT FOUND if there is none, or the user may not know of it."""
-    found = parts.records.messages.get(the_organization(parts, slug).id, id)
+def get_message_or_404(app: App, slug: str, id: UUID) -> InboundMessage:
+    """Return a message of an organization; NOT FOUND if there is none, or the user may not know of it."""
+    found = app.records.messages.get(get_organization_or_404(app, slug).id, id)
     return found if found else abort(404)
 
 
-def the_held(parts: App, slug: str, id: UUID) -> HeldMail:
-    """Give a mail that is held; NOT FOUND if there is none, it is decided, or the user may not know of it."""
-    found = parts.records.held_mail.open(the_organization(parts, slug).id, (id,))
+def get_held_mail_or_404(app: App, slug: str, id: UUID) -> HeldMail:
+    """Return a held mail; NOT FOUND if there is none, it is decided, or the user may not know of it."""
+    found = app.records.held_mail.open(get_organization_or_404(app, slug).id, (id,))
     return found[0] if found else abort(404)
 
 
-def need_everything() -> None:
-    """Go on for who sees every organisation alone; what this is asked for is NOT FOUND to others."""
+def require_all_organizations() -> None:
+    """Answer NOT FOUND unless the user sees every organization."""
     if g.user.slugs is not None:
         abort(404)
 
 
 def require_write() -> None:
-    """Go on for who may change something alone."""
+    """Answer FORBIDDEN unless the user may change something."""
     if not g.user.may_change:
         abort(403)
 
 
 def actor() -> str:
-    """Name the user for the trace of what he does."""
+    """Return the user's name for the audit trail."""
     return f"{g.user.name} (console)"
 
 
-def _sum(slots: tuple[TimeBucket, ...]) -> TimeBucket:
-    numbers = [slot.numbers for slot in slots]
+def _add_buckets(buckets: tuple[TimeBucket, ...]) -> TimeBucket:
+    numbers = [bucket.numbers for bucket in buckets]
     together = Numbers(*(sum(getattr(one, name) for one in numbers) for name in ("parsed", "failed", "unfinished")))
-    return TimeBucket(slots[0].begin, together, tuple(map(sum, zip(*(slot.took for slot in slots), strict=True))))
+    return TimeBucket(
+        buckets[0].begin, together, tuple(map(sum, zip(*(bucket.took for bucket in buckets), strict=True)))
+    )

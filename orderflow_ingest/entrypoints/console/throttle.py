@@ -30,7 +30,7 @@ _FREE = {"name and address": 5, "address": 20, "name": 100, "device": 10}
 _FIRST, _LONGEST = 5.0, 300.0  # seconds
 _FORGOTTEN = 3600.0  # seconds
 _REMEMBERED = 20_000
-_PLACES = 3
+_MAX_CHECKS = 3
 
 Key = tuple[str, ...]
 
@@ -55,18 +55,18 @@ class LoginThrottle:
         self._clock = clock
         self._lock = threading.Lock()
         self._tries: OrderedDict[Key, _Tries] = OrderedDict()
-        self._places = {known: threading.BoundedSemaphore(_PLACES) for known in (False, True)}
+        self._checks = {known: threading.BoundedSemaphore(_MAX_CHECKS) for known in (False, True)}
 
     @contextmanager
-    def place(self, device: str) -> Iterator[None]:
+    def password_check(self, device: str) -> Iterator[None]:
         """Take a place for the check of a password. Raise TooManyLoginsError if none is free."""
-        places = self._places[bool(device)]
-        if not places.acquire(blocking=False):
+        checks = self._checks[bool(device)]
+        if not checks.acquire(blocking=False):
             raise TooManyLoginsError
         try:
             yield
         finally:
-            places.release()
+            checks.release()
 
     def take(self, name: str, address: str, device: str) -> int:
         """Count a try before its password is looked at; or return for how many seconds none is taken.

@@ -1,12 +1,13 @@
-"""The console's users: a file of its own, written by `orderflow-console user`, and read again when it has changed.
+"""The console's users: a file that `orderflow-console user` writes, and that is read again when it has changed.
 
     {"anna": {"password": "scrypt:…", "orgs": ["acme"], "may_change": true}}
 
-No `orgs` is every organisation; no password, that a reverse proxy answers for who it is. Passwords are kept by scrypt.
+Without `orgs` a user sees every organization. Without `password` a reverse proxy authenticates them. Passwords are
+kept by scrypt.
 
-Guarantees: a file that others than its owner and group can read, or others than its owner can write, is refused, and so
-is one that does not read: then nobody is let in. It is written whole (tmp, sync, rename), mode 600, one change after
-the other. To check a password of a name that is not there takes as long as that of one that is.
+Guarantees: a file is refused that others than its owner and group can read or others than its owner can write, and
+so is one that is malformed: then nobody can log in. It is written atomically (tmp, sync, rename), mode 600, one change
+after the other. Checking a password takes as long for an unknown name as for a known one.
 """
 
 import fcntl
@@ -27,7 +28,7 @@ from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.storage.replace_file import replace_file
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_TOO_OPEN = 0o027
+_FORBIDDEN_MODE = 0o027
 # Each takes 32 MB and a tenth of a second; how many may wait for one says `throttle`.
 _CHECKS = threading.BoundedSemaphore(2)
 
@@ -38,7 +39,7 @@ class UsersFileError(OrderflowError):
 
 @dataclass(frozen=True)
 class User:
-    """Who may log in: what he sees (None: every organisation), and whether he may change anything."""
+    """A user: the organizations they see (None: all of them), and whether they may change anything."""
 
     name: str
     password: str | None
@@ -46,36 +47,36 @@ class User:
     may_change: bool
 
     def sees(self, slug: str) -> bool:
-        """Tell whether this user may know anything of an organisation."""
+        """Return whether this user may see an organization."""
         return self.slugs is None or slug in self.slugs
 
 
 class Users:
-    """The users' file at `path`; one that is not there holds nobody."""
+    """The users' file at `path`; a missing file has no users."""
 
     def __init__(self, path: Path):
         self._path = path
         self._read: tuple[tuple[int, ...], dict[str, User]] | None = None
 
     def find(self, name: str) -> User | None:
-        """Find a user as the file has him now. Raises UsersFileError."""
+        """Return a user as the file has them now. Raise UsersFileError."""
         return self._table().get(name)
 
     def all(self) -> list[User]:
-        """List all users by name. Raises UsersFileError."""
+        """Return all users by name. Raise UsersFileError."""
         return sorted(self._table().values(), key=lambda user: user.name)
 
     def check(self, name: str, password: str) -> User | None:
-        """Give the user of this name and password. Raises UsersFileError."""
+        """Return the user with this name and password. Raise UsersFileError."""
         user = self.find(name)
-        known = user.password if user and user.password else _DECOY
+        known = user.password if user and user.password else _DUMMY_HASH
         with _CHECKS:
             is_right = check_password_hash(known, password)
         return user if user and user.password and is_right else None
 
     @contextmanager
-    def changed(self) -> Iterator[dict[str, User]]:
-        """Give the users to be changed, and write them at the end. Raises UsersFileError."""
+    def edit(self) -> Iterator[dict[str, User]]:
+        """Yield the users for editing, and write them at the end. Raise UsersFileError."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(
@@ -97,9 +98,9 @@ class Users:
                 stat = os.fstat(file.fileno())
                 mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size, stat.st_mode)
                 if self._read is None or self._read[0] != mark:
-                    if stat.st_mode & _TOO_OPEN:
+                    if stat.st_mode & _FORBIDDEN_MODE:
                         raise UsersFileError(f"{self._path} is open to others: chmod 600 {self._path}")
-                    self._read = (mark, _parsed(file.read()))
+                    self._read = (mark, _parse(file.read()))
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -109,37 +110,37 @@ class Users:
         return self._read[1]
 
     def _write(self, table: dict[str, User]) -> None:
-        text = json.dumps({name: _plain(user) for name, user in sorted(table.items())}, indent=1)
+        text = json.dumps({name: _to_json(user) for name, user in sorted(table.items())}, indent=1)
         try:
             replace_file(self._path, text.encode() + b"\n")
         except OSError as error:
             raise UsersFileError(f"{self._path} cannot be written: {os_reason(error)}") from error
 
 
-def is_name(text: str) -> bool:
-    """Tell whether `text` can name a user."""
+def is_valid_name(text: str) -> bool:
+    """Return whether `text` is a valid name of a user."""
     return _NAME.fullmatch(text) is not None
 
 
-def hashed(password: str) -> str:
-    """Give what is kept of a password."""
+def hash_password(password: str) -> str:
+    """Return the hash of a password."""
     return generate_password_hash(password, method="scrypt")
 
 
-_DECOY = hashed(os.urandom(16).hex())
+_DUMMY_HASH = hash_password(os.urandom(16).hex())
 
 
-def _parsed(text: bytes) -> dict[str, User]:
+def _parse(text: bytes) -> dict[str, User]:
     found: dict[str, dict[str, Any]] = json.loads(text)
     return {name: _user(name, **values) for name, values in found.items()}
 
 
 def _user(name: str, password: str | None = None, orgs: list[str] | None = None, may_change: bool = False) -> User:
-    if not is_name(name) or not isinstance(may_change, bool) or not isinstance(orgs, list | None):
+    if not is_valid_name(name) or not isinstance(may_change, bool) or not isinstance(orgs, list | None):
         raise ValueError
     return replace(User(name, password, None, may_change), slugs=None if orgs is None else frozenset(orgs))
 
 
-def _plain(user: User) -> dict[str, Any]:
+def _to_json(user: User) -> dict[str, Any]:
     orgs = {} if user.slugs is None else {"orgs": sorted(user.slugs)}
     return {"password": user.password, **orgs, "may_change": user.may_change}

@@ -14,7 +14,7 @@ from orderflow_ingest.observability.logs import WARNING, error_location, event
 
 from .gauges import Sample
 
-_SHARE = 20
+_MAX_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -28,42 +28,42 @@ class Snapshot:
 class BackgroundProbe:
     """One part. `measure` gives its samples, or raises if it is away."""
 
-    def __init__(self, name: str, measure: Callable[[], list[Sample]], good_for: float):
+    def __init__(self, name: str, measure: Callable[[], list[Sample]], max_age: float):
         self.name = name
-        self._measure, self._good_for = measure, good_for
+        self._measure, self._max_age = measure, max_age
         self._changed = threading.Condition()
-        self._is_at_it = False
+        self._is_running = False
         self._last = Snapshot(None, 0.0)
-        self._began, self._due = 0.0, 0.0
-        self._told = ""
+        self._started_at, self._due = 0.0, 0.0
+        self._last_error = ""
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Begin to measure, unless that is being done, or was not long ago."""
         with self._changed:
-            if self._is_at_it or time.monotonic() < self._due:
+            if self._is_running or time.monotonic() < self._due:
                 return
-            self._is_at_it, self._began = True, time.monotonic()
-        threading.Thread(target=self._take, name=self.name, daemon=True).start()
+            self._is_running, self._started_at = True, time.monotonic()
+        threading.Thread(target=self._run, name=self.name, daemon=True).start()
 
-    def look(self, until: float) -> Snapshot:
+    def result(self, until: float) -> Snapshot:
         """Give what was found, waiting for it till then (time.monotonic())."""
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._is_at_it, max(0.0, until - time.monotonic())):
-                return Snapshot(None, time.monotonic() - self._began)
+            if not self._changed.wait_for(lambda: not self._is_running, max(0.0, until - time.monotonic())):
+                return Snapshot(None, time.monotonic() - self._started_at)
             return self._last
 
-    def _take(self) -> None:
+    def _run(self) -> None:
         samples, why = None, ""
         try:
             samples = self._measure()
         except Exception as error:
             ours = type(error).__module__.startswith("orderflow_ingest.")
             why = str(error) if ours else error_location(error)
-        took = time.monotonic() - self._began
-        if why and why != self._told:
+        took = time.monotonic() - self._started_at
+        if why and why != self._last_error:
             event("metrics", "A part could not be measured.", WARNING, part=self.name, reason=why)
-        self._told = why
+        self._last_error = why
         with self._changed:
-            self._last, self._is_at_it = Snapshot(samples, took), False
-            self._due = time.monotonic() + (max(self._good_for, _SHARE * took) if self._good_for else 0.0)
+            self._last, self._is_running = Snapshot(samples, took), False
+            self._due = time.monotonic() + (max(self._max_age, _MAX_SHARE * took) if self._max_age else 0.0)
             self._changed.notify_all()

@@ -37,7 +37,7 @@ class Sample:
     labels: tuple[str, ...] = ()
 
 
-Measure = Callable[[App], Iterator[Sample]]
+Probe = Callable[[App], Iterator[Sample]]
 
 UP = Gauge(
     "orderflow_up", "1 if a part could be measured, 0 if it was away or too slow; its gauges are then absent", ("part",)
@@ -84,33 +84,33 @@ GAUGES = (
 )  # fmt: skip
 
 
-def of_database(app: App) -> Iterator[Sample]:
+def database_samples(app: App) -> Iterator[Sample]:
     """Measure the rows. Raises DatabaseUnavailable."""
     now = datetime.now(UTC)
-    census = count_backlog(app.records.database)
-    oldest = census.oldest_unfinished
-    for status, number in (*census.unfinished.items(), (Status.FAILED, sum(census.failed.values()))):
+    backlog = count_backlog(app.records.database)
+    oldest = backlog.oldest_unfinished
+    for status, number in (*backlog.unfinished.items(), (Status.FAILED, sum(backlog.failed.values()))):
         yield Sample(MESSAGES, number, (status.value,))
     yield Sample(OLDEST, max(0.0, (now - oldest).total_seconds()) if oldest else 0)
     yield Sample(OVERDUE, app.records.messages.lag(app.records.database.now()))
-    yield Sample(DOCUMENTS, census.pending_documents, (HandOver.PENDING.value,))
-    yield Sample(DOCUMENTS, sum(census.failed_documents.values()), (HandOver.FAILED.value,))
-    yield Sample(HELD_MAIL, sum(census.held_mail.values()))
+    yield Sample(DOCUMENTS, backlog.pending_documents, (HandOver.PENDING.value,))
+    yield Sample(DOCUMENTS, sum(backlog.failed_documents.values()), (HandOver.FAILED.value,))
+    yield Sample(HELD_MAIL, sum(backlog.held_mail.values()))
     for gauge, by_org in (
-        (FAILED, census.failed),
-        (FAILED_DOCUMENTS, census.failed_documents),
-        (HELD_MAIL_BY_ORG, census.held_mail),
+        (FAILED, backlog.failed),
+        (FAILED_DOCUMENTS, backlog.failed_documents),
+        (HELD_MAIL_BY_ORG, backlog.held_mail),
     ):
         for org, number in by_org.items():
             yield Sample(gauge, number, (org,))
 
 
-def of_queue(app: App) -> Iterator[Sample]:
+def queue_samples(app: App) -> Iterator[Sample]:
     """Measure the queue. Raises QueueUnavailable."""
     yield Sample(QUEUE, app.queue.depth())
 
 
-def of_spool(app: App) -> Iterator[Sample]:
+def spool_samples(app: App) -> Iterator[Sample]:
     """Measure the spool, and the breakers beside it. Raises OSError."""
     os.stat(app.spool.directory)  # a spool that is not there is not an empty one
     yield Sample(SPOOL, len(app.spool.entries()))
@@ -120,7 +120,7 @@ def of_spool(app: App) -> Iterator[Sample]:
         yield Sample(BREAKER, _is_file(path) or unavailable_organizations(path) > 0, (backend,))
 
 
-def of_service(app: App) -> Iterator[Sample]:
+def service_samples(app: App) -> Iterator[Sample]:
     """Ask the service. Raises ServiceNotRespondingError where nobody answers, or nobody is there."""
     health = read_health(app.settings.socket_dir, _SERVICE_SECONDS)
     if health is None:
@@ -130,11 +130,11 @@ def of_service(app: App) -> Iterator[Sample]:
         yield Sample(gauge, float(health[name]))
 
 
-MEASURES: dict[str, Measure] = {
-    "database": of_database,
-    "queue": of_queue,
-    "spool": of_spool,
-    "service": of_service,
+PROBES: dict[str, Probe] = {
+    "database": database_samples,
+    "queue": queue_samples,
+    "spool": spool_samples,
+    "service": service_samples,
 }
 
 

@@ -51,7 +51,7 @@ def cli(once: bool, textfile: Path | None, any_address: bool, settings_file: str
     if once or textfile:
         sys.stdout.flush()
         os._exit(0)  # else a backend that hangs would be waited for
-    if not (any_address or _is_own(address)):
+    if not (any_address or _is_local(address)):
         raise click.ClickException(f"ORDERFLOW_METRICS is {address}, which other hosts may reach: say --any-address")
     logs.configure(app.settings.log, "metrics", app.settings.state_dir)
     try:
@@ -61,7 +61,7 @@ def cli(once: bool, textfile: Path | None, any_address: bool, settings_file: str
     except OSError as error:
         raise click.ClickException(f"{address} cannot be listened at: {os_reason(error)}") from None
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+        signal.signal(number, _stop)
     log_start("metrics", "Metrics are served.", app.settings, address=address)
     exporter.serve_forever()
 
@@ -71,12 +71,12 @@ def main() -> None:
     run_cli(cli)
 
 
-def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     logs.event("metrics", "Metrics are served no more.", at=datetime.now(UTC).isoformat(timespec="seconds"))
     os._exit(0)
 
 
-def _is_own(address: str) -> bool:
+def _is_local(address: str) -> bool:
     """Tell whether only this host can reach an address."""
     if address.startswith("unix:"):
         return True

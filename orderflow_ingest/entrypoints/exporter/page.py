@@ -17,17 +17,17 @@ from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.observability import metrics
 from orderflow_ingest.observability.logs import WARNING, error_location, event
 from orderflow_ingest.observability.metric_files import Key
-from orderflow_ingest.observability.metrics import COUNTERS, HISTOGRAMS, read_slots
+from orderflow_ingest.observability.metrics import COUNTERS, HISTOGRAMS, read_counts
 
 from .background_probe import BackgroundProbe
-from .gauges import BUILD, GAUGES, MEASURE_SECONDS, MEASURES, UP, Sample
+from .gauges import BUILD, GAUGES, MEASURE_SECONDS, PROBES, UP, Sample
 
-PATIENCE = 4.0  # seconds; Prometheus waits for 10 unless told otherwise
-GOOD_FOR = 5.0  # seconds
+TIMEOUT = 4.0  # seconds; Prometheus waits for 10 unless told otherwise
+MAX_AGE = 5.0  # seconds
 BACKENDS = ("archive", "database", "queue")
 # Where an organisation need not be known. Prometheus sees an increase only from a count that it has seen before, so
 # that the first failure of its kind would be missed, if there were no zero.
-_FROM_ZERO: dict[metrics.Counter, list[tuple[str, ...]]] = {
+_INITIAL_LABELS: dict[metrics.Counter, list[tuple[str, ...]]] = {
     metrics.DELIVERIES: [("", outcome.name) for outcome in Outcome],
     metrics.REFUSALS: [(outcome.name,) for outcome in Outcome],
     metrics.BACKEND_ERRORS: [(backend,) for backend in BACKENDS],
@@ -37,11 +37,11 @@ _FROM_ZERO: dict[metrics.Counter, list[tuple[str, ...]]] = {
 class Page(Collector):
     """What a deployment has to show."""
 
-    def __init__(self, app: App, patience: float = PATIENCE, good_for: float = GOOD_FOR):
-        self._app, self._patience = app, patience
-        self._watched = [
-            BackgroundProbe(name, lambda measure=measure: list(measure(app)), good_for)  # type: ignore[misc]
-            for name, measure in MEASURES.items()
+    def __init__(self, app: App, timeout: float = TIMEOUT, max_age: float = MAX_AGE):
+        self._app, self._timeout = app, timeout
+        self._probes = [
+            BackgroundProbe(name, lambda measure=measure: list(measure(app)), max_age)  # type: ignore[misc]
+            for name, measure in PROBES.items()
         ]
 
     def text(self) -> bytes:
@@ -50,15 +50,18 @@ class Page(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Measure, and give the metric families."""
-        until = time.monotonic() + self._patience
-        for part in self._watched:
-            part.begin()
+        until = time.monotonic() + self._timeout
+        for part in self._probes:
+            part.start()
         began = time.monotonic()
         counts = self._counts()
-        samples = [Sample(BUILD, 1, (__version__,)), *_state("counts", counts is not None, time.monotonic() - began)]
-        for part in self._watched:
-            look = part.look(until)
-            samples += [*_state(part.name, look.samples is not None, look.seconds), *(look.samples or ())]
+        samples = [
+            Sample(BUILD, 1, (__version__,)),
+            *_probe_samples("counts", counts is not None, time.monotonic() - began),
+        ]
+        for part in self._probes:
+            look = part.result(until)
+            samples += [*_probe_samples(part.name, look.samples is not None, look.seconds), *(look.samples or ())]
         yield from _gauge_families(samples)
         if counts is not None:
             yield from _counter_families(counts)
@@ -66,13 +69,13 @@ class Page(Collector):
 
     def _counts(self) -> dict[Key, list[float]] | None:
         try:
-            return read_slots(self._app.settings.metrics_dir)
+            return read_counts(self._app.settings.metrics_dir)
         except OSError as error:
             event("metrics", "The counts could not be read.", WARNING, reason=error_location(error))
             return None
 
 
-def _state(part: str, is_up: bool, seconds: float) -> tuple[Sample, Sample]:
+def _probe_samples(part: str, is_up: bool, seconds: float) -> tuple[Sample, Sample]:
     return Sample(UP, is_up, (part,)), Sample(MEASURE_SECONDS, seconds, (part,))
 
 
@@ -88,7 +91,7 @@ def _gauge_families(samples: list[Sample]) -> Iterator[Metric]:
 
 def _counter_families(counts: dict[Key, list[float]]) -> Iterator[Metric]:
     for counter in COUNTERS:
-        found = dict.fromkeys(_FROM_ZERO.get(counter, ()), 0.0)
+        found = dict.fromkeys(_INITIAL_LABELS.get(counter, ()), 0.0)
         for (key, size), numbers in counts.items():
             name, *labels = key.split()
             if (name, size, len(labels)) == (counter.name, counter.size, len(counter.labels)):

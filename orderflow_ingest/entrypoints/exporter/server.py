@@ -24,9 +24,9 @@ from orderflow_ingest.observability.logs import ERROR, error_location, event
 
 from .page import Page
 
-MOST = 8
-CLIENTS = 32
-IDLE = 10.0  # seconds
+MAX_REQUESTS = 8
+MAX_CONNECTIONS = 32
+IDLE_TIMEOUT = 10.0  # seconds
 
 
 class AddressInUseError(OrderflowError):
@@ -42,7 +42,7 @@ class Exporter(ThreadingMixIn, HTTPServer):
 
     def __init__(self, address: str, page: Page):
         self.page = page
-        self.free = threading.BoundedSemaphore(MOST)
+        self.request_slots = threading.BoundedSemaphore(MAX_REQUESTS)
         self._lock = threading.Lock()
         self._waiting: dict[int, Any] = {}  # connections without a request, by id, the longest waiting first
         self._path = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
@@ -68,14 +68,14 @@ class Exporter(ThreadingMixIn, HTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Wait for a request in a thread; one connection that waits too is closed where there are too many."""
         with self._lock:
-            if len(self._waiting) >= CLIENTS:
+            if len(self._waiting) >= MAX_CONNECTIONS:
                 with suppress(OSError):  # gone already; its thread ends in any case
                     self._waiting.pop(next(iter(self._waiting))).shutdown(socket.SHUT_RDWR)
             self._waiting[id(request)] = request
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
-            self.received(request)
+            self.stop_waiting(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -83,9 +83,9 @@ class Exporter(ThreadingMixIn, HTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.received(request)
+            self.stop_waiting(request)
 
-    def received(self, request: Any) -> None:
+    def stop_waiting(self, request: Any) -> None:
         """Note that a connection waits no more; safe to repeat."""
         with self._lock:
             if self._waiting.get(id(request)) is request:
@@ -99,7 +99,7 @@ class Exporter(ThreadingMixIn, HTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = IDLE
+    timeout = IDLE_TIMEOUT
     server: Exporter
     server_version, sys_version = "orderflow-metrics", ""
     error_message_format, error_content_type = "%(code)d %(message)s\n", "text/plain; charset=utf-8"
@@ -108,14 +108,14 @@ class _Handler(BaseHTTPRequestHandler):
         if urlsplit(self.path).path != "/metrics":
             self.send_error(404, "the metrics are at /metrics")
             return
-        self.server.received(self.connection)
-        if not self.server.free.acquire(blocking=False):
+        self.server.stop_waiting(self.connection)
+        if not self.server.request_slots.acquire(blocking=False):
             self.send_error(503, "too many ask at a time")
             return
         try:
             self._answer()
         finally:
-            self.server.free.release()
+            self.server.request_slots.release()
 
     def _answer(self) -> None:
         encode, content_type = choose_encoder(self.headers.get("Accept") or "")
