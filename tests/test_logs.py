@@ -27,7 +27,7 @@ def records(file):
 
 def run(script, *arguments):
     return subprocess.run(
-        [sys.executable, "-c", "import sys\nfrom pathlib import Path\nfrom orderflow_ingest import logs\n" + script]
+        [sys.executable, "-c", "import sys\nfrom pathlib import Path\nfrom orderflow_ingest.observability import logs\n" + script]
         + [str(argument) for argument in arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
@@ -128,7 +128,7 @@ FLOOD = "logs.configure('auto', 'service', Path('/nowhere')); [logs.event('a', '
 
 def test_a_journal_that_hangs_holds_up_nobody():
     """systemd's standard error is a stream socket; it takes some hundred records that nobody reads."""
-    head = "import sys\nfrom pathlib import Path\nfrom orderflow_ingest import logs\n"
+    head = "import sys\nfrom pathlib import Path\nfrom orderflow_ingest.observability import logs\n"
     ours, theirs = socket.socketpair()
     with ours, theirs:
         subprocess.run([sys.executable, "-c", head + FLOOD], cwd=ROOT, stderr=theirs, timeout=60, check=True)
@@ -182,7 +182,7 @@ def test_records_of_processes_that_log_at_once_stay_whole(place):
         "logs.configure(sys.argv[1], 'deliver', Path('/nowhere'), on_standard_error=False)\n"
         "for n in range(300): logs.event('a', 'Done.', filler=sys.argv[2] * n * 40)"
     )
-    head = "import sys\nfrom pathlib import Path\nfrom orderflow_ingest import logs\n"
+    head = "import sys\nfrom pathlib import Path\nfrom orderflow_ingest.observability import logs\n"
     writers = [
         subprocess.Popen([sys.executable, "-c", head + script, str(place / "log"), letter], cwd=ROOT)
         for letter in "abc"

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 DELIVERED = ("orderflow_deliveries_total acme DELIVERED", 1)
 COUNTING = """
 import sys, time
-from orderflow_ingest import metrics
+from orderflow_ingest.observability import metrics
 metrics.start(sys.argv[1])
 for _ in range(int(sys.argv[2])):
     metrics.count(metrics.DELIVERIES, "acme", "DELIVERED")

@@ -537,8 +537,11 @@ def test_the_manual_names_no_metric_that_there_is_not():
 
 
 def test_no_program_but_the_exporter_loads_prometheus_client():
-    programs = "service, tasks, in_process, replay_cli, admin_cli"
-    code = f"import sys; from orderflow_ingest import {programs}; sys.exit('prometheus_client' in sys.modules)"
+    programs = (
+        "tasks, entrypoints.service.daemon, entrypoints.pipe_fallback, entrypoints.replay.main, entrypoints.admin.main"
+    )
+    imports = "; ".join(f"import orderflow_ingest.{name}" for name in programs.split(", "))
+    code = f"import sys; {imports}; sys.exit('prometheus_client' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "ORDERFLOW_SETTINGS": "/dev/null"}).returncode
         == 0
