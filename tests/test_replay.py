@@ -21,8 +21,8 @@ from orderflow_ingest.domain.identity import read_message
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import EventKind, HoldReason, Status
 from orderflow_ingest.entrypoints.cli.options import moment
-from orderflow_ingest.entrypoints.replay.rate_limit import Pace
-from orderflow_ingest.entrypoints.replay.selection import chosen, from_json, selection, to_json
+from orderflow_ingest.entrypoints.replay.rate_limit import RateLimiter
+from orderflow_ingest.entrypoints.replay.selection import build_filter, filter_from_json, filter_to_json, selection
 from orderflow_ingest.pipeline import extract, replay
 from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import Filter, IdentityTakenError, NewMessage, Records
@@ -69,7 +69,7 @@ def selected(parts, *arguments):
     @click.command()
     @selection
     def probe(**given):
-        found.extend(parts.records.messages.select(chosen(parts, given), 100))
+        found.extend(parts.records.messages.select(build_filter(parts, given), 100))
 
     ended = CliRunner().invoke(probe, arguments, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
@@ -141,7 +141,7 @@ def test_what_a_run_selects_is_the_same_when_it_is_read_again():
     )  # fmt: skip
     assert all(vars(full).values()), "each field is tried"
     for meant in (full, Filter()):
-        assert from_json(json.loads(json.dumps(to_json(meant)))) == meant
+        assert filter_from_json(json.loads(json.dumps(filter_to_json(meant)))) == meant
 
 
 # Messages and hand-overs
@@ -209,22 +209,22 @@ def test_what_a_sender_wrote_cannot_steer_the_terminal(quiet):
     assert "\x1b" not in quiet.replay("list") + quiet.replay("message", "--status", "received", "--dry-run")
 
 
-# Pace
+# RateLimiter
 
 
 def test_a_run_waits_while_too_many_tasks_wait_and_counts_what_it_has_begun_itself():
     depth, waited = [0], []
-    pace = Pace(None, 3, lambda: depth[0])
+    pace = RateLimiter(None, 3, lambda: depth[0])
     begun = [pace.wait(lambda: False, lambda: waited.append(1)) for _ in range(3)]
     assert begun == [True] * 3 and not waited
     assert not pace.wait(lambda: len(waited) > 1, lambda: waited.append(1)), "three wait, by its own count"
-    assert pace.braked_by == 3
+    assert pace.waiting_tasks == 3
     waited.clear()
     assert pace.wait(lambda: len(waited) > 50, lambda: waited.append(1)), "a second later it asks, and none waits"
 
 
 def test_a_run_keeps_its_rate_and_does_not_make_up_for_a_pause():
-    pace = Pace(20, 0, lambda: 10**6)
+    pace = RateLimiter(20, 0, lambda: 10**6)
     began = time.monotonic()
     for _ in range(5):
         assert pace.wait(lambda: False, lambda: None)

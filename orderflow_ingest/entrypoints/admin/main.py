@@ -1,24 +1,22 @@
 """orderflow-admin: set up, show and verify a deployment.
 
 orderflow-admin init       create directories, tables and queue; safe to repeat
-orderflow-admin org        add, list, enable, disable and set up organisations; try what would become of a mail
-orderflow-admin check      verify every part, and that Postfix's settings agree; 1 on trouble
-orderflow-admin backup     copy the embedded databases while mail goes on
-orderflow-admin canary     send a probe mail through the real MX and time it; 1 if it does not come through
-orderflow-admin status     show what is where
+orderflow-admin org        add, list, enable, disable and set up organizations; test a mail without delivering it
+orderflow-admin check      verify every part, and that Postfix's settings agree; exit 1 on trouble
+orderflow-admin backup     copy the embedded databases while mail is delivered
+orderflow-admin canary     send a probe mail through the real MX and time it; exit 1 if it does not arrive
+orderflow-admin status     show counts of messages, documents, spool, queue and errors
 orderflow-admin find       find mail by words, sender, Message-ID, document, time
-orderflow-admin show       tell the whole story of one mail; write out its raw bytes or a document
+orderflow-admin show       show the history of one mail; write its raw bytes or a document to a file
 orderflow-admin postfix    print the Postfix configuration for these settings
-orderflow-admin roles      print roles and policies, least privilege for each program
-orderflow-admin reconcile  hold spool, rows, archive and queue against each other; 1 if anything is wrong
-orderflow-admin retention  delete raw mail and documents that are kept for no longer
-orderflow-admin erase      delete all that there is of an organisation, a sender or one mail
+orderflow-admin roles      print database roles and bucket policies with least privilege
+orderflow-admin reconcile  compare spool, rows, archive and queue; exit 1 if anything is wrong
+orderflow-admin retention  delete raw mail and documents past their retention
+orderflow-admin erase      delete everything about an organization, a sender or one mail
 """
 
-import click
-
-from orderflow_ingest import __version__
-from orderflow_ingest.entrypoints.cli.terminal import LazyGroup, run_cli
+from orderflow_ingest.entrypoints.cli.main import command_group
+from orderflow_ingest.entrypoints.cli.terminal import run_cli
 
 _COMMANDS = {
     "backup": ".backup:backup",
@@ -37,15 +35,7 @@ _COMMANDS = {
 }
 
 
-@click.group(
-    cls=LazyGroup,
-    package=__package__,
-    commands=_COMMANDS,
-    help="Set up, show and verify a deployment of OrderFlow ingest.",
-)
-@click.version_option(__version__)
-def cli() -> None:
-    """See the module's header."""
+cli = command_group(__package__, "Set up, show and verify a deployment of OrderFlow ingest.", _COMMANDS)
 
 
 def main() -> None:

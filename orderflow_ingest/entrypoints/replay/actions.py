@@ -1,6 +1,8 @@
-"""Kinds of runs over messages: extraction again, or the hand-over of their documents alone.
+"""What a run does with each message: extract it again, or hand its documents over again.
 
-Each says what it would do with a message, in the words in which it tells afterwards what it has done.
+An action previews an item and performs it, and describes both in the same words. So `--dry-run` prints what a real run
+would print. Performing an item twice by one run does no harm: the event of the run that `pipeline.replay` writes makes
+the second time do nothing.
 """
 
 from dataclasses import dataclass
@@ -12,13 +14,13 @@ from orderflow_ingest.app import App
 from orderflow_ingest.pipeline import replay
 from orderflow_ingest.storage.database import Document, Filter, InboundMessage, operator_name
 
-REPLAYED, PASSED_OVER = "REPLAYED", "PASSED_OVER"
-MOVED = "it has moved meanwhile"
+REPLAYED, SKIPPED = "REPLAYED", "PASSED_OVER"
+CHANGED_MEANWHILE = "it has moved meanwhile"
 
 
 @dataclass(frozen=True)
-class Item:
-    """A message, those of its documents that are meant, and when they were read, by the database's clock."""
+class ReplayItem:
+    """A message, its selected documents, and when they were read, by the database's clock."""
 
     message: InboundMessage
     documents: list[Document]
@@ -26,100 +28,104 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Ending:
-    """What became, or would become, of an item."""
+class ActionResult:
+    """The outcome of an item, or its preview."""
 
     outcome: str
-    says: str
+    detail: str
 
 
-class Kind(Protocol):
+class Action(Protocol):
     """What a run does with each message."""
 
     name: str
 
     def count(self, chosen: Filter, app: App) -> tuple[int, str]:
-        """Count the messages that are meant, and say what of them."""
+        """Return how many messages are selected, and a text that says so."""
 
-    def items(self, page: list[InboundMessage], chosen: Filter, app: App) -> list[Item]:
-        """Give the items of a page of messages."""
+    def items(self, page: list[InboundMessage], chosen: Filter, app: App) -> list[ReplayItem]:
+        """Return the items of a page of messages."""
 
-    def foresee(self, item: Item) -> Ending:
-        """Say what would become of an item."""
+    def preview(self, item: ReplayItem) -> ActionResult:
+        """Return what performing an item would do."""
 
-    def act(self, item: Item, app: App, run_id: UUID) -> Ending:
-        """Put an item through again, once by one run."""
+    def perform(self, item: ReplayItem, app: App, run_id: UUID) -> ActionResult:
+        """Perform the action on an item. Idempotent within a run."""
 
 
-class Extraction:
-    """Extraction again: everything is taken out of the raw mail anew, and handed over again."""
+class ExtractAction:
+    """Extract a message again from its raw mail, and hand over its documents."""
 
     name = "message"
 
     def count(self, chosen: Filter, app: App) -> tuple[int, str]:
-        """Count the messages."""
+        """Return how many messages are selected, and a text that says so."""
         count = app.records.messages.count(chosen)
-        return count, number(count, "message")
+        return count, count_text(count, "message")
 
-    def items(self, page: list[InboundMessage], chosen: Filter, app: App) -> list[Item]:
-        """Give each message with all of its documents."""
+    def items(self, page: list[InboundMessage], chosen: Filter, app: App) -> list[ReplayItem]:
+        """Return each message with all of its documents."""
         documents, now = app.records.documents.of_messages(page), app.records.database.now()
-        return [Item(message, documents[message.id], now) for message in page]
+        return [ReplayItem(message, documents[message.id], now) for message in page]
 
-    def foresee(self, item: Item) -> Ending:
-        """Say what would become of a message."""
+    def preview(self, item: ReplayItem) -> ActionResult:
+        """Return what a replay of a message would do."""
         if why := replay.skip_reason(item.message):
-            return Ending(PASSED_OVER, why)
-        again = f"; {number(len(item.documents), 'document')} handed over again" if item.documents else ""
-        return Ending(REPLAYED, f"RECEIVED, extracted again{again}")
+            return ActionResult(SKIPPED, why)
+        again = f"; {count_text(len(item.documents), 'document')} handed over again" if item.documents else ""
+        return ActionResult(REPLAYED, f"RECEIVED, extracted again{again}")
 
-    def act(self, item: Item, app: App, run_id: UUID) -> Ending:
+    def perform(self, item: ReplayItem, app: App, run_id: UUID) -> ActionResult:
         """Replay a message."""
-        foreseen = self.foresee(item)
-        if foreseen.outcome == REPLAYED and not replay.replay_message(item.message, app, operator_name(), run_id):
-            return Ending(PASSED_OVER, MOVED)
-        return foreseen
+        preview = self.preview(item)
+        if preview.outcome == REPLAYED and not replay.replay_message(item.message, app, operator_name(), run_id):
+            return ActionResult(SKIPPED, CHANGED_MEANWHILE)
+        return preview
 
 
-class HandOver:
-    """The hand-over alone: documents as they are in the archive go to the handler again."""
+class HandOverAction:
+    """Hand documents over again as they are in the archive."""
 
     name = "handover"
 
     def count(self, chosen: Filter, app: App) -> tuple[int, str]:
-        """Count the messages with documents that are meant."""
+        """Return how many messages have selected documents, and a text that says so."""
         documents, messages = app.records.documents.count(chosen)
-        return messages, f"{number(documents, 'document')} of {number(messages, 'message')}"
+        return messages, f"{count_text(documents, 'document')} of {count_text(messages, 'message')}"
 
-    def items(self, page: list[InboundMessage], chosen: Filter, app: App) -> list[Item]:
-        """Give each message with its documents that are meant; one without is none."""
+    def items(self, page: list[InboundMessage], chosen: Filter, app: App) -> list[ReplayItem]:
+        """Return each message that has selected documents, with these."""
         documents, now = app.records.documents.of_messages(page, chosen), app.records.database.now()
-        return [Item(message, documents[message.id], now) for message in page if documents[message.id]]
+        return [ReplayItem(message, documents[message.id], now) for message in page if documents[message.id]]
 
-    def foresee(self, item: Item) -> Ending:
-        """Say what would become of a message's documents."""
-        hindrances = [(one.part_path, replay.why_not_handed_over(one, item.read_at)) for one in item.documents]
-        not_told = "; ".join(f"part {path}: {why}" for path, why in hindrances if why)
-        free = [path for path, why in hindrances if not why]
+    def preview(self, item: ReplayItem) -> ActionResult:
+        """Return what a new hand-over of a message's documents would do."""
+        reasons = [(one.part_path, replay.why_not_handed_over(one, item.read_at)) for one in item.documents]
+        skipped = "; ".join(f"part {path}: {why}" for path, why in reasons if why)
+        free = [path for path, why in reasons if not why]
         if not free:
-            return Ending(PASSED_OVER, not_told)
-        says = f"{number(len(free), 'document')} handed over again: part {', '.join(free)}"
-        return Ending(REPLAYED, f"{says}; not {not_told}" if not_told else says)
+            return ActionResult(SKIPPED, skipped)
+        detail = f"{count_text(len(free), 'document')} handed over again: part {', '.join(free)}"
+        return ActionResult(REPLAYED, f"{detail}; not {skipped}" if skipped else detail)
 
-    def act(self, item: Item, app: App, run_id: UUID) -> Ending:
-        """Have a message's documents handed over again."""
-        foreseen = self.foresee(item)
-        if foreseen.outcome != REPLAYED:
-            return foreseen
+    def perform(self, item: ReplayItem, app: App, run_id: UUID) -> ActionResult:
+        """Enqueue a new hand-over of a message's documents."""
+        preview = self.preview(item)
+        if preview.outcome != REPLAYED:
+            return preview
         done = replay.replay_handover(item.documents, app, operator_name(), run_id)
         if done == sum(not replay.why_not_handed_over(one, item.read_at) for one in item.documents):
-            return foreseen
-        return Ending(REPLAYED, f"{number(done, 'document')} handed over again") if done else Ending(PASSED_OVER, MOVED)
+            return preview
+        return (
+            ActionResult(REPLAYED, f"{count_text(done, 'document')} handed over again")
+            if done
+            else ActionResult(SKIPPED, CHANGED_MEANWHILE)
+        )
 
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Extraction(), HandOver())}
+ACTIONS: dict[str, Action] = {kind.name: kind for kind in (ExtractAction(), HandOverAction())}
 
 
-def number(count: int, what: str) -> str:
-    """Write so many of something."""
+def count_text(count: int, what: str) -> str:
+    """Return a number and a noun, in the plural where the number is not 1."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -1,4 +1,8 @@
-"""The trace of an operator's command: its log, and the row that says who had what done."""
+"""The audit trail of operators' commands: a row in the table of runs, and the log of the program.
+
+A command over many messages has a run that can be resumed, see `run`. A command over named things has a run that only
+records who did what, with the counts of how it ended.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +18,8 @@ from orderflow_ingest.storage.database import Run
 
 
 @dataclass
-class Tally:
-    """What a command has done so far."""
+class RunCounts:
+    """Counts of what a command has done so far."""
 
     run_id: UUID
     done: int = 0
@@ -23,19 +27,19 @@ class Tally:
     failed: int = 0
 
 
-def start_log(app: App) -> None:
-    """Log what is done from here on, and count it."""
+def start_logging(app: App) -> None:
+    """Start the log and the metrics of the program."""
     logs.configure(app.settings.log, "replay", app.settings.state_dir, on_standard_error=False)
     metrics.start(app.settings.metrics_dir)
 
 
 @contextmanager
-def traced(app: App, kind: str, chosen: list[Any]) -> Iterator[Tally]:
-    """Record a command over a few things that were named; its row says so when it has ended, however it did."""
-    start_log(app)
+def recorded_run(app: App, kind: str, chosen: list[Any]) -> Iterator[RunCounts]:
+    """Record a command over named things in a run, and its counts when it ends, also by an error."""
+    start_logging(app)
     run = Run.new(command_line(), {"kind": kind, "ids": [str(one) for one in chosen]}, len(chosen))
     app.records.runs.begin(run)
-    tally = Tally(run.id)
+    tally = RunCounts(run.id)
     try:
         yield tally
     finally:

@@ -13,7 +13,7 @@ from orderflow_ingest.pipeline import replay
 from orderflow_ingest.storage.archive import ObjectDamaged, ObjectMissing
 from orderflow_ingest.storage.database import HeldMail, IdentityTakenError, operator_name
 
-from .audit import Tally, traced
+from .audit import RunCounts, recorded_run
 from .selection import dry_run_option, yes_option
 
 _MOST = 100_000
@@ -69,7 +69,7 @@ def decide_held_mail(
         return
     if every and not yes:
         click.confirm(f"{decision.capitalize()} {len(found)} held messages of {org}?", abort=True, err=True)
-    with traced(app, "held", [mail.id for mail in found]) as tally:
+    with recorded_run(app, "held", [mail.id for mail in found]) as tally:
         ended = {mail.id: _resolve(mail, decision, why, app, tally) for mail in found}
     outcomes = [*ended.items(), *((id, _CLOSED) for id in unknown)]
     if as_json:
@@ -81,7 +81,7 @@ def decide_held_mail(
     click.echo(f"{tally.done} of {len(outcomes)} held mails: {decision}ed")
 
 
-def _resolve(held: HeldMail, decision: str, why: str, app: App, tally: Tally) -> str:
+def _resolve(held: HeldMail, decision: str, why: str, app: App, tally: RunCounts) -> str:
     """Decide on one; say how that ended, and count it."""
     try:
         if decision == "discard":

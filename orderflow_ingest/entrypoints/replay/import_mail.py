@@ -1,7 +1,7 @@
-"""orderflow-replay import: mail of the past out of files, mbox and Maildir, as source UPLOAD.
+"""The command import: import mail from files, mbox and Maildir, as source UPLOAD.
 
-A mail that cannot be taken in is told by its file's name and why, and the rest goes on; then the exit status is 1.
-Ended at any moment and begun again, it takes in what is left.
+A mail that cannot be imported is reported by its file's name with the reason, and the rest goes on; the exit status is
+then 1. An import that was stopped at any moment can be started again, and imports what is left.
 """
 
 import time
@@ -43,9 +43,9 @@ _BATCH = 100  # mails between two notes of how far it has come
 def import_mail(
     paths: tuple[Path, ...], slug: str, again: bool, dry_run: bool, as_json: bool, settings_file: str | None
 ) -> None:
-    """Take in the mail of PATHS: .eml and mbox files, directories of them, Maildirs.
+    """Import the mail of PATHS: .eml and mbox files, directories of them, Maildirs.
 
-    What is there already is passed over. What is taken in waits behind live mail.
+    Mail that is recorded already is skipped. Imported mail waits behind live mail.
     """
     app = load_app(settings_file)
     org = _organization(slug, app)
@@ -65,7 +65,7 @@ def import_mail(
         for mail, verdict in verdicts:
             counts[verdict.outcome] += 1
             bar.update(mail.size)
-            _tell(mail, verdict, as_json, dry_run)
+            _report(mail, verdict, as_json, dry_run)
     rows: list[Row] = [{"what": became.value, "number": counts[became]} for became in ImportOutcome if counts[became]]
     if not as_json or not dry_run:
         print_rows(rows, as_json)
@@ -76,7 +76,7 @@ def import_mail(
 def _imported(
     mails: Iterator[FileMail], importer: Importer, run: Run, app: App
 ) -> Iterator[tuple[FileMail, ImportResult]]:
-    """Import mail by mail, and note now and then how far it has come."""
+    """Import mail by mail, and save the progress in the run."""
     done = passed_over = failed = 0
     for number, mail in enumerate(mails, 1):
         verdict = importer.import_mail(mail)
@@ -89,8 +89,8 @@ def _imported(
     app.records.runs.advance(run.id, None, done, passed_over, failed, datetime.now(UTC), is_over=True)
 
 
-def _tell(mail: FileMail, verdict: ImportResult, as_json: bool, dry_run: bool) -> None:
-    """Tell of a mail: all of them in a dry run, else those that failed, on standard error."""
+def _report(mail: FileMail, verdict: ImportResult, as_json: bool, dry_run: bool) -> None:
+    """Print the result of a mail: all in a dry run, else failures only, on standard error."""
     row = {"file": mail.name, "became": verdict.outcome.value, "why": verdict.reason, "id": verdict.message_id}
     if dry_run:
         print_rows([row] if as_json else iter([{**row, "file": printable(mail.name)}]), as_json)

@@ -1,26 +1,24 @@
-"""orderflow-replay: put messages, documents, spool entries, dead letters and held mail through again.
+"""orderflow-replay: replay messages, documents, spool entries, dead letters and held mail.
 
     orderflow-replay list          show messages
     orderflow-replay documents     show a message's documents
     orderflow-replay message       extract messages again
     orderflow-replay handover      hand documents over again
-    orderflow-replay spool         deliver what was left in the spool
-    orderflow-replay dead          show, export or deliver what was set aside
-    orderflow-replay held          show, accept or discard what was held
-    orderflow-replay archive       make the rows anew from the archive alone
-    orderflow-replay import        take in mail of the past
-    orderflow-replay runs          show who had what done
-    orderflow-replay resume        go on with a run that was broken off
+    orderflow-replay spool         deliver the mail that is left in the spool
+    orderflow-replay dead          show, export or deliver dead letters
+    orderflow-replay held          show, accept or discard held mail
+    orderflow-replay archive       rebuild the rows from the archive alone
+    orderflow-replay import        import mail from files
+    orderflow-replay runs          show who ran what
+    orderflow-replay resume        resume a run that was stopped or killed
 
-Everything that changes something has --dry-run, and leaves a trace: events of the messages, and the row of its run.
-A run over messages can be stopped or killed anywhere, and gone on with: rows say what is done, and what was led back
-is found by the sweep. Each module beside this one is one family of commands; `run` is the run itself.
+Every command that changes something has --dry-run, and leaves an audit trail: events of the messages, and the row of
+its run. A run over messages can be stopped or killed at any point, and resumed: rows record what is done, and the sweep
+finds what waits for a worker. Each module beside this one holds one family of commands; `run` runs over messages.
 """
 
-import click
-
-from orderflow_ingest import __version__
-from orderflow_ingest.entrypoints.cli.terminal import LazyGroup, run_cli
+from orderflow_ingest.entrypoints.cli.main import command_group
+from orderflow_ingest.entrypoints.cli.terminal import run_cli
 
 _COMMANDS = {
     "archive": ".rebuild:rebuild_from_archive",
@@ -38,16 +36,9 @@ _COMMANDS = {
 _FORMER_NAMES = {"conflicts": "held"}
 
 
-@click.group(
-    cls=LazyGroup,
-    package=__package__,
-    commands=_COMMANDS,
-    former_names=_FORMER_NAMES,
-    help="Put messages, documents, spool entries, dead letters and held mail through again.",
+cli = command_group(
+    __package__, "Replay messages, documents, spool entries, dead letters and held mail.", _COMMANDS, _FORMER_NAMES
 )
-@click.version_option(__version__)
-def cli() -> None:
-    """See the module's header."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Commands about messages: list, documents, message and handover."""
+"""The commands list, documents, message and handover: show messages, and replay them."""
 
 from math import isnan
 from typing import Any
@@ -11,15 +11,15 @@ from orderflow_ingest.domain.states import Status
 from orderflow_ingest.entrypoints.cli.terminal import command_line, json_option, load_app, print_rows, settings_option
 from orderflow_ingest.storage.database import Filter
 
-from .actions import KINDS
-from .audit import start_log
-from .progress import message_row, part_row, print_foreseen, walk
-from .run import Plan, begin, pages
-from .selection import Command, chosen, dry_run_option, is_any, limit_option, selection, yes_option
+from .actions import ACTIONS
+from .audit import start_logging
+from .progress import message_row, part_row, print_preview, run_to_end
+from .run import RunPlan, pages, start_run
+from .selection import Command, build_filter, dry_run_option, limit_option, selection, selects_anything, yes_option
 
 
 class _Rate(click.FloatRange):
-    """So many a second; nan, which no bound refuses, is none."""
+    """A number per second. Refuse nan, which no bound refuses."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         rate = super().convert(value, param, ctx)
@@ -27,7 +27,7 @@ class _Rate(click.FloatRange):
 
 
 _RATE = _Rate(0.001, 1e6)
-_PACE = (
+_RATE_OPTIONS = (
     click.option(
         "--concurrency", default=4, show_default=True, type=click.IntRange(1, 15), help="So many at the same time."
     ),
@@ -45,7 +45,7 @@ _PACE = (
 
 def _run_options(command: Command) -> Command:
     """Add the options of a run over messages."""
-    for option in (settings_option, json_option, yes_option, dry_run_option, *reversed(_PACE), limit_option):
+    for option in (settings_option, json_option, yes_option, dry_run_option, *reversed(_RATE_OPTIONS), limit_option):
         command = option(command)
     return selection(command)
 
@@ -58,7 +58,7 @@ def _run_options(command: Command) -> Command:
 def list_messages(limit: int, as_json: bool, settings_file: str | None, **selected: Any) -> None:
     """Show messages, the newest first."""
     app = load_app(settings_file)
-    meant = chosen(app, selected)
+    meant = build_filter(app, selected)
     print_rows([message_row(message) for page in pages(meant, app, limit) for message in page], as_json)
 
 
@@ -67,7 +67,7 @@ def list_messages(limit: int, as_json: bool, settings_file: str | None, **select
 @json_option
 @settings_option
 def list_documents(id: UUID, as_json: bool, settings_file: str | None) -> None:
-    """Show the documents of the message ID, and the parts of it that were passed over."""
+    """Show the documents of the message ID, and its skipped parts."""
     app = load_app(settings_file)
     found = app.records.messages.select(Filter(ids=(id,)), 1)
     if not found:
@@ -88,7 +88,7 @@ def replay_messages(**given: Any) -> None:
     more. Documents keep their ids and are handed over again.
     """
     says_more = ("ids", "status", "message_id", "error", "document_id", "unseen")
-    if is_any(_selected(given)) and not any(given[name] for name in says_more):
+    if selects_anything(_selected(given)) and not any(given[name] for name in says_more):
         given["status"] = (Status.FAILED.value,)
     _run("message", given)
 
@@ -105,33 +105,33 @@ def hand_over_again(**given: Any) -> None:
 
 
 def _selected(given: dict[str, Any]) -> dict[str, Any]:
-    """Give what was said of which messages are meant."""
+    """Return the options that select messages."""
     others = ("limit", "concurrency", "rate", "max_waiting", "dry_run", "yes", "as_json", "settings_file")
     return {name: value for name, value in given.items() if name not in others}
 
 
 def _run(kind: str, given: dict[str, Any]) -> None:
-    """Begin a run of a kind, and walk it; or say what it would do."""
-    if not is_any(_selected(given)):
+    """Start a run and finish it, or print a preview."""
+    if not selects_anything(_selected(given)):
         raise click.UsageError("say which: IDS, --org, --status, --since or another option that selects")
     app = load_app(given["settings_file"])
-    meant, limit = chosen(app, _selected(given)), given["limit"]
+    meant, limit = build_filter(app, _selected(given)), given["limit"]
     if given["dry_run"]:
-        print_foreseen(kind, meant, limit, app, given["as_json"])
+        print_preview(kind, meant, limit, app, given["as_json"])
         return
     count, what = _count(kind, meant, app)
     selected = min(count, limit or count)
     if not given["yes"]:
         question = f"Replay {what}?" if selected == count else f"Replay {selected} of {what}, the newest first?"
         click.confirm(question, abort=True, err=True)
-    start_log(app)
-    plan = Plan(kind, meant, limit, given["concurrency"], given["rate"], given["max_waiting"])
-    walk(begin(plan, command_line(), selected, app), app, given["as_json"])
+    start_logging(app)
+    plan = RunPlan(kind, meant, limit, given["concurrency"], given["rate"], given["max_waiting"])
+    run_to_end(start_run(plan, command_line(), selected, app), app, given["as_json"])
 
 
 def _count(kind: str, meant: Filter, app: App) -> tuple[int, str]:
-    """Count what is meant, and say what of it is not known. Raises ClickException if there is nothing."""
-    count, what = KINDS[kind].count(meant, app)
+    """Return how many messages are selected, and warn of unknown ids. Raises ClickException if there are none."""
+    count, what = ACTIONS[kind].count(meant, app)
     if meant.ids and count < len(meant.ids):
         click.echo(f"{len(meant.ids) - count} of these ids are not known, or are not meant by the options", err=True)
     if not count:

@@ -1,49 +1,48 @@
-"""Pace: how fast an operator's run goes, so that live mail does not wait for it.
+"""RateLimiter: how fast a run goes, so that live mail does not wait for it.
 
-Two limits, kept together: so many a second, and no more than so many tasks in the queue. The second is the brake that
-matters: it lets the workers tell how fast they are, and a run that filled the queue would defer live mail
-(ORDERFLOW_MAX_QUEUE).
+It keeps two limits: messages per second, and tasks that wait in the queue. The second matters more. It makes a run as
+fast as the workers are, and a run that filled the queue would defer live mail (ORDERFLOW_MAX_QUEUE).
 
-How many wait is asked once a second; what was begun since counts as waiting.
+The depth of the queue is read once a second. Messages that the run began since count as waiting.
 """
 
 import time
 from collections.abc import Callable
 
-_ASKED = 1.0  # seconds
-_STEP = 0.1  # seconds; a run that is told to stop waits no longer
+_DEPTH_INTERVAL = 1.0  # seconds
+_STEP = 0.1  # seconds; a run that is stopped waits no longer
 
 
-class Pace:
-    """One run's pace. `rate` is a second's most, None for no limit; 0 for `most_waiting` is no brake."""
+class RateLimiter:
+    """Limits one run. `rate` is messages per second, None for no limit; `max_waiting` 0 means no limit of tasks."""
 
-    def __init__(self, rate: float | None, most_waiting: int, depth: Callable[[], int]):
-        self._rate, self._most, self._depth = rate, most_waiting, depth
-        self._next = self._asked = 0.0
+    def __init__(self, rate: float | None, max_waiting: int, depth: Callable[[], int]):
+        self._rate, self._max_waiting, self._depth = rate, max_waiting, depth
+        self._next = self._depth_read_at = 0.0
         self._waiting = 0
-        self.braked_by = 0
+        self.waiting_tasks = 0
 
-    def wait(self, is_stopped: Callable[[], bool], meanwhile: Callable[[], None]) -> bool:
-        """Wait until the next one may begin; False if the run was stopped. Raises QueueUnavailable."""
+    def wait(self, is_stopped: Callable[[], bool], on_progress: Callable[[], None]) -> bool:
+        """Wait until the next message may begin; return False if the run was stopped. Raises QueueUnavailable."""
         while not is_stopped():
-            self.braked_by = self._brake()
-            delay = _STEP if self.braked_by else min(_STEP, self._next - time.monotonic())
+            self.waiting_tasks = self._waiting_if_too_many()
+            delay = _STEP if self.waiting_tasks else min(_STEP, self._next - time.monotonic())
             if delay <= 0:
-                self._begin()
+                self._count_one()
                 return True
-            meanwhile()
+            on_progress()
             time.sleep(delay)
         return False
 
-    def _brake(self) -> int:
-        """Tell how many tasks wait, where these are too many; 0 if they are not."""
-        if not self._most:
+    def _waiting_if_too_many(self) -> int:
+        """Return how many tasks wait if they are too many, else 0."""
+        if not self._max_waiting:
             return 0
-        if time.monotonic() - self._asked >= _ASKED:
-            self._waiting, self._asked = self._depth(), time.monotonic()
-        return self._waiting if self._waiting >= self._most else 0
+        if time.monotonic() - self._depth_read_at >= _DEPTH_INTERVAL:
+            self._waiting, self._depth_read_at = self._depth(), time.monotonic()
+        return self._waiting if self._waiting >= self._max_waiting else 0
 
-    def _begin(self) -> None:
+    def _count_one(self) -> None:
         self._waiting += 1
         if self._rate:
             # What was not used is not made up for, but for one step's worth.

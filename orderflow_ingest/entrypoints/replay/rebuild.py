@@ -1,7 +1,7 @@
-"""orderflow-replay archive: the rows out of the archive alone.
+"""The command archive: rebuild the rows from the archive alone.
 
-It says what it found, asks, and makes organisations, messages and documents anew; what is there already stays. A run
-that was ended goes on with --resume; begun anew it comes to the same end, and asks the database a little more.
+It shows what it found, asks, and makes the rows of organizations, messages and documents. Existing rows stay. A run
+that was stopped continues with --resume. Started again without it, it ends the same, with a few more queries.
 """
 
 import sys
@@ -37,12 +37,12 @@ _SHOWN = 1.0  # seconds
 
 @dataclass
 class _Organizations:
-    """The organisations of an archive: those to rebuild, and what is to be told of others."""
+    """The organizations of an archive: those to rebuild, and remarks on others."""
 
     chosen: list[OrganizationRecord] = field(default_factory=list)
     new: int = 0
     lost: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 @click.command("archive")
@@ -75,7 +75,7 @@ def rebuild_from_archive(
     as_json: bool,
     settings_file: str | None,
 ) -> None:
-    """Make the rows anew from the archive alone: organisations, messages, documents, held mail.
+    """Rebuild the rows from the archive alone: organizations, messages, documents, held mail.
 
     The database may be empty, after init; what is there stays as it is. A mail whose documents are all archived is not
     handed over again, unless by --hand-over; one that lacks a document goes to the worker, who hands all of them over.
@@ -86,7 +86,7 @@ def rebuild_from_archive(
         run = _new_run(slug, since, until, hand_over, erased_before)
     slug, choice = run.chosen["org"], _choice(run)
     found = _find(slug, app)
-    for line in found.told:
+    for line in found.remarks:
         click.echo(printable(line), err=True)
     if not found.chosen and not found.lost:
         raise click.ClickException("the archive has no such organisation" if slug else "the archive is empty")
@@ -110,7 +110,7 @@ def rebuild_from_archive(
 def _run(
     orgs: list[OrganizationRecord], run: Run, choice: RebuildOptions, app: App, processes: int, dry_run: bool
 ) -> RebuildProgress:
-    """Rebuild, note how far it has come after each batch, and say how to go on if it is ended."""
+    """Rebuild, save the progress after each batch, and print how to resume after Ctrl-C."""
     tally = RebuildProgress(position=run.position or "")
     if not dry_run:
         click.echo(f"run {run.id}", err=True)
@@ -130,7 +130,7 @@ def _run(
 
 
 def _advance(run: Run, tally: RebuildProgress, app: App, is_over: bool = False) -> None:
-    """Note how far a run has come, with what it had done before it was gone on with."""
+    """Save the progress of a run, with the counts from before it was resumed."""
     came = tally.presences
     done = came[Presence.BACK] + came[Presence.HELD_BACK] + came[Presence.CLASH]
     failed = sum(number for note, number in tally.notes.items() if note.is_trouble)
@@ -146,13 +146,13 @@ def _advance(run: Run, tally: RebuildProgress, app: App, is_over: bool = False) 
 
 
 def _find(slug: str | None, app: App) -> _Organizations:
-    """Look for the organisations of the archive, and refuse those that the database knows as others."""
+    """Return the organizations of the archive, without those that differ from the database."""
     found = _Organizations()
     for one in find_organizations(app.archive):
         org = one.org
         if org is None:
             if slug is None:
-                found.told.append(one.why if one.org_id is None else f"organisation {one.org_id} {one.why}")
+                found.remarks.append(one.why if one.org_id is None else f"organisation {one.org_id} {one.why}")
                 found.lost += [] if one.org_id is None else [str(one.org_id)]
             continue
         if slug not in (None, org.slug):
@@ -161,12 +161,12 @@ def _find(slug: str | None, app: App) -> _Organizations:
             read_settings(org.settings)
             found.new += not app.records.restoring.has_organization(org)
         except (OrganizationMismatchError, OrgSettingsError) as error:
-            found.told.append(f"organisation {org.slug} is left out: {error}")
+            found.remarks.append(f"organisation {org.slug} is left out: {error}")
             found.lost.append(org.slug)
             continue
         found.chosen.append(org)
         if one.why:
-            found.told.append(f"organisation {org.slug} {one.why}")
+            found.remarks.append(f"organisation {org.slug} {one.why}")
     return found
 
 

@@ -1,9 +1,9 @@
-"""A walk: a run over all messages that are meant, several at a time, that can be broken off anywhere and gone on with.
+"""A run over all selected messages, several at a time. It can be stopped or killed at any point, and resumed.
 
-It goes from the newest message to the oldest, page by page, and notes in the run's row the place up to which all is
-done, every few seconds and at its end. Ctrl-C and SIGTERM let it finish what is in hand; a second one ends it at once.
-Whatever ends it, a walk from that place on does the rest: what was done beyond the place has an event of the run, is
-passed by without a word, and could not be done again even so.
+It goes from the newest message to the oldest, page by page. Every few seconds, and at its end, it saves in its row the
+position up to which everything is done. Ctrl-C and SIGTERM let it finish what is in hand; a second signal ends it at
+once. A resumed run begins at the saved position. A message after that position that was done already has an event of
+the run, and is skipped without a report. Doing it again would be harmless.
 """
 
 import signal
@@ -21,20 +21,20 @@ from uuid import UUID
 from orderflow_ingest.app import App
 from orderflow_ingest.storage.database import Cursor, Filter, InboundMessage, Run
 
-from .actions import KINDS, PASSED_OVER, REPLAYED, Ending, Item
-from .rate_limit import Pace
-from .selection import from_json, to_json
+from .actions import ACTIONS, REPLAYED, SKIPPED, ActionResult, ReplayItem
+from .rate_limit import RateLimiter
+from .selection import filter_from_json, filter_to_json
 
 PAGE = 500
-_NOTED = 5.0  # seconds
+_SAVE_INTERVAL = 5.0  # seconds
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-Tell = Callable[[Item, Ending], None]
+OnResult = Callable[[ReplayItem, ActionResult], None]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run is to do, as its row keeps it."""
+class RunPlan:
+    """What a run does. Its row keeps it as JSON, so field names outlive a version."""
 
     kind: str
     chosen: Filter
@@ -44,19 +44,19 @@ class Plan:
     max_waiting: int
 
     def to_json(self) -> dict[str, Any]:
-        """Write it down."""
-        return {**asdict(self), "chosen": to_json(self.chosen)}
+        """Return the plan as JSON for the run's row."""
+        return {**asdict(self), "chosen": filter_to_json(self.chosen)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Read what to_json() has written."""
-        return cls(**{**values, "chosen": from_json(values["chosen"])})
+        return cls(**{**values, "chosen": filter_from_json(values["chosen"])})
 
 
 def pages(
     chosen: Filter, app: App, limit: int | None = None, after: Cursor | None = None
 ) -> Iterator[list[InboundMessage]]:
-    """Go through the messages that are meant, the newest first, page by page."""
+    """Yield the selected messages page by page, the newest first."""
     last: InboundMessage | Cursor | None = after
     left = limit
     while left is None or left > 0:
@@ -67,100 +67,108 @@ def pages(
         last, left = page[-1], left and left - len(page)
 
 
-class Walk:
-    """One walk of a run, from the place that its row tells."""
+class Runner:
+    """Runs or resumes one run, from the position in its row."""
 
-    def __init__(self, run: Run, app: App, tell: Tell, meanwhile: Callable[["Walk"], None]):
-        self.plan = Plan.from_json(run.chosen)
+    def __init__(self, run: Run, app: App, on_result: OnResult, on_progress: Callable[["Runner"], None]):
+        self.plan = RunPlan.from_json(run.chosen)
         self.run_id, self.selected = run.id, run.selected or 0
-        self.counts = {REPLAYED: app.records.events.count_of_run(run.id), PASSED_OVER: run.passed_over}
-        self.pace = Pace(self.plan.rate, self.plan.max_waiting, app.queue.depth)
-        self._kind, self._app, self._tell, self._meanwhile = KINDS[self.plan.kind], app, tell, meanwhile
-        self._place = _place(run.position)
-        self._noted = time.monotonic()
+        self.counts = {REPLAYED: app.records.events.count_of_run(run.id), SKIPPED: run.passed_over}
+        self.rate_limiter = RateLimiter(self.plan.rate, self.plan.max_waiting, app.queue.depth)
+        self._action, self._app, self._on_result, self._on_progress = (
+            ACTIONS[self.plan.kind],
+            app,
+            on_result,
+            on_progress,
+        )
+        self._position = _read_position(run.position)
+        self._saved_at = time.monotonic()
         self._signals = 0
 
     @property
     def done(self) -> int:
-        """Count what the run has met so far."""
+        """Return how many messages the run has handled so far."""
         return sum(self.counts.values())
 
-    def go(self) -> bool:
-        """Go to the end; False if it was stopped. Raises what a message's replay raises, its place noted."""
+    def run(self) -> bool:
+        """Run to the end; return False if stopped. Raises what a replay raises, after saving the position."""
         try:
             with ThreadPoolExecutor(self.plan.concurrency) as pool, self._stoppable():
                 for last, items in self._fresh_pages():
-                    self._do(items, pool)
+                    self._process(items, pool)
                     if self._signals:
-                        self._note(is_stopped=True)
+                        self._save_progress(is_stopped=True)
                         return False
-                    self._place = Cursor(last.received_at, last.id)
+                    self._position = Cursor(last.received_at, last.id)
         except Exception:
-            self._note(is_stopped=True)
+            self._save_progress(is_stopped=True)
             raise
-        self._note(is_over=True)
+        self._save_progress(is_over=True)
         return True
 
-    def _fresh_pages(self) -> Iterator[tuple[InboundMessage, list[Item]]]:
-        """Give the pages of what this run has not done, each with its last message."""
+    def _fresh_pages(self) -> Iterator[tuple[InboundMessage, list[ReplayItem]]]:
+        """Yield pages of items that this run has not done, each with its last message."""
         chosen, limit = self.plan.chosen, self.plan.limit
         left = None if limit is None else limit - self.done
-        for page in pages(chosen, self._app, None, self._place):
+        for page in pages(chosen, self._app, None, self._position):
             if left is not None and left <= 0:
                 return
             known = self._app.records.events.of_run(self.run_id, [message.id for message in page], chosen.org_id)
-            items = self._kind.items([one for one in page if one.id not in known], chosen, self._app)[:left]
+            items = self._action.items([one for one in page if one.id not in known], chosen, self._app)[:left]
             left = left and left - len(items)
             yield page[-1], items
 
-    def _do(self, items: list[Item], pool: ThreadPoolExecutor) -> None:
-        """Put items through; the place moves on in their order, never past one that is not done."""
-        in_hand: deque[tuple[Item, Future[Ending]]] = deque()
+    def _process(self, items: list[ReplayItem], pool: ThreadPoolExecutor) -> None:
+        """Perform items. The position moves in their order, never past one that is not done."""
+        in_hand: deque[tuple[ReplayItem, Future[ActionResult]]] = deque()
         try:
             for item in items:
-                if not self.pace.wait(lambda: self._signals > 0, lambda: self._settle_done(in_hand)):
+                if not self.rate_limiter.wait(lambda: self._signals > 0, lambda: self._finish_done(in_hand)):
                     break
-                in_hand.append((item, pool.submit(self._kind.act, item, self._app, self.run_id)))
+                in_hand.append((item, pool.submit(self._action.perform, item, self._app, self.run_id)))
                 if len(in_hand) > 2 * self.plan.concurrency:
-                    self._settle(*in_hand.popleft())
-                self._settle_done(in_hand)
+                    self._finish(*in_hand.popleft())
+                self._finish_done(in_hand)
             while in_hand:
-                self._settle(*in_hand.popleft())
-        finally:  # after an error: what was done beyond it is told too
+                self._finish(*in_hand.popleft())
+        finally:  # after an error: what was done beyond it counts too
             for item, future in in_hand:
                 if future.exception() is None:
                     self._count(item, future.result())
 
-    def _settle_done(self, in_hand: deque[tuple[Item, Future[Ending]]]) -> None:
+    def _finish_done(self, in_hand: deque[tuple[ReplayItem, Future[ActionResult]]]) -> None:
         while in_hand and in_hand[0][1].done():
-            self._settle(*in_hand.popleft())
-        self._look_up()
+            self._finish(*in_hand.popleft())
+        self._report_progress()
 
-    def _settle(self, item: Item, future: Future[Ending]) -> None:
+    def _finish(self, item: ReplayItem, future: Future[ActionResult]) -> None:
         self._count(item, future.result())
-        self._place = Cursor(item.message.received_at, item.message.id)
-        self._look_up()
+        self._position = Cursor(item.message.received_at, item.message.id)
+        self._report_progress()
 
-    def _count(self, item: Item, ending: Ending) -> None:
-        self.counts[ending.outcome] += 1
-        self._tell(item, ending)
+    def _count(self, item: ReplayItem, result: ActionResult) -> None:
+        self.counts[result.outcome] += 1
+        self._on_result(item, result)
 
-    def _look_up(self) -> None:
-        """Tell the terminal, and now and then the run's row, how far this is."""
-        self._meanwhile(self)
-        if time.monotonic() - self._noted > _NOTED:
-            self._note()
+    def _report_progress(self) -> None:
+        """Show the progress, and save it in the run's row every few seconds."""
+        self._on_progress(self)
+        if time.monotonic() - self._saved_at > _SAVE_INTERVAL:
+            self._save_progress()
 
-    def _note(self, is_over: bool = False, is_stopped: bool = False) -> None:
-        self._noted = time.monotonic()
-        position = self._place and {"received_at": self._place.received_at.isoformat(), "id": str(self._place.id)}
-        told = {**(position or {}), "stopped": True} if is_stopped else position
-        counts = (self.counts[REPLAYED], self.counts[PASSED_OVER], 0)
-        self._app.records.runs.advance(self.run_id, told, *counts, datetime.now(UTC), is_over)
+    def _save_progress(self, is_over: bool = False, is_stopped: bool = False) -> None:
+        self._saved_at = time.monotonic()
+        position = self._position and {
+            "received_at": self._position.received_at.isoformat(),
+            "id": str(self._position.id),
+        }
+        position_json = {**(position or {}), "stopped": True} if is_stopped else position
+        counts = (self.counts[REPLAYED], self.counts[SKIPPED], 0)
+        self._app.records.runs.advance(self.run_id, position_json, *counts, datetime.now(UTC), is_over)
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """Have the first signal counted; the second one ends the program at once."""
+        """Count the first signal. The second one ends the program at once."""
 
         def count(number: int, _frame: FrameType | None) -> None:
             self._signals += 1
@@ -176,8 +184,8 @@ class Walk:
                 signal.signal(number, handler)
 
 
-def begin(plan: Plan, command: str, selected: int, app: App) -> Run:
-    """Record a run that begins. What comes in from now on is not meant, unless it is named."""
+def start_run(plan: RunPlan, command: str, selected: int, app: App) -> Run:
+    """Record a new run. Mail that arrives from now on is not selected, unless by id."""
     now = datetime.now(UTC)
     chosen = plan.chosen
     if not (chosen.ids or chosen.document_ids):
@@ -188,7 +196,7 @@ def begin(plan: Plan, command: str, selected: int, app: App) -> Run:
     return run
 
 
-def _place(position: Any) -> Cursor | None:
+def _read_position(position: Any) -> Cursor | None:
     if not position or "id" not in position:
         return None
     return Cursor(datetime.fromisoformat(position["received_at"]), UUID(position["id"]))

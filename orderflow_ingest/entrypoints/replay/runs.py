@@ -1,4 +1,4 @@
-"""Commands about runs: who had what done, and going on with one that was broken off."""
+"""The commands runs and resume: show who ran what, and go on with a run that was stopped or killed."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,9 +10,9 @@ from orderflow_ingest.app import App
 from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, printable, settings_option
 from orderflow_ingest.storage.database import Run
 
-from .actions import KINDS
-from .audit import start_log
-from .progress import walk
+from .actions import ACTIONS
+from .audit import start_logging
+from .progress import run_to_end
 
 _SILENT = timedelta(seconds=60)
 
@@ -22,7 +22,7 @@ _SILENT = timedelta(seconds=60)
 @json_option
 @settings_option
 def list_runs(limit: int, as_json: bool, settings_file: str | None) -> None:
-    """Show who had what done: when, by which command, how far it has come, and how it ended."""
+    """Show who ran what: when, by which command, how far it has come, and how it ended."""
     app = load_app(settings_file)
     now = datetime.now(UTC)
     print_rows([_row(run, now) for run in app.records.runs.latest(limit)], as_json)
@@ -33,17 +33,17 @@ def list_runs(limit: int, as_json: bool, settings_file: str | None) -> None:
 @json_option
 @settings_option
 def resume_run(run_id: UUID | None, as_json: bool, settings_file: str | None) -> None:
-    """Go on with a run of message or handover that was broken off: RUN, or the latest one.
+    """Resume a run of message or handover that was stopped or killed: RUN, or the latest one.
 
-    It begins where that ended, and does nothing twice. What it chooses, and its pace, are as they were.
+    It begins where the run ended, and does nothing twice. Selection and rate stay as they were.
     """
     app = load_app(settings_file)
     run = _named(run_id, app) if run_id else _latest(app)
     click.echo(
         f"going on with {run.id}, {run.done + run.passed_over} of {run.selected}: {printable(run.command)}", err=True
     )
-    start_log(app)
-    walk(run, app, as_json)
+    start_logging(app)
+    run_to_end(run, app, as_json)
 
 
 def _named(run_id: UUID, app: App) -> Run:
@@ -52,14 +52,14 @@ def _named(run_id: UUID, app: App) -> Run:
         raise click.ClickException("no run has this id")
     if run.ended_at:
         raise click.ClickException("this run has ended; begin another")
-    if run.chosen.get("kind") not in KINDS:
+    if run.chosen.get("kind") not in ACTIONS:
         raise click.ClickException(f"this run is gone on with by its own command: {printable(run.command)}")
     return run
 
 
 def _latest(app: App) -> Run:
     for run in app.records.runs.latest(1000):
-        if not run.ended_at and run.chosen.get("kind") in KINDS:
+        if not run.ended_at and run.chosen.get("kind") in ACTIONS:
             return run
     raise click.ClickException("no run was broken off")
 

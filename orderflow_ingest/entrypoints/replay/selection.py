@@ -1,7 +1,7 @@
-"""What the commands share: the options that say which messages are meant, and what is made of them.
+"""The options that select messages, and the filter that they make.
 
-What a run needs to go on later is written down as JSON: by then `--since 2h` would be another time, and mail that has
-come since is not meant.
+A run saves its filter as JSON, so that it can be resumed: by then `--since 2h` would mean another time, and mail that
+arrived later must not be selected. The names in that JSON are fields of `Filter`; runs of an earlier version are read.
 """
 
 from collections.abc import Callable
@@ -36,17 +36,17 @@ limit_option = click.option("--limit", type=click.IntRange(1), help="At most so 
 
 
 def selection(command: Command) -> Command:
-    """Add the options that select messages; `chosen` makes a Filter of them."""
+    """Add the options that select messages; `build_filter` makes a Filter of them."""
     return reduce(lambda made, option: option(made), reversed(_SELECTION), command)
 
 
-def is_any(selected: dict[str, Any]) -> bool:
-    """Tell whether anything was said of which messages are meant."""
+def selects_anything(selected: dict[str, Any]) -> bool:
+    """Return whether any option selects messages."""
     return any(selected.values())
 
 
-def chosen(app: App, selected: dict[str, Any]) -> Filter:
-    """Make a Filter of what `selection` was given."""
+def build_filter(app: App, selected: dict[str, Any]) -> Filter:
+    """Return the Filter of the options that `selection` adds."""
     return Filter(
         org_id=org_id_of(app, selected["org"]),
         ids=tuple(dict.fromkeys(selected["ids"])),
@@ -64,13 +64,13 @@ def chosen(app: App, selected: dict[str, Any]) -> Filter:
     )
 
 
-def to_json(chosen: Filter) -> dict[str, Any]:
-    """Write a Filter down, without what it leaves open."""
+def filter_to_json(chosen: Filter) -> dict[str, Any]:
+    """Return a Filter as JSON, without empty fields."""
     return {name: _plain(value) for name, value in vars(chosen).items() if value}
 
 
-def from_json(values: dict[str, Any]) -> Filter:
-    """Read what to_json() has written."""
+def filter_from_json(values: dict[str, Any]) -> Filter:
+    """Return the Filter that filter_to_json() has written."""
     read = dict(values)
     for name in ("since", "until"):
         if name in read:

@@ -1,4 +1,4 @@
-"""Commands about this host's spool: what was left in it, and what was set aside."""
+"""The commands spool and dead: deliver what is left in the spool of this host, and its dead letters."""
 
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -25,8 +25,8 @@ from orderflow_ingest.pipeline.deliver import Delivery
 from orderflow_ingest.storage.envelope_header import EnvelopeError, decode_envelope
 from orderflow_ingest.storage.spool import EntryDamagedError, last_line
 
-from .actions import number
-from .audit import start_log, traced
+from .actions import count_text
+from .audit import recorded_run, start_logging
 from .selection import dry_run_option, yes_option
 
 
@@ -35,14 +35,14 @@ from .selection import dry_run_option, yes_option
 @json_option
 @settings_option
 def drain_spool(dry_run: bool, as_json: bool, settings_file: str | None) -> None:
-    """Deliver what was left in the spool of this host."""
+    """Deliver the mail that is left in the spool of this host."""
     app = load_app(settings_file)
     _need_spool(app)
     names = app.spool.entries()
     if dry_run:
         print_rows([{"entry": name} for name in names], as_json)
         return
-    start_log(app)
+    start_logging(app)
     rows = []
     with progress(len(names), "Draining") as bar:
         for name, ended in receive.drain(app, lambda: deadline(app.settings.deadline)):
@@ -72,7 +72,7 @@ def deliver_dead(
     as_json: bool,
     settings_file: str | None,
 ) -> None:
-    """Show what was set aside in the spool; with NAMES or --all, deliver it again; exit 1 if some is left."""
+    """Show dead letters; with NAMES or --all, deliver them again; exit 1 if some are left."""
     if sum(map(bool, (names, every, show, export))) > 1:
         raise click.UsageError("NAMES, --all, --show and --export exclude each other")
     with output(export[1], force) if export else nullcontext() as write:
@@ -91,7 +91,7 @@ def deliver_dead(
         print_rows([_dead_row(name, dead[name], app) for name in names or dead], as_json)
     else:
         if every and not yes:
-            click.confirm(f"Deliver {number(len(dead), 'dead letter')} again?", abort=True, err=True)
+            click.confirm(f"Deliver {count_text(len(dead), 'dead letter')} again?", abort=True, err=True)
         rows, left = _deliver(list(names or dead), app)
         print_rows(rows, as_json)
         if left:
@@ -107,9 +107,9 @@ def _need_spool(app: App) -> None:
 
 
 def _deliver(names: list[str], app: App) -> tuple[list[dict[str, Any]], int]:
-    """Deliver dead letters again; give what became of each, and how many are left."""
+    """Deliver dead letters again; return the outcome of each, and how many are left."""
     rows = []
-    with traced(app, "dead", names) as tally, progress(len(names), "Delivering") as bar:
+    with recorded_run(app, "dead", names) as tally, progress(len(names), "Delivering") as bar:
         for name in names:
             ended = replay.redeliver_dead_letter(name, app)
             rows.append({"entry": name, **(_ended(ended) if ended else {"outcome": "in other hands"})})
@@ -121,7 +121,7 @@ def _deliver(names: list[str], app: App) -> tuple[list[dict[str, Any]], int]:
 
 
 def _show(name: str, why: str, app: App, as_json: bool) -> None:
-    """Print all that is known of a dead letter, but for its content."""
+    """Print everything about a dead letter except its content."""
     header, raw = _read(name, app)
     try:
         envelope = asdict(decode_envelope(header))
@@ -130,8 +130,8 @@ def _show(name: str, why: str, app: App, as_json: bool) -> None:
     end, _ = split_header(raw)
     fields = raw[:end].decode("utf-8", "replace").splitlines()
     if as_json:
-        told = {"entry": name, "size": len(raw), **envelope, "failures": why.splitlines(), "header": fields}
-        print_rows([told], as_json)
+        row = {"entry": name, "size": len(raw), **envelope, "failures": why.splitlines(), "header": fields}
+        print_rows([row], as_json)
         return
     for title, value in {"entry": name, "size": len(raw), **envelope}.items():
         click.echo(printable(f"{title.replace('_', ' ')}: {value}"))

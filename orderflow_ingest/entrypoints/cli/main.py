@@ -1,0 +1,25 @@
+"""What the programs with many commands share: a group of lazily imported commands, with --version and --settings.
+
+orderflow-admin and orderflow-replay each have a table of commands in their `main` module, and nothing else there. A
+command's module is imported only when the command is used or its help is printed.
+"""
+
+from collections.abc import Mapping
+
+import click
+
+from orderflow_ingest import __version__
+
+from .terminal import LazyGroup
+
+
+def command_group(
+    package: str | None, help_text: str, commands: Mapping[str, str], former_names: Mapping[str, str] | None = None
+) -> click.Group:
+    """Return a program's group of commands.
+
+    `commands` maps names to module:attribute, the module relative to `package`. `former_names` maps hidden old names
+    to those that replaced them.
+    """
+    group = LazyGroup("cli", package=package, commands=commands, former_names=former_names or {}, help=help_text)
+    return click.version_option(__version__)(group)
