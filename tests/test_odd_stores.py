@@ -185,7 +185,7 @@ def rebuilt(parts, place):
     object.__setattr__(parts, "records", records)
     found = list(find_organizations(parts.archive))
     for one in found:
-        records.restoring.add_organization(one.org)
+        records.rebuild_writes.add_organization(one.org)
     tally = RebuildProgress()
     for _ in rebuild_organizations([one.org for one in found], RebuildOptions(AT, "jo@desk"), parts, 0, tally):
         pass

@@ -196,7 +196,7 @@ def build(
     orgs = [found.org for found in find_organizations(parts.archive) if found.org]
     if not dry_run:
         for org in orgs:
-            parts.records.restoring.add_organization(org)
+            parts.records.rebuild_writes.add_organization(org)
     tally = RebuildProgress()
     for _ in rebuild_organizations(orgs, RebuildOptions(at, "jo@desk", **choice), parts, processes, tally, dry_run):
         pass
@@ -345,7 +345,7 @@ def test_a_document_whose_mail_is_gone_is_told(parts):
     parts.archive.put("org/1/documents/zzz", b"", hashlib.sha256(b"").hexdigest())
     wipe(parts)
     build(parts)
-    (org, _) = parts.records.restoring.organization_records()
+    (org, _) = parts.records.rebuild_writes.organization_records()
     assert {one.key for one in orphan_documents(org, parts)} == keys | {"org/1/documents/zzz"}
 
 
@@ -445,7 +445,7 @@ def test_two_organisations_never_get_mixed_up(alone):
     wipe(alone)
     alone.records.organizations.add("beta", "Beta")  # gets the id that the archive knows as acme's
     with pytest.raises(OrganizationMismatchError):
-        claim_organization(alone.records.restoring.organization_record("beta"), alone.archive)
+        claim_organization(alone.records.rebuild_writes.organization_record("beta"), alone.archive)
     with pytest.raises(OrganizationMismatchError):
         build(alone)
     assert rows(alone)["inbound_message"] == []
@@ -629,7 +629,7 @@ def test_no_organisation_is_added_under_an_id_that_the_archive_knows_as_anothers
     assert deployment.admin("org", "list", "--json") == ""
     deployment.replay("archive", "--yes")
     deployment.admin("org", "add", "newcomer")
-    assert [org.slug for org in parts.records.restoring.organization_records()] == ["acme", "beta", "newcomer"]
+    assert [org.slug for org in parts.records.rebuild_writes.organization_records()] == ["acme", "beta", "newcomer"]
 
 
 def test_what_an_organisation_is_stands_in_the_archive_after_every_change(deployment):

@@ -371,7 +371,7 @@ def test_the_table_of_held_mail_keeps_who_may_do_what_and_sees_whose_rows_when_i
 
 
 def test_settings_that_the_version_before_wrote_into_the_archive_are_read(records):
-    assert records.restoring.add_organization(OrganizationRecord(9, "old", "Old", True, {"conflicts": "accept"}))
+    assert records.rebuild_writes.add_organization(OrganizationRecord(9, "old", "Old", True, {"conflicts": "accept"}))
     assert records.organizations.find("old").settings.accepts_reused_message_id
 
 

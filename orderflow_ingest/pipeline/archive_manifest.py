@@ -60,7 +60,7 @@ def claim_organization(org: OrganizationRecord, archive: Archive) -> None:
 def write_organizations(records: Records, archive: Archive) -> int:
     """Put the object of each organisation that has none, or another one than its row says; give their number."""
     written = 0
-    for org in records.restoring.organization_records():
+    for org in records.rebuild_writes.organization_records():
         try:
             is_there = read_organization(org.id, archive) == org
         except ObjectDamaged:

@@ -174,21 +174,21 @@ def archive_may_be_away() -> Iterator[None]:
 
 def _claim(slug: str, app: App) -> None:
     """Write a new organisation into the archive, which may know its id as another's: nothing must get mixed up."""
-    record = app.records.restoring.organization_record(slug)
+    record = app.records.rebuild_writes.organization_record(slug)
     try:
         if record:
             claim_organization(record, app.archive)
     except ArchiveUnavailable:
-        app.records.restoring.remove_new(slug)
+        app.records.rebuild_writes.remove_new(slug)
         raise
     except OrganizationMismatchError as error:
-        app.records.restoring.remove_new(slug)
+        app.records.rebuild_writes.remove_new(slug)
         raise click.ClickException(f"{error}: this archive has organisations; run orderflow-replay archive") from None
 
 
 def _archive(slug: str, app: App) -> None:
     """Write an organisation as it is now into the archive, from which its row can be made anew."""
-    record = app.records.restoring.organization_record(slug)
+    record = app.records.rebuild_writes.organization_record(slug)
     if record:
         with archive_may_be_away():
             write_organization(record, app.archive)

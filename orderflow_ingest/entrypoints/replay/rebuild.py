@@ -94,7 +94,7 @@ def rebuild_from_archive(
         click.confirm(f"Make the rows of {len(found.chosen)} organisations anew?", abort=True, err=True)
     if not dry_run:
         for org in found.chosen:
-            app.records.restoring.add_organization(org)
+            app.records.rebuild_writes.add_organization(org)
         publish_recipients(app)
         app.records.runs.begin(run)
     tally = _run(found.chosen, run, choice, app, concurrency, dry_run)
@@ -159,7 +159,7 @@ def _find(slug: str | None, app: App) -> _Organizations:
             continue
         try:
             read_settings(org.settings)
-            found.new += not app.records.restoring.has_organization(org)
+            found.new += not app.records.rebuild_writes.has_organization(org)
         except (OrganizationMismatchError, OrgSettingsError) as error:
             found.remarks.append(f"organisation {org.slug} is left out: {error}")
             found.lost.append(org.slug)

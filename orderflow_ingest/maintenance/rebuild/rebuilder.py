@@ -77,13 +77,13 @@ def rebuild_organizations(
             in_hand.append(batch)
             yield batch.org, batch.unread
 
-    restoring = app.records.restoring
+    writes = app.records.rebuild_writes
     with ProcessPool(app, choice, processes) as readers:
         for read in readers.read(chunks()):
             batch = in_hand.popleft()
             mails = [one.mail for one in read if one.mail]
             if mails:
-                came = restoring.judge(batch.org.id, mails) if dry_run else restoring.restore(batch.org.id, mails)
+                came = writes.judge(batch.org.id, mails) if dry_run else writes.restore(batch.org.id, mails)
                 tally.presences.update(came)
             tally.presences[Presence.THERE] += batch.known
             for one in read:
@@ -94,7 +94,7 @@ def rebuild_organizations(
 
 def orphan_documents(org: OrganizationRecord, app: App) -> Iterator[Listed]:
     """Yield the archive's documents without a row: their mail was erased, or is damaged."""
-    known = app.records.restoring.digests_of_documents(org.id)
+    known = app.records.rebuild_writes.digests_of_documents(org.id)
     prefix, digest = document_prefix(org.id), next(known, None)
     for one in app.archive.iterate(prefix):
         name = one.key.removeprefix(prefix)
@@ -120,7 +120,7 @@ def _split(org: OrganizationRecord, page: list[Listed], app: App) -> Iterator[_B
     names = [(one, read_raw_key(one.key)) for one in page]
     mails = [one.key for one, name in names if name and not name.is_held]
     held = [one.key for one, name in names if name and name.is_held and not name.is_decision]
-    known = app.records.restoring.known(org.id, [*map(message_id, mails)], [*map(held_id, held)])
+    known = app.records.rebuild_writes.known(org.id, [*map(message_id, mails)], [*map(held_id, held)])
     there = {key for key in mails if message_id(key) in known} | {key for key in held if held_id(key) in known}
     left = [(one.key, one.put_at) for one, name in names if one.key not in there and not (name and name.is_decision)]
     chunks = [left[n : n + _CHUNK] for n in range(0, len(left), _CHUNK)] or [[]]

@@ -14,14 +14,14 @@ from .held_mail import HeldMails, IdentityTakenError
 from .messages import ExistingMessage, Messages
 from .object_references import ODD_KEY, Area, Keeping, Kind, ObjectReference, ObjectReferences
 from .organizations import Organization, OrganizationExistsError, Organizations, recipients_path
-from .overview import LastError, OfOrganization, Overview, RecentCounts
+from .overview import LastError, OrganizationCounts, Overview, RecentCounts
 from .rebuild_writes import (
     OrganizationMismatchError,
     OrganizationRecord,
     Presence,
+    RebuildWrites,
     RebuiltHeld,
     RebuiltMessage,
-    Restoring,
 )
 from .rows import Document, Event, HeldMail, InboundMessage, Mail, NewDocument, NewMessage, SkippedPart
 from .runs import Run, Runs
@@ -59,20 +59,20 @@ __all__ = [
     "Numbers",
     "ObjectReference",
     "ObjectReferences",
-    "OfOrganization",
     "OrgCount",
     "Organization",
+    "OrganizationCounts",
     "OrganizationExistsError",
     "OrganizationMismatchError",
     "OrganizationRecord",
     "Organizations",
     "Overview",
     "Presence",
+    "RebuildWrites",
     "RebuiltHeld",
     "RebuiltMessage",
     "RecentCounts",
     "Records",
-    "Restoring",
     "Run",
     "Runs",
     "SkippedPart",
@@ -106,5 +106,5 @@ class Records:
         self.overview = Overview(self.database)
         self.holdings = ObjectReferences(self.database)
         self.erasure = Erasure(self.database)
-        self.restoring = Restoring(self.database)
+        self.rebuild_writes = RebuildWrites(self.database)
         self.statistics = Figures(self.database)

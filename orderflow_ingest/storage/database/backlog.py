@@ -1,7 +1,7 @@
 """The census: how many rows are unfinished, failed or held, over all tenants, in one statement.
 
 It counts by the partial indexes alone, so that it costs what there is to count and not what there was. On PostgreSQL
-it is a function of the owner's (migration 0007), since no role but the operator's sees all tenants' rows; it tells
+it is a function of the owner's (migration 0007), since no role but the operator's sees all tenants' rows; it returns
 numbers, slugs and a time, so that who asks for monitoring's sake need see nothing else.
 """
 
@@ -48,7 +48,7 @@ class Backlog:
 
 
 def count_backlog(database: Database) -> Backlog:
-    """Count. Raises DatabaseUnavailable."""
+    """Count. Raise DatabaseUnavailable."""
     text = CENSUS if database.is_sqlite else "SELECT * FROM orderflow_census()"
     statement = sa.text(text).columns(
         sa.column("what", sa.Text), sa.column("org", sa.Text), sa.column("number", sa.BigInteger),

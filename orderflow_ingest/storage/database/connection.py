@@ -7,7 +7,7 @@ statements, which a transaction pooler such as pgbouncer would lose.
 Whoever reads or writes says whose rows he means: one organisation's, several's, ALL_TENANTS, or NO_TENANT for what
 belongs to none. On PostgreSQL a transaction says so to the server, which shows no other rows to a role that
 is bound by row-level security (see migration 0004); the setting ends with its transaction, so that no connection
-of the pool keeps it. Transaction and setting begin in one round trip, which also tells whether the connection still
+of the pool keeps it. Transaction and setting begin in one round trip, which also shows whether the connection still
 lives: one that the server has ended is replaced by a new one before anything is done in it, and never later. A server
 that became read-only is left by the first write that it refuses.
 
@@ -51,7 +51,7 @@ class TenantScope(Enum):
 
     ALL_TENANTS = "an operator's question about all tenants: refused to a role that is bound to the ones it names"
     NO_TENANT = "rows that belong to no tenant: the organisations themselves, the schema's version"
-    ALL_IDS = "ids of all tenants' rows, which functions of the owner's tell"
+    ALL_IDS = "ids of all tenants' rows, which functions of the owner's return"
 
 
 ALL_TENANTS, NO_TENANT, ALL_IDS = TenantScope.ALL_TENANTS, TenantScope.NO_TENANT, TenantScope.ALL_IDS
@@ -102,7 +102,7 @@ class Database:
 
     @contextmanager
     def read(self, orgs: Orgs) -> Iterator[sa.Connection]:
-        """Give a connection that reads these organisations' rows. Raises DatabaseUnavailable.
+        """Yield a connection that reads these organisations' rows. Raise DatabaseUnavailable.
 
         Of PostgreSQL it is in a transaction, except for NO_TENANT and ALL_IDS, which have nothing to say in one.
         """
@@ -116,7 +116,7 @@ class Database:
 
     @contextmanager
     def glance(self) -> Iterator[sa.Connection]:
-        """Give a connection for a question that nothing depends on. Raises DatabaseUnavailable, for any error.
+        """Yield a connection for a question that nothing depends on. Raise DatabaseUnavailable, for any error.
 
         No breaker is opened by it or stops it, and of PostgreSQL it ends after GLANCE seconds.
         """
@@ -144,32 +144,32 @@ class Database:
 
     @contextmanager
     def write(self, orgs: Orgs) -> Iterator[sa.Connection]:
-        """Give a connection in a transaction on these organisations' rows that commits at the end.
+        """Yield a connection in a transaction on these organisations' rows that commits at the end.
 
-        Raises DatabaseUnavailable.
+        Raise DatabaseUnavailable.
         """
         guarded = self._guard(self._about(orgs), WRITE)
         with guarded, _translated(self._url), self._used(self.engine, _begin(orgs)) as connection:
             yield connection
 
     def now(self) -> datetime:
-        """Give the time by PostgreSQL's clock, aware UTC: whose host's clock is wrong must not set times on rows.
+        """Return the time by PostgreSQL's clock, aware UTC: whose host's clock is wrong must not set times on rows.
 
         It is asked once a minute; between, the time goes on by a clock that nobody sets, and that goes on while this
-        machine is suspended: else a lease would begin in the past. Raises DatabaseUnavailable.
+        machine is suspended: else a lease would begin in the past. Raise DatabaseUnavailable.
         """
         if self.is_sqlite:
             return datetime.now(UTC)
         if self._clock is None or _uptime() - self._clock[0] > _CLOCK_KEPT:
             with self.read(NO_TENANT) as connection:
-                told = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
-            self._clock = _uptime(), told
-        asked, told = self._clock
-        return told + timedelta(seconds=_uptime() - asked)
+                server_time = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+            self._clock = _uptime(), server_time
+        asked, server_time = self._clock
+        return server_time + timedelta(seconds=_uptime() - asked)
 
     @contextmanager
     def _used(self, engine: sa.Engine, first: str) -> Iterator[sa.Connection]:
-        """Give a connection whose work is committed at the end; of PostgreSQL this statement has been sent by it."""
+        """Yield a connection whose work is committed at the end; of PostgreSQL this statement has been sent by it."""
         if self.is_sqlite:
             with engine.begin() as connection:
                 yield connection
@@ -202,7 +202,8 @@ class Database:
     def due(self, name: str, table: sa.Table, rows: str, now: datetime, limit: int) -> list[tuple[int, UUID]]:
         """List (org_id, id) of these rows that are due, of all tenants: the longest due first.
 
-        No role but the owner's and the operator's may read all tenants' rows; on PostgreSQL a function tells ids alone.
+        No role but the owner's and the operator's may read all tenants' rows. On PostgreSQL a function returns
+        ids alone.
         What is_odd() is due now, and comes first.
         """
         is_odd = self.is_odd(table, now)
@@ -339,7 +340,7 @@ def _answered_within(driver: Any, within: float) -> Iterator[None]:
 
 
 def whose(org_id: int | None) -> Orgs:
-    """Say whose rows a question is about that may be about all tenants."""
+    """Return whose rows a question is about that may be about all tenants."""
     return ALL_TENANTS if org_id is None else org_id
 
 

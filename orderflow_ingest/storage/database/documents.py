@@ -109,22 +109,22 @@ class Documents:
         return _document(row) if row else None
 
     def finish(self, attempt: Document) -> bool:
-        """Note that the handler has taken a document; False if the attempt has lost its lease."""
+        """Record that the handler has taken a document; False if the attempt has lost its lease."""
         return self._end(attempt, EventKind.HANDED_OVER, {}, handover=HandOver.DONE.value, error_json=None)
 
     def retry_later(self, attempt: Document, error: dict[str, Any], attempts: int, due: datetime) -> bool:
-        """Note the failure of an attempt, how many count so far, and when the next one may begin."""
+        """Record the failure of an attempt, how many count so far, and when the next one may begin."""
         values = {"error_json": error, "attempts": attempts, "next_attempt_at": due}
         return self._end(attempt, EventKind.ATTEMPT_FAILED, error, **values)
 
     def give_up(self, attempt: Document, error: dict[str, Any]) -> bool:
-        """Note that a document is not handed over any more."""
+        """Record that a document is not handed over any more."""
         return self._end(attempt, EventKind.FAILED, error, handover=HandOver.FAILED.value, error_json=error)
 
-    def replay(self, message: InboundMessage, due: datetime, told: Event) -> bool:
-        """Lead a message back to RECEIVED and its documents to PENDING; False if the message moved meanwhile.
+    def replay(self, message: InboundMessage, due: datetime, event: Event) -> bool:
+        """Move a message back to RECEIVED and its documents to PENDING; False if another process moved it.
 
-        The sweep rings for it from `due` on. `told` is written with it, once by one run: False if that has done it.
+        The sweep enqueues it from `due` on. `event` is written with it, once by one run: False if that has done it.
         """
         d = document.c
         mine = (d.org_id == message.org_id, d.inbound_message_id == message.id)
@@ -132,37 +132,37 @@ class Documents:
             with self._database.write(message.org_id) as connection:
                 if not self._messages.replay_in(connection, message, due):
                     return False
-                connection.execute(document.update().where(*mine).values(_anew(due)))
-                self._tell(connection, told)
+                connection.execute(document.update().where(*mine).values(_pending_again(due)))
+                self._add_event(connection, event)
         except _AlreadyDoneError:
             return False
         return True
 
     def replay_handover(self, seen: list[tuple[Document, Event]], now: datetime, due: datetime) -> list[UUID]:
-        """Lead documents of one message back to PENDING, and tell it; give the ids of those that had not moved.
+        """Move documents of one message back to PENDING, with an event; return the ids of those that had not moved.
 
-        What a worker has in hand is left alone. The sweep rings for the others from `due` on. A run does it once for a
-        message: none is given if it has.
+        What a worker has in hand is left alone. The sweep enqueues the others from `due` on. A run does it once for a
+        message: a second time it returns none.
         """
         d, done = document.c, []
         try:
             with self._database.write({one.org_id for one, _ in seen}) as connection:
-                for one, told in seen:
+                for one, event in seen:
                     statement = (
                         document.update()
                         .where(d.org_id == one.org_id, d.id == one.id, d.handover.concat("") == one.handover.value)
                         .where(d.attempts == one.attempts, d.worker.is_(None) | (d.next_attempt_at <= now))
                         .where(d.erased_at.is_(None))
                     )
-                    if connection.execute(statement.values(_anew(due))).rowcount == 1:
-                        self._tell(connection, told)
+                    if connection.execute(statement.values(_pending_again(due))).rowcount == 1:
+                        self._add_event(connection, event)
                         done.append(one.id)
         except _AlreadyDoneError:
             return []
         return done
 
     def of_messages(self, messages: list[InboundMessage], chosen: Filter | None = None) -> dict[UUID, list[Document]]:
-        """Give the documents of these messages by their message; of them those that a filter means, if there is one."""
+        """Return the documents of these messages by their message, all or those that `chosen` selects."""
         if not messages:
             return {}
         statement, values = by_keys(_OWNER, [(message.org_id, message.id) for message in messages], *_OWNED)
@@ -184,12 +184,12 @@ class Documents:
             documents, messages = connection.execute(wanted).one()
         return documents, messages
 
-    def extract_again(self, message: InboundMessage, due: datetime, told: Event) -> bool:
-        """Lead a message back to RECEIVED whose documents keep the state of their hand-over, as far as they are there.
+    def extract_again(self, message: InboundMessage, due: datetime, event: Event) -> bool:
+        """Move a message back to RECEIVED whose documents keep the state of their hand-over, as far as they are there.
 
-        One that FAILED since its object was missing or damaged is PENDING again: it is put anew.
+        One that FAILED since its object was missing or damaged is PENDING again: it is put again.
 
-        False if the message moved meanwhile, or its raw mail was erased. `told` is written with it.
+        False if another process moved the message, or its raw mail was erased. `event` is written with it.
         """
         with self._database.write(message.org_id) as connection:
             if message.erased_at is not None or not self._messages.replay_in(connection, message, due):
@@ -198,8 +198,8 @@ class Documents:
             lost = d.error_json["error"].as_string().in_(_LOST)
             mine = (d.org_id == message.org_id, d.inbound_message_id == message.id)
             failed = d.handover == HandOver.FAILED.value
-            connection.execute(document.update().where(*mine, failed, lost).values(**_anew(due)))
-            add_events(connection, [told])
+            connection.execute(document.update().where(*mine, failed, lost).values(**_pending_again(due)))
+            add_events(connection, [event])
             return True
 
     def count_undone(self, org_id: int | None = None) -> dict[HandOver, int]:
@@ -235,11 +235,11 @@ class Documents:
             add_events(connection, [Event.by_worker(*owner, kind, details, attempt.id)])
             return True
 
-    def _tell(self, connection: sa.Connection, told: Event) -> None:
-        """Write an event with what it tells; what its run has told before is undone."""
-        if told.run_id is None:
-            add_events(connection, [told])
-        elif not add_once(self._database, connection, told, told.run_id):
+    def _add_event(self, connection: sa.Connection, event: Event) -> None:
+        """Write an event in the transaction of what it records; undo all if its run has written it before."""
+        if event.run_id is None:
+            add_events(connection, [event])
+        elif not add_once(self._database, connection, event, event.run_id):
             raise _AlreadyDoneError
 
     def _store(self, connection: sa.Connection, values: dict[str, Any]) -> None:
@@ -261,8 +261,8 @@ class Documents:
         connection.execute(document.delete().where(*conditions, document.c.part_path.not_in(paths)))
 
 
-def _anew(due: datetime) -> dict[str, Any]:
-    """Give what a document's row says before it is handed over for the first time."""
+def _pending_again(due: datetime) -> dict[str, Any]:
+    """Return what a document's row says before it is handed over for the first time."""
     values = {"handover": HandOver.PENDING.value, "attempts": 0, "next_attempt_at": due, "worker": None}
     return {**values, "error_json": None}
 

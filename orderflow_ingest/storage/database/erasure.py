@@ -50,7 +50,7 @@ class Erasure:
         org_id: int,
         rows: Callable[[], Iterable[ObjectReference]],
         is_needed: Callable[[ObjectReference], bool],
-        told: Callable[[ObjectReference], Event],
+        event_of: Callable[[ObjectReference], Event],
     ) -> set[str]:
         """Mark rows as erased, in one transaction, and give the keys of those that no row needs any more.
 
@@ -69,7 +69,7 @@ class Erasure:
                     blocked |= {one.key for one in found if is_needed(one)}
             for chunk in _chunks(one for one in rows() if one.key not in blocked):
                 for kind in {one.kind for one in chunk}:
-                    _mark(connection, org_id, [one for one in chunk if one.kind is kind], told)
+                    _mark(connection, org_id, [one for one in chunk if one.kind is kind], event_of)
         return keys - blocked
 
     def take(self, org_id: int, ids: list[UUID], now: datetime, lease: timedelta) -> set[UUID]:
@@ -84,7 +84,7 @@ class Erasure:
         return in_hand
 
     def unseat(self, org_id: int, now: datetime) -> list[UUID]:
-        """Have the attempts that workers have in hand lose their lease, and be made anew; give their messages.
+        """Have the attempts that workers have in hand lose their lease, and be made again; return their messages.
 
         A worker puts objects before he writes the rows that name them: what he has put may have been deleted since.
         """
@@ -143,15 +143,15 @@ def _in_hand(now: datetime) -> tuple[sa.ColumnElement[bool] | sa.TextClause, ...
 
 
 def _plain(command: str, chosen: dict[str, Any]) -> str:
-    """Give what was typed without the shell's quotes around an apostrophe, and without JSON's escapes of letters."""
+    """Return what was typed without the shell's quotes around an apostrophe, and without JSON's escapes of letters."""
     return f"{command} {json.dumps(chosen, ensure_ascii=False)}".replace("'\"'\"'", "'").lower()
 
 
 def _mark(
-    connection: sa.Connection, org_id: int, chunk: list[ObjectReference], told: Callable[[ObjectReference], Event]
+    connection: sa.Connection, org_id: int, chunk: list[ObjectReference], event_of: Callable[[ObjectReference], Event]
 ) -> None:
     table = _TABLES[chunk[0].kind]
-    events = {one.id: told(one) for one in chunk}
+    events = {one.id: event_of(one) for one in chunk}
     now = next(iter(events.values())).at
     unmarked = (table.c.org_id == org_id, table.c.id.in_(list(events)), table.c.erased_at.is_(None))
     marked = connection.scalars(table.update().where(*unmarked).values(erased_at=now).returning(table.c.id))
@@ -159,7 +159,7 @@ def _mark(
 
 
 def _others(connection: sa.Connection, org_id: int, ids: list[UUID]) -> list[UUID]:
-    """List the messages of the same identity and object, by mail or upload, that may have come meanwhile."""
+    """List the messages of the same identity and object, by mail or upload, that may have come since."""
     mine, other = inbound_message.alias("mine"), inbound_message.alias("other")
     is_same = (other.c.org_id == mine.c.org_id) & (other.c.raw_key == mine.c.raw_key)
     is_same &= other.c.source.in_(SOURCES) & (other.c.source_message_id == mine.c.source_message_id)

@@ -1,7 +1,7 @@
 """Events: what happened to a message, in one list that is only added to; and what a row says of its beginning.
 
-An event is written in the transaction of what it tells, so that neither is there without the other. RECEIVED and
-RECORDED are not written: the message's row tells both. `details` holds counts, reasons and ids, never what a sender
+An event is written in the transaction of what it records, so that neither is there without the other. RECEIVED and
+RECORDED are not written: they are in the message's row. `details` holds counts, reasons and ids, never what a sender
 wrote. A mail that is held has events of its own, under its own id.
 
 `actor` is who did it: a worker's name on the row, or an operator's user and host.
@@ -28,7 +28,7 @@ _COLUMNS = [message_event.c[name] for name in field_names(Event)]
 
 @cache
 def operator_name() -> str:
-    """Name who runs this program, for the trace of what he does: user@host, root's caller where sudo tells him.
+    """Return who runs this program, for the audit trail: user@host, root's caller where sudo names them.
 
     The same for the life of a process: asked for before it becomes another user.
     """
@@ -40,14 +40,14 @@ def operator_name() -> str:
 
 
 def add_events(connection: sa.Connection, events: Iterable[Event]) -> None:
-    """Add events in the transaction of what they tell."""
+    """Add events in the transaction of what they record."""
     rows = [{**column_values(event), "id": uuid4()} for event in events]
     if rows:
         connection.execute(message_event.insert(), rows)
 
 
 def add_once(database: Database, connection: sa.Connection, event: Event, run_id: UUID) -> bool:
-    """Add an event of a run in the transaction of what it tells; False if this run has told it before.
+    """Add an event of a run in the transaction of what it records; False if this run has written it before.
 
     Idempotent by the key (org_id, id): the id is made of the run, what happened, the message and the document. Of two
     processes that go on with one run, the second waits here for the first, and must undo what it has done.
@@ -72,7 +72,7 @@ class Events:
             return [_event(row) for row in connection.execute(statement.order_by(e.at, e.id))]
 
     def of_run(self, run_id: UUID, ids: Iterable[UUID], org_id: int | None = None) -> set[UUID]:
-        """Tell which of these messages a run has an event of already."""
+        """Return which of these messages a run has an event of already."""
         e = message_event.c
         statement = sa.select(e.inbound_message_id).where(e.run_id == run_id, e.inbound_message_id.in_(tuple(ids)))
         statement = statement.where(e.run_id.is_not(None))

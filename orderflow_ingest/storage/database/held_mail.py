@@ -99,7 +99,7 @@ class HeldMails:
             return [_held_mail(row) for row in connection.execute(statement)]
 
     def resolution(self, org_id: int, id: UUID) -> str | None:
-        """Tell what was decided on a held mail; None if nothing was, or it is not there."""
+        """Return what was decided on a held mail; None if nothing was, or it is not there."""
         c = held_mail.c
         with self._database.read(org_id) as connection:
             found: str | None = connection.scalar(sa.select(c.resolution).where(c.org_id == org_id, c.id == id))
@@ -116,26 +116,26 @@ class HeldMails:
         held: HeldMail,
         accepted: NewMessage | None,
         now: datetime,
-        told: Event,
+        event: Event,
         before_commit: Callable[[], None] = lambda: None,
     ) -> bool:
         """Close a held mail, and record `accepted` as a message due now; False if it is closed already.
 
         `before_commit` is called when this is settled, while the others that decide on it wait.
 
-        `told`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes. Raises
+        `event`, ACCEPTED or DISCARDED, is written with it, of the held mail and of the message that it becomes. Raises
         IdentityTakenError, and leaves the held mail open, where that message cannot be recorded.
         """
         c = held_mail.c
         close = held_mail.update().where(c.org_id == held.org_id, c.id == held.id, _OPEN)
         with self._database.write(held.org_id) as connection:
-            if connection.execute(close.values(resolution=told.kind.value)).rowcount != 1:
+            if connection.execute(close.values(resolution=event.kind.value)).rowcount != 1:
                 return False
-            add_events(connection, [told])
+            add_events(connection, [event])
             if accepted is not None:
                 if not self._messages.insert_in(connection, accepted, now):
                     raise IdentityTakenError
-                add_events(connection, [replace(told, inbound_message_id=accepted.id)])
+                add_events(connection, [replace(event, inbound_message_id=accepted.id)])
             before_commit()
             return True
 

@@ -43,11 +43,11 @@ class ExistingMessage:
 
     @classmethod
     def from_held(cls, id: UUID, fingerprint: str, digest: str) -> Self:
-        """Say what is known of a mail that is held by itself."""
+        """Return what is known of a mail that is held by itself."""
         return cls(id, {fingerprint: digest}, is_message=False)
 
     def is_held(self, fingerprint: str) -> bool:
-        """Tell whether a mail of this content is held, and is not the message."""
+        """Return whether a mail of this content is held, and is not the message."""
         return fingerprint in self.digests and not (self.is_message and fingerprint == next(iter(self.digests)))
 
 
@@ -71,7 +71,7 @@ def _by_keys(key: tuple[sa.Column[Any], ...], number: int, *more: sa.Column[Any]
 def by_keys(
     key: tuple[sa.Column[Any], ...], values: list[Any], *more: sa.Column[Any]
 ) -> tuple[sa.Select[Any], dict[str, Any]]:
-    """Give the query for the rows of these keys, and its parameters."""
+    """Return the query for the rows of these keys, and its parameters."""
     number = 1 << (len(values) - 1).bit_length()  # few sizes, so that few queries are made
     padded = values + values[-1:] * (number - len(values))
     named = {f"{c.name}_{n}": value for n, one in enumerate(padded) for c, value in zip(key, one, strict=True)}
@@ -114,9 +114,9 @@ class Messages:
                     known[org_id, id].digests[fingerprint] = digest
         return [found.get(identity) for identity in identities]
 
-    def insert(self, new: NewMessage, next_attempt_at: datetime, told: Event | None = None) -> bool:
-        """Record a message as RECEIVED, and tell of it; False if its identity or id is taken (unique constraints)."""
-        return self._insert((new, next_attempt_at, told))
+    def insert(self, new: NewMessage, next_attempt_at: datetime, event: Event | None = None) -> bool:
+        """Record a message as RECEIVED, with an event; False if its identity or id is taken (unique constraints)."""
+        return self._insert((new, next_attempt_at, event))
 
     def insert_in(self, connection: sa.Connection, new: NewMessage, next_attempt_at: datetime) -> bool:
         """Record a message in a transaction that is there already."""
@@ -138,7 +138,7 @@ class Messages:
         for new, _, _ in rows:  # of the same mail twice, whose id is one, the first alone is new
             is_new.append(new.id in found)
             found.discard(new.id)
-        add_events(connection, [told for (_, _, told), new in zip(rows, is_new, strict=True) if told and new])
+        add_events(connection, [event for (_, _, event), new in zip(rows, is_new, strict=True) if event and new])
         return is_new
 
     def get(self, org_id: int, id: UUID) -> InboundMessage | None:
@@ -185,7 +185,7 @@ class Messages:
         return {status: found.get(status, 0) for status in Status}
 
     def oldest_unfinished(self, org_id: int | None = None) -> datetime | None:
-        """Tell when the oldest message came that is neither PARSED nor FAILED."""
+        """Return when the oldest message came that is neither PARSED nor FAILED."""
         t = inbound_message.c
         # Grouped, or PostgreSQL takes the minimum from an index on received_at: through all history from its far end.
         statement = sa.select(sa.func.min(t.received_at)).group_by(t.status)
@@ -194,9 +194,9 @@ class Messages:
             return min(connection.scalars(chosen), default=None)
 
     def lag(self, now: datetime) -> float:
-        """Tell for how many seconds the longest-due unfinished message has been overdue; 0 if none is.
+        """Return for how many seconds the longest-due unfinished message has been overdue; 0 if none is.
 
-        It is about all tenants, and tells a time alone: on PostgreSQL by a function of the owner's. A database that
+        It is about all tenants, and returns a time alone: on PostgreSQL by a function of the owner's. A database that
         does not answer within a moment, or not for all tenants, raises DatabaseUnavailable, and no breaker opens for
         it.
         """
@@ -230,16 +230,16 @@ class Messages:
         return self._update(attempt, target, {}, connection=connection)
 
     def finish(self, attempt: InboundMessage, details: dict[str, Any]) -> bool:
-        """Move the message of an attempt to PARSED, and tell of it; False if the attempt has lost its lease."""
+        """Move the message of an attempt to PARSED, with an event; False if the attempt has lost its lease."""
         done = {"worker": None, "error_json": None}
         return self._update(attempt, Status.PARSED, done, (EventKind.EXTRACTED, details))
 
     def holds(self, attempt: InboundMessage, connection: sa.Connection) -> bool:
-        """Tell, and make sure to the end of the transaction, that an attempt has its lease still."""
+        """Return whether an attempt has its lease still, and make sure of it to the end of the transaction."""
         return self._update(attempt, None, {"worker": attempt.worker}, connection=connection)
 
     def retry_later(self, attempt: InboundMessage, error: dict[str, Any], attempts: int, due: datetime) -> bool:
-        """Note the failure of an attempt, how many count so far, and when the next one may begin."""
+        """Record the failure of an attempt, how many count so far, and when the next one may begin."""
         values = {"worker": None, "error_json": error, "attempts": attempts, "next_attempt_at": due}
         return self._update(attempt, None, values, (EventKind.ATTEMPT_FAILED, error))
 
@@ -249,7 +249,7 @@ class Messages:
         return self._update(attempt, Status.FAILED, values, (EventKind.FAILED, error))
 
     def replay_in(self, connection: sa.Connection, message: InboundMessage, due: datetime) -> bool:
-        """Lead a message back to RECEIVED, to be extracted anew; False if it moved meanwhile, or is erased."""
+        """Move a message back to RECEIVED, to be extracted again; False if another process moved or erased it."""
         t = inbound_message.c
         values = {"status": Status.RECEIVED.value, "attempts": 0, "next_attempt_at": due, "worker": None}
         statement = (
@@ -275,7 +275,7 @@ class Messages:
         attempt: InboundMessage,
         target: Status | None,
         values: dict[str, Any],
-        told: tuple[EventKind, dict[str, Any]] | None = None,
+        event: tuple[EventKind, dict[str, Any]] | None = None,
         connection: sa.Connection | None = None,
     ) -> bool:
         t = inbound_message.c
@@ -290,8 +290,8 @@ class Messages:
             return connection.execute(statement).rowcount == 1
         with self._database.write(attempt.org_id) as own:
             is_done = own.execute(statement).rowcount == 1
-            if is_done and told:
-                add_events(own, [Event.by_worker(attempt.org_id, attempt.id, attempt.worker, *told)])
+            if is_done and event:
+                add_events(own, [Event.by_worker(attempt.org_id, attempt.id, attempt.worker, *event)])
             return is_done
 
 

@@ -42,7 +42,7 @@ class Kind(StrEnum):
 
     @property
     def area(self) -> Area:
-        """Say where the objects lie that such rows name."""
+        """Return where the objects lie that such rows name."""
         return Area.DOCUMENTS if self is Kind.DOCUMENT else Area.RAW
 
 
@@ -52,7 +52,7 @@ class ObjectReference:
 
     `message_id` is the message's of a document, else the row's own id. `is_unfinished`: there is work to do that may
     need the object, or an operator is to decide. `is_failed`: it may be replayed. `odd`: what cannot be, "" mostly.
-    `documents`: how many documents the last extraction told of, where it was asked for.
+    `documents`: how many documents the last extraction counted, where it was asked for.
     """
 
     kind: Kind
@@ -87,7 +87,7 @@ def _key(table: sa.Table, area: Area) -> sa.ColumnElement[str]:
 
 
 def _names_mail(table: sa.Table) -> sa.ColumnElement[bool]:
-    """Tell whether a row's key is one of those that `keys` gives to mail of its digest."""
+    """Return whether a row's key is one of those that `keys` gives to mail of its digest."""
     places = ("", "held/", "upload/", "upload/held/")
     name = table.c.digest.concat(".eml")
     return table.c.raw_key.in_([_key(table, Area.RAW).concat(place).concat(name) for place in places])
@@ -151,7 +151,7 @@ class ObjectReferences:
         self._database = database
 
     def iterate(self, org_id: int, kind: Kind, with_events: bool = False) -> Iterator[ObjectReference]:
-        """Go through an organisation's rows of a kind by their ids; what comes meanwhile may be told or not."""
+        """Iterate over an organisation's rows of a kind by their ids; rows that come later may be left out."""
         table, statement = _ROWS[kind]
         after: UUID | None = None
         while True:
@@ -183,7 +183,7 @@ class ObjectReferences:
             return connection.scalar(sa.select(sa.func.count()).select_from(document).where(*mine)) or 0
 
     def overdue(self, org_id: int, kind: Kind, before: datetime) -> Iterator[tuple[UUID, datetime]]:
-        """Go through what should have been begun before a time and was not, the longest due first: (id, due)."""
+        """Iterate over what should have been begun before a time and was not, the longest due first: (id, due)."""
         table, rows = (document, PENDING) if kind is Kind.DOCUMENT else (inbound_message, UNFINISHED_ROWS)
         due, id = table.c.next_attempt_at, table.c.id
         statement = sa.select(id, due).where(table.c.org_id == org_id, sa.text(rows), due < before)
@@ -200,13 +200,13 @@ class ObjectReferences:
             last = (page[-1][1], page[-1][0])
 
     def keeping(self, org_id: int) -> Keeping:
-        """Tell how long an organisation's settings have its objects kept: `keep_raw_days`, `keep_documents_days`."""
+        """Return how long an organisation's settings have its objects kept: `keep_raw_days`, `keep_documents_days`."""
         with self._database.read(NO_TENANT) as connection:
             found = connection.scalar(sa.select(organization.c.settings).where(organization.c.id == org_id)) or {}
         return Keeping(found.get("keep_raw_days"), found.get("keep_documents_days"))
 
     def changed_at(self, org_id: int) -> datetime | None:
-        """Tell when an organisation's own row was changed last, by being disabled say."""
+        """Return when an organisation's own row was changed last, by being disabled say."""
         with self._database.read(NO_TENANT) as connection:
             changed: datetime | None = connection.scalar(
                 sa.select(organization.c.updated_at).where(organization.c.id == org_id)
@@ -217,7 +217,7 @@ class ObjectReferences:
 def read_in(
     connection: sa.Connection, kind: Kind, org_id: int, ids: Iterable[UUID], lock: bool = False
 ) -> list[ObjectReference]:
-    """Read rows again in a transaction that is there already, locked to its end if so told."""
+    """Read rows again in a transaction that is there already, locked to its end with is_locked."""
     table, statement = _ROWS[kind]
     wanted = statement.where(table.c.org_id == org_id, table.c.id.in_(tuple(ids))).order_by(table.c.id)
     return _read(connection, kind, wanted.with_for_update(of=table) if lock else wanted)
@@ -232,12 +232,12 @@ def _read(connection: sa.Connection, kind: Kind, statement: sa.Select[Any]) -> l
 
 
 def _with_documents(connection: sa.Connection, org_id: int, page: list[ObjectReference]) -> list[ObjectReference]:
-    """Add how many documents the last extraction of each message told of; messages of an old version have no event."""
+    """Add how many documents the last extraction of each message counted; messages of an old version have no event."""
     e = message_event.c
-    told = sa.select(e.inbound_message_id, e.details).where(
+    extracted = sa.select(e.inbound_message_id, e.details).where(
         e.org_id == org_id,
         e.inbound_message_id.in_([one.id for one in page]),
         e.kind == EventKind.EXTRACTED.value,
     )
-    counts = {id: details.get("documents") for id, details in connection.execute(told.order_by(e.at, e.id))}
+    counts = {id: details.get("documents") for id, details in connection.execute(extracted.order_by(e.at, e.id))}
     return [one if one.is_unfinished or one.is_failed else replace(one, documents=counts.get(one.id)) for one in page]

@@ -88,7 +88,7 @@ class Organizations:
         return found[0] if found else None
 
     def remembered(self, slug: str) -> Organization | None:
-        """Give what find() would answer without asking the database; None if it would ask."""
+        """Return what find() would answer without asking the database; None if it would ask."""
         at, org = self._found.get(slug, (0.0, None))
         return org if time.monotonic() - at < _REMEMBERED else None
 
@@ -119,7 +119,7 @@ class Organizations:
         return slugs if is_filled else None
 
     def has_none(self) -> bool:
-        """Tell whether the table is empty: of a database that is another one than was meant, or is not set up yet.
+        """Return whether the table is empty: of a database that is another one than was meant, or is not set up yet.
 
         Raise DatabaseUnavailable, also where a standby answers: it may not know a new organization yet.
         """
@@ -244,7 +244,7 @@ class Organizations:
             raise DatabaseUnavailable(f"{path} cannot be read: {os_reason(error)}") from error
 
     def slug(self, org_id: int) -> str:
-        """Give the slug of an organisation, which never changes; "" if there is none of this id."""
+        """Return the slug of an organisation, which never changes; "" if there is none of this id."""
         if org_id not in self._slugs:
             found = self._select(organization.c.id == org_id)
             if not found:
@@ -261,6 +261,6 @@ class Organizations:
 
 
 def recipients_path(database_url: str) -> Path | None:
-    """Give the file that Postfix's sqlite: map reads; None where the database is no SQLite file."""
+    """Return the file that Postfix's sqlite: map reads; None where the database is no SQLite file."""
     found = re.fullmatch(r"sqlite:///(/.+)", database_url)
     return Path(found[1]).with_name(RECIPIENTS_FILE) if found else None

@@ -43,7 +43,7 @@ class RecentCounts:
 
 @dataclass(frozen=True)
 class LastError:
-    """A kind of error that rows tell of now: its class, where it was raised, when last, on how many rows."""
+    """A kind of error that rows have now: its class, where it was raised, when last, on how many rows."""
 
     what: str
     error: str
@@ -53,7 +53,7 @@ class LastError:
 
 
 @dataclass
-class OfOrganization:
+class OrganizationCounts:
     """What is where, of one organisation."""
 
     org_id: int
@@ -87,7 +87,7 @@ class Overview:
             }
         return {status: found.get(status, RecentCounts()) for status in Status}
 
-    def by_organization(self, day: datetime, week: datetime) -> list[OfOrganization]:
+    def by_organization(self, day: datetime, week: datetime) -> list[OrganizationCounts]:
         """Count by organisation, those with the most trouble first; those of which there is nothing are left out."""
         t, d, c = inbound_message.c, document.c, held_mail.c
         nothing = sa.cast(sa.null(), t.received_at.type)
@@ -104,11 +104,11 @@ class Overview:
             sa.select(t.org_id, sa.literal("day"), sa.func.count(), nothing).where(t.received_at >= day),
             sa.select(t.org_id, sa.literal("week"), sa.func.count(), nothing).where(t.received_at >= week),
         ]
-        found: dict[int, OfOrganization] = {}
+        found: dict[int, OrganizationCounts] = {}
         with self._database.read(ALL_TENANTS) as connection:
             for query in queries:
                 for org_id, what, count, oldest in connection.execute(query.group_by(query.selected_columns[0])):
-                    one = found.setdefault(org_id, OfOrganization(org_id))
+                    one = found.setdefault(org_id, OrganizationCounts(org_id))
                     one.counts[what] = count
                     one.oldest_unfinished = oldest or one.oldest_unfinished
         return sorted(found.values(), key=lambda one: (-one.trouble, -one.counts["week"], one.org_id))
@@ -125,11 +125,11 @@ class Overview:
         found: dict[tuple[str, str, str], tuple[str, int]] = {}
         with self._database.read(whose(org_id)) as connection:
             for what, table, rows_of, wanted in sources:
-                told = [table.c.error_json[name].as_string() for name in ("error", "where", "at")]
+                details = [table.c.error_json[name].as_string() for name in ("error", "where", "at")]
                 statement = (
-                    sa.select(told[0], told[1], sa.func.max(told[2]), sa.func.count())
+                    sa.select(details[0], details[1], sa.func.max(details[2]), sa.func.count())
                     .where(owned(table, org_id), rows_of, wanted)
-                    .group_by(told[0], told[1])
+                    .group_by(details[0], details[1])
                 )
                 for error, where, at, rows in connection.execute(statement):
                     key = (what, error or "", where or "")

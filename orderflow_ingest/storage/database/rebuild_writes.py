@@ -1,7 +1,7 @@
-"""Rows made anew from what the archive says: organisations, and messages with their documents, whole or not at all.
+"""Rows made again from what the archive says: organisations, and messages with their documents, whole or not at all.
 
 Idempotent by the ids, which come out of the archive, and by the unique identities: what is there already stays as it
-is, and is told as such. A message comes with its documents and an event of its own in one transaction of several
+is, and is counted as such. A message comes with its documents and an event of its own in one transaction of several
 mails, so that one that is there is there whole.
 """
 
@@ -48,7 +48,7 @@ class RebuiltMessage:
     status: Status
     handover: HandOver
     due: datetime
-    told: Event
+    event: Event
     documents: tuple[NewDocument, ...] = ()
     skipped: tuple[SkippedPart, ...] = ()
     error_json: dict[str, Any] | None = None
@@ -62,7 +62,7 @@ class RebuiltHeld:
     new: NewMessage
     reason: HoldReason
     resolution: str | None
-    told: Event
+    event: Event
     accepted: RebuiltMessage | None = None
 
 
@@ -76,7 +76,7 @@ class Presence(StrEnum):
     CLASH = "held, since which of two is the message is not known"
 
 
-class Restoring:
+class RebuildWrites:
     """Writes rows that were there before; an operator's alone."""
 
     def __init__(self, database: Database):
@@ -95,17 +95,17 @@ class Restoring:
         return next((org for org in self.organization_records() if org.slug == slug), None)
 
     def has_organization(self, org: OrganizationRecord) -> bool:
-        """Tell whether an organisation is there under its id. Raises OrganizationMismatchError."""
+        """Return whether an organisation is there under its id. Raise OrganizationMismatchError."""
         o = organization.c
         with self._database.read(NO_TENANT) as connection:
             found = connection.execute(sa.select(o.id, o.slug).where((o.id == org.id) | (o.slug == org.slug))).all()
         if any((row.id, row.slug) != (org.id, org.slug) for row in found):
-            told = ", ".join(f"{row.slug} has id {row.id}" for row in found)
-            raise OrganizationMismatchError(f"in the archive {org.slug} has id {org.id}, in the database {told}")
+            known = ", ".join(f"{row.slug} has id {row.id}" for row in found)
+            raise OrganizationMismatchError(f"in the archive {org.slug} has id {org.id}, in the database {known}")
         return bool(found)
 
     def add_organization(self, org: OrganizationRecord) -> bool:
-        """Add an organisation under its id; False if it is there. Raises OrganizationMismatchError."""
+        """Add an organisation under its id; False if it is there. Raise OrganizationMismatchError."""
         if self.has_organization(org):
             return False
         try:
@@ -124,7 +124,7 @@ class Restoring:
             connection.execute(organization.delete().where(organization.c.slug == slug))
 
     def known(self, org_id: int, messages: list[UUID], held: list[UUID]) -> set[UUID]:
-        """Tell which of these are there: messages, and held mails, by id."""
+        """Return which of these are there: messages, and held mails, by id."""
         t, c = inbound_message.c, held_mail.c
         with self._database.read(org_id) as connection:
             found = set(connection.scalars(sa.select(t.id).where(t.org_id == org_id, t.id.in_(messages))))
@@ -133,7 +133,7 @@ class Restoring:
         return found
 
     def judge(self, org_id: int, mails: list[RebuiltMessage | RebuiltHeld]) -> list[Presence]:
-        """Tell what restore() would make of these mails, each by itself."""
+        """Return what restore() would make of these mails, each by itself."""
         with self._database.read(org_id) as connection:
             return [self._judged(connection, mail)[0] for mail in mails]
 
@@ -143,7 +143,7 @@ class Restoring:
             return Counter(self._restore(connection, mail) for mail in mails)
 
     def digests_of_documents(self, org_id: int) -> Iterator[str]:
-        """Go through the digests of an organisation's documents in their order, each once."""
+        """Iterate over the digests of an organisation's documents in their order, each once."""
         d = document.c
         # Grouped: of what is DISTINCT, PostgreSQL sorts by nothing but itself.
         grouped = sa.select(d.digest).where(d.org_id == org_id).group_by(d.digest)
@@ -161,7 +161,7 @@ class Restoring:
         return "BINARY" if self._database.is_sqlite else "C"
 
     def _judged(self, connection: sa.Connection, mail: RebuiltMessage | RebuiltHeld) -> tuple[Presence, UUID | None]:
-        """Tell what becomes of a mail, and the message that has its identity, if there is one."""
+        """Return what becomes of a mail, and the message that has its identity, if there is one."""
         t, new = inbound_message.c, mail.new
         same = (t.org_id == new.org_id, t.source == new.source, t.source_message_id == new.source_message_id)
         owner = connection.execute(sa.select(t.id, t.digest, t.fingerprint).where(*same)).one_or_none()
@@ -190,7 +190,7 @@ class Restoring:
         elif isinstance(mail, RebuiltHeld):
             if came is Presence.HELD_BACK:
                 self._add_held(connection, mail.new, owner, mail.reason, mail.resolution)
-                add_events(connection, [mail.told])
+                add_events(connection, [mail.event])
             if mail.accepted:
                 self._restore(connection, mail.accepted)
         return came
@@ -229,7 +229,7 @@ class Restoring:
             connection.execute(document.insert(), rows)
         if mail.skipped:
             connection.execute(skipped_part.insert(), [{**owner, **column_values(part)} for part in mail.skipped])
-        add_events(connection, [replace(mail.told, inbound_message_id=mail.new.id)])
+        add_events(connection, [replace(mail.event, inbound_message_id=mail.new.id)])
 
 
 _NEXT_ID = (

@@ -67,7 +67,7 @@ class Runs:
         now: datetime,
         is_over: bool = False,
     ) -> None:
-        """Note how far a run has come: the counts are of all of it, so that a second note changes nothing."""
+        """Record how far a run has come: the counts are of all of it, so that a second time changes nothing."""
         values = {"position": position, "done": done, "passed_over": passed_over, "failed": failed, "updated_at": now}
         ended = {"ended_at": now} if is_over else {}
         with self._database.write(NO_TENANT) as connection:

@@ -29,12 +29,12 @@ _LOCK = 7_301_882_119  # any number: migrations of one PostgreSQL database wait 
 
 
 def needed_version() -> str | None:
-    """Give the version that this program needs."""
+    """Return the version that this program needs."""
     return ScriptDirectory(str(package_directory("migrations"))).get_current_head()
 
 
 def current_version(database: Database) -> str | None:
-    """Give the version that the database has; None before the first step. Raises DatabaseUnavailable."""
+    """Return the version that the database has; None before the first step. Raise DatabaseUnavailable."""
     with database.read(NO_TENANT) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
@@ -59,9 +59,9 @@ def _need_server(connection: sa.Connection, database: str) -> None:
 
 
 def rls_bypass_reason(database: Database) -> str:
-    """Tell why row-level security does not bind the role of this database's URL; "" if it does.
+    """Return why row-level security does not bind the role of this database's URL; "" if it does.
 
-    SQLite has no roles: whoever reads the file reads all. Raises DatabaseUnavailable.
+    SQLite has no roles: whoever reads the file reads all. Raise DatabaseUnavailable.
     """
     if database.is_sqlite:
         return ""
@@ -84,7 +84,7 @@ def _seeing_every(database: Database) -> str:
 
 
 def is_newer(version: str | None) -> bool:
-    """Tell whether a version is one that this program does not know, and can run with all the same."""
+    """Return whether a version is one that this program does not know, and can run with all the same."""
     known = {step.revision for step in ScriptDirectory(str(package_directory("migrations"))).walk_revisions()}
     return version is not None and version > max(known)
 
@@ -107,7 +107,7 @@ def may_create(database: Database) -> bool:
 
 
 def upgrade(database: Database) -> None:
-    """Bring the database to the needed version; safe to repeat. Raises DatabaseUnavailable."""
+    """Bring the database to the needed version; safe to repeat. Raise DatabaseUnavailable."""
     try:
         if database.is_sqlite:
             with database.write(NO_TENANT) as connection:

@@ -64,7 +64,7 @@ class WordSearchPlan:
 
     @property
     def is_as_it_came(self) -> bool:
-        """Tell whether nothing that is sought is rare."""
+        """Return whether nothing that is sought is rare."""
         return WordSearchIndex.WORDS_FIRST not in (self.messages, self.documents)
 
 
@@ -100,7 +100,7 @@ class Filter:
 
     @property
     def is_of_most(self) -> bool:
-        """Tell whether nearly every message may be chosen, of some time, so that the first ones by time are soon found.
+        """Return whether nearly every message may be chosen, of some time, so that the newest are soon found.
 
         Of words that may be so: PostgreSQL has counted them, and takes the index of words where they are rare.
         """
@@ -117,7 +117,7 @@ class Cursor:
 
 
 def plan_word_search(chosen: Filter, connection: sa.Connection) -> WordSearchPlan:
-    """Ask PostgreSQL how common the words are that are sought, and tell from which end to seek the newest mail."""
+    """Ask PostgreSQL how common the words are, and choose from which end to look for the newest mail."""
     newest = _newest(chosen)
 
     def count(counted: sa.Select[Any]) -> int:
@@ -157,7 +157,7 @@ def _of_time(chosen: Filter) -> list[sa.ColumnElement[bool]]:
 
 
 def condition(chosen: Filter, is_sqlite: bool, by: WordSearchPlan = _PLANNED) -> sa.ColumnElement[bool]:
-    """Give what a message must be to be one of those that are meant; `by` is PostgreSQL's alone."""
+    """Return what a message must be to be one of those that are meant; `by` is PostgreSQL's alone."""
     t = inbound_message.c
     conditions: list[sa.ColumnElement[bool]] = [owned(inbound_message, chosen.org_id)]
     if chosen.ids:
@@ -182,13 +182,13 @@ def condition(chosen: Filter, is_sqlite: bool, by: WordSearchPlan = _PLANNED) ->
 
 
 def begins(id: sa.ColumnElement[UUID], digits: str) -> sa.ColumnElement[bool]:
-    """Tell whether an id begins with these hexadecimal digits."""
+    """Return whether an id begins with these hexadecimal digits."""
     first, last = (UUID(digits.ljust(32, digit)) for digit in "0f")
     return (id >= first) & (id <= last)
 
 
 def held_condition(chosen: Filter, is_sqlite: bool) -> sa.ColumnElement[bool]:
-    """Give what a held mail must be to be one of those that are meant: by time, sender, words and Message-ID."""
+    """Return what a held mail must be to be one of those that are meant: by time, sender, words and Message-ID."""
     c = held_mail.c
     conditions = [owned(held_mail, chosen.org_id), *_words_of_messages(chosen, is_sqlite)]
     if chosen.since:
@@ -226,7 +226,7 @@ def _of_statuses(statuses: tuple[Status, ...]) -> sa.ColumnElement[bool]:
 
 
 def of_document(chosen: Filter, is_sqlite: bool) -> list[sa.ColumnElement[bool]]:
-    """Give what a document must be to be one of those that are meant; nothing if any is."""
+    """Return what a document must be to be one of those that are meant; nothing if any is."""
     d = document.c
     found: list[sa.ColumnElement[bool]] = []
     if chosen.document_ids:
@@ -243,7 +243,7 @@ def of_document(chosen: Filter, is_sqlite: bool) -> list[sa.ColumnElement[bool]]
 
 
 def _of_documents(chosen: Filter, is_sqlite: bool, by: WordSearchIndex) -> list[sa.ColumnElement[bool]]:
-    """Give the conditions on a message that are about its documents, or about an error of it or of one of them."""
+    """Return the conditions on a message that are about its documents, or about an error of it or of one of them."""
     found: list[sa.ColumnElement[bool]] = []
     if wanted := of_document(replace(chosen, error=None), is_sqlite):
         if chosen.org_id is None and chosen.document_ids:
@@ -258,7 +258,7 @@ def _of_documents(chosen: Filter, is_sqlite: bool, by: WordSearchIndex) -> list[
 
 
 def _has_error(chosen: Filter) -> sa.ColumnElement[bool]:
-    """Tell whether a message or a document of it failed of an error: by the partial indexes of what is not done.
+    """Return whether a message or a document of it failed of an error: by the partial indexes of what is not done.
 
     As one set of keys: an OR over two tables would be asked of each message there is.
     """
@@ -277,7 +277,7 @@ def _has_error(chosen: Filter) -> sa.ColumnElement[bool]:
 def _any_document(
     wanted: sa.ColumnElement[bool], is_asked_each: bool = False, of: sa.FromClause = inbound_message
 ) -> sa.ColumnElement[bool]:
-    """Tell whether a message has such a document; `is_asked_each`: of one message after the other."""
+    """Return whether a message has such a document; `is_asked_each`: of one message after the other."""
     d, t = document.c, of.c
     mine = sa.select(sa.literal(1)).where(d.org_id == t.org_id, d.inbound_message_id == t.id, wanted)
     if is_asked_each:
@@ -315,7 +315,7 @@ def _passed_by_index(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool
 
 
 def _has_words(text: str, words: str, wanted: str, is_sqlite: bool, are_whole: bool = False) -> sa.ColumnElement[bool]:
-    """Tell whether a text has all these words, or words that begin so; a text without a word is in none.
+    """Return whether a text has all these words, or words that begin so; a text without a word is in none.
 
     Whole words are cheaper: PostgreSQL reads the list of the rarest, and asks the others only for what stands in it.
     """
@@ -331,7 +331,7 @@ def _has_words(text: str, words: str, wanted: str, is_sqlite: bool, are_whole: b
 
 
 def _is_from(sender: str, table: sa.Table = inbound_message) -> sa.ColumnElement[bool]:
-    """Tell whether a mail is from an address, or from a domain written @domain: by its header or its envelope.
+    """Return whether a mail is from an address, or from a domain written @domain: by its header or its envelope.
 
     Its words are asked for besides; PostgreSQL would take both for independent, and the sender for a rare one.
     """

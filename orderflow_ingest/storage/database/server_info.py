@@ -88,7 +88,7 @@ class Server:
 
 
 def ask(database: Database) -> Server:
-    """Ask the server; PostgreSQL alone. Raises DatabaseUnavailable."""
+    """Ask the server; PostgreSQL alone. Raise DatabaseUnavailable."""
     with database.read(NO_TENANT) as connection:
         before = time.time()
         says = connection.execute(sa.text(_SAYS)).mappings().one()

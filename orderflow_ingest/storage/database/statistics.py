@@ -3,8 +3,8 @@
 They are about a stretch of time that ends now, so that they cost what came in it and not what came before: one
 organisation's by (org_id, received_at), all tenants' by received_at.
 
-How long a message took is told by bounds: the database counts, and no quantile needs its rows. It is the time from its
-arrival to the last change of its row, hence for one that was replayed the time to the end of that.
+How long a message took is counted by bounds: the database counts, and no quantile needs its rows. It is the time from
+its arrival to the last change of its row, hence for one that was replayed the time to the end of that.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ class Numbers:
 
     @property
     def received(self) -> int:
-        """Give the number of all."""
+        """Return the number of all."""
         return self.parsed + self.failed + self.unfinished
 
 
@@ -60,7 +60,7 @@ class Figures:
         self._database = database
 
     def over(self, since: datetime, until: datetime, step: int, org_id: int | None = None) -> list[TimeBucket]:
-        """Count in slots of `step` seconds, which begin at whole multiples of it; empty ones are told too."""
+        """Count in slots of `step` seconds, which begin at whole multiples of it; empty ones are there too."""
         t = inbound_message.c
         second = sa.extract("epoch", t.received_at)
         begin = (second - second % sa.literal_column(str(int(step)))).label("begin")
@@ -92,7 +92,7 @@ class Figures:
 
 
 def quantile(took: tuple[int, ...], share: float) -> int | None:
-    """Give the bound within which so large a share of the messages was PARSED; None of none, or past the last one."""
+    """Return the bound within which so large a share of the messages was PARSED; None of none, or past the last one."""
     wanted, seen = share * sum(took), 0
     for bound, number in zip(BOUNDS, took, strict=False):
         seen += number

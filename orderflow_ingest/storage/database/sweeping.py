@@ -4,8 +4,8 @@ A claim is a row that ends by itself, so that a host that was killed holds nothi
 transaction pooler may stand before the database. It is not in the queue, where whoever can add a task could claim.
 
 It names a consumer, not a host: hosts may have one name, and one host may have two consumers. The claim of a consumer
-whose process is gone is free at once for who can tell that, see `attempt_files`. It ends by the clock of the database,
-asked in the statement: a host that slept knows no time. Such a host finds out by hold(), before it enqueues more.
+whose process is gone is free at once for whoever can know that, see `attempt_files`. It ends by the clock of the
+database, asked in the statement: a host that slept knows no time. Such a host finds out by hold(), before it enqueues more.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ LASTS = timedelta(seconds=50)  # less than the minute from one sweep of a host t
 class SweepClaim:
     """The one row of the table sweep_claim; the first claim makes it.
 
-    `who` is a name that no other consumer has, and `is_gone` tells of such a name whether its process is gone.
+    `who` is a name that no other consumer has, and `is_gone` returns whether the process of such a name is gone.
     """
 
     def __init__(self, database: Database, who: str, is_gone: Callable[[str], bool]):
@@ -72,7 +72,11 @@ class SweepClaim:
         On PostgreSQL they are by the server's clock, when the statement runs.
         """
         if now is None and not self._database.is_sqlite:
-            told = sa.func.clock_timestamp(type_=sa.DateTime(timezone=True))
-            return told, told + sa.literal(LASTS, sa.Interval), told + sa.literal(2 * LASTS, sa.Interval)
+            server_now = sa.func.clock_timestamp(type_=sa.DateTime(timezone=True))
+            return (
+                server_now,
+                server_now + sa.literal(LASTS, sa.Interval),
+                server_now + sa.literal(2 * LASTS, sa.Interval),
+            )
         time = now or self._database.now()
         return time, time + LASTS, time + 2 * LASTS
