@@ -10,17 +10,17 @@
    the indexes of all are read into memory once (pg_prewarm). Autovacuum is off, so that it disturbs nobody's turn.
 2. Each measure calls a function of `orderflow_ingest.storage.database` on one database after the other, in changing
    order, as the role that calls it in production: for all that delivery and worker do a member of orderflow_worker,
-   whom row-level security binds to the organisations that a transaction names; for `status` and lists a member of
-   orderflow_operator. The rows it asks for are its own, drawn from all organisations and both years. Told is the
+   whom row-level security binds to the organizations that a transaction names; for `status` and lists a member of
+   orderflow_operator. The rows it asks for are its own, drawn from all organizations and both years. Told is the
    median time of a call, round trips included, and the ratio of the medians. Commits do not wait for the disk, so that
    its time hides nothing, except where it says so.
 3. Each statement that was sent is explained on the large database (ANALYZE, BUFFERS), as that role and with the
    parameters of the last call (`plans`); what explaining writes is undone.
 
 What has to hold, or the command ends with 1: no ratio is over 1.5, and no statement reads a tenant table from end to
-end (Seq Scan). A message by its id alone is looked up in each organisation: its cost is that of their number, and
+end (Seq Scan). A message by its id alone is looked up in each organization: its cost is that of their number, and
 a table of next to nothing is read faster; its ratio is told and not held. Nor is that of what `find` asks for: a word
-costs what its list in the index is long, and that is history. Nor that of the counts of a week over all organisations:
+costs what its list in the index is long, and that is history. Nor that of the counts of a week over all organizations:
 the databases have the same last 24 hours, but the large one ten times the last week. Held are the same counts over as
 many messages of each, the newest ones.
 
@@ -124,7 +124,7 @@ class Side:
         return found
 
     def draw(self) -> None:
-        """Draw messages of all organisations and of both years."""
+        """Draw messages of all organizations and of both years."""
         lots = random.Random(4711)
         orgs = [1 + 769 * n % self.organizations for n in range(2000)]
         began = self.now - history.DAY - history.YEARS
@@ -340,10 +340,10 @@ def _later_pages(side: Side) -> Calls:
 
 _FAILED = (Status.FAILED,)
 _WEEK = 7 * history.DAY
-_BY_ORGANIZATIONS = "a message of unknown organisation"
-_OTHERWISE_BOUND = (_BY_ORGANIZATIONS, "status: a day and a week", "status: each organisation")
+_BY_ORGANIZATIONS = "a message of unknown organization"
+_OTHERWISE_BOUND = (_BY_ORGANIZATIONS, "status: a day and a week", "status: each organization")
 _LONGEST = timedelta(hours=1)  # that a row can be told to wait
-_BUSY = 40  # organisations that have 20 messages even where there are 10,000 in all
+_BUSY = 40  # organizations that have 20 messages even where there are 10,000 in all
 MEASURES: dict[str, Callable[[Side], Calls]] = {
     "identity, unknown": _misses,
     "identity, known": _hits,
@@ -352,27 +352,27 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     "sweep: documents due": _same(lambda s: s.records.documents.due(s.now, 1000)),
     "lag": _same(lambda s: s.records.messages.lag(s.now)),
     "oldest unfinished": _same(lambda s: s.operator.messages.oldest_unfinished()),
-    "oldest unfinished of an organisation": _of_org(lambda s, org: s.operator.messages.oldest_unfinished(org)),
+    "oldest unfinished of an organization": _of_org(lambda s, org: s.operator.messages.oldest_unfinished(org)),
     "status: messages": _same(lambda s: s.operator.messages.count_by_status(s.now - history.DAY)),
-    "status: messages of an organisation": _of_org(
+    "status: messages of an organization": _of_org(
         lambda s, org: s.operator.messages.count_by_status(s.now - history.DAY, org)
     ),
     "status: documents": _same(lambda s: s.operator.documents.count_undone()),
-    "status: documents of an organisation": _of_org(lambda s, org: s.operator.documents.count_undone(org)),
+    "status: documents of an organization": _of_org(lambda s, org: s.operator.documents.count_undone(org)),
     "status: held mail": _same(lambda s: s.operator.held_mail.count_open()),
-    "status: held mail of an organisation": _of_org(lambda s, org: s.operator.held_mail.count_open(org)),
+    "status: held mail of an organization": _of_org(lambda s, org: s.operator.held_mail.count_open(org)),
     "figures of an hour": _same(lambda s: s.operator.statistics.over(s.now - _HOUR, s.now, 120)),
-    "figures of an organisation": _of_org(
+    "figures of an organization": _of_org(
         lambda s, org: s.operator.statistics.over(s.now - history.DAY, s.now, 3600, org)
     ),
-    "figures of an hour by organisation": _same(lambda s: s.operator.statistics.by_organization(s.now - _HOUR, s.now)),
+    "figures of an hour by organization": _same(lambda s: s.operator.statistics.by_organization(s.now - _HOUR, s.now)),
     "list: 50 newest": _same(lambda s: s.operator.messages.select(Filter(), 50)),
     "list: 50 somewhere in history": _later_pages,
-    "list: 20 newest of an organisation": _of_org(
+    "list: 20 newest of an organization": _of_org(
         lambda s, org: s.operator.messages.select(Filter(org_id=org), 20), _BUSY
     ),
     "list: 50 newest FAILED": _same(lambda s: s.operator.messages.select(Filter(statuses=_FAILED), 50)),
-    "list: FAILED of an organisation": _of_org(
+    "list: FAILED of an organization": _of_org(
         lambda s, org: s.operator.messages.select(Filter(org_id=org, statuses=_FAILED), 50)
     ),
     "list: not PARSED": _same(
@@ -381,12 +381,12 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     "count of FAILED": _same(lambda s: s.operator.messages.count(Filter(statuses=_FAILED))),
     "find: words of one mail": _found(lambda s, n: Filter(words=f"purchase {4000 + n % 500}")),
     "find: words of every mail": _found(lambda s, n: Filter(words="purchase order")),
-    "find: words of every mail, of an organisation": _found(
+    "find: words of every mail, of an organization": _found(
         lambda s, n: Filter(org_id=_common(s, n), words="purchase order")
     ),
     "find: words of no mail": _found(lambda s, n: Filter(words=f"purchase none{n}")),
     "find: a sender": _found(lambda s, n: Filter(sender=f"buyer-{n % 97}@customer.example.com")),
-    "find: a sender of an organisation": _found(
+    "find: a sender of an organization": _found(
         lambda s, n: Filter(org_id=_common(s, n), sender=f"buyer-{n % 97}@customer.example.com")
     ),
     "find: a sender's domain": _found(lambda s, n: Filter(sender="@customer.example.com")),
@@ -402,22 +402,22 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
         lambda s, org, id: s.operator.overview.ids_that_begin(org, id.hex[:8], 3)
     ),
     "show: held mail of a message": _of_message(lambda s, org, id: s.operator.held_mail.of_message(org, id)),
-    "show: a held mail of unknown organisation": _of_message(lambda s, _, id: s.operator.held_mail.of_id(id)),
+    "show: a held mail of unknown organization": _of_message(lambda s, _, id: s.operator.held_mail.of_id(id)),
     "status: a day and a week": _same(lambda s: s.operator.overview.recent_counts(s.now - history.DAY, s.now - _WEEK)),
-    "status: a day and a week of an organisation": _of_org(
+    "status: a day and a week of an organization": _of_org(
         lambda s, org: s.operator.overview.recent_counts(s.now - history.DAY, s.now - _WEEK, org)
     ),
-    "status: each organisation": _same(
+    "status: each organization": _same(
         lambda s: s.operator.overview.by_organization(s.now - history.DAY, s.now - _WEEK)
     ),
     "status: a day and the newest": _same(
         lambda s: s.operator.overview.recent_counts(s.now - history.DAY, s.newest_since)
     ),
-    "status: each organisation, the newest": _same(
+    "status: each organization, the newest": _same(
         lambda s: s.operator.overview.by_organization(s.now - history.DAY, s.newest_since)
     ),
     "status: last errors": _same(lambda s: s.operator.overview.last_errors(s.now - _WEEK, 10)),
-    "status: last errors of an organisation": _of_org(
+    "status: last errors of an organization": _of_org(
         lambda s, org: s.operator.overview.last_errors(s.now - _WEEK, 10, org)
     ),
     "status: what is held": _same(lambda s: s.operator.held_mail.count_open_by_reason()),
@@ -597,7 +597,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--rows", type=int, default=5_000_000, help="messages in the large database")
     add("--small", type=int, default=10_000, help="messages in the small one")
-    add("--organizations", type=int, default=2_000, help="organisations in each")
+    add("--organizations", type=int, default=2_000, help="organizations in each")
     add("--partitions", type=int, default=0, help="measure a database of so many partitions, too")
     add("--calls", type=int, default=300, help="how often each function is called on each database")
     add("--directory", type=Path, help="where the databases are kept, and found again")

@@ -1,11 +1,11 @@
 """Years of mail in a PostgreSQL database, written by a few statements: what queries have to be measured against.
 
-Databases of different size differ in history alone. All have the same organisations and the same last 24 hours:
+Databases of different size differ in history alone. All have the same organizations and the same last 24 hours:
 as many messages, of which as many are unfinished (half of them due), FAILED or held, and as many documents PENDING
 and FAILED. What came before lies evenly over two years, and is PARSED, handed over and resolved.
 
 Rows are as wide as real ones (a Message-ID of 60 characters, a subject of 60, hexadecimal digests) and lie in the
-order they came in; a message's organisation is drawn by lot, the first ones far more often than the last (of 2,000
+order they came in; a message's organization is drawn by lot, the first ones far more often than the last (of 2,000
 the first gets 8 %, half of them less than 0.03 % each); ids and Message-IDs are random, as they are in life, so that
 the trees of their indexes have been filled like in life. Every message has one or two documents, some a part that was
 passed over; a message in 500 has had a mail that was held.
@@ -78,7 +78,7 @@ def fill(
     """Write so many messages with what belongs to them, and have the database look at its tables."""
     with engine.begin() as connection:
         connection.exec_driver_sql(
-            "INSERT INTO organization (slug, name) SELECT 'org-' || n, 'Organisation ' || n "
+            "INSERT INTO organization (slug, name) SELECT 'org-' || n, 'Organization ' || n "
             f"FROM generate_series(1, {organizations}) n"
         )
 

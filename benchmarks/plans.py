@@ -1,6 +1,6 @@
 """PostgreSQL's plans of what a call sends, as the role that sends it: EXPLAIN (ANALYZE, BUFFERS), and what it tells.
 
-Each statement is explained right before it is run, in the same transaction, with the same organisations named and
+Each statement is explained right before it is run, in the same transaction, with the same organizations named and
 the same parameters; what explaining wrote is undone. What a use of a connection begins with (BEGIN and what comes with
 it, or SELECT 1) has no plan worth telling and is passed over, as is a SET.
 The body of a function of ours is explained in place of its call, whose plan says nothing: as the owner, who it runs

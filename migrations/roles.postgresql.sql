@@ -61,11 +61,11 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @SCHEMA@
 REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea), lo_put(oid, bigint, bytea),
     lowrite(integer, bytea) FROM PUBLIC;
 
--- Postfix's recipient map: the slugs of active organisations, and nothing else.
+-- Postfix's recipient map: the slugs of active organizations, and nothing else.
 GRANT SELECT ON @SCHEMA@.recipient TO orderflow_map;
 
--- A delivery: finds its organisation, looks for the message's identity, adds the message or holds it. Of the rows it
--- sees those of the organisations that its transaction names. It changes and deletes nothing.
+-- A delivery: finds its organization, looks for the message's identity, adds the message or holds it. Of the rows it
+-- sees those of the organizations that its transaction names. It changes and deletes nothing.
 GRANT SELECT (id, slug, name, is_active, settings) ON @SCHEMA@.organization TO orderflow_deliver;
 GRANT SELECT, INSERT ON @SCHEMA@.inbound_message, @SCHEMA@.held_mail TO orderflow_deliver;
 GRANT SELECT ON @SCHEMA@.alembic_version TO orderflow_deliver;
@@ -94,7 +94,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE
         @SCHEMA@.held_mail, @SCHEMA@.message_event, @SCHEMA@.operator_run
     TO orderflow_operator;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA @SCHEMA@ TO orderflow_operator;
--- A rebuild gives organisations their ids back, and moves on what gives the next one.
+-- A rebuild gives organizations their ids back, and moves on what gives the next one.
 GRANT SELECT, UPDATE ON SEQUENCE @SCHEMA@.organization_id_seq TO orderflow_operator;
 GRANT SELECT ON @SCHEMA@.alembic_version, @SCHEMA@.recipient TO orderflow_operator;
 GRANT EXECUTE ON FUNCTION @SCHEMA@.orderflow_due_messages(timestamptz, integer) TO orderflow_operator;

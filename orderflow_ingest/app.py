@@ -63,7 +63,7 @@ def open_app(
 
 
 def publish_recipients(app: App) -> None:
-    """Write the active organisations where Postfix's sqlite: map reads them, if it is that."""
+    """Write the active organizations where Postfix's sqlite: map reads them, if it is that."""
     path = recipients_path(app.settings.database_url)
     if path:
         app.records.organizations.publish(path)

@@ -351,7 +351,7 @@ KEYS = (
     Key("ORDERFLOW_METRICS", "metrics", "127.0.0.1:9464", _listener, "of the form host:port or unix:/path",
         "where orderflow-metrics is asked for its page: of this host alone, or unix:/path"),
     Key("ORDERFLOW_AUTHSERV_ID", "authserv_id", "", _matching(r"[A-Za-z0-9._-]*"), "a name such as mx.example.com",
-        "the name under which your mail server writes Authentication-Results: organisations with allowed_senders then "
+        "the name under which your mail server writes Authentication-Results: organizations with allowed_senders then "
         "take only mail that it calls authenticated", "none: a From is believed"),
     Key("DATABASE_URL", "database_url", _below_state("sqlite:///{}/orderflow.db"), _database_url,
         "a sqlite:////path or postgresql://user:password@host/name URL, special characters as %xx",

@@ -95,7 +95,7 @@ def place():
 
 @pytest.fixture(scope="module")
 def template():
-    """The state directory of a deployment with one organisation."""
+    """The state directory of a deployment with one organization."""
     with scratch() as place:
         deployment = Deployment(place)
         deployment.admin("init")

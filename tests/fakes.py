@@ -74,7 +74,7 @@ class FaultyArchive(FileArchive):
 
 @cache
 def _two_organizations() -> bytes:
-    """Return an SQLite file with tables and two organisations; to make one takes thirty times as long as to copy it."""
+    """Return an SQLite file with tables and two organizations; to make one takes thirty times as long as to copy it."""
     with scratch() as directory:
         records = Records(f"sqlite:///{directory}/made.db", create=True)
         _add_two_organizations(records)

@@ -51,7 +51,7 @@ def test_a_bad_slug(text):
         ("orders+b\udce9@orderflow.example.com", None),
     ],
 )
-def test_the_extension_alone_names_the_organisation(recipient, slug):
+def test_the_extension_alone_names_the_organization(recipient, slug):
     assert OURS.slug(recipient) == slug
 
 

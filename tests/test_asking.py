@@ -10,12 +10,12 @@ from orderflow_ingest.entrypoints.cli.options import moment, org_id_of, organiza
 from .fakes import embedded
 
 
-def test_an_empty_name_is_no_organisation_and_never_stands_for_all(place):
+def test_an_empty_name_is_no_organization_and_never_stands_for_all(place):
     parts = embedded(place)
     assert org_id_of(parts, None) is None and [org.slug for org in organizations(parts, None)] == ["acme", "beta"]
     assert org_id_of(parts, "ACME") == 1 and [org.slug for org in organizations(parts, "Beta")] == ["beta"]
     for ask in (org_id_of, organizations):
-        with pytest.raises(click.ClickException, match="no organisation is named"):
+        with pytest.raises(click.ClickException, match="no organization is named"):
             ask(parts, "")
 
 

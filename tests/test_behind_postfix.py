@@ -71,7 +71,7 @@ DIRECT_FAULTS = {
     "exit78": f"{PYTHON} {{ import os; os._exit(78) }}",
     "exit127": f"{PYTHON} {{ import os; os._exit(127) }}",
     "foreign": f"{PYTHON} {{ import os; os.write(1, b'5.1.1 secret'); os._exit(67) }}",
-    "longer": f"{PYTHON} {{ import os; print('5.1.1 no such organisation', flush=True); print(1/0) }}",
+    "longer": f"{PYTHON} {{ import os; print('5.1.1 no such organization', flush=True); print(1/0) }}",
     "slow": f"{PYTHON} {{ import time; time.sleep(60) }}",
     "silence": f"{PYTHON} {{ pass }}",
 }

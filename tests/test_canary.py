@@ -80,11 +80,11 @@ def test_a_canary_comes_through_and_tells_each_step_and_a_textfile(deployment):
     }  # fmt: skip
 
 
-def test_an_organisation_that_is_not_there_is_told_with_what_to_run(deployment):
+def test_an_organization_that_is_not_there_is_told_with_what_to_run(deployment):
     file = deployment.state / "missing.prom"
     ended = run(deployment, "--org", "nope", "--textfile", str(file))
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.strip() == "Error: organisation: there is none named nope: run orderflow-admin org add nope"
+    assert ended.stderr.strip() == "Error: organization: there is none named nope: run orderflow-admin org add nope"
     assert "\norderflow_canary_success 0\n" in file.read_text()
 
 

@@ -68,7 +68,7 @@ def test_what_is_printed_is_found_in_order(deployment, config):
         (f"virtual_alias_maps = inline:{{abuse@{DOMAIN}=x@y.example}}",
          f"WARNING: main.cf: virtual_alias_maps does not name postmaster@{DOMAIN}: its mail is refused (RFC 2142)"),
         ("mesage_size_limit = 5", "WARNING: main.cf: mesage_size_limit is no parameter that anything uses: misspelt?"),
-        ("virtual_mailbox_maps = static:no, inline:{x=y}", "knows an organisation that cannot be"),
+        ("virtual_mailbox_maps = static:no, inline:{x=y}", "knows an organization that cannot be"),
     ],
 )  # fmt: skip
 def test_a_line_of_main_cf_that_is_wrong_is_told_as_the_line_to_change(deployment, config, main, wanted):

@@ -357,7 +357,7 @@ def test_the_console_listens_nowhere_but_here(address):
 
 
 def every_url_of(parts: App, slug: str) -> list[str]:
-    """Give every address that is about something of an organisation."""
+    """Give every address that is about something of an organization."""
     org = parts.records.organizations.find(slug)
     urls = []
     for message in parts.records.messages.select(Filter(org_id=org.id), 100):
@@ -396,17 +396,17 @@ def test_a_message_of_another_tenant_is_not_found_under_ones_own_name(room):
 @pytest.mark.parametrize(
     "path", ["/", "/?period=7d", "/messages", "/messages?words=example", "/held", "/messages?org=nordwind"]
 )
-def test_no_page_of_a_user_says_a_word_of_another_organisation(room, path):
+def test_no_page_of_a_user_says_a_word_of_another_organization(room, path):
     pages = as_user(room, "ben").get(path).text, as_user(room, "anna").get(path).text
-    said = pages[0].replace("no organisation nordwind", "").replace('value="nordwind"', "")  # what he asked for
+    said = pages[0].replace("no organization nordwind", "").replace('value="nordwind"', "")  # what he asked for
     assert not re.search("nordwind|lindner|cafe-mohn|tammer", said)
     assert "nordwind" in pages[1]
 
 
-def test_counts_and_plots_of_a_user_are_of_his_organisations(room):
+def test_counts_and_plots_of_a_user_are_of_his_organizations(room):
     def received(name: str, path: str = "/?period=24h") -> int:
         page = as_user(room, name).get(path).text
-        return sum(map(int, re.findall(r'data-label="Received">([\d\u202f]+)<', page.partition("By organisation")[2])))
+        return sum(map(int, re.findall(r'data-label="Received">([\d\u202f]+)<', page.partition("By organization")[2])))
 
     def recorded(slug: str) -> int:
         org = room.parts.records.organizations.find(slug)
@@ -417,7 +417,7 @@ def test_counts_and_plots_of_a_user_are_of_his_organisations(room):
     assert received("anna") > acme + lindner
 
 
-def test_several_organisations_are_one_list_in_the_order_of_time(room):
+def test_several_organizations_are_one_list_in_the_order_of_time(room):
     pages = as_user(room, "cleo").get("/messages").text
     times = re.findall(r'class="when"><time datetime="([^"]+)"', pages)
     assert len(times) > 3 and times == sorted(times, reverse=True)

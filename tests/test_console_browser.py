@@ -245,7 +245,7 @@ def test_the_keyboard_alone_leads_to_a_message_and_back_out(anna):
     assert "/login" in anna.browser.current_url
 
 
-def test_a_user_of_one_organisation_meets_no_other(desk):
+def test_a_user_of_one_organization_meets_no_other(desk):
     log_in(desk, "ben")
     links = [a.text for a in desk.browser.find_elements(By.CSS_SELECTOR, "nav a")]
     assert links == ["Overview", "Messages", "Held"]

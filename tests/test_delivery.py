@@ -84,18 +84,18 @@ def test_a_message_ends_as_one_object_one_row_one_task_and_no_entry(parts):
         ("orders+acme@elsewhere.example", Outcome.MISCONFIGURED),
     ],
 )
-def test_the_organisation_comes_from_the_recipient(parts, recipient, outcome):
+def test_the_organization_comes_from_the_recipient(parts, recipient, outcome):
     assert post(parts, mail(), recipient).outcome is outcome
     assert len(rows(parts)) == (outcome is Outcome.DELIVERED)
     assert parts.spool.entries() == []
 
 
-def test_headers_never_choose_the_organisation(parts):
+def test_headers_never_choose_the_organization(parts):
     raw = mail(To="orders+beta@orderflow.example.com", Delivered_To="orders+beta@orderflow.example.com")
     assert post(parts, raw).org == "acme"
 
 
-def test_a_disabled_organisation_bounces(parts):
+def test_a_disabled_organization_bounces(parts):
     parts.records.organizations.set_active("acme", False)
     assert post(parts, mail()).outcome is Outcome.ORG_DISABLED
 
@@ -160,7 +160,7 @@ def test_a_queue_that_is_away_is_asked_once_in_a_delivery(parts):
     assert parts.queue.calls == 1
 
 
-def test_the_same_mail_for_two_organisations_is_two_messages(parts):
+def test_the_same_mail_for_two_organizations_is_two_messages(parts):
     post(parts, mail())
     assert post(parts, mail(), "orders+beta@orderflow.example.com").outcome is Outcome.DELIVERED
     assert {row.org_id for row in rows(parts)} == {1, 2}
@@ -402,7 +402,7 @@ def test_where_the_spool_is_gone_the_message_stays_with_its_sender(place, fault,
 
 
 def test_deliveries_at_the_same_time_share_their_work_and_each_gets_its_own_end(parts):
-    """Duplicates, conflicts and another organisation in one group."""
+    """Duplicates, conflicts and another organization in one group."""
     other = order(1).replace(b"Order", b"Odour")
     beta = "orders+beta@orderflow.example.com"
     posts = [(order(1), ACME)] * 4 + [(other, ACME)] * 2 + [(order(1), beta)] * 2
@@ -421,7 +421,7 @@ def test_deliveries_at_the_same_time_share_their_work_and_each_gets_its_own_end(
     assert len(parts.archive.objects()) == 15
 
 
-# The settings of an organisation
+# The settings of an organization
 
 
 def choose(parts: App, **settings: str) -> None:
@@ -573,7 +573,7 @@ def test_who_loses_the_race_against_other_content_is_a_message_of_its_own_where_
     assert len(rows(parts)) == len(parts.archive.objects()) == len(parts.queue.extractions) == 2
 
 
-def test_mail_over_the_organisations_own_size_is_too_big_unless_it_is_known(parts):
+def test_mail_over_the_organizations_own_size_is_too_big_unless_it_is_known(parts):
     post(parts, mail(1))
     choose(parts, max_message_size=str(len(mail(1)) - 1))
     assert post(parts, mail(1)).outcome is Outcome.DUPLICATE

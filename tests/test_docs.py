@@ -40,7 +40,7 @@ def test_every_setting_stands_in_the_manual_with_its_default_and_meaning(key):
 
 
 @pytest.mark.parametrize("key", org_settings.KEYS, ids=lambda key: key.name)
-def test_every_setting_of_an_organisation_stands_in_the_manual(key):
+def test_every_setting_of_an_organization_stands_in_the_manual(key):
     assert f"| `{key.name}` | {key.default_meaning or f'`{key.default}`'} | {key.meaning} |" in README
 
 

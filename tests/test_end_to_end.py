@@ -79,7 +79,7 @@ def test_what_attachments_hold_becomes_documents_and_every_part_is_told(deployme
     ]
 
 
-def test_an_unknown_organisation_is_refused_at_rcpt_to(deployment):
+def test_an_unknown_organization_is_refused_at_rcpt_to(deployment):
     for recipient in (
         f"orders+nope@{DOMAIN}",
         f"orders@{DOMAIN}",
@@ -103,7 +103,7 @@ def test_a_duplicate_is_accepted_and_makes_no_second_row(deployment):
     assert len(deployment.rows_of("Order 3")) == 1
 
 
-def test_one_mail_to_two_organisations_is_two_messages(deployment):
+def test_one_mail_to_two_organizations_is_two_messages(deployment):
     assert send(deployment, order(4), ACME, BETA).accepted
     rows = deployment.wait_parsed("Order 4", count=2)
     assert {row["recipient"] for row in rows} == {ACME, BETA}
@@ -127,7 +127,7 @@ def test_a_message_over_the_limit_is_refused_in_the_dialogue(deployment):
     assert replies.mail.code == 552
 
 
-def test_a_disabled_organisation_is_refused_at_once(deployment):
+def test_a_disabled_organization_is_refused_at_once(deployment):
     deployment.admin("org", "add", "gone")
     deployment.admin("org", "disable", "gone")
     assert send(deployment, mail(8), f"orders+gone@{DOMAIN}").rcpt[0].code == 550

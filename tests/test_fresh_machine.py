@@ -156,11 +156,11 @@ def test_check_leads_from_an_empty_machine_to_one_that_takes_mail(home):
     """Each order of check is carried out; what it asks for is there before it asks for the next."""
     file = write(home)
     orders = {part: text for part, (level, text) in check(home, file).items() if level == "TROUBLE"}
-    assert set(orders) == {"spool", "breaker", "archive", "database", "schema", "queue", "organisations"}
+    assert set(orders) == {"spool", "breaker", "archive", "database", "schema", "queue", "organizations"}
     assert all(INIT in text and "chmod" not in text and "chown" not in text for text in orders.values()), orders
     assert run(("orderflow-admin", "init"), home, ORDERFLOW_SETTINGS=str(file)).returncode == 0
     orders = {part: text for part, (level, text) in check(home, file).items() if level == "TROUBLE"}
-    assert set(orders) == {"organisations", "worker"} and "run orderflow-admin org add SLUG" in orders["organisations"]
+    assert set(orders) == {"organizations", "worker"} and "run orderflow-admin org add SLUG" in orders["organizations"]
     assert run(("orderflow-admin", "org", "add", "acme"), home, ORDERFLOW_SETTINGS=str(file)).returncode == 0
     assert {part for part, (level, _) in check(home, file).items() if level == "TROUBLE"} == {"worker"}
 

@@ -34,10 +34,10 @@ KEY, IDENTITY = "pk_inbound_message", "uq_inbound_message_org_id_source_source_m
 DOCUMENT, PART = "pk_document", "uq_document_org_id_inbound_message_id_part_path"
 PENDING, UNDONE = "ix_document_pending", "ix_document_failed"
 WORDS, DOCUMENT_WORDS = "ix_inbound_message_words", "ix_document_words"
-# How the policy of migration 0004 reads in a plan, which asks for the organisations once.
+# How the policy of migration 0004 reads in a plan, which asks for the organizations once.
 POLICY = "org_id = ANY ($"
 OPEN, CONFLICT = "ix_held_mail_open", "uq_held_mail_org_id_inbound_message_id_fingerprint"
-# An organisation's own index is as good as that of the backlog or of the day: the planner may take either.
+# An organization's own index is as good as that of the backlog or of the day: the planner may take either.
 EXPECTED = {
     "identity, unknown": {IDENTITY},
     "identity, known": {IDENTITY, CONFLICT},
@@ -46,29 +46,29 @@ EXPECTED = {
     "sweep: documents due": {PENDING},
     "lag": {UNFINISHED},
     "oldest unfinished": {UNFINISHED},
-    "oldest unfinished of an organisation": {UNFINISHED, BY_ORG},
+    "oldest unfinished of an organization": {UNFINISHED, BY_ORG},
     "status: messages": {UNFINISHED, FAILED, BY_TIME},
-    "status: messages of an organisation": {UNFINISHED, FAILED, BY_ORG, BY_TIME},
+    "status: messages of an organization": {UNFINISHED, FAILED, BY_ORG, BY_TIME},
     "status: documents": {PENDING, UNDONE},
-    "status: documents of an organisation": {PENDING, UNDONE, PART},
+    "status: documents of an organization": {PENDING, UNDONE, PART},
     "status: held mail": {OPEN},
-    "status: held mail of an organisation": {OPEN},
+    "status: held mail of an organization": {OPEN},
     "figures of an hour": {BY_TIME},
-    "figures of an organisation": {BY_ORG, BY_TIME},
-    "figures of an hour by organisation": {BY_TIME},
+    "figures of an organization": {BY_ORG, BY_TIME},
+    "figures of an hour by organization": {BY_TIME},
     "list: 50 newest": {BY_TIME},
     "list: 50 somewhere in history": {BY_TIME},
-    "list: 20 newest of an organisation": {BY_ORG},
+    "list: 20 newest of an organization": {BY_ORG},
     "list: 50 newest FAILED": {FAILED},
-    "list: FAILED of an organisation": {FAILED},
+    "list: FAILED of an organization": {FAILED},
     "list: not PARSED": {UNFINISHED, FAILED},
     "count of FAILED": {FAILED},
     "find: words of one mail": {WORDS, KEY, BY_TIME},
     "find: words of every mail": {BY_TIME},
-    "find: words of every mail, of an organisation": {WORDS, BY_ORG, KEY},
+    "find: words of every mail, of an organization": {WORDS, BY_ORG, KEY},
     "find: words of no mail": {WORDS, KEY, BY_TIME},
     "find: a sender": {WORDS, KEY, BY_TIME},
-    "find: a sender of an organisation": {WORDS, BY_ORG, KEY},
+    "find: a sender of an organization": {WORDS, BY_ORG, KEY},
     "find: a sender's domain": {BY_TIME},
     "find: a document": {DOCUMENT_WORDS, KEY, BY_TIME, PART},
     "find: documents that every mail has": {BY_TIME, PART},
@@ -78,19 +78,19 @@ EXPECTED = {
     "find: documents of a page": {PART},
     "show: the beginning of an id": {KEY},
     "show: held mail of a message": {CONFLICT},
-    "show: a held mail of unknown organisation": {"pk_held_mail", "pk_organization"},
+    "show: a held mail of unknown organization": {"pk_held_mail", "pk_organization"},
     "status: a day and a week": {BY_TIME},
-    "status: a day and a week of an organisation": {BY_ORG, BY_TIME},
-    "status: each organisation": {UNFINISHED, FAILED, OPEN, PENDING, UNDONE, BY_TIME},
+    "status: a day and a week of an organization": {BY_ORG, BY_TIME},
+    "status: each organization": {UNFINISHED, FAILED, OPEN, PENDING, UNDONE, BY_TIME},
     "status: a day and the newest": {BY_TIME},
-    "status: each organisation, the newest": {UNFINISHED, FAILED, OPEN, PENDING, UNDONE, BY_TIME},
+    "status: each organization, the newest": {UNFINISHED, FAILED, OPEN, PENDING, UNDONE, BY_TIME},
     "status: last errors": {UNFINISHED, FAILED, PENDING, UNDONE},
-    "status: last errors of an organisation": {UNFINISHED, FAILED, PENDING, UNDONE, BY_ORG, PART},
+    "status: last errors of an organization": {UNFINISHED, FAILED, PENDING, UNDONE, BY_ORG, PART},
     "status: what is held": {OPEN},
     "held of this content": {"uq_held_mail_alone"},
     "list: held mail": {OPEN},
     "a message": {KEY},
-    "a message of unknown organisation": {KEY, "pk_organization"},
+    "a message of unknown organization": {KEY, "pk_organization"},
     "documents of a message": {PART},
     "insert": set(),
     "insert, on disk": set(),
@@ -114,7 +114,7 @@ def made(postgres, build):
 
 @pytest.fixture(scope="module")
 def side(postgres):
-    """Give 60,000 messages of 2,000 organisations, each with a conflict, and statistics of a quiet hour."""
+    """Give 60,000 messages of 2,000 organizations, each with a conflict, and statistics of a quiet hour."""
     side = growth.open_side(postgres, made(postgres, schema.upgrade), NOW, ORGANIZATIONS)
     history.fill(side.owner, 60_000, ORGANIZATIONS, NOW)
     with side.owner.begin() as connection:
@@ -169,8 +169,8 @@ def test_a_statement_goes_by_the_same_index_where_no_row_level_security_binds(un
     assert POLICY not in "".join(goes_by_index(unbound, what))
 
 
-@pytest.mark.parametrize("what", [what for what in MEASURES if what.endswith("of an organisation")])
-def test_an_organisations_own_rows_are_found_by_its_index_by_a_bound_role(side, what):
+@pytest.mark.parametrize("what", [what for what in MEASURES if what.endswith("of an organization")])
+def test_an_organizations_own_rows_are_found_by_its_index_by_a_bound_role(side, what):
     bound = replace(side, operator=side.records)
     assert all(POLICY in plan for plan in goes_by_index(bound, what))
 
@@ -180,7 +180,7 @@ BY_KEY = ("identity", "a message", "documents of", "claim", "record", "to PARSED
 
 @pytest.mark.parametrize("what", [what for what in MEASURES if what.startswith(BY_KEY)])
 def test_a_policy_takes_nothing_from_what_an_index_is_asked_for(side, unbound, what):
-    """The organisations may be asked for besides, of the same index; values differ, and numbers of parameters."""
+    """The organizations may be asked for besides, of the same index; values differ, and numbers of parameters."""
 
     def asked(side):
         found = "\n".join(goes_by_index(side, what))
@@ -188,15 +188,15 @@ def test_a_policy_takes_nothing_from_what_an_index_is_asked_for(side, unbound, w
         own = [re.sub(r"\(org_id = ANY \(\$\d\)\) AND ", "", condition) for condition in conditions]
         return POLICY in found, [re.sub(r"'[^']*'", "?", condition) for condition in own]
 
-    assert asked(side) == (what != "a message of unknown organisation", asked(unbound)[1])
+    assert asked(side) == (what != "a message of unknown organization", asked(unbound)[1])
 
 
-def test_the_role_that_is_measured_sees_the_organisations_that_it_names_and_no_others(side):
+def test_the_role_that_is_measured_sees_the_organizations_that_it_names_and_no_others(side):
     asked = sa.select(sa.func.count(sa.distinct(inbound_message.c.org_id)))
     with side.records.database.read(1) as connection:
         assert connection.scalar(asked) == 1
     with pytest.raises(DatabaseUnavailable), side.records.database.read(ALL_TENANTS):
-        pytest.fail("it was let see every organisation")
+        pytest.fail("it was let see every organization")
 
 
 def test_the_census_for_monitoring_reads_what_it_counts_and_no_history(side):
@@ -217,7 +217,7 @@ def test_sqlite_takes_the_census_by_the_same_indexes(tmp_path):
     records.database.close()
 
 
-def test_an_organisation_that_has_been_silent_is_not_sought_through_the_mail_of_the_others(side):
+def test_an_organization_that_has_been_silent_is_not_sought_through_the_mail_of_the_others(side):
     """The first one has a twelfth of all mail; the planner would find twenty of it soon, were it spread evenly."""
     with side.owner.connect() as connection:
         latest = connection.scalar(sa.select(sa.func.max(inbound_message.c.received_at)))
@@ -283,7 +283,7 @@ def test_sqlite_reads_no_tenant_table_from_end_to_end(tmp_path, what):
 
 @pytest.fixture(scope="module")
 def divided(postgres):
-    """Give the tables in four partitions each, and eight organisations."""
+    """Give the tables in four partitions each, and eight organizations."""
     name = made(postgres, lambda database: partitions.build(database.engine, 4))
     side = growth.open_side(postgres, name, NOW, 8)
     for number in range(8):
@@ -364,8 +364,8 @@ def test_partitions_refuse_what_belongs_to_nobody(divided, table):
         connection.execute(table.update().values(org_id=99))
 
 
-def test_a_statement_of_one_organisation_asks_one_partition(divided):
-    asked = [what for what in READS if what.endswith("of an organisation")]
+def test_a_statement_of_one_organization_asks_one_partition(divided):
+    asked = [what for what in READS if what.endswith("of an organization")]
     found = [growth.explained(divided, MEASURES[what](divided))[0].partition("\n\n")[2] for what in asked]
     parts = [set(re.findall(r" on (?:inbound_message|document|held_mail)_(\d) ", plan)) for plan in found]
     assert parts and all(len(numbers) == 1 for numbers in parts), "\n\n".join(found)

@@ -323,10 +323,10 @@ def test_the_program_imports_tells_what_failed_and_ends_with_1_until_all_is_in(q
     assert "there already  2" in quiet.replay("import", str(files), "--org", "acme")
 
 
-def test_nothing_is_imported_for_an_organisation_that_takes_no_mail(quiet, files):
+def test_nothing_is_imported_for_an_organization_that_takes_no_mail(quiet, files):
     (files / "1.eml").write_bytes(order(1))
     quiet.admin("org", "disable", "acme")
-    for slug, said in (("acme", "is disabled"), ("none", "no organisation")):
+    for slug, said in (("acme", "is disabled"), ("none", "no organization")):
         ended = quiet.run("orderflow-replay", "import", str(files), "--org", slug, check=False)
         assert ended.returncode == 1 and said in ended.stderr
     assert quiet.messages() == []

@@ -87,7 +87,7 @@ def org(parts, slug="acme"):
 
 
 def found(parts, scope=TOLD, slug="acme"):
-    """Give what reconcile finds in an organisation: kind and what was done."""
+    """Give what reconcile finds in an organization: kind and what was done."""
     return [(one.kind, one.fixed) for one in reconcile_organization(org(parts, slug), scope, parts)]
 
 
@@ -334,7 +334,7 @@ def test_mail_in_flight_is_no_orphan(parts):
     assert found(parts, replace(TOLD, object_age=timedelta(hours=1))) == []
 
 
-def test_an_orphan_of_a_disabled_organisation_is_only_told(parts):
+def test_an_orphan_of_a_disabled_organization_is_only_told(parts):
     put_orphan(parts, order(3))
     parts.records.organizations.set_active("acme", False)
     assert found(parts, MENDED) == [(FindingKind.RAW_ORPHAN, "")]
@@ -405,13 +405,13 @@ def without_triggers(parts):
                 connection.exec_driver_sql(f"DROP TRIGGER {name}")
 
 
-def test_an_object_of_another_kind_and_of_no_organisation_are_told_and_stay(parts):
+def test_an_object_of_another_kind_and_of_no_organization_are_told_and_stay(parts):
     parts.archive.put("org/1/raw/notes.txt", b"x", "0" * 64)
     parts.archive.put(raw_key(10, "0" * 64), b"x", "0" * 64)
     parts.archive.put(raw_key(12, "0" * 64), b"x", "0" * 64)
     assert found(parts, MENDED) == [(FindingKind.FOREIGN, "")]
     told = [(one.kind, one.subject) for one in reconcile_host(None, MENDED, parts)]
-    assert told == [(FindingKind.NO_ORGANISATION, "org/10/"), (FindingKind.NO_ORGANISATION, "org/12/")]
+    assert told == [(FindingKind.NO_ORGANIZATION, "org/10/"), (FindingKind.NO_ORGANIZATION, "org/12/")]
     assert len(objects(parts)) == 3
 
 
@@ -424,7 +424,7 @@ def test_what_is_erased_by_all_its_rows_and_is_there_is_deleted(parts):
     assert message.raw_key not in objects(parts) and kept and found(parts) == []
 
 
-def test_old_spool_entries_and_dead_letters_are_told_of_their_organisation(parts):
+def test_old_spool_entries_and_dead_letters_are_told_of_their_organization(parts):
     envelope = Envelope("orders+acme@orderflow.example.com", datetime.now(UTC))
     parts.spool.write(encode_envelope(envelope), _reader(order(1)), 1 << 20).release()
     assert list(reconcile_host(None, TOLD, parts)) == []
@@ -547,8 +547,8 @@ def test_raw_mail_and_documents_have_days_of_their_own_and_for_ever_is_the_defau
     assert keep(parts, RetentionRule(None, 500)) == {"documents": (0, 2)}
 
 
-def test_an_object_stays_while_a_younger_row_of_its_organisation_needs_it_and_no_other_organisation_matters(parts):
-    """The very same attachment in an old and a new mail, and in another organisation's."""
+def test_an_object_stays_while_a_younger_row_of_its_organization_needs_it_and_no_other_organization_matters(parts):
+    """The very same attachment in an old and a new mail, and in another organization's."""
     delivered(parts, order(1, attachments=1), at=OLD)
     again = order(1, attachments=1).replace(b"order-1@", b"again@")
     new = delivered(parts, again)
@@ -689,7 +689,7 @@ def erased(parts, slug="acme", **of):
 
 
 def populated(parts):
-    """Fill two organisations with the same bytes, from two senders, with all that a mail can leave."""
+    """Fill two organizations with the same bytes, from two senders, with all that a mail can leave."""
     for slug in ("acme", "beta"):
         delivered(parts, order(1), slug)
         deliver(parts, order(1) + b"other content\n", slug)
@@ -705,7 +705,7 @@ def populated(parts):
 
 
 def everything_of(parts, org_id):
-    """Give all that there is of an organisation: the number of its rows in each table, its objects."""
+    """Give all that there is of an organization: the number of its rows in each table, its objects."""
     tables = (inbound_message, document, skipped_part, held_mail, message_event)
     rows = [count(parts, table, org_id) for table in tables]
     return rows, {key for key in objects(parts) if key.startswith(f"org/{org_id}/")}
@@ -716,7 +716,7 @@ def spooled(parts):
     return len(names), len(os.listdir(parts.settings.spool_dir / "dead"))
 
 
-def test_an_organisation_is_erased_with_all_it_has_and_the_other_one_is_as_it_was(parts):
+def test_an_organization_is_erased_with_all_it_has_and_the_other_one_is_as_it_was(parts):
     populated(parts)
     put_orphan(parts, order(8))
     parts.archive.put(document_key(1, "0" * 64), b"x", "0" * 64)
@@ -863,7 +863,7 @@ def test_mail_that_arrives_meanwhile_is_new_mail(parts, line):
     assert new.subject == "Order 5" and found(parts) == []
 
 
-@pytest.mark.parametrize("of", [{}, {"sender": SENDER}], ids=["organisation", "sender"])
+@pytest.mark.parametrize("of", [{}, {"sender": SENDER}], ids=["organization", "sender"])
 def test_an_erasure_killed_at_any_line_and_run_again_ends_the_same(of, draw):
     functions = {"spool", "_delete", "rows"} if of else {"_delete", "rows", "rest"}
     other = None

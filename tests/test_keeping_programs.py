@@ -88,7 +88,7 @@ def test_reconcile_tells_mends_and_says_by_its_status_whether_anything_is_left(h
     assert here.parts.records.messages.get(1, message.id).status.value == "RECEIVED"
 
 
-def test_a_reconcile_that_was_broken_off_goes_on_behind_the_last_organisation(here):
+def test_a_reconcile_that_was_broken_off_goes_on_behind_the_last_organization(here):
     for org_id in (1, 2):
         here.parts.archive.put(f"org/{org_id}/raw/x", b"x", "0" * 64)
     first = here.run("reconcile", "--json")
@@ -110,7 +110,7 @@ def test_a_reconcile_that_was_broken_off_goes_on_behind_the_last_organisation(he
     assert ill.exit_code == 1 and rows(ill.stdout)[-1] == {"what": "all findings", "found": 1, "fixed": 0}
 
 
-def test_retention_takes_the_days_of_each_organisation_and_deletes_only_with_yes(here):
+def test_retention_takes_the_days_of_each_organization_and_deletes_only_with_yes(here):
     old, other = here.worked(order(1), at=OLD), here.worked(order(1), "beta", at=OLD)
     parts = here.parts
     assert "for ever" in here.run("retention").stderr
@@ -128,7 +128,7 @@ def test_retention_takes_the_days_of_each_organisation_and_deletes_only_with_yes
     assert (run.command, run.done, run.ended_at is None) == ("retention", 1, False)
 
 
-def test_an_organisation_must_be_disabled_for_a_delivery_s_time_before_it_is_erased(here):
+def test_an_organization_must_be_disabled_for_a_delivery_s_time_before_it_is_erased(here):
     here.worked(order(1))
     ended = here.run("erase", "--org", "acme", "--yes")
     assert ended.exit_code == 1 and "first orderflow-admin org disable acme" in ended.stderr
@@ -186,9 +186,9 @@ def test_on_a_terminal_the_slug_has_to_be_typed(here, typed, erased):
     ("arguments", "said"),
     [
         (("reconcile", "--orphan-documents"), "Error: --orphan-documents says what --fix may do"),
-        (("reconcile", "--org", "nope"), "Error: no organisation is named nope"),
+        (("reconcile", "--org", "nope"), "Error: no organization is named nope"),
         (("reconcile", "--resume", str(uuid4())), "Error: no run of reconcile has this id"),
-        (("retention", "--org", "nope"), "Error: no organisation is named nope"),
+        (("retention", "--org", "nope"), "Error: no organization is named nope"),
         (("erase", "--org", "acme", "--sender", "@shop.example"), "Error: --sender is a whole address, and goes"),
     ],
 )

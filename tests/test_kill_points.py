@@ -109,7 +109,7 @@ def kill_at(code: CodeType, line: int, run: Callable[[], object]) -> None:
 
 
 def embedded_template(directory: Path) -> Settings:
-    """Set up a state directory with tables, organisations and a real queue."""
+    """Set up a state directory with tables, organizations and a real queue."""
     parts = embedded(directory)
     parts.records.database.close()
     open_app(parts.settings, create=True).queue.create_tables()
@@ -148,7 +148,7 @@ def deliver_other_content(settings: Settings) -> None:
 
 
 def deliver_stray(settings: Settings) -> None:
-    """Deliver a mail whose sender the organisation does not name: it is held."""
+    """Deliver a mail whose sender the organization does not name: it is held."""
     open_app(settings).records.organizations.change_settings("acme", {"allowed_senders": "@other.example"})
     deliver(settings)
 

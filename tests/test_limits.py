@@ -18,7 +18,7 @@ from .test_records import LEASE, NOW, claimed, inserted
 
 @pytest.fixture
 def url(postgres):
-    """A database with the organisation acme (1)."""
+    """A database with the organization acme (1)."""
     url = postgres.create_database(f"limits_{uuid4().hex}")
     records = Records(url)
     schema.upgrade(records.database)

@@ -274,7 +274,7 @@ def hand(parts, raw, recipient="orders+acme@orderflow.example.com"):
     return deliver_from_memory(Envelope(recipient=recipient, received_at=datetime.now(UTC)), raw, parts).outcome
 
 
-def test_a_delivery_is_counted_by_organisation_and_outcome_once(directory, place):
+def test_a_delivery_is_counted_by_organization_and_outcome_once(directory, place):
     parts = embedded(place)
     assert [hand(parts, mail(1)), hand(parts, mail(1)), hand(parts, mail(2))].count(Outcome.DELIVERED) == 2
     hand(parts, b"")

@@ -92,7 +92,7 @@ def busy():
 
 @pytest.fixture
 def deployment(template, place) -> Deployment:
-    """A deployment with one organisation, and no worker."""
+    """A deployment with one organization, and no worker."""
     subprocess.run(["cp", "-a", f"{template}/.", place / "state"], check=True)
     return Deployment(place)
 

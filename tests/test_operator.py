@@ -45,7 +45,7 @@ def test_init_is_safe_to_repeat_and_closes_the_state_directory(quiet):
     assert oct(quiet.state.stat().st_mode)[-3:] == "711"
 
 
-def test_organisations_are_added_listed_disabled_and_published_to_postfix(quiet):
+def test_organizations_are_added_listed_disabled_and_published_to_postfix(quiet):
     assert quiet.admin("org", "add", "nova", "--name", "Nova GmbH").strip() == f"added nova: orders+nova@{DOMAIN}"
     assert {row["slug"]: row["name"] for row in rows(quiet.admin("org", "list", "--json"))}["nova"] == "Nova GmbH"
     assert quiet.admin("org", "disable", "ACME").strip() == "disabled acme"
@@ -56,10 +56,10 @@ def test_organisations_are_added_listed_disabled_and_published_to_postfix(quiet)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("org", "add", "acme"), "Error: an organisation acme exists already"),
+        (("org", "add", "acme"), "Error: an organization acme exists already"),
         (("org", "add", "Not/A/Slug"), "Error: a slug is of a-z, 0-9 and inner hyphens, at most 63 characters"),
-        (("org", "disable", "nope"), "Error: no organisation is named nope"),
-        (("status", "--org", "nope"), "Error: no organisation is named nope"),
+        (("org", "disable", "nope"), "Error: no organization is named nope"),
+        (("status", "--org", "nope"), "Error: no organization is named nope"),
         (
             ("init", "--settings", "/no/file"),
             "error: settings file /no/file cannot be read: ENOENT (No such file or directory)",
@@ -134,13 +134,13 @@ def _old_schema(deployment: Deployment) -> None:
         (
             lambda d: (d.state / "circuits" / "archive.7").touch(),
             "breaker",
-            "found it away for 1 organisations, and defer",
+            "found it away for 1 organizations, and defer",
         ),
         (_remove("orderflow.db*"), "database", "run orderflow-admin init"),
         (_remove("queue.db*"), "queue", "run orderflow-admin init"),
         (_old_schema, "schema", "version 0001, needed is 0013: run orderflow-admin init"),
-        (lambda d: d.admin("org", "disable", "acme"), "organisations", "run orderflow-admin org add"),
-        (_forget_recipients, "organisations", "differs from the table: run orderflow-admin init"),
+        (lambda d: d.admin("org", "disable", "acme"), "organizations", "run orderflow-admin org add"),
+        (_forget_recipients, "organizations", "differs from the table: run orderflow-admin init"),
         (lambda d: d.write_settings({"ARCHIVE_URL": "file:///proc/none"}), "archive", "file:///proc/none"),
         (
             lambda d: d.write_settings({"ORDERFLOW_DOCUMENT_HANDLER": "no.such:thing"}),
@@ -157,7 +157,7 @@ def _old_schema(deployment: Deployment) -> None:
         "database",
         "queue",
         "schema",
-        "organisations",
+        "organizations",
         "recipients",
         "archive",
         "handler",
@@ -181,7 +181,7 @@ def test_check_finds_what_is_wrong_and_says_what_to_do(quiet, fault, part, said)
         ("orderflow_time_limit = 30s", None, "set orderflow_time_limit = 600s"),
         ("local_header_rewrite_clients = permit_inet_interfaces", None, "set local_header_rewrite_clients ="),
         ("virtual_mailbox_maps =", None, "virtual_mailbox_maps is empty"),
-        ("virtual_mailbox_maps = static:yes", None, "knows an organisation that cannot be"),
+        ("virtual_mailbox_maps = static:yes", None, "knows an organization that cannot be"),
         ("virtual_mailbox_maps = sqlite:/nonexistent", None, "the recipient map cannot be read"),
         ("virtual_mailbox_maps = inline:{x=y}", None, f"does not know orders+acme@{DOMAIN}: its mail is refused"),
         ("", ("null_sender=", "null_sender=<>"), "null_sender= (empty) is missing"),
@@ -361,7 +361,7 @@ def test_a_worker_killed_in_mid_task_loses_nothing(place):
 
 
 def test_a_handler_that_hangs_is_ended_and_the_other_orders_go_on(place):
-    """Two workers, three documents that hang, and the order of another organisation behind them."""
+    """Two workers, three documents that hang, and the order of another organization behind them."""
     deployment = with_handler(place, "by_name", lease="3")
     with deployment.worker:
         deployment.deliver(ACME, order(666, attachments=3))

@@ -1,4 +1,4 @@
-"""The settings of an organisation: what may be set, and what becomes of it."""
+"""The settings of an organization: what may be set, and what becomes of it."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from orderflow_ingest.parsing.documents import Reason, accept_types, read_parts
 from .mails import mail, order
 
 
-def test_with_nothing_set_an_organisation_is_like_all_others():
+def test_with_nothing_set_an_organization_is_like_all_others():
     found = read_settings({})
     assert (found.allowed_senders, found.document_types, found.accepts_reused_message_id) == ((), (), False)
     assert found.max_message_size is found.keep_raw_days is found.keep_documents_days is None
@@ -61,14 +61,14 @@ def test_a_key_that_an_earlier_version_stored_under_another_name_is_read_changed
 
 
 def test_a_key_of_a_newer_version_is_ignored_and_kept_and_none_is_made_up():
-    stored = {"colour": {"of": "invoices"}, "reused_message_id": "accept"}
+    stored = {"color": {"of": "invoices"}, "reused_message_id": "accept"}
     assert read_settings(stored).accepts_reused_message_id
     assert changed(stored, {"reused_message_id": "", "keep_raw_days": "9"}) == {
-        "colour": {"of": "invoices"},
+        "color": {"of": "invoices"},
         "keep_raw_days": 9,
     }
-    with pytest.raises(OrgSettingsError, match="no setting is named colour; there are allowed_senders, "):
-        changed(stored, {"colour": "red"})
+    with pytest.raises(OrgSettingsError, match="no setting is named color; there are allowed_senders, "):
+        changed(stored, {"color": "red"})
     assert set(KEYS[0].__dataclass_fields__) >= {"name", "expected", "meaning"}
 
 

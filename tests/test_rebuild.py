@@ -129,7 +129,7 @@ def conflict_of(parts: App, subject: str):
 
 
 def fill(parts: App) -> None:
-    """Make a deployment's life: every kind of message, of held mail and of organisation."""
+    """Make a deployment's life: every kind of message, of held mail and of organization."""
     for slug, name in (("gone", "Gone & Söhne 注文"), ("empty", "")):
         parts.records.organizations.add(slug, name)
     deliver(parts, mail(1, Subject="of one that leaves"), "gone")
@@ -158,7 +158,7 @@ def fill(parts: App) -> None:
 
 
 def hold_for_its_sender(parts: App, raw: bytes) -> None:
-    """Hold a mail that clashes with nothing, as an organisation's setting may demand."""
+    """Hold a mail that clashes with nothing, as an organization's setting may demand."""
     envelope, mail = Envelope(f"orders+acme@{DOMAIN}", AT, sender="x@y.example"), read_mail(raw)
     org = parts.records.organizations.find("acme")
     new = delivery._new_message(envelope, mail.message, org, [], delivery.BY_SMTP)
@@ -220,7 +220,7 @@ def test_every_row_comes_back_as_it_was_and_a_second_time_changes_nothing(parts)
     assert parts.queue.extractions == parts.queue.hand_overs == [], "nothing is handed over again"
     assert parts.records.messages.due(AT + timedelta(days=999), 9) == []
     assert parts.records.documents.due(AT + timedelta(days=999), 9) == []
-    # The next organisation gets an id of its own, and a redelivery is known.
+    # The next organization gets an id of its own, and a redelivery is known.
     parts.records.organizations.add("later", "Later")
     assert parts.records.organizations.find("later").id == 5
     assert deliver(parts, order(1)) is deliver(parts, order(3) + b"open") is Outcome.DUPLICATE
@@ -252,7 +252,7 @@ def test_documents_are_handed_over_again_only_if_that_is_wanted(alone):
     assert found == before
 
 
-def test_what_an_organisation_takes_for_documents_is_known_to_the_rebuild(alone):
+def test_what_an_organization_takes_for_documents_is_known_to_the_rebuild(alone):
     assert alone.records.organizations.change_settings("acme", {"document_types": "text/csv"})
     write_organizations(alone.records, alone.archive)
     deliver(alone, order(1))
@@ -371,7 +371,7 @@ def test_what_is_no_mail_of_ours_is_told_and_ends_nothing(alone):
 
 
 def test_mail_of_an_earlier_version_comes_back_with_an_id_of_its_digest(alone):
-    """No id in the metadata, and no object of the organisation; held mail stood under the key of a message."""
+    """No id in the metadata, and no object of the organization; held mail stood under the key of a message."""
     told = {"org": "acme", "source": "EMAIL", "sender": "a@b.example", "recipient": f"orders+acme@{DOMAIN}"}
     told |= {"original-recipient": "", "queue-id": "4X", "client-address": "192.0.2.9", "received-at": AT.isoformat()}
     mails = [order(1), mail(2, b"one\n"), mail(2, b"other\n")]
@@ -415,7 +415,7 @@ def test_a_mail_without_any_metadata_comes_back_too(alone):
     assert (row.envelope_sender, row.traits) == (UNKNOWN, []), "that it is a bounce is told by nothing"
 
 
-def test_a_part_of_the_mail_comes_back_by_time_and_by_organisation(alone):
+def test_a_part_of_the_mail_comes_back_by_time_and_by_organization(alone):
     for number in range(1, 6):
         deliver(alone, mail(number), received_at=AT + timedelta(days=number))
     deliver(alone, mail(1), "beta", received_at=AT + timedelta(days=2))
@@ -439,7 +439,7 @@ def test_a_dry_run_tells_what_would_come_back_and_writes_nothing(alone):
     assert not any(rows(alone).values())
 
 
-def test_two_organisations_never_get_mixed_up(alone):
+def test_two_organizations_never_get_mixed_up(alone):
     deliver(alone, order(1))
     write_organizations(alone.records, alone.archive)
     wipe(alone)
@@ -566,14 +566,14 @@ def test_the_program_rebuilds_tells_and_lets_postfix_know(deployment):
     before = rows(parts)
     lose_database(deployment, parts)
     dry = told(deployment.replay("archive", "--dry-run", "--json"))
-    assert dry["organisations that came back"] == 2 and dry[Presence.BACK.value] == 3
+    assert dry["organizations that came back"] == 2 and dry[Presence.BACK.value] == 3
     assert told(deployment.replay("archive", "--dry-run", "--json", "--org", "beta"))[Presence.BACK.value] == 0
     assert told(deployment.replay("archive", "--yes", "--json"))[Presence.BACK.value] == 3
     assert rows(parts) == before
     with sqlite3.connect(deployment.state / "recipients.db") as published:
         assert published.execute("SELECT slug FROM recipient").fetchall() == [("acme",)]
     ended = deployment.run("orderflow-replay", "archive", check=False)
-    assert ended.returncode == 1 and "Make the rows of 2 organisations anew?" in ended.stderr
+    assert ended.returncode == 1 and "Make the rows of 2 organizations anew?" in ended.stderr
 
 
 def test_a_damaged_mail_is_named_printable_and_the_exit_status_tells(deployment):
@@ -621,7 +621,7 @@ def test_a_run_that_is_ended_in_the_middle_goes_on_and_ends_exact(deployment, en
     assert rows(parts) == before
 
 
-def test_no_organisation_is_added_under_an_id_that_the_archive_knows_as_anothers(deployment):
+def test_no_organization_is_added_under_an_id_that_the_archive_knows_as_anothers(deployment):
     parts = fill_directly(deployment, 1)
     lose_database(deployment, parts)
     ended = deployment.run("orderflow-admin", "org", "add", "newcomer", check=False)
@@ -632,7 +632,7 @@ def test_no_organisation_is_added_under_an_id_that_the_archive_knows_as_anothers
     assert [org.slug for org in parts.records.rebuild_writes.organization_records()] == ["acme", "beta", "newcomer"]
 
 
-def test_what_an_organisation_is_stands_in_the_archive_after_every_change(deployment):
+def test_what_an_organization_is_stands_in_the_archive_after_every_change(deployment):
     archive = FaultyArchive(deployment.state / "archive")
 
     def known(org_id: int) -> dict:

@@ -79,7 +79,7 @@ def test_a_mail_that_passes_is_delivered_though_a_strangers_copy_is_held_or_was_
     assert len(rows(strict)) == 1 and len(strict.archive.objects()) == 2 + (decide == "discard")
 
 
-def test_a_stranger_is_told_the_same_whatever_the_organisation_has(strict):
+def test_a_stranger_is_told_the_same_whatever_the_organization_has(strict):
     known, other = mail(), mail(body=b"13 widgets\n")
     assert post(strict, known, PASS).outcome is Outcome.DELIVERED
     (row,) = rows(strict)

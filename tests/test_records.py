@@ -119,7 +119,7 @@ def url(server):
 
 @pytest.fixture
 def records(url):
-    """Give the tables with two organisations, acme (1) and bolt (2)."""
+    """Give the tables with two organizations, acme (1) and bolt (2)."""
     records = Records(url)
     for slug in ("acme", "bolt"):
         records.organizations.add(slug, slug.title())
@@ -548,7 +548,7 @@ def test_an_identity_is_recorded_once(records):
     assert records.messages.count(Filter()) == 1 and row(records, first).subject == "Order 17"
 
 
-def test_an_identity_is_one_of_organisation_source_and_message_id(records):
+def test_an_identity_is_one_of_organization_source_and_message_id(records):
     for changes in ({}, {"org_id": 2}, {"source": "UPLOAD"}, {"source_message_id": "<18>"}):
         inserted(records, **{"source_message_id": "<17>", **changes})
     assert records.messages.count(Filter()) == 4
@@ -730,7 +730,7 @@ def test_what_came_lately_is_counted_by_status_of_a_day_and_of_a_week(records):
     assert records.overview.recent_counts(day, week, 1)[Status.FAILED].week == 0
 
 
-def test_organisations_are_told_with_the_most_trouble_first(records):
+def test_organizations_are_told_with_the_most_trouble_first(records):
     inserted(records, received_at=NOW - MINUTE)
     clashing(records, org_id=2)
     failing = stored(records, [part(object_key="org/2/documents/a")], org_id=2)
@@ -771,7 +771,7 @@ def test_the_hand_over_of_listed_messages_is_counted(records):
     assert records.overview.hand_overs([]) == {}
 
 
-def test_a_message_is_known_by_the_beginning_of_its_id_within_its_organisation(records):
+def test_a_message_is_known_by_the_beginning_of_its_id_within_its_organization(records):
     ids = [UUID(f"abcd{n}000-0000-4000-8000-000000000000") for n in "12"] + [UUID("ff" * 16)]
     for id in ids:
         inserted(records, id=id)
@@ -803,12 +803,12 @@ def test_held_mail_is_found_by_its_id_its_message_and_its_content(records):
 def test_settings_are_changed_key_by_key_and_what_a_newer_version_wrote_stays(records):
     organizations = records.organizations
     with records.database.write(NO_TENANT) as connection:
-        connection.execute(organization.update().values(settings={"colour": "red"}))
+        connection.execute(organization.update().values(settings={"color": "red"}))
     assert organizations.find("acme").settings.max_message_size is None
     assert organizations.change_settings("acme", {"max_message_size": "17", "reused_message_id": "accept"})
     assert organizations.change_settings("acme", {"max_message_size": ""})
     found = organizations.find("acme")
-    assert found.stored == {"colour": "red", "reused_message_id": "accept"} and found.settings.accepts_reused_message_id
+    assert found.stored == {"color": "red", "reused_message_id": "accept"} and found.settings.accepts_reused_message_id
     assert organizations.get(found.id) == found and organizations.get(99) is None
     assert not organizations.change_settings("nope", {"reused_message_id": "hold"})
     with pytest.raises(OrgSettingsError):
@@ -1621,10 +1621,10 @@ def test_sizes_beyond_32_bits_are_stored(records):
     assert row(records, inserted(records, size=2**40)).size == 2**40
 
 
-# Organisations
+# Organizations
 
 
-def test_an_organisation_is_added_once_and_found_by_its_slug(records):
+def test_an_organization_is_added_once_and_found_by_its_slug(records):
     with pytest.raises(OrganizationExistsError):
         records.organizations.add("acme", "Another")
     found = records.organizations.find("acme")
@@ -1632,7 +1632,7 @@ def test_an_organisation_is_added_once_and_found_by_its_slug(records):
     assert records.organizations.find("none") is None and records.organizations.find("ACME") is None
 
 
-def test_an_organisation_is_switched_off_and_on(records):
+def test_an_organization_is_switched_off_and_on(records):
     assert records.organizations.set_active("acme", False) and not records.organizations.find("acme").is_active
     assert records.organizations.set_active("acme", True) and records.organizations.find("acme").is_active
     assert not records.organizations.set_active("none", True)
@@ -1939,7 +1939,7 @@ def fill_pool(database):
 
 @pytest.fixture
 def own(place):
-    """A server of its own, which may be killed, and a database with organisation 1."""
+    """A server of its own, which may be killed, and a database with organization 1."""
     with Postgres(place / "postgres") as server:
         records = Records(server.create_database("own"))
         schema.upgrade(records.database)
@@ -1974,7 +1974,7 @@ def test_a_server_that_is_away_is_unavailable_to_every_use(own):
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
-def test_a_session_that_ended_between_two_uses_is_replaced_with_its_organisations(postgres, use):
+def test_a_session_that_ended_between_two_uses_is_replaced_with_its_organizations(postgres, use):
     name = f"records_{uuid4().hex}"
     database = Database(postgres.create_database(name))
     schema.upgrade(database)

@@ -80,7 +80,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def seen():
-    """A deployment that has worked on a mail with documents, one of another organisation, and one that is held."""
+    """A deployment that has worked on a mail with documents, one of another organization, and one that is held."""
     with scratch() as directory:
         place = Place(directory)
         place.deliver(ACME, TOLD, sender="bounce@shop.example", client_address="192.0.2.7", queue_id="4Q")
@@ -165,10 +165,10 @@ def test_mail_is_found_by_what_a_supplier_can_tell_of_it(seen):
     assert found(seen, "--org", "beta") == found(seen, "--document", "order-9-1.pdf") == ["Order 9"]
     assert found(seen, "--status", "parsed", "--since", f"{today}") == every
     assert found(seen, "--until", f"{today}") == found(seen, "--status", "failed") == found(seen, "nothing") == []
-    assert failing(seen, "find", "--org", "nope") == "Error: no organisation is named nope"
+    assert failing(seen, "find", "--org", "nope") == "Error: no organization is named nope"
 
 
-def test_a_mail_is_one_line_with_its_organisation_and_what_became_of_its_documents(seen):
+def test_a_mail_is_one_line_with_its_organization_and_what_became_of_its_documents(seen):
     head, line = admin(seen, "find", "bestellung").splitlines()
     assert head.split() == ["ID", "RECEIVED", "ORG", "STATUS", "SENDER", "SUBJECT", "DOCUMENTS"]
     assert "\x1b" not in line and line.endswith("2 DONE") and " acme  PARSED  buyer@shop.example  " in line
@@ -185,7 +185,7 @@ def test_show_tells_the_whole_story_of_a_mail(seen):
     text = admin(seen, "show", id_of(seen, "bestellung"))
     assert "\x1b" not in text
     for told in (
-        "organisation  acme", "PARSED, attempts: 1", "192.0.2.7", "bounce@shop.example -> " + ACME, "4Q",
+        "organization  acme", "PARSED, attempts: 1", "192.0.2.7", "bounce@shop.example -> " + ACME, "4Q",
         "Received: from mail.shop.example by mx.example.com", "From: Purchasing <buyer@shop.example>",
         "<order-7@shop.example>", "PO_4711.pdf", "small image", "text body", "passed over", "EXTRACTED", "HANDED_OVER",
     ):  # fmt: skip
@@ -270,7 +270,7 @@ def test_where_the_archive_has_lost_a_mail_the_rest_of_its_story_is_told(seen):
         archived.with_suffix(".gone").rename(archived)
 
 
-def test_status_tells_a_day_a_week_what_is_held_and_by_organisation(seen):
+def test_status_tells_a_day_a_week_what_is_held_and_by_organization(seen):
     told = status_of(seen)
     assert (told["messages received, last 24 h"], told["messages PARSED, last 7 days"]) == (3, 3)
     assert (told["held mail"], told["held: IDENTITY"], told["held: SENDER"]) == (1, 1, 0)
@@ -319,7 +319,7 @@ def told_of(deployment: Place, address: str, *arguments: str) -> dict[str, str]:
     return {row["what"]: row["value"] for row in rows(admin(deployment, "org", "test", address, "--json", *arguments))}
 
 
-def test_settings_of_an_organisation_are_set_shown_heeded_and_taken_back(quiet):
+def test_settings_of_an_organization_are_set_shown_heeded_and_taken_back(quiet):
     assert admin(quiet, "org", "set", "acme", "allowed_senders=@other.example", "max_message_size=100000").startswith(
         "acme: "
     )
@@ -341,11 +341,11 @@ def test_settings_of_an_organisation_are_set_shown_heeded_and_taken_back(quiet):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("set", "acme", "colour=red"), "Error: no setting is named colour; there are "),
+        (("set", "acme", "color=red"), "Error: no setting is named color; there are "),
         (("set", "acme", "reused_message_id=maybe"), "Error: reused_message_id must be hold or accept"),
         (("set", "acme", "reused_message_id"), "Error: reused_message_id is not of the form KEY=VALUE"),
-        (("set", "nope", "reused_message_id=hold"), "Error: no organisation is named nope"),
-        (("show", "nope"), "Error: no organisation is named nope"),
+        (("set", "nope", "reused_message_id=hold"), "Error: no organization is named nope"),
+        (("show", "nope"), "Error: no organization is named nope"),
         (("test", ACME, "/no/file"), "Error: Invalid value for '[FILE]'"),
     ],
 )

@@ -548,7 +548,7 @@ def test_lmtp_answers_with_the_outcome(served):
     assert lmtp(served, *dialogue(order(70)))[-1] == "250 2.0.0 message known already"
     assert lmtp(served, *dialogue(order(70).replace(b"Order", b"Odour")))[-1].startswith("250 2.0.0 message held")
     assert lmtp(served, *dialogue(b"no header\n"))[-1] == "550 5.6.0 message has no header"
-    assert lmtp(served, *dialogue(order(71), f"orders+nobody@{DOMAIN}")[:3])[-1] == "550 5.1.1 no such organisation"
+    assert lmtp(served, *dialogue(order(71), f"orders+nobody@{DOMAIN}")[:3])[-1] == "550 5.1.1 no such organization"
 
 
 def test_an_lmtp_client_that_leaves_in_the_middle_of_a_message_has_sent_none(served):

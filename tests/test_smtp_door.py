@@ -443,7 +443,7 @@ async def test_a_recipient_is_refused_before_any_content(listen, outcome, place)
         lab.dispatcher.refusals[BETA] = outcome
         client = await lab.client()
         await client.ask("MAIL FROM:<a@shop.example>")
-        assert await client.ask(f"RCPT TO:<{NOPE}>") == "550 5.1.1 no such organisation"
+        assert await client.ask(f"RCPT TO:<{NOPE}>") == "550 5.1.1 no such organization"
         assert await client.ask(f"RCPT TO:<{BETA}>") == f"{outcome.reply_code} {outcome.dsn_code} {outcome.text}"
         assert await client.ask("DATA") == "503 5.5.1 no recipient was accepted"
         assert await client.ask(f"RCPT TO:<{ACME}>") == "250 2.1.5 recipient noted"
@@ -482,7 +482,7 @@ async def test_a_transaction_has_a_thousand_recipients_at_most(listen, place):
 
 
 @live
-async def test_smtp_takes_mail_for_one_organisation_at_a_time(place):
+async def test_smtp_takes_mail_for_one_organization_at_a_time(place):
     async with smtp(place) as lab:
         client = await lab.client()
         answers = await client.replies(

@@ -63,7 +63,7 @@ class Tenants:
         self.owner_url = postgres.create_owned_database(self.name, self.owner)
 
     def set_up(self, deployment):
-        """Make tables and organisations as the owner, then the roles as a superuser."""
+        """Make tables and organizations as the owner, then the roles as a superuser."""
         deployment.write_settings({"DATABASE_URL": self.owner_url})
         deployment.admin("init")
         self.make_roles(deployment)
@@ -146,7 +146,7 @@ def orgs_seen(connection, table):
 @as_role("worker")
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 @pytest.mark.parametrize(("orgs", "seen"), [(1, {1}), (2, {2}), ((1, 2), {1, 2}), ((), set()), (99, set())], ids=str)
-def test_a_query_without_a_where_sees_the_organisations_of_its_transaction_alone(records, table, orgs, seen):
+def test_a_query_without_a_where_sees_the_organizations_of_its_transaction_alone(records, table, orgs, seen):
     with records.database.read(orgs) as connection:
         assert orgs_seen(connection, table) == seen
     with records.database.write(orgs) as connection:
@@ -154,7 +154,7 @@ def test_a_query_without_a_where_sees_the_organisations_of_its_transaction_alone
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_a_statement_that_names_no_organisation_sees_nothing(tenants, table):
+def test_a_statement_that_names_no_organization_sees_nothing(tenants, table):
     with tenants.connect("worker") as connection:
         count = f"SELECT count(*) FROM {table.name}"
         assert connection.execute(count).fetchone() == (0,)
@@ -181,7 +181,7 @@ def test_an_update_and_a_delete_without_a_where_leave_the_other_tenant_alone(rec
 
 
 @as_role("deliver")
-def test_an_insert_for_an_organisation_that_is_not_named_is_refused(records, tenants):
+def test_an_insert_for_an_organization_that_is_not_named_is_refused(records, tenants):
     row = {**column_values(new(org_id=2)), "status": "RECEIVED", "next_attempt_at": NOW}
     for orgs in (1, (), NO_TENANT):
         with pytest.raises(DatabaseUnavailable, match="42501"), records.database.write(orgs) as connection:
@@ -189,7 +189,7 @@ def test_an_insert_for_an_organisation_that_is_not_named_is_refused(records, ten
 
 
 @as_role("worker")
-def test_a_row_cannot_be_moved_to_another_organisation(records):
+def test_a_row_cannot_be_moved_to_another_organization(records):
     for values in ({"org_id": 2}, {"subject": "another"}, {"raw_key": "org/2/raw/x.eml"}, {"digest": "0" * 64}):
         with pytest.raises(DatabaseUnavailable, match="42501"), records.database.write((1, 2)) as connection:
             connection.execute(inbound_message.update().values(values))
@@ -243,8 +243,8 @@ def test_a_transaction_begins_in_one_round_trip(records):
 
 
 @as_role("deliver")
-def test_threads_of_several_organisations_that_share_a_transaction_get_each_his_own(records, tenants):
-    """What waits at the same time is asked and written together, for all organisations of the group."""
+def test_threads_of_several_organizations_that_share_a_transaction_get_each_his_own(records, tenants):
+    """What waits at the same time is asked and written together, for all organizations of the group."""
     rows = [new(org_id=1 + n % 2, source_message_id=f"<shared-{n // 2}>", fingerprint=f"{n:064}") for n in range(80)]
 
     def deliver(row):
@@ -354,7 +354,7 @@ def test_the_worker_role_is_refused(tenants, statement):
         connection.execute(statement)
 
 
-def test_the_map_role_reads_the_slugs_of_active_organisations_alone(tenants):
+def test_the_map_role_reads_the_slugs_of_active_organizations_alone(tenants):
     with tenants.connect("map") as connection, tenants.connect("owner") as owner:
         owner.execute("UPDATE organization SET is_active = false WHERE slug = 'bolt'")
         assert connection.execute("SELECT * FROM recipient").fetchall() == [("acme",)]
@@ -542,7 +542,7 @@ def canary(tenants, deployment):
 
 def test_a_canary_of_a_role_that_may_not_read_documents_says_so_before_it_sends_a_mail(canary):
     said = canary()
-    assert said.startswith("Error: organisation: ") and "42501" in said and "worker.env" in said
+    assert said.startswith("Error: organization: ") and "42501" in said and "worker.env" in said
 
 
 def test_a_canary_of_root_takes_the_workers_role_from_its_file_as_the_unit_does(tenants, deployment, canary):
@@ -618,7 +618,7 @@ def test_functions_that_run_as_the_owner_are_for_the_roles_alone_and_fix_their_s
 
 
 def test_a_program_of_the_version_before_goes_on_as_the_owner(tenants):
-    """Its statements name no organisation to the server; the owner is bound by nothing."""
+    """Its statements name no organization to the server; the owner is bound by nothing."""
     with tenants.connect("owner") as owner:
         assert owner.execute("SELECT count(DISTINCT org_id) FROM inbound_message").fetchone() == (2,)
         id = uuid4()
@@ -640,7 +640,7 @@ def test_a_program_of_the_version_before_goes_on_as_the_owner(tenants):
 
 
 def test_programs_of_this_version_go_on_between_its_schema_and_its_roles_script(postgres, tenants):
-    """A worker writes events, and a delivery reads organisations' settings, as soon as there are any."""
+    """A worker writes events, and a delivery reads organizations' settings, as soon as there are any."""
     database, connection = of_version(postgres, "0005")
     schema.upgrade(database)
     asked = (

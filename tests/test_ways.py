@@ -87,7 +87,7 @@ def test_the_service_delivers_it(deployment):
     assert wait_until(lambda: deployment.health()["deliveries"] == before + 1, 60)
 
 
-def test_an_unknown_organisation_is_refused_at_rcpt_to(deployment):
+def test_an_unknown_organization_is_refused_at_rcpt_to(deployment):
     for recipient in (f"orders+nope@{DOMAIN}", f"orders@{DOMAIN}", f"orders+acme+extra@{DOMAIN}"):
         (reply,) = send(deployment, mail(2), recipient).rcpt
         assert (reply.code, reply.text[:5]) == (550, "5.1.1"), recipient
@@ -105,7 +105,7 @@ def test_a_duplicate_is_accepted_and_makes_no_second_row(deployment):
         assert replies.data.text == "2.0.0 message known already"
 
 
-def test_one_mail_to_two_organisations_is_two_messages(deployment):
+def test_one_mail_to_two_organizations_is_two_messages(deployment):
     if deployment.way == BEFORE_QUEUE:
         first, second = send(deployment, order(4), ACME, BETA).rcpt
         assert (first.code, second.code) == (250, 452)

@@ -1,7 +1,7 @@
 """The load: a steady stream of orders by SMTP, and what each client was told.
 
 Each message has a Message-ID of its own and up to three files whose digests are known; one in ten has a file that
-others have too, one in twenty goes to two organisations. One in twenty-five is sent again a while later, and one
+others have too, one in twenty goes to two organizations. One in twenty-five is sent again a while later, and one
 in forty is followed by another content under its Message-ID, which is to be held. All of it comes from a seed.
 
 Who sends is a sender's queue, as in front of any Postfix: what got no answer or 4xx is sent again after a while, for
@@ -46,7 +46,7 @@ class Mail:
 
 @dataclass(frozen=True)
 class Identity:
-    """What may be there once: a Message-ID in an organisation."""
+    """What may be there once: a Message-ID in an organization."""
 
     org: str
     message_id: str
@@ -62,7 +62,7 @@ class Refusal:
 
 @dataclass(order=True)
 class _Waiting:
-    """A mail in the sender's queue, for the organisations that have not taken it."""
+    """A mail in the sender's queue, for the organizations that have not taken it."""
 
     due: float
     number: int
@@ -104,7 +104,7 @@ def _digest(text: str) -> str:
 
 
 def mails(run: str, rng: random.Random) -> Iterator[tuple[Mail, tuple[str, ...]]]:
-    """Give mails with their organisations, those that come again or clash among them, without an end."""
+    """Give mails with their organizations, those that come again or clash among them, without an end."""
     later: list[tuple[int, Mail, tuple[str, ...]]] = []
     for number in itertools.count():
         if later and later[0][0] <= number:

@@ -1,4 +1,4 @@
-"""Organisations, inbound messages, documents, skipped parts, conflicts."""
+"""Organizations, inbound messages, documents, skipped parts, conflicts."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
-"""PostgreSQL keeps the tenants apart itself: a transaction sees the rows of the organisations that it names.
+"""PostgreSQL keeps the tenants apart itself: a transaction sees the rows of the organizations that it names.
 
 The owner of the tables is not bound: it is who migrates them, and what programs without a role of their own run
-as. A role that is bound names organisations by `SET LOCAL orderflow.orgs = '1,2'` and sees nothing without. The few
+as. A role that is bound names organizations by `SET LOCAL orderflow.orgs = '1,2'` and sees nothing without. The few
 questions across tenants that delivery and worker have are functions, which run as the owner and tell ids and times
 alone; who may call them is granted by the script that `orderflow-admin roles postgresql` prints. On SQLite there are
 no roles, and nothing is done.

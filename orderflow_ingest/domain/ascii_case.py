@@ -1,4 +1,4 @@
-"""Letter case of names that protocols compare: domains, addresses, ids of servers and organisations.
+"""Letter case of names that protocols compare: domains, addresses, ids of servers and organizations.
 
 RFC 5321 (section 2.4), RFC 4343 and RFC 8601 fold the letters A to Z and no others. str.lower() and str.casefold() fold
 all of Unicode, and make ASCII letters of some that are none: U+212A, the Kelvin sign, becomes k. A domain of a stranger

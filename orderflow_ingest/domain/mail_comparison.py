@@ -39,7 +39,7 @@ from orderflow_ingest.parsing.mime.bodies import UU_ENCODINGS, Body, decode_body
 from orderflow_ingest.parsing.mime.charsets import codec_name
 from orderflow_ingest.parsing.mime.entities import Entity, Header
 from orderflow_ingest.parsing.mime.fields import MailHeader, field_name
-from orderflow_ingest.parsing.mime.parameters import Parametrised
+from orderflow_ingest.parsing.mime.parameters import Parametrized
 from orderflow_ingest.parsing.mime.tree import walk
 
 from .identity import ReadMail, written_fields
@@ -216,7 +216,7 @@ def _described(entity: Entity) -> tuple[object, ...]:
     )
 
 
-def _parameters(field: Parametrised, left_out: set[str]) -> list[tuple[str, bytes]]:
+def _parameters(field: Parametrized, left_out: set[str]) -> list[tuple[str, bytes]]:
     return [(one.name, one.value) for one in field.parameters if one.name.partition("*")[0] not in left_out]
 
 

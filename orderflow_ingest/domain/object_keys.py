@@ -1,6 +1,6 @@
 """Keys and ids: how an object is named, and which row it stands for.
 
-    org/<org>/organization.json                    the organisation itself
+    org/<org>/organization.json                    the organization itself
     org/<org>/documents/<digest>                   a document
     org/<org>/raw/<digest>.eml                     a mail that came by SMTP: a message
     org/<org>/raw/held/<digest>.eml                one that is held, or was until an operator decided
@@ -40,17 +40,17 @@ class RawName:
 
 
 def organization_key(org_id: int) -> str:
-    """Return the key of an organisation's own object."""
+    """Return the key of an organization's own object."""
     return f"org/{org_id}/organization.json"
 
 
 def raw_prefix(org_id: int) -> str:
-    """Return what the keys of an organisation's mail begin with."""
+    """Return what the keys of an organization's mail begin with."""
     return f"org/{org_id}/raw/"
 
 
 def document_prefix(org_id: int) -> str:
-    """Return what the keys of an organisation's documents begin with."""
+    """Return what the keys of an organization's documents begin with."""
     return f"org/{org_id}/documents/"
 
 

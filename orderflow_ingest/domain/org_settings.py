@@ -1,4 +1,4 @@
-"""The settings of one organisation: what an operator may choose for a tenant, kept as JSON in organization.settings.
+"""The settings of one organization: what an operator may choose for a tenant, kept as JSON in organization.settings.
 
 Each is stored under its key in KEYS: a number as such, all else as the text that was typed. What is not stored is as
 for everybody. A key that a newer version has written is ignored here, and kept by who changes another one.
@@ -27,7 +27,7 @@ class OrgSettingsError(OrderflowError, ValueError):
 
 @dataclass(frozen=True)
 class OrgSettings:
-    """What is chosen for an organisation; None and an empty tuple: no limit of its own."""
+    """What is chosen for an organization; None and an empty tuple: no limit of its own."""
 
     allowed_senders: tuple[str, ...]
     accepts_reused_message_id: bool
@@ -111,7 +111,7 @@ _FORMER_NAMES = {key.former_name: key.name for key in KEYS if key.former_name}
 
 
 def read_settings(stored: Mapping[str, Any]) -> OrgSettings:
-    """Read what is stored for an organisation. Raise OrgSettingsError."""
+    """Read what is stored for an organization. Raise OrgSettingsError."""
     stored = with_current_names(stored)
     return OrgSettings(**{key.field: _read(key, stored.get(key.name, key.default)) for key in KEYS})
 

@@ -1,4 +1,4 @@
-"""Whether a mail comes from a sender that its organisation takes mail from by itself.
+"""Whether a mail comes from a sender that its organization takes mail from by itself.
 
 Judged is the From field, which people see and DMARC is about; not the envelope, which names some service's bounce
 address as often as not. So mail with a null sender is judged like any other. Whatever looks like an address in a From

@@ -37,7 +37,7 @@ class HoldReason(StrEnum):
 
     # The values are older than the names, and stay: they stand in rows, in events and at mail in the archive.
     MESSAGE_ID_REUSED = "IDENTITY"  # its Message-ID is known with other content
-    SENDER_NOT_ALLOWED = "SENDER"  # the organisation takes no mail from this sender by itself
+    SENDER_NOT_ALLOWED = "SENDER"  # the organization takes no mail from this sender by itself
 
 
 class EventKind(StrEnum):

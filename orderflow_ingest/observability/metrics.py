@@ -8,7 +8,7 @@ Each process has a slot of its own in the directory, see `slot`, taken when it f
 slots together are the host's counts; they go on over restarts and kills, and begin at zero when the machine does.
 
 No failure in here reaches who counts: what cannot be written is lost, told in the log once, and tried again a minute
-later. An organisation becomes a label only where it exists: whoever counts passes "" otherwise, since the recipients
+later. An organization becomes a label only where it exists: whoever counts passes "" otherwise, since the recipients
 that a stranger can think of are without number. prometheus_client is not imported here: it takes longer than a
 delivery.
 """
@@ -59,7 +59,7 @@ class Histogram:
 
 DELIVERIES = Counter(
     "orderflow_deliveries_total",
-    "Deliveries that ended, by outcome; org is empty where there is no such organisation, or none was found out",
+    "Deliveries that ended, by outcome; org is empty where there is no such organization, or none was found out",
     ("org", "outcome"),
 )
 REFUSALS = Counter(

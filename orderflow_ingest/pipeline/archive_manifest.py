@@ -1,6 +1,6 @@
 """What the archive holds beside mail and documents, so that it alone is enough to make the rows anew.
 
-organization.json   an organisation as its row says: written whenever the row has changed, and by `init` where it is
+organization.json   an organization as its row says: written whenever the row has changed, and by `init` where it is
                     missing
 *.decision.json     what an operator decided on a mail that is held
 
@@ -41,7 +41,7 @@ class Decision:
 
 
 def write_organization(org: OrganizationRecord, archive: Archive) -> None:
-    """Put an organisation's object; the same again is the same (by its id)."""
+    """Put an organization's object; the same again is the same (by its id)."""
     _put(organization_key(org.id), asdict(org), archive)
 
 
@@ -58,7 +58,7 @@ def claim_organization(org: OrganizationRecord, archive: Archive) -> None:
 
 
 def write_organizations(records: Records, archive: Archive) -> int:
-    """Put the object of each organisation that has none, or another one than its row says; give their number."""
+    """Put the object of each organization that has none, or another one than its row says; give their number."""
     written = 0
     for org in records.rebuild_writes.organization_records():
         try:
@@ -72,7 +72,7 @@ def write_organizations(records: Records, archive: Archive) -> int:
 
 
 def read_organization(org_id: int, archive: Archive) -> OrganizationRecord | None:
-    """Read an organisation's object; None if there is none. Raises ObjectDamaged."""
+    """Read an organization's object; None if there is none. Raises ObjectDamaged."""
     key = organization_key(org_id)
     found = _get(key, archive)
     if found is None:
@@ -93,7 +93,7 @@ def read_organization(org_id: int, archive: Archive) -> OrganizationRecord | Non
 
 
 def slug_by_mail(org_id: int, archive: Archive) -> str | None:
-    """Tell an organisation's slug by the metadata of its first mails; None if none tells it."""
+    """Tell an organization's slug by the metadata of its first mails; None if none tells it."""
     for one in islice(archive.iterate(raw_prefix(org_id)), _LOOKED_AT):
         try:
             slug = archive.describe(one.key).metadata.get("org", "")

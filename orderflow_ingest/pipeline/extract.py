@@ -157,7 +157,7 @@ def _store(attempt: InboundMessage, app: App, names: dict[str, Any], monitor: Re
 
 
 def allowed_types(org_id: int, app: App) -> tuple[str, ...]:
-    """Give the types of attachments that an organisation takes as documents; all if it names none."""
+    """Give the types of attachments that an organization takes as documents; all if it names none."""
     org = app.records.organizations.get(org_id)
     return org.settings.document_types if org else ()
 

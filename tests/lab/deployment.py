@@ -91,7 +91,7 @@ class Deployment(Server):
         shutil.chown(self.settings_file, "root", pwd.getpwnam(self.user).pw_gid)
 
     def set_up(self, *slugs: str) -> None:
-        """Make tables, directories and these organisations, and write Postfix's configuration."""
+        """Make tables, directories and these organizations, and write Postfix's configuration."""
         self.admin("init")
         for slug in slugs:
             self.admin("org", "add", slug)

@@ -1,4 +1,4 @@
-"""An hour of varied mail for three organisations, delivered and extracted for real: what the console is looked at with.
+"""An hour of varied mail for three organizations, delivered and extracted for real: what the console is looked at with.
 
 Orders come as PDF, Excel, CSV and pictures; three are FAILED, one document was refused, two mails are held, two are
 dead letters, one has not been extracted yet, and one is as hostile as mail can be. The times of rows and events are

@@ -1,6 +1,6 @@
-"""orderflow-admin erase: delete all that there is of an organisation, a sender or one mail.
+"""orderflow-admin erase: delete all that there is of an organization, a sender or one mail.
 
-It first tells what would go. On a terminal it then has the organisation's slug typed; elsewhere --yes is needed. What
+It first tells what would go. On a terminal it then has the organization's slug typed; elsewhere --yes is needed. What
 remains is a run with the counts, under a digest of the request: no name, no address.
 """
 
@@ -19,11 +19,11 @@ from orderflow_ingest.maintenance import erasure
 from orderflow_ingest.maintenance.erasure import ErasureRequest, ErasureResult
 from orderflow_ingest.storage.database import Filter, Organization, Run
 
-_SLACK = 5  # seconds: an organisation that was found is remembered by a delivery for one
+_SLACK = 5  # seconds: an organization that was found is remembered by a delivery for one
 
 
 @click.command()
-@click.option("--org", "slug", required=True, help="Of this organisation; all of it, if nothing else is said.")
+@click.option("--org", "slug", required=True, help="Of this organization; all of it, if nothing else is said.")
 @click.option("--sender", metavar="ADDRESS", help="Only what is from this address, by its header or its envelope.")
 @click.option("--message", "mail_id", type=click.UUID, metavar="ID", help="Only this message or held mail.")
 @click.option("--yes", is_flag=True, help="Erase without asking.")
@@ -32,7 +32,7 @@ _SLACK = 5  # seconds: an organisation that was found is remembered by a deliver
 def erase(
     slug: str, sender: str | None, mail_id: UUID | None, yes: bool, as_json: bool, settings_file: str | None
 ) -> None:
-    """Delete all that there is of an organisation, of a sender within it, or of one mail; exit 1 if some is left."""
+    """Delete all that there is of an organization, of a sender within it, or of one mail; exit 1 if some is left."""
     if sender and (mail_id or "@" not in sender[1:]):
         raise click.UsageError("--sender is a whole address, and goes without --message")
     app = load_app(settings_file)
@@ -60,7 +60,7 @@ def erase(
 
 
 def _need_disabled(app: App, org: Organization) -> None:
-    """Refuse an organisation that may get mail, or that a delivery from before it was disabled may be at."""
+    """Refuse an organization that may get mail, or that a delivery from before it was disabled may be at."""
     if org.is_active:
         raise click.ClickException(f"{org.slug} takes mail: first orderflow-admin org disable {org.slug}")
     changed = app.records.holdings.changed_at(org.id)

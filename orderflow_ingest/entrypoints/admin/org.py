@@ -1,4 +1,4 @@
-"""orderflow-admin org: organisations, their settings, and what would become of a mail to one."""
+"""orderflow-admin org: organizations, their settings, and what would become of a mail to one."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from .org_test import dry_run_delivery
 
 @click.group("org", cls=CommandGroup)
 def org() -> None:
-    """Add, list, enable, disable and set up organisations, and try what would become of a mail."""
+    """Add, list, enable, disable and set up organizations, and try what would become of a mail."""
 
 
 @org.command("add")
@@ -29,14 +29,14 @@ def org() -> None:
 @click.option("--name", help="Name for people; default: the slug.")
 @settings_option
 def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
-    """Add the organisation SLUG; its mail comes to LOCAL_PART+SLUG@DOMAIN."""
+    """Add the organization SLUG; its mail comes to LOCAL_PART+SLUG@DOMAIN."""
     if not is_slug(slug):
         raise click.UsageError("a slug is of a-z, 0-9 and inner hyphens, at most 63 characters")
     app = load_app(settings_file)
     try:
         app.records.organizations.add(slug, name or slug)
     except OrganizationExistsError:
-        raise click.ClickException(f"an organisation {slug} exists already") from None
+        raise click.ClickException(f"an organization {slug} exists already") from None
     _claim(slug, app)
     publish_recipients(app)
     settings = app.settings
@@ -47,7 +47,7 @@ def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
 @json_option
 @settings_option
 def list_orgs(as_json: bool, settings_file: str | None) -> None:
-    """List all organisations, with what is set for each."""
+    """List all organizations, with what is set for each."""
     app = load_app(settings_file)
     orgs = app.records.organizations.all()
     print_rows(
@@ -69,7 +69,7 @@ def list_orgs(as_json: bool, settings_file: str | None) -> None:
 @click.argument("slug")
 @settings_option
 def enable_org(slug: str, settings_file: str | None) -> None:
-    """Let the organisation SLUG receive mail."""
+    """Let the organization SLUG receive mail."""
     _set_active(slug, True, settings_file)
 
 
@@ -77,7 +77,7 @@ def enable_org(slug: str, settings_file: str | None) -> None:
 @click.argument("slug")
 @settings_option
 def disable_org(slug: str, settings_file: str | None) -> None:
-    """Refuse the mail of the organisation SLUG; its rows and documents stay."""
+    """Refuse the mail of the organization SLUG; its rows and documents stay."""
     _set_active(slug, False, settings_file)
 
 
@@ -86,7 +86,7 @@ def disable_org(slug: str, settings_file: str | None) -> None:
 @json_option
 @settings_option
 def show_org(slug: str, as_json: bool, settings_file: str | None) -> None:
-    """Show the settings of the organisation SLUG, and what there is to set."""
+    """Show the settings of the organization SLUG, and what there is to set."""
     stored = with_current_names(named_org(load_app(settings_file), slug).stored)
     rows = [
         {
@@ -111,7 +111,7 @@ def show_org(slug: str, as_json: bool, settings_file: str | None) -> None:
 @click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
 @settings_option
 def set_org(slug: str, settings: tuple[str, ...], settings_file: str | None) -> None:
-    """Set each KEY of the organisation SLUG; deliveries heed it within a second or two."""
+    """Set each KEY of the organization SLUG; deliveries heed it within a second or two."""
     changes = {}
     for text in settings:
         name, equals, value = text.partition("=")
@@ -126,7 +126,7 @@ def set_org(slug: str, settings: tuple[str, ...], settings_file: str | None) -> 
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @settings_option
 def unset_org(slug: str, keys: tuple[str, ...], settings_file: str | None) -> None:
-    """Make each KEY of the organisation SLUG what it is for everybody."""
+    """Make each KEY of the organization SLUG what it is for everybody."""
     _change(slug, dict.fromkeys(keys, ""), settings_file)
 
 
@@ -164,16 +164,16 @@ def test_mail(
 
 @contextmanager
 def archive_may_be_away() -> Iterator[None]:
-    """Go on without the archive: what it is to know of an organisation is written by the next init."""
+    """Go on without the archive: what it is to know of an organization is written by the next init."""
     try:
         yield
     except ArchiveUnavailable as error:
-        told = "the archive was not told of every organisation; run init again, with an operator's rights in it"
+        told = "the archive was not told of every organization; run init again, with an operator's rights in it"
         click.echo(f"warning: {told}: {error}", err=True)
 
 
 def _claim(slug: str, app: App) -> None:
-    """Write a new organisation into the archive, which may know its id as another's: nothing must get mixed up."""
+    """Write a new organization into the archive, which may know its id as another's: nothing must get mixed up."""
     record = app.records.rebuild_writes.organization_record(slug)
     try:
         if record:
@@ -183,11 +183,11 @@ def _claim(slug: str, app: App) -> None:
         raise
     except OrganizationMismatchError as error:
         app.records.rebuild_writes.remove_new(slug)
-        raise click.ClickException(f"{error}: this archive has organisations; run orderflow-replay archive") from None
+        raise click.ClickException(f"{error}: this archive has organizations; run orderflow-replay archive") from None
 
 
 def _archive(slug: str, app: App) -> None:
-    """Write an organisation as it is now into the archive, from which its row can be made anew."""
+    """Write an organization as it is now into the archive, from which its row can be made anew."""
     record = app.records.rebuild_writes.organization_record(slug)
     if record:
         with archive_may_be_away():
@@ -202,7 +202,7 @@ def _listed(stored: Mapping[str, Any], as_json: bool) -> Any:
 def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
     app, slug = load_app(settings_file), ascii_lower(slug)
     if not app.records.organizations.set_active(slug, is_active):
-        raise click.ClickException(f"no organisation is named {slug}")
+        raise click.ClickException(f"no organization is named {slug}")
     publish_recipients(app)
     _archive(slug, app)
     click.echo(f"{'enabled' if is_active else 'disabled'} {slug}")
@@ -216,7 +216,7 @@ def _change(slug: str, changes: dict[str, str], settings_file: str | None) -> No
     except OrgSettingsError as error:
         raise click.UsageError(str(error)) from None
     if not is_known:
-        raise click.ClickException(f"no organisation is named {slug}")
+        raise click.ClickException(f"no organization is named {slug}")
     _archive(slug, app)
     chosen = ", ".join(name for name, value in changes.items() if value.strip())
     usual = ", ".join(name for name, value in changes.items() if not value.strip())

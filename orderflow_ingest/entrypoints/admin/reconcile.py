@@ -1,7 +1,7 @@
 """orderflow-admin reconcile: spool, rows, archive and queue held against each other.
 
 Findings are printed as they come, then a table of how many of each kind there are and how many were mended. It goes
-through one organisation after the other, and notes in its run how far it is: what was broken off goes on with
+through one organization after the other, and notes in its run how far it is: what was broken off goes on with
 --resume. Exit status 1 if anything is left.
 """
 
@@ -43,7 +43,7 @@ from orderflow_ingest.storage.database import Filter, Organization, Run
     default=100,
     show_default=True,
     type=click.IntRange(1),
-    help="Objects of a kind in an organisation's sample.",
+    help="Objects of a kind in an organization's sample.",
 )
 @click.option(
     "--minutes",

@@ -1,6 +1,6 @@
 """orderflow-admin retention: delete raw mail and documents that are kept for no longer; the rows stay.
 
-How long is an organisation's setting, keep_raw_days and keep_documents_days, or --raw-days and --document-days; where
+How long is an organization's setting, keep_raw_days and keep_documents_days, or --raw-days and --document-days; where
 nothing is said objects are kept for ever. Without --yes it only tells what would go.
 """
 
@@ -21,7 +21,7 @@ DAYS = click.IntRange(1, MOST_DAYS)
 @click.command()
 @org_option
 @click.option(
-    "--raw-days", type=DAYS, metavar="N", help="Keep raw mail N days, whatever the organisations' settings say."
+    "--raw-days", type=DAYS, metavar="N", help="Keep raw mail N days, whatever the organizations' settings say."
 )
 @click.option("--document-days", type=DAYS, metavar="N", help="The same for documents.")
 @click.option("--also-failed", is_flag=True, help="Do not keep what FAILED for a replay.")
@@ -61,7 +61,7 @@ def retention(
         app.records.runs.advance(run.id, None, done, busy, 0, datetime.now(UTC), is_over=True)
     print_rows(rows, as_json)
     if not rules:
-        click.echo("every organisation keeps all for ever", err=True)
+        click.echo("every organization keeps all for ever", err=True)
     elif not yes:
         click.echo("nothing was deleted: say --yes", err=True)
 

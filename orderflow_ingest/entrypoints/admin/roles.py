@@ -1,13 +1,13 @@
 """What each program may do in PostgreSQL and in the S3 bucket: a script and example policies, for given settings.
 
 The script is `migrations/roles.postgresql.sql`, filled in. It makes group roles, one for each kind of program; who
-logs in as what is the operator's. The policies follow the same roles, and the keys: one prefix per organisation.
+logs in as what is the operator's. The policies follow the same roles, and the keys: one prefix per organization.
 
     map        Postfix's recipient map: slugs, no object
     deliver    orderflow-deliver and the service: adds, and takes back what it has just added
     worker     extraction and hand-over; it delivers what was left in the spool too
     operator   orderflow-admin and orderflow-replay: all tenants
-    tenant     an example for one organisation: reads its own objects
+    tenant     an example for one organization: reads its own objects
 """
 
 import json
@@ -63,7 +63,7 @@ def s3(settings: Settings) -> str:
         "orderflow_operator": _policy(
             _allow(("GetObject", "PutObject", "DeleteObject"), f"{root}org/*"), probing, listing, *encrypting
         ),
-        "example: read-only for the organisation whose id is 1": _policy(
+        "example: read-only for the organization whose id is 1": _policy(
             _allow(("GetObject",), f"{root}org/1/*"), listing_own, *encrypting
         ),
     }

@@ -1,6 +1,6 @@
 """orderflow-admin show: the whole story of one mail, or its raw bytes, or one of its documents.
 
-A mail is named by its id, by the beginning of one of an organisation (`--org`), or by its Message-ID in <>. A mail that
+A mail is named by its id, by the beginning of one of an organization (`--org`), or by its Message-ID in <>. A mail that
 is held has an id too. What is named twice is refused, with the ids to choose from.
 """
 
@@ -136,7 +136,7 @@ def _show(story: Story, as_json: bool) -> None:
 
 def _facts(story: Story) -> dict[str, Any]:
     mail = story.mail
-    facts: dict[str, Any] = {"id": mail.id, "organisation": story.org}
+    facts: dict[str, Any] = {"id": mail.id, "organization": story.org}
     if isinstance(mail, InboundMessage):
         facts["status"] = f"{mail.status.value}, attempts: {mail.attempts}"
         facts["error"] = _error(mail.error_json)

@@ -1,4 +1,4 @@
-"""orderflow-admin status: what is where, at a glance; of all organisations, of one, or of each (`--by-org`).
+"""orderflow-admin status: what is where, at a glance; of all organizations, of one, or of each (`--by-org`).
 
 It asks for what is unfinished, failed or held, and for the last seven days, so that it takes no longer however long the
 history grows. A part that is away is told as such, and the rest is shown. Errors are told by class and place: nothing
@@ -32,8 +32,8 @@ _FORMER_NAMES = {"held mail": "conflicts held"}  # in JSON, for programs that re
 
 @click.command()
 @org_option
-@click.option("--by-org", is_flag=True, help="A line for each organisation, those with the most trouble first.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="At most so many organisations.")
+@click.option("--by-org", is_flag=True, help="A line for each organization, those with the most trouble first.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="At most so many organizations.")
 @click.option(
     "--watch",
     is_flag=False,

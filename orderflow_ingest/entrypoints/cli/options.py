@@ -1,4 +1,4 @@
-"""What an operator can say in the same way to every program: which organisation and which mail is meant, and when.
+"""What an operator can say in the same way to every program: which organization and which mail is meant, and when.
 
 A time is a date, or a date and a time, in UTC, or how long ago: `2h`, `3d`.
 """
@@ -48,7 +48,7 @@ def whole_message_id(text: str) -> str:
 
 def org_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --org."""
-    return click.option("--org", "slug", help="Of this organisation alone.")(command)
+    return click.option("--org", "slug", help="Of this organization alone.")(command)
 
 
 def period_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,18 +66,18 @@ def mail_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def named_org(app: App, slug: str) -> Organization:
-    """Give the organisation of a slug; an error in one line if there is none."""
+    """Give the organization of a slug; an error in one line if there is none."""
     org = app.records.organizations.find(ascii_lower(slug))
     if org is None:
-        raise click.ClickException(f"no organisation is named {slug}")
+        raise click.ClickException(f"no organization is named {slug}")
     return org
 
 
 def org_id_of(app: App, slug: str | None) -> int | None:
-    """Give the id of the organisation that is named; None stands for all."""
+    """Give the id of the organization that is named; None stands for all."""
     return None if slug is None else named_org(app, slug).id
 
 
 def organizations(app: App, slug: str | None) -> list[Organization]:
-    """Give the organisation that is named, or all."""
+    """Give the organization that is named, or all."""
     return list(app.records.organizations.all()) if slug is None else [named_org(app, slug)]

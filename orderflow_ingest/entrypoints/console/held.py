@@ -25,7 +25,7 @@ _LIMIT, _LONGEST = 100, 500
 REASON_TEXTS = {
     HoldReason.MESSAGE_ID_REUSED: "Its Message-ID is known with other content: a mail that was changed on its way, a "
     "broken mailer, or somebody who wants a later order to be taken for an earlier one.",
-    HoldReason.SENDER_NOT_ALLOWED: "The organisation takes no mail from this sender by itself.",
+    HoldReason.SENDER_NOT_ALLOWED: "The organization takes no mail from this sender by itself.",
 }
 _DONE = {
     "accepted": "It is a message of its own now, and a worker takes it up.",

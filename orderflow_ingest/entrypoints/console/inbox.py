@@ -60,7 +60,7 @@ def pages(app: App) -> Blueprint:
         known = organizations(app)
         try:
             if query.org and query.org not in {org.slug for org in known}:
-                raise InvalidQueryError(f"There is no organisation {query.org}.")
+                raise InvalidQueryError(f"There is no organization {query.org}.")
             scope = Scope(app, query.org or None)
             found = scope.messages(parse_filter(query), PAGE + 1, _parse_cursor(request.args.get("after", "")))
         except InvalidQueryError as error:

@@ -82,12 +82,12 @@ password_option = click.option(
 
 @user.command("add")
 @click.argument("name")
-@click.option("--org", "slugs", multiple=True, help="NAME sees this organisation alone; may be repeated.")
+@click.option("--org", "slugs", multiple=True, help="NAME sees this organization alone; may be repeated.")
 @click.option("--may-change", is_flag=True, help="NAME may replay, accept, discard and deliver again.")
 @password_option
 @settings_option
 def add_user(name: str, slugs: tuple[str, ...], may_change: bool, no_password: bool, settings_file: str | None) -> None:
-    """Let NAME log in; without --org, NAME sees every organisation, dead letters and the queue."""
+    """Let NAME log in; without --org, NAME sees every organization, dead letters and the queue."""
     from .users import User, Users, hash_password, is_valid_name
 
     if not is_valid_name(name):

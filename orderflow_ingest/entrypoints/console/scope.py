@@ -98,7 +98,7 @@ class Scope:
 
 
 def organizations(app: App) -> list[Organization]:
-    """List the organisations that the user may know of."""
+    """List the organizations that the user may know of."""
     return [org for org in app.records.organizations.all() if g.user.sees(org.slug)]
 
 

@@ -51,13 +51,13 @@ OLDEST = Gauge(
 OVERDUE = Gauge(
     "orderflow_overdue_seconds", "For how long a worker should have had the longest-due message; 0 if none is"
 )
-FAILED = Gauge("orderflow_messages_failed_by_org", "Messages that are FAILED, of organisations that have any", ("org",))
+FAILED = Gauge("orderflow_messages_failed_by_org", "Messages that are FAILED, of organizations that have any", ("org",))
 DOCUMENTS = Gauge("orderflow_documents", "Documents that are not handed over: PENDING or FAILED", ("handover",))
 FAILED_DOCUMENTS = Gauge(
-    "orderflow_documents_failed_by_org", "Documents whose hand-over FAILED, of organisations that have any", ("org",)
+    "orderflow_documents_failed_by_org", "Documents whose hand-over FAILED, of organizations that have any", ("org",)
 )
 HELD_MAIL = Gauge("orderflow_held_mail", "Mails that are held")
-HELD_MAIL_BY_ORG = Gauge("orderflow_held_mail_by_org", "Mails that are held, of organisations that have any", ("org",))
+HELD_MAIL_BY_ORG = Gauge("orderflow_held_mail_by_org", "Mails that are held, of organizations that have any", ("org",))
 QUEUE = Gauge("orderflow_queue_tasks", "Tasks that wait for a worker")
 SPOOL = Gauge("orderflow_spool_entries", "Entries of this host's spool, in hand or left")
 DEAD = Gauge("orderflow_dead_letters", "Entries that were set aside in this host's spool")

@@ -25,7 +25,7 @@ from .gauges import BUILD, GAUGES, MEASURE_SECONDS, PROBES, UP, Sample
 TIMEOUT = 4.0  # seconds; Prometheus waits for 10 unless told otherwise
 MAX_AGE = 5.0  # seconds
 BACKENDS = ("archive", "database", "queue")
-# Where an organisation need not be known. Prometheus sees an increase only from a count that it has seen before, so
+# Where an organization need not be known. Prometheus sees an increase only from a count that it has seen before, so
 # that the first failure of its kind would be missed, if there were no zero.
 _INITIAL_LABELS: dict[metrics.Counter, list[tuple[str, ...]]] = {
     metrics.DELIVERIES: [("", outcome.name) for outcome in Outcome],

@@ -24,7 +24,7 @@ _CLOSED = "not held: it is closed, or not known"
 
 @click.command("held")
 @click.argument("ids", nargs=-1, type=click.UUID)
-@click.option("--org", help="Of this organisation.")
+@click.option("--org", help="Of this organization.")
 @click.option("--accept", is_flag=True, help="Make each of them a message of its own.")
 @click.option("--discard", is_flag=True, help="Close each of them without making it a message.")
 @click.option("--all", "every", is_flag=True, help="Decide on all that --org has, instead of IDS.")
@@ -45,9 +45,9 @@ def decide_held_mail(
     as_json: bool,
     settings_file: str | None,
 ) -> None:
-    """Show mail that is held; accept or discard IDS, or all of an organisation.
+    """Show mail that is held; accept or discard IDS, or all of an organization.
 
-    REASON says why it is held: IDENTITY, its Message-ID is known with other content; SENDER, its organisation takes no
+    REASON says why it is held: IDENTITY, its Message-ID is known with other content; SENDER, its organization takes no
     mail from this sender by itself.
     """
     if accept and discard:

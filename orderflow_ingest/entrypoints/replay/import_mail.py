@@ -35,7 +35,7 @@ _BATCH = 100  # mails between two notes of how far it has come
 
 @click.command("import")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--org", "slug", required=True, help="For this organisation.")
+@click.option("--org", "slug", required=True, help="For this organization.")
 @click.option("--again", is_flag=True, help="Take in, too, what came by mail with the same content.")
 @click.option("--dry-run", is_flag=True, help="Show what would become of each mail, and do nothing.")
 @json_option

@@ -89,9 +89,9 @@ def rebuild_from_archive(
     for line in found.remarks:
         click.echo(printable(line), err=True)
     if not found.chosen and not found.lost:
-        raise click.ClickException("the archive has no such organisation" if slug else "the archive is empty")
+        raise click.ClickException("the archive has no such organization" if slug else "the archive is empty")
     if not (yes or dry_run):
-        click.confirm(f"Make the rows of {len(found.chosen)} organisations anew?", abort=True, err=True)
+        click.confirm(f"Make the rows of {len(found.chosen)} organizations anew?", abort=True, err=True)
     if not dry_run:
         for org in found.chosen:
             app.records.rebuild_writes.add_organization(org)
@@ -152,7 +152,7 @@ def _find(slug: str | None, app: App) -> _Organizations:
         org = one.org
         if org is None:
             if slug is None:
-                found.remarks.append(one.why if one.org_id is None else f"organisation {one.org_id} {one.why}")
+                found.remarks.append(one.why if one.org_id is None else f"organization {one.org_id} {one.why}")
                 found.lost += [] if one.org_id is None else [str(one.org_id)]
             continue
         if slug not in (None, org.slug):
@@ -161,20 +161,20 @@ def _find(slug: str | None, app: App) -> _Organizations:
             read_settings(org.settings)
             found.new += not app.records.rebuild_writes.has_organization(org)
         except (OrganizationMismatchError, OrgSettingsError) as error:
-            found.remarks.append(f"organisation {org.slug} is left out: {error}")
+            found.remarks.append(f"organization {org.slug} is left out: {error}")
             found.lost.append(org.slug)
             continue
         found.chosen.append(org)
         if one.why:
-            found.remarks.append(f"organisation {org.slug} {one.why}")
+            found.remarks.append(f"organization {org.slug} {one.why}")
     return found
 
 
 def _rows(found: _Organizations, tally: RebuildProgress, stray: int | None) -> list[Row]:
-    numbers: list[tuple[str, int]] = [("organisations that came back", found.new)]
-    numbers.append(("organisations there already", len(found.chosen) - found.new))
+    numbers: list[tuple[str, int]] = [("organizations that came back", found.new)]
+    numbers.append(("organizations there already", len(found.chosen) - found.new))
     if found.lost:
-        numbers.append(("organisations left out", len(found.lost)))
+        numbers.append(("organizations left out", len(found.lost)))
     numbers += [(came.value, tally.presences[came]) for came in Presence if tally.presences[came] or came in _ALWAYS]
     numbers += [(note.value, number) for note, number in sorted(tally.notes.items())]
     if stray:

@@ -22,7 +22,7 @@ Command = Callable[..., Any]
 _STATUSES = click.Choice([status.value for status in Status], case_sensitive=False)
 _SELECTION = (
     click.argument("ids", nargs=-1, type=click.UUID),
-    click.option("--org", help="Of this organisation."),
+    click.option("--org", help="Of this organization."),
     click.option("--status", multiple=True, type=_STATUSES, help="Of this status; may be repeated."),
     mail_options,
     click.option("--error", metavar="CLASS", help="With this error, of the message or of a document."),

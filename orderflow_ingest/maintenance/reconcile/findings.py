@@ -18,7 +18,7 @@ class FindingKind(StrEnum):
     DOCUMENT_ORPHAN = "document without a row"
     LEFT_BEHIND = "erased, but there"
     FOREIGN = "foreign object"
-    NO_ORGANISATION = "objects of no organisation"
+    NO_ORGANIZATION = "objects of no organization"
     MESSAGE_OVERDUE = "message overdue"
     DOCUMENT_OVERDUE = "document overdue"
     DOCUMENTS_LOST = "document rows missing"
@@ -29,7 +29,7 @@ class FindingKind(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: of which organisation, with what, and what was done about it ("" for nothing)."""
+    """One thing that is wrong: of which organization, with what, and what was done about it ("" for nothing)."""
 
     kind: FindingKind
     org: str

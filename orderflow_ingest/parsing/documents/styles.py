@@ -3,7 +3,7 @@
 There is no style engine here: a mail program's style sheets, its width and its faults decide what a person sees. So
 text is left out only where its own style attribute hides it in every program: the last valid `display` in it is `none`,
 and no style sheet of the page can win against that. All other text stays. Text that may be invisible (without size,
-colour or place; hidden by `visibility`, by the attribute `hidden`, or perhaps by a style sheet) stays as well and is
+color or place; hidden by `visibility`, by the attribute `hidden`, or perhaps by a style sheet) stays as well and is
 reported, since a handler may believe what no person saw: a language model, for one. Rules of a style sheet are read as
 style attributes are, whatever they select.
 

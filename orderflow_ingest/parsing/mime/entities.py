@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .fields import Field, first_value, iterate_fields
 from .header_end import find_content, is_usual
-from .parameters import Parametrised, parse_parameters
+from .parameters import Parametrized, parse_parameters
 from .scanner import Scanner
 
 _WORD = re.compile(rb"[\w.-]+", re.ASCII)
@@ -67,15 +67,15 @@ _MOST_FIELDS = 1000
 _MOST_ADDED = 100
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
 _COMMENT = re.compile(rb"\([^()]*\)")
-_NO_PARAMETERS = Parametrised("", ())
+_NO_PARAMETERS = Parametrized("", ())
 
 
 class Header(NamedTuple):
     """What a header says of its content; type is usable always, content holds what was written."""
 
     type: str
-    content: Parametrised
-    disposition: Parametrised
+    content: Parametrized
+    disposition: Parametrized
     encoding: str
     content_id: str
     location: str
@@ -288,7 +288,7 @@ def describe(fields: tuple[Field, ...], in_digest: bool, defects: tuple[str, ...
     )
 
 
-def _add_parameters(known: Parametrised, field: Field) -> Parametrised:
+def _add_parameters(known: Parametrized, field: Field) -> Parametrized:
     """Return a field with the parameters of another of its name, which count where it has none of the kind."""
     if len(known.parameters) > _MOST_ADDED or b"=" not in field.value:
         return known

@@ -31,7 +31,7 @@ _ODD_FIELD = re.compile(rb"(?:X|Content|MIME)-[^:\r\n]{1,200}:", re.IGNORECASE)
 _DESCRIBING = ("content-type", "content-transfer-encoding", "content-disposition")
 _REGISTERED = """
 apparently-to approved autocrypt bcc cc comments date distribution encoding encrypted envelope expires face followup-to
-from importance in-reply-to keywords language lines mailer mime-version message-id newsgroups organisation organization
+from importance in-reply-to keywords language lines mailer mime-version message-id newsgroups organization organization
 path precedence priority received references reply-to return-path sender sensitivity status subject summary supersedes
 thread to xref
 """

@@ -75,7 +75,7 @@ class Parameter(NamedTuple):
     value: bytes
 
 
-class Parametrised(NamedTuple):
+class Parametrized(NamedTuple):
     """A field's value in lower case, its parameters, and what had to be tolerated in them."""
 
     value: str
@@ -117,7 +117,7 @@ class Parametrised(NamedTuple):
         return None if text is None else text.encode("utf-8", "replace")
 
 
-def parse_parameters(value: bytes) -> Parametrised:
+def parse_parameters(value: bytes) -> Parametrized:
     """Split the value of Content-Type, Content-Disposition or a field like them."""
     defects = [] if value.isascii() else ["raw 8-bit in a parameter"]
     value = value.replace(b"\0", b"")
@@ -127,7 +127,7 @@ def parse_parameters(value: bytes) -> Parametrised:
     parameters = tuple(_read_parameters(value, position, quote, defects))
     if b"*" in value and not _sections_are_whole(parameters):
         defects.append("sections of a parameter missing or doubled")
-    return Parametrised(
+    return Parametrized(
         b"".join(main[1].split()).rstrip(b",:").decode("ascii", "replace").lower() if main else "",
         parameters,
         tuple(defects),

@@ -1,4 +1,4 @@
-"""The rows: the truth about every organisation, message and document. See `tables`."""
+"""The rows: the truth about every organization, message and document. See `tables`."""
 
 from datetime import timedelta
 

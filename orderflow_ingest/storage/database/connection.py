@@ -4,7 +4,7 @@ SQLite runs in WAL mode with full sync, one writer at a time (BEGIN IMMEDIATE, s
 queue up instead of failing in mid-transaction). PostgreSQL is reached by psycopg 3 without prepared
 statements, which a transaction pooler such as pgbouncer would lose.
 
-Whoever reads or writes says whose rows he means: one organisation's, several's, ALL_TENANTS, or NO_TENANT for what
+Whoever reads or writes says whose rows he means: one organization's, several's, ALL_TENANTS, or NO_TENANT for what
 belongs to none. On PostgreSQL a transaction says so to the server, which shows no other rows to a role that
 is bound by row-level security (see migration 0004); the setting ends with its transaction, so that no connection
 of the pool keeps it. Transaction and setting begin in one round trip, which also shows whether the connection still
@@ -47,10 +47,10 @@ _WAL_PATIENCE = 5.0  # seconds
 
 
 class TenantScope(Enum):
-    """Whose rows a transaction is about, where it is not about certain organisations'."""
+    """Whose rows a transaction is about, where it is not about certain organizations'."""
 
     ALL_TENANTS = "an operator's question about all tenants: refused to a role that is bound to the ones it names"
-    NO_TENANT = "rows that belong to no tenant: the organisations themselves, the schema's version"
+    NO_TENANT = "rows that belong to no tenant: the organizations themselves, the schema's version"
     ALL_IDS = "ids of all tenants' rows, which functions of the owner's return"
 
 
@@ -102,7 +102,7 @@ class Database:
 
     @contextmanager
     def read(self, orgs: Orgs) -> Iterator[sa.Connection]:
-        """Yield a connection that reads these organisations' rows. Raise DatabaseUnavailable.
+        """Yield a connection that reads these organizations' rows. Raise DatabaseUnavailable.
 
         Of PostgreSQL it is in a transaction, except for NO_TENANT and ALL_IDS, which have nothing to say in one.
         """
@@ -144,7 +144,7 @@ class Database:
 
     @contextmanager
     def write(self, orgs: Orgs) -> Iterator[sa.Connection]:
-        """Yield a connection in a transaction on these organisations' rows that commits at the end.
+        """Yield a connection in a transaction on these organizations' rows that commits at the end.
 
         Raise DatabaseUnavailable.
         """
@@ -299,7 +299,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _begin(orgs: Orgs) -> str:
-    """Write what begins a transaction and names its organisations, in one round trip; they are numbers, hence safe."""
+    """Write what begins a transaction and names its organizations, in one round trip; they are numbers, hence safe."""
     if orgs is ALL_TENANTS:
         return "BEGIN; SELECT orderflow_every()"
     if isinstance(orgs, TenantScope):

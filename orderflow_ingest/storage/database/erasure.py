@@ -121,7 +121,7 @@ class Erasure:
             return list(connection.scalars(sa.select(c.id).where(c.org_id == org_id, c.received_at < until, is_from)))
 
     def forget_settings(self, org_id: int) -> None:
-        """Let an organisation's row say no more than that its address is refused: its name and settings go."""
+        """Let an organization's row say no more than that its address is refused: its name and settings go."""
         o = organization.c
         with self._database.write(NO_TENANT) as connection:
             connection.execute(organization.update().where(o.id == org_id).values(name=o.slug, settings={}))

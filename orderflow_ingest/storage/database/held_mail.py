@@ -68,7 +68,7 @@ class HeldMails:
         return self._of(org_id, held_mail.c.inbound_message_id == message_id)
 
     def of_id(self, id: UUID, org_id: int | None = None) -> list[HeldMail]:
-        """List what was held under an id, of one organisation or of all, whether it is decided or not."""
+        """List what was held under an id, of one organization or of all, whether it is decided or not."""
         mine = owned(held_mail, org_id) if org_id is not None else of_any(held_mail)
         statement = sa.select(*_COLUMNS).where(mine, held_mail.c.id == id)
         with self._database.read(whose(org_id)) as connection:

@@ -157,7 +157,7 @@ class Messages:
                 wanted &= sa.tuple_(t.received_at, t.id) < sa.tuple_(after.received_at, after.id)
             newest = t.received_at.desc()
             if chosen.is_of_most and by.is_as_it_came:
-                newest = newest.nulls_last()  # the order of the index over all organisations, and of no other
+                newest = newest.nulls_last()  # the order of the index over all organizations, and of no other
             statement = sa.select(*_COLUMNS).where(wanted).order_by(newest, t.id.desc()).limit(limit)
             return [_message(row) for row in connection.execute(statement)]
 

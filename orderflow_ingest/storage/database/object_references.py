@@ -1,8 +1,8 @@
-"""Holdings: which rows name which object of the archive; read by an organisation's keys, page by page.
+"""Holdings: which rows name which object of the archive; read by an organization's keys, page by page.
 
 A raw object may be named by several rows (a message by mail and by upload, a held mail that was accepted), and a
 document's by very many. No index leads from a digest to its rows, and none is wanted where mail is delivered: so who
-asks for all rows of an object reads all rows of the organisation, in short transactions, and sorts them elsewhere
+asks for all rows of an object reads all rows of the organization, in short transactions, and sorts them elsewhere
 (see `keeping.ledger`).
 """
 
@@ -27,7 +27,7 @@ _UNFINISHED = [status.value for status in UNFINISHED]
 
 
 class Area(StrEnum):
-    """The two kinds of objects that an organisation has, as their keys name them."""
+    """The two kinds of objects that an organization has, as their keys name them."""
 
     RAW = "raw"
     DOCUMENTS = "documents"
@@ -71,7 +71,7 @@ class ObjectReference:
 
 @dataclass(frozen=True)
 class Keeping:
-    """How many days an organisation's objects are kept since their mail came; None: for ever."""
+    """How many days an organization's objects are kept since their mail came; None: for ever."""
 
     raw_days: int | None
     document_days: int | None
@@ -151,7 +151,7 @@ class ObjectReferences:
         self._database = database
 
     def iterate(self, org_id: int, kind: Kind, with_events: bool = False) -> Iterator[ObjectReference]:
-        """Iterate over an organisation's rows of a kind by their ids; rows that come later may be left out."""
+        """Iterate over an organization's rows of a kind by their ids; rows that come later may be left out."""
         table, statement = _ROWS[kind]
         after: UUID | None = None
         while True:
@@ -200,13 +200,13 @@ class ObjectReferences:
             last = (page[-1][1], page[-1][0])
 
     def keeping(self, org_id: int) -> Keeping:
-        """Return how long an organisation's settings have its objects kept: `keep_raw_days`, `keep_documents_days`."""
+        """Return how long an organization's settings have its objects kept: `keep_raw_days`, `keep_documents_days`."""
         with self._database.read(NO_TENANT) as connection:
             found = connection.scalar(sa.select(organization.c.settings).where(organization.c.id == org_id)) or {}
         return Keeping(found.get("keep_raw_days"), found.get("keep_documents_days"))
 
     def changed_at(self, org_id: int) -> datetime | None:
-        """Return when an organisation's own row was changed last, by being disabled say."""
+        """Return when an organization's own row was changed last, by being disabled say."""
         with self._database.read(NO_TENANT) as connection:
             changed: datetime | None = connection.scalar(
                 sa.select(organization.c.updated_at).where(organization.c.id == org_id)

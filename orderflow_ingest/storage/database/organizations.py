@@ -1,4 +1,4 @@
-"""Organisations, the tenants: who may receive mail, by the slug of their address.
+"""Organizations, the tenants: who may receive mail, by the slug of their address.
 
 For a Postfix that answers RCPT TO without the service (`postfix main --map database`) an SQLite database has a small
 file of its own beside it, `recipients.db`, with the active slugs alone: Postfix's user need then not be able to read,
@@ -49,7 +49,7 @@ _FILLED_OF_PRIMARY: sa.Executable = sa.union_all(_IS_FILLED, _IS_STANDBY)
 
 
 class OrganizationExistsError(OrderflowError):
-    """An organisation of this slug is there already."""
+    """An organization of this slug is there already."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Organization:
 
 
 class Organizations:
-    """The organisation table."""
+    """The organization table."""
 
     def __init__(self, database: Database):
         self._database = database
@@ -78,7 +78,7 @@ class Organizations:
         self._by_id: dict[int, tuple[float, Organization]] = {}
 
     def find(self, slug: str) -> Organization | None:
-        """Find an organisation by its slug; what was found less than a second ago is not asked for again."""
+        """Find an organization by its slug; what was found less than a second ago is not asked for again."""
         known = self.remembered(slug)
         if known is not None:
             return known
@@ -93,7 +93,7 @@ class Organizations:
         return org if time.monotonic() - at < _REMEMBERED else None
 
     def get(self, id: int) -> Organization | None:
-        """Get an organisation by its id; what was found less than a second ago is not asked for again."""
+        """Get an organization by its id; what was found less than a second ago is not asked for again."""
         at, org = self._by_id.get(id, (0.0, None))
         if org is None or time.monotonic() - at >= _REMEMBERED:
             org = next(iter(self._select(organization.c.id == id)), None)
@@ -102,7 +102,7 @@ class Organizations:
         return org
 
     def all(self) -> list[Organization]:
-        """List all organisations by slug."""
+        """List all organizations by slug."""
         return self._select(sa.true())
 
     def active_slugs(self, among: Collection[str] | None = None) -> set[str] | None:
@@ -148,7 +148,7 @@ class Organizations:
         return DatabaseUnavailable(f"database {self._database.name}: a standby answers, and may not know all yet")
 
     def add(self, slug: str, name: str) -> None:
-        """Add an organisation. Raises OrganizationExistsError by the unique slug."""
+        """Add an organization. Raises OrganizationExistsError by the unique slug."""
         try:
             with self._database.write(NO_TENANT) as connection:
                 connection.execute(organization.insert().values(slug=slug, name=name))
@@ -156,14 +156,14 @@ class Organizations:
             raise OrganizationExistsError(slug) from error
 
     def set_active(self, slug: str, is_active: bool) -> bool:
-        """Switch an organisation on or off; False if there is none of this slug."""
+        """Switch an organization on or off; False if there is none of this slug."""
         self._found.pop(slug, None)
         with self._database.write(NO_TENANT) as connection:
             statement = organization.update().where(organization.c.slug == slug).values(is_active=is_active)
             return connection.execute(statement).rowcount == 1
 
     def change_settings(self, slug: str, changes: Mapping[str, str]) -> bool:
-        """Change settings, and take out those whose new value is empty; False if there is no such organisation.
+        """Change settings, and take out those whose new value is empty; False if there is no such organization.
 
         What others change at the same time stays, and so do keys that a newer version has written. Raises
         OrgSettingsError.
@@ -244,7 +244,7 @@ class Organizations:
             raise DatabaseUnavailable(f"{path} cannot be read: {os_reason(error)}") from error
 
     def slug(self, org_id: int) -> str:
-        """Return the slug of an organisation, which never changes; "" if there is none of this id."""
+        """Return the slug of an organization, which never changes; "" if there is none of this id."""
         if org_id not in self._slugs:
             found = self._select(organization.c.id == org_id)
             if not found:

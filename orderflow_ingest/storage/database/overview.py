@@ -54,7 +54,7 @@ class LastError:
 
 @dataclass
 class OrganizationCounts:
-    """What is where, of one organisation."""
+    """What is where, of one organization."""
 
     org_id: int
     counts: Counter[str] = field(default_factory=Counter)
@@ -88,7 +88,7 @@ class Overview:
         return {status: found.get(status, RecentCounts()) for status in Status}
 
     def by_organization(self, day: datetime, week: datetime) -> list[OrganizationCounts]:
-        """Count by organisation, those with the most trouble first; those of which there is nothing are left out."""
+        """Count by organization, those with the most trouble first; those of which there is nothing are left out."""
         t, d, c = inbound_message.c, document.c, held_mail.c
         nothing = sa.cast(sa.null(), t.received_at.type)
         queries = [
@@ -153,7 +153,7 @@ class Overview:
         return found
 
     def ids_that_begin(self, org_id: int, beginning: str, limit: int) -> list[UUID]:
-        """List the ids of an organisation's messages that begin with these hexadecimal digits."""
+        """List the ids of an organization's messages that begin with these hexadecimal digits."""
         t = inbound_message.c
         statement = sa.select(t.id).where(t.org_id == org_id, begins(t.id, beginning)).order_by(t.id).limit(limit)
         with self._database.read(org_id) as connection:

@@ -1,4 +1,4 @@
-"""Rows made again from what the archive says: organisations, and messages with their documents, whole or not at all.
+"""Rows made again from what the archive says: organizations, and messages with their documents, whole or not at all.
 
 Idempotent by the ids, which come out of the archive, and by the unique identities: what is there already stays as it
 is, and is counted as such. A message comes with its documents and an event of its own in one transaction of several
@@ -27,7 +27,7 @@ from .tables import document, held_mail, inbound_message, organization, skipped_
 
 @dataclass(frozen=True)
 class OrganizationRecord:
-    """All of an organisation's row that is not a time."""
+    """All of an organization's row that is not a time."""
 
     id: int
     slug: str
@@ -37,7 +37,7 @@ class OrganizationRecord:
 
 
 class OrganizationMismatchError(OrderflowError):
-    """The database has another organisation of this id, or this one under another id: mail would get mixed up."""
+    """The database has another organization of this id, or this one under another id: mail would get mixed up."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RebuildWrites:
         self._database = database
 
     def organization_records(self) -> list[OrganizationRecord]:
-        """List all organisations as their rows are, by id."""
+        """List all organizations as their rows are, by id."""
         columns = [organization.c[name] for name in field_names(OrganizationRecord)]
         with self._database.read(NO_TENANT) as connection:
             return [
@@ -91,11 +91,11 @@ class RebuildWrites:
             ]
 
     def organization_record(self, slug: str) -> OrganizationRecord | None:
-        """Get an organisation as its row is."""
+        """Get an organization as its row is."""
         return next((org for org in self.organization_records() if org.slug == slug), None)
 
     def has_organization(self, org: OrganizationRecord) -> bool:
-        """Return whether an organisation is there under its id. Raise OrganizationMismatchError."""
+        """Return whether an organization is there under its id. Raise OrganizationMismatchError."""
         o = organization.c
         with self._database.read(NO_TENANT) as connection:
             found = connection.execute(sa.select(o.id, o.slug).where((o.id == org.id) | (o.slug == org.slug))).all()
@@ -105,7 +105,7 @@ class RebuildWrites:
         return bool(found)
 
     def add_organization(self, org: OrganizationRecord) -> bool:
-        """Add an organisation under its id; False if it is there. Raise OrganizationMismatchError."""
+        """Add an organization under its id; False if it is there. Raise OrganizationMismatchError."""
         if self.has_organization(org):
             return False
         try:
@@ -119,7 +119,7 @@ class RebuildWrites:
         return True
 
     def remove_new(self, slug: str) -> None:
-        """Take back an organisation that was added a moment ago; one that has any row stays (foreign keys)."""
+        """Take back an organization that was added a moment ago; one that has any row stays (foreign keys)."""
         with self._database.write(NO_TENANT) as connection:
             connection.execute(organization.delete().where(organization.c.slug == slug))
 
@@ -143,7 +143,7 @@ class RebuildWrites:
             return Counter(self._restore(connection, mail) for mail in mails)
 
     def digests_of_documents(self, org_id: int) -> Iterator[str]:
-        """Iterate over the digests of an organisation's documents in their order, each once."""
+        """Iterate over the digests of an organization's documents in their order, each once."""
         d = document.c
         # Grouped: of what is DISTINCT, PostgreSQL sorts by nothing but itself.
         grouped = sa.select(d.digest).where(d.org_id == org_id).group_by(d.digest)

@@ -1,6 +1,6 @@
 """What PostgreSQL says of itself, for `orderflow-admin check`: its settings, our role's rights and bounds.
 
-It is asked as the role of the database's URL, reads system catalogues alone, and changes nothing.
+It is asked as the role of the database's URL, reads system catalogs alone, and changes nothing.
 """
 
 import time

@@ -1,7 +1,7 @@
 """Figures for plots: how many messages came when, what became of them, and how long it took.
 
 They are about a stretch of time that ends now, so that they cost what came in it and not what came before: one
-organisation's by (org_id, received_at), all tenants' by received_at.
+organization's by (org_id, received_at), all tenants' by received_at.
 
 How long a message took is counted by bounds: the database counts, and no quantile needs its rows. It is the time from
 its arrival to the last change of its row, hence for one that was replayed the time to the end of that.
@@ -47,7 +47,7 @@ class TimeBucket:
 
 @dataclass(frozen=True)
 class OrgCount:
-    """The messages of one organisation."""
+    """The messages of one organization."""
 
     org_id: int
     numbers: Numbers
@@ -81,7 +81,7 @@ class Figures:
     def by_organization(
         self, since: datetime, until: datetime, org_id: int | None = None, limit: int = 20
     ) -> list[OrgCount]:
-        """Count by organisation, those with the most messages first."""
+        """Count by organization, those with the most messages first."""
         t = inbound_message.c
         sums = [sa.func.count().filter(of_status) for of_status in (t.status == "PARSED", t.status == "FAILED")]
         statement = sa.select(t.org_id, *sums, sa.func.count().label("received")).where(*_came(since, until, org_id))

@@ -165,7 +165,7 @@ inbound_message = sa.Table(
     sa.CheckConstraint(STATUSES, name="status"),
     _own("raw_key", "raw"),
     sa.Index(None, "org_id", "received_at"),
-    # Its order is asked for by name, and no plan for one organisation can take it: one that has been silent for
+    # Its order is asked for by name, and no plan for one organization can take it: one that has been silent for
     # long would be looked for through all that came since.
     sa.Index(None, "received_at", postgresql_ops={"received_at": "DESC NULLS LAST"}),
     _words("ix_inbound_message_words", MESSAGE_WORDS),

@@ -39,7 +39,7 @@ _OTHER_ROLE = "run this as root, who may read the worker's worker.env, or name a
 
 
 @click.command()
-@click.option("--org", "slug", default="canary", show_default=True, help="The organisation that the probe is for.")
+@click.option("--org", "slug", default="canary", show_default=True, help="The organization that the probe is for.")
 @click.option("--server", default="localhost:25", show_default=True, metavar="HOST:PORT", help="The MX to send it to.")
 @click.option("--sender", metavar="ADDRESS", help="Envelope sender; default: postmaster of the first domain.")
 @click.option("--timeout", default=120.0, show_default=True, type=click.FloatRange(1), help="Seconds for all of it.")
@@ -59,7 +59,7 @@ def canary(
 ) -> None:
     """Send a probe mail through the real MX and time it until its documents are handed over.
 
-    It leaves one small message in the organisation canary, and touches no other. Exit 1 names the step that did not
+    It leaves one small message in the organization canary, and touches no other. Exit 1 names the step that did not
     come.
     """
     began, steps = time.monotonic(), list[Step]()
@@ -87,7 +87,7 @@ def canary(
 def _flight(
     slug: str, server: str, sender: str | None, timeout: float, postfix_config: str | None, settings_file: str | None
 ) -> Iterator[Step]:
-    """Prepare the flight and fly. Raises StepMissedError, also where the organisation is not there."""
+    """Prepare the flight and fly. Raises StepMissedError, also where the organization is not there."""
     settings = _worker_settings() if settings_file is None else loaded(settings_file)
     domain = settings.domains[0]
     try:
@@ -117,11 +117,11 @@ def _organization(app: App, slug: str) -> Organization:
             app.records.documents.of_message(org.id, _NO_MESSAGE)
     except DatabaseUnavailable as error:
         todo = _OTHER_ROLE if _NO_RIGHT in str(error) else "see orderflow-admin check"
-        raise StepMissedError("organisation", f"{explain(error)}; {todo}") from error
+        raise StepMissedError("organization", f"{explain(error)}; {todo}") from error
     if org is None:
-        raise StepMissedError("organisation", f"there is none named {slug}: run orderflow-admin org add {slug}")
+        raise StepMissedError("organization", f"there is none named {slug}: run orderflow-admin org add {slug}")
     if not org.is_active:
-        raise StepMissedError("organisation", f"{slug} is switched off: run orderflow-admin org enable {slug}")
+        raise StepMissedError("organization", f"{slug} is switched off: run orderflow-admin org enable {slug}")
     return org
 
 

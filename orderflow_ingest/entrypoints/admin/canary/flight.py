@@ -6,8 +6,8 @@
     parsed      a task per document is enqueued
     documents   each document has been handed over
 
-It goes to an organisation of its own, so that nobody's orders are touched; a handler knows its documents by
-`order.org`. Every run leaves one small message there and removes nothing: how long it stays is that organisation's
+It goes to an organization of its own, so that nobody's orders are touched; a handler knows its documents by
+`order.org`. Every run leaves one small message there and removes nothing: how long it stays is that organization's
 retention. Nothing is repaired here, and a step that does not come in time is named with what to look at.
 """
 

@@ -29,7 +29,7 @@ _HINTS = {
     452: "is its disk full? orderflow-admin check",
     454: _CERTIFICATE,
     530: "it wants TLS or a login from this host",
-    550: "is the organisation in the recipient map? orderflow-admin check",
+    550: "is the organization in the recipient map? orderflow-admin check",
     552: "is message_size_limit far too small?",
     554: "does it know this domain as its own, and may this host send to it? orderflow-admin check",
 }

@@ -127,7 +127,7 @@ def _breaker(app: App) -> Iterator[Said]:
         if number:
             yield (
                 "TROUBLE",
-                f"{name}: deliveries here have found it away for {number} organisations, and defer their mail",
+                f"{name}: deliveries here have found it away for {number} organizations, and defer their mail",
             )
     if not away and not any(of_some.values()):
         yield "OK", "no backend is known to be unavailable"
@@ -190,7 +190,7 @@ _PARTS: list[tuple[str, Callable[[App], Iterator[Said]]]] = [
     ("database", check_database),
     ("schema", check_schema),
     ("queue", _queue),
-    ("organisations", _organizations),
+    ("organizations", _organizations),
     ("document handler", _handler),
     ("worker", check_worker),
     ("openness", check_openness),

@@ -25,7 +25,7 @@ _NAME = re.compile(r'"((?:[^"]|"")+)"|([^\s,"()]+)')
 
 
 def check_database(app: App) -> Iterator[Said]:
-    """Ask the database for an organisation, and PostgreSQL for what it is set to."""
+    """Ask the database for an organization, and PostgreSQL for what it is set to."""
     name = app.records.database.engine.dialect.name
     says, findings = None, list[Said]()
     try:

@@ -1,6 +1,6 @@
 """Whether a mail that forges its sender gets through Postfix and its milters and is believed.
 
-Such mail is really sent, to the organisation canary and from an address that milters do not let pass by habit, and is
+Such mail is really sent, to the organization canary and from an address that milters do not let pass by habit, and is
 judged as a delivery judges it; a delivery hands its header back and does nothing more, see `probe`. What is refused is
 as good as what is not believed. All of it takes at most twenty seconds, and leaves nothing.
 """
@@ -99,7 +99,7 @@ class _Trial:
         return sent
 
     def is_believed(self, sent: _Sent) -> bool:
-        """Judge a mail as a delivery would, for an organisation that takes mail from all whom its From names."""
+        """Judge a mail as a delivery would, for an organization that takes mail from all whom its From names."""
         allowed = (f"@{self.domain}", f"@{STRANGER}")
         if sent.header is None:
             return False
@@ -151,7 +151,7 @@ def _try(trial: _Trial, asked: Postconf) -> Iterator[Said]:
 
 
 def _is_there(app: App) -> bool:
-    """Tell whether there is an organisation that forged mail can go to."""
+    """Tell whether there is an organization that forged mail can go to."""
     try:
         org = app.records.organizations.find(_CANARY)
     except DatabaseUnavailable:

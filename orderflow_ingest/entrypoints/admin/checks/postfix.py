@@ -37,7 +37,7 @@ def open_postfix(config: str | None) -> Postconf | Said:
 
 
 def check_postfix(app: App, asked: Postconf) -> Iterator[Said]:
-    """Compare main.cf, master.cf and the recipient map with the settings and the organisations."""
+    """Compare main.cf, master.cf and the recipient map with the settings and the organizations."""
     settings = app.settings
     try:
         findings = [*_main(settings, asked), *check_way(settings, asked), *check_recipients(app, asked)]
@@ -46,7 +46,7 @@ def check_postfix(app: App, asked: Postconf) -> Iterator[Said]:
         return
     way = way_of(asked)
     yield from findings or [
-        ("OK", f"settings agree, the way is {way}, RCPT TO is answered from the organisation table ({asked.place})")
+        ("OK", f"settings agree, the way is {way}, RCPT TO is answered from the organization table ({asked.place})")
     ]
 
 
@@ -103,7 +103,7 @@ def _patience(asked: Postconf) -> Iterator[Said]:
     if asked.value("soft_bounce") == "yes":
         yield "WARNING", line("soft_bounce", "no", "what is to be refused is tried again for days")
     if asked.value("smtpd_reject_unlisted_recipient") == "no":
-        yield "WARNING", line("smtpd_reject_unlisted_recipient", "yes", "mail to unknown organisations bounces later")
+        yield "WARNING", line("smtpd_reject_unlisted_recipient", "yes", "mail to unknown organizations bounces later")
     if {"orderflow", "orderflow-lmtp"} & _words(asked, "defer_transports"):
         yield "TROUBLE", line("defer_transports", "", "all our mail waits until somebody flushes the queue")
 

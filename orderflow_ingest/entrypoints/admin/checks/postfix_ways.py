@@ -172,7 +172,7 @@ def _lmtp(settings: Settings, asked: Postconf, service: Service) -> Iterator[Sai
     if asked.value("lmtp_send_xforward_command", service) != "yes":
         yield "WARNING", line("-o lmtp_send_xforward_command", "yes", "no client address is recorded", place)
     if asked.value(f"{service.name}_destination_recipient_limit") != "1":
-        yield "WARNING", line(f"{service.name}_destination_recipient_limit", 1, "one organisation can take every place")
+        yield "WARNING", line(f"{service.name}_destination_recipient_limit", 1, "one organization can take every place")
     said = "host x[y] said: 550 {} (in reply to end of DATA command)"
     yield from status_filter(asked, service, "lmtp_delivery_status_filter", said, "host x[y] said: 550 what?")
     yield from _mail_user_reaches(settings, asked, LMTP_SOCKET)
@@ -184,7 +184,7 @@ def _before_queue(settings: Settings, asked: Postconf) -> Iterator[Said]:
         yield (
             "WARNING",
             "ORDERFLOW_AUTHSERV_ID: before the queue no milter sees a mail, so that none is called authenticated: all "
-            "mail to organisations with allowed_senders is held; take the way lmtp or pipe",
+            "mail to organizations with allowed_senders is held; take the way lmtp or pipe",
         )
     for service in _filters(asked):
         place = f"master.cf: {service.name}"

@@ -1,4 +1,4 @@
-"""Whether RCPT TO is answered from the organisation table: each recipient map is asked, as the user that will ask it.
+"""Whether RCPT TO is answered from the organization table: each recipient map is asked, as the user that will ask it.
 
 A map that points elsewhere would refuse or accept everything, unnoticed; one that Postfix's user cannot read answers
 451 to everybody, while root reads it without a word.
@@ -31,7 +31,7 @@ _OPTION = re.compile(r"[?&](\w+)=([^\s&,]+)")
 
 
 def check_recipients(app: App, asked: Postconf) -> Iterator[Said]:
-    """Ask the recipient maps for an organisation that is there, and for one that cannot be."""
+    """Ask the recipient maps for an organization that is there, and for one that cannot be."""
     tables, account = asked.tables("virtual_mailbox_maps"), _mail_owner(asked)
     if not tables:
         yield "TROUBLE", "main.cf: virtual_mailbox_maps is empty: every recipient is accepted and bounces later"
@@ -52,7 +52,7 @@ def check_recipients(app: App, asked: Postconf) -> Iterator[Said]:
         known = None  # the database's own finding tells
     for domain in addresses.spellings:
         if any(asked.lookup(addresses.of(_NOBODY, domain), table, account)[0] is not None for table in tables):
-            yield "TROUBLE", "the recipient map knows an organisation that cannot be"
+            yield "TROUBLE", "the recipient map knows an organization that cannot be"
         ours = addresses.of(known or "", domain)
         if known and all(asked.lookup(ours, table, account)[0] is None for table in tables):
             yield "TROUBLE", f"the recipient map does not know {ours}: its mail is refused"

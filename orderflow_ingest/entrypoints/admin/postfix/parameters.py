@@ -2,7 +2,7 @@
 
 `orderflow-admin postfix` fills the fragments' @NAMES@ from it, and `check` compares what is in force, defaults and
 lines of other authors too: what we print depends on parameters that we do not print. Each row was seen with Postfix
-3.7, in its behaviour or its source:
+3.7, in its behavior or its source:
 
     queue_run_delay         deferred mail is looked at so often: a shorter minimal_backoff_time does nothing
     bounce_queue_lifetime   how long mail of a null sender is kept; then it is thrown away, and nobody hears of it
@@ -11,7 +11,7 @@ lines of other authors too: what we print depends on parameters that we do not p
     header_size_limit       of a longer field the rest is cut off without a word, what a sender has signed too
     daemon_timeout          the queue manager waits so long for a delivery, then it ends itself, and all mail waits
     anvil_rate_time_unit    what smtpd_client_*_rate_limit count within
-    maxproc                 of master.cf, against the limits of one organisation and of one client
+    maxproc                 of master.cf, against the limits of one organization and of one client
 
 Without a relation are smtpd_timeout, which is of the client's side alone (smtpd_proxy_timeout counts for itself),
 ipc_timeout (the queue manager waits daemon_timeout for a delivery), line_length_limit (cut lines are joined again),
@@ -90,7 +90,7 @@ def time_limit(settings: Settings) -> int:
 
 
 def org_concurrency(settings: Settings) -> int:
-    """Return how many of one organisation's messages are delivered at a time: half of the places."""
+    """Return how many of one organization's messages are delivered at a time: half of the places."""
     return (settings.concurrency + 1) // 2
 
 
@@ -144,7 +144,7 @@ def _outlives(limit: str) -> Callable[[InForce, Settings], bool]:
 
 
 def _leaves_places(found: InForce, _: Settings) -> bool:
-    """Return whether one organisation's mail leaves places for the others'."""
+    """Return whether one organization's mail leaves places for the others'."""
     own = found.number(f"{found.service}_destination_concurrency_limit")
     return found.maxproc == 1 or (own > 0 and (found.maxproc == 0 or own < found.maxproc))
 
@@ -174,7 +174,7 @@ def _transport(place: Place, transport: str, limit: str) -> Iterator[Relation]:
     )  # fmt: skip
     yield Relation(
         place, f"{transport}_destination_concurrency_limit", "WARNING", _leaves_places, org_concurrency,
-        "one organisation can take every place",
+        "one organization can take every place",
     )  # fmt: skip
     yield Relation(
         place, "maxproc", "WARNING", _is_within_places, lambda settings: settings.concurrency,
