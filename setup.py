@@ -65,7 +65,7 @@ setup(
             "Flask>=3.1,<4",  # pages and templates that escape; brings Werkzeug, which hashes the passwords
             "waitress>=3.0.2,<4",  # its HTTP server: pure Python, no children, TCP or unix socket
         ],
-        "benchmark": [  # only measured beside our own reader, by benchmarks/extraction.py
+        "benchmark": [  # only measured beside our own reader, by benchmarks/extraction
             "mail-parser>=4,<5",  # what many programs take: the standard library made convenient
             "fast-mail-parser>=0.10,<1",  # in Rust: what compiled code makes of the same mail
         ],

@@ -11,14 +11,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import extraction, memory, parsers, report
 from benchmarks.booted import __main__ as booted
 from benchmarks.booted import evidence
 from benchmarks.booted.sender import KNOWN, UNKNOWN, mail
-from benchmarks.measure import Course, percentile
-from benchmarks.orders import MAILS
-from benchmarks.sender import Load, Mail, Report, Sent, message_id
-from benchmarks.stage import Row, complaints
+from benchmarks.extraction import __main__ as extraction
+from benchmarks.extraction import parsers
+from benchmarks.extraction.orders import MAILS
+from benchmarks.harness import report
+from benchmarks.harness.measure import Course, percentile
+from benchmarks.harness.sender import Load, Mail, Report, Sent, message_id
+from benchmarks.harness.stage import Row, complaints
+from benchmarks.throughput import memory
 from orderflow_ingest.domain.identity import read_message
 
 EXPECTED = ["<a@b>", "<c@d>"]

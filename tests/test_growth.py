@@ -17,8 +17,9 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from benchmarks import growth, history, partitions, plans
-from benchmarks.growth import MEASURES, Side
+from benchmarks.growth import __main__ as growth
+from benchmarks.growth import history, partitions, plans
+from benchmarks.growth.__main__ import MEASURES, Side
 from orderflow_ingest.domain.states import HandOver, Status
 from orderflow_ingest.storage.database import ALL_TENANTS, DatabaseUnavailable, Filter, Records, SkippedPart, schema
 from orderflow_ingest.storage.database.backlog import CENSUS

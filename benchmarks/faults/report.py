@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import table
+from benchmarks.harness.report import table
 
 from .campaign import Result
 from .load import Identity

@@ -19,7 +19,7 @@ for this thread. A question without a result within LOOKUP_TIMEOUT is dropped.
 Memory is refreshed every REFRESH_INTERVAL seconds: for so long RCPT TO may accept an organization that another host
 has switched off; its mail is then refused by the delivery. All methods are for the event loop's thread.
 
-Measured by `python -m benchmarks.recipients` in CPU time beside Postfix's own map of the same database, machine busy: a
+Measured by benchmarks.throughput.recipients in CPU time beside Postfix's own map of the same database, machine busy: a
 guess alone cost 1.2 to 2.5 times the map's with SQLite and 1.3 to 1.5 with PostgreSQL, 20 at a time by RCPT TO 1.8 to
 2.1, and 20 that come together at the socket 0.3 to 0.7. A query on the loop would be cheaper, and a disk that hangs
 would stop all mail.

@@ -15,7 +15,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 
-from . import partitions
+from benchmarks.growth import partitions
 
 _EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)"
 _CALLED = re.compile(r"\b(orderflow_(?:due_\w+|\w+_to_sweep|\w+_in_hand|overdue_since))\(")

@@ -46,7 +46,9 @@ from uuid import UUID, uuid4
 import psycopg
 import sqlalchemy as sa
 
-from benchmarks.machine import facts
+from benchmarks.growth import history, partitions, plans
+from benchmarks.harness import report
+from benchmarks.harness.machine import facts
 from orderflow_ingest.config import load as load_settings
 from orderflow_ingest.domain.states import Status
 from orderflow_ingest.entrypoints.admin import roles
@@ -55,9 +57,7 @@ from orderflow_ingest.storage.database import Filter, InboundMessage, NewDocumen
 from tests.lab.postgres import Postgres
 from tests.lab.process import scratch
 
-from . import history, partitions, plans, report
-
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _LIMIT = 1.5
 _NEWEST = history.RECENT + 50  # about what the small database has of a week
 _LEASE, _MINUTE, _HOUR = timedelta(minutes=10), timedelta(minutes=1), timedelta(hours=1)

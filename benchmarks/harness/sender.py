@@ -69,7 +69,7 @@ class Report:
 def sender_command(load: Load) -> list[str]:
     """Give the command that sends a load and prints its report; PYTHONPATH has to lead here."""
     sending = f"dataclasses.asdict(send({load!r}))"
-    code = f"import dataclasses, json; from benchmarks.sender import *; print(json.dumps({sending}))"
+    code = f"import dataclasses, json; from benchmarks.harness.sender import *; print(json.dumps({sending}))"
     return [sys.executable, "-c", code]
 
 

@@ -1,6 +1,6 @@
 """Replays of many messages with a real worker on PostgreSQL, interrupted, killed, and gone on with: do they end exact?
 
-    python -m benchmarks.replay [--messages N]
+    python -m benchmarks.throughput.replay [--messages N]
 
 All messages share one mail of the archive, with one attachment, so that making them costs nothing; each is extracted
 and handed over as if it were its own. A run over all of them is stopped by SIGINT after a quarter, then by SIGKILL

@@ -30,17 +30,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import BenchmarkError, Course, checked, client_cost, cpu, forget_peak, percentile, rss
-from benchmarks.sender import Load
-from benchmarks.stage import CEILING, STACKS, WAYS, Stack, Way, open_stack
+from benchmarks.harness import machine, report
+from benchmarks.harness.measure import BenchmarkError, Course, checked, client_cost, cpu, forget_peak, percentile, rss
+from benchmarks.harness.sender import Load
+from benchmarks.harness.stage import CEILING, STACKS, WAYS, Stack, Way, open_stack
+from benchmarks.throughput import memory
 from tests.lab.process import scratch, wait_until
-
-from . import machine, memory, report
 
 SIZES = (5_000, 50_000, 1_000_000, 10_000_000)
 _IN_PROCESS = 8  # messages at the most: each takes a third of a second of CPU
 INSTANCES = os.cpu_count() or 1  # of the service: as many as there are cores, see systemd/
-_DOCS = Path(__file__).parents[1] / "docs"
+_DOCS = Path(__file__).parents[2] / "docs"
 
 
 def tell(text: str) -> None:

@@ -1,6 +1,6 @@
 """What an unknown recipient costs at RCPT TO: the service beside Postfix's own map of the same database, in one run.
 
-    python -m benchmarks.recipients [--names 4000] [--stacks embedded postgresql]
+    python -m benchmarks.throughput.recipients [--names 4000] [--stacks embedded postgresql]
 
 As root. Names that are all different and nobody's are asked for by RCPT TO, over one SMTP connection in the quiet case,
 over 20 in an attack. A process of proxymap answers one smtpd after the other, so the service is asked few questions at
@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable
 from pathlib import Path
 
-from benchmarks.measure import cpu
+from benchmarks.harness.measure import cpu
 from orderflow_ingest.entrypoints.health_client import MAP_SOCKET
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.family import family

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import checked, client_cost, forget_peak, rss
-from benchmarks.sender import Load
-from benchmarks.stage import open_stack
+from benchmarks.harness.measure import checked, client_cost, forget_peak, rss
+from benchmarks.harness.sender import Load
+from benchmarks.harness.stage import open_stack
 
 WAYS = ("pipe", "lmtp")
 SIZE, COUNT = 25_000_000, 8

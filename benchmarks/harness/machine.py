@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.lab.deployment import ENVIRONMENT
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 
 def facts() -> dict[str, Any]:

@@ -31,12 +31,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.orders import MAILS, small
-from benchmarks.parsers import OURS, PARSERS, STANDARD, Reader
+from benchmarks.extraction import parsers
+from benchmarks.extraction.orders import MAILS, small
+from benchmarks.extraction.parsers import OURS, PARSERS, STANDARD, Reader
+from benchmarks.harness import machine, report
 
-from . import machine, parsers, report
-
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _LARGE = 1_000_000 * 0.95
 _MEASURABLE = 100_000  # a smaller mail may fit into what the interpreter has free
 _TIMES_FASTER, _TIMES_MEMORY = 3.0, 3.0

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from benchmarks.sender import ORGANIZATIONS
+from benchmarks.harness.sender import ORGANIZATIONS
 from orderflow_ingest.config import load
 from orderflow_ingest.storage.database.connection import ALL_TENANTS, Database
 from orderflow_ingest.storage.database.tables import document, inbound_message

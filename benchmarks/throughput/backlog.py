@@ -1,6 +1,6 @@
 """A backlog with lost tasks in it: how soon a real worker's sweep finds them, and what it enqueues.
 
-    python -m benchmarks.backlog [--messages 5000] [--lost 200] [--queue sqlite|postgresql] [--to-the-end]
+    python -m benchmarks.throughput.backlog [--messages 5000] [--lost 200] [--queue sqlite|postgresql] [--to-the-end]
 
 Mail is received without a worker, so that all tasks wait; some of these are deleted, as a crash of the queue's machine
 does. Then a worker starts. A sweep that waits for the backlog, or enqueues what has a task, shows in the figures.
@@ -73,7 +73,7 @@ def main() -> None:
         program = [
             sys.executable,
             "-m",
-            "benchmarks.backlog",
+            "benchmarks.throughput.backlog",
             FILL,
             str(deployment.settings_file),
             str(options.messages),

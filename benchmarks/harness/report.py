@@ -1,6 +1,6 @@
 """The figures for people: tables on the terminal, docs/benchmarks.md, and one plot, docs/benchmarks.svg.
 
-    python -m benchmarks.report FILE.json [DIRECTORY]
+    python -m benchmarks.harness.report FILE.json [DIRECTORY]
 
 Nothing in these files is written by hand: `script/benchmark --docs` measures and writes them, the command above
 writes them again from the figures.

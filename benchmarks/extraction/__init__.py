@@ -1,0 +1,1 @@
+"""How fast attachments are read, beside other readers."""

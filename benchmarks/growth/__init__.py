@@ -1,0 +1,1 @@
+"""What the database's statements cost as history grows."""
