@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from orderflow_ingest.domain.outcomes import DeadlineReached, Outcome
 from orderflow_ingest.domain.sender_policy import Authenticator
 from orderflow_ingest.domain.states import HoldReason
 from orderflow_ingest.parsing.documents import read_parts
+from orderflow_ingest.parsing.mime.fields import read_mail_header
 from orderflow_ingest.pipeline import deliver, extract, receive, replay
 from orderflow_ingest.pipeline.admission import classify
 from orderflow_ingest.pipeline.archive_manifest import read_decision
@@ -203,6 +205,57 @@ def test_a_queue_that_is_away_leaves_the_message_to_the_sweep(parts):
     assert post(parts, mail()).outcome is Outcome.DELIVERED
     (row,) = rows(parts)
     assert parts.records.messages.due(row.next_attempt_at, 10) == [(row.org_id, row.id)]
+
+
+def headers_read(run) -> Counter:
+    """Return how often the header of each mail is parsed in a run, in this thread."""
+    read = Counter()
+
+    def count(frame, event, _):
+        if event == "call" and frame.f_code is read_mail_header.__code__:
+            read[frame.f_locals["raw"]] += 1
+
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return read
+
+
+def test_the_header_of_a_mail_is_parsed_once_in_a_delivery(place):
+    parts = embedded(place, ORDERFLOW_AUTHSERV_ID="mx.example")
+    choose(parts, allowed_senders="@shop.example")
+    results = b"Authentication-Results: mx.example; dkim=pass header.d=shop.example\n"
+    new = results + b"Received: from x by y with ESMTP id 4bXyz1;\n\tnow\n" + mail()
+    stray, other = new.replace(b"@shop", b"@far"), new + b"other\n"
+
+    def send(raw: bytes) -> None:
+        envelope = Envelope(ACME, datetime.now(UTC), "bounce@shop.example", queue_id="4bXyz1")
+        outcomes.append(deliver_from_memory(envelope, raw, parts).outcome)
+
+    outcomes: list[Outcome] = []
+    assert headers_read(lambda: send(new)) == headers_read(lambda: send(new)) == {new: 1}
+    assert headers_read(lambda: send(stray)) == {stray: 1}
+    assert headers_read(lambda: send(other))[other] == 1
+    put, winner = parts.archive.put, new.replace(b"order-1@", b"order-2@")
+    loser = winner + b"late\n"
+
+    def lose(*arguments) -> None:
+        parts.archive.put = put
+        send(winner)
+        put(*arguments)
+
+    parts.archive.put = lose
+    assert headers_read(lambda: send(loser))[loser] == 1
+    assert outcomes == [
+        Outcome.DELIVERED,
+        Outcome.DUPLICATE,
+        Outcome.HELD,
+        Outcome.HELD,
+        Outcome.DELIVERED,
+        Outcome.HELD,
+    ]
 
 
 def test_a_queue_that_is_too_long_defers_new_mail_and_knows_old_mail(place):

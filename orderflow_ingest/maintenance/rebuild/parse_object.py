@@ -22,13 +22,12 @@ from uuid import UUID
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.envelope import UNKNOWN_SENDER
 from orderflow_ingest.domain.errors import OrderflowError
-from orderflow_ingest.domain.identity import MessageIdentity, disambiguated_message_id, read_message
+from orderflow_ingest.domain.identity import MessageIdentity, ReadMail, disambiguated_message_id, read_mail
 from orderflow_ingest.domain.object_keys import RawName, held_id, message_id, read_raw_key
 from orderflow_ingest.domain.org_settings import read_settings
 from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason, Status
 from orderflow_ingest.observability.logs import error_location
 from orderflow_ingest.parsing.documents import DocumentLimit, ReadMonitor, accept_types, read_parts
-from orderflow_ingest.parsing.mime.fields import read_mail_header
 from orderflow_ingest.parsing.mime.words import storable
 from orderflow_ingest.pipeline.archive_manifest import read_decision
 from orderflow_ingest.pipeline.deliver import automatic_mail_signals
@@ -134,13 +133,13 @@ def parse_object(
             if not choice.covers(_received_at(metadata) or put_at):
                 return ParsedObject(key, None, (ObjectNote.OTHER_TIME,))
         found = _fetch(key, name, app)
-        message = read_message(found.data)
-        if message is None:
+        read = read_mail(found.data)
+        if read is None:
             return ParsedObject(key, None, (ObjectNote.NO_MAIL,))
-        new, notes = message_row(key, name, message, found.data, found.metadata, put_at, org.slug, app)
+        new, notes = message_row(key, name, read, found.metadata, put_at, org.slug, app)
         notes += (ObjectNote.CHANGED,) if found.is_changed else ()
         if name.is_held:
-            return _held(new, message, found.data, found.metadata, choice, notes, org, app, error)
+            return _held(new, read.message, found.data, found.metadata, choice, notes, org, app, error)
         mail, more = _message(new, found.data, choice, org, app, error)
         return ParsedObject(key, mail, notes + more)
     except ObjectMissing:
@@ -152,8 +151,7 @@ def parse_object(
 def message_row(
     key: str,
     name: RawName,
-    message: MessageIdentity,
-    raw: bytes,
+    mail: ReadMail,
     metadata: Mapping[str, str],
     put_at: datetime,
     slug: str,
@@ -163,7 +161,7 @@ def message_row(
 
     A sender that the metadata does not tell is UNKNOWN_SENDER, never the null sender.
     """
-    settings, received_at = app.settings, _received_at(metadata)
+    message, settings, received_at = mail.message, app.settings, _received_at(metadata)
     own_address = settings.addresses.of(slug)
     own_id = _id(metadata)
     missing = {
@@ -185,7 +183,7 @@ def message_row(
         client_address=storable(metadata.get("client-address", "")),
         received_at=received_at or put_at,
         raw_key=key,
-        traits=automatic_mail_signals(read_mail_header(raw), sender, app),
+        traits=automatic_mail_signals(mail.header, sender, app),
         **message.recorded(),
     )
     return row, tuple(note for note, found in missing.items() if not found)

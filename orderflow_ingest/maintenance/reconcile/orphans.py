@@ -24,7 +24,7 @@ from enum import Enum
 from uuid import UUID
 
 from orderflow_ingest.app import App
-from orderflow_ingest.domain.identity import MessageIdentity, read_message
+from orderflow_ingest.domain.identity import MessageIdentity, read_mail, read_message
 from orderflow_ingest.domain.object_keys import EMAIL, UPLOAD, held_id, read_raw_key
 from orderflow_ingest.domain.states import EventKind
 from orderflow_ingest.maintenance.rebuild.parse_object import hold_reason, message_row
@@ -113,12 +113,12 @@ def record_orphan(listed: Listed, raw: bytes, org: Organization, app: App, actor
 
     Idempotent as a delivery is: by the message's identity.
     """
-    message, name, metadata = read_message(raw), read_raw_key(listed.key), _metadata(listed.key, app.archive)
-    if message is None or name is None:
+    mail, name, metadata = read_mail(raw), read_raw_key(listed.key), _metadata(listed.key, app.archive)
+    if mail is None or name is None:
         return False
-    new, _ = message_row(listed.key, name, message, raw, metadata, listed.put_at, org.slug, app)
+    new, _ = message_row(listed.key, name, mail, metadata, listed.put_at, org.slug, app)
     look_up = IdentityLookup(org.id, app.records, app.archive)
-    if look_up.find_same(message, new.source):
+    if look_up.find_same(mail.message, new.source):
         return False
     known = look_up.find(new.source, new.source_message_id)
     if known or name.is_held:
