@@ -25,9 +25,12 @@ def records(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+HEAD = "import sys\nfrom pathlib import Path\nfrom orderflow_ingest.observability import logs\n"
+
+
 def run(script, *arguments):
     return subprocess.run(
-        [sys.executable, "-c", "import sys\nfrom pathlib import Path\nfrom orderflow_ingest.observability import logs\n" + script]
+        [sys.executable, "-c", HEAD + script]
         + [str(argument) for argument in arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip

@@ -146,7 +146,7 @@ def test_gauges_are_what_is_there(page):
         ("orderflow_spool_entries",): 0,
         ("orderflow_dead_letters",): 0,
         ("orderflow_breaker_open", "archive"): 0,
-        ("orderflow_service_places",): 20,
+        ("orderflow_service_workers",): 20,
         ("orderflow_service_busy",): 0,
         ("orderflow_oldest_unfinished_seconds",): 0,
         ("orderflow_overdue_seconds",): 0,
@@ -170,7 +170,7 @@ def test_what_is_unfinished_and_broken_shows(deployment):
     (deployment.state / "spool" / "new" / "three").touch()
     found = scrape(deployment)
     assert found["orderflow_up", "service"] == 0
-    assert ("orderflow_service_places",) not in found
+    assert ("orderflow_service_workers",) not in found
     assert (found["orderflow_messages", "RECEIVED"], found["orderflow_queue_tasks",]) == (1, 1)
     assert 0 < found["orderflow_oldest_unfinished_seconds",] < 60
     assert (found["orderflow_dead_letters",], found["orderflow_spool_entries",]) == (2, 1)

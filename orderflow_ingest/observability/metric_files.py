@@ -1,18 +1,18 @@
-"""A slot: a file of counts that one process writes, for as long as it lives, and the next one goes on with.
+"""Metric files: the counts of one process each, which the next process continues.
 
     DIRECTORY/slot-1    key number number ...     a line for each key; numbers have a fixed width
     DIRECTORY/slot-2    ...
 
-Who counts takes the first slot that nobody holds: an flock on the file, which the kernel takes back from a killed
-process. So there are as many files as there ever were processes at a time, and counts outlive who counted. A slot
-that was last written before this machine started begins at zero: what a power failure left of it may be older
-than what was shown before, and a count that falls by a little looks like a count that began anew.
+A process takes the first file that no other process has locked (flock; the kernel releases it when a process is
+killed). So there are as many files as there ever were processes at a time, and counts outlive their processes. A file
+that was last written before this machine started begins at zero: what a power failure left of it may be older than what
+was shown before, and a count that falls by a little looks like a restarted one.
 
-It is written by pwrite(2) into space that is allocated before. Not by mmap, as prometheus_client does it: a store
-into a page that a full disk has no block for is SIGBUS, the end of the process and of the delivery in it. A
-number lies within one page, so that a kill leaves the old one or the new one. What is not a whole line is no line.
+Numbers are written by pwrite(2) into space that is allocated before, not by mmap as in prometheus_client: a store
+into a page for which a full disk has no block is SIGBUS, the end of the process and of its delivery. A number lies
+within one page, so that a kill leaves the old or the new one. An incomplete line is ignored.
 
-The directory is this user's alone: root's files in it, nobody else could go on with, so root is refused.
+The directory belongs to one user: no other user could continue root's files in it, so root is refused.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ Key = tuple[str, int]  # the words of a line, and how many numbers follow
 
 
 class ProcessFile:
-    """The slot of this process. Raises OSError, here and in all it does."""
+    """The metric file of this process. All methods raise OSError."""
 
     def __init__(self, directory: Path):
         _prepare_directory(directory)
@@ -55,7 +55,7 @@ class ProcessFile:
         os.pwrite(self._fd, _format_numbers(numbers), offset)
 
     def close(self) -> None:
-        """Let go of the slot."""
+        """Close the file and release its lock."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -75,7 +75,7 @@ class ProcessFile:
         return offset, numbers
 
     def _allocate(self, size: int) -> None:
-        """Have space for so many bytes, and some: a disk may be full when there is something new to count."""
+        """Allocate space for so many bytes and more: the disk may be full when a new key is counted."""
         if size > self._allocated:
             wanted = -(-(size + 1) // _ALLOCATION) * _ALLOCATION
             os.posix_fallocate(self._fd, 0, wanted)
@@ -83,7 +83,7 @@ class ProcessFile:
 
 
 def read_counts(directory: Path) -> dict[Key, list[float]]:
-    """Give the sums over all slots; none where nobody has counted yet. Raises OSError."""
+    """Return the sums over all files; none where nothing was counted yet. Raise OSError."""
     sums: dict[Key, list[float]] = {}
     try:
         names = os.listdir(directory)
@@ -104,7 +104,7 @@ def read_counts(directory: Path) -> dict[Key, list[float]]:
 
 
 def _prepare_directory(directory: Path) -> None:
-    """Make the directory if need be; refuse one that belongs to another user."""
+    """Create the directory if needed; refuse one that belongs to another user."""
     is_there = directory.is_dir()
     if (directory if is_there else directory.parent).stat().st_uid != os.geteuid():
         raise PermissionError(1, "the metrics belong to another user")
@@ -128,7 +128,7 @@ def _lock_free_file(directory: Path) -> int:
             raise
         else:
             return fd
-    raise BlockingIOError(11, "every slot is taken")
+    raise BlockingIOError(11, "every metric file is in use")
 
 
 def _is_from_before_boot(about: os.stat_result) -> bool:
@@ -143,7 +143,7 @@ def _read_all(fd: int) -> bytes:
 
 
 def _parse(content: bytes) -> tuple[dict[Key, tuple[int, list[float]]], int]:
-    """Give the lines, with where their numbers begin, and where the last one ends."""
+    """Return the lines with the offsets of their numbers, and the end of the last one."""
     lines: dict[Key, tuple[int, list[float]]] = {}
     end = content.rfind(b"\n", 0, (content + b"\0").index(b"\0")) + 1
     at = 0

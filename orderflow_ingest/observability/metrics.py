@@ -1,16 +1,16 @@
 """Metrics: what the programs of this host count while they work, for `orderflow-metrics` to show.
 
-    metrics.start(directory)      a door, once: from here on this process counts; before, everything here does nothing
+    metrics.start(directory)      once per program: from here on this process counts; before, nothing here has an effect
     metrics.count(DELIVERIES, "acme", "DELIVERED")
     metrics.observe(DELIVERY_SECONDS, 0.02)
 
-Each process has a slot of its own in the directory, see `slot`, taken when it first counts, and anew after a fork. All
-slots together are the host's counts; they go on over restarts and kills, and begin at zero when the machine does.
+Each process has a file of its own in the directory, see `metric_files`. It is taken at the first count, and again after
+a fork. The sum of all files is the host's counts; they continue over restarts and kills, and begin at zero when the
+machine starts.
 
-No failure in here reaches who counts: what cannot be written is lost, told in the log once, and tried again a minute
-later. An organization becomes a label only where it exists: whoever counts passes "" otherwise, since the recipients
-that a stranger can think of are without number. prometheus_client is not imported here: it takes longer than a
-delivery.
+No failure in here reaches the caller: a count that cannot be written is lost, logged once, and tried again a minute
+later. An organization becomes a label only where it exists: callers pass "" otherwise, since strangers can invent any
+number of recipients. prometheus_client is not imported here: that takes longer than a delivery.
 """
 
 import logging
@@ -88,7 +88,7 @@ HISTOGRAMS = (DELIVERY_SECONDS, MESSAGE_BYTES, EXTRACTION_SECONDS, HANDOVER_SECO
 
 
 class _ProcessCounts:
-    """This process's counts; threads share it."""
+    """The counts of this process; threads share them."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -98,7 +98,7 @@ class _ProcessCounts:
         self._is_failure_logged = False
 
     def add(self, key: str, size: int, *changes: tuple[int, float]) -> None:
-        """Add to the numbers of a key; never raises, and never waits long."""
+        """Add to the numbers of a key; it raises nothing and does not wait long."""
         # A time limit's signal may have left the lock behind: who comes next must not wait for ever.
         if not self._lock.acquire(timeout=_PATIENCE):
             return
@@ -113,7 +113,7 @@ class _ProcessCounts:
             self._lock.release()
 
     def close(self) -> None:
-        """Let go of the slot."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -138,7 +138,7 @@ def start(directory: str | os.PathLike[str]) -> None:
 
 
 def stop() -> None:
-    """Count no more."""
+    """Stop counting."""
     global _counts
     if _counts is not None:
         _counts.close()
@@ -152,13 +152,13 @@ def count(metric: Counter, *labels: str) -> None:
 
 
 def observe(metric: Histogram, value: float) -> None:
-    """Count a value where it belongs."""
+    """Count a value in its bucket."""
     if _counts is not None:
         _counts.add(metric.name, metric.size, (bisect_left(metric.bounds, value), 1.0), (metric.size - 1, value))
 
 
 def _after_fork() -> None:
-    """Give a forked process a slot of its own; that of its parent stays locked by the parent."""
+    """Give a forked process a file of its own; its parent keeps the one that it has locked."""
     if _counts is not None:
         start(_counts.directory)
 

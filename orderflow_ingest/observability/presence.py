@@ -1,11 +1,11 @@
-"""The workers of this host, and whether they sweep, told by files below `workers/` in the state directory.
+"""The worker processes of this host and their last sweep, as files below `workers/` in the state directory.
 
-    PID      one for each worker process, which holds an flock on it: the kernel takes that back from a killed one
-    swept    changed whenever a sweep has come to its end
+    PID      one for each worker process, which holds an flock on it: the kernel releases it when a process is killed
+    swept    its time is that of the last sweep
 
-The sweep is the one thing that every working deployment does each minute, mail or none. Who swept last of all hosts
-stands in the queue, see `Queue.note_sweep`; this is what can be seen of this host without any server, and by a role
-that may not read the queue. A directory that cannot be written costs nothing but the sight: work goes on.
+Every working deployment sweeps each minute, with or without mail. The host that swept last of all is in the queue, see
+`Queue.record_sweep`; these files show this host without any server, and to a role that may not read the queue. A
+directory that cannot be written changes nothing but that: work goes on.
 """
 
 import fcntl

@@ -146,7 +146,7 @@ def _count_failure(entry: str, key: str, why: str, app: App) -> Delivery:
     try:
         count = app.spool.record_failure(key, f"{_timestamp()} INTERNAL {why}")
     except OSError as error:
-        event("note", "Failure could not be noted.", logging.ERROR, entry=entry, reason=error)
+        event("spool", "Failure could not be recorded.", logging.ERROR, entry=entry, reason=error)
         return Delivery(Outcome.INTERNAL)
     return Delivery(Outcome.DEAD_LETTER if count >= DEAD_LETTER_AFTER else Outcome.INTERNAL)
 

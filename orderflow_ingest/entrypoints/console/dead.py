@@ -61,7 +61,7 @@ def pages(app: App) -> Blueprint:
         except FileNotFoundError:
             ended = None
         outcome = ended.outcome.name if ended else None
-        logs.event("revive", "Dead letter delivered again.", entry=name, outcome=outcome, operator=actor())
+        logs.event("redeliver", "Dead letter delivered again.", entry=name, outcome=outcome, operator=actor())
         return redirect(url_for("dead.listed", outcome=outcome, gone=None if outcome else "1"), 303)
 
     @blueprint.get("/<name>/raw")

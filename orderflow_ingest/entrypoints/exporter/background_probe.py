@@ -1,8 +1,8 @@
-"""A measure that nobody waits for longer than he wants, and that is not taken more often than it is good for.
+"""A probe that runs in a thread of its own, and whose result is kept for a while.
 
-It is taken in a thread of its own, one at a time: a server that hangs has one question of ours to answer, however often
-we are asked. What was found is good for some seconds, and for twenty times as long as it took: so measuring keeps no
-server busy for more than a twentieth of its time.
+One measurement runs at a time, so a server that hangs has one query to answer, however often a page is requested.
+A result is valid for some seconds, and for twenty times as long as the measurement took: measuring keeps no server
+busy for more than a twentieth of its time. A page waits for a result until its own time limit, and no longer.
 """
 
 import threading
@@ -19,14 +19,14 @@ _MAX_SHARE = 20
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a look at a part has shown; None if it was away or too slow."""
+    """The samples of a part; None if it was unavailable or too slow."""
 
     samples: list[Sample] | None
     seconds: float
 
 
 class BackgroundProbe:
-    """One part. `measure` gives its samples, or raises if it is away."""
+    """The probe of one part. `measure` returns its samples, or raises if it is unavailable."""
 
     def __init__(self, name: str, measure: Callable[[], list[Sample]], max_age: float):
         self.name = name
@@ -38,7 +38,7 @@ class BackgroundProbe:
         self._last_error = ""
 
     def start(self) -> None:
-        """Begin to measure, unless that is being done, or was not long ago."""
+        """Start a measurement, unless one runs or the last result is still valid."""
         with self._changed:
             if self._is_running or time.monotonic() < self._due:
                 return
@@ -46,7 +46,7 @@ class BackgroundProbe:
         threading.Thread(target=self._run, name=self.name, daemon=True).start()
 
     def result(self, until: float) -> Snapshot:
-        """Give what was found, waiting for it till then (time.monotonic())."""
+        """Return the result, waiting for it until a time of time.monotonic()."""
         with self._changed:
             if not self._changed.wait_for(lambda: not self._is_running, max(0.0, until - time.monotonic())):
                 return Snapshot(None, time.monotonic() - self._started_at)

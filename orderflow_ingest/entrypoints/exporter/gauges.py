@@ -1,7 +1,7 @@
-"""Gauges: how things stand now, measured when somebody asks.
+"""Gauges: the current state of the deployment, measured when a page is requested.
 
-Each part of the deployment is a function from its parts to samples. One that is away raises what its adapter raises;
-`watched` then leaves its samples out and says so in orderflow_up.
+Each part of the deployment has a probe: a function from the app to samples. A part that is unavailable raises what its
+adapter raises; `background_probe` then leaves its samples out, and orderflow_up is 0. A probe changes nothing.
 """
 
 import os
@@ -40,7 +40,9 @@ class Sample:
 Probe = Callable[[App], Iterator[Sample]]
 
 UP = Gauge(
-    "orderflow_up", "1 if a part could be measured, 0 if it was away or too slow; its gauges are then absent", ("part",)
+    "orderflow_up",
+    "1 if a part could be measured, 0 if it was unavailable or too slow; its gauges are then absent",
+    ("part",),
 )
 MEASURE_SECONDS = Gauge("orderflow_measure_seconds", "How long measuring a part took", ("part",))
 BUILD = Gauge("orderflow_build_info", "1; the version is a label", ("version",))
@@ -59,18 +61,20 @@ FAILED_DOCUMENTS = Gauge(
 HELD_MAIL = Gauge("orderflow_held_mail", "Mails that are held")
 HELD_MAIL_BY_ORG = Gauge("orderflow_held_mail_by_org", "Mails that are held, of organizations that have any", ("org",))
 QUEUE = Gauge("orderflow_queue_tasks", "Tasks that wait for a worker")
-SPOOL = Gauge("orderflow_spool_entries", "Entries of this host's spool, in hand or left")
-DEAD = Gauge("orderflow_dead_letters", "Entries that were set aside in this host's spool")
+SPOOL = Gauge("orderflow_spool_entries", "Entries of this host's spool, being delivered or left")
+DEAD = Gauge("orderflow_dead_letters", "Entries in this host's spool that need an operator")
 BREAKER = Gauge(
     "orderflow_breaker_open",
-    "1 while this host knows a backend to be away, for all or for some organizations, and does not ask it",
+    "1 while this host knows a backend to be unavailable, for all or some organizations, and does not call it",
     ("backend",),
 )
-PLACES = Gauge(
-    "orderflow_service_places", "Deliveries that the service can have in hand; of the instance that answered"
+WORKERS = Gauge(
+    "orderflow_service_workers", "Deliveries that the service can run at a time; of the instance that answered"
 )
-BUSY = Gauge("orderflow_service_busy", "Deliveries that the service has in hand; of the instance that answered")
-LATE = Gauge("orderflow_service_late", "Of these, deliveries past their deadline; of the instance that answered")
+BUSY = Gauge("orderflow_service_busy", "Deliveries that the service runs; of the instance that answered")
+OVERDUE_DELIVERIES = Gauge(
+    "orderflow_service_overdue", "Of these, deliveries past their deadline; of the instance that answered"
+)
 IN_FLIGHT = Gauge(
     "orderflow_service_in_flight_bytes", "Bytes of messages in the service; of the instance that answered"
 )
@@ -80,7 +84,7 @@ MOST_IN_FLIGHT = Gauge(
 
 GAUGES = (
     UP, MEASURE_SECONDS, BUILD, MESSAGES, OLDEST, OVERDUE, FAILED, DOCUMENTS, FAILED_DOCUMENTS, HELD_MAIL,
-    HELD_MAIL_BY_ORG, QUEUE, SPOOL, DEAD, BREAKER, PLACES, BUSY, LATE, IN_FLIGHT, MOST_IN_FLIGHT,
+    HELD_MAIL_BY_ORG, QUEUE, SPOOL, DEAD, BREAKER, WORKERS, BUSY, OVERDUE_DELIVERIES, IN_FLIGHT, MOST_IN_FLIGHT,
 )  # fmt: skip
 
 
@@ -125,7 +129,14 @@ def service_samples(app: App) -> Iterator[Sample]:
     health = read_health(app.settings.socket_dir, _SERVICE_SECONDS)
     if health is None:
         raise ServiceNotRespondingError("no service listens")
-    named = {PLACES: "places", BUSY: "busy", LATE: "overdue", IN_FLIGHT: "in_flight", MOST_IN_FLIGHT: "max_in_flight"}
+    health.setdefault("workers", health.get("places"))  # a service of an older version
+    named = {
+        WORKERS: "workers",
+        BUSY: "busy",
+        OVERDUE_DELIVERIES: "overdue",
+        IN_FLIGHT: "in_flight",
+        MOST_IN_FLIGHT: "max_in_flight",
+    }
     for gauge, name in named.items():
         yield Sample(gauge, float(health[name]))
 

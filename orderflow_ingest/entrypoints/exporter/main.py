@@ -62,7 +62,7 @@ def cli(once: bool, textfile: Path | None, any_address: bool, settings_file: str
         raise click.ClickException(f"{address} cannot be listened at: {os_reason(error)}") from None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    log_start("metrics", "Metrics are served.", app.settings, address=address)
+    log_start("metrics", "Metrics server started.", app.settings, address=address)
     exporter.serve_forever()
 
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    logs.event("metrics", "Metrics are served no more.", at=datetime.now(UTC).isoformat(timespec="seconds"))
+    logs.event("metrics", "Metrics server stopped.", at=datetime.now(UTC).isoformat(timespec="seconds"))
     os._exit(0)
 
 

@@ -1,7 +1,7 @@
-"""The page: the counts of all slots and the gauges of all parts, as prometheus_client's metric families.
+"""The metrics page: the counts of all processes and the gauges of all parts, as prometheus_client's metric families.
 
-It comes within PATIENCE seconds, whatever hangs. What cannot be read is absent and not zero: a count that is shown as
-less than before looks like one that began anew, and everything would be counted twice.
+It is ready within TIMEOUT seconds, whatever hangs. Values that cannot be read are absent and not zero: a count that
+is lower than before looks like a restarted one, and everything would be counted twice.
 """
 
 import time
@@ -35,7 +35,7 @@ _INITIAL_LABELS: dict[metrics.Counter, list[tuple[str, ...]]] = {
 
 
 class Page(Collector):
-    """What a deployment has to show."""
+    """The metrics of a deployment."""
 
     def __init__(self, app: App, timeout: float = TIMEOUT, max_age: float = MAX_AGE):
         self._app, self._timeout = app, timeout
@@ -45,11 +45,11 @@ class Page(Collector):
         ]
 
     def text(self) -> bytes:
-        """Give the page in Prometheus's text format."""
+        """Return the page in Prometheus's text format."""
         return generate_latest(self)
 
     def collect(self) -> Iterator[Metric]:
-        """Measure, and give the metric families."""
+        """Measure, and yield the metric families."""
         until = time.monotonic() + self._timeout
         for part in self._probes:
             part.start()
@@ -60,8 +60,8 @@ class Page(Collector):
             *_probe_samples("counts", counts is not None, time.monotonic() - began),
         ]
         for part in self._probes:
-            look = part.result(until)
-            samples += [*_probe_samples(part.name, look.samples is not None, look.seconds), *(look.samples or ())]
+            result = part.result(until)
+            samples += [*_probe_samples(part.name, result.samples is not None, result.seconds), *(result.samples or ())]
         yield from _gauge_families(samples)
         if counts is not None:
             yield from _counter_families(counts)

@@ -1,8 +1,9 @@
-"""The exporter: GET /metrics over HTTP, at a TCP address or a unix socket.
+"""The exporter's HTTP server: GET /metrics at a TCP address or a unix socket.
 
-At most MOST requests are answered at a time, the next hears 503. A connection waits for its request in a thread, IDLE
-seconds for each next byte; beyond CLIENTS the one that has waited longest is closed for a new one, so that clients that
-send nothing keep Prometheus out never. A page costs what it costs once: `Page` keeps what it has measured.
+At most MAX_REQUESTS are answered at a time, the next gets 503. A connection waits for its request in a thread,
+IDLE_TIMEOUT seconds for each next byte. Beyond MAX_CONNECTIONS the one that has waited longest is closed for a new one,
+so that clients that send nothing cannot keep Prometheus out. `Page` keeps its measurements, so many requests cost as
+much as one. There is no TLS and no login: a reverse proxy has them.
 """
 
 import os
