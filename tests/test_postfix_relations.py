@@ -13,18 +13,18 @@ import pytest
 from orderflow_ingest.config import SettingsError, load
 from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
 from orderflow_ingest.entrypoints.admin.checks.postfix_limits import check_limits
-from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS, Place
+from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS, Section
 from orderflow_ingest.entrypoints.admin.postfix.render import WAYS, render
 from tests.lab.deployment import DOMAIN, Deployment
 from tests.lab.process import scratch, wait_until
 
 from .lab import smtp
 
-SERVICES = {Place.PIPE: "orderflow", Place.LMTP: "orderflow-lmtp", Place.PROXIED: "smtp"}
+SERVICES = {Section.PIPE: "orderflow", Section.LMTP: "orderflow-lmtp", Section.PROXIED: "smtp"}
 PLACES = {
-    "pipe": (Place.MAIN, Place.PIPE),
-    "lmtp": (Place.MAIN, Place.LMTP),
-    "before-queue": (Place.MAIN, Place.LMTP, Place.PROXIED),
+    "pipe": (Section.MAIN, Section.PIPE),
+    "lmtp": (Section.MAIN, Section.LMTP),
+    "before-queue": (Section.MAIN, Section.LMTP, Section.PROXIED),
 }
 SETTINGS = {
     "usual": {},
@@ -36,34 +36,36 @@ SETTINGS = {
 # For each row of the table something that breaks it: a line of main.cf, or what stands in master.cf and what is put
 # in its place.
 BROKEN = {
-    (Place.MAIN, "message_size_limit"): (
+    (Section.MAIN, "message_size_limit"): (
         "message_size_limit = 26214401\nmailbox_size_limit = 0\nvirtual_mailbox_limit = 0",
     ),
-    (Place.MAIN, "mailbox_size_limit"): ("mailbox_size_limit = 26214399",),
-    (Place.MAIN, "virtual_mailbox_limit"): ("virtual_mailbox_limit = 26214399",),
-    (Place.MAIN, "header_size_limit"): ("header_size_limit = 102400",),
-    (Place.MAIN, "maximal_queue_lifetime"): ("maximal_queue_lifetime = 4h",),
-    (Place.MAIN, "bounce_queue_lifetime"): ("bounce_queue_lifetime = 5d",),
-    (Place.MAIN, "minimal_backoff_time"): ("minimal_backoff_time = 300s",),
-    (Place.MAIN, "queue_run_delay"): ("queue_run_delay = 300s",),
-    (Place.MAIN, "transport_retry_time"): ("transport_retry_time = 1h",),
-    (Place.MAIN, "maximal_backoff_time"): ("maximal_backoff_time = 30s",),
-    (Place.MAIN, "anvil_rate_time_unit"): ("anvil_rate_time_unit = 1h",),
-    (Place.MAIN, "local_header_rewrite_clients"): ("local_header_rewrite_clients = permit_mynetworks",),
-    (Place.MAIN, "always_add_missing_headers"): ("always_add_missing_headers = yes",),
-    (Place.MAIN, "remote_header_rewrite_domain"): ("remote_header_rewrite_domain = domain.invalid",),
-    (Place.MAIN, "proxy_read_maps"): ("proxy_read_maps = $alias_maps\nvirtual_mailbox_maps = proxy:sqlite:/x.cf",),
-    (Place.MAIN, "smtpd_forbid_bare_newline"): ("smtpd_forbid_bare_newline = no",),
-    (Place.PIPE, "orderflow_time_limit"): ("orderflow_time_limit = 30s",),
-    (Place.PIPE, "daemon_timeout"): ("daemon_timeout = 600s",),
-    (Place.PIPE, "orderflow_destination_concurrency_limit"): ("orderflow_destination_concurrency_limit = 20",),
-    (Place.PIPE, "maxproc"): ("", "20       pipe", "-       pipe"),
-    (Place.LMTP, "-o lmtp_data_done_timeout"): ("", "lmtp_data_done_timeout=600s", "lmtp_data_done_timeout=1m"),
-    (Place.LMTP, "daemon_timeout"): ("daemon_timeout = 10m",),
-    (Place.LMTP, "orderflow-lmtp_destination_concurrency_limit"): ("orderflow-lmtp_destination_concurrency_limit = 0",),
-    (Place.LMTP, "maxproc"): ("", "20       lmtp", "0       lmtp"),
-    (Place.PROXIED, "-o smtpd_proxy_timeout"): ("", "smtpd_proxy_timeout=120s", "smtpd_proxy_timeout=60s"),
-    (Place.PROXIED, "-o smtpd_client_connection_count_limit"): ("", "100     smtpd", "20     smtpd"),
+    (Section.MAIN, "mailbox_size_limit"): ("mailbox_size_limit = 26214399",),
+    (Section.MAIN, "virtual_mailbox_limit"): ("virtual_mailbox_limit = 26214399",),
+    (Section.MAIN, "header_size_limit"): ("header_size_limit = 102400",),
+    (Section.MAIN, "maximal_queue_lifetime"): ("maximal_queue_lifetime = 4h",),
+    (Section.MAIN, "bounce_queue_lifetime"): ("bounce_queue_lifetime = 5d",),
+    (Section.MAIN, "minimal_backoff_time"): ("minimal_backoff_time = 300s",),
+    (Section.MAIN, "queue_run_delay"): ("queue_run_delay = 300s",),
+    (Section.MAIN, "transport_retry_time"): ("transport_retry_time = 1h",),
+    (Section.MAIN, "maximal_backoff_time"): ("maximal_backoff_time = 30s",),
+    (Section.MAIN, "anvil_rate_time_unit"): ("anvil_rate_time_unit = 1h",),
+    (Section.MAIN, "local_header_rewrite_clients"): ("local_header_rewrite_clients = permit_mynetworks",),
+    (Section.MAIN, "always_add_missing_headers"): ("always_add_missing_headers = yes",),
+    (Section.MAIN, "remote_header_rewrite_domain"): ("remote_header_rewrite_domain = domain.invalid",),
+    (Section.MAIN, "proxy_read_maps"): ("proxy_read_maps = $alias_maps\nvirtual_mailbox_maps = proxy:sqlite:/x.cf",),
+    (Section.MAIN, "smtpd_forbid_bare_newline"): ("smtpd_forbid_bare_newline = no",),
+    (Section.PIPE, "orderflow_time_limit"): ("orderflow_time_limit = 30s",),
+    (Section.PIPE, "daemon_timeout"): ("daemon_timeout = 600s",),
+    (Section.PIPE, "orderflow_destination_concurrency_limit"): ("orderflow_destination_concurrency_limit = 20",),
+    (Section.PIPE, "maxproc"): ("", "20       pipe", "-       pipe"),
+    (Section.LMTP, "-o lmtp_data_done_timeout"): ("", "lmtp_data_done_timeout=600s", "lmtp_data_done_timeout=1m"),
+    (Section.LMTP, "daemon_timeout"): ("daemon_timeout = 10m",),
+    (Section.LMTP, "orderflow-lmtp_destination_concurrency_limit"): (
+        "orderflow-lmtp_destination_concurrency_limit = 0",
+    ),
+    (Section.LMTP, "maxproc"): ("", "20       lmtp", "0       lmtp"),
+    (Section.PROXIED, "-o smtpd_proxy_timeout"): ("", "smtpd_proxy_timeout=120s", "smtpd_proxy_timeout=60s"),
+    (Section.PROXIED, "-o smtpd_client_connection_count_limit"): ("", "100     smtpd", "20     smtpd"),
 }
 
 
@@ -133,7 +135,7 @@ def test_a_relation_that_is_broken_is_said_with_the_line_to_set(place, row):
 def test_postfix_left_to_its_defaults_is_told_what_it_would_cost(place, way):
     """What is printed is taken out of main.cf again, line by line: each default that does harm is found."""
     printed(place, way, {"ORDERFLOW_MAX_MESSAGE_SIZE": "60000000"})
-    names = {r.parameter for r in RELATIONS if r.place is not Place.PROXIED} - {"message_size_limit"}
+    names = {r.parameter for r in RELATIONS if r.place is not Section.PROXIED} - {"message_size_limit"}
     lines = (place / "main.cf").read_text().splitlines(keepends=True)
     asked = read(place, "".join(line for line in lines if line.split(" ")[0] not in names))
     found = said(asked, way, {"ORDERFLOW_MAX_MESSAGE_SIZE": "60000000"})

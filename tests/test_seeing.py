@@ -45,7 +45,7 @@ TOLD = mail(
 )  # fmt: skip
 
 
-class Place:
+class Section:
     """A deployment on SQLite and files that belongs to nobody; mail is delivered and worked on in this process."""
 
     def __init__(self, directory: Path) -> None:
@@ -82,7 +82,7 @@ class Place:
 def seen():
     """A deployment that has worked on a mail with documents, one of another organization, and one that is held."""
     with scratch() as directory:
-        place = Place(directory)
+        place = Section(directory)
         place.deliver(ACME, TOLD, sender="bounce@shop.example", client_address="192.0.2.7", queue_id="4Q")
         place.deliver(ACME, mail(8, Subject="Order 17"))
         place.deliver(ACME, mail(8, b"13 widgets\n", Subject="Order 17"))
@@ -94,10 +94,10 @@ def seen():
 @pytest.fixture
 def quiet(place):
     """A deployment that has had no mail."""
-    return Place(place)
+    return Section(place)
 
 
-def ran(deployment: Place, *arguments: str) -> tuple[int, str, str]:
+def ran(deployment: Section, *arguments: str) -> tuple[int, str, str]:
     """Run orderflow-admin in a process of its own, as root; without the time that a new interpreter takes."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         pid = os.fork()
@@ -124,14 +124,14 @@ def ran(deployment: Place, *arguments: str) -> tuple[int, str, str]:
         return status, out.read(), err.read()
 
 
-def admin(deployment: Place, *arguments: str) -> str:
+def admin(deployment: Section, *arguments: str) -> str:
     """Run orderflow-admin, which must succeed, and give what it prints."""
     status, out, err = ran(deployment, *arguments)
     assert status == 0, out + err
     return out
 
 
-def failing(deployment: Place, *arguments: str) -> str:
+def failing(deployment: Section, *arguments: str) -> str:
     """Run orderflow-admin, which must fail; give what it says in its one line."""
     status, _, err = ran(deployment, *arguments)
     assert status in (1, 2) and "Traceback" not in err, err
@@ -142,11 +142,11 @@ def rows(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def status_of(deployment: Place, *options: str) -> dict:
+def status_of(deployment: Section, *options: str) -> dict:
     return {row["what"]: row["value"] for row in rows(admin(deployment, "status", "--json", *options))}
 
 
-def found(deployment: Place, *arguments: str) -> list[str]:
+def found(deployment: Section, *arguments: str) -> list[str]:
     return [row["subject"].partition(" \x1b")[0] for row in rows(admin(deployment, "find", "--json", *arguments))]
 
 
@@ -176,7 +176,7 @@ def test_a_mail_is_one_line_with_its_organization_and_what_became_of_its_documen
     assert row["documents"] == {"PENDING": 0, "DONE": 2, "FAILED": 0}
 
 
-def id_of(seen: Place, word: str) -> str:
+def id_of(seen: Section, word: str) -> str:
     (row,) = rows(admin(seen, "find", word, "--json"))
     return row["id"]
 
@@ -315,7 +315,7 @@ def test_what_is_held_for_its_sender_is_found_by_its_message_id(quiet):
     assert (status, out) == (0, "") and "held mail was not looked at" in err
 
 
-def told_of(deployment: Place, address: str, *arguments: str) -> dict[str, str]:
+def told_of(deployment: Section, address: str, *arguments: str) -> dict[str, str]:
     return {row["what"]: row["value"] for row in rows(admin(deployment, "org", "test", address, "--json", *arguments))}
 
 

@@ -1,4 +1,4 @@
-"""orderflow-admin backup: a whole copy of the embedded databases, while mail goes on. See `keeping.backup`."""
+"""The command backup: copy the embedded databases while mail is delivered. See `maintenance.backup`."""
 
 import signal
 import sys

@@ -75,7 +75,7 @@ def find(
 
 
 def _row(message: InboundMessage | HeldMail, org: str, documents: Counter[HandOver], as_json: bool) -> dict[str, Any]:
-    told = ", ".join(f"{documents[state]} {state.value}" for state in HandOver if documents[state])
+    summary = ", ".join(f"{documents[state]} {state.value}" for state in HandOver if documents[state])
     return {
         "id": message.id,
         "received": message.received_at,
@@ -83,5 +83,5 @@ def _row(message: InboundMessage | HeldMail, org: str, documents: Counter[HandOv
         "status": message.status.value if isinstance(message, InboundMessage) else message.resolution or _HELD,
         "sender": message.from_email or message.envelope_sender,
         "subject": message.subject if as_json else message.subject[:60],
-        "documents": {state.value: documents[state] for state in HandOver} if as_json else told,
+        "documents": {state.value: documents[state] for state in HandOver} if as_json else summary,
     }

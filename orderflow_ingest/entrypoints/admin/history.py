@@ -23,7 +23,7 @@ _MOST_FIELDS, _LONGEST = 60, 500
 
 
 @dataclass(frozen=True)
-class Story:
+class MailHistory:
     """All that is known of a mail; `missing` tells why there is no header, `doubt` why its sender is not believed.
 
     `difference` tells in what a held mail differs from the one that has its Message-ID.
@@ -32,40 +32,38 @@ class Story:
     org: str
     mail: InboundMessage | HeldMail
     header: list[tuple[str, str]] = field(default_factory=list)
-    missing: str = ""
-    doubt: str = ""
+    missing_reason: str = ""
+    rejection: str = ""
     difference: str = ""
     parts: list[Document | SkippedPart] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     held: list[HeldMail] = field(default_factory=list)
 
 
-def mail_history(message: InboundMessage, parts: App) -> Story:
+def mail_history(message: InboundMessage, app: App) -> MailHistory:
     """Tell the story of a message. Raises DatabaseUnavailable."""
-    documents, owner = parts.records.documents, (message.org_id, message.id)
-    raw, missing = _read(message, parts)
-    return Story(
-        org=parts.records.organizations.slug(message.org_id),
+    documents, owner = app.records.documents, (message.org_id, message.id)
+    raw, missing = _read(message, app)
+    return MailHistory(
+        org=app.records.organizations.slug(message.org_id),
         mail=message,
         header=shown_header(raw),
-        missing=missing,
+        missing_reason=missing,
         parts=sorted([*documents.of_message(*owner), *documents.skipped(*owner)], key=_place),
-        events=[*message.first_events(), *parts.records.events.of(message.org_id, message.id)],
-        held=parts.records.held_mail.of_message(*owner),
+        events=[*message.first_events(), *app.records.events.of(message.org_id, message.id)],
+        held=app.records.held_mail.of_message(*owner),
     )
 
 
-def tell_held(held: HeldMail, parts: App) -> Story:
+def held_mail_history(held: HeldMail, app: App) -> MailHistory:
     """Tell the story of a mail that is held. Raises DatabaseUnavailable."""
-    raw, missing = _read(held, parts)
+    raw, missing = _read(held, app)
     begun = Event(held.org_id, held.id, EventKind.RECEIVED, held.client_address, held.received_at)
-    events = [begun, *parts.records.events.of(held.org_id, held.id)]
-    slug = parts.records.organizations.slug(held.org_id)
-    doubt = _doubt(held, raw, slug, parts) if held.reason is HoldReason.SENDER_NOT_ALLOWED and raw else ""
-    difference = (
-        read_why_held(held.raw_key, parts.archive) if held.reason is HoldReason.MESSAGE_ID_REUSED and raw else ""
-    )
-    return Story(slug, held, shown_header(raw), missing, doubt, difference, events=events)
+    events = [begun, *app.records.events.of(held.org_id, held.id)]
+    slug = app.records.organizations.slug(held.org_id)
+    doubt = _doubt(held, raw, slug, app) if held.reason is HoldReason.SENDER_NOT_ALLOWED and raw else ""
+    difference = read_why_held(held.raw_key, app.archive) if held.reason is HoldReason.MESSAGE_ID_REUSED and raw else ""
+    return MailHistory(slug, held, shown_header(raw), missing, doubt, difference, events=events)
 
 
 def shown_header(raw: bytes) -> list[tuple[str, str]]:
@@ -80,22 +78,22 @@ def shown_header(raw: bytes) -> list[tuple[str, str]]:
     return found
 
 
-def _doubt(held: HeldMail, raw: bytes, slug: str, parts: App) -> str:
+def _doubt(held: HeldMail, raw: bytes, slug: str, app: App) -> str:
     """Tell what speaks against the sender of a held mail, by the settings of now; nothing if he would be believed."""
-    org = parts.records.organizations.find(slug)
+    org = app.records.organizations.find(slug)
     try:
         allowed = org.settings.allowed_senders if org else ()
     except OrgSettingsError as error:
         return str(error)
-    server = Authenticator(parts.settings.authserv_id, held.queue_id, held.envelope_sender, bool(held.queue_id))
+    server = Authenticator(app.settings.authserv_id, held.queue_id, held.envelope_sender, bool(held.queue_id))
     return (check_sender(read_mail_header(raw), allowed, server) or "") if allowed else ""
 
 
-def _read(mail: InboundMessage | HeldMail, parts: App) -> tuple[bytes, str]:
+def _read(mail: InboundMessage | HeldMail, app: App) -> tuple[bytes, str]:
     if mail.erased_at:
         return b"", f"raw mail was erased at {mail.erased_at:%Y-%m-%d %H:%M}Z"
     try:
-        return read_object(mail.org_id, mail.raw_key, mail.digest, parts.archive), ""
+        return read_object(mail.org_id, mail.raw_key, mail.digest, app.archive), ""
     except ArchiveUnavailable as error:
         return b"", str(error)
     except (ObjectMissing, ObjectDamaged) as error:

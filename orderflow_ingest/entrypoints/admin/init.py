@@ -12,7 +12,7 @@ from orderflow_ingest.pipeline.archive_manifest import write_organizations
 from orderflow_ingest.storage.database import schema
 from orderflow_ingest.storage.queue import QueueUnavailable
 
-from .org import archive_may_be_away
+from .org import archive_may_be_unavailable
 
 
 @click.command()
@@ -35,13 +35,13 @@ def init(settings_file: str | None) -> None:
         schema.upgrade(app.records.database)
         app.queue.create_tables()
         publish_recipients(app)
-        with archive_may_be_away():
+        with archive_may_be_unavailable():
             write_organizations(app.records, app.archive)
     else:
         _find_tables(app)
     if app.settings.state_dir.stat().st_uid == 0:
-        told = f"{app.settings.state_dir} is root's, and Postfix starts no delivery as root"
-        click.echo(f"warning: {told}: chown -R USER: {app.settings.state_dir}, for the USER that delivers", err=True)
+        problem = f"{app.settings.state_dir} is root's, and Postfix starts no delivery as root"
+        click.echo(f"warning: {problem}: chown -R USER: {app.settings.state_dir}, for the USER that delivers", err=True)
     left = "" if is_owner else "; the tables are another role's, and were left as they are"
     click.echo(f"ready: {app.settings.state_dir}, schema {schema.needed_version()}{left}")
 
@@ -51,10 +51,10 @@ def _find_tables(app: App) -> None:
     database = app.records.database
     version, needed = schema.current_version(database), schema.needed_version()
     if version != needed and not schema.is_newer(version):
-        told = f"its tables are of version {version}, needed is {needed}" if version else "it has no tables"
+        problem = f"its tables are of version {version}, needed is {needed}" if version else "it has no tables"
         raise NotSetUpError(
-            f"database {database.name}: {told}, and the role of DATABASE_URL may make none: run orderflow-admin init "
-            "as their owner first"
+            f"database {database.name}: {problem}, and the role of DATABASE_URL may make none: run orderflow-admin "
+            "init as their owner first"
         )
     try:
         app.queue.create_tables()  # QUEUE_URL may name a database where its role may

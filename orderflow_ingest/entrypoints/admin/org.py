@@ -158,18 +158,18 @@ def test_mail(
     if raw is None and (queue_id is not None or envelope_sender):
         raise click.UsageError("--queue-id and --envelope-sender are of a FILE")
     app = load_app(settings_file)
-    told = dry_run_delivery(address, raw, sender, size, app, queue_id, envelope_sender, is_before_queue=before_queue)
-    print_rows([{"what": what, "value": value} for what, value in told], as_json)
+    warning = dry_run_delivery(address, raw, sender, size, app, queue_id, envelope_sender, is_before_queue=before_queue)
+    print_rows([{"what": what, "value": value} for what, value in warning], as_json)
 
 
 @contextmanager
-def archive_may_be_away() -> Iterator[None]:
+def archive_may_be_unavailable() -> Iterator[None]:
     """Go on without the archive: what it is to know of an organization is written by the next init."""
     try:
         yield
     except ArchiveUnavailable as error:
-        told = "the archive was not told of every organization; run init again, with an operator's rights in it"
-        click.echo(f"warning: {told}: {error}", err=True)
+        warning = "the archive was not told of every organization; run init again, with an operator's rights in it"
+        click.echo(f"warning: {warning}: {error}", err=True)
 
 
 def _claim(slug: str, app: App) -> None:
@@ -190,7 +190,7 @@ def _archive(slug: str, app: App) -> None:
     """Write an organization as it is now into the archive, from which its row can be made anew."""
     record = app.records.rebuild_writes.organization_record(slug)
     if record:
-        with archive_may_be_away():
+        with archive_may_be_unavailable():
             write_organization(record, app.archive)
 
 

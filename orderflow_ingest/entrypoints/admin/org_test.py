@@ -20,7 +20,7 @@ from orderflow_ingest.parsing.documents import accept_types, read_parts
 from orderflow_ingest.pipeline.admission import authenticator, classify, find_organization
 from orderflow_ingest.storage.database import Organization
 
-Told = tuple[str, str]
+Fact = tuple[str, str]
 
 
 def dry_run_delivery(
@@ -33,7 +33,7 @@ def dry_run_delivery(
     envelope_sender: str = "",
     *,
     is_before_queue: bool = False,
-) -> Iterator[Told]:
+) -> Iterator[Fact]:
     """Yield step by step what would become of a mail to an address, and last how its delivery would end.
 
     `queue_id` is the one under which Postfix would deliver it. Without it the topmost Received is taken for ours.
@@ -44,7 +44,7 @@ def dry_run_delivery(
         slug = settings.addresses.slug(address)
     except ForeignDomainError:
         yield "recipient", "its domain is not in ORDERFLOW_DOMAIN"
-        yield _ended(Outcome.MISCONFIGURED)
+        yield _outcome(Outcome.MISCONFIGURED)
         return
     if settings.addresses.is_postmaster(address):
         yield "recipient", "no organization's: Postfix's aliases take it"
@@ -52,7 +52,7 @@ def dry_run_delivery(
     org = find_organization(address, app)
     yield "recipient", _recipient_text(org, slug, app)
     if isinstance(org, Outcome):
-        yield _ended(org)
+        yield _outcome(org)
         return
     try:
         limits = [limit for limit in (settings.max_message_size, org.settings.max_message_size) if limit]
@@ -60,18 +60,18 @@ def dry_run_delivery(
         if length is not None:
             yield "size", f"{length} of {min(limits)} bytes"
             if length > settings.max_message_size:
-                yield _ended(Outcome.TOO_BIG)
+                yield _outcome(Outcome.TOO_BIG)
                 return
         if raw is None:
-            yield from _judged_unseen(org, sender, length, app, is_before_queue=is_before_queue)
+            yield from _classify_unseen(org, sender, length, app, is_before_queue=is_before_queue)
             return
         listener = BEFORE_QUEUE if is_before_queue else ""
         now = datetime.now(UTC)
         server = authenticator(Envelope(address, now, envelope_sender, queue_id=queue_id or "", listener=listener), app)
-        yield from _judged(org, raw, app, server if queue_id is not None else replace(server, queue_id=None))
+        yield from _classify_mail(org, raw, app, server if queue_id is not None else replace(server, queue_id=None))
     except OrgSettingsError as error:
         yield "settings", str(error)
-        yield _ended(Outcome.MISCONFIGURED)
+        yield _outcome(Outcome.MISCONFIGURED)
 
 
 def _recipient_text(org: Organization | Outcome, slug: str | None, app: App) -> str:
@@ -85,13 +85,13 @@ def _recipient_text(org: Organization | Outcome, slug: str | None, app: App) -> 
     return f"no organization is named {slug}" if slug else "it names no organization"
 
 
-def _judged_unseen(
+def _classify_unseen(
     org: Organization, sender: str | None, length: int | None, app: App, *, is_before_queue: bool
-) -> Iterator[Told]:
+) -> Iterator[Fact]:
     """Judge a mail that is not given, by its sender and size."""
     allowed, limit, authserv_id = org.settings.allowed_senders, org.settings.max_message_size, app.settings.authserv_id
     if length is not None and limit and length > limit:
-        yield _ended(Outcome.TOO_BIG)
+        yield _outcome(Outcome.TOO_BIG)
         return
     # No milter has seen a mail before the queue: nothing there can be authenticated.
     server = authserv_id if is_before_queue else ""
@@ -102,15 +102,15 @@ def _judged_unseen(
         yield "sender", f"of {', '.join(allowed)} alone"
     if allowed and not doubt and authserv_id:
         yield "sender", f"if {authserv_id} calls it authenticated; else held"
-    yield _ended(Outcome.HELD if sender and doubt else Outcome.DELIVERED)
+    yield _outcome(Outcome.HELD if sender and doubt else Outcome.DELIVERED)
 
 
-def _judged(org: Organization, raw: bytes, app: App, server: Authenticator) -> Iterator[Told]:
+def _classify_mail(org: Organization, raw: bytes, app: App, server: Authenticator) -> Iterator[Fact]:
     """Judge a mail as a delivery does, and say what extraction would make of it."""
     mail = read_mail(raw)
     if mail is None:
         yield "header", "empty, or not one field of its sender"
-        yield _ended(Outcome.MALFORMED)
+        yield _outcome(Outcome.MALFORMED)
         return
     message = mail.message
     admission = classify(mail, org, EMAIL, server, app)
@@ -131,8 +131,8 @@ def _judged(org: Organization, raw: bytes, app: App, server: Authenticator) -> I
             verdict = "taken" if part.is_document else "passed over"
             name = f" {part.filename}" if part.filename else ""
             yield f"part {part.path}", f"{verdict}, {part.reason}: {part.content_type}{name}, {part.size} bytes"
-    yield _ended(outcome, f" ({admission.hold_reason})" if admission.hold_reason else "")
+    yield _outcome(outcome, f" ({admission.hold_reason})" if admission.hold_reason else "")
 
 
-def _ended(outcome: Outcome, why: str = "") -> Told:
+def _outcome(outcome: Outcome, why: str = "") -> Fact:
     return "outcome", f"{outcome.name}{why}: {outcome.reply_code} {outcome.dsn_code} {outcome.text}"

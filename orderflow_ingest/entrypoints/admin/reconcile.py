@@ -86,7 +86,7 @@ def reconcile(
         overdue=timedelta(minutes=minutes),
         orphan_documents=orphan_documents,
     )
-    found, fixed = _go_through(app, organizations(app, slug), slug, scope, run, as_json)
+    found, fixed = _reconcile_all(app, organizations(app, slug), slug, scope, run, as_json)
     _conclude(app, found, fixed, run.failed, as_json)
 
 
@@ -103,18 +103,18 @@ def _run(app: App, resumed: UUID | None, fix: bool) -> Run:
     return found
 
 
-def _go_through(
+def _reconcile_all(
     app: App, orgs: list[Organization], slug: str | None, scope: ReconcileOptions, run: Run, as_json: bool
 ) -> tuple[Counter[str], Counter[str]]:
     found: Counter[str] = Counter()
     fixed: Counter[str] = Counter()
 
-    def tell(finding: Finding) -> None:
+    def report(finding: Finding) -> None:
         found[finding.kind.value] += 1
         fixed[finding.kind.value] += bool(finding.fixed)
         _print(finding, as_json)
 
-    def note(position: str | None, is_over: bool) -> None:
+    def save_progress(position: str | None, is_over: bool) -> None:
         counts = run.done + fixed.total(), 0, run.failed + found.total() - fixed.total()
         app.records.runs.advance(run.id, position, *counts, datetime.now(UTC), is_over=is_over)
 
@@ -124,11 +124,11 @@ def _go_through(
     with progress(total, "Reconciling") as bar:
         for org in left:
             for finding in reconcile_organization(org, scope, app, bar.update):
-                tell(finding)
-            note(org.slug, is_over=False)
+                report(finding)
+            save_progress(org.slug, is_over=False)
     for finding in reconcile_host(slug and ascii_lower(slug), scope, app):
-        tell(finding)
-    note(None, is_over=True)
+        report(finding)
+    save_progress(None, is_over=True)
     return found, fixed
 
 

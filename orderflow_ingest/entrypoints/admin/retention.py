@@ -67,5 +67,5 @@ def retention(
 
 
 def _row(slug: str, one: RetentionResult) -> dict[str, Any]:
-    told = {"org": slug, "kind": one.area.value, "objects": one.objects, "bytes": one.bytes, "rows": one.rows}
-    return {**told, "kept": one.kept, "busy": one.busy, "extracted_again": one.extracted_again}
+    row = {"org": slug, "kind": one.area.value, "objects": one.objects, "bytes": one.bytes, "rows": one.rows}
+    return {**row, "kept": one.kept, "busy": one.busy, "extracted_again": one.extracted_again}

@@ -22,12 +22,12 @@ from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, pri
 from orderflow_ingest.storage.archive import read_object
 from orderflow_ingest.storage.database import Document, Filter, HeldMail, InboundMessage, SkippedPart
 
-from .history import Story, mail_history, tell_held
+from .history import MailHistory, held_mail_history, mail_history
 
 _BEGINNING = re.compile(r"[0-9a-fA-F-]{4,36}")
 _SEVERAL = 10
-# A worker's mark and the keys by which rows are the same are no part of a story.
-_UNTOLD = ("worker", "next_attempt_at", "claimed_filename")
+# A worker's mark and the keys by which rows are the same are not shown.
+_HIDDEN_FIELDS = ("worker", "next_attempt_at", "claimed_filename")
 
 Mail = InboundMessage | HeldMail
 
@@ -63,7 +63,9 @@ def show(
         elif target:
             _write_raw(mail, write, app)
         else:
-            _show(mail_history(mail, app) if isinstance(mail, InboundMessage) else tell_held(mail, app), as_json)
+            _show(
+                mail_history(mail, app) if isinstance(mail, InboundMessage) else held_mail_history(mail, app), as_json
+            )
 
 
 def _nowhere(data: bytes) -> None:
@@ -116,35 +118,35 @@ def _write_document(mail: Mail, path: str, write: Write, app: App) -> None:
     write(read_object(found.org_id, found.object_key, found.digest, app.archive))
 
 
-def _show(story: Story, as_json: bool) -> None:
+def _show(history: MailHistory, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(_told(story), default=_plain))
+        click.echo(json.dumps(_as_json(history), default=_plain))
         return
-    print_rows([{"what": what, "value": value} for what, value in _facts(story).items()], False)
+    print_rows([{"what": what, "value": value} for what, value in _facts(history).items()], False)
     click.echo("\nHEADER FIELDS")
-    for name, value in story.header:
+    for name, value in history.header:
         click.echo(f"{name}: {printable(value)}")
-    if story.missing:
-        click.echo(printable(story.missing))
-    tables = {"parts": [_part(part) for part in story.parts], "events": _events(story)}
-    tables["held, since it clashes with this one"] = [_held(one) for one in story.held]
+    if history.missing_reason:
+        click.echo(printable(history.missing_reason))
+    tables = {"parts": [_part(part) for part in history.parts], "events": _events(history)}
+    tables["held, since it clashes with this one"] = [_held(one) for one in history.held]
     for title, rows in tables.items():
         if rows:
             click.echo(f"\n{title.upper()}")
             print_rows(rows, False)
 
 
-def _facts(story: Story) -> dict[str, Any]:
-    mail = story.mail
-    facts: dict[str, Any] = {"id": mail.id, "organization": story.org}
+def _facts(history: MailHistory) -> dict[str, Any]:
+    mail = history.mail
+    facts: dict[str, Any] = {"id": mail.id, "organization": history.org}
     if isinstance(mail, InboundMessage):
         facts["status"] = f"{mail.status.value}, attempts: {mail.attempts}"
         facts["error"] = _error(mail.error_json)
     else:
         facts["status"] = f"HELD ({mail.reason.value}), {mail.resolution or 'not decided'}"
         facts["clashes with"] = mail.inbound_message_id
-        facts["not believed"] = story.doubt or None
-        facts["what differs"] = story.difference or None
+        facts["not believed"] = history.rejection or None
+        facts["what differs"] = history.difference or None
     facts |= {"received": mail.received_at, "client": mail.client_address, "queue id": mail.queue_id}
     facts |= {"envelope": f"{mail.envelope_sender or '<>'} -> {mail.envelope_recipient}"}
     facts |= {"from": mail.from_email, "subject": mail.subject}
@@ -171,8 +173,8 @@ def _part(part: Document | SkippedPart) -> dict[str, Any]:
     }
 
 
-def _events(story: Story) -> list[dict[str, Any]]:
-    paths = {part.id: part.part_path for part in story.parts if isinstance(part, Document)}
+def _events(history: MailHistory) -> list[dict[str, Any]]:
+    paths = {part.id: part.part_path for part in history.parts if isinstance(part, Document)}
     return [
         {
             "at": event.at,
@@ -181,14 +183,14 @@ def _events(story: Story) -> list[dict[str, Any]]:
             "by": event.actor or None,
             "details": _details(event.details),
         }
-        for event in story.events
+        for event in history.events
     ]
 
 
 def _details(details: dict[str, Any]) -> str | None:
     """Write an event's details; of an error its place, which tells the class too, and not its time again."""
-    untold = ("error", "at") if details.get("where") else ()
-    return ", ".join(f"{n}: {v}" for n, v in details.items() if v not in ("", None) and n not in untold) or None
+    hidden = ("error", "at") if details.get("where") else ()
+    return ", ".join(f"{n}: {v}" for n, v in details.items() if v not in ("", None) and n not in hidden) or None
 
 
 def _held(held: HeldMail) -> dict[str, Any]:
@@ -209,20 +211,20 @@ def _error(error: Any) -> str | None:
     return f"{error.get('where') or error.get('error')}{detail}, attempt {error.get('attempt')}"
 
 
-def _told(story: Story) -> dict[str, Any]:
+def _as_json(history: MailHistory) -> dict[str, Any]:
     def row(of: Any) -> dict[str, Any]:
-        return {name: value for name, value in asdict(of).items() if name not in _UNTOLD}
+        return {name: value for name, value in asdict(of).items() if name not in _HIDDEN_FIELDS}
 
     return {
-        "org": story.org,
-        "kind": "message" if isinstance(story.mail, InboundMessage) else "held",
-        "mail": row(story.mail),
-        "header": [{"name": name, "value": value} for name, value in story.header],
-        "header_missing": story.missing or None,
-        "documents": [row(part) for part in story.parts if isinstance(part, Document)],
-        "passed_over": [row(part) for part in story.parts if isinstance(part, SkippedPart)],
-        "events": [row(event) for event in story.events],
-        "held": [row(one) for one in story.held],
+        "org": history.org,
+        "kind": "message" if isinstance(history.mail, InboundMessage) else "held",
+        "mail": row(history.mail),
+        "header": [{"name": name, "value": value} for name, value in history.header],
+        "header_missing": history.missing_reason or None,
+        "documents": [row(part) for part in history.parts if isinstance(part, Document)],
+        "passed_over": [row(part) for part in history.parts if isinstance(part, SkippedPart)],
+        "events": [row(event) for event in history.events],
+        "held": [row(one) for one in history.held],
     }
 
 

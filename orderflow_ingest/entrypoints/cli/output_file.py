@@ -35,7 +35,7 @@ def output(path: str, overwrite: bool) -> Iterator[Write]:
     except OSError as error:
         raise _refused(path, error) from None
     try:
-        with _kept_on_word(path) if is_new else _kept() as keep:
+        with _removed_unless_kept(path) if is_new else _kept() as keep:
 
             def write(data: bytes) -> None:
                 try:
@@ -56,22 +56,22 @@ def _kept() -> Iterator[Callable[[], object]]:
 
 
 @contextmanager
-def _kept_on_word(path: str) -> Iterator[Callable[[], object]]:
+def _removed_unless_kept(path: str) -> Iterator[Callable[[], object]]:
     """Have a child remove a file if this process ends, in whatever way, before it says that the file is to be kept."""
-    heard, said = os.pipe()
+    read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
         with suppress(BaseException):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            os.close(said)
-            if not os.fdopen(heard, "rb").read():
+            os.close(write_end)
+            if not os.fdopen(read_end, "rb").read():
                 os.unlink(path)
         os._exit(0)
-    os.close(heard)
+    os.close(read_end)
     try:
-        yield lambda: os.write(said, b"k")
+        yield lambda: os.write(write_end, b"k")
     finally:
-        os.close(said)
+        os.close(write_end)
         os.waitpid(child, 0)
 
 

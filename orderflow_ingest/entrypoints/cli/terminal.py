@@ -91,7 +91,7 @@ class LazyGroup(CommandGroup):
         return command
 
 
-_TYPED = 2000  # characters of a command line that are kept
+_LONGEST_COMMAND_LINE = 2000  # characters of a command line that are kept
 
 
 class NotSetUpError(OrderflowError):
@@ -198,7 +198,7 @@ def progress(length: int, label: str) -> Iterator[Any]:
 def command_line() -> str:
     """Give the command as it was typed, for the trace of it; no option of these programs takes a secret."""
     line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return line if len(line) <= _TYPED else f"{line[:_TYPED]}\u2026"
+    return line if len(line) <= _LONGEST_COMMAND_LINE else f"{line[:_LONGEST_COMMAND_LINE]}\u2026"
 
 
 def _plain(value: Any) -> Any:

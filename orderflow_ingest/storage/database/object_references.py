@@ -3,7 +3,7 @@
 A raw object may be named by several rows (a message by mail and by upload, a held mail that was accepted), and a
 document's by very many. No index leads from a digest to its rows, and none is wanted where mail is delivered: so who
 asks for all rows of an object reads all rows of the organization, in short transactions, and sorts them elsewhere
-(see `keeping.ledger`).
+(see `maintenance.reference_index`).
 """
 
 from collections.abc import Iterable, Iterator

@@ -93,9 +93,9 @@ def send(probe: Probe, timeout: float, raw: bytes | None = None, source: str | N
                 client.quit()
             client.close()
     except smtplib.SMTPConnectError as error:
-        raise SmtpRefusedError(_told("the connection", error.smtp_code, error.smtp_error)) from error
+        raise SmtpRefusedError(_refusal("the connection", error.smtp_code, error.smtp_error)) from error
     except smtplib.SMTPDataError as error:
-        raise SmtpRefusedError(_told("DATA", error.smtp_code, error.smtp_error)) from error
+        raise SmtpRefusedError(_refusal("DATA", error.smtp_code, error.smtp_error)) from error
     except smtplib.SMTPServerDisconnected as error:
         raise SmtpRefusedError(f"{probe.host}:{probe.port} hung up: see its log") from error
     except OSError as error:  # smtplib's own are of this class
@@ -116,7 +116,7 @@ def _speak(client: smtplib.SMTP, probe: Probe, raw: bytes) -> Answer:
     _step("RCPT TO", client.rcpt(probe.recipient), 250, 251)
     code, text = client.data(raw)
     if code != 250:
-        raise SmtpRefusedError(_told("DATA", code, text), code)
+        raise SmtpRefusedError(_refusal("DATA", code, text), code)
     found = re.search(rb"queued as (\w+)", text)
     return Answer(code, _printable(text), found[1].decode() if found else "", tls)
 
@@ -132,7 +132,7 @@ def _greet(client: smtplib.SMTP) -> str:
     try:
         client.starttls(context=context)
     except smtplib.SMTPResponseException as error:
-        return f"no TLS: {_told('STARTTLS', error.smtp_code, error.smtp_error)}"
+        return f"no TLS: {_refusal('STARTTLS', error.smtp_code, error.smtp_error)}"
     except ssl.SSLError as error:
         raise SmtpRefusedError(f"STARTTLS was offered, and TLS failed ({error.reason}): {_CERTIFICATE}") from error
     _step("EHLO", client.ehlo(), 250)
@@ -141,10 +141,10 @@ def _greet(client: smtplib.SMTP) -> str:
 
 def _step(name: str, answer: tuple[int, bytes], *wanted: int) -> None:
     if answer[0] not in wanted:
-        raise SmtpRefusedError(_told(name, *answer))
+        raise SmtpRefusedError(_refusal(name, *answer))
 
 
-def _told(step: str, code: int, text: bytes | str) -> str:
+def _refusal(step: str, code: int, text: bytes | str) -> str:
     hint = _HINTS.get(code)
     return f"{step} was refused with {code} {_printable(text)}" + (f": {hint}" if hint else "")
 

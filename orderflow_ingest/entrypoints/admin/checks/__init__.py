@@ -19,7 +19,7 @@ from orderflow_ingest.storage.queue import QueueUnavailable
 from orderflow_ingest.storage.resilience.circuit_breaker import unavailable_organizations
 
 from .database import check_database, check_schema
-from .findings import Finding, Level, Said, run_init
+from .findings import CheckResult, Finding, Level, run_init
 from .forgery import check_forgeries
 from .openness import check_openness
 from .postconf import Postconf
@@ -43,8 +43,8 @@ def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool
         yield app
     else:
         with as_owner(settings.spool_dir):
-            for part, look in _PARTS:
-                yield from _findings(part, look(app))
+            for part, check_part in _PARTS:
+                yield from _findings(part, check_part(app))
     yield from _findings("service", check_service(settings, way))
     if isinstance(postfix, Postconf):
         if isinstance(app, App):
@@ -78,15 +78,15 @@ def _opened(settings: Settings) -> App | Finding:
         return Finding(error.backend, Level.TROUBLE, str(error))
 
 
-def _findings(part: str, said: Iterator[Said]) -> Iterator[Finding]:
+def _findings(part: str, results: Iterator[CheckResult]) -> Iterator[Finding]:
     try:
-        for level, text in said:
+        for level, text in results:
             yield Finding(part, Level[level], text)
     except Exception as error:
         yield Finding(part, Level.TROUBLE, f"could not be checked: {error_location(error)}")
 
 
-def _settings(app: App) -> Iterator[Said]:
+def _settings(app: App) -> Iterator[CheckResult]:
     file = app.settings.file
     if file is None:
         yield "OK", app.settings.source
@@ -108,7 +108,7 @@ def _settings(app: App) -> Iterator[Said]:
         yield "OK", str(file)
 
 
-def _breaker(app: App) -> Iterator[Said]:
+def _breaker(app: App) -> Iterator[CheckResult]:
     """Look whether deliveries of this host are told that a backend is away, and could tell each other."""
     directory = app.settings.circuits_dir
     if not app.settings.state_dir.is_dir():
@@ -133,7 +133,7 @@ def _breaker(app: App) -> Iterator[Said]:
         yield "OK", "no backend is known to be unavailable"
 
 
-def _queue(app: App) -> Iterator[Said]:
+def _queue(app: App) -> Iterator[CheckResult]:
     try:
         depth, rings, held = app.queue.depth(), app.queue.notify_works(), [*check_snapshots(app)]
     except QueueUnavailable as error:
@@ -149,7 +149,7 @@ def _queue(app: App) -> Iterator[Said]:
     yield "OK", f"answers, {depth} tasks waiting"
 
 
-def _organizations(app: App) -> Iterator[Said]:
+def _organizations(app: App) -> Iterator[CheckResult]:
     organizations = app.records.organizations
     try:
         known = organizations.all()
@@ -172,7 +172,7 @@ def _organizations(app: App) -> Iterator[Said]:
         yield "OK", f"{len(active)} active"
 
 
-def _handler(app: App) -> Iterator[Said]:
+def _handler(app: App) -> Iterator[CheckResult]:
     target = app.settings.document_handler
     try:
         load_handler(target)
@@ -182,7 +182,7 @@ def _handler(app: App) -> Iterator[Said]:
     yield "OK", target
 
 
-_PARTS: list[tuple[str, Callable[[App], Iterator[Said]]]] = [
+_PARTS: list[tuple[str, Callable[[App], Iterator[CheckResult]]]] = [
     ("settings", _settings),
     ("spool", check_spool),
     ("breaker", _breaker),

@@ -12,7 +12,7 @@ from orderflow_ingest.storage import postgresql_url
 from orderflow_ingest.storage.database import DatabaseUnavailable, schema, server_info
 from orderflow_ingest.storage.resilience.timeouts import CONNECTIONS, scaled_to, session_limits
 
-from .findings import Said, compare_clocks
+from .findings import CheckResult, compare_clocks
 from .service import count_services
 
 _SERVICE = CONNECTIONS + 1  # rows and queue
@@ -24,27 +24,27 @@ _STANDBYS = re.compile(r"\s*(?:(?:(?:FIRST|ANY)\s+)?(?P<wanted>\d+)\s*\((?P<seve
 _NAME = re.compile(r'"((?:[^"]|"")+)"|([^\s,"()]+)')
 
 
-def check_database(app: App) -> Iterator[Said]:
+def check_database(app: App) -> Iterator[CheckResult]:
     """Ask the database for an organization, and PostgreSQL for what it is set to."""
     name = app.records.database.engine.dialect.name
-    says, findings = None, list[Said]()
+    server, findings = None, list[CheckResult]()
     try:
         if not app.records.database.is_sqlite:
-            says = server_info.ask(app.records.database)
-            findings = [*_holds(says), *_is_ours(says), *_bounds(app, says), *_connections(app, says)]
+            server = server_info.ask(app.records.database)
+            findings = [*_holds(server), *_is_ours(server), *_bounds(app, server), *_connections(app, server)]
             findings += [*_hosts("DATABASE_URL", app.settings.database_url)]
             findings += [*_hosts("QUEUE_URL", app.settings.queue_url)]
-            findings += compare_clocks("the database server's", says.clock.timestamp(), says.asked_at)
-        if says is None or (says.sees_tables and not says.missing_rights):
+            findings += compare_clocks("the database server's", server.clock.timestamp(), server.asked_at)
+        if server is None or (server.sees_tables and not server.missing_rights):
             app.records.organizations.find("probe")
     except DatabaseUnavailable as error:
         yield "TROUBLE", str(error)
         return
-    share = _share(app, says) if says is not None else ""
+    share = _share(app, server) if server is not None else ""
     yield from findings or [("OK", f"{name} answers, {app.records.database.name}{share}")]
 
 
-def check_schema(app: App) -> Iterator[Said]:
+def check_schema(app: App) -> Iterator[CheckResult]:
     """Compare the schema's version with the one that this program needs."""
     try:
         current = schema.current_version(app.records.database)
@@ -66,47 +66,47 @@ def check_schema(app: App) -> Iterator[Said]:
         yield "OK", f"version {current}"
 
 
-def _holds(says: server_info.Server) -> Iterator[Said]:
+def _holds(server: server_info.Server) -> Iterator[CheckResult]:
     """Look whether the server keeps every text, and every row that it has acknowledged."""
-    if says.encoding != "UTF8":
+    if server.encoding != "UTF8":
         made = "createdb -E UTF8 -T template0"
-        yield "TROUBLE", f"its encoding is {says.encoding}, which cannot hold every subject: make it anew by {made}"
-    if not says.knows_letters:
+        yield "TROUBLE", f"its encoding is {server.encoding}, which cannot hold every subject: make it anew by {made}"
+    if not server.knows_letters:
         yield (
             "WARNING",
             "its locale knows the letters of ASCII alone, so that Ä and ä are two to who looks for mail: "
             "make it anew by createdb -E UTF8 -l C.UTF-8 -T template0",
         )
-    if says.is_read_only:
+    if server.is_read_only:
         yield "TROUBLE", "it is a standby, or read-only: name the primary in DATABASE_URL"
     for name in ("fsync", "full_page_writes"):
-        if getattr(says, name) == "off":
+        if getattr(server, name) == "off":
             yield (
                 "WARNING",
                 f"postgresql.conf: set {name} = on (a crash of its machine loses orders that were acknowledged)",
             )
-    if says.synchronous_commit == "off":
+    if server.synchronous_commit == "off":
         yield (
             "WARNING",
-            f"ALTER ROLE {says.role} SET synchronous_commit = on (a crash of the server loses the last orders)",
+            f"ALTER ROLE {server.role} SET synchronous_commit = on (a crash of the server loses the last orders)",
         )
-    yield from _standbys(says)
+    yield from _standbys(server)
 
 
-def _standbys(says: server_info.Server) -> Iterator[Said]:
+def _standbys(server: server_info.Server) -> Iterator[CheckResult]:
     """Look whether the standbys that a commit is to wait for are there, and whether ours wait for them."""
-    listed = says.synchronous_standby_names
+    listed = server.synchronous_standby_names
     if not listed.strip():
         return
-    if says.synchronous_commit in ("off", "local"):
+    if server.synchronous_commit in ("off", "local"):
         yield (
             "WARNING",
-            f"synchronous_standby_names is set, and synchronous_commit = {says.synchronous_commit} for {says.role}: "
-            "what was acknowledged last is lost at a failover; set it to on",
+            f"synchronous_standby_names is set, and synchronous_commit = {server.synchronous_commit} for {server.role}"
+            ": what was acknowledged last is lost at a failover; set it to on",
         )
         return
     wanted, names = _read_standbys(listed)
-    there = sum("*" in names or name.lower() in names for name in says.standbys)
+    there = sum("*" in names or name.lower() in names for name in server.standbys)
     if there < wanted:
         yield (
             "TROUBLE",
@@ -123,28 +123,28 @@ def _read_standbys(listed: str) -> tuple[int, set[str]]:
     return int(found["wanted"] or 1) if found else 1, {name.lower() for name in read}
 
 
-def _is_ours(says: server_info.Server) -> Iterator[Said]:
+def _is_ours(server: server_info.Server) -> Iterator[CheckResult]:
     """Look whether the role finds our tables, and may do what a delivery does."""
-    if not says.sees_tables and says.schemas:
-        first = says.schemas.partition(",")[0]
+    if not server.sees_tables and server.schemas:
+        first = server.schemas.partition(",")[0]
         yield (
             "TROUBLE",
-            f"the tables are in the schema {says.schemas}, where the role {says.role} does not look: "
-            f"ALTER ROLE {says.role} SET search_path = {first}",
+            f"the tables are in the schema {server.schemas}, where the role {server.role} does not look: "
+            f"ALTER ROLE {server.role} SET search_path = {first}",
         )
-    elif not says.sees_tables:
-        yield "TROUBLE", f"the database {says.database} has no tables of ours: run orderflow-admin init as its owner"
-    elif "," in says.schemas:
-        yield "WARNING", f"several schemas have our tables: {says.schemas}; drop those that are left over"
-    if says.sees_tables and says.missing_rights:
+    elif not server.sees_tables:
+        yield "TROUBLE", f"the database {server.database} has no tables of ours: run orderflow-admin init as its owner"
+    elif "," in server.schemas:
+        yield "WARNING", f"several schemas have our tables: {server.schemas}; drop those that are left over"
+    if server.sees_tables and server.missing_rights:
         yield (
             "TROUBLE",
-            f"the role {says.role} lacks {', '.join(says.missing_rights)}: run orderflow-admin roles postgresql, "
-            f"and GRANT orderflow_deliver TO {says.role}",
+            f"the role {server.role} lacks {', '.join(server.missing_rights)}: run orderflow-admin roles postgresql, "
+            f"and GRANT orderflow_deliver TO {server.role}",
         )
 
 
-def _hosts(name: str, url: str) -> Iterator[Said]:
+def _hosts(name: str, url: str) -> Iterator[CheckResult]:
     """Look whether several hosts may send us to a standby: libpq takes the first that answers."""
     target = postgresql_url.read(url) if postgresql_url.is_postgresql(url) else None
     if target and len(target.servers) > 1 and target.parameters.get("target_session_attrs") not in _WRITING:
@@ -154,12 +154,12 @@ def _hosts(name: str, url: str) -> Iterator[Said]:
         )
 
 
-def _bounds(app: App, says: server_info.Server) -> Iterator[Said]:
+def _bounds(app: App, server: server_info.Server) -> Iterator[CheckResult]:
     """Look whether our sessions end in time what waits: a pooler drops what programs ask for at each connection."""
     missing = [
-        f"ALTER ROLE {says.role} IN DATABASE {says.database} SET {name} = '{value}';"
+        f"ALTER ROLE {server.role} IN DATABASE {server.database} SET {name} = '{value}';"
         for name, value in session_limits(scaled_to(app.settings.deadline).statement).items()
-        if not _is_held(value, says.bounds[name])
+        if not _is_held(value, server.bounds[name])
     ]
     if missing:
         yield (
@@ -175,8 +175,8 @@ def _is_held(wanted: int | str, found: str) -> bool:
     return 0 < int(found) <= wanted
 
 
-def _share(app: App, says: server_info.Server) -> str:
-    given = says.max_connections - says.reserved
+def _share(app: App, server: server_info.Server) -> str:
+    given = server.max_connections - server.reserved
     taken = f"this host's programs can take {_taken_here(app)[2]} of its {given} connections"
     return f"; {taken}, those of other hosts come on top"
 
@@ -187,24 +187,24 @@ def _taken_here(app: App) -> tuple[int, int, int]:
     return instances, workers, instances * _SERVICE + workers * _WORKER + _FEW
 
 
-def _connections(app: App, says: server_info.Server) -> Iterator[Said]:
+def _connections(app: App, server: server_info.Server) -> Iterator[CheckResult]:
     """Compare what this host's programs can take with what the server gives; other hosts cannot be asked."""
     instances, workers, need = _taken_here(app)
-    given = says.max_connections - says.reserved
-    if given - says.taken < _FEW:
+    given = server.max_connections - server.reserved
+    if given - server.taken < _FEW:
         yield (
             "TROUBLE",
-            f"{says.taken} of its {given} connections are taken: raise max_connections in postgresql.conf",
+            f"{server.taken} of its {given} connections are taken: raise max_connections in postgresql.conf",
         )
     if given < need:
         yield (
             "WARNING",
-            f"postgresql.conf: set max_connections = {need + says.reserved} or more (the programs of this host alone "
+            f"postgresql.conf: set max_connections = {need + server.reserved} or more (the programs of this host alone "
             f"can take {need}: {_SERVICE} for each of {instances} services, {_WORKER} for each of {workers} workers)",
         )
     for limit, command in (
-        (says.role_limit, f"ALTER ROLE {says.role} CONNECTION LIMIT"),
-        (says.database_limit, f"ALTER DATABASE {says.database} CONNECTION LIMIT"),
+        (server.role_limit, f"ALTER ROLE {server.role} CONNECTION LIMIT"),
+        (server.database_limit, f"ALTER DATABASE {server.database} CONNECTION LIMIT"),
     ):
         if 0 <= limit < need:
             yield "WARNING", f"{command} -1 (it is {limit}, and the programs of this host alone can take {need})"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orderflow_ingest.config import SYSTEM_FILE, Settings
 
-Said = tuple[str, str]  # name of a level, and the text
+CheckResult = tuple[str, str]  # name of a level, and the text
 
 _CLOCK_WARNING = 5.0  # seconds
 _CLOCK_TROUBLE = 300.0  # seconds
@@ -33,7 +33,7 @@ class Finding:
     text: str
 
 
-def compare_clocks(whose: str, theirs: float, ours: float) -> Iterator[Said]:
+def compare_clocks(whose: str, theirs: float, ours: float) -> Iterator[CheckResult]:
     """Compare another's clock with ours, both in seconds since 1970; an answer's way and whole seconds are allowed for.
 
     Times of receipt go by each host's clock; S3 refuses a signature that is 15 minutes off.

@@ -23,7 +23,7 @@ from orderflow_ingest.parsing.mime.fields import read_mail_header
 from orderflow_ingest.storage.database import DatabaseUnavailable
 from orderflow_ingest.storage.probe_mail import Probes, waiting
 
-from .findings import Said
+from .findings import CheckResult
 from .forged_mail import STRANGER, Forgery, forgeries, is_looked_at, plain, spf_forgeries
 from .postconf import Postconf
 from .postfix_ways import way_of
@@ -51,7 +51,7 @@ class _MailLateError(OrderflowError):
     """A mail has not come in time; the text is Postfix's name for it."""
 
 
-def check_forgeries(app: App, asked: Postconf, patience: float = _PATIENCE) -> Iterator[Said]:
+def check_forgeries(app: App, postconf: Postconf, patience: float = _PATIENCE) -> Iterator[CheckResult]:
     """Send forged mail where a server is said to authenticate senders, and tell which is believed.
 
     `patience` is how many seconds all of it may take.
@@ -59,11 +59,11 @@ def check_forgeries(app: App, asked: Postconf, patience: float = _PATIENCE) -> I
     settings = app.settings
     if not settings.authserv_id:
         return
-    if way_of(asked) == BEFORE_QUEUE:
+    if way_of(postconf) == BEFORE_QUEUE:
         yield "OK", "before the queue no mail is believed to be authenticated, so no forged mail was sent"
         return
     recipient = settings.addresses.of(_CANARY)
-    host, port = _listener(asked)
+    host, port = _listener(postconf)
     to = Probe(host, port, "", recipient, "")
     with as_owner(settings.spool_dir):
         if not _is_there(app):
@@ -74,7 +74,7 @@ def check_forgeries(app: App, asked: Postconf, patience: float = _PATIENCE) -> I
             return
         try:
             with waiting(settings.probes_dir) as probes:
-                yield from _try(_Trial(settings, to, probes, patience), asked)
+                yield from _try(_Trial(settings, to, probes, patience), postconf)
         except OSError as error:
             yield "TROUBLE", f"{settings.probes_dir} cannot be used, {os_reason(error)}: chown it to who delivers"
 
@@ -121,7 +121,7 @@ class _Trial:
         return sent
 
 
-def _try(trial: _Trial, asked: Postconf) -> Iterator[Said]:
+def _try(trial: _Trial, postconf: Postconf) -> Iterator[CheckResult]:
     """Send the tricks, and tell which are believed."""
     domain, authserv_id = trial.domain, trial.authserv_id
     try:
@@ -133,7 +133,7 @@ def _try(trial: _Trial, asked: Postconf) -> Iterator[Said]:
         yield "WARNING", f"forged mail could not be sent, so nothing is known of it: {error}"
         return
     except _MailLateError as error:
-        why = waiting_because(str(error), asked.place)
+        why = waiting_because(str(error), postconf.config_directory)
         yield "WARNING", f"forged mail has not come in time, so nothing is known of it: {why}"
         return
     if first.header is not None and not is_looked_at(first.header, authserv_id):
@@ -159,12 +159,12 @@ def _is_there(app: App) -> bool:
     return org is not None and org.is_active
 
 
-def _listener(asked: Postconf) -> tuple[str, int]:
+def _listener(postconf: Postconf) -> tuple[str, int]:
     """Give the address and port of this host at which Postfix takes mail from others."""
-    listeners = [s.name for s in asked.services if s.type == "inet" and s.daemon in ("smtpd", "postscreen")]
+    listeners = [s.name for s in postconf.services if s.type == "inet" and s.daemon in ("smtpd", "postscreen")]
     host, _, service = next((n for n in listeners if n.rpartition(":")[2] not in _SUBMISSION), "smtp").rpartition(":")
     if not host:
-        host = next(iter(asked.value("inet_interfaces").replace(",", " ").split()), "all")
+        host = next(iter(postconf.value("inet_interfaces").replace(",", " ").split()), "all")
     try:
         port = int(service) if service.isdigit() else socket.getservbyname(service)
     except OSError:

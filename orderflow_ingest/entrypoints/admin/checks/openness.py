@@ -16,20 +16,20 @@ from orderflow_ingest.config import Settings
 from orderflow_ingest.storage import postgresql_url
 from orderflow_ingest.storage.database import DatabaseUnavailable, schema
 
-from .findings import Said
+from .findings import CheckResult
 
 _FALSE = ("0", "F", "FALSE", "N", "NO")  # as redis-py reads it
 _VERIFY = "say ?sslmode=verify-full&sslrootcert=FILE behind it"
 
 
-def check_openness(app: App) -> Iterator[Said]:
+def check_openness(app: App) -> Iterator[CheckResult]:
     """Name what is too open."""
     settings = app.settings
     findings = [*_role(app), *_connections(settings), *_passwords(settings), *_stores(settings)]
     yield from findings or [("OK", "nothing is more open than it need be")]
 
 
-def _role(app: App) -> Iterator[Said]:
+def _role(app: App) -> Iterator[CheckResult]:
     """Look at the role that delivers."""
     try:
         why = schema.rls_bypass_reason(app.records.database)
@@ -53,17 +53,17 @@ def _role(app: App) -> Iterator[Said]:
         )
 
 
-def _connections(settings: Settings) -> Iterator[Said]:
-    told = set()
+def _connections(settings: Settings) -> Iterator[CheckResult]:
+    reported = set()
     for name, url in (
         ("DATABASE_URL", settings.database_url),
         ("QUEUE_URL", settings.queue_url),
         ("MAP_DATABASE_URL", settings.map_database_url),
     ):
         why = _unverified(url)
-        if why and url not in told:
+        if why and url not in reported:
             yield "WARNING", f"{name} goes to another host {why}"
-        told.add(url)
+        reported.add(url)
     endpoint = settings.s3_endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL", ""))
     if settings.archive_url.startswith("s3:") and endpoint.startswith("http:") and not _is_here(endpoint):
         yield "WARNING", "S3_ENDPOINT_URL goes to another host in the clear: say https:"
@@ -75,13 +75,14 @@ def _unverified(url: str) -> str:
         return ""
     if postgresql_url.is_postgresql(url):
         return _unverified_postgresql(url)
-    asked = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items()}
+    options = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items()}
     if _is_here(url):
         return ""
     if url.startswith("redis:"):
         return "in the clear: say rediss:"
     is_off = (
-        asked.get("ssl_cert_reqs", "required") != "required" or asked.get("ssl_check_hostname", "").upper() in _FALSE
+        options.get("ssl_cert_reqs", "required") != "required"
+        or options.get("ssl_check_hostname", "").upper() in _FALSE
     )
     return "without verifying it: leave out ssl_cert_reqs and ssl_check_hostname" if is_off else ""
 
@@ -112,7 +113,7 @@ def _is_local(host: str) -> bool:
         return False
 
 
-def _passwords(settings: Settings) -> Iterator[Said]:
+def _passwords(settings: Settings) -> Iterator[CheckResult]:
     """Look at the files beside the settings file that units read over it, and at who may put one in its place."""
     if settings.file is None:
         return
@@ -126,7 +127,7 @@ def _passwords(settings: Settings) -> Iterator[Said]:
         yield "TROUBLE", f"any user can put another {settings.file.name} into {directory}: chmod 755 {directory}"
 
 
-def _stores(settings: Settings) -> Iterator[Said]:
+def _stores(settings: Settings) -> Iterator[CheckResult]:
     """Look at the embedded parts: they hold mail."""
     urls = (settings.database_url, settings.queue_url, settings.archive_url)
     paths = [url.partition("://")[2].lstrip("/") for url in urls if url.startswith(("sqlite:", "file:"))]

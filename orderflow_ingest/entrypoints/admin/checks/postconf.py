@@ -56,7 +56,7 @@ class Postconf:
 
     def __init__(self, program: str, config: str | None):
         self.program = program
-        self.place = str(Path(config).resolve()) if config else "/etc/postfix"
+        self.config_directory = str(Path(config).resolve()) if config else "/etc/postfix"
         self.services = [self._service(line) for line in self._run("-M").splitlines() if line.strip()]
         self._options = self._listed("-Px")
         self._values = self._listed("-x")
@@ -90,11 +90,11 @@ class Postconf:
         """
         postmap = str(Path(self.program).with_name("postmap"))
         ended = subprocess.run(
-            [postmap, "-c", self.place, "-q", key, table], capture_output=True, text=True, cwd="/", env=ENVIRONMENT,
-            **_as(account),
+            [postmap, "-c", self.config_directory, "-q", key, table], capture_output=True, text=True, cwd="/",
+            env=ENVIRONMENT, **_as(account),
         )  # fmt: skip
-        told = [line for line in ended.stderr.splitlines() if not _COMPLAINT.search(line)]
-        return (ended.stdout.strip() if ended.returncode == 0 else None), "\n".join(told)
+        errors = [line for line in ended.stderr.splitlines() if not _COMPLAINT.search(line)]
+        return (ended.stdout.strip() if ended.returncode == 0 else None), "\n".join(errors)
 
     def _usual_unit(self, name: str) -> str:
         """Return the unit of a parameter's default, such as d of maximal_queue_lifetime; s where it has none."""
@@ -103,9 +103,9 @@ class Postconf:
 
     def _complaints(self) -> list[tuple[str, str, str]]:
         """Give what postconf finds wrong in main.cf: line, what, and the parameter's name."""
-        command = [self.program, "-c", self.place, "-n"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stderr
-        found = (_COMPLAINT.search(line) for line in said.splitlines())
+        command = [self.program, "-c", self.config_directory, "-n"]
+        output = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stderr
+        found = (_COMPLAINT.search(line) for line in output.splitlines())
         return sorted({(one[1] or "", one[2], one[3]) for one in found if one})
 
     def _listed(self, *arguments: str) -> dict[str, str]:
@@ -119,7 +119,7 @@ class Postconf:
         return Service(name, type_, chroot, maxproc, command)
 
     def _run(self, *arguments: str) -> str:
-        command = [self.program, "-c", self.place, *arguments]
+        command = [self.program, "-c", self.config_directory, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stdout
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orderflow_ingest.config import Settings
-from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS, Place
+from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS, Section
 from orderflow_ingest.storage import postgresql_url
 
-from .findings import Said
+from .findings import CheckResult
 from .postconf import Postconf, Service, map_servers
 from .postfix_probes import line
 
@@ -20,14 +20,14 @@ from .postfix_probes import line
 class _InForce:
     """What is in force for a service, or in main.cf."""
 
-    asked: Postconf
+    postconf: Postconf
     of: Service | None
 
     def text(self, name: str) -> str:
-        return self.asked.value(name, self.of)
+        return self.postconf.value(name, self.of)
 
     def seconds(self, name: str) -> float:
-        return self.asked.seconds(name, self.of)
+        return self.postconf.seconds(name, self.of)
 
     def number(self, name: str) -> int:
         return int(self.text(name))
@@ -42,9 +42,11 @@ class _InForce:
         return self.number("default_process_limit") if given == "-" else int(given)
 
 
-def check_limits(settings: Settings, asked: Postconf, place: Place, service: Service | None = None) -> Iterator[Said]:
+def check_limits(
+    settings: Settings, postconf: Postconf, place: Section, service: Service | None = None
+) -> Iterator[CheckResult]:
     """Compare what is in force at a place with each row of the table."""
-    found = _InForce(asked, service)
+    found = _InForce(postconf, service)
     for relation in RELATIONS:
         if relation.place is place and not relation.holds(found, settings):
             is_own = relation.parameter.startswith("-o ") or relation.parameter == "maxproc"
@@ -52,9 +54,9 @@ def check_limits(settings: Settings, asked: Postconf, place: Place, service: Ser
             yield relation.level, line(relation.parameter, relation.printed(settings), relation.why, where)
 
 
-def check_hosts(asked: Postconf) -> Iterator[Said]:
+def check_hosts(postconf: Postconf) -> Iterator[CheckResult]:
     """Look whether a map can go from one server of PostgreSQL to the next."""
-    for table in asked.tables("virtual_mailbox_maps"):
+    for table in postconf.tables("virtual_mailbox_maps"):
         file = Path(table.removeprefix("pgsql:"))
         try:
             text = file.read_text(errors="replace") if table.startswith("pgsql:") else ""

@@ -14,7 +14,7 @@ from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.entrypoints.cli.run_as import ENVIRONMENT, as_user
 
-from .findings import Said
+from .findings import CheckResult
 from .postconf import Postconf, Service
 
 
@@ -41,13 +41,13 @@ def runs_as(account: pwd.struct_passwd, command: list[str]) -> bool:
     return ended.returncode == 0
 
 
-def status_filter(asked: Postconf, service: Service, name: str, form: str, fault: str) -> Iterator[Said]:
+def status_filter(postconf: Postconf, service: Service, name: str, form: str, fault: str) -> Iterator[CheckResult]:
     """Ask the filter itself what it makes of our verdicts, and of a fault."""
-    place, table = f"master.cf: {service.name}", asked.value(name, service)
+    place, table = f"master.cf: {service.name}", postconf.value(name, service)
     if not table:
         yield "TROUBLE", line(f"-o {name}", "$orderflow_status_filter", "a fault of ours bounces mail", place)
         return
-    if not (asked.lookup(f"5.3.0 {fault}", table)[0] or "").startswith("4."):
+    if not (postconf.lookup(f"5.3.0 {fault}", table)[0] or "").startswith("4."):
         yield "TROUBLE", f"main.cf: orderflow_status_filter: a fault of ours bounces mail: {_PRINT_AGAIN}"
     for outcome in Outcome:
         verdict = outcome.line.decode().strip()
@@ -55,14 +55,14 @@ def status_filter(asked: Postconf, service: Service, name: str, form: str, fault
             continue
         # pipe(8) leaves the line's end as a blank
         text = f"{verdict} " if form == "{}" else f"{outcome.dsn_code} {form.format(verdict)}"
-        if (asked.lookup(text, table)[0] or verdict) != verdict:
+        if (postconf.lookup(text, table)[0] or verdict) != verdict:
             yield "TROUBLE", f"main.cf: orderflow_status_filter does not know {verdict!r}: {_PRINT_AGAIN}"
 
 
 _PRINT_AGAIN = "print orderflow-admin postfix main again"
 
 
-def reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator[Said]:
+def reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator[CheckResult]:
     """Open a socket as a user; where nobody listens, the service's own finding tells."""
     if os.geteuid():
         return
@@ -70,7 +70,7 @@ def reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator
         with as_user(account), socket.socket(socket.AF_UNIX) as client:
             client.settimeout(5)
             client.connect(str(path))
-            said = client.recv(100)
+            greeting_seen = client.recv(100)
     except (FileNotFoundError, ConnectionRefusedError):
         return
     except PermissionError:
@@ -81,5 +81,5 @@ def reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator
     except OSError as error:
         yield "TROUBLE", f"{path} does not greet {account.pw_name}: {os_reason(error)}"
     else:
-        if not said or not said.startswith(greeting):
+        if not greeting_seen or not greeting_seen.startswith(greeting):
             yield "TROUBLE", f"{path}: the service sends {account.pw_name} away: look at ORDERFLOW_MAIL_USER, user="

@@ -31,7 +31,7 @@ from orderflow_ingest.storage.archive import (
 )
 from orderflow_ingest.storage.resilience import timeouts
 
-from .findings import Said, compare_clocks
+from .findings import CheckResult, compare_clocks
 from .spool import check_room
 
 PROBE = "probe/check.eml"
@@ -42,7 +42,7 @@ _BLOCK = 1 << 20
 _CHECKSUMS = ("sha256", "crc32", "md5", "none")
 
 
-def check_archive(app: App) -> Iterator[Said]:
+def check_archive(app: App) -> Iterator[CheckResult]:
     """Use the archive as deliveries and the worker do."""
     findings = [*_used(app), *check_room(app)]
     if isinstance(app.archive, S3Archive) and not any(" cannot be used: " in text for _, text in findings):
@@ -50,11 +50,11 @@ def check_archive(app: App) -> Iterator[Said]:
         if not any(level == "TROUBLE" for level, _ in findings):
             findings += _bounded(app, lambda: _metadata(app), "metadata")
             findings += _bounded(app, lambda: _largest(app), _named(app.settings.max_message_size))
-    worst = [said for said in findings if said[0] != "OK"]
+    worst = [result for result in findings if result[0] != "OK"]
     yield from findings if worst else [("OK", f"{app.settings.archive_url}: put, read and delete work"), *findings]
 
 
-def _used(app: App) -> Iterator[Said]:
+def _used(app: App) -> Iterator[CheckResult]:
     """Try each right for itself."""
     url = app.settings.archive_url
     for number in range(_TRIES):
@@ -62,18 +62,21 @@ def _used(app: App) -> Iterator[Said]:
             yield from _used_once(app)
         except (ObjectMissing, ObjectDamaged) as error:
             if number == _TRIES - 1:
-                told = type(error).__name__
-                yield "TROUBLE", f"{url}: what was stored is not read back ({told}): is it one and the same store?"
+                error_name = type(error).__name__
+                yield (
+                    "TROUBLE",
+                    f"{url}: what was stored is not read back ({error_name}): is it one and the same store?",
+                )
                 _delete(app.archive)
         else:
             return
 
 
-def _used_once(app: App) -> list[Said]:
+def _used_once(app: App) -> list[CheckResult]:
     """Return what is wrong with each step. Raise ObjectMissing or ObjectDamaged where another object is read."""
     data = os.urandom(16)
     digest = hashlib.sha256(data).hexdigest()
-    url, found = app.settings.archive_url, list[Said]()
+    url, found = app.settings.archive_url, list[CheckResult]()
     steps: list[tuple[str, Callable[[], object]]] = [
         ("stored", lambda: app.archive.put(PROBE, data, digest)),
         ("read", lambda: app.archive.read(PROBE, digest)),
@@ -120,7 +123,7 @@ def _remedy(app: App, error: ArchiveUnavailable) -> str:
     return ""
 
 
-def _metadata(app: App) -> Iterator[Said]:
+def _metadata(app: App) -> Iterator[CheckResult]:
     """Try metadata, as short as a mail's mostly is, and longer than S3 takes."""
     url = app.settings.archive_url
     for length, what in ((20, "metadata"), (_LONG, "metadata of more than 2 KB")):
@@ -156,7 +159,7 @@ def _metadata(app: App) -> Iterator[Said]:
         _delete(app.archive)
 
 
-def _largest(app: App) -> Iterator[Said]:
+def _largest(app: App) -> Iterator[CheckResult]:
     """Try an object of the size of the largest mail."""
     size, url = app.settings.max_message_size, app.settings.archive_url
     block = os.urandom(min(size, _BLOCK))
@@ -191,7 +194,7 @@ def _named(size: int) -> str:
     return f"an object of {size} bytes (ORDERFLOW_MAX_MESSAGE_SIZE)"
 
 
-def _bounded(app: App, look: Callable[[], Iterator[Said]], what: str) -> list[Said]:
+def _bounded(app: App, look: Callable[[], Iterator[CheckResult]], what: str) -> list[CheckResult]:
     """Look for no longer than a delivery has time; delete the probe then."""
     url, seconds = app.settings.archive_url, app.settings.deadline
     try:
@@ -224,15 +227,15 @@ def _delete_for_good(archive: Archive) -> bool:
     return True
 
 
-def _store(app: App, archive: S3Archive) -> Iterator[Said]:
+def _store(app: App, archive: S3Archive) -> Iterator[CheckResult]:
     before = time.time()
-    said = archive.look()
-    if said.clock is not None:
+    result = archive.look()
+    if result.clock is not None:
         # Date has whole seconds, cut off.
-        yield from compare_clocks("the S3 store's", said.clock.timestamp() + 0.5, (before + time.time()) / 2)
-    if said.refusal:
+        yield from compare_clocks("the S3 store's", result.clock.timestamp() + 0.5, (before + time.time()) / 2)
+    if result.refusal:
         level = "OK" if _worker_has_own_keys(app) else "WARNING"
-        yield level, f"{said.refusal}; the worker and orderflow-replay need it: without it {_LISTING}"
+        yield level, f"{result.refusal}; the worker and orderflow-replay need it: without it {_LISTING}"
 
 
 def _worker_has_own_keys(app: App) -> bool:

@@ -17,13 +17,13 @@ from orderflow_ingest.config import Settings
 from orderflow_ingest.entrypoints.admin.postfix.render import PIPE
 from orderflow_ingest.entrypoints.health_client import PIPE_SOCKET, ServiceNotRespondingError, read_health
 
-from .findings import Said
+from .findings import CheckResult
 
 _START = "systemctl enable --now orderflow-service.socket orderflow-service@1"
 _RESTART = "systemctl restart 'orderflow-service@*'"
 
 
-def check_service(settings: Settings, way: str | None) -> Iterator[Said]:
+def check_service(settings: Settings, way: str | None) -> Iterator[CheckResult]:
     """Look at the sockets and ask the service; `way` is the one that Postfix is set to, None if not known."""
     try:
         health = read_health(settings.socket_dir)
@@ -58,7 +58,7 @@ def _named(health: dict[str, Any]) -> str:
     return f"{name}, one of {count} instances on this host" if count > 1 else str(name)
 
 
-def _nobody(settings: Settings, way: str | None) -> Said:
+def _nobody(settings: Settings, way: str | None) -> CheckResult:
     if way is None:
         return "OK", f"none listens in {settings.socket_dir}; a host that takes no mail needs none"
     if way == PIPE:
@@ -66,7 +66,7 @@ def _nobody(settings: Settings, way: str | None) -> Said:
     return "TROUBLE", f"none listens in {settings.socket_dir}, so no mail is delivered: {_START}"
 
 
-def _owners(settings: Settings, health: dict[str, Any]) -> Iterator[Said]:
+def _owners(settings: Settings, health: dict[str, Any]) -> Iterator[CheckResult]:
     directory = settings.socket_dir.stat()
     if stat.S_IMODE(directory.st_mode) & 0o022:
         yield "TROUBLE", f"others may put sockets into {settings.socket_dir}: chmod 755 {settings.socket_dir}"
@@ -82,7 +82,7 @@ def _owners(settings: Settings, health: dict[str, Any]) -> Iterator[Said]:
         )
 
 
-def _is_ours(settings: Settings, health: dict[str, Any]) -> Iterator[Said]:
+def _is_ours(settings: Settings, health: dict[str, Any]) -> Iterator[CheckResult]:
     if health.get("spool") != str(settings.spool_dir):
         yield "TROUBLE", f"has other settings, its spool is {health.get('spool')}: {_RESTART}"
     if health.get("version") != __version__:

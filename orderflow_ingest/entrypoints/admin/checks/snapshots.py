@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from orderflow_ingest.app import App
 
-from .findings import Said, ago
+from .findings import CheckResult, ago
 
 _OLD = 600.0  # seconds
 _MANY = 100_000  # transactions since, where no time is told, and rows
@@ -30,7 +30,7 @@ SELECT kind, who::text, coalesce(seconds, 0)::float, since FROM (
 _KEPT = "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relid = to_regclass('huey_task')"
 
 
-def check_snapshots(app: App) -> Iterator[Said]:
+def check_snapshots(app: App) -> Iterator[CheckResult]:
     """Look for the oldest snapshot of the queue's database. Raises QueueUnavailable."""
     held, kept = app.queue.query(_ASKED), app.queue.query(_KEPT)
     if held is None or kept is None:

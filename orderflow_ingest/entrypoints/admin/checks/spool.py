@@ -10,13 +10,13 @@ from orderflow_ingest.app import App
 from orderflow_ingest.entrypoints.cli.run_as import account_of, closed_directory
 from orderflow_ingest.storage.spool import SpoolWriteError
 
-from .findings import Said, ago, run_init
+from .findings import CheckResult, ago, run_init
 
 _INODES = 1000
 _WAITS = 600.0  # seconds, for what the drain sees to every minute
 
 
-def check_spool(app: App) -> Iterator[Said]:
+def check_spool(app: App) -> Iterator[CheckResult]:
     """Write an entry, and look at what is there; done as who delivers."""
     directory = app.settings.spool_dir
     if not directory.is_dir():
@@ -40,7 +40,7 @@ def check_spool(app: App) -> Iterator[Said]:
     ]
 
 
-def check_room(app: App) -> Iterator[Said]:
+def check_room(app: App) -> Iterator[CheckResult]:
     """Look at the room of the embedded parts, where they lie on other file systems than the spool."""
     urls = (app.settings.database_url, app.settings.queue_url, app.settings.archive_url)
     paths = [Path("/", url.partition("://")[2].lstrip("/")) for url in urls if url.startswith(("sqlite:", "file:"))]
@@ -54,12 +54,12 @@ def user() -> str:
     return account_of(os.geteuid(), os.getegid()).pw_name
 
 
-def _modes(directory: Path) -> Iterator[Said]:
+def _modes(directory: Path) -> Iterator[CheckResult]:
     if os.stat(directory).st_mode & 0o077:
         yield "TROUBLE", f"{directory} is open to other users: chmod 700 {directory}"
 
 
-def _room(directory: Path, message: int) -> Iterator[Said]:
+def _room(directory: Path, message: int) -> Iterator[CheckResult]:
     usage, about = shutil.disk_usage(directory), os.statvfs(directory)
     if usage.free < 20 * message:
         yield "TROUBLE", f"{directory} has {usage.free >> 20} MiB left: make room, mail is deferred when it is full"
@@ -69,7 +69,7 @@ def _room(directory: Path, message: int) -> Iterator[Said]:
         yield "TROUBLE", f"{directory} has {about.f_favail} inodes left: remove small files, or make it a larger one"
 
 
-def _left(app: App) -> Iterator[Said]:
+def _left(app: App) -> Iterator[CheckResult]:
     """Look for what the drain should have delivered."""
     times = []
     for name in app.spool.entries():

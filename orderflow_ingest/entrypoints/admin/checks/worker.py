@@ -14,21 +14,21 @@ from orderflow_ingest.storage import attempt_files
 from orderflow_ingest.storage.database import DatabaseUnavailable
 from orderflow_ingest.storage.queue import QueueUnavailable
 
-from .findings import Said, ago
+from .findings import CheckResult, ago
 
 _LATE = 180.0  # seconds: it sweeps every minute, and a long one may be under way
 _AHEAD = 60.0
 _START = "systemctl enable --now orderflow-worker"
 
 
-def check_worker(app: App) -> Iterator[Said]:
+def check_worker(app: App) -> Iterator[CheckResult]:
     """Look for the last sweep, for living workers, and for what they have left undone."""
     findings = [*_sweeps(app), *_undone(app)]
-    worst = [said for said in findings if said[0] != "OK"]
+    worst = [result for result in findings if result[0] != "OK"]
     yield from worst or findings
 
 
-def _sweeps(app: App) -> Iterator[Said]:
+def _sweeps(app: App) -> Iterator[CheckResult]:
     here = len(presence.workers(app.settings.workers_dir))
     last = presence.last_sweep(app.settings.workers_dir)
     host, version, may_see = "this host", __version__, True
@@ -63,7 +63,7 @@ def _sweeps(app: App) -> Iterator[Said]:
         yield "OK", "none runs here; whether one runs elsewhere, the queue does not tell the role of these settings"
 
 
-def _not_swept(app: App, here: int, since: str) -> Iterator[Said]:
+def _not_swept(app: App, here: int, since: str) -> Iterator[CheckResult]:
     """Tell why workers that live have not swept; a restart would cut short what they have in hand."""
     busy = attempt_files.count_active(app.settings.attempts_dir)
     if busy >= here:
@@ -81,7 +81,7 @@ def _not_swept(app: App, here: int, since: str) -> Iterator[Said]:
         )
 
 
-def _undone(app: App) -> Iterator[Said]:
+def _undone(app: App) -> Iterator[CheckResult]:
     try:
         lag = app.records.messages.lag(app.records.database.now())
     except DatabaseUnavailable as error:

@@ -34,7 +34,7 @@ _SENDERS_PATIENCE = 600  # seconds after the end of the content, RFC 5321, 4.5.3
 _LEAST_PROXY = 100  # seconds, Postfix's own default of smtpd_proxy_timeout
 
 
-class Place(Enum):
+class Section(Enum):
     """Whose value counts: main.cf's, or that of a service of master.cf."""
 
     MAIN = "main.cf"
@@ -71,7 +71,7 @@ class Relation:
     A parameter that begins with `-o ` is an option of its service.
     """
 
-    place: Place
+    place: Section
     parameter: str
     level: str
     holds: Callable[[InForce, Settings], bool]
@@ -158,14 +158,14 @@ def _leaves_sessions(found: InForce, _: Settings) -> bool:
     return found.maxproc == 0 or own < found.maxproc
 
 
-def _transport(place: Place, transport: str, limit: str) -> Iterator[Relation]:
+def _transport(place: Section, transport: str, limit: str) -> Iterator[Relation]:
     """Give what is the same for both transports; `limit` is how long one may take for a delivery."""
-    option = "" if place == Place.PIPE else "-o "
+    option = "" if place == Section.PIPE else "-o "
     yield Relation(
         place, option + limit, "TROUBLE",
         lambda found, settings: found.seconds(limit) >= 2 * settings.deadline,
         lambda settings: f"{time_limit(settings)}s",
-        "at it Postfix kills the program" if place == Place.PIPE else "Postfix gives up before our deadline",
+        "at it Postfix kills the program" if place == Section.PIPE else "Postfix gives up before our deadline",
     )  # fmt: skip
     yield Relation(
         place, "daemon_timeout", "TROUBLE", _outlives(limit),
@@ -184,102 +184,104 @@ def _transport(place: Place, transport: str, limit: str) -> Iterator[Relation]:
 
 RELATIONS: tuple[Relation, ...] = (
     Relation(
-        Place.MAIN, "message_size_limit", "TROUBLE",
+        Section.MAIN, "message_size_limit", "TROUBLE",
         lambda found, settings: 0 < found.number("message_size_limit") <= settings.max_message_size,
         lambda settings: settings.max_message_size,
         "larger mail is accepted and then bounces",
     ),
     Relation(
-        Place.MAIN, "message_size_limit", "WARNING",
+        Section.MAIN, "message_size_limit", "WARNING",
         lambda found, settings: not 0 < found.number("message_size_limit") < settings.max_message_size,
         lambda settings: settings.max_message_size,
         "mail is refused that ORDERFLOW_MAX_MESSAGE_SIZE allows",
     ),
     Relation(
-        Place.MAIN, "mailbox_size_limit", "TROUBLE", _covers_message("mailbox_size_limit"), _mailbox_limit,
+        Section.MAIN, "mailbox_size_limit", "TROUBLE", _covers_message("mailbox_size_limit"), _mailbox_limit,
         "below message_size_limit local(8) does not start: mail for postmaster waits",
     ),
     Relation(
-        Place.MAIN, "virtual_mailbox_limit", "WARNING", _covers_message("virtual_mailbox_limit"), _mailbox_limit,
+        Section.MAIN, "virtual_mailbox_limit", "WARNING", _covers_message("virtual_mailbox_limit"), _mailbox_limit,
         "below message_size_limit virtual(8) does not start: mail of other domains waits",
     ),
     Relation(
-        Place.MAIN, "header_size_limit", "WARNING",
+        Section.MAIN, "header_size_limit", "WARNING",
         lambda found, _: found.number("header_size_limit") >= 1 << 20, lambda _: 1 << 20,
         "the rest of a longer field is cut off, what its sender has signed too",
     ),
     Relation(
-        Place.MAIN, "maximal_queue_lifetime", "WARNING",
+        Section.MAIN, "maximal_queue_lifetime", "WARNING",
         lambda found, _: found.seconds("maximal_queue_lifetime") >= _DAY, lambda _: "10d",
         "an outage that is longer bounces mail",
     ),
     Relation(
-        Place.MAIN, "bounce_queue_lifetime", "WARNING",
+        Section.MAIN, "bounce_queue_lifetime", "WARNING",
         _is_within("maximal_queue_lifetime", "bounce_queue_lifetime"), lambda _: "10d",
         "mail of a null sender is thrown away after it, and nobody hears of it",
     ),
     Relation(
-        Place.MAIN, "minimal_backoff_time", "WARNING", _is_short("minimal_backoff_time"), lambda _: "60s",
+        Section.MAIN, "minimal_backoff_time", "WARNING", _is_short("minimal_backoff_time"), lambda _: "60s",
         "so long does mail wait at least after the shortest outage",
     ),
     Relation(
-        Place.MAIN, "queue_run_delay", "WARNING",
+        Section.MAIN, "queue_run_delay", "WARNING",
         _is_within("queue_run_delay", "minimal_backoff_time"), lambda _: "30s",
         "deferred mail is looked at no sooner, whatever minimal_backoff_time says",
     ),
     Relation(
-        Place.MAIN, "transport_retry_time", "WARNING", _is_short("transport_retry_time"), lambda _: "60s",
+        Section.MAIN, "transport_retry_time", "WARNING", _is_short("transport_retry_time"), lambda _: "60s",
         "so long does all mail wait after a transport has failed once",
     ),
     Relation(
-        Place.MAIN, "maximal_backoff_time", "WARNING",
+        Section.MAIN, "maximal_backoff_time", "WARNING",
         lambda found, _: found.seconds("minimal_backoff_time") <= found.seconds("maximal_backoff_time") <= 4000,
         lambda _: "1800s",
         "mail waits so long after a long outage; it must not be below minimal_backoff_time",
     ),
     Relation(
-        Place.MAIN, "anvil_rate_time_unit", "WARNING", _counts_in_minutes, lambda _: "60s",
+        Section.MAIN, "anvil_rate_time_unit", "WARNING", _counts_in_minutes, lambda _: "60s",
         "smtpd_client_…_rate_limit count within it: senders are put off",
     ),
     Relation(
-        Place.MAIN, "local_header_rewrite_clients", "WARNING", _is_empty("local_header_rewrite_clients"), lambda _: "",
+        Section.MAIN, "local_header_rewrite_clients", "WARNING", _is_empty("local_header_rewrite_clients"),
+        lambda _: "",
         "Postfix makes up Message-IDs, each another one",
     ),
     Relation(
-        Place.MAIN, "always_add_missing_headers", "WARNING",
+        Section.MAIN, "always_add_missing_headers", "WARNING",
         lambda found, _: found.text("always_add_missing_headers") == "no", lambda _: "no",
         "Postfix makes up Message-IDs for all mail, each another one",
     ),
     Relation(
-        Place.MAIN, "remote_header_rewrite_domain", "WARNING", _is_empty("remote_header_rewrite_domain"), lambda _: "",
+        Section.MAIN, "remote_header_rewrite_domain", "WARNING", _is_empty("remote_header_rewrite_domain"),
+        lambda _: "",
         "Postfix rewrites addresses in headers that their sender has signed",
     ),
     Relation(
-        Place.MAIN, "proxy_read_maps", "TROUBLE", _may_read_maps, lambda _: "$virtual_mailbox_maps …",
+        Section.MAIN, "proxy_read_maps", "TROUBLE", _may_read_maps, lambda _: "$virtual_mailbox_maps …",
         "proxymap(8) reads no other map: RCPT TO is answered with 451",
     ),
     Relation(
-        Place.MAIN, "smtpd_forbid_bare_newline", "WARNING",
+        Section.MAIN, "smtpd_forbid_bare_newline", "WARNING",
         lambda found, _: found.text("smtpd_forbid_bare_newline") in ("normalize", "reject", "yes"),
         lambda _: "normalize",
         "SMTP smuggling: a sender can put a second mail into one, under another's name",
     ),
-    *_transport(Place.PIPE, "orderflow", "orderflow_time_limit"),
-    *_transport(Place.LMTP, "orderflow-lmtp", "lmtp_data_done_timeout"),
+    *_transport(Section.PIPE, "orderflow", "orderflow_time_limit"),
+    *_transport(Section.LMTP, "orderflow-lmtp", "lmtp_data_done_timeout"),
     Relation(
-        Place.PROXIED, "-o smtpd_proxy_timeout", "TROUBLE",
+        Section.PROXIED, "-o smtpd_proxy_timeout", "TROUBLE",
         lambda found, settings: found.seconds("smtpd_proxy_timeout") > settings.deadline,
         lambda settings: f"{proxy_timeout(settings)}s",
         "Postfix gives up before our deadline",
     ),
     Relation(
-        Place.PROXIED, "-o smtpd_proxy_timeout", "TROUBLE",
+        Section.PROXIED, "-o smtpd_proxy_timeout", "TROUBLE",
         lambda found, _: found.seconds("smtpd_proxy_timeout") < _SENDERS_PATIENCE,
         lambda settings: f"{proxy_timeout(settings)}s",
         "a sender waits ten minutes, then it sends the mail again; ORDERFLOW_DEADLINE must be far below that",
     ),
     Relation(
-        Place.PROXIED, "-o smtpd_client_connection_count_limit", "WARNING", _leaves_sessions, lambda _: 20,
+        Section.PROXIED, "-o smtpd_client_connection_count_limit", "WARNING", _leaves_sessions, lambda _: 20,
         "one client can take all sessions that maxproc allows",
     ),
 )  # fmt: skip

@@ -156,12 +156,12 @@ def _hosts(target: Target, passfile: str) -> str:
             "give sslkey a key without a passphrase that Postfix's user alone can read"
         )
     hidden = {"password", "target_session_attrs", "load_balance_hosts"}
-    asked = {name: value for name, value in target.parameters.items() if name not in hidden}
-    asked = {"connect_timeout": "10", **asked}
+    options = {name: value for name, value in target.parameters.items() if name not in hidden}
+    options = {"connect_timeout": "10", **options}
     if "password" in target.parameters:
-        asked["passfile"] = passfile
-    user, name = asked.pop("user", ""), asked.pop("dbname", "")
-    login, query = f"{quote(user, '')}@" if user else "", urlencode(asked, quote_via=quote, safe="")
+        options["passfile"] = passfile
+    user, name = options.pop("user", ""), options.pop("dbname", "")
+    login, query = f"{quote(user, '')}@" if user else "", urlencode(options, quote_via=quote, safe="")
     urls = (f"postgresql://{login}{_server(host, port)}/{quote(name, '')}?{query}" for host, port in target.servers)
     return " ".join(dict.fromkeys(urls))
 
