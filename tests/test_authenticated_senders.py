@@ -177,8 +177,8 @@ class Sent:
 
         def came() -> bool:
             self.is_document = [row["subject"] for row in deployment.messages()]
-            conflicts = deployment.replay("held", "--org", "strict", "--json").splitlines()
-            self.held = [json.loads(line)["subject"] for line in conflicts]
+            listed = deployment.replay("held", "--org", "strict", "--json").splitlines()
+            self.held = [json.loads(line)["subject"] for line in listed]
             return len(self.is_document) + len(self.held) >= accepted
 
         assert wait_until(came, 60, interval=0.5), (self.is_document, self.held, deployment.postfix.log()[-3000:])

@@ -126,8 +126,8 @@ def test_a_message_id_that_comes_with_other_content_is_held_archived_and_visible
     first = post(parts, mail())
     held = post(parts, mail(body=b"13 widgets\n"))
     assert held == Delivery(Outcome.HELD, "acme", first.message_id)
-    (conflict,) = parts.records.held_mail.open()
-    assert parts.archive.read(conflict.raw_key, conflict.digest) == mail(body=b"13 widgets\n")
+    (held_row,) = parts.records.held_mail.open()
+    assert parts.archive.read(held_row.raw_key, held_row.digest) == mail(body=b"13 widgets\n")
     assert len(rows(parts)) == 1
     again = post(parts, b"Received: from c\n" + mail(body=b"13 widgets\n"))
     assert again.outcome is Outcome.DUPLICATE
@@ -455,7 +455,7 @@ def test_where_the_spool_is_gone_the_message_stays_with_its_sender(place, fault,
 
 
 def test_deliveries_at_the_same_time_share_their_work_and_each_gets_its_own_end(parts):
-    """Duplicates, conflicts and another organization in one group."""
+    """Duplicates, held mail and another organization in one group."""
     other = order(1).replace(b"Order", b"Odour")
     beta = "orders+beta@orderflow.example.com"
     posts = [(order(1), ACME)] * 4 + [(other, ACME)] * 2 + [(order(1), beta)] * 2
@@ -464,7 +464,7 @@ def test_deliveries_at_the_same_time_share_their_work_and_each_gets_its_own_end(
         ends = list(pool.map(lambda post: hand(parts, *post).outcome, posts))
     first = Counter(ends[:6])
     assert first[Outcome.DELIVERED] == 1
-    # Which content came first is open, and so is whether the conflict was noted before it came once more.
+    # Which content came first is open, and so is whether the other was held before it came once more.
     assert first[Outcome.DUPLICATE] + first[Outcome.HELD] == 5 and 1 <= first[Outcome.HELD] <= 4
     assert sorted(end.name for end in ends[6:8]) == ["DELIVERED", "DUPLICATE"]
     assert set(ends[8:]) == {Outcome.DELIVERED}
@@ -485,13 +485,13 @@ def choose(parts: App, **settings: str) -> None:
 def test_mail_of_a_sender_that_is_not_allowed_is_held_archived_and_told_once(parts):
     choose(parts, allowed_senders="@other.example")
     held = post(parts, mail())
-    (conflict,) = parts.records.held_mail.open()
-    assert held == Delivery(Outcome.HELD, "acme", conflict.id)
-    assert (conflict.reason, conflict.inbound_message_id, rows(parts)) == (HoldReason.SENDER_NOT_ALLOWED, None, [])
-    assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
+    (held_row,) = parts.records.held_mail.open()
+    assert held == Delivery(Outcome.HELD, "acme", held_row.id)
+    assert (held_row.reason, held_row.inbound_message_id, rows(parts)) == (HoldReason.SENDER_NOT_ALLOWED, None, [])
+    assert parts.archive.read(held_row.raw_key, held_row.digest) == mail()
     assert parts.queue.extractions == []
     again = post(parts, b"Received: from b\n" + mail())
-    assert again == held and parts.archive.objects() == [conflict.raw_key]
+    assert again == held and parts.archive.objects() == [held_row.raw_key]
     assert parts.records.held_mail.count_open() == 1
 
 
@@ -506,16 +506,16 @@ def test_a_redelivery_of_held_mail_that_lost_the_race_leaves_no_orphan(parts):
 
     parts.archive.put = put
     late = post(parts, mail())
-    (conflict,) = parts.records.held_mail.open()
-    assert late == Delivery(Outcome.HELD, "acme", conflict.id)
-    assert parts.archive.objects() == [conflict.raw_key]
+    (held_row,) = parts.records.held_mail.open()
+    assert late == Delivery(Outcome.HELD, "acme", held_row.id)
+    assert parts.archive.objects() == [held_row.raw_key]
 
 
 def test_held_mail_that_was_accepted_is_a_duplicate_when_it_comes_again(parts):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
-    (conflict,) = parts.records.held_mail.open()
-    assert replay.accept_held(conflict, parts, "me@here")
+    (held_row,) = parts.records.held_mail.open()
+    assert replay.accept_held(held_row, parts, "me@here")
     (row,) = rows(parts)
     assert row.source_message_id == "<order-1@shop.example>"
     for allowed in ("@other.example", "@shop.example", ""):
@@ -528,22 +528,22 @@ def test_held_mail_that_was_accepted_is_a_duplicate_when_it_comes_again(parts):
 def test_held_mail_that_came_again_as_a_message_is_not_accepted_as_a_second_one(parts):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
-    (conflict,) = parts.records.held_mail.open()
+    (held_row,) = parts.records.held_mail.open()
     choose(parts, allowed_senders="")
     assert post(parts, b"Received: from c\n" + mail()).outcome is Outcome.DELIVERED
     with pytest.raises(IdentityTakenError):
-        replay.accept_held(conflict, parts, "me@here")
-    assert len(rows(parts)) == 1 and parts.records.held_mail.open() == [conflict]
-    assert replay.identity_of(conflict, parts) is None
+        replay.accept_held(held_row, parts, "me@here")
+    assert len(rows(parts)) == 1 and parts.records.held_mail.open() == [held_row]
+    assert replay.identity_of(held_row, parts) is None
 
 
 def test_the_first_decision_on_held_mail_stands_in_the_archive_too(parts):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
-    (conflict,) = parts.records.held_mail.open()
-    assert replay.accept_held(conflict, parts, "ann@desk", "rang them")
-    assert not replay.discard_held(conflict, parts, "bob@desk", "an old page")
-    decision = read_decision(conflict.raw_key, parts.archive)
+    (held_row,) = parts.records.held_mail.open()
+    assert replay.accept_held(held_row, parts, "ann@desk", "rang them")
+    assert not replay.discard_held(held_row, parts, "bob@desk", "an old page")
+    decision = read_decision(held_row.raw_key, parts.archive)
     assert decision is not None
     assert (decision.resolution, decision.actor, decision.why) == ("ACCEPTED", "ann@desk", "rang them")
     assert decision.identity == rows(parts)[0].source_message_id
@@ -564,14 +564,14 @@ def test_mail_that_is_held_by_one_process_takes_no_object_from_another_that_reco
 def test_mail_that_passes_is_delivered_though_it_was_held_before_and_what_is_held_stays(parts, allowed):
     choose(parts, allowed_senders="@other.example")
     post(parts, mail())
-    (conflict,) = parts.records.held_mail.open()
+    (held_row,) = parts.records.held_mail.open()
     choose(parts, allowed_senders=allowed)
     assert post(parts, b"Received: from b\n" + mail()).outcome is Outcome.DELIVERED
     assert post(parts, mail()).outcome is Outcome.DUPLICATE
-    assert parts.records.held_mail.open() == [conflict]
-    assert parts.archive.read(conflict.raw_key, conflict.digest) == mail()
+    assert parts.records.held_mail.open() == [held_row]
+    assert parts.archive.read(held_row.raw_key, held_row.digest) == mail()
     with pytest.raises(IdentityTakenError):
-        replay.accept_held(conflict, parts, "me@here")
+        replay.accept_held(held_row, parts, "me@here")
     assert len(rows(parts)) == 1
 
 
@@ -580,8 +580,8 @@ def test_an_accepted_held_mail_whose_message_id_was_taken_meanwhile_is_a_message
     post(parts, mail())
     choose(parts, allowed_senders="")
     post(parts, mail(body=b"13 widgets\n"))
-    (conflict,) = parts.records.held_mail.open()
-    assert replay.accept_held(conflict, parts, "me@here")
+    (held_row,) = parts.records.held_mail.open()
+    assert replay.accept_held(held_row, parts, "me@here")
     assert len({row.source_message_id for row in rows(parts)}) == 2
 
 
@@ -591,7 +591,7 @@ def test_mail_of_an_allowed_sender_is_delivered(parts, raw):
     assert post(parts, raw).outcome is Outcome.DELIVERED
 
 
-def test_where_conflicts_are_accepted_other_content_is_a_message_at_once_and_its_redelivery_a_duplicate(parts):
+def test_where_a_reused_message_id_is_accepted_other_content_is_a_message_at_once_and_its_redelivery_a_duplicate(parts):
     choose(parts, reused_message_id="accept")
     post(parts, mail())
     other = mail(body=b"13 widgets\n")
@@ -604,7 +604,7 @@ def test_where_conflicts_are_accepted_other_content_is_a_message_at_once_and_its
     assert parts.records.held_mail.count_open() == 0
 
 
-def test_what_was_held_before_conflicts_were_accepted_is_held_still(parts):
+def test_what_was_held_before_a_reused_message_id_was_accepted_is_held_still(parts):
     post(parts, mail())
     post(parts, mail(body=b"13 widgets\n"))
     choose(parts, reused_message_id="accept")
@@ -612,7 +612,7 @@ def test_what_was_held_before_conflicts_were_accepted_is_held_still(parts):
     assert (len(rows(parts)), parts.records.held_mail.count_open()) == (1, 1)
 
 
-def test_who_loses_the_race_against_other_content_is_a_message_of_its_own_where_conflicts_are_accepted(parts):
+def test_who_loses_the_race_against_other_content_is_a_message_of_its_own_where_a_reused_message_id_is_accepted(parts):
     choose(parts, reused_message_id="accept")
     real = parts.archive.put
 

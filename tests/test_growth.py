@@ -37,11 +37,11 @@ PENDING, UNDONE = "ix_document_pending", "ix_document_failed"
 WORDS, DOCUMENT_WORDS = "ix_inbound_message_words", "ix_document_words"
 # How the policy of migration 0004 reads in a plan, which asks for the organizations once.
 POLICY = "org_id = ANY ($"
-OPEN, CONFLICT = "ix_held_mail_open", "uq_held_mail_org_id_inbound_message_id_fingerprint"
+OPEN, CLASH = "ix_held_mail_open", "uq_held_mail_org_id_inbound_message_id_fingerprint"
 # An organization's own index is as good as that of the backlog or of the day: the planner may take either.
 EXPECTED = {
     "identity, unknown": {IDENTITY},
-    "identity, known": {IDENTITY, CONFLICT},
+    "identity, known": {IDENTITY, CLASH},
     "insert of a known identity": set(),
     "sweep: messages due": {UNFINISHED},
     "sweep: documents due": {PENDING},
@@ -78,7 +78,7 @@ EXPECTED = {
     "find: what is held": {OPEN},
     "find: documents of a page": {PART},
     "show: the beginning of an id": {KEY},
-    "show: held mail of a message": {CONFLICT},
+    "show: held mail of a message": {CLASH},
     "show: a held mail of unknown organization": {"pk_held_mail", "pk_organization"},
     "status: a day and a week": {BY_TIME},
     "status: a day and a week of an organization": {BY_ORG, BY_TIME},
@@ -115,7 +115,7 @@ def made(postgres, build):
 
 @pytest.fixture(scope="module")
 def side(postgres):
-    """Give 60,000 messages of 2,000 organizations, each with a conflict, and statistics of a quiet hour."""
+    """Give 60,000 messages of 2,000 organizations, each with a held mail, and statistics of a quiet hour."""
     side = growth.open_side(postgres, made(postgres, schema.upgrade), NOW, ORGANIZATIONS)
     history.fill(side.owner, 60_000, ORGANIZATIONS, NOW)
     with side.owner.begin() as connection:

@@ -123,7 +123,7 @@ def work(parts: App) -> None:
                 body(*todo.pop(), parts)
 
 
-def conflict_of(parts: App, subject: str):
+def held_of(parts: App, subject: str):
     (found,) = [one for one in parts.records.held_mail.open() if one.subject == subject]
     return found
 
@@ -453,12 +453,12 @@ def test_two_organizations_never_get_mixed_up(alone):
 
 def test_a_held_mail_has_a_key_of_its_own_and_one_that_lost_a_race_leaves_none_as_a_message(alone):
     assert lose_a_race(alone, mail(1, b"loser\n"), mail(1, b"winner\n")) is Outcome.HELD
-    (conflict,) = alone.records.held_mail.open()
+    (held_row,) = alone.records.held_mail.open()
     (message,) = alone.records.messages.select(Filter(), 9)
     mails = [key for key in alone.archive.objects() if read_raw_key(key)]
-    assert mails == sorted([message.raw_key, conflict.raw_key])
-    assert read_raw_key(conflict.raw_key).is_held and conflict.id == held_id(conflict.raw_key)
-    assert alone.archive.describe(conflict.raw_key).metadata["held"] == "IDENTITY"
+    assert mails == sorted([message.raw_key, held_row.raw_key])
+    assert read_raw_key(held_row.raw_key).is_held and held_row.id == held_id(held_row.raw_key)
+    assert alone.archive.describe(held_row.raw_key).metadata["held"] == "IDENTITY"
 
 
 def test_a_race_of_the_same_mail_ends_with_the_row_that_the_archive_tells(alone):

@@ -514,7 +514,7 @@ def test_the_database_refuses_what_no_row_may_be(records, table, values):
         connection.execute(table.update().values(values))
 
 
-# Identity and conflicts
+# Identity and held mail
 
 
 def test_a_message_is_read_back_as_it_was_recorded(records):
@@ -602,7 +602,7 @@ def test_held_mail_is_accepted_once_with_its_message(records):
     assert row(records, accepted).status is Status.RECEIVED and records.messages.count(Filter()) == 2
 
 
-def test_a_discarded_conflict_makes_no_message(records):
+def test_a_held_mail_that_is_discarded_makes_no_message(records):
     clashing(records)
     (found,) = records.held_mail.open()
     assert records.held_mail.resolve(found, None, NOW, told(EventKind.DISCARDED, found.id))
@@ -1498,9 +1498,9 @@ def test_held_mail_stays_open_where_its_message_cannot_be_recorded(records):
 
 def test_no_method_shows_or_changes_another_tenants_rows(records):
     """Everything that acme (1) has is asked for, and written to, as bolt (2)."""
-    messages, documents, conflicts = records.messages, records.documents, records.held_mail
+    messages, documents, rows_held = records.messages, records.documents, records.held_mail
     known, _, _ = clashing(records)
-    (conflict,) = conflicts.open()
+    (held_row,) = rows_held.open()
     mine = messages.get(1, known.id)
     attempt = claimed(records, mine)
     documents.record(
@@ -1511,16 +1511,16 @@ def test_no_method_shows_or_changes_another_tenants_rows(records):
         is_complete=True,
     )
     (own,) = documents.of_message(1, mine.id)
-    before = (row(records, mine), own, conflicts.open(), documents.skipped(1, mine.id))
+    before = (row(records, mine), own, rows_held.open(), documents.skipped(1, mine.id))
 
     assert messages.get(2, mine.id) is None
     assert messages.find_identity(2, "EMAIL", mine.source_message_id) is None
     assert messages.select(Filter(org_id=2), 9) == [] and messages.count(Filter(org_id=2)) == 0
     assert messages.select(Filter(org_id=2, ids=(mine.id,)), 9) == []
     assert set(messages.count_by_status(NOW - LEASE, 2).values()) == {0} and messages.oldest_unfinished(2) is None
-    assert conflicts.open(2) == [] and conflicts.open(2, (conflict.id,)) == []
+    assert rows_held.open(2) == [] and rows_held.open(2, (held_row.id,)) == []
     assert records.events.of(2, mine.id) == [] and records.events.of_run(uuid4(), [mine.id], 2) == set()
-    assert conflicts.count_open(2) == 0
+    assert rows_held.count_open(2) == 0
     assert messages.claim(2, mine.id, "w", NOW + LEASE, LEASE) is None
     assert documents.of_message(2, mine.id) == [] and documents.skipped(2, mine.id) == []
     assert documents.claim(2, own.id, "w", NOW, LEASE) is None
@@ -1534,7 +1534,7 @@ def test_no_method_shows_or_changes_another_tenants_rows(records):
     foreign = replace(attempt, org_id=2)
     assert set(endings(records, foreign).values()) == {False}
     assert not lead_back(records, replace(row(records, mine), org_id=2), NOW)
-    assert not conflicts.resolve(replace(conflict, org_id=2), None, NOW, told(EventKind.DISCARDED, conflict.id))
+    assert not rows_held.resolve(replace(held_row, org_id=2), None, NOW, told(EventKind.DISCARDED, held_row.id))
     handing = documents.claim(1, own.id, "w", NOW, LEASE)
     foreign = replace(handing, org_id=2)
     assert not (
@@ -1546,7 +1546,7 @@ def test_no_method_shows_or_changes_another_tenants_rows(records):
     assert (
         row(records, mine),
         *documents.of_message(1, mine.id),
-        conflicts.open(),
+        rows_held.open(),
         documents.skipped(1, mine.id),
     ) == before
 

@@ -516,12 +516,12 @@ def held(parts, reason, *bodies):
     """Deliver mails of one Message-ID, and hold the last one for a reason."""
     envelope = Envelope(recipient=ACME, sender="a@b.example", received_at=NOW)
     ended = [deliver_from_memory(envelope, mail(1, body), parts) for body in bodies]
-    (conflict,) = parts.records.held_mail.open()
+    (held_row,) = parts.records.held_mail.open()
     assert ended[-1].outcome is Outcome.HELD
-    return conflict if reason is HoldReason.MESSAGE_ID_REUSED else alone(parts, conflict)
+    return held_row if reason is HoldReason.MESSAGE_ID_REUSED else alone(parts, held_row)
 
 
-def alone(parts, conflict):
+def alone(parts, held_row):
     """Make it one that is held for its sender."""
     with parts.records.database.write(1) as connection:
         connection.execute(held_mail.update().values(reason="SENDER", inbound_message_id=None))
@@ -539,36 +539,36 @@ def free_identity(parts):
 
 
 def test_what_is_held_for_its_sender_keeps_its_message_id_where_that_is_free(parts):
-    conflict = held(parts, HoldReason.SENDER_NOT_ALLOWED, b"1\n", b"2\n")
+    held_row = held(parts, HoldReason.SENDER_NOT_ALLOWED, b"1\n", b"2\n")
     free_identity(parts)
-    assert replay.identity_of(conflict, parts) == "<order-1@shop.example>"
-    assert replay.accept_held(conflict, parts, "me@here", "known")
+    assert replay.identity_of(held_row, parts) == "<order-1@shop.example>"
+    assert replay.accept_held(held_row, parts, "me@here", "known")
     assert identities(parts) == ["<another>", "<order-1@shop.example>"]
-    assert not replay.accept_held(conflict, parts, "me@here")
+    assert not replay.accept_held(held_row, parts, "me@here")
 
 
 @pytest.mark.parametrize("reason", HoldReason)
 def test_what_is_held_gets_an_identity_of_its_own_where_its_message_id_is_taken(parts, reason):
-    conflict = held(parts, reason, b"1\n", b"2\n")
-    own = f"<order-1@shop.example>#{conflict.fingerprint[:16]}"
-    assert replay.identity_of(conflict, parts) == own
-    assert replay.accept_held(conflict, parts, "me@here")
+    held_row = held(parts, reason, b"1\n", b"2\n")
+    own = f"<order-1@shop.example>#{held_row.fingerprint[:16]}"
+    assert replay.identity_of(held_row, parts) == own
+    assert replay.accept_held(held_row, parts, "me@here")
     assert identities(parts) == ["<order-1@shop.example>", own]
     assert len(parts.queue.extractions) == 2
 
 
 @pytest.mark.parametrize("reason", HoldReason)
 def test_what_is_held_stays_held_where_each_identity_is_taken(parts, reason):
-    conflict = held(parts, reason, b"1\n", b"2\n")
-    assert replay.accept_held(conflict, parts, "me@here")
+    held_row = held(parts, reason, b"1\n", b"2\n")
+    assert replay.accept_held(held_row, parts, "me@here")
     with parts.records.database.write(1) as connection:
         connection.execute(held_mail.update().values(resolution=None))
-    before = (identities(parts), parts.records.events.of(1, conflict.id))
-    assert replay.identity_of(conflict, parts) is None
+    before = (identities(parts), parts.records.events.of(1, held_row.id))
+    assert replay.identity_of(held_row, parts) is None
     with pytest.raises(IdentityTakenError):
-        replay.accept_held(conflict, parts, "me@here")
-    assert parts.records.held_mail.open() == [conflict]
-    assert (identities(parts), parts.records.events.of(1, conflict.id)) == before
+        replay.accept_held(held_row, parts, "me@here")
+    assert parts.records.held_mail.open() == [held_row]
+    assert (identities(parts), parts.records.events.of(1, held_row.id)) == before
 
 
 def test_what_is_held_and_erased_can_only_be_discarded(quiet):
@@ -586,11 +586,11 @@ def test_what_is_held_and_erased_can_only_be_discarded(quiet):
 
 
 def test_a_run_tells_its_events_of_an_accepted_mail(parts):
-    conflict, run = held(parts, HoldReason.MESSAGE_ID_REUSED, b"1\n", b"2\n"), uuid4()
-    assert replay.accept_held(conflict, parts, "me@here", "they called", run)
-    (event,) = parts.records.events.of(1, conflict.id)
+    held_row, run = held(parts, HoldReason.MESSAGE_ID_REUSED, b"1\n", b"2\n"), uuid4()
+    assert replay.accept_held(held_row, parts, "me@here", "they called", run)
+    (event,) = parts.records.events.of(1, held_row.id)
     assert (event.kind, event.run_id, event.details["why"]) == (EventKind.ACCEPTED, run, "they called")
-    assert read_message(parts.archive.read(conflict.raw_key, conflict.digest)) is not None
+    assert read_message(parts.archive.read(held_row.raw_key, held_row.digest)) is not None
 
 
 # Under roles

@@ -266,10 +266,10 @@ def post(parts, raw):
     return deliver_from_memory(Envelope(ACME, datetime.now(UTC), "buyer@shop.example", queue_id="4X"), raw, parts)
 
 
-@pytest.mark.parametrize("conflicts", ["hold", "accept"])
+@pytest.mark.parametrize("policy", ["hold", "accept"])
 @pytest.mark.parametrize("case", ["quoted-printable", "Content-Type", "charset", "parts"])
-def test_a_copy_that_a_gateway_has_changed_is_a_duplicate_whichever_comes_first(parts, case, conflicts):
-    parts.records.organizations.change_settings("acme", {"reused_message_id": conflicts})
+def test_a_copy_that_a_gateway_has_changed_is_a_duplicate_whichever_comes_first(parts, case, policy):
+    parts.records.organizations.change_settings("acme", {"reused_message_id": policy})
     first, second = SAME[case]
     for one, two in ((first, second), (renumbered(second), renumbered(first))):
         delivered = post(parts, one)

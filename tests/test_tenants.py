@@ -102,7 +102,7 @@ def deployment(place):
 
 @pytest.fixture(scope="module")
 def tenants(postgres, deployment):
-    """Two tenants, acme (1) and bolt (2), with a message, a document, a skipped part and a conflict each."""
+    """Two tenants, acme (1) and bolt (2), with a message, a document, a skipped part and a held mail each."""
     tenants = Tenants(postgres)
     tenants.set_up(deployment)
     records = tenants.records("owner")
@@ -507,7 +507,7 @@ def test_an_operator_sees_all(records):
     assert {message.org_id for message in records.messages.select(Filter(), 10)} == {1, 2}
     assert records.messages.count_by_status(NOW)[Status.STORED] == 2
     assert records.documents.count_undone()[HandOver.PENDING] == 2
-    assert {conflict.org_id for conflict in records.held_mail.open()} == {1, 2}
+    assert {held_row.org_id for held_row in records.held_mail.open()} == {1, 2}
     assert len(records.messages.due(NOW + LEASE, 10)) == 2
     with records.database.read(ALL_TENANTS) as connection:
         assert all(orgs_seen(connection, table) == {1, 2} for table in TABLES)
@@ -735,7 +735,7 @@ def test_the_policies_allow_the_key_that_objects_are_encrypted_with(deployment, 
 
 
 def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, place):
-    """Delivery, duplicate, conflict, sweep, extraction, hand-over, replay: nothing more is needed than was granted."""
+    """Delivery, duplicate, held mail, sweep, extraction, hand-over, replay: nothing more is needed than was granted."""
 
     def parts(group):
         return open_app(load(str(deployment.settings_file), {"DATABASE_URL": tenants.url(group)}))

@@ -264,11 +264,11 @@ class Plant:
             ours,
         )
         found = [Row(Identity(org, message_id), *rest) for org, message_id, *rest in rows]
-        parts, conflicts = [DocumentRow(*one) for one in documents], [Held(*one) for one in held]
-        keys = {one.raw_key for one in (*found, *conflicts)} | {part.object_key for part in parts}
+        parts, held_rows = [DocumentRow(*one) for one in documents], [Held(*one) for one in held]
+        keys = {one.raw_key for one in (*found, *held_rows)} | {part.object_key for part in parts}
         ids = {row.id for row in found}
         calls = [call for call in self._calls() if call.message in ids]
-        return Evidence(found, parts, conflicts, self._objects(keys), list(self._dead()), calls)
+        return Evidence(found, parts, held_rows, self._objects(keys), list(self._dead()), calls)
 
     def _objects(self, keys: set[str]) -> dict[str, Object]:
         client = self.s3.client()

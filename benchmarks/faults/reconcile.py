@@ -1,6 +1,6 @@
 """Reconciliation: what clients were promised, beside what is there.
 
-A message that a client got 250 for is PARSED with exactly its documents, each handed over; or held as a conflict
+A message that a client got 250 for is PARSED with exactly its documents, each handed over; or held
 beside the message that has its Message-ID; or set aside with a reason. Everything else is a finding:
 
     lost        it is nowhere, or a document of it is not there or was never handed over
@@ -52,7 +52,7 @@ class DocumentRow:
 
 @dataclass(frozen=True)
 class Held:
-    """A conflict's row."""
+    """A held mail's row."""
 
     message: UUID
     digest: str

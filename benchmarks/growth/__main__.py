@@ -282,7 +282,7 @@ def _hand_overs(side: Side) -> Calls:
         yield partial(_hand_over, side, org_id, part.id)
 
 
-def _conflicts(side: Side) -> Calls:
+def _held_mail(side: Side) -> Calls:
     for org_id, _, known in _each(side.identities):
         found = side.records.messages.find_identity(org_id, "EMAIL", known)
         assert found is not None
@@ -432,7 +432,7 @@ MEASURES: dict[str, Callable[[Side], Calls]] = {
     "record of two documents": _records,
     "to PARSED": _parsed,
     "hand-over of a document": _hand_overs,
-    "insert of a held mail": _conflicts,
+    "insert of a held mail": _held_mail,
 }
 _ON_DISK = "insert, on disk"
 

@@ -61,7 +61,7 @@ _SKIPPED = sa.text("""
 INSERT INTO skipped_part (org_id, inbound_message_id, part_path, declared_type, size, reason)
 SELECT org_id, id, '9', 'image/png', 800, 'small image' FROM inbound_message WHERE ascii(digest) % 5 = 0
 """)
-_CONFLICTS = sa.text("""
+_HELD_MAIL = sa.text("""
 INSERT INTO held_mail (org_id, id, inbound_message_id, source_message_id, envelope_sender, envelope_recipient,
   queue_id, client_address, from_email, subject, raw_key, digest, fingerprint, received_at, resolution)
 SELECT org_id, gen_random_uuid(), id, source_message_id, envelope_sender, envelope_recipient, queue_id, client_address,
@@ -99,6 +99,6 @@ def fill(
     with engine.begin() as connection:
         connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
         connection.execute(_SKIPPED)
-        connection.execute(_CONFLICTS, {"today": now - DAY})
+        connection.execute(_HELD_MAIL, {"today": now - DAY})
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("VACUUM (ANALYZE)")

@@ -1,4 +1,4 @@
-"""Held mail: its reason, the message it conflicts with, and an operator's decision, which becomes an event.
+"""Held mail: its reason, the message it clashes with, and an operator's decision, which becomes an event.
 
 A decision is made once: a mail that is decided already stays as it is. Discarded mail stays in the archive.
 """

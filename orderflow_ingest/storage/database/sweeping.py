@@ -5,7 +5,8 @@ transaction pooler may stand before the database. It is not in the queue, where 
 
 It names a consumer, not a host: hosts may have one name, and one host may have two consumers. The claim of a consumer
 whose process is gone is free at once for whoever can know that, see `attempt_files`. It ends by the clock of the
-database, asked in the statement: a host that slept knows no time. Such a host finds out by hold(), before it enqueues more.
+database, asked in the statement: a host that slept knows no time. Such a host finds out by hold(), before it
+enqueues more.
 """
 
 from collections.abc import Callable
