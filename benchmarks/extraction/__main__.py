@@ -12,7 +12,8 @@
    less what it held before the mail was there and after it had read a small one; the mail itself counts.
 
 --corpus is a directory of mails, one to a file, which each reader gets as a whole. What a reader fails at is
-counted, and costs its time. --docs writes docs/extraction.json and .md. A peer that is not installed is left out.
+counted, and costs its time. --docs writes docs/extraction.md and its figures. A peer that is
+not installed is left out.
 
 What has to hold, or the command ends with 1: read_parts takes no more time than `email` with any mail, at most a third
 from 1 MB on, and there at most three times the mail's size in memory.
@@ -165,12 +166,12 @@ def text(found: report.Figures) -> str:
     return f"{machine_table}\n\n{_LEGEND.format(**found)}\n\n{report.table(report.cells(_COLUMNS, found['cases']))}"
 
 
-def write(found: report.Figures, directory: Path) -> None:
-    """Write the page and the figures themselves."""
-    how = "Made by `sudo script/benchmark extraction --docs`; the headers of `benchmarks/extraction.py`, `parsers.py`"
-    page = f"# Reading attachments\n\n{how} and\n`orders.py` say how each figure is taken.\n\n{text(found)}\n"
+def write(found: report.Figures, directory: Path, results: Path) -> None:
+    """Write the page into one directory, and the figures themselves into another."""
+    how = "Made by `sudo script/benchmark extraction --docs`; the headers of `benchmarks/extraction/`"
+    page = f"# Reading attachments\n\n{how}\nsay how each figure is taken.\n\n{text(found)}\n"
     (directory / "extraction.md").write_text(page)
-    (directory / "extraction.json").write_text(json.dumps(found, indent=1) + "\n")
+    (results / "extraction.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -197,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.docs:
-        write(found, _ROOT / "docs")
+        write(found, _ROOT / "docs", _ROOT / "benchmarks" / "results")
     if missed := complaints(cases):
         sys.exit(f"FAILED: {'; '.join(missed)}")
 
@@ -212,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--turns", type=int, default=5, help="how often each reader is measured")
     add("--seconds", type=float, default=0.2, help="how long a turn lasts at least")
     add("--json", type=Path, help="a file for all figures")
-    add("--docs", action="store_true", help="write docs/extraction.json and .md")
+    add("--docs", action="store_true", help="write docs/extraction.md and benchmarks/results/extraction.json")
     add("--peak", nargs=2, metavar=("READER", "FILE"), help="print the bytes that one reader takes, and end")
     return parser
 

@@ -32,7 +32,7 @@ from .plant import QUEUES, WAYS, open_plant, own_mounts
 from .reconcile import Verdict
 from .report import Report, read, write
 
-_DOCS = Path(__file__).parents[2] / "docs"
+_ROOT = Path(__file__).parents[2]
 
 
 def tell(text: str) -> None:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = _run(options, rounds, skipped, may_mount, before, stacks + 1)
     print(report.text())
     if options.docs:
-        write([report], _DOCS)
+        write([report], _ROOT / "docs", _ROOT / "benchmarks" / "results")
     sys.exit(not report.is_kept)
 
 
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minute", type=float, default=10.0, help="seconds between two sweeps; 60 leaves them to the workers alone")
     add("--patience", type=float, default=240.0, help="seconds that the stack may take to recover")
     add("--json", type=Path, help="a file for all results, and to go on with those in it")
-    add("--docs", action="store_true", help="write docs/faults.md and docs/faults.json")
+    add("--docs", action="store_true", help="write docs/faults.md and benchmarks/results/faults.json")
     return parser
 
 

@@ -221,7 +221,7 @@ _WORKER_STEPS = (
 )  # fmt: skip
 _DELIVER_STEPS = (
     ("spool_entry.py", "write_entry"), ("spool_entry.py", "_copy"), ("spool_entry.py", "_commit"),
-    ("pipe.py", "_hand_over"),
+    ("pipe.py", "_deliver_by_service"),
 )  # fmt: skip
 STEPS = {"service": _SERVICE_STEPS, "worker": _WORKER_STEPS, "deliver": _DELIVER_STEPS}
 

@@ -24,7 +24,7 @@ costs what its list in the index is long, and that is history. Nor that of the c
 the databases have the same last 24 hours, but the large one ten times the last week. Held are the same counts over as
 many messages of each, the newest ones.
 
---directory keeps the databases there, and takes those that it finds. --docs writes docs/growth.json and
+--directory keeps the databases there, and takes those that it finds. --docs writes results/growth.json,
 docs/growth-plans.md, and the figures into docs/growth.md.
 """
 
@@ -554,14 +554,14 @@ def plan_page(found: dict[str, Any]) -> str:
     return "\n".join([head, *(f"{section}\n" for section in sections)])
 
 
-def write(found: dict[str, Any], directory: Path) -> None:
-    """Write the figures, the plans, and the figures into the page about growth."""
+def write(found: dict[str, Any], directory: Path, results: Path) -> None:
+    """Write the plans, the figures into the page about growth, and the figures themselves into another directory."""
     page = directory / "growth.md"
     head, begin, rest = page.read_text().partition("<!-- figures -->\n")
     _, end, tail = rest.partition("<!-- end of figures -->\n")
     page.write_text(f"{head}{begin}\n{text(found)}\n\n{end}{tail}")
     (directory / "growth-plans.md").write_text(plan_page(found))
-    (directory / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
+    (results / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -575,7 +575,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.docs:
-        write(found, _ROOT / "docs")
+        write(found, _ROOT / "docs", _ROOT / "benchmarks" / "results")
     if missed := complaints(found["cases"]):
         sys.exit(f"FAILED: {'; '.join(missed)}")
 
@@ -602,7 +602,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--calls", type=int, default=300, help="how often each function is called on each database")
     add("--directory", type=Path, help="where the databases are kept, and found again")
     add("--json", type=Path, help="a file for all figures")
-    add("--docs", action="store_true", help="write docs/growth.json, growth-plans.md and the figures of growth.md")
+    add("--docs", action="store_true", help="write results/growth.json, growth-plans.md and the figures of growth.md")
     return parser
 
 

@@ -153,14 +153,15 @@ def svg(cases: Sequence[Figures]) -> str:
     ])  # fmt: skip
 
 
-def write(found: Figures, directory: Path) -> None:
-    """Write the page, the plot and the figures themselves."""
+def write(found: Figures, directory: Path, results: Path) -> None:
+    """Write the page and the plot into one directory, and the figures themselves into another."""
     directory.mkdir(exist_ok=True)
     (directory / "benchmarks.md").write_text(page(found))
-    (directory / "benchmarks.json").write_text(json.dumps(found, indent=1) + "\n")
+    (results / "throughput.json").write_text(json.dumps(found, indent=1) + "\n")
     if cases := plotted(found):
         (directory / _SVG).write_text(svg(cases))
 
 
 if __name__ == "__main__":
-    write(json.loads(Path(sys.argv[1]).read_text()), Path(*sys.argv[2:3]))
+    place = Path(*sys.argv[2:3])
+    write(json.loads(Path(sys.argv[1]).read_text()), place, place)

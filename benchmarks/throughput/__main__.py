@@ -17,7 +17,7 @@ After each load all messages must be there, once, whole, and each with a task th
 have put off or bounced one; else nothing is printed but what is wrong, and the command ends with 1.
 --throughput, --memory (see `memory`) and --imports (see `machine`) choose; without them all is measured. --messages is
 the number for messages up to 100 KB; larger ones are fewer, and so are those delivered in-process. --docs writes
-docs/benchmarks.{json,md,svg}. TMPDIR says on which disk all of it lies.
+docs/benchmarks.{md,svg} and benchmarks/results/throughput.json. TMPDIR says on which disk all of it lies.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from tests.lab.process import scratch, wait_until
 SIZES = (5_000, 50_000, 1_000_000, 10_000_000)
 _IN_PROCESS = 8  # messages at the most: each takes a third of a second of CPU
 INSTANCES = os.cpu_count() or 1  # of the service: as many as there are cores, see systemd/
-_DOCS = Path(__file__).parents[2] / "docs"
+_ROOT = Path(__file__).parents[2]
 
 
 def tell(text: str) -> None:
@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.docs:
-        report.write(found, _DOCS)
+        report.write(found, _ROOT / "docs", _ROOT / "benchmarks" / "results")
     if passed := memory.complaints(found.get("memory", [])):
         sys.exit(f"FAILED: {'; '.join(passed)}")
 
@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", action="store_true", help="measure the memory that 8 messages of 25 MB at a time take")
     add("--imports", action="store_true", help="measure what the pipe's program takes to import")
     add("--json", type=Path, help="a file for all figures")
-    add("--docs", action="store_true", help="write docs/benchmarks.json, .md and .svg")
+    add("--docs", action="store_true", help="write docs/benchmarks.md and .svg, and benchmarks/results/throughput.json")
     return parser
 
 
