@@ -128,7 +128,7 @@ class Settings:
 
     @property
     def longest_delay(self) -> float:
-        """Return the longest that a row can be told to wait, in seconds, and a minute for clocks that differ."""
+        """Return the longest that a row may have to wait, in seconds, and a minute for clocks that differ."""
         return max(self.lease, self.sweep_after, self.retry_delay * LONGEST_BACKOFF) + 60
 
     @property

@@ -11,7 +11,7 @@ from orderflow_ingest.config import KEYS, SettingsError, load
 from orderflow_ingest.storage import postgresql_url
 from orderflow_ingest.storage.database import NO_TENANT, DatabaseUnavailable, Records, schema
 from orderflow_ingest.storage.queue import Queue, QueueUnavailable
-from orderflow_ingest.storage.resilience.error_hints import named
+from orderflow_ingest.storage.resilience.error_hints import database_name
 from tests.lab.process import free_port
 
 NAMES = ("DATABASE_URL", "QUEUE_URL", "MAP_DATABASE_URL")
@@ -53,7 +53,7 @@ def test_libpqs_forms_are_taken_everywhere_and_read_by_libpq(rest, servers, name
         settings = loaded(**dict.fromkeys(NAMES, scheme + LOGIN + rest + more))
         for url in (settings.database_url, settings.queue_url, settings.map_database_url):
             target = postgresql_url.read(url)
-            assert list(target.servers) == servers and named(url) == target.name == name
+            assert list(target.servers) == servers and database_name(url) == target.name == name
             asked = {key: target.parameters[key] for key in ("user", "password", "target_session_attrs")}
             assert asked == {"user": "of", "password": SECRET, "target_session_attrs": "read-write"}
             assert SECRET not in target.name

@@ -9,9 +9,9 @@ Anybody can write a From. Without an `authserv_id` this is a filter against stra
 server must have authenticated the one address of the one From field, by Authentication-Results of that authserv-id
 (see `authentication_results`): dmarc=pass for its domain, or dkim=pass or spf=pass for it or a domain that it lies in.
 
-What our server wrote, and what the sender did, is told apart by place. Postfix's cleanup(8) gives a milter's new fields
-the place above all others, and writes its own Received above all that the client sent (measured with OpenDKIM 2.11,
-OpenDMARC 1.4.2 and Postfix 3.7, by pipe and by LMTP; PREPEND of an access table goes there, too). So:
+What our server wrote, and what the sender did, is distinguished by place. Postfix's cleanup(8) gives a milter's new
+fields the place above all others, and writes its own Received above all that the client sent (measured with OpenDKIM
+2.11, OpenDMARC 1.4.2 and Postfix 3.7, by pipe and by LMTP; PREPEND of an access table goes there, too). So:
 
     above our Received    the fields of our server
     below                 the sender's. A field there that could be read as one of our authserv-id is forged, and the
@@ -32,7 +32,7 @@ Our Received is the topmost one of the mail, and names the queue id under which 
 know that. Where it does not, header_checks may have taken it out, and the topmost one may be the sender's: nothing then
 is authenticated. Nor is what has passed our Postfix twice, through a content filter or by `postsuper -r`, or came from
 another host of ours, unless milters see it at the last passage: the verdict of the first stands below. Such mail is
-held, not lost. `org test` takes the topmost Received for ours where it is not told the queue id.
+held, not lost. `org test` takes the topmost Received for ours where it does not know the queue id.
 
 A CR that ends no line, above our Received, is a sender's text that was written as it was: nothing there is believed.
 

@@ -28,7 +28,7 @@ from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.observability.logs import WARNING, event
 from orderflow_ingest.storage.archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
 from orderflow_ingest.storage.database import operator_name
-from orderflow_ingest.storage.resilience.error_hints import named
+from orderflow_ingest.storage.resilience.error_hints import database_name
 
 from .run_as import become_owner
 
@@ -141,7 +141,7 @@ def explain(error: Exception) -> str:
 
 def log_start(action: str, sentence: str, settings: Settings, **fields: Any) -> None:
     """Log that a program has begun to serve, with the settings and the database it has; warn where init is missing."""
-    known: dict[str, Any] = {"settings": settings.source, "database": named(settings.database_url)}
+    known: dict[str, Any] = {"settings": settings.source, "database": database_name(settings.database_url)}
     event(action, sentence, **fields, **known)
     if not settings.spool_dir.is_dir():
         reason = f"{settings.spool_dir} is not there: run orderflow-admin init, as the user that delivers"

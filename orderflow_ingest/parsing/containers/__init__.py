@@ -15,7 +15,7 @@ no settings.
 
 A container is opened member by member, so that the files of an archive need not lie in memory together. Who opens it
 learns of a failure where it occurs: the members before it were good, and the container itself is then kept whole. A
-message's body comes before its attachments, since it tells which pictures it shows.
+message's body comes before its attachments, since the pictures that it shows depend on it.
 """
 
 from collections.abc import Iterable

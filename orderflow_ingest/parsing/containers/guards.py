@@ -7,7 +7,7 @@ are small and claim much, and it does so in the same way on a busy machine. `che
 with a clock can end the work: it raises ContainerError.
 
 Guarantees: within reading(), whatever is raised leaves as ContainerError with the words given, but for MemoryError and
-ImportError, which tell of this machine and not of the mail. Recursion that goes too deep is a RuntimeError of Python's
+ImportError, which concern this machine and not the mail. Recursion that goes too deep is a RuntimeError of Python's
 and leaves as ContainerError too.
 """
 

@@ -4,10 +4,11 @@ Guarantees: container_kind never raises, and reads names and first bytes, and of
 opens lazily, and raises as the opener does, which is imported when the first member is asked for.
 
 The bytes decide before the declared type and the name. Files that are containers to a machine only, and documents to
-people, stay whole: office documents, programs, maps, e-books, comics, compressed pictures. A ZIP is told from them by
-the names of its members, see `mime.sniff`, and where these say nothing by its own name or declared type. A program that
-carries an archive at its end does not begin as one, and stays whole. What is MIME text is a message, although its name
-or its type says S/MIME: Outlook keeps a clear-signed mail in this way, and senders name one smime.p7m.
+people, stay whole: office documents, programs, maps, e-books, comics, compressed pictures. A ZIP is distinguished from
+them by the names of its members, see `mime.sniff`, and where these say nothing by its own name or declared type. A
+program that carries an archive at its end does not begin as one, and stays whole. What is MIME text is a message,
+although its name or its type says S/MIME: Outlook keeps a clear-signed mail in this way, and senders name one
+smime.p7m.
 """
 
 import re
@@ -113,7 +114,7 @@ def container_kind(declared_type: str, detected_type: str | None, filename: str,
 
 
 def _archive_kind(data: bytes, ending: str, declared_type: str) -> str | None:
-    """Return the kind of an archive that its first bytes tell."""
+    """Return the kind of an archive, by its first bytes."""
     if data.startswith(BZIP2) and data[4:10] in _BZIP2_BLOCKS:
         return "bzip2"
     if data.startswith(XZ):

@@ -89,7 +89,7 @@ def decode_name(raw: bytes, hint: str = "") -> str:
 
 
 def decode_declared(data: bytes, charset: str, budget: UnpackBudget) -> str:
-    """Decode a text whose container tells the charset; where that is wrong, it is detected if the budget allows it."""
+    """Decode a text whose container names the charset; where that is wrong, it is detected if the budget allows it."""
     codec = codec_name(charset) or "cp1252"
     # Bytes of UTF-7 may stand for what is no text, which decode_bytes looks after.
     if codec != "utf-7":

@@ -135,7 +135,7 @@ def _check_header(data: bytes) -> None:
     (fat_sectors,) = struct.unpack_from("<I", data, 44)
     if version not in (3, 4) or shift not in (9, 12) or mini_shift != 6:
         raise ContainerError("damaged")
-    # A sector of the FAT tells of as many sectors as it holds numbers; olefile lets the count bound all the rest.
+    # A sector of the FAT describes as many sectors as it holds numbers; olefile lets the count bound all the rest.
     if fat_sectors > (len(data) >> shift) // (1 << shift - 2) + 109:
         raise ContainerError("damaged")
 
@@ -188,7 +188,7 @@ def _read_attachment(file: _File, storage: _Entry, codepage: int | None, budget:
 
 
 def _value_key(entry: _Entry) -> tuple[int, int]:
-    """Return the property and the type that a stream or a storage holds, as its name tells."""
+    """Return the property and the type that a stream or a storage holds, by its name."""
     match = _VALUE_STREAM.fullmatch(entry.name)
     return (int(match[1], 16), int(match[2], 16)) if match else (0, 0)
 
@@ -198,7 +198,7 @@ def _is_message(storage: _Entry) -> bool:
 
 
 def _read_object(file: _File, storage: _Entry, budget: UnpackBudget) -> tuple[bytes, tuple[str, ...]]:
-    """Return the file inside an OLE object, empty if there is none to be told."""
+    """Return the file inside an OLE object, empty if there is none."""
     for entry in storage.kids:
         if entry.name.lower() in _OBJECT_STREAMS and file.is_stream(entry):
             budget.take(entry.size)

@@ -119,7 +119,7 @@ def _read_info(data: bytes, budget: UnpackBudget) -> tuple[bytes, Element]:
 
 
 def _find_content(data: bytes, bare: bytes, budget: UnpackBudget) -> _Found:
-    """Return the content of a structure; bare is the type of one that does not tell it. Raise ContainerError."""
+    """Return the content of a structure; bare is the type of one that does not name it. Raise ContainerError."""
     kind, structure = _read_info(data, budget)
     kind = kind or bare
     if kind in _SECRET:

@@ -4,8 +4,8 @@ Reasons: damaged · directory too large · encrypted · multi-part · no members
 too large when unpacked · too many members · too much to read · unsupported compression
 
 Guarantees: nothing but ContainerError leaves. What is wrong with the directory, encryption and compression methods are
-told before any member is given; a bad checksum only when its member is reached. Nothing that the directory claims is
-trusted: its entries are counted before zipfile makes objects of them, and bytes are counted as they are unpacked.
+reported before any member is given; a bad checksum only when its member is reached. Nothing that the directory claims
+is trusted: its entries are counted before zipfile makes objects of them, and bytes are counted as they are unpacked.
 Directories and the litter of file managers are not given; two members of one name both are.
 
 zipfile of the standard library does it. bzip2 and LZMA it would unpack without bound, a GB out of 4 kB, and no

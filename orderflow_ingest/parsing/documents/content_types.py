@@ -127,7 +127,7 @@ def plain_type(kind: str) -> str:
 
 
 def content_type(declared: str, detected: str | None, filename: str | None) -> str:
-    """Return what a part is, as far as its content, its name and its sender together tell."""
+    """Return what a part is, as far as its content, its name and its sender show."""
     declared, shown = plain_type(declared), plain_type(detected or "")
     named = _BY_EXTENSION.get(extension(filename), "")
     if shown and shown not in _SHARED:

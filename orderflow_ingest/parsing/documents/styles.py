@@ -35,7 +35,7 @@ class Marked(NamedTuple):
     hidden     selectors of what no person sees
     doubtful   selectors of what may be invisible; () if there is none
     in_sheets  a style sheet of the page hides something, or the color of its body
-    has_clash  some text has the color of some background: `is_on_its_color` tells whether they meet
+    has_clash  some text has the color of some background: `is_on_its_color` returns whether they meet
     """
 
     page: str

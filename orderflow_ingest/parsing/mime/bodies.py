@@ -58,7 +58,7 @@ def decode_body(raw: bytes, start: int, end: int, encoding: str, kind: str = "te
     if encoding == "base64":
         return _decode_base64(raw, start, end)
     if encoding == "quoted-printable":
-        # The beginning tells most files, and then the rest need not be decoded to find it out.
+        # The beginning shows the type of most files, and then the rest need not be decoded to find it out.
         head = raw[start : raw.find(b"\n", start + _TELLING, end) + 1 or end]
         if is_text(_decode_lines(head, with_crlf=False), kind):
             data = _decode_quoted_printable(raw, start, end)

@@ -9,10 +9,11 @@ A block of lines up to an empty line or a boundary is given. Content in it begin
 - in a part behind which nothing stands, one below the fields that describe it: any other field, or an indented line
 - the first field of an attached message below the fields of the part that holds it
 
-What stands behind the empty line has a say: an odd line is no content where a document follows, or a boundary, or
-where base64 follows and the line is none. Where nothing follows, the line is all the content that there is. Where text
+What stands behind the empty line has a say: an odd line is no content where a document follows, or a boundary, or where
+base64 follows and the line is none. Where nothing follows, the line is all the content that there is. Where text
 follows the header of a message, a line as "Order: 12" above it stays header: programs put fields of any name into a
-message, and nothing tells them from a text of which the empty line is missing. `entities` reports it as a defect.
+message, and nothing distinguishes them from a text of which the empty line is missing. `entities` reports it as a
+defect.
 
 Guarantees: never raises, takes linear time; a block without such a line costs one look at each line.
 """

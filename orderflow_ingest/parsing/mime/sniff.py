@@ -3,11 +3,11 @@
 Guarantees: never raises, looks at the first and last 64 kB only. None means unknown, as for plain text and CSV, which
 have no signature.
 
-puremagic does the work: it is kept up, is pure Python, and needs no system library as libmagic does (filetype has
-had no release since 2022). It is imported on the first call. It matches signatures at the beginning, so what it cannot
-tell apart is told here: the ZIP and OLE families by the names of their members, EDI and TNEF by their first bytes. So
-are the commonest types, PDF and images, since it takes a third of a millisecond to go through all its signatures.
-Signatures of one or two bytes are too easily met by chance and do not count, but for an executable's.
+puremagic does the work: it is kept up, is pure Python, and needs no system library as libmagic does (filetype has had
+no release since 2022). It is imported on the first call. It matches signatures at the beginning, so what it cannot
+distinguish is found out here: the ZIP and OLE families by the names of their members, EDI and TNEF by their first
+bytes. So are the commonest types, PDF and images, since it takes a third of a millisecond to go through all its
+signatures. Signatures of one or two bytes are too easily met by chance and do not count, but for an executable's.
 """
 
 import codecs

@@ -173,7 +173,7 @@ class S3Archive:
                 return
             asked = {"Prefix": asked["Prefix"], "ContinuationToken": page["NextContinuationToken"]}
 
-    def look(self) -> StoreStatus:
+    def probe_listing(self) -> StoreStatus:
         """Ask the store for a list of one name; any answer holds its clock. Raise ArchiveUnavailable."""
         answer: Mapping[str, Any] = {}
         refusal = ""

@@ -84,7 +84,7 @@ class Database:
     ):
         self.longest_delay = longest_delay
         self.is_sqlite = url.startswith("sqlite")
-        self.name = error_hints.named(url)
+        self.name = error_hints.database_name(url)
         self._url = url
         self._guard = guard
         target = _sqlite_url(url, create) if self.is_sqlite else postgresql_url.KEPT
@@ -363,4 +363,4 @@ def _translated(url: str, whatever: bool = False, is_unreached: bool = False) ->
         raise unavailable from error
     except exc.TimeoutError as error:
         why = "no connection of the pool became free"
-        raise DatabaseUnavailable(f"database {error_hints.named(url)}: {why}") from error
+        raise DatabaseUnavailable(f"database {error_hints.database_name(url)}: {why}") from error

@@ -5,8 +5,9 @@ text, which may hold names and addresses. So the text is searched for known reas
 SQLite has one code for several errors, so its texts are searched too. SQLite does not say why a file cannot be opened:
 for that one error the file itself is looked at.
 
-Each explanation begins with the name of the database, see `named`, since the settings may name another one than was
-meant. No driver is imported here. libpq, ssl and the SDK verify certificates; nothing in this package switches it off.
+Each explanation begins with the name of the database, see `database_name`, since the settings may name another one than
+was meant. No driver is imported here. libpq, ssl and the SDK verify certificates; nothing in this package switches it
+off.
 """
 
 import os
@@ -116,7 +117,7 @@ _TLS_TEXTS = (
 )
 
 
-def named(url: str) -> str:
+def database_name(url: str) -> str:
     """Return which database a URL names, for people: an SQLite file, or host, port and name; never a password."""
     if url.startswith("sqlite"):
         return url.removeprefix("sqlite:///")
@@ -135,11 +136,11 @@ def explain_database_error(error: BaseException | None, setting: str, url: str) 
     code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
     name = type(error).__name__
     meaning = _meaning(error, code).format(url=setting)
-    if code == "SQLITE_CANTOPEN" and _is_missing(named(url)):
+    if code == "SQLITE_CANTOPEN" and _is_missing(database_name(url)):
         meaning = _NOT_THERE
     if meaning:
-        return f"{named(url)}: {code or name}: {meaning}"
-    return f"{named(url)}: {name} {code}" if code else f"{named(url)}: {name}{explain_tls_error(error)}"
+        return f"{database_name(url)}: {code or name}: {meaning}"
+    return f"{database_name(url)}: {name} {code}" if code else f"{database_name(url)}: {name}{explain_tls_error(error)}"
 
 
 def explain_tls_error(error: BaseException | None) -> str:

@@ -229,7 +229,7 @@ def _delete_for_good(archive: Archive) -> bool:
 
 def _store(app: App, archive: S3Archive) -> Iterator[CheckResult]:
     before = time.time()
-    result = archive.look()
+    result = archive.probe_listing()
     if result.clock is not None:
         # Date has whole seconds, cut off.
         yield from compare_clocks("the S3 store's", result.clock.timestamp() + 0.5, (before + time.time()) / 2)
