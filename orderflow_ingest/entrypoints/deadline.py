@@ -1,7 +1,7 @@
-"""A bound on the time of one delivery, for doors that run it in their main thread.
+"""A time limit for one delivery that runs in the main thread of its program.
 
-A signal raises DeadlineReached wherever the delivery waits. In a thread there are no signals, and the
-time limits of the backends have to do.
+A signal raises DeadlineReached wherever the delivery waits. Threads get no signals: there the block runs without this
+limit, and the time limits of the backends have to do. A library that does not return to Python is not interrupted.
 """
 
 import signal

@@ -1,8 +1,8 @@
-"""The warm delivery service's health, asked over its socket.
+"""The health of orderflow-service, read over deliver.sock.
 
-The service greets who connects to deliver.sock and may do so: root and its own user. After its greeting, a refusal
-too, the answer to `health` is one JSON object in one line, then it closes. Nobody there is an answer as well,
-since the pipe does without; a service that is there and says nothing is not.
+The service greets clients that may connect: root and its own user. After its greeting, or its refusal of new mail, it
+answers `health` with one JSON object in one line, and closes. No listener is a valid result, since orderflow-deliver
+works without a service; one that does not answer raises ServiceNotRespondingError.
 """
 
 import json

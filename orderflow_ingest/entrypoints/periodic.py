@@ -1,11 +1,11 @@
-"""Rounds: what the workers of each host do once a minute, before all that waits in the queue.
+"""Periodic tasks: what the workers of each host do once a minute, before all tasks that wait in the queue.
 
-A round is no row of the queue. So it stands behind none, it is done while the queue is away, and each host does its
-own. A worker process asks for one before it asks the queue for a task, and at least once a second.
+They are no rows of the queue. So they wait for no other task, they run while the queue is unavailable, and each host
+runs its own. A worker process looks for a due one before it asks the queue for a task, and at least once a second.
 
-The processes that a consumer starts share some bytes of memory: when each round is due, by the clock that nobody sets.
-Who does a round holds a lock, which the kernel takes back from a process that was killed. So a round that takes longer
-than a minute is not begun a second time, and never keeps all workers.
+The processes of one consumer share some bytes of memory: the time at which each task is due, by the monotonic clock. A
+process that runs one holds a lock, which the kernel releases if it is killed. So a task that takes longer than a minute
+is not started a second time, and never occupies all workers.
 """
 
 import fcntl

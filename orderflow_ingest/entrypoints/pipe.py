@@ -73,7 +73,7 @@ def main(via_shell: bool = False) -> None:
 
 
 def run(arguments: list[str], via_shell: bool) -> tuple[int, bytes]:
-    """Deliver the message on standard input as the arguments say; give the exit status and the line for it."""
+    """Deliver the message on standard input as the arguments say; return the exit status and the output."""
     options, recipient = read_arguments(arguments)
     header = _encode_envelope(options, recipient)
     is_whole = _completeness_test(_grandparent if via_shell else os.getppid)
@@ -121,7 +121,7 @@ def _answer_option(arguments: list[str]) -> tuple[int, bytes] | None:
 
 
 def _completeness_test(writer: "Callable[[], int]") -> "Callable[[bytes], bool]":
-    """Give the test whether a message is whole, by its last block; see this module's header."""
+    """Return the test whether a message is complete, by its last block; see this module's header."""
     before = writer()
     return lambda last: last[-1:] in (b"\n", b"") and writer() == before
 
@@ -195,7 +195,7 @@ def _result(outcome: "Outcome") -> tuple[int, bytes]:
 
 
 def _encode_envelope(options: dict[str, str], recipient: str) -> bytes:
-    """Write the envelope; `envelope.decode` reads it."""
+    """Return the envelope as header lines; `decode_envelope` reads them."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return encode_header(
@@ -211,7 +211,7 @@ def _encode_envelope(options: dict[str, str], recipient: str) -> bytes:
 
 
 def _grandparent() -> int:
-    """Give the process id of who started the shell script that started us."""
+    """Return the id of the process that started the shell script that started this one."""
     fd = os.open(f"/proc/{os.getppid()}/stat", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return int(os.read(fd, 4096).rpartition(b")")[2].split()[1])

@@ -1,7 +1,8 @@
-"""What orderflow-deliver does without a service, and where something does not go well: with all libraries.
+"""What orderflow-deliver does without a service, and after a failure; unlike `pipe` it may import every library.
 
-The deadline is kept twice: a signal ends a delivery that waits; where that does not help, since a library
-does not come back to Python, a thread ends the process. Both come long before Postfix's own time limit.
+The deadline is enforced twice. A signal ends a delivery that waits. Where a library does not return to Python, a thread
+ends the process. Both come long before Postfix's own time limit. Every function returns an outcome, which `pipe` turns
+into the exit status.
 """
 
 import os
@@ -20,7 +21,7 @@ def deliver(
     is_whole: Callable[[bytes], bool],
     why: str,
 ) -> Outcome:
-    """Deliver the message that `read` gives. `why` tells what kept a service from doing it. Raises SettingsError."""
+    """Deliver the message that `read` returns; `why` is the reason why no service does it. Raise SettingsError."""
     from orderflow_ingest.config import load
 
     settings = load(options.get("--settings"))
@@ -46,7 +47,7 @@ def deliver(
 
 
 def spool_outcome(error: Exception, queue_id: str, spool: "str | os.PathLike[str]") -> Outcome:
-    """Tell, log and count the outcome of a message that was not spooled."""
+    """Return, log and count the outcome of a message that was not spooled."""
     from orderflow_ingest.observability import logs
     from orderflow_ingest.storage.spool_entry import MessageTooBigError, SpoolWriteError
 
@@ -60,7 +61,7 @@ def spool_outcome(error: Exception, queue_id: str, spool: "str | os.PathLike[str
 
 
 def unanswered_outcome(hangs: bool, entry: str, is_withdrawn: bool, queue_id: str, spool: str) -> Outcome:
-    """Tell, log and count the outcome of a message that a service has taken and not answered for."""
+    """Return, log and count the outcome of a message that a service has taken and not answered."""
     from orderflow_ingest.observability import logs
 
     outcome = Outcome.DEADLINE if hangs else Outcome.INTERNAL
@@ -72,7 +73,7 @@ def unanswered_outcome(hangs: bool, entry: str, is_withdrawn: bool, queue_id: st
 
 
 def failure_outcome(error: BaseException) -> Outcome:
-    """Tell and log the outcome of what nobody has caught; that it cannot be logged changes nothing."""
+    """Return and log the outcome of an uncaught exception; a log that fails changes nothing."""
     try:
         from orderflow_ingest.observability import logs
 
@@ -86,7 +87,7 @@ def failure_outcome(error: BaseException) -> Outcome:
 
 
 def help_text(option: str, manual: str) -> bytes:
-    """Give the text of --help or --version; b"" where standard input may hold a mail."""
+    """Return the text of --help or --version; b"" where standard input may hold a mail."""
     from orderflow_ingest import __version__
 
     if _may_hold_mail(0):
