@@ -1,4 +1,4 @@
-"""in_hand.py: what a process had in hand is found after it is gone, and never while it is there."""
+"""attempt_files: what a process had in hand is found after it is gone, and never while it is there."""
 
 import os
 import signal
