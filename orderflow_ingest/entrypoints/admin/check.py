@@ -1,4 +1,4 @@
-"""orderflow-admin check: what `checks` finds, in a table; 1 on trouble."""
+"""The command check: print the findings of `checks` in a table. The exit status is 1 if any is trouble."""
 
 import click
 

@@ -1,6 +1,6 @@
-"""orderflow-admin erase: delete all that there is of an organization, a sender or one mail.
+"""The command erase: delete everything about an organization, a sender or one mail.
 
-It first tells what would go. On a terminal it then has the organization's slug typed; elsewhere --yes is needed. What
+It first prints what would go. On a terminal it then asks for the organization's slug; elsewhere --yes is needed. What
 remains is a run with the counts, under a digest of the request: no name, no address.
 """
 

@@ -1,9 +1,8 @@
-"""orderflow-admin find: where is my supplier's order? One line for each mail, the newest first.
+"""The command find: one line for each mail that matches, the newest first.
 
-Words are sought at their beginning, in the sender's addresses and the subject, or in the names of documents; see
-`records.selection`. Mail that is held is found too, though not by a document: nothing was taken out of it yet. By its
-Message-ID mail is found that was held and discarded.
-`orderflow-admin show ID` then tells the whole story of one.
+Words match from their beginning, in the sender's addresses and the subject, or in the names of documents; see
+`storage.database.selection`. Held mail is found too, but not by a document, since none was extracted yet. By its
+Message-ID, mail is found that was held and discarded. `orderflow-admin show ID` then shows the history of one.
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
-"""The whole story of one mail, a message or held: its rows, its raw header, its parts, its events.
+"""The history of one mail, a message or held: its rows, its raw header, its parts and its events.
 
-Where the raw mail is erased, or the archive does not give it, the rest is told, and why it is missing.
+Where the raw mail is erased, or the archive does not return it, the rest is shown, with the reason.
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""orderflow-admin init: directories, tables and queue of a deployment.
+"""The command init: create directories, tables and queue of a deployment.
 
-The owner of the database makes and changes the tables. On a further host, whose settings name a role that may do
-neither, init makes the directories, sees that the tables are there and of this version, and ends with 0.
+The owner of the database creates and changes the tables. On another host, the settings may name a role that may do
+neither. There init creates the directories, checks that the tables exist and have this version, and exits with 0.
 """
 
 import click

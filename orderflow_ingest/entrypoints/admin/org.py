@@ -158,8 +158,8 @@ def test_mail(
     if raw is None and (queue_id is not None or envelope_sender):
         raise click.UsageError("--queue-id and --envelope-sender are of a FILE")
     app = load_app(settings_file)
-    warning = dry_run_delivery(address, raw, sender, size, app, queue_id, envelope_sender, is_before_queue=before_queue)
-    print_rows([{"what": what, "value": value} for what, value in warning], as_json)
+    facts = dry_run_delivery(address, raw, sender, size, app, queue_id, envelope_sender, is_before_queue=before_queue)
+    print_rows([{"what": what, "value": value} for what, value in facts], as_json)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
-"""What would become of a mail: a delivery's own questions in its own order, and no write.
+"""Dry run of a delivery: what would become of a mail, by the functions of a delivery in the same order, without a write.
 
-The organization is looked up by find_organization(), and a mail is judged by classify(): both are what a delivery asks.
-Whether a backend is unavailable, or too much work waits, depends on the moment, and is not asked.
+It does not ask whether a backend is unavailable or too much work waits, since that changes from moment to moment.
 """
 
 from collections.abc import Iterator

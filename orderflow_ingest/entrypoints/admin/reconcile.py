@@ -1,8 +1,8 @@
-"""orderflow-admin reconcile: spool, rows, archive and queue held against each other.
+"""The command reconcile: compare spool, rows, archive and queue.
 
-Findings are printed as they come, then a table of how many of each kind there are and how many were mended. It goes
-through one organization after the other, and notes in its run how far it is: what was broken off goes on with
---resume. Exit status 1 if anything is left.
+Findings are printed as they come, then a table with the number of each kind and how many were repaired. The command
+handles one organization after the other, and saves its position in its run, so that --resume continues a run that was
+stopped. The exit status is 1 if anything is left.
 """
 
 import sys

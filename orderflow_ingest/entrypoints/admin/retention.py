@@ -1,7 +1,7 @@
-"""orderflow-admin retention: delete raw mail and documents that are kept for no longer; the rows stay.
+"""The command retention: delete raw mail and documents past their retention. The rows stay.
 
-How long is an organization's setting, keep_raw_days and keep_documents_days, or --raw-days and --document-days; where
-nothing is said objects are kept for ever. Without --yes it only tells what would go.
+The limits are an organization's settings keep_raw_days and keep_documents_days, or --raw-days and --document-days.
+Without any of them objects are kept for ever. Without --yes the command only prints what would go.
 """
 
 from datetime import UTC, datetime

@@ -22,7 +22,7 @@ Policy = dict[str, Any]
 
 
 def postgresql(settings: Settings, name: str) -> str:
-    """Give the script for the schema of this name. Raises SettingsError."""
+    """Return the script for the schema of this name. Raise SettingsError."""
     if not settings.database_url.startswith("postgresql"):
         raise SettingsError("DATABASE_URL must be a postgresql: URL: SQLite has no roles")
     if set(name) & set("'%\\"):  # it stands in texts and patterns of the script, too
@@ -35,7 +35,7 @@ def postgresql(settings: Settings, name: str) -> str:
 
 
 def s3(settings: Settings) -> str:
-    """Give a policy for each role as one JSON object. Raises SettingsError."""
+    """Return a policy for each role as one JSON object. Raise SettingsError."""
     parts = urlsplit(settings.archive_url)
     if parts.scheme != "s3":
         raise SettingsError("ARCHIVE_URL must be s3://bucket/prefix: files have no policies")

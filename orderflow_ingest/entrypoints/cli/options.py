@@ -41,7 +41,7 @@ def moment(text: str | datetime) -> datetime:
 
 
 def whole_message_id(text: str) -> str:
-    """Give a Message-ID as it is recorded, whether it was typed with its <> or without."""
+    """Return a Message-ID as it is recorded, whether it was typed with its <> or without."""
     text = text.strip()
     return f"<{text}>" if "@" in text and not text.startswith("<") else text
 
@@ -66,7 +66,7 @@ def mail_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def named_org(app: App, slug: str) -> Organization:
-    """Give the organization of a slug; an error in one line if there is none."""
+    """Return the organization of a slug; an error in one line if there is none."""
     org = app.records.organizations.find(ascii_lower(slug))
     if org is None:
         raise click.ClickException(f"no organization is named {slug}")
@@ -74,10 +74,10 @@ def named_org(app: App, slug: str) -> Organization:
 
 
 def org_id_of(app: App, slug: str | None) -> int | None:
-    """Give the id of the organization that is named; None stands for all."""
+    """Return the id of the organization that is named; None stands for all."""
     return None if slug is None else named_org(app, slug).id
 
 
 def organizations(app: App, slug: str | None) -> list[Organization]:
-    """Give the organization that is named, or all."""
+    """Return the organization that is named, or all."""
     return list(app.records.organizations.all()) if slug is None else [named_org(app, slug)]

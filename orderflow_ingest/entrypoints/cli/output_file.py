@@ -1,7 +1,8 @@
-"""A file that an operator wants something written to: his own, never written over unasked, never a terminal.
+"""A file that an operator has something written to. It is never overwritten without --force, and never a terminal.
 
-It is opened while the program is still who called it: as the owner of the state directory it could not write to the
-caller's directory. Nor could it remove there what it has made: so a child does, which stays who called the program.
+It is opened while the program still runs as the user who called it: as the owner of the state directory it could not
+write to the caller's directory. It could not remove a file there either, so a child process that keeps the caller's
+identity does that.
 """
 
 import os

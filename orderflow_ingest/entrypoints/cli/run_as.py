@@ -1,7 +1,7 @@
-"""Being another user: the one that delivers, for what root wrote no delivery could touch; or any other, to ask the
-kernel what that one may reach, so that groups and access lists count too.
+"""Switch to another user's identity: to the user that delivers, so that files root creates stay usable by deliveries; or
+to any other, to ask the kernel what that user may reach, with groups and access lists.
 
-Who becomes another has that one's HOME too, where libpq looks for certificates and keys: root's would be closed to it.
+HOME is set with the identity. libpq looks there for certificates and keys, and root's HOME is closed to other users.
 """
 
 import os
@@ -34,7 +34,7 @@ def as_user(account: pwd.struct_passwd) -> Iterator[None]:
 
 
 def account_of(uid: int, gid: int) -> pwd.struct_passwd:
-    """Give the account of a user id; one that has no name is made up."""
+    """Return the account of a user id; one that has no name is made up."""
     try:
         return pwd.getpwuid(uid)
     except KeyError:
@@ -69,7 +69,7 @@ def _owner(directory: Path) -> pwd.struct_passwd | None:
 
 
 def closed_directory(path: Path) -> Path | None:
-    """Give the first directory above a path that whoever we are may not enter, by way of its links too.
+    """Return the first directory above a path that whoever we are may not enter, by way of its links too.
 
     A directory that is not there is not closed, and neither is what would lie below it.
     """
@@ -91,7 +91,7 @@ def explain_denied(path: Path, account: pwd.struct_passwd) -> str:
 
 
 def is_noexec(path: Path) -> bool:
-    """Tell whether a file lies on a file system from which nothing may be run."""
+    """Return whether a file lies on a file system from which nothing may be run."""
     return bool(os.statvfs(path.resolve()).f_flag & os.ST_NOEXEC)
 
 

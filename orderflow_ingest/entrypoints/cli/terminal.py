@@ -2,9 +2,9 @@
 
 Whatever a sender wrote is made printable first: a subject can hold escape sequences for a terminal.
 
-An error of a backend is told with the settings file that was in force, see `explain`: what looks like a database
+An error of a backend is printed with the settings file that was in force, see `explain`: what looks like a database
 without tables is often a forgotten `--settings`. The backend's own text names database, queue or archive. So every
-program loads its settings by `loaded` or `load_app`, and ends by `run_cli`.
+program loads its settings by `loaded` or `load_app`, and runs by `run_cli`.
 """
 
 import json
@@ -78,11 +78,11 @@ class LazyGroup(CommandGroup):
         self._package, self._commands, self._former_names = package, commands, former_names or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the names of the commands."""
+        """Return the names of the commands."""
         return sorted(self._commands)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None if there is none of this name."""
+        """Import and return a command; None if there is none of this name."""
         place = self._commands.get(self._former_names.get(cmd_name, cmd_name))
         if place is None:
             return None

@@ -1,6 +1,6 @@
 """Whether the database answers, keeps what it is told, and has our tables, our rights and connections to spare.
 
-What an error means is in `database_answers`, what PostgreSQL says of itself comes from `records.server`.
+`error_hints` explains errors; `storage.database.server_info` reads what PostgreSQL reports about itself.
 """
 
 import re

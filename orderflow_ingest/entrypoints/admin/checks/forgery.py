@@ -1,7 +1,7 @@
 """Whether a mail that forges its sender gets through Postfix and its milters and is believed.
 
 Such mail is really sent, to the organization canary and from an address that milters do not let pass by habit, and is
-judged as a delivery judges it; a delivery hands its header back and does nothing more, see `probe`. What is refused is
+judged as a delivery judges it; a delivery hands its header back and does nothing more, see `storage.probe_mail`. What is refused is
 as good as what is not believed. All of it takes at most twenty seconds, and leaves nothing.
 """
 
@@ -151,7 +151,7 @@ def _try(trial: _Trial, postconf: Postconf) -> Iterator[CheckResult]:
 
 
 def _is_there(app: App) -> bool:
-    """Tell whether there is an organization that forged mail can go to."""
+    """Return whether there is an organization that forged mail can go to."""
     try:
         org = app.records.organizations.find(_CANARY)
     except DatabaseUnavailable:
@@ -160,7 +160,7 @@ def _is_there(app: App) -> bool:
 
 
 def _listener(postconf: Postconf) -> tuple[str, int]:
-    """Give the address and port of this host at which Postfix takes mail from others."""
+    """Return the address and port of this host at which Postfix takes mail from others."""
     listeners = [s.name for s in postconf.services if s.type == "inet" and s.daemon in ("smtpd", "postscreen")]
     host, _, service = next((n for n in listeners if n.rpartition(":")[2] not in _SUBMISSION), "smtp").rpartition(":")
     if not host:
@@ -173,7 +173,7 @@ def _listener(postconf: Postconf) -> tuple[str, int]:
 
 
 def _address(host: str) -> str:
-    """Give an address of a host, or of what inet_interfaces calls so."""
+    """Return an address of a host, or of what inet_interfaces calls so."""
     if host in ("all", "loopback-only", "localhost"):
         return _LOOPBACK
     try:

@@ -37,12 +37,12 @@ class Service:
         return self.command.partition(" ")[0]
 
     def attribute(self, name: str) -> str | None:
-        """Give an attribute of pipe(8) or lmtp(8), such as user=; None if it is not there."""
+        """Return an attribute of pipe(8) or lmtp(8), such as user=; None if it is not there."""
         return next((word.partition("=")[2] for word in self.command.split()[1:] if word.startswith(f"{name}=")), None)
 
     @property
     def argv(self) -> list[str]:
-        """Give pipe(8)'s command and arguments, macros as they stand, without the braces around one with blanks."""
+        """Return pipe(8)'s command and arguments, macros as they stand, without the braces around one with blanks."""
         return list(_words(self.command.partition(" argv=")[2]))
 
 
@@ -63,7 +63,7 @@ class Postconf:
         self.complaints = self._complaints()
 
     def value(self, name: str, service: Service | None = None) -> str:
-        """Give what a parameter is set to, for a service or in main.cf."""
+        """Return what a parameter is set to, for a service or in main.cf."""
         own = f"{service.name}/{service.type}/{name}" if service else ""
         if own in self._options:
             return self._options[own]
@@ -75,11 +75,11 @@ class Postconf:
         return float(found[1]) * _UNITS[found[2] or self._usual_unit(name)] if found else 0.0
 
     def service(self, name: str) -> Service | None:
-        """Give the service of type unix of that name."""
+        """Return the service of type unix of that name."""
         return next((s for s in self.services if (s.name, s.type) == (name, "unix")), None)
 
     def tables(self, name: str) -> list[str]:
-        """Give the tables that a parameter lists, without `proxy:`; `inline:{ { a = b } }` is one, blanks and all."""
+        """Return the tables that a parameter lists, without `proxy:`; `inline:{ { a = b } }` is one, blanks and all."""
         found = _TABLE.findall(self.value(name))
         return [table.removeprefix("proxy:") for table in found]
 
@@ -102,7 +102,7 @@ class Postconf:
         return (found[2] if found else "") or "s"
 
     def _complaints(self) -> list[tuple[str, str, str]]:
-        """Give what postconf finds wrong in main.cf: line, what, and the parameter's name."""
+        """Return what postconf finds wrong in main.cf: line, what, and the parameter's name."""
         command = [self.program, "-c", self.config_directory, "-n"]
         output = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stderr
         found = (_COMPLAINT.search(line) for line in output.splitlines())
@@ -124,7 +124,7 @@ class Postconf:
 
 
 def _as(account: pwd.struct_passwd | None) -> dict[str, Any]:
-    """Give the arguments of subprocess that make a program run as a user; root alone can."""
+    """Return the arguments of subprocess that make a program run as a user; root alone can."""
     if account is None or os.geteuid():
         return {}
     groups = os.getgrouplist(account.pw_name, account.pw_gid)

@@ -1,7 +1,7 @@
 """Whether Postfix's settings agree with ours: each disagreement below loses, bounces or delays mail.
 
 What every way needs is looked at here; what one way needs, in `postfix_ways`; the recipient map, in
-`recipient_check`. The way is the one that Postfix is set to.
+`recipients`. The way is the one that Postfix is set to.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Whether the archive takes, gives and takes back an object, each tried for itself, and the store's clock.
 
-What an error of S3 means is in `archive.s3_answers`; here it is said which rights are missing, all in one go, and which
+What an error of S3 means is in `archive.s3_errors`; here it is said which rights are missing, all in one go, and which
 setting makes a store work that refuses ours. An S3 store is tried with short and long metadata, and with an object as
 large as the largest mail, since a proxy before it may have a limit of its own.
 

@@ -1,6 +1,6 @@
 """Postfix's configuration for given settings: the commented fragments of `postfix/`, filled in.
 
-The fragments are the one source, and `postfix_relations` says what their values must be for each other. What is printed
+The fragments are the one source, and `parameters` says what their values must be for each other. What is printed
 is what the tests run behind a real Postfix. There are three ways from Postfix to a delivery. Each has its fragments,
 and main.cf has a part that all share:
 
@@ -69,7 +69,7 @@ def render(
     passfile: str = PASSFILE,
     map_by: str = BY_SERVICE,
 ) -> str:
-    """Give the text of `main`, `master`, `map` or `passfile`, which lies at that path. Raises SettingsError."""
+    """Return the text of `main`, `master`, `map` or `passfile`, which lies at that path. Raise SettingsError."""
     target = _target(settings)
     if part == "passfile":
         return _passfile(target)
@@ -110,13 +110,13 @@ def map_name(settings: Settings) -> str:
 
 
 def verdicts() -> str:
-    """Give a regular expression of the lines for which mail may bounce: the verdicts on a message."""
+    """Return a regular expression of the lines for which mail may bounce: the verdicts on a message."""
     lines = (o.line.decode("ascii").strip() for o in Outcome if not (o.is_accepted or o.is_temporary))
     return "|".join(line.replace(".", r"\.") for line in lines)
 
 
 def command() -> str:
-    """Give what pipe(8) starts: this program's Python, and the program as an argument."""
+    """Return what pipe(8) starts: this program's Python, and the program as an argument."""
     packages = Path(orderflow_ingest.__file__).resolve().parents[1]
     code = f"import sys; sys.path.insert(0, '{packages}'); from orderflow_ingest.entrypoints.pipe import main; main()"
     return f"{sys.executable} -I -S -c {{ {code} }}"
