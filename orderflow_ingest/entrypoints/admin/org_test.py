@@ -1,4 +1,4 @@
-"""Dry run of a delivery: what would become of a mail, by the functions of a delivery in the same order, without a write.
+"""Dry run of a delivery: what would become of a mail, by a delivery's own functions in the same order, without a write.
 
 It does not ask whether a backend is unavailable or too much work waits, since that changes from moment to moment.
 """

@@ -1,5 +1,5 @@
-"""Switch to another user's identity: to the user that delivers, so that files root creates stay usable by deliveries; or
-to any other, to ask the kernel what that user may reach, with groups and access lists.
+"""Switch to another user's identity: to the user that delivers, so that files root creates stay usable by deliveries;
+or to any other, to ask the kernel what that user may reach, with groups and access lists.
 
 HOME is set with the identity. libpq looks there for certificates and keys, and root's HOME is closed to other users.
 """
