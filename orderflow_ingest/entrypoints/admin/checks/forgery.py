@@ -1,8 +1,8 @@
 """Whether a mail that forges its sender gets through Postfix and its milters and is believed.
 
 Such mail is really sent, to the organization canary and from an address that milters do not let pass by habit, and is
-judged as a delivery judges it; a delivery hands its header back and does nothing more, see `storage.probe_mail`. What is refused is
-as good as what is not believed. All of it takes at most twenty seconds, and leaves nothing.
+judged as a delivery judges it; a delivery hands its header back and does nothing more, see `storage.probe_mail`. What
+is refused is as good as what is not believed. All of it takes at most twenty seconds, and leaves nothing.
 """
 
 import socket
