@@ -662,8 +662,8 @@ def test_a_replay_of_erased_mail_is_refused_and_an_extraction_fails_at_once(part
     change(parts, document, handover="PENDING", attempts=0)
     work(parts)
     assert row(parts, message.id).status is Status.FAILED
-    assert row(parts, message.id).error_json["error"] == "Erased"
-    assert documents(parts, message)[0].error_json["error"] == "Erased"
+    assert row(parts, message.id).error_json["error"] == "MessageErased"
+    assert documents(parts, message)[0].error_json["error"] == "MessageErased"
 
 
 def test_a_retention_killed_at_any_line_and_run_again_ends_the_same(draw):
