@@ -32,6 +32,7 @@ def open_app(
     settings: Settings,
     extract: TaskHandler | None = None,
     hand_over: TaskHandler | None = None,
+    *,
     create: bool = False,
     guarded: bool = True,
 ) -> App:
@@ -57,8 +58,8 @@ def open_app(
             settings.s3_checksum,
             settings.s3_addressing,
         ),
-        records=Records(settings.database_url, create, times, records, longest),
-        queue=Queue(settings.queue_url, extract, hand_over, create, settings.task_time_limit),
+        records=Records(settings.database_url, times, records, longest, create=create),
+        queue=Queue(settings.queue_url, extract, hand_over, settings.task_time_limit, create=create),
     )
 
 

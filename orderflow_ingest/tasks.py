@@ -58,15 +58,15 @@ _LOG_INTERVAL = 60.0  # seconds
 _last_logged: dict[type[BaseException], float] = {}  # when, by time.monotonic()
 
 
-def extract(org_id: int, message_id: UUID, is_live: bool) -> None:
+def extract(org_id: int, message_id: UUID, is_live: bool) -> None:  # noqa: FBT001 (the queue calls it by position)
     """Take out a message's attachments; the documents of what is replayed stay behind live mail."""
     _limit_memory()
     with _end_of_process(), _log_errors("extract", org_id=org_id, message_id=message_id):
-        extraction.extract(org_id, message_id, app, is_live, _limit_part_cpu)
+        extraction.extract(org_id, message_id, app, _limit_part_cpu, is_live=is_live)
     _exit_if_leaking()
 
 
-def hand_over(org_id: int, document_id: UUID, _is_live: bool) -> None:
+def hand_over(org_id: int, document_id: UUID, _is_live: bool) -> None:  # noqa: FBT001 (the queue calls it by position)
     """Call the document handler with one document."""
     _limit_memory()
     with _end_of_process(), _log_errors("hand_over", org_id=org_id, document_id=document_id):
@@ -238,7 +238,7 @@ def _end_of_process() -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _limit_part_cpu(begins: bool) -> None:
+def _limit_part_cpu(begins: bool) -> None:  # noqa: FBT001 (a Callable has no keywords)  # noqa: FBT001 (a Callable has no keywords)
     """Let the kernel end this worker process in a part that takes a quarter more than its CPU time; with false, never.
 
     A part that comes back to Python is ended in time by itself; this is for one regular expression or one call of a

@@ -194,7 +194,7 @@ def test_a_failed_run_has_its_steps_and_replaces_the_file_whole_and_readable(pla
     file = place / "canary.prom"
     file.write_text("of the run before")
     file.chmod(0o600)
-    write_textfile(file, [Step("smtp", 0.25, "")], False, 120.5)
+    write_textfile(file, [Step("smtp", 0.25, "")], 120.5, is_success=False)
     text = file.read_text()
     assert 'orderflow_canary_seconds{step="smtp"} 0.250\norderflow_canary_seconds{step="total"} 120.500\n' in text
     assert "\norderflow_canary_success 0\n" in text
@@ -206,5 +206,5 @@ def test_a_failed_run_has_its_steps_and_replaces_the_file_whole_and_readable(pla
 def test_a_textfile_that_cannot_be_written_leaves_the_old_one(place):
     (place / "canary.prom").mkdir()
     with pytest.raises(OSError):
-        write_textfile(place / "canary.prom", [], True, 1)
+        write_textfile(place / "canary.prom", [], 1, is_success=True)
     assert [path.name for path in place.iterdir()] == ["canary.prom"]

@@ -98,7 +98,7 @@ def test_headers_never_choose_the_organization(parts):
 
 
 def test_a_disabled_organization_bounces(parts):
-    parts.records.organizations.set_active("acme", False)
+    parts.records.organizations.set_active("acme", is_active=False)
     assert post(parts, mail()).outcome is Outcome.ORG_DISABLED
 
 

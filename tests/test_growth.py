@@ -344,7 +344,7 @@ def test_a_message_lives_its_life_in_partitions(divided):
         part = growth._part(org_id)
         skipped = [SkippedPart("9", None, "image/png", None, 1, "small image", [])]
         for is_complete in (False, True):  # the second finds the rows of the first
-            assert documents.record(attempt, [part], skipped, NOW, is_complete)
+            assert documents.record(attempt, [part], skipped, NOW, is_complete=is_complete)
         assert [found.id for found in documents.of_message(org_id, new.id)] == [part.id]
         assert messages.finish(attempt, {}) and not messages.finish(attempt, {})
         handing = documents.claim(org_id, part.id, "w", NOW, LEASE)

@@ -336,7 +336,7 @@ def test_mail_in_flight_is_no_orphan(parts):
 
 def test_an_orphan_of_a_disabled_organization_is_only_told(parts):
     put_orphan(parts, order(3))
-    parts.records.organizations.set_active("acme", False)
+    parts.records.organizations.set_active("acme", is_active=False)
     assert found(parts, MENDED) == [(FindingKind.RAW_ORPHAN, "")]
 
 
@@ -598,11 +598,11 @@ def test_held_mail_that_is_accepted_while_the_rows_are_read_keeps_its_object(par
     iterate = type(parts.records.holdings).iterate
     kinds = []
 
-    def once_one_is_read(self, org_id, kind, *others):
+    def once_one_is_read(self, org_id, kind, **others):
         kinds.append(kind)
         if len(kinds) == 2:
             assert replay.accept_held(held, parts, ME)
-        return iterate(self, org_id, kind, *others)
+        return iterate(self, org_id, kind, **others)
 
     monkeypatch.setattr(type(parts.records.holdings), "iterate", once_one_is_read)
     keep(parts)

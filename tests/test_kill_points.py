@@ -177,7 +177,7 @@ def work(settings: Settings, until: Callable[[App], bool]) -> App:
     """Be a worker: sweep, and run what lies in the real queue."""
     parts = open_app(
         settings,
-        lambda org_id, id, is_live: extract.extract(org_id, id, parts, is_live),
+        lambda org_id, id, is_live: extract.extract(org_id, id, parts, is_live=is_live),
         lambda org_id, id, _: hand_over.hand_over(org_id, id, parts),
     )
 

@@ -403,13 +403,13 @@ def test_a_file_without_tables_answers_nobody(place):
 def test_the_table_is_asked_for_the_active_alone(where, place, request):
     url = {} if where == "sqlite" else {"DATABASE_URL": request.getfixturevalue("postgres").create_database("known")}
     organizations = embedded(place, **url).records.organizations
-    organizations.set_active("beta", False)
+    organizations.set_active("beta", is_active=False)
     assert organizations.active_slugs() == {"acme"}
     assert (
         organizations.active_slugs({"acme", "beta", "nope"}) == {"acme"}
         and organizations.active_slugs({"beta"}) == set()
     )
-    organizations.set_active("acme", False)
+    organizations.set_active("acme", is_active=False)
     assert organizations.active_slugs() == set()
 
 

@@ -50,7 +50,7 @@ def test_mail_is_deferred_by_whichever_way_until_there_is_an_organization(place,
     assert parts.spool.entries() == []
     parts.records.organizations.add("beta", "Beta")
     assert deliver_from_memory(envelope(), mail(), parts).outcome is check_recipient(ACME, parts) is Outcome.UNKNOWN_ORG
-    parts.records.organizations.set_active("beta", False)
+    parts.records.organizations.set_active("beta", is_active=False)
     assert deliver_from_memory(envelope(), mail(), parts).outcome is Outcome.UNKNOWN_ORG
 
 

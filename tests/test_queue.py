@@ -180,7 +180,7 @@ def test_under_a_held_snapshot_a_take_reads_no_more_the_more_was_taken_before(po
                 cursor.execute(f"INSERT INTO huey_task (queue, data, priority) {many}")
                 cursor.execute("DELETE FROM huey_task")
             for is_live in (True, False) * 4:
-                queue.enqueue_extraction(7, MESSAGE, is_live)
+                queue.enqueue_extraction(7, MESSAGE, is_live=is_live)
             storage._looked_at_all = float("-inf")
             for _ in range(6):
                 assert storage._dequeue()

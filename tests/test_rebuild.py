@@ -133,7 +133,7 @@ def fill(parts: App) -> None:
     for slug, name in (("gone", "Gone & Söhne 注文"), ("empty", "")):
         parts.records.organizations.add(slug, name)
     deliver(parts, mail(1, Subject="of one that leaves"), "gone")
-    parts.records.organizations.set_active("gone", False)
+    parts.records.organizations.set_active("gone", is_active=False)
     with parts.records.database.write(2) as connection:
         settings = {"retention": {"days": 30}, "senders": ["@shop.example"]}
         organization = metadata.tables["organization"]
@@ -198,7 +198,9 @@ def build(
         for org in orgs:
             parts.records.rebuild_writes.add_organization(org)
     tally = RebuildProgress()
-    for _ in rebuild_organizations(orgs, RebuildOptions(at, "jo@desk", **choice), parts, processes, tally, dry_run):
+    for _ in rebuild_organizations(
+        orgs, RebuildOptions(at, "jo@desk", **choice), parts, processes, tally, dry_run=dry_run
+    ):
         pass
     return tally
 

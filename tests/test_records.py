@@ -1324,7 +1324,7 @@ def lead_back(records, message, moment):
 
 def again(records, attempt, parts, is_complete=True, skipped=()):
     lead_back(records, row(records, attempt), NOW)
-    return records.documents.record(claimed(records, attempt), list(parts), list(skipped), NOW, is_complete)
+    return records.documents.record(claimed(records, attempt), list(parts), list(skipped), NOW, is_complete=is_complete)
 
 
 def test_documents_recorded_again_keep_their_ids_and_hand_over(records):
@@ -1633,9 +1633,11 @@ def test_an_organization_is_added_once_and_found_by_its_slug(records):
 
 
 def test_an_organization_is_switched_off_and_on(records):
-    assert records.organizations.set_active("acme", False) and not records.organizations.find("acme").is_active
-    assert records.organizations.set_active("acme", True) and records.organizations.find("acme").is_active
-    assert not records.organizations.set_active("none", True)
+    assert (
+        records.organizations.set_active("acme", is_active=False) and not records.organizations.find("acme").is_active
+    )
+    assert records.organizations.set_active("acme", is_active=True) and records.organizations.find("acme").is_active
+    assert not records.organizations.set_active("none", is_active=True)
 
 
 def published(path):
@@ -1647,7 +1649,7 @@ def test_the_active_slugs_are_published_for_postfix(records, place):
     path = place / "recipients.db"
     records.organizations.publish(path)
     assert published(path) == ["acme", "bolt"] and path.stat().st_mode & 0o777 == 0o644
-    records.organizations.set_active("acme", False)
+    records.organizations.set_active("acme", is_active=False)
     records.organizations.publish(path)
     assert published(path) == ["bolt"] and [file.name for file in place.iterdir()] == ["recipients.db"]
 

@@ -599,7 +599,7 @@ def hand_over(deployment: Deployment, raw: bytes) -> tuple[int, bytes]:
     os.dup2(end, 0)
     os.close(end)
     try:
-        return pipe.run(["--socket", str(deployment.sockets / "deliver.sock"), "--", ACME], False)
+        return pipe.run(["--socket", str(deployment.sockets / "deliver.sock"), "--", ACME], via_shell=False)
     finally:
         signal.alarm(0)
         os.dup2(before, 0)

@@ -259,13 +259,13 @@ def _claims(side: Side) -> Calls:
 def _records(side: Side) -> Calls:
     for org_id in _each_org(side):
         attempt, found = side.claimed(org_id), [_part(org_id), replace(_part(org_id), part_path="1")]
-        yield partial(side.records.documents.record, attempt, found, [], side.now + _LEASE, True)
+        yield partial(side.records.documents.record, attempt, found, [], side.now + _LEASE, is_complete=True)
 
 
 def _parsed(side: Side) -> Calls:
     for org_id in _each_org(side):
         attempt = side.claimed(org_id)
-        side.records.documents.record(attempt, [_part(org_id)], [], side.now + _LEASE, True)
+        side.records.documents.record(attempt, [_part(org_id)], [], side.now + _LEASE, is_complete=True)
         yield partial(side.records.messages.finish, attempt, {"documents": 2})
 
 
@@ -278,7 +278,7 @@ def _hand_overs(side: Side) -> Calls:
     documents = side.records.documents
     for org_id in _each_org(side):
         attempt, part = side.claimed(org_id), _part(org_id)
-        documents.record(attempt, [part], [], side.now, True)
+        documents.record(attempt, [part], [], side.now, is_complete=True)
         yield partial(_hand_over, side, org_id, part.id)
 
 

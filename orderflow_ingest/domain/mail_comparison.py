@@ -143,9 +143,9 @@ class _Outside:
     def gaps(self) -> list[list[bytes]]:
         """Return the lines before each leaf, then those behind the last one of each buffer."""
         rest = [(source[position:], False) for source, position in self._done.values()]
-        return [list(self._lines_of(gap, is_header)) for gap, is_header in (*self._gaps, *rest)]
+        return [list(self._lines_of(gap, is_header=is_header)) for gap, is_header in (*self._gaps, *rest)]
 
-    def _lines_of(self, gap: bytes, is_header: bool) -> Iterator[bytes]:
+    def _lines_of(self, gap: bytes, *, is_header: bool) -> Iterator[bytes]:
         """Yield all lines but boundaries, empty ones, and the fields that are compared elsewhere.
 
         Such a field is left out in the header of a part and of a mail that is attached to it, if it stands there once

@@ -54,7 +54,7 @@ def document_prefix(org_id: int) -> str:
     return f"org/{org_id}/documents/"
 
 
-def raw_key(org_id: int, digest: str, source: str = EMAIL, is_held: bool = False) -> str:
+def raw_key(org_id: int, digest: str, source: str = EMAIL, *, is_held: bool = False) -> str:
     """Return the key of a mail."""
     return f"org/{org_id}/{_PLACES[source]}/{'held/' if is_held else ''}{digest}.eml"
 

@@ -92,7 +92,7 @@ class Authenticator:
 
 
 def check_raw_sender(
-    raw: bytes, allowed: tuple[str, ...], authserv_id: str, is_filtered: bool = True
+    raw: bytes, allowed: tuple[str, ...], authserv_id: str, *, is_filtered: bool = True
 ) -> Rejection | None:
     """Return why a raw mail without a known queue id is rejected, as check_sender() does."""
     return check_sender(read_mail_header(raw), allowed, Authenticator(authserv_id, is_filtered=is_filtered))

@@ -56,12 +56,12 @@ class ArgumentsError(Exception):
     """Arguments that make no delivery: master.cf is not as it should be."""
 
 
-def main(via_shell: bool = False) -> None:
+def main(*, via_shell: bool = False) -> None:
     """Deliver one message and end the process; never returns. pipe(8) is our parent, or the shell script's."""
     try:
         _signal.alarm(_STARTUP)
         os.umask(0o077)
-        status, output = _answer_option(sys.argv[1:]) or run(sys.argv[1:], via_shell)
+        status, output = _answer_option(sys.argv[1:]) or run(sys.argv[1:], via_shell=via_shell)
     except BaseException as error:
         from .pipe_fallback import failure_outcome
 
@@ -72,7 +72,7 @@ def main(via_shell: bool = False) -> None:
         os._exit(status)
 
 
-def run(arguments: list[str], via_shell: bool) -> tuple[int, bytes]:
+def run(arguments: list[str], *, via_shell: bool) -> tuple[int, bytes]:
     """Deliver the message on standard input as the arguments say; return the exit status and the output."""
     options, recipient = read_arguments(arguments)
     header = _encode_envelope(options, recipient)
@@ -170,7 +170,7 @@ def _deliver_by_service(
     is_withdrawn = withdraw_entry(spool, name)
     from .pipe_fallback import unanswered_outcome
 
-    return _result(unanswered_outcome(hangs, name, is_withdrawn, queue_id, spool))
+    return _result(unanswered_outcome(name, queue_id, spool, hangs=hangs, is_withdrawn=is_withdrawn))
 
 
 def _read_line(service: "_socket.socket") -> bytes:

@@ -60,7 +60,7 @@ def spool_outcome(error: Exception, queue_id: str, spool: "str | os.PathLike[str
     return outcome
 
 
-def unanswered_outcome(hangs: bool, entry: str, is_withdrawn: bool, queue_id: str, spool: str) -> Outcome:
+def unanswered_outcome(entry: str, queue_id: str, spool: str, *, hangs: bool, is_withdrawn: bool) -> Outcome:
     """Return, log and count the outcome of a message that a service has taken and not answered."""
     from orderflow_ingest.observability import logs
 

@@ -81,8 +81,9 @@ def erase(
     app: App,
     actor: str,
     run_id: UUID | None = None,
-    dry_run: bool = True,
     on_progress: Callable[[int], object] = lambda number: None,
+    *,
+    dry_run: bool = True,
 ) -> ErasureResult:
     """Erase what a request names, or count what would go. Can be repeated after a kill."""
     done = ErasureResult()

@@ -70,6 +70,7 @@ class ReferenceIndex:
         holdings: ObjectReferences,
         org_id: int,
         on_progress: Callable[[int], object] = lambda number: None,
+        *,
         with_events: bool = False,
     ) -> None:
         """Read an organization's rows; and report to `on_progress` how many messages were read since the last call.
@@ -80,7 +81,7 @@ class ReferenceIndex:
         # What is held first: accepting one commits its message with it, so that one of the two is seen in need of it.
         for kind in (Kind.HELD, Kind.MESSAGE, Kind.DOCUMENT):
             self._db.execute("BEGIN")
-            self._add(_counted(holdings.iterate(org_id, kind, with_events), on_progress, kind))
+            self._add(_counted(holdings.iterate(org_id, kind, with_events=with_events), on_progress, kind))
             self._db.execute("COMMIT")
         self._db.executescript(_INDEXES)
 
@@ -108,7 +109,7 @@ class ReferenceIndex:
             "(SELECT count(*) FROM holding d WHERE d.message = holding.message AND d.area = 'documents')"
         )
 
-    def choose(self, ids: Iterable[UUID], chosen: bool = True) -> None:
+    def choose(self, ids: Iterable[UUID], *, chosen: bool = True) -> None:
         """Choose messages with all their documents, or held mail, by their ids; or take that back."""
         for id in ids:
             self._db.execute("UPDATE holding SET chosen = ? WHERE message = ?", (chosen, id.hex))

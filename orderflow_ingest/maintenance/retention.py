@@ -63,7 +63,7 @@ class RetentionResult:
 
 
 def retention_rule(
-    org: Organization, app: App, raw_days: int | None, document_days: int | None, also_failed: bool
+    org: Organization, app: App, raw_days: int | None, document_days: int | None, *, also_failed: bool
 ) -> RetentionRule:
     """Return an organization's rule: its settings, or the given values in their place."""
     own = app.records.holdings.keeping(org.id)
@@ -80,8 +80,9 @@ def apply_retention(
     app: App,
     actor: str,
     run_id: UUID | None = None,
-    dry_run: bool = True,
     on_progress: Callable[[int], object] = lambda number: None,
+    *,
+    dry_run: bool = True,
 ) -> list[RetentionResult]:
     """Delete objects that an organization no longer keeps, or count what would go."""
     now = datetime.now(UTC)

@@ -36,7 +36,7 @@ _PAUSE = 5.0  # seconds
 _logger = logging.getLogger("orderflow_ingest")
 
 
-def configure(log: str, program: str, state_dir: Path | None, on_standard_error: bool = True) -> None:
+def configure(log: str, program: str, state_dir: Path | None, *, on_standard_error: bool = True) -> None:
     """Send this process's records where the setting ORDERFLOW_LOG says.
 
     Without `on_standard_error`, standard error is nobody's to write: records that find no other place are lost.
@@ -44,7 +44,7 @@ def configure(log: str, program: str, state_dir: Path | None, on_standard_error:
     if log == "auto" or (log == "stderr" and not on_standard_error):
         file = str(state_dir / "log" / "deliver.log") if state_dir else "stderr"
         log = "stderr" if on_standard_error else ("syslog" if os.path.exists(SYSLOG) else file)
-    handler = _handler(log, on_standard_error)
+    handler = _handler(log, on_standard_error=on_standard_error)
     handler.setFormatter(
         JsonFormatter(
             "{levelname}{message}{process}", style="{", timestamp=True,
@@ -72,7 +72,7 @@ def event(action: str, sentence: str, level: int = logging.INFO, **fields: Any) 
     _logger.log(level, sentence, extra={"action": action, **plain})
 
 
-def error_location(error: BaseException, is_ours: bool = True) -> str:
+def error_location(error: BaseException, *, is_ours: bool = True) -> str:
     """Tell an error by its class and the line it came through, ours or the deepest one, and not by its text.
 
     The text may hold message content.
@@ -94,7 +94,7 @@ def _plain(value: object) -> int | float | str:
     return os_reason(value) if isinstance(value, OSError) else str(value)
 
 
-def _handler(log: str, on_standard_error: bool) -> logging.Handler:
+def _handler(log: str, *, on_standard_error: bool) -> logging.Handler:
     with suppress(OSError):
         if log == "syslog":
             return _Syslog(SYSLOG, facility=logging.handlers.SysLogHandler.LOG_MAIL)

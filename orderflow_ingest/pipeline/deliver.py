@@ -122,10 +122,10 @@ def _deliver(inbound: _InboundMail, app: App) -> Delivery:
     return _record(new, inbound, app, enqueues=admission.load.is_queue_available)
 
 
-def enqueue_extraction(message: NewMessage, app: App, is_live: bool = True) -> None:
+def enqueue_extraction(message: NewMessage, app: App, *, is_live: bool = True) -> None:
     """Put the task that extracts a message into the queue; where the queue is unavailable, the sweep finds its row."""
     try:
-        app.queue.enqueue_extraction(message.org_id, message.id, is_live)
+        app.queue.enqueue_extraction(message.org_id, message.id, is_live=is_live)
     except QueueUnavailable as error:
         event("enqueue", "Task left to the sweep.", logging.WARNING, message_id=message.id, reason=error)
 
@@ -188,7 +188,7 @@ def _record(new: NewMessage, inbound: _InboundMail, app: App, *, enqueues: bool)
     if not app.records.messages.insert(new, app.swept_at(), inbound.origin.import_event(new)):
         return _resolve_identity_race(new, inbound, app, enqueues=enqueues)
     if enqueues:
-        enqueue_extraction(new, app, inbound.origin.is_live)
+        enqueue_extraction(new, app, is_live=inbound.origin.is_live)
     return Delivery(Outcome.DELIVERED, inbound.org.slug, new.id)
 
 

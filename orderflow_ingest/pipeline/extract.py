@@ -55,8 +55,9 @@ def extract(
     org_id: int,
     message_id: UUID,
     app: App,
-    is_live: bool = True,
     bound: Callable[[bool], None] = lambda _: None,
+    *,
+    is_live: bool = True,
 ) -> None:
     """Take one attempt at a message; the documents of one that is not live are rung for behind all that is.
 
@@ -79,20 +80,20 @@ def extract(
         app.settings.attempts_dir, attempt_files.MESSAGE, org_id, message_id, attempt.worker or ""
     ) as file:
         try:
-            end = _attempt(attempt, app, is_live, names, _read_monitor(attempt, app, file, bound))
+            end = _attempt(attempt, app, names, _read_monitor(attempt, app, file, bound), is_live=is_live)
         finally:
-            bound(False)
+            bound(False)  # noqa: FBT003 (a Callable has no keywords)
     metrics.count(metrics.EXTRACTIONS, org, end)
     metrics.observe(metrics.EXTRACTION_SECONDS, time.monotonic() - began)
 
 
-def _attempt(attempt: InboundMessage, app: App, is_live: bool, names: dict[str, Any], monitor: ReadMonitor) -> str:
+def _attempt(attempt: InboundMessage, app: App, names: dict[str, Any], monitor: ReadMonitor, *, is_live: bool) -> str:
     """Take an attempt, and return how it ended, in the words of the metrics."""
     try:
         check_lost_attempts(attempt.attempts, attempt.error_json)
         if attempt.status is Status.RECEIVED:
             _store(attempt, app, names, monitor)
-        documents = _ring_for_documents(attempt, app, is_live)
+        documents = _ring_for_documents(attempt, app, is_live=is_live)
         if not app.records.messages.finish(attempt, {"documents": documents, "attempt": attempt.attempts}):
             raise LeaseLostError
     except LeaseLostError:
@@ -113,7 +114,8 @@ def _read_monitor(
     settings = app.settings
     failed_at, opens_none = learned(attempt.attempts, attempt.error_json)
     times = (settings.part_time, settings.mail_time)
-    return ReadMonitor(*times, failed_at, keeps_all=opens_none, on_change=file.set_part, on_part=lambda: bound(True))
+    begin = partial(bound, True)  # noqa: FBT003 (a Callable has no keywords)
+    return ReadMonitor(*times, failed_at, keeps_all=opens_none, on_change=file.set_part, on_part=begin)
 
 
 def _store(attempt: InboundMessage, app: App, names: dict[str, Any], monitor: ReadMonitor) -> None:
@@ -202,13 +204,13 @@ def _archived(attempt: InboundMessage, part: Part, archive: Archive) -> NewDocum
     return new
 
 
-def _ring_for_documents(attempt: InboundMessage, app: App, is_live: bool) -> int:
+def _ring_for_documents(attempt: InboundMessage, app: App, *, is_live: bool) -> int:
     """Ring for each document that is to be handed over; give the number of all."""
     documents = app.records.documents.of_message(attempt.org_id, attempt.id)
     try:
         for document in documents:
             if document.handover is HandOver.PENDING:
-                app.queue.enqueue_hand_over(attempt.org_id, document.id, is_live)
+                app.queue.enqueue_hand_over(attempt.org_id, document.id, is_live=is_live)
     except QueueUnavailable as error:
         event("enqueue", "Tasks left to the sweep.", logging.WARNING, message_id=attempt.id, reason=error)
     return len(documents)
@@ -223,7 +225,7 @@ def _note_failure(
     why = with_parts(why, failed_at, part if isinstance(error, (TaskDeadlineReached, MemoryError)) else None)
     is_outage = isinstance(error, (*OUTAGES, ImportError, OrgSettingsError))
     writes = (partial(messages.give_up, attempt), partial(messages.retry_later, attempt))
-    is_last = record_failure(attempt, error, is_outage, why, app, *writes)
+    is_last = record_failure(attempt, error, why, app, *writes, is_outage=is_outage)
     if is_last:
         event("extract", "Message failed for good.", logging.ERROR, **names, **why)
     else:

@@ -213,7 +213,7 @@ def _note_failure(attempt: Document, error: BaseException, app: App, names: dict
     """Note a failed attempt, and tell whether it was the last one."""
     documents, why = app.records.documents, error_details(attempt.attempts, error, is_ours=False)
     writes = (partial(documents.give_up, attempt), partial(documents.retry_later, attempt))
-    is_last = record_failure(attempt, error, isinstance(error, OUTAGES), why, app, *writes)
+    is_last = record_failure(attempt, error, why, app, *writes, is_outage=isinstance(error, OUTAGES))
     if is_last:
         event("hand_over", "Hand-over failed for good.", logging.ERROR, **names, **why)
     else:

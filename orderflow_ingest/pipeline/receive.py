@@ -70,6 +70,7 @@ def deliver_spooled(
     entry: Entry,
     app: App,
     within: AbstractContextManager[object] | None = None,
+    *,
     sender_waits: bool = True,
 ) -> Delivery:
     """Deliver a spool entry, make every end an outcome, and keep the entry, remove it or make it a dead letter.
@@ -86,7 +87,7 @@ def deliver_spooled(
         delivery = _count_failure(entry.name, key, why, app)
     else:
         delivery, why = _attempt(envelope, raw, app, key, entry.name, within)
-    delivery = _apply_spool_policy(entry, delivery, key, app, sender_waits)
+    delivery = _apply_spool_policy(entry, delivery, key, app, sender_waits=sender_waits)
     _log_and_count(delivery, envelope, app, len(raw), entry.name, why, began)
     return delivery
 
@@ -151,7 +152,7 @@ def _count_failure(entry: str, key: str, why: str, app: App) -> Delivery:
     return Delivery(Outcome.DEAD_LETTER if count >= DEAD_LETTER_AFTER else Outcome.INTERNAL)
 
 
-def _apply_spool_policy(entry: Entry, delivery: Delivery, key: str, app: App, sender_waits: bool) -> Delivery:
+def _apply_spool_policy(entry: Entry, delivery: Delivery, key: str, app: App, *, sender_waits: bool) -> Delivery:
     """Keep, remove or set aside an entry, as the table in this module's header says."""
     outcome, spool = delivery.outcome, app.spool
     try:

@@ -178,9 +178,9 @@ def _note_loss(found: attempt_files.LostAttempt, app: App) -> bool:
     if row is None or row.worker != found.worker:
         return False
     failed_at, _ = learned(row.attempts, row.error_json)
-    why = with_parts(error_details(row.attempts, AttemptLost(), True), failed_at, found.part)
+    why = with_parts(error_details(row.attempts, AttemptLost(), is_ours=True), failed_at, found.part)
     writes = (partial(rows.give_up, row), partial(rows.retry_later, row))
-    is_last = record_failure(row, AttemptLost(), False, why, app, *writes)
+    is_last = record_failure(row, AttemptLost(), why, app, *writes, is_outage=False)
     org = app.records.organizations.slug(found.org_id)
     action, subject = ("extract", "Message") if is_message else ("hand_over", "Hand-over")
     metrics.count(metrics.EXTRACTIONS if is_message else metrics.HANDOVERS, org, "failed" if is_last else "retry")
@@ -193,11 +193,12 @@ def _note_loss(found: attempt_files.LostAttempt, app: App) -> bool:
 def record_failure(
     row: InboundMessage | Document,
     error: BaseException,
-    is_outage: bool,
     why: dict[str, Any],
     app: App,
     give_up: Callable[[dict[str, Any]], object],
     retry_later: Callable[[dict[str, Any], int, datetime], object],
+    *,
+    is_outage: bool,
 ) -> bool:
     """Note on a row how its attempt failed, and tell whether that was the last one."""
     attempts, before = row.attempts, row.error_json
@@ -214,11 +215,11 @@ def record_failure(
     return False
 
 
-def error_details(attempts: int, error: BaseException, is_ours: bool) -> dict[str, Any]:
+def error_details(attempts: int, error: BaseException, *, is_ours: bool) -> dict[str, Any]:
     """Tell a failure for error_json, without a text that could hold message content."""
     detail = str(error) if type(error).__module__.startswith("orderflow_ingest.") else ""
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    where = error_location(error, is_ours)
+    where = error_location(error, is_ours=is_ours)
     return {"error": type(error).__name__, "detail": detail, "where": where, "at": at, "attempt": attempts}
 
 

@@ -162,7 +162,7 @@ class _TaskQueue(Huey):  # type: ignore[misc]
             event("dequeue", "Rows of the queue's schedule were dropped.", WARNING, rows=rows)
         return []
 
-    def is_revoked(self, task: Any, timestamp: Any = None, peek: bool = True) -> bool:
+    def is_revoked(self, task: Any, timestamp: Any = None, peek: bool = True) -> bool:  # noqa: FBT001, FBT002 (as Huey's)
         """Return False: no task is ever revoked, and a row that revokes one would stop all work."""
         return False
 
@@ -364,22 +364,23 @@ class Queue:
         url: str,
         extract: TaskHandler | None = None,
         hand_over: TaskHandler | None = None,
-        create: bool = False,
         time_limit: float | None = None,
+        *,
+        create: bool = False,
     ):
         self._url = url
-        self.huey = _open(url, create)
+        self.huey = _open(url, create=create)
         self.recent_depth = CachedMeasurement(self.depth, _DEPTH_SECONDS, 0, errors=(QueueUnavailable,))
         self._extract = _register(self.huey, "extract", extract, time_limit)
         self._hand_over = _register(self.huey, "hand_over", hand_over, time_limit)
 
-    def enqueue_extraction(self, org_id: int, message_id: UUID, is_live: bool = True) -> None:
+    def enqueue_extraction(self, org_id: int, message_id: UUID, *, is_live: bool = True) -> None:
         """Enqueue the extraction of a message, behind all live work unless `is_live`. Raise QueueUnavailable."""
-        self._call_with_retry(lambda: self._extract(org_id, str(message_id), priority=_priority(is_live)))
+        self._call_with_retry(lambda: self._extract(org_id, str(message_id), priority=_priority(is_live=is_live)))
 
-    def enqueue_hand_over(self, org_id: int, document_id: UUID, is_live: bool = True) -> None:
+    def enqueue_hand_over(self, org_id: int, document_id: UUID, *, is_live: bool = True) -> None:
         """Enqueue the hand-over of a document, as enqueue_extraction() does. Raise QueueUnavailable."""
-        self._call_with_retry(lambda: self._hand_over(org_id, str(document_id), priority=_priority(is_live)))
+        self._call_with_retry(lambda: self._hand_over(org_id, str(document_id), priority=_priority(is_live=is_live)))
 
     def depth(self) -> int:
         """Return the number of waiting tasks, or an estimate, as `_Postgres` says.
@@ -463,7 +464,7 @@ class Queue:
         return QueueUnavailable(f"queue {error_hints.explain_database_error(error, 'QUEUE_URL', self._url)}")
 
 
-def _open(url: str, create: bool) -> Huey:
+def _open(url: str, *, create: bool) -> Huey:
     common: dict[str, Any] = {"results": False, "serializer": JsonSerializer()}
     if url.startswith("sqlite"):
         file = f"file:{quote(url.removeprefix('sqlite:///'))}?mode={'rwc' if create else 'rw'}"
@@ -490,7 +491,7 @@ def _open(url: str, create: bool) -> Huey:
     return _TaskQueue(NAME, storage_class=PriorityRedisStorage, connection_pool=pool, **common)
 
 
-def _priority(is_live: bool) -> int | None:
+def _priority(*, is_live: bool) -> int | None:
     return None if is_live else _LOW_PRIORITY
 
 

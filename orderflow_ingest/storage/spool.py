@@ -164,7 +164,7 @@ class Spool:
         """Return header and raw message of a dead letter. Raise FileNotFoundError, EntryDamagedError."""
         return self.read(name, is_dead=True)
 
-    def read(self, name: str, is_dead: bool = False) -> tuple[bytes, bytes]:
+    def read(self, name: str, *, is_dead: bool = False) -> tuple[bytes, bytes]:
         """Return header and raw message of an entry or a dead letter, locked or not.
 
         Raise FileNotFoundError, EntryDamagedError.

@@ -15,7 +15,7 @@ from orderflow_ingest.maintenance.backup import BackupError, back_up
 @click.argument("directory", type=click.Path(path_type=Path))
 @json_option
 @settings_option
-def backup(directory: Path, as_json: bool, settings_file: str | None) -> None:
+def backup(directory: Path, *, as_json: bool, settings_file: str | None) -> None:
     """Copy SQLite's rows and queue into a new DIRECTORY, while mail is delivered; copy the archive after it.
 
     Nothing is overwritten, and DIRECTORY is there only when it is whole. Of PostgreSQL it tells what to use instead.
@@ -27,7 +27,7 @@ def backup(directory: Path, as_json: bool, settings_file: str | None) -> None:
         raise click.ClickException(str(error)) from error
     finally:
         signal.signal(signal.SIGTERM, former)
-    print_rows([{"file": str(path), "bytes": size} for path, size in copies], as_json)
+    print_rows([{"file": str(path), "bytes": size} for path, size in copies], as_json=as_json)
 
 
 def _end(*_: Any) -> None:

@@ -15,13 +15,13 @@ _MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.TROUBLE: "TROUBLE"}
 @click.option("--no-postfix", is_flag=True, help="Leave Postfix out, on a host that has none.")
 @json_option
 @settings_option
-def check(postfix_config: str | None, no_postfix: bool, as_json: bool, settings_file: str | None) -> None:
+def check(postfix_config: str | None, *, no_postfix: bool, as_json: bool, settings_file: str | None) -> None:
     """Verify every part, and that Postfix's settings agree with these; exit 1 on trouble."""
     settings = loaded(settings_file)
     findings = list(check_all(settings, postfix_config, with_postfix=not no_postfix))
     print_rows(
         [{"part": found.part, "finding": _MARKS[found.level], "says": found.text} for found in findings],
-        as_json,
+        as_json=as_json,
     )
     if any(found.level is Level.TROUBLE for found in findings):
         raise SystemExit(1)

@@ -30,7 +30,7 @@ _SLACK = 5  # seconds: an organization that was found is remembered by a deliver
 @json_option
 @settings_option
 def erase(
-    slug: str, sender: str | None, mail_id: UUID | None, yes: bool, as_json: bool, settings_file: str | None
+    slug: str, sender: str | None, mail_id: UUID | None, *, yes: bool, as_json: bool, settings_file: str | None
 ) -> None:
     """Delete all that there is of an organization, of a sender within it, or of one mail; exit 1 if some is left."""
     if sender and (mail_id or "@" not in sender[1:]):
@@ -41,14 +41,14 @@ def erase(
     if request.is_of_all:
         _need_disabled(app, org)
     if not yes:
-        _print(_with_bar(request, app, dry_run=True), as_json)
+        _print(_with_bar(request, app, dry_run=True), as_json=as_json)
         if not sys.stdin.isatty():
             click.echo("nothing was erased: say --yes", err=True)
             return
         if click.prompt(f"This cannot be undone. Type {org.slug} to erase it", err=True) != org.slug:
             raise click.ClickException("nothing was erased")
     done = _with_bar(request, app, dry_run=False)
-    _print(done, as_json)
+    _print(done, as_json=as_json)
     if not any(vars(done).values()):
         click.echo(f"there was nothing to erase: {org.slug} has no such mail", err=True)
     if app.archive.keeps_versions():
@@ -69,7 +69,7 @@ def _need_disabled(app: App, org: Organization) -> None:
         raise click.ClickException(f"a delivery may be at work still: run this again in {left:.0f} s")
 
 
-def _with_bar(request: ErasureRequest, app: App, dry_run: bool) -> ErasureResult:
+def _with_bar(request: ErasureRequest, app: App, *, dry_run: bool) -> ErasureResult:
     run = Run.new("erase")
     if not dry_run:
         words = f"{run.id} {request.org.slug} {request.sender or ''} {request.mail_id or ''}"
@@ -77,12 +77,14 @@ def _with_bar(request: ErasureRequest, app: App, dry_run: bool) -> ErasureResult
         app.records.runs.begin(replace(run, chosen=chosen))
     total = app.records.messages.count(Filter(org_id=request.org.id))
     with progress(total, "Looking" if dry_run else "Erasing") as bar:
-        done = erasure.erase(request, app, run.actor, run.id, dry_run, bar.update)
+        done = erasure.erase(request, app, run.actor, run.id, bar.update, dry_run=dry_run)
     if not dry_run:
         rows = done.messages + done.held
         app.records.runs.advance(run.id, vars(done), rows, done.in_hand, 0, datetime.now(UTC), is_over=done.is_complete)
     return done
 
 
-def _print(done: ErasureResult, as_json: bool) -> None:
-    print_rows([{"what": name.replace("_", " "), "number": number} for name, number in vars(done).items()], as_json)
+def _print(done: ErasureResult, *, as_json: bool) -> None:
+    print_rows(
+        [{"what": name.replace("_", " "), "number": number} for name, number in vars(done).items()], as_json=as_json
+    )

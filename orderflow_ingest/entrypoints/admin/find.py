@@ -39,6 +39,7 @@ def find(
     document: str | None,
     statuses: tuple[str, ...],
     limit: int,
+    *,
     as_json: bool,
     settings_file: str | None,
 ) -> None:
@@ -63,17 +64,19 @@ def find(
     mails.sort(key=lambda mail: mail.received_at, reverse=True)
     slugs = app.records.organizations.slug
     rows = [
-        _row(mail, slugs(mail.org_id), hand_overs.get((mail.org_id, mail.id), Counter()), as_json)
+        _row(mail, slugs(mail.org_id), hand_overs.get((mail.org_id, mail.id), Counter()), as_json=as_json)
         for mail in mails[:limit]
     ]
-    print_rows(rows, as_json)
+    print_rows(rows, as_json=as_json)
     if not rows and not as_json:
         click.echo("nothing is found", err=True)
     if document:
         click.echo("held mail was not looked at: nothing is taken out of it before it is accepted", err=True)
 
 
-def _row(message: InboundMessage | HeldMail, org: str, documents: Counter[HandOver], as_json: bool) -> dict[str, Any]:
+def _row(
+    message: InboundMessage | HeldMail, org: str, documents: Counter[HandOver], *, as_json: bool
+) -> dict[str, Any]:
     summary = ", ".join(f"{documents[state]} {state.value}" for state in HandOver if documents[state])
     return {
         "id": message.id,

@@ -46,7 +46,7 @@ def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
 @org.command("list")
 @json_option
 @settings_option
-def list_orgs(as_json: bool, settings_file: str | None) -> None:
+def list_orgs(*, as_json: bool, settings_file: str | None) -> None:
     """List all organizations, with what is set for each."""
     app = load_app(settings_file)
     orgs = app.records.organizations.all()
@@ -57,11 +57,11 @@ def list_orgs(as_json: bool, settings_file: str | None) -> None:
                 "name": o.name,
                 "active": o.is_active,
                 "id": o.id,
-                "settings": _listed(o.stored, as_json),
+                "settings": _listed(o.stored, as_json=as_json),
             }
             for o in orgs
         ],
-        as_json,
+        as_json=as_json,
     )
 
 
@@ -70,7 +70,7 @@ def list_orgs(as_json: bool, settings_file: str | None) -> None:
 @settings_option
 def enable_org(slug: str, settings_file: str | None) -> None:
     """Let the organization SLUG receive mail."""
-    _set_active(slug, True, settings_file)
+    _set_active(slug, settings_file, is_active=True)
 
 
 @org.command("disable")
@@ -78,14 +78,14 @@ def enable_org(slug: str, settings_file: str | None) -> None:
 @settings_option
 def disable_org(slug: str, settings_file: str | None) -> None:
     """Refuse the mail of the organization SLUG; its rows and documents stay."""
-    _set_active(slug, False, settings_file)
+    _set_active(slug, settings_file, is_active=False)
 
 
 @org.command("show")
 @click.argument("slug")
 @json_option
 @settings_option
-def show_org(slug: str, as_json: bool, settings_file: str | None) -> None:
+def show_org(slug: str, *, as_json: bool, settings_file: str | None) -> None:
     """Show the settings of the organization SLUG, and what there is to set."""
     stored = with_current_names(named_org(load_app(settings_file), slug).stored)
     rows = [
@@ -103,7 +103,7 @@ def show_org(slug: str, as_json: bool, settings_file: str | None) -> None:
         for name, value in stored.items()
         if name not in known
     ]
-    print_rows(rows, as_json)
+    print_rows(rows, as_json=as_json)
 
 
 @org.command("set")
@@ -147,6 +147,7 @@ def test_mail(
     size: int | None,
     queue_id: str | None,
     envelope_sender: str,
+    *,
     before_queue: bool,
     as_json: bool,
     settings_file: str | None,
@@ -159,7 +160,7 @@ def test_mail(
         raise click.UsageError("--queue-id and --envelope-sender are of a FILE")
     app = load_app(settings_file)
     facts = dry_run_delivery(address, raw, sender, size, app, queue_id, envelope_sender, is_before_queue=before_queue)
-    print_rows([{"what": what, "value": value} for what, value in facts], as_json)
+    print_rows([{"what": what, "value": value} for what, value in facts], as_json=as_json)
 
 
 @contextmanager
@@ -194,14 +195,14 @@ def _archive(slug: str, app: App) -> None:
             write_organization(record, app.archive)
 
 
-def _listed(stored: Mapping[str, Any], as_json: bool) -> Any:
+def _listed(stored: Mapping[str, Any], *, as_json: bool) -> Any:
     stored = with_current_names(stored)
     return dict(stored) if as_json else " ".join(f"{name}={value}" for name, value in stored.items()) or None
 
 
-def _set_active(slug: str, is_active: bool, settings_file: str | None) -> None:
+def _set_active(slug: str, settings_file: str | None, *, is_active: bool) -> None:
     app, slug = load_app(settings_file), ascii_lower(slug)
-    if not app.records.organizations.set_active(slug, is_active):
+    if not app.records.organizations.set_active(slug, is_active=is_active):
         raise click.ClickException(f"no organization is named {slug}")
     publish_recipients(app)
     _archive(slug, app)

@@ -64,6 +64,7 @@ def reconcile(
     digests: str,
     sample: int,
     minutes: int,
+    *,
     fix: bool,
     orphan_documents: bool,
     resumed: UUID | None,
@@ -74,7 +75,7 @@ def reconcile(
     if orphan_documents and not fix:
         raise click.UsageError("--orphan-documents says what --fix may do")
     app = load_app(settings_file)
-    run = _run(app, resumed, fix)
+    run = _run(app, resumed, fix=fix)
     scope = ReconcileOptions(
         actor=run.actor,
         fix=fix,
@@ -86,11 +87,11 @@ def reconcile(
         overdue=timedelta(minutes=minutes),
         orphan_documents=orphan_documents,
     )
-    found, fixed = _reconcile_all(app, organizations(app, slug), slug, scope, run, as_json)
-    _conclude(app, found, fixed, run.failed, as_json)
+    found, fixed = _reconcile_all(app, organizations(app, slug), slug, scope, run, as_json=as_json)
+    _conclude(app, found, fixed, run.failed, as_json=as_json)
 
 
-def _run(app: App, resumed: UUID | None, fix: bool) -> Run:
+def _run(app: App, resumed: UUID | None, *, fix: bool) -> Run:
     if resumed is None:
         run = Run.new("reconcile --fix" if fix else "reconcile")
         app.records.runs.begin(run)
@@ -104,7 +105,7 @@ def _run(app: App, resumed: UUID | None, fix: bool) -> Run:
 
 
 def _reconcile_all(
-    app: App, orgs: list[Organization], slug: str | None, scope: ReconcileOptions, run: Run, as_json: bool
+    app: App, orgs: list[Organization], slug: str | None, scope: ReconcileOptions, run: Run, *, as_json: bool
 ) -> tuple[Counter[str], Counter[str]]:
     found: Counter[str] = Counter()
     fixed: Counter[str] = Counter()
@@ -112,9 +113,9 @@ def _reconcile_all(
     def report(finding: Finding) -> None:
         found[finding.kind.value] += 1
         fixed[finding.kind.value] += bool(finding.fixed)
-        _print(finding, as_json)
+        _print(finding, as_json=as_json)
 
-    def save_progress(position: str | None, is_over: bool) -> None:
+    def save_progress(position: str | None, *, is_over: bool) -> None:
         counts = run.done + fixed.total(), 0, run.failed + found.total() - fixed.total()
         app.records.runs.advance(run.id, position, *counts, datetime.now(UTC), is_over=is_over)
 
@@ -132,14 +133,14 @@ def _reconcile_all(
     return found, fixed
 
 
-def _print(finding: Finding, as_json: bool) -> None:
+def _print(finding: Finding, *, as_json: bool) -> None:
     if sys.stderr.isatty():
         click.echo("\r\033[2K", err=True, nl=False)  # the bar, which is drawn again
     row: dict[str, Any] = {"finding": finding.kind.value, "org": finding.org or None, "about": finding.subject}
-    print_rows(iter([{**row, "says": finding.detail, "fixed": finding.fixed or None}]), as_json)
+    print_rows(iter([{**row, "says": finding.detail, "fixed": finding.fixed or None}]), as_json=as_json)
 
 
-def _conclude(app: App, found: Counter[str], fixed: Counter[str], before: int, as_json: bool) -> None:
+def _conclude(app: App, found: Counter[str], fixed: Counter[str], before: int, *, as_json: bool) -> None:
     """Print how many there are of each kind, and what waits in the queue beside what is due; exit 1 if any is left.
 
     `before` it was broken off the run had found so many that are not mended.
@@ -149,7 +150,7 @@ def _conclude(app: App, found: Counter[str], fixed: Counter[str], before: int, a
     rows.append({"what": "all findings", "found": found.total() + before, "fixed": fixed.total()})
     if not as_json:
         click.echo()
-    print_rows(rows, as_json)
+    print_rows(rows, as_json=as_json)
     late = round(app.records.messages.lag(app.records.database.now()))
     click.echo(f"{app.queue.depth()} tasks wait in the queue; the oldest due message is {late} s overdue", err=True)
     if found.total() + before > fixed.total():

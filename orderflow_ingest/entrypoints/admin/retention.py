@@ -32,6 +32,7 @@ def retention(
     slug: str | None,
     raw_days: int | None,
     document_days: int | None,
+    *,
     also_failed: bool,
     yes: bool,
     as_json: bool,
@@ -42,7 +43,7 @@ def retention(
     rules = [
         (org, rule)
         for org in organizations(app, slug)
-        if (rule := retention_rule(org, app, raw_days, document_days, also_failed)).is_any
+        if (rule := retention_rule(org, app, raw_days, document_days, also_failed=also_failed)).is_any
     ]
     run = Run.new("retention")
     if yes:
@@ -51,7 +52,7 @@ def retention(
     total = sum(app.records.messages.count(Filter(org_id=org.id)) for org, _ in rules)
     with progress(total, "Deleting" if yes else "Looking") as bar:
         for org, rule in rules:
-            for one in apply_retention(org, rule, app, run.actor, run.id, not yes, bar.update):
+            for one in apply_retention(org, rule, app, run.actor, run.id, bar.update, dry_run=not yes):
                 rows.append(_row(org.slug, one))
             done, busy = sum(row["objects"] for row in rows), sum(row["busy"] for row in rows)
             if yes:
@@ -59,7 +60,7 @@ def retention(
     if yes:
         done, busy = sum(row["objects"] for row in rows), sum(row["busy"] for row in rows)
         app.records.runs.advance(run.id, None, done, busy, 0, datetime.now(UTC), is_over=True)
-    print_rows(rows, as_json)
+    print_rows(rows, as_json=as_json)
     if not rules:
         click.echo("every organization keeps all for ever", err=True)
     elif not yes:

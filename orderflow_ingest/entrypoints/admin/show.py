@@ -47,6 +47,7 @@ def show(
     slug: str | None,
     raw_file: str | None,
     document: tuple[str, str] | None,
+    *,
     force: bool,
     as_json: bool,
     settings_file: str | None,
@@ -55,7 +56,7 @@ def show(
     if raw_file and document:
         raise click.UsageError("--raw or --document, not both")
     target = document[1] if document else raw_file
-    with output(target, force) if target else nullcontext(_nowhere) as write:
+    with output(target, overwrite=force) if target else nullcontext(_nowhere) as write:
         app = load_app(settings_file)
         mail = _named(message, org_id_of(app, slug), app)
         if document:
@@ -64,7 +65,8 @@ def show(
             _write_raw(mail, write, app)
         else:
             _show(
-                mail_history(mail, app) if isinstance(mail, InboundMessage) else held_mail_history(mail, app), as_json
+                mail_history(mail, app) if isinstance(mail, InboundMessage) else held_mail_history(mail, app),
+                as_json=as_json,
             )
 
 
@@ -118,11 +120,11 @@ def _write_document(mail: Mail, path: str, write: Write, app: App) -> None:
     write(read_object(found.org_id, found.object_key, found.digest, app.archive))
 
 
-def _show(history: MailHistory, as_json: bool) -> None:
+def _show(history: MailHistory, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_json(history), default=_plain))
         return
-    print_rows([{"what": what, "value": value} for what, value in _facts(history).items()], False)
+    print_rows([{"what": what, "value": value} for what, value in _facts(history).items()], as_json=False)
     click.echo("\nHEADER FIELDS")
     for name, value in history.header:
         click.echo(f"{name}: {printable(value)}")
@@ -133,7 +135,7 @@ def _show(history: MailHistory, as_json: bool) -> None:
     for title, rows in tables.items():
         if rows:
             click.echo(f"\n{title.upper()}")
-            print_rows(rows, False)
+            print_rows(rows, as_json=False)
 
 
 def _facts(history: MailHistory) -> dict[str, Any]:

@@ -47,6 +47,7 @@ _FORMER_NAMES = {"held mail": "conflicts held"}  # in JSON, for programs that re
 @settings_option
 def status(
     slug: str | None,
+    *,
     by_org: bool,
     limit: int,
     watch: float | None,
@@ -63,17 +64,17 @@ def status(
 
     def draw(waiting: int | None) -> None:
         if by_org:
-            print_rows(_by_organization(app, limit), as_json)
+            print_rows(_by_organization(app, limit), as_json=as_json)
         else:
-            _print(_rows(app, org_id, waiting), as_json)
+            _print(_rows(app, org_id, waiting), as_json=as_json)
 
     if watch is None:
         draw(deferred)
     else:
-        _watch(watch, as_json, lambda: draw(deferred_mail(postfix_config)))
+        _watch(watch, lambda: draw(deferred_mail(postfix_config)), as_json=as_json)
 
 
-def _watch(seconds: float, as_json: bool, draw: Callable[[], None]) -> None:
+def _watch(seconds: float, draw: Callable[[], None], *, as_json: bool) -> None:
     """Draw again and again: over the screen of a terminal, one below the other elsewhere; Ctrl-C ends it."""
     try:
         while True:
@@ -127,16 +128,16 @@ def _depth(app: App) -> int | str:
         return str(error)
 
 
-def _print(rows: list[tuple[str, Any]], as_json: bool) -> None:
+def _print(rows: list[tuple[str, Any]], *, as_json: bool) -> None:
     if as_json:
         rows += [(_FORMER_NAMES[what], value) for what, value in rows if what in _FORMER_NAMES]
-        print_rows([{"what": what, "value": value} for what, value in rows], as_json)
+        print_rows([{"what": what, "value": value} for what, value in rows], as_json=as_json)
         return
     *counts, (_, errors) = rows
-    print_rows([{"what": what, "value": value} for what, value in counts], as_json)
+    print_rows([{"what": what, "value": value} for what, value in counts], as_json=as_json)
     if errors:
         click.echo("\nLAST ERRORS")
-        print_rows(errors, as_json)
+        print_rows(errors, as_json=as_json)
 
 
 def _by_organization(app: App, limit: int) -> list[Row]:

@@ -20,7 +20,7 @@ Write = Callable[[bytes], None]
 
 
 @contextmanager
-def output(path: str, overwrite: bool) -> Iterator[Write]:
+def output(path: str, *, overwrite: bool) -> Iterator[Write]:
     """Open a file, or standard output for `-`; what is made here is removed again if nothing is written to it."""
     if path == "-":
         if sys.stdout.isatty():

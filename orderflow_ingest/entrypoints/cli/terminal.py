@@ -159,7 +159,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")(command)
 
 
-def load_app(settings_file: str | None, create: bool = False, deadline: float | None = None) -> App:
+def load_app(settings_file: str | None, deadline: float | None = None, *, create: bool = False) -> App:
     """Open the parts of the deployment that these settings describe; backends are given time for a deadline."""
     settings = loaded(settings_file)
     settings = replace(settings, deadline=deadline or settings.deadline)
@@ -168,7 +168,7 @@ def load_app(settings_file: str | None, create: bool = False, deadline: float | 
     return open_app(settings, create=create, guarded=False)
 
 
-def print_rows(rows: Iterable[Row], as_json: bool) -> None:
+def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
     """Print rows: aligned columns for a person, with their names where the rows are a list, or a JSON object a line."""
     if as_json:
         for row in rows:

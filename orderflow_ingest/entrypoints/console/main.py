@@ -86,7 +86,9 @@ password_option = click.option(
 @click.option("--may-change", is_flag=True, help="NAME may replay, accept, discard and deliver again.")
 @password_option
 @settings_option
-def add_user(name: str, slugs: tuple[str, ...], may_change: bool, no_password: bool, settings_file: str | None) -> None:
+def add_user(
+    name: str, slugs: tuple[str, ...], *, may_change: bool, no_password: bool, settings_file: str | None
+) -> None:
     """Let NAME log in; without --org, NAME sees every organization, dead letters and the queue."""
     from .users import User, Users, hash_password, is_valid_name
 
@@ -125,7 +127,7 @@ def change_password(name: str, settings_file: str | None) -> None:
 @user.command("list")
 @json_option
 @settings_option
-def list_users(as_json: bool, settings_file: str | None) -> None:
+def list_users(*, as_json: bool, settings_file: str | None) -> None:
     """Show who may log in, what they see, and whether they may change anything."""
     from .users import Users
 
@@ -140,7 +142,7 @@ def list_users(as_json: bool, settings_file: str | None) -> None:
         }
         for one in found
     ]
-    print_rows(rows, as_json)
+    print_rows(rows, as_json=as_json)
 
 
 @user.command("remove")

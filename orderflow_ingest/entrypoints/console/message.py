@@ -144,10 +144,12 @@ def _bodies(app: App, documents: list[Document]) -> list[Body]:
             )
             found.append(Body(document.part_path, made.text, document.size > _BODY_LIMIT, ""))
         except ArchiveUnavailable:
-            found.append(Body(document.part_path, "", False, "The archive does not answer just now."))
+            found.append(Body(document.part_path, "", is_cut=False, note="The archive does not answer just now."))
             break
         except (ObjectMissing, ObjectDamaged):
-            found.append(Body(document.part_path, "", False, "The archive does not have this text any more."))
+            found.append(
+                Body(document.part_path, "", is_cut=False, note="The archive does not have this text any more.")
+            )
     return found
 
 

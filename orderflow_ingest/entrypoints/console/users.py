@@ -135,7 +135,7 @@ def _parse(text: bytes) -> dict[str, User]:
     return {name: _user(name, **values) for name, values in found.items()}
 
 
-def _user(name: str, password: str | None = None, orgs: list[str] | None = None, may_change: bool = False) -> User:
+def _user(name: str, password: str | None = None, orgs: list[str] | None = None, *, may_change: bool = False) -> User:
     if not is_valid_name(name) or not isinstance(may_change, bool) or not isinstance(orgs, list | None):
         raise ValueError
     return replace(User(name, password, None, may_change), slugs=None if orgs is None else frozenset(orgs))

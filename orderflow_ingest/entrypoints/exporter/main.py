@@ -37,7 +37,7 @@ _DEADLINE = 15.0  # seconds, as of a delivery: a statement gets a quarter of wha
 @click.option("--any-address", is_flag=True, help="Listen at an address that other hosts can reach, too.")
 @settings_option
 @click.version_option(__version__)
-def cli(once: bool, textfile: Path | None, any_address: bool, settings_file: str | None) -> None:
+def cli(*, once: bool, textfile: Path | None, any_address: bool, settings_file: str | None) -> None:
     """See the module's header."""
     app = load_app(settings_file, deadline=_DEADLINE)
     address = app.settings.metrics

@@ -57,11 +57,14 @@ class Page(Collector):
         counts = self._counts()
         samples = [
             Sample(BUILD, 1, (__version__,)),
-            *_probe_samples("counts", counts is not None, time.monotonic() - began),
+            *_probe_samples("counts", time.monotonic() - began, is_up=counts is not None),
         ]
         for part in self._probes:
             result = part.result(until)
-            samples += [*_probe_samples(part.name, result.samples is not None, result.seconds), *(result.samples or ())]
+            samples += [
+                *_probe_samples(part.name, result.seconds, is_up=result.samples is not None),
+                *(result.samples or ()),
+            ]
         yield from _gauge_families(samples)
         if counts is not None:
             yield from _counter_families(counts)
@@ -75,7 +78,7 @@ class Page(Collector):
             return None
 
 
-def _probe_samples(part: str, is_up: bool, seconds: float) -> tuple[Sample, Sample]:
+def _probe_samples(part: str, seconds: float, *, is_up: bool) -> tuple[Sample, Sample]:
     return Sample(UP, is_up, (part,)), Sample(MEASURE_SECONDS, seconds, (part,))
 
 

@@ -36,6 +36,7 @@ _CLOSED = "not held: it is closed, or not known"
 def decide_held_mail(
     ids: tuple[UUID, ...],
     org: str | None,
+    *,
     accept: bool,
     discard: bool,
     every: bool,
@@ -60,12 +61,12 @@ def decide_held_mail(
     app = load_app(settings_file)
     found = app.records.held_mail.open(org_id_of(app, org), ids, _MOST)
     if not decision:
-        print_rows([_row(mail) for mail in found], as_json)
+        print_rows([_row(mail) for mail in found], as_json=as_json)
         return
     unknown = [id for id in dict.fromkeys(ids) if id not in {mail.id for mail in found}]
     if dry_run:
         rows = [{**_row(mail), "outcome": _foreseen(mail, decision, app)} for mail in found]
-        print_rows(rows + [_closed(id, rows) for id in unknown], as_json)
+        print_rows(rows + [_closed(id, rows) for id in unknown], as_json=as_json)
         return
     if every and not yes:
         click.confirm(f"{decision.capitalize()} {len(found)} held messages of {org}?", abort=True, err=True)
@@ -73,7 +74,7 @@ def decide_held_mail(
         ended = {mail.id: _resolve(mail, decision, why, app, tally) for mail in found}
     outcomes = [*ended.items(), *((id, _CLOSED) for id in unknown)]
     if as_json:
-        print_rows([{"id": id, "outcome": outcome} for id, outcome in outcomes], as_json)
+        print_rows([{"id": id, "outcome": outcome} for id, outcome in outcomes], as_json=as_json)
         return
     for id, outcome in outcomes:
         if outcome != f"{decision}ed":

@@ -41,7 +41,7 @@ _BATCH = 100  # mails between two notes of how far it has come
 @json_option
 @settings_option
 def import_mail(
-    paths: tuple[Path, ...], slug: str, again: bool, dry_run: bool, as_json: bool, settings_file: str | None
+    paths: tuple[Path, ...], slug: str, *, again: bool, dry_run: bool, as_json: bool, settings_file: str | None
 ) -> None:
     """Import the mail of PATHS: .eml and mbox files, directories of them, Maildirs.
 
@@ -65,10 +65,10 @@ def import_mail(
         for mail, verdict in verdicts:
             counts[verdict.outcome] += 1
             bar.update(mail.size)
-            _report(mail, verdict, as_json, dry_run)
+            _report(mail, verdict, as_json=as_json, dry_run=dry_run)
     rows: list[Row] = [{"what": became.value, "number": counts[became]} for became in ImportOutcome if counts[became]]
     if not as_json or not dry_run:
-        print_rows(rows, as_json)
+        print_rows(rows, as_json=as_json)
     if counts[ImportOutcome.FAILED]:
         raise SystemExit(1)
 
@@ -89,11 +89,11 @@ def _imported(
     app.records.runs.advance(run.id, None, done, passed_over, failed, datetime.now(UTC), is_over=True)
 
 
-def _report(mail: FileMail, verdict: ImportResult, as_json: bool, dry_run: bool) -> None:
+def _report(mail: FileMail, verdict: ImportResult, *, as_json: bool, dry_run: bool) -> None:
     """Print the result of a mail: all in a dry run, else failures only, on standard error."""
     row = {"file": mail.name, "became": verdict.outcome.value, "why": verdict.reason, "id": verdict.message_id}
     if dry_run:
-        print_rows([row] if as_json else iter([{**row, "file": printable(mail.name)}]), as_json)
+        print_rows([row] if as_json else iter([{**row, "file": printable(mail.name)}]), as_json=as_json)
     elif verdict.outcome is ImportOutcome.FAILED:
         click.echo(f"failed: {printable(mail.name)}: {verdict.reason}", err=True)
 

@@ -55,18 +55,18 @@ def _run_options(command: Command) -> Command:
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many, newest first.")
 @json_option
 @settings_option
-def list_messages(limit: int, as_json: bool, settings_file: str | None, **selected: Any) -> None:
+def list_messages(limit: int, *, as_json: bool, settings_file: str | None, **selected: Any) -> None:
     """Show messages, the newest first."""
     app = load_app(settings_file)
     meant = build_filter(app, selected)
-    print_rows([message_row(message) for page in pages(meant, app, limit) for message in page], as_json)
+    print_rows([message_row(message) for page in pages(meant, app, limit) for message in page], as_json=as_json)
 
 
 @click.command("documents")
 @click.argument("id", type=click.UUID)
 @json_option
 @settings_option
-def list_documents(id: UUID, as_json: bool, settings_file: str | None) -> None:
+def list_documents(id: UUID, *, as_json: bool, settings_file: str | None) -> None:
     """Show the documents of the message ID, and its skipped parts."""
     app = load_app(settings_file)
     found = app.records.messages.select(Filter(ids=(id,)), 1)
@@ -76,7 +76,9 @@ def list_documents(id: UUID, as_json: bool, settings_file: str | None) -> None:
     skipped = app.records.documents.skipped(found[0].org_id, id)
     rows = [part_row(d, d.content_type, d.handover.value) for d in documents]
     rows += [part_row(s, s.detected_type or s.declared_type, "passed over") for s in skipped]
-    print_rows(sorted(rows, key=lambda row: [int(number) for number in row["part"].split(".") if number]), as_json)
+    print_rows(
+        sorted(rows, key=lambda row: [int(number) for number in row["part"].split(".") if number]), as_json=as_json
+    )
 
 
 @click.command("message")
@@ -117,7 +119,7 @@ def _run(kind: str, given: dict[str, Any]) -> None:
     app = load_app(given["settings_file"])
     meant, limit = build_filter(app, _selected(given)), given["limit"]
     if given["dry_run"]:
-        print_preview(kind, meant, limit, app, given["as_json"])
+        print_preview(kind, meant, limit, app, as_json=given["as_json"])
         return
     count, what = _count(kind, meant, app)
     selected = min(count, limit or count)
@@ -126,7 +128,7 @@ def _run(kind: str, given: dict[str, Any]) -> None:
         click.confirm(question, abort=True, err=True)
     start_logging(app)
     plan = RunPlan(kind, meant, limit, given["concurrency"], given["rate"], given["max_waiting"])
-    run_to_end(start_run(plan, command_line(), selected, app), app, given["as_json"])
+    run_to_end(start_run(plan, command_line(), selected, app), app, as_json=given["as_json"])
 
 
 def _count(kind: str, meant: Filter, app: App) -> tuple[int, str]:

@@ -45,7 +45,7 @@ def part_row(part: Document | SkippedPart, content_type: str, state: str) -> dic
     return {**row, "state": state, "why": part.reason, "defects": "; ".join(part.defects)}
 
 
-def print_preview(kind: str, chosen: Filter, limit: int | None, app: App, as_json: bool) -> None:
+def print_preview(kind: str, chosen: Filter, limit: int | None, app: App, *, as_json: bool) -> None:
     """Print what a run would do with each message."""
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -58,10 +58,10 @@ def print_preview(kind: str, chosen: Filter, limit: int | None, app: App, as_jso
                 result = ACTIONS[kind].preview(item)
                 yield {**message_row(item.message), "outcome": result.outcome, "says": result.detail}
 
-    print_rows(rows() if as_json else list(rows()), as_json)
+    print_rows(rows() if as_json else list(rows()), as_json=as_json)
 
 
-def run_to_end(run: Run, app: App, as_json: bool) -> None:
+def run_to_end(run: Run, app: App, *, as_json: bool) -> None:
     """Run a run to its end, with a progress bar, and print how it ended."""
     passed_over: Counter[str] = Counter()
     kind = RunPlan.from_json(run.chosen).kind
@@ -71,7 +71,7 @@ def run_to_end(run: Run, app: App, as_json: bool) -> None:
         if as_json:
             message = item.message
             row = {"id": message.id, "received": message.received_at, "recipient": message.envelope_recipient}
-            print_rows([{**row, "outcome": result.outcome, "says": result.detail}], as_json)
+            print_rows([{**row, "outcome": result.outcome, "says": result.detail}], as_json=as_json)
 
     with progress(run.selected or 0, "Replaying") as bar:
         runner = Runner(run, app, on_result, _RunProgress(bar))

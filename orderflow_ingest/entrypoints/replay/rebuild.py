@@ -66,6 +66,7 @@ def rebuild_from_archive(
     slug: str | None,
     since: datetime | None,
     until: datetime | None,
+    *,
     hand_over: bool,
     erased_before: datetime | None,
     concurrency: int,
@@ -83,7 +84,7 @@ def rebuild_from_archive(
     app = load_app(settings_file)
     run = _resumed(resume, app) if resume else None
     if run is None:
-        run = _new_run(slug, since, until, hand_over, erased_before)
+        run = _new_run(slug, since, until, erased_before, hand_over=hand_over)
     slug, choice = run.chosen["org"], _choice(run)
     found = _find(slug, app)
     for line in found.remarks:
@@ -97,10 +98,10 @@ def rebuild_from_archive(
             app.records.rebuild_writes.add_organization(org)
         publish_recipients(app)
         app.records.runs.begin(run)
-    tally = _run(found.chosen, run, choice, app, concurrency, dry_run)
+    tally = _run(found.chosen, run, choice, app, concurrency, dry_run=dry_run)
     is_all = not (dry_run or choice.since or choice.until)
     stray = sum(1 for org in found.chosen for _ in orphan_documents(org, app)) if is_all else None
-    print_rows(_rows(found, tally, stray), as_json)
+    print_rows(_rows(found, tally, stray), as_json=as_json)
     for key, trouble in tally.troubles:
         click.echo(printable(f"{trouble.value}: {key}"), err=True)
     if found.lost or any(note.is_loss for note in tally.notes):
@@ -108,7 +109,7 @@ def rebuild_from_archive(
 
 
 def _run(
-    orgs: list[OrganizationRecord], run: Run, choice: RebuildOptions, app: App, processes: int, dry_run: bool
+    orgs: list[OrganizationRecord], run: Run, choice: RebuildOptions, app: App, processes: int, *, dry_run: bool
 ) -> RebuildProgress:
     """Rebuild, save the progress after each batch, and print how to resume after Ctrl-C."""
     tally = RebuildProgress(position=run.position or "")
@@ -116,7 +117,7 @@ def _run(
         click.echo(f"run {run.id}", err=True)
     try:
         with _speed() as show:
-            for _ in rebuild_organizations(orgs, choice, app, processes, tally, dry_run):
+            for _ in rebuild_organizations(orgs, choice, app, processes, tally, dry_run=dry_run):
                 show(tally.looked_at)
                 if not dry_run:
                     _advance(run, tally, app)
@@ -129,7 +130,7 @@ def _run(
     return tally
 
 
-def _advance(run: Run, tally: RebuildProgress, app: App, is_over: bool = False) -> None:
+def _advance(run: Run, tally: RebuildProgress, app: App, *, is_over: bool = False) -> None:
     """Save the progress of a run, with the counts from before it was resumed."""
     came = tally.presences
     done = came[Presence.BACK] + came[Presence.HELD_BACK] + came[Presence.CLASH]
@@ -141,7 +142,7 @@ def _advance(run: Run, tally: RebuildProgress, app: App, is_over: bool = False) 
         run.passed_over + came[Presence.THERE] + came[Presence.COPY],
         run.failed + failed,
         datetime.now(UTC),
-        is_over,
+        is_over=is_over,
     )
 
 
@@ -189,8 +190,9 @@ def _new_run(
     slug: str | None,
     since: datetime | None,
     until: datetime | None,
-    hand_over: bool,
     erased_before: datetime | None,
+    *,
+    hand_over: bool,
 ) -> Run:
     chosen: dict[str, Any] = {"org": slug and ascii_lower(slug), "hand_over": hand_over}
     times = {"since": since, "until": until, "erased_before": erased_before}

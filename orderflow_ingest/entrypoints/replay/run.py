@@ -156,7 +156,7 @@ class Runner:
         if time.monotonic() - self._saved_at > _SAVE_INTERVAL:
             self._save_progress()
 
-    def _save_progress(self, is_over: bool = False, is_stopped: bool = False) -> None:
+    def _save_progress(self, *, is_over: bool = False, is_stopped: bool = False) -> None:
         self._saved_at = time.monotonic()
         position = self._position and {
             "received_at": self._position.received_at.isoformat(),
@@ -164,7 +164,7 @@ class Runner:
         }
         position_json = {**(position or {}), "stopped": True} if is_stopped else position
         counts = (self.counts[REPLAYED], self.counts[SKIPPED], 0)
-        self._app.records.runs.advance(self.run_id, position_json, *counts, datetime.now(UTC), is_over)
+        self._app.records.runs.advance(self.run_id, position_json, *counts, datetime.now(UTC), is_over=is_over)
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:

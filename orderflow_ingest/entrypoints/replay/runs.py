@@ -21,18 +21,18 @@ _SILENT = timedelta(seconds=60)
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="At most so many, newest first.")
 @json_option
 @settings_option
-def list_runs(limit: int, as_json: bool, settings_file: str | None) -> None:
+def list_runs(limit: int, *, as_json: bool, settings_file: str | None) -> None:
     """Show who ran what: when, by which command, how far it has come, and how it ended."""
     app = load_app(settings_file)
     now = datetime.now(UTC)
-    print_rows([_row(run, now) for run in app.records.runs.latest(limit)], as_json)
+    print_rows([_row(run, now) for run in app.records.runs.latest(limit)], as_json=as_json)
 
 
 @click.command("resume")
 @click.argument("run_id", metavar="[RUN]", required=False, type=click.UUID)
 @json_option
 @settings_option
-def resume_run(run_id: UUID | None, as_json: bool, settings_file: str | None) -> None:
+def resume_run(run_id: UUID | None, *, as_json: bool, settings_file: str | None) -> None:
     """Resume a run of message or handover that was stopped or killed: RUN, or the latest one.
 
     It begins where the run ended, and does nothing twice. Selection and rate stay as they were.
@@ -43,7 +43,7 @@ def resume_run(run_id: UUID | None, as_json: bool, settings_file: str | None) ->
         f"going on with {run.id}, {run.done + run.passed_over} of {run.selected}: {printable(run.command)}", err=True
     )
     start_logging(app)
-    run_to_end(run, app, as_json)
+    run_to_end(run, app, as_json=as_json)
 
 
 def _named(run_id: UUID, app: App) -> Run:

@@ -34,13 +34,13 @@ from .selection import dry_run_option, yes_option
 @dry_run_option
 @json_option
 @settings_option
-def drain_spool(dry_run: bool, as_json: bool, settings_file: str | None) -> None:
+def drain_spool(*, dry_run: bool, as_json: bool, settings_file: str | None) -> None:
     """Deliver the mail that is left in the spool of this host."""
     app = load_app(settings_file)
     _need_spool(app)
     names = app.spool.entries()
     if dry_run:
-        print_rows([{"entry": name} for name in names], as_json)
+        print_rows([{"entry": name} for name in names], as_json=as_json)
         return
     start_logging(app)
     rows = []
@@ -48,7 +48,7 @@ def drain_spool(dry_run: bool, as_json: bool, settings_file: str | None) -> None
         for name, ended in receive.drain(app, lambda: deadline(app.settings.deadline)):
             rows.append({"entry": name, **_ended(ended)})
             bar.update(1)
-    print_rows(rows, as_json)
+    print_rows(rows, as_json=as_json)
 
 
 @click.command("dead")
@@ -63,6 +63,7 @@ def drain_spool(dry_run: bool, as_json: bool, settings_file: str | None) -> None
 @settings_option
 def deliver_dead(
     names: tuple[str, ...],
+    *,
     every: bool,
     show: str | None,
     export: tuple[str, str] | None,
@@ -75,7 +76,7 @@ def deliver_dead(
     """Show dead letters; with NAMES or --all, deliver them again; exit 1 if some are left."""
     if sum(map(bool, (names, every, show, export))) > 1:
         raise click.UsageError("NAMES, --all, --show and --export exclude each other")
-    with output(export[1], force) if export else nullcontext() as write:
+    with output(export[1], overwrite=force) if export else nullcontext() as write:
         app = load_app(settings_file)
         _need_spool(app)
         dead = dict(app.spool.dead())
@@ -86,14 +87,14 @@ def deliver_dead(
             write(_read(export[0], app)[1])
             return
     if show:
-        _show(show, dead[show], app, as_json)
+        _show(show, dead[show], app, as_json=as_json)
     elif dry_run or not (names or every):
-        print_rows([_dead_row(name, dead[name], app) for name in names or dead], as_json)
+        print_rows([_dead_row(name, dead[name], app) for name in names or dead], as_json=as_json)
     else:
         if every and not yes:
             click.confirm(f"Deliver {count_text(len(dead), 'dead letter')} again?", abort=True, err=True)
         rows, left = _deliver(list(names or dead), app)
-        print_rows(rows, as_json)
+        print_rows(rows, as_json=as_json)
         if left:
             raise SystemExit(1)
 
@@ -120,7 +121,7 @@ def _deliver(names: list[str], app: App) -> tuple[list[dict[str, Any]], int]:
     return rows, tally.failed
 
 
-def _show(name: str, why: str, app: App, as_json: bool) -> None:
+def _show(name: str, why: str, app: App, *, as_json: bool) -> None:
     """Print everything about a dead letter except its content."""
     header, raw = _read(name, app)
     try:
@@ -131,7 +132,7 @@ def _show(name: str, why: str, app: App, as_json: bool) -> None:
     fields = raw[:end].decode("utf-8", "replace").splitlines()
     if as_json:
         row = {"entry": name, "size": len(raw), **envelope, "failures": why.splitlines(), "header": fields}
-        print_rows([row], as_json)
+        print_rows([row], as_json=as_json)
         return
     for title, value in {"entry": name, "size": len(raw), **envelope}.items():
         click.echo(printable(f"{title.replace('_', ' ')}: {value}"))

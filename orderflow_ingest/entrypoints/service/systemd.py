@@ -24,12 +24,12 @@ class ActivatedSocket(socket.socket):
 
     def __init__(self, fileno: int):
         super().__init__(fileno=fileno)
-        os.set_inheritable(fileno, False)
+        os.set_inheritable(fileno, False)  # noqa: FBT003 (it takes no keyword)
         self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(0, int(_ACCEPT_TIMEOUT * 1e6)))
 
     def accept(self) -> tuple[socket.socket, object]:
         """Accept one connection. Raise BlockingIOError where nobody has connected."""
-        self.setblocking(False)
+        self.setblocking(False)  # noqa: FBT003 (it takes no keyword)
         return super().accept()
 
 

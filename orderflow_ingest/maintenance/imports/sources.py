@@ -53,15 +53,15 @@ def count_bytes(paths: list[Path]) -> int:
     return sum(_size(file) for path in paths for file in _files(path.resolve(), is_named=True))
 
 
-def _read(path: Path, limit: int, is_named: bool) -> Iterator[FileMail]:
-    for file in _files(path, is_named):
+def _read(path: Path, limit: int, *, is_named: bool) -> Iterator[FileMail]:
+    for file in _files(path, is_named=is_named):
         if isinstance(file, FileMail):
             yield file
         else:
             yield from _read_file(file, limit)
 
 
-def _files(path: Path, is_named: bool) -> Iterator[Path | FileMail]:
+def _files(path: Path, *, is_named: bool) -> Iterator[Path | FileMail]:
     """Yield the files that may hold mail, and what is skipped."""
     try:
         entries = sorted(os.scandir(path), key=lambda entry: os.fsencode(entry.name)) if path.is_dir() else None

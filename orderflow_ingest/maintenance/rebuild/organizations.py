@@ -47,4 +47,4 @@ def _found(org_id: int, archive: Archive) -> FoundOrganization:
     slug = slug_by_mail(org_id, archive)
     if slug is None:
         return FoundOrganization(org_id, None, "has neither an object of its own nor a mail that names it")
-    return FoundOrganization(org_id, OrganizationRecord(org_id, slug, slug, True), why)
+    return FoundOrganization(org_id, OrganizationRecord(org_id, slug, slug, is_active=True), why)

@@ -98,7 +98,7 @@ class _WorkerProcess:
         self._asked: deque[tuple[OrganizationRecord, Chunk, bool]] = deque()
         self._begin()
 
-    def ask(self, org: OrganizationRecord, chunk: Chunk, is_whole: bool = True) -> None:
+    def ask(self, org: OrganizationRecord, chunk: Chunk, *, is_whole: bool = True) -> None:
         """Ask for a chunk of mails; is_whole: with their parts."""
         self._asked.append((org, chunk, is_whole))
         self._send(self._asked[-1])

@@ -64,6 +64,7 @@ def rebuild_organizations(
     app: App,
     processes: int,
     tally: RebuildProgress,
+    *,
     dry_run: bool = False,
 ) -> Iterator[RebuildProgress]:
     """Rebuild the messages of these organizations after the position of `tally`; yield it after each batch.

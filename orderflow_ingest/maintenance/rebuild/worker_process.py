@@ -39,7 +39,7 @@ def main() -> None:
         except EOFError:
             return
         try:
-            answer: object = [_read(org, key, put_at, choice, app, is_whole) for key, put_at in chunk]
+            answer: object = [_read(org, key, put_at, choice, app, is_whole=is_whole) for key, put_at in chunk]
         except ArchiveUnavailable as error:
             answer = str(error)
         pickle.dump(answer, answers)
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _read(
-    org: OrganizationRecord, key: str, put_at: datetime, choice: RebuildOptions, app: App, is_whole: bool
+    org: OrganizationRecord, key: str, put_at: datetime, choice: RebuildOptions, app: App, *, is_whole: bool
 ) -> ParsedObject:
     """Read a mail, with its parts if that is wanted and takes neither all memory nor all time."""
     signal.setitimer(signal.ITIMER_REAL, app.settings.task_time_limit)

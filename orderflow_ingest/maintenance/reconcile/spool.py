@@ -44,10 +44,10 @@ def spool_findings(slug: str | None, overdue: timedelta, app: App) -> Iterator[F
             yield Finding(FindingKind.DEAD, entry.slug, name, f"{last_line(why)}; see orderflow-replay dead")
 
 
-def read_entry(name: str, app: App, is_dead: bool) -> SpooledMail | None:
+def read_entry(name: str, app: App, *, is_dead: bool) -> SpooledMail | None:
     """Read an entry or a dead letter; None if it is gone. One that cannot be read has no organization."""
     try:
-        header, raw = app.spool.read(name, is_dead)
+        header, raw = app.spool.read(name, is_dead=is_dead)
         envelope = decode_envelope(header)
     except FileNotFoundError:
         return None

@@ -133,7 +133,7 @@ class DocumentLimit:
         more = {Reason.TOO_MANY_DOCUMENTS: self.over - _LISTED, Reason.TOO_MANY_PARTS: skipped - self._most}
         for reason, path in first.items():
             defects = (f"{more[reason]} parts from here on are not listed",)
-            yield Part(path, None, None, "", None, "", "", b"", False, reason, defects=defects)
+            yield Part(path, None, None, "", None, "", "", b"", is_document=False, reason=reason, defects=defects)
 
 
 def find_references(pages: Iterable[str]) -> frozenset[str]:

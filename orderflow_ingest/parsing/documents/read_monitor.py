@@ -36,10 +36,11 @@ class ReadMonitor:
         part_time: float = math.inf,
         mail_time: float = math.inf,
         kept: Sequence[str] = (),
-        keeps_all: bool = False,
         on_change: Callable[[str | None], None] = _ignore,
         on_part: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.thread_time,
+        *,
+        keeps_all: bool = False,
     ) -> None:
         self.current_part: str | None = None
         self._part_time = part_time

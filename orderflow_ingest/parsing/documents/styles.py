@@ -112,7 +112,7 @@ def mark_hidden(page: str, lower: str) -> Marked:
     found = {_sight(style) for style in styles} - {Sight.SHOWN}
     doubtful: list[str] = []
     if found:
-        page = _STYLE_ANY_CASE.sub(partial(_mark, {}, may_win), page)
+        page = _STYLE_ANY_CASE.sub(partial(_mark, {}, may_win=may_win), page)
         doubtful.append(f"[{_MARK_DOUBTFUL}]")
     if "hidden" in lower and _HIDDEN_ATTRIBUTE.search(lower):
         doubtful += ["[hidden]", '[aria-hidden="true" i]']
@@ -175,7 +175,7 @@ def _has_hiding_rule(sheet: str) -> bool:
     return any(_sight(f'"{rule}"') is not Sight.SHOWN for rule in rules)
 
 
-def _mark(known: dict[str, str], may_win: bool, style: re.Match[str]) -> str:
+def _mark(known: dict[str, str], style: re.Match[str], *, may_win: bool) -> str:
     """Return what stands in place of a style attribute, "" in `known` for itself; a page repeats few styles."""
     quoted = style[1]
     mark = known.get(quoted)

@@ -126,7 +126,9 @@ class _Reader:
         """Yield the part that an entity is; with `why` it is given out whole."""
         header = entity.header
         if why and entity.kind != "leaf":
-            yield _part(_Claim(entity.path, None, header.type, defects=entity.defects), b"", False, Reason.CONTAINER)
+            yield _part(
+                _Claim(entity.path, None, header.type, defects=entity.defects), b"", Reason.CONTAINER, is_document=False
+            )
             return
         if why and not self.monitor.may_decode(entity.path):
             data = entity.source[entity.start : entity.end]
@@ -145,7 +147,7 @@ class _Reader:
                 (*entity.defects, *defects),
             )
             if entity.kind != "leaf":
-                yield _part(claim, b"", False, Reason.CONTAINER)
+                yield _part(claim, b"", Reason.CONTAINER, is_document=False)
                 return
             if why:
                 yield _whole(claim, data, why)
@@ -159,7 +161,7 @@ class _Reader:
 
     def _read_leaf(self, claim: _Claim, data: bytes, bodies: Bodies, depth: int) -> Iterator[Part]:
         """Decide on a leaf of a message or a member of a container, and open it if it is a container itself."""
-        part = _without_undeclared_base64(_part(claim, data, False, Reason.EMPTY))
+        part = _without_undeclared_base64(_part(claim, data, Reason.EMPTY, is_document=False))
         is_document, reason = decide(part, claim.parent, claim.names, bodies.show)
         self.monitor.set_current(claim.path)  # and no longer a page that may show it
         if is_document and not data:
@@ -173,7 +175,7 @@ class _Reader:
             yield from self._read_pictures(part, numbers)
             yield from self._read_uuencoded(part, bodies, depth, numbers)
             return
-        yield from self._open(_with_decision(part, is_document, reason), bodies, depth)
+        yield from self._open(_with_decision(part, reason, is_document=is_document), bodies, depth)
 
     def _open(self, part: Part, bodies: Bodies, depth: int) -> Iterator[Part]:
         """Yield what a document holds if it is a container, then the document itself."""
@@ -233,20 +235,20 @@ class _Reader:
             elif member.role is Role.BODY:
                 if member.declared_type == "text/html":
                     bodies.pages.append((partial(self._return_page, claim.path, member.data), member.charset))
-                part = _part(claim, member.data, True, Reason.TEXT_BODY)
+                part = _part(claim, member.data, Reason.TEXT_BODY, is_document=True)
                 yield bodies.add(part, member.charset)
                 yield from self._read_pictures(part, count(1))
             elif member.role is Role.LINK:
-                yield _part(claim, b"", False, Reason.EMPTY)
+                yield _part(claim, b"", Reason.EMPTY, is_document=False)
             elif member.role is Role.FILE:
                 yield from self._read_leaf(claim, member.data, bodies, depth)
             elif depth > CONTAINER_DEPTH or len(path) > _LONGEST_PATH:
                 raise ContainerError("nested too deep")
             elif member.data:
-                yield _part(claim, b"", False, Reason.CONTAINER)
+                yield _part(claim, b"", Reason.CONTAINER, is_document=False)
                 yield from self.read_mail(member.data, claim.path, depth)
             else:
-                yield _part(claim, b"", False, Reason.CONTAINER)
+                yield _part(claim, b"", Reason.CONTAINER, is_document=False)
                 inner = Bodies(self.body_budget, bodies.hint, {f"{claim.path}."})
                 yield from self._read_members(iter(member.members), claim.path, inner, depth + 1)
 
@@ -269,12 +271,15 @@ class _Reader:
         for (kind, data, defects), number in zip(find_data_pictures(part.data), numbers, strict=False):
             if not self.pictures:
                 yield _part(
-                    _Claim(f"{part.path}.{number}", None, kind, defects=(MORE_PICTURES,)), b"", False, Reason.EMPTY
+                    _Claim(f"{part.path}.{number}", None, kind, defects=(MORE_PICTURES,)),
+                    b"",
+                    Reason.EMPTY,
+                    is_document=False,
                 )
                 return
             self.pictures -= 1
             claim = _Claim(f"{part.path}.{number}", None, kind, "inline", defects=defects)
-            picture = _part(claim, data, False, shown_reason(data))
+            picture = _part(claim, data, shown_reason(data), is_document=False)
             if picture.content_type.startswith("image/"):
                 yield picture
             elif picture.content_type in DOCUMENT_TYPES:
@@ -296,7 +301,7 @@ class _Reader:
             if why := self.monitor.reason_to_keep(claim.path):
                 yield _whole(claim, file.data, why)
             else:
-                yield from self._open(_part(claim, file.data, True, Reason.UUENCODED), bodies, depth)
+                yield from self._open(_part(claim, file.data, Reason.UUENCODED, is_document=True), bodies, depth)
 
     def _survey(self, entities: list[Entity]) -> Bodies:
         """Return what the parts of a message have to know of its text bodies."""
@@ -341,7 +346,7 @@ def _read_disposition(value: str) -> str:
     return value if value in ("", "inline") else "attachment"
 
 
-def _part(claim: _Claim, data: bytes, is_document: bool, reason: Reason, why_kept: str = "") -> Part:
+def _part(claim: _Claim, data: bytes, reason: Reason, why_kept: str = "", *, is_document: bool) -> Part:
     """Return a part; of one that is kept whole nobody may find out what it is."""
     filename = safe_filename(claim.filename) if claim.filename else None
     declared = storable(claim.declared_type)
@@ -366,7 +371,7 @@ def _part(claim: _Claim, data: bytes, is_document: bool, reason: Reason, why_kep
     )
 
 
-def _with_decision(part: Part, is_document: bool, reason: Reason) -> Part:
+def _with_decision(part: Part, reason: Reason, *, is_document: bool) -> Part:
     """Return a part with another verdict; replace() would take a tenth of the time of a small part."""
     return Part(
         part.path, part.filename, part.claimed_filename, part.declared_type, part.detected_type, part.content_type,
@@ -413,13 +418,15 @@ def _is_printable(data: bytes) -> bool:
 
 def _unreadable(path: str, declared_type: str, data: bytes, defects: tuple[str, ...]) -> Part:
     kind = storable(declared_type)
-    return Part(path, None, None, kind, None, kind, "", data, True, Reason.UNREADABLE, defects=defects)
+    return Part(
+        path, None, None, kind, None, kind, "", data, is_document=True, reason=Reason.UNREADABLE, defects=defects
+    )
 
 
 def _whole(claim: _Claim, data: bytes, why: str, role: Role = Role.FILE) -> Part:
     """Return a part as it was sent, of which nobody may find out what it is."""
     has_content = bool(data) and not data.isspace()
-    part = _part(claim, data, has_content, Reason.NOT_OPENED if has_content else Reason.EMPTY, why)
+    part = _part(claim, data, Reason.NOT_OPENED if has_content else Reason.EMPTY, why, is_document=has_content)
     is_text = claim.declared_type in ("text/plain", "text/html") and claim.disposition != "attachment"
     is_body = role is Role.BODY or (is_text and not part.filename)
     return replace(part, kind=PartKind.BODY) if is_body else part

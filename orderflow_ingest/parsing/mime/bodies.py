@@ -159,13 +159,13 @@ def _decode_quoted_printable(raw: bytes, start: int, end: int, *, with_crlf: boo
     that a mended soft break may join with the next one is the last of none.
     """
     if end - start <= _LINES_AT_ONCE:
-        return _decode_lines(raw[start:end], with_crlf)
+        return _decode_lines(raw[start:end], with_crlf=with_crlf)
     decoded = []
     while start < end:
         stop = raw.find(b"\n", start + _LINES_AT_ONCE, end) + 1 or end
         while stop < end and _may_be_joined(raw, start, stop):
             stop = raw.find(b"\n", stop, end) + 1 or end
-        decoded.append(_decode_lines(raw[start:stop], with_crlf))
+        decoded.append(_decode_lines(raw[start:stop], with_crlf=with_crlf))
         start = stop
     return b"".join(decoded)
 
@@ -176,7 +176,7 @@ def _may_be_joined(raw: bytes, start: int, stop: int) -> bool:
     return line[len(line.rstrip(_BLANKS)) :].count(b"\r") > 1
 
 
-def _decode_lines(text: bytes, with_crlf: bool) -> bytes:
+def _decode_lines(text: bytes, *, with_crlf: bool) -> bytes:
     """Decode whole lines: as a2b_qp does it, and with more care if anything in them is odd.
 
     Most signs of that are looked for in the data first, which is shorter and has them seldom.
@@ -184,7 +184,7 @@ def _decode_lines(text: bytes, with_crlf: bool) -> bytes:
     has_return = b"\r" in text
     others = text.replace(b"\r\n", b"") if has_return else text
     if has_return and (b"\r" in others or b"\n" in others):
-        return _decode_odd_lines(text, with_crlf)
+        return _decode_odd_lines(text, with_crlf=with_crlf)
     changed = text.replace(b"\n", b"\r\n") if with_crlf and not has_return else text
     data = binascii.a2b_qp(changed) if b"=" in text else changed
     blank_end, tab_end = (b" \r\n", b"\t\r\n") if has_return or with_crlf else (b" \n", b"\t\n")
@@ -196,10 +196,10 @@ def _decode_lines(text: bytes, with_crlf: bool) -> bytes:
         or (with_crlf and b"\r\r\n" in data)
         or (b"=" in data and b"==" in text)
     )
-    return _decode_odd_lines(text, with_crlf) if is_odd else data
+    return _decode_odd_lines(text, with_crlf=with_crlf) if is_odd else data
 
 
-def _decode_odd_lines(text: bytes, with_crlf: bool) -> bytes:
+def _decode_odd_lines(text: bytes, *, with_crlf: bool) -> bytes:
     # a2b_qp keeps the blanks after a soft break, and loses a line after a lone CR.
     if text.endswith((b" ", b"\t")) or any(pair in text for pair in _TRAILING):
         text = _without(_TRAILING_BLANKS, text)

@@ -141,15 +141,15 @@ def read_header(
     """
     block = _read_block(scanner, source, position, in_digest=in_digest, is_message=is_message)
     if not block.read.any_field and block.end > position:
-        return describe((), in_digest), position
-    if (in_digest and block.end == position) or not _goes_on(block, source, is_message):
-        return describe(block.read.content, in_digest, (*block.read.defects, *block.defects)), block.body
+        return describe((), in_digest=in_digest), position
+    if (in_digest and block.end == position) or not _goes_on(block, source, is_message=is_message):
+        return describe(block.read.content, (*block.read.defects, *block.defects), in_digest=in_digest), block.body
     # One block to the end of the second: the empty line between them counts for nothing.
     start = _skip_line_ends(source, block.body)
     second = _read_block(scanner, source, start, in_digest=in_digest, is_message=is_message)
-    read = _read_fields(source[position : second.end], is_message)
+    read = _read_fields(source[position : second.end], is_message=is_message)
     defects = dict.fromkeys((*read.defects, *block.defects, *second.defects, "empty line inside the header"))
-    return describe(read.content, in_digest, tuple(defects)), second.body
+    return describe(read.content, tuple(defects), in_digest=in_digest), second.body
 
 
 class _Fields(NamedTuple):
@@ -171,7 +171,7 @@ class _Block(NamedTuple):
     defects: tuple[str, ...]  # of its end
 
 
-def _read_fields(block: bytes, is_message: bool) -> _Fields:
+def _read_fields(block: bytes, *, is_message: bool) -> _Fields:
     any_field = is_doubtful = ends_foreign = False
     odd: list[int] = []
     content: list[Field] = []
@@ -182,7 +182,7 @@ def _read_fields(block: bytes, is_message: bool) -> _Fields:
             if len(content) < _MOST_FIELDS:
                 content.append(field)
         else:
-            ends_foreign = not is_usual(field.name, is_message)
+            ends_foreign = not is_usual(field.name, is_message=is_message)
             is_doubtful = is_doubtful or ends_foreign
     defects = ("odd line in the header",) if odd else ()
     return _Fields(tuple(content), any_field, is_doubtful or bool(odd), ends_foreign, defects)
@@ -193,7 +193,7 @@ def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bo
     # Messages in each other that have no empty line at all would be read to their end once for each level.
     for limit in (_LARGE, end - position):
         block = source[position : min(end, position + limit)]
-        read = _read_fields(block, is_message)
+        read = _read_fields(block, is_message=is_message)
         kind = (first_value(read.content, "content-type") or (b"message/" if in_digest else b"")).lower()
         is_doubtful = read.is_doubtful or _has_blank_line(block) or _NOTHING.match(source, body)
         if read.any_field and is_doubtful and not kind.startswith(b"multipart/"):
@@ -206,7 +206,7 @@ def _read_block(scanner: Scanner, source: bytes, position: int, *, in_digest: bo
             )
             if found is not None and (limit != _LARGE or found < _LARGE // 2):
                 end = body = position + found
-                read = _read_fields(source[position:end], is_message)._replace(any_field=True)
+                read = _read_fields(source[position:end], is_message=is_message)._replace(any_field=True)
                 break
         if position + limit >= end:
             break
@@ -229,7 +229,7 @@ def _read_ahead(scanner: Scanner, source: bytes, body: int) -> bytes:
     return source[start : scanner.end_within(body, start + _AHEAD)]
 
 
-def _goes_on(block: _Block, source: bytes, is_message: bool) -> bool:
+def _goes_on(block: _Block, source: bytes, *, is_message: bool) -> bool:
     """Return whether the text after an empty line is header: fields that are missing, or parameters of the last."""
     fields, body = block.read.content, block.body
     if fields and fields[-1].value.endswith(b";") and _LATE_PARAMETER.match(source, body):
@@ -253,7 +253,7 @@ def _skip_blanks(source: bytes, position: int) -> int:
     return found.end() if found else position
 
 
-def describe(fields: tuple[Field, ...], in_digest: bool, defects: tuple[str, ...] = ()) -> Header:
+def describe(fields: tuple[Field, ...], defects: tuple[str, ...] = (), *, in_digest: bool) -> Header:
     """Return what the fields of a header say of its content."""
     content = disposition = _NO_PARAMETERS
     encoding = content_id = location = b""

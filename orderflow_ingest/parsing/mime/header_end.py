@@ -70,7 +70,7 @@ _LONG_ENOUGH = 24
 
 
 @lru_cache(maxsize=1024)
-def is_usual(name: str, is_message: bool) -> bool:
+def is_usual(name: str, *, is_message: bool) -> bool:
     """Return whether a field has a name that headers have: a registered one, or words joined by hyphens.
 
     Of those in a part the first word must be one that programs and servers use.
@@ -86,11 +86,11 @@ def find_content(block: bytes, follows: bytes, kind: str, encoding: str, *, is_m
     follows is the beginning of what stands behind the empty line, "" if only blanks do; kind and encoding are the type
     and transfer encoding that the block declares; is_message says that it is no part of a multipart.
     """
-    return _Search(block, follows.lstrip(), kind, encoding, is_message).run()
+    return _Search(block, follows.lstrip(), kind, encoding, is_message=is_message).run()
 
 
 class _Search:
-    def __init__(self, block: bytes, follows: bytes, kind: str, encoding: str, is_message: bool) -> None:
+    def __init__(self, block: bytes, follows: bytes, kind: str, encoding: str, *, is_message: bool) -> None:
         self.block = block
         self.follows = follows
         self.encoding = encoding
@@ -138,7 +138,7 @@ class _Search:
         return "odd" if self.started and not continues and not _ODD_FIELD.match(text) else ""
 
     def _suspect_field(self, name: str, text: bytes) -> str:
-        if not is_usual(name, self.is_message) or self._is_last_field(name):
+        if not is_usual(name, is_message=self.is_message) or self._is_last_field(name):
             self.started = True
             return "odd" if self.after_blanks else "foreign"
         if self.holds_fields and self.is_typed and self._begins_inner(name):

@@ -164,7 +164,7 @@ def _read_parameters(value: bytes, position: int, quote: re.Pattern[bytes], defe
         label = name[1].decode("ascii", "replace").lower()
         if value[start : start + 1] == b'"':
             # No quote closes further on: looking again for every parameter would take quadratic time.
-            text, position, closes = _read_quoted(value, start + 1, quote, closes)
+            text, position, closes = _read_quoted(value, start + 1, quote, closes=closes)
             if not closes and "quote never closed" not in defects:
                 defects.append("quote never closed")
         else:
@@ -174,7 +174,7 @@ def _read_parameters(value: bytes, position: int, quote: re.Pattern[bytes], defe
         yield Parameter(label, text[:_LONGEST_VALUE])
 
 
-def _read_quoted(value: bytes, start: int, quote: re.Pattern[bytes], closes: bool) -> tuple[bytes, int, bool]:
+def _read_quoted(value: bytes, start: int, quote: re.Pattern[bytes], *, closes: bool) -> tuple[bytes, int, bool]:
     """Read up to the quote that ends the parameter, if any closes; quotes before it are part of the value."""
     for mark in quote.finditer(value, start) if closes else ():
         if mark[0] == b'"' and _AFTER_QUOTE.match(value, mark.end()):

@@ -64,7 +64,7 @@ class Scanner:
         """Return whether an open level has this boundary."""
         return boundary in self._exact
 
-    def mark_closed(self, level: int, closed: bool) -> None:
+    def mark_closed(self, level: int, *, closed: bool) -> None:
         """Record whether a level's last delimiter was its closing one."""
         self._levels[level].closed = closed
 

@@ -37,7 +37,7 @@ _UNTYPED_PARTS = re.compile(
 )
 # "charset=utf-8" stands in every message; where it is not "=3D" the message only is called encoded.
 _NOT_QUOTED = re.compile(rb"=(?![0-9A-F]{2}|[ \t\r\n])")
-_OUTSIDE = describe((), False)._replace(type="multipart/mixed")
+_OUTSIDE = describe((), in_digest=False)._replace(type="multipart/mixed")
 OUTSIDE, TEXT_OUTSIDE = "outside of the parts", "text outside of the parts"
 # Signs of a document before the first part or after the last: fields, signatures, and both in base64.
 _HIDDEN = re.compile(
@@ -246,7 +246,7 @@ class _Walker:
             if delimiter is None:
                 return None
             position = delimiter.after
-            self.scanner.mark_closed(level, delimiter.closing)
+            self.scanner.mark_closed(level, closed=delimiter.closing)
             if not delimiter.closing:
                 top.count += 1
                 return position
@@ -261,7 +261,7 @@ class _Walker:
             return
         frame.count += 1
         kind, defect, body = "text/plain", OUTSIDE if found else TEXT_OUTSIDE, start
-        header = describe((), False)
+        header = describe((), in_digest=False)
         if found is not None:
             body = max(found.start() + (self.source[found.start()] in b"\r\n"), start)
             kind = "application/octet-stream" if found.lastindex in (2, 3) else kind

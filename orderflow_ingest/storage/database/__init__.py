@@ -91,12 +91,13 @@ class Records:
     def __init__(
         self,
         url: str,
-        create: bool = False,
         times: Timeouts | None = None,
         guard: Guard = unguarded,
         longest_delay: timedelta | None = None,
+        *,
+        create: bool = False,
     ):
-        self.database = Database(url, create, times, guard, longest_delay)
+        self.database = Database(url, times, guard, longest_delay, create=create)
         self.organizations = Organizations(self.database)
         self.messages = Messages(self.database)
         self.held_mail = HeldMails(self.database, self.messages)

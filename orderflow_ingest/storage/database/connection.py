@@ -77,18 +77,19 @@ class Database:
     def __init__(
         self,
         url: str,
-        create: bool = False,
         times: timeouts.Timeouts | None = None,
         guard: Guard = unguarded,
         longest_delay: timedelta | None = None,
+        *,
+        create: bool = False,
     ):
         self.longest_delay = longest_delay
         self.is_sqlite = url.startswith("sqlite")
         self.name = error_hints.database_name(url)
         self._url = url
         self._guard = guard
-        target = _sqlite_url(url, create) if self.is_sqlite else postgresql_url.KEPT
-        arguments = _arguments(self.is_sqlite, times or timeouts.scaled_to())
+        target = _sqlite_url(url, create=create) if self.is_sqlite else postgresql_url.KEPT
+        arguments = _arguments(times or timeouts.scaled_to(), is_sqlite=self.is_sqlite)
         self.engine = sa.create_engine(target, hide_parameters=True, **arguments)
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
@@ -256,12 +257,12 @@ def _of_function(function: str, *arguments: Any, more: tuple[sa.ColumnClause[Any
     return sa.select(*(found.c[column.name] for column in columns))
 
 
-def _sqlite_url(url: str, create: bool) -> sa.URL:
+def _sqlite_url(url: str, *, create: bool) -> sa.URL:
     path = quote(url.removeprefix("sqlite:///"))
     return sa.URL.create("sqlite", database=f"file:{path}", query={"mode": "rwc" if create else "rw", "uri": "true"})
 
 
-def _arguments(is_sqlite: bool, times: timeouts.Timeouts) -> dict[str, Any]:
+def _arguments(times: timeouts.Timeouts, *, is_sqlite: bool) -> dict[str, Any]:
     stay = timeouts.CONNECTIONS // 3
     pool: dict[str, Any] = {"pool_size": stay, "max_overflow": timeouts.CONNECTIONS - stay}
     pool |= {"pool_use_lifo": True, "pool_timeout": times.connect}
@@ -345,7 +346,7 @@ def whose(org_id: int | None) -> Orgs:
 
 
 @contextmanager
-def _translated(url: str, whatever: bool = False, is_unreached: bool = False) -> Iterator[None]:
+def _translated(url: str, *, whatever: bool = False, is_unreached: bool = False) -> Iterator[None]:
     try:
         yield
     except exc.DBAPIError as error:

@@ -50,6 +50,7 @@ class Documents:
         found: list[NewDocument],
         skipped: list[SkippedPart],
         next_attempt_at: datetime,
+        *,
         is_complete: bool,
     ) -> bool:
         """Record what an attempt took out of a message, in one transaction, and STORED if that was all.
@@ -167,7 +168,7 @@ class Documents:
             return {}
         statement, values = by_keys(_OWNER, [(message.org_id, message.id) for message in messages], *_OWNED)
         if chosen:
-            statement = statement.where(*of_document(chosen, self._database.is_sqlite))
+            statement = statement.where(*of_document(chosen, is_sqlite=self._database.is_sqlite))
         found: dict[UUID, list[Document]] = {message.id: [] for message in messages}
         with self._database.read({message.org_id for message in messages}) as connection:
             for row in connection.execute(statement, values):
@@ -180,7 +181,7 @@ class Documents:
         both = sa.join(inbound_message, document, sa.and_(d.org_id == t.org_id, d.inbound_message_id == t.id))
         numbers = sa.select(sa.func.count(), sa.func.count(sa.distinct(t.id))).select_from(both)
         with self._database.read(whose(chosen.org_id)) as connection:
-            wanted = numbers.where(condition(chosen, is_sqlite), *of_document(chosen, is_sqlite))
+            wanted = numbers.where(condition(chosen, is_sqlite=is_sqlite), *of_document(chosen, is_sqlite=is_sqlite))
             documents, messages = connection.execute(wanted).one()
         return documents, messages
 

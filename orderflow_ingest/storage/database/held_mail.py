@@ -92,7 +92,7 @@ class HeldMails:
         What nobody has decided on; by its Message-ID what was discarded, too: what was accepted is a message.
         """
         c = held_mail.c
-        wanted = held_condition(chosen, self._database.is_sqlite)
+        wanted = held_condition(chosen, is_sqlite=self._database.is_sqlite)
         is_left = _OPEN if chosen.message_id is None else c.resolution.is_distinct_from(EventKind.ACCEPTED.value)
         statement = sa.select(*_COLUMNS).where(wanted, is_left).order_by(c.received_at.desc(), c.id).limit(limit)
         with self._database.read(whose(chosen.org_id)) as connection:

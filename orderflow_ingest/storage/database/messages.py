@@ -152,7 +152,7 @@ class Messages:
         t = inbound_message.c
         with self._database.read(whose(chosen.org_id)) as connection:
             by = WordSearchPlan() if self._database.is_sqlite else plan_word_search(chosen, connection)
-            wanted = condition(chosen, self._database.is_sqlite, by)
+            wanted = condition(chosen, by, is_sqlite=self._database.is_sqlite)
             if after is not None:
                 wanted &= sa.tuple_(t.received_at, t.id) < sa.tuple_(after.received_at, after.id)
             newest = t.received_at.desc()
@@ -167,7 +167,7 @@ class Messages:
             statement = (
                 sa.select(sa.func.count())
                 .select_from(inbound_message)
-                .where(condition(chosen, self._database.is_sqlite))
+                .where(condition(chosen, is_sqlite=self._database.is_sqlite))
             )
             return connection.scalar(statement) or 0
 

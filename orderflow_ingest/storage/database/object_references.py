@@ -150,7 +150,7 @@ class ObjectReferences:
     def __init__(self, database: Database):
         self._database = database
 
-    def iterate(self, org_id: int, kind: Kind, with_events: bool = False) -> Iterator[ObjectReference]:
+    def iterate(self, org_id: int, kind: Kind, *, with_events: bool = False) -> Iterator[ObjectReference]:
         """Iterate over an organization's rows of a kind by their ids; rows that come later may be left out."""
         table, statement = _ROWS[kind]
         after: UUID | None = None
@@ -215,7 +215,7 @@ class ObjectReferences:
 
 
 def read_in(
-    connection: sa.Connection, kind: Kind, org_id: int, ids: Iterable[UUID], lock: bool = False
+    connection: sa.Connection, kind: Kind, org_id: int, ids: Iterable[UUID], *, lock: bool = False
 ) -> list[ObjectReference]:
     """Read rows again in a transaction that is there already, locked to its end with is_locked."""
     table, statement = _ROWS[kind]

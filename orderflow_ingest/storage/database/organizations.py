@@ -155,7 +155,7 @@ class Organizations:
         except exc.IntegrityError as error:
             raise OrganizationExistsError(slug) from error
 
-    def set_active(self, slug: str, is_active: bool) -> bool:
+    def set_active(self, slug: str, *, is_active: bool) -> bool:
         """Switch an organization on or off; False if there is none of this slug."""
         self._found.pop(slug, None)
         with self._database.write(NO_TENANT) as connection:

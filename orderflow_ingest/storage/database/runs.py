@@ -65,6 +65,7 @@ class Runs:
         passed_over: int,
         failed: int,
         now: datetime,
+        *,
         is_over: bool = False,
     ) -> None:
         """Record how far a run has come: the counts are of all of it, so that a second time changes nothing."""

@@ -156,7 +156,7 @@ def _of_time(chosen: Filter) -> list[sa.ColumnElement[bool]]:
     return [*since, t.received_at < chosen.until] if chosen.until else since
 
 
-def condition(chosen: Filter, is_sqlite: bool, by: WordSearchPlan = _PLANNED) -> sa.ColumnElement[bool]:
+def condition(chosen: Filter, by: WordSearchPlan = _PLANNED, *, is_sqlite: bool) -> sa.ColumnElement[bool]:
     """Return what a message must be to be one of those that are meant; `by` is PostgreSQL's alone."""
     t = inbound_message.c
     conditions: list[sa.ColumnElement[bool]] = [owned(inbound_message, chosen.org_id)]
@@ -171,14 +171,14 @@ def condition(chosen: Filter, is_sqlite: bool, by: WordSearchPlan = _PLANNED) ->
     conditions += _of_time(chosen)
     if chosen.source:
         conditions.append(t.source == chosen.source)
-    words = _words_of_messages(chosen, is_sqlite)
+    words = _words_of_messages(chosen, is_sqlite=is_sqlite)
     if words and by.messages is WordSearchIndex.WORDS_FIRST:
         conditions.append(_of_named(inbound_message, t.id, chosen.org_id, words))
     elif words:
         conditions += [_passed_by_index(one) for one in words] if by.messages is WordSearchIndex.AS_IT_CAME else words
     if chosen.sender:
         conditions.append(_is_from(chosen.sender))
-    return sa.and_(*conditions, *_of_documents(chosen, is_sqlite, by.documents))
+    return sa.and_(*conditions, *_of_documents(chosen, by.documents, is_sqlite=is_sqlite))
 
 
 def begins(id: sa.ColumnElement[UUID], digits: str) -> sa.ColumnElement[bool]:
@@ -187,10 +187,10 @@ def begins(id: sa.ColumnElement[UUID], digits: str) -> sa.ColumnElement[bool]:
     return (id >= first) & (id <= last)
 
 
-def held_condition(chosen: Filter, is_sqlite: bool) -> sa.ColumnElement[bool]:
+def held_condition(chosen: Filter, *, is_sqlite: bool) -> sa.ColumnElement[bool]:
     """Return what a held mail must be to be one of those that are meant: by time, sender, words and Message-ID."""
     c = held_mail.c
-    conditions = [owned(held_mail, chosen.org_id), *_words_of_messages(chosen, is_sqlite)]
+    conditions = [owned(held_mail, chosen.org_id), *_words_of_messages(chosen, is_sqlite=is_sqlite)]
     if chosen.since:
         conditions.append(c.received_at >= chosen.since)
     if chosen.until:
@@ -225,14 +225,14 @@ def _of_statuses(statuses: tuple[Status, ...]) -> sa.ColumnElement[bool]:
     return sa.or_(*either)
 
 
-def of_document(chosen: Filter, is_sqlite: bool) -> list[sa.ColumnElement[bool]]:
+def of_document(chosen: Filter, *, is_sqlite: bool) -> list[sa.ColumnElement[bool]]:
     """Return what a document must be to be one of those that are meant; nothing if any is."""
     d = document.c
     found: list[sa.ColumnElement[bool]] = []
     if chosen.document_ids:
         found.append(d.id.in_(chosen.document_ids))
     if chosen.document_words:
-        found += _words_of_documents(chosen, is_sqlite)
+        found += _words_of_documents(chosen, is_sqlite=is_sqlite)
     if chosen.document_type:
         found.append(d.content_type.like(_pattern(chosen.document_type), escape="\\"))
     if chosen.unseen:
@@ -242,10 +242,10 @@ def of_document(chosen: Filter, is_sqlite: bool) -> list[sa.ColumnElement[bool]]
     return found
 
 
-def _of_documents(chosen: Filter, is_sqlite: bool, by: WordSearchIndex) -> list[sa.ColumnElement[bool]]:
+def _of_documents(chosen: Filter, by: WordSearchIndex, *, is_sqlite: bool) -> list[sa.ColumnElement[bool]]:
     """Return the conditions on a message that are about its documents, or about an error of it or of one of them."""
     found: list[sa.ColumnElement[bool]] = []
-    if wanted := of_document(replace(chosen, error=None), is_sqlite):
+    if wanted := of_document(replace(chosen, error=None), is_sqlite=is_sqlite):
         if chosen.org_id is None and chosen.document_ids:
             wanted.append(of_any(document))
         if by is WordSearchIndex.WORDS_FIRST:
@@ -275,7 +275,7 @@ def _has_error(chosen: Filter) -> sa.ColumnElement[bool]:
 
 
 def _any_document(
-    wanted: sa.ColumnElement[bool], is_asked_each: bool = False, of: sa.FromClause = inbound_message
+    wanted: sa.ColumnElement[bool], of: sa.FromClause = inbound_message, *, is_asked_each: bool = False
 ) -> sa.ColumnElement[bool]:
     """Return whether a message has such a document; `is_asked_each`: of one message after the other."""
     d, t = document.c, of.c
@@ -285,18 +285,18 @@ def _any_document(
     return mine.correlate(of).exists()
 
 
-def _words_of_messages(chosen: Filter, is_sqlite: bool = False) -> list[sa.ColumnElement[bool]]:
+def _words_of_messages(chosen: Filter, *, is_sqlite: bool = False) -> list[sa.ColumnElement[bool]]:
     found = []
     if chosen.sender:
-        found.append(_has_words(MESSAGE_TEXT, MESSAGE_WORDS, chosen.sender, is_sqlite, are_whole=True))
+        found.append(_has_words(MESSAGE_TEXT, MESSAGE_WORDS, chosen.sender, is_sqlite=is_sqlite, are_whole=True))
     if chosen.words:
-        found.append(_has_words(MESSAGE_TEXT, MESSAGE_WORDS, chosen.words, is_sqlite))
+        found.append(_has_words(MESSAGE_TEXT, MESSAGE_WORDS, chosen.words, is_sqlite=is_sqlite))
     return found
 
 
-def _words_of_documents(chosen: Filter, is_sqlite: bool = False) -> list[sa.ColumnElement[bool]]:
+def _words_of_documents(chosen: Filter, *, is_sqlite: bool = False) -> list[sa.ColumnElement[bool]]:
     wanted = chosen.document_words
-    return [_has_words(DOCUMENT_TEXT, DOCUMENT_WORDS, wanted, is_sqlite)] if wanted else []
+    return [_has_words(DOCUMENT_TEXT, DOCUMENT_WORDS, wanted, is_sqlite=is_sqlite)] if wanted else []
 
 
 def _of_named(
@@ -314,7 +314,9 @@ def _passed_by_index(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool
     return sa.func.coalesce(condition, sa.false())
 
 
-def _has_words(text: str, words: str, wanted: str, is_sqlite: bool, are_whole: bool = False) -> sa.ColumnElement[bool]:
+def _has_words(
+    text: str, words: str, wanted: str, *, is_sqlite: bool, are_whole: bool = False
+) -> sa.ColumnElement[bool]:
     """Return whether a text has all these words, or words that begin so; a text without a word is in none.
 
     Whole words are cheaper: PostgreSQL reads the list of the rarest, and asks the others only for what stands in it.

@@ -67,7 +67,7 @@ class GroupCommit(Generic[Item, Result]):
                     del self._waiting[: len(group)]
                     self._do(group)
 
-    def _do(self, group: "list[_Request[Item, Result]]", is_retry: bool = False) -> None:
+    def _do(self, group: "list[_Request[Item, Result]]", *, is_retry: bool = False) -> None:
         try:
             results = self._work([request.item for request in group])
             for request, result in zip(group, results, strict=True):

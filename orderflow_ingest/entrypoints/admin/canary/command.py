@@ -54,6 +54,7 @@ def canary(
     timeout: float,
     postfix_config: str | None,
     textfile: str | None,
+    *,
     as_json: bool,
     settings_file: str | None,
 ) -> None:
@@ -77,7 +78,7 @@ def canary(
     if as_json:
         _print_json(steps, missed)
     if textfile:
-        _write(textfile, steps, missed is None, total)
+        _write(textfile, steps, total, is_success=missed is None)
     if missed is not None:
         raise click.ClickException(f"{missed.step}: {printable(str(missed))}")
     if not as_json:
@@ -145,8 +146,8 @@ def _print_json(steps: list[Step], missed: StepMissedError | None) -> None:
     print_rows(rows, as_json=True)
 
 
-def _write(textfile: str, steps: list[Step], is_success: bool, total: float) -> None:
+def _write(textfile: str, steps: list[Step], total: float, *, is_success: bool) -> None:
     try:
-        write_textfile(Path(textfile), steps, is_success, total)
+        write_textfile(Path(textfile), steps, total, is_success=is_success)
     except OSError as error:
         raise click.ClickException(f"{textfile} cannot be written: {os_reason(error)}") from error

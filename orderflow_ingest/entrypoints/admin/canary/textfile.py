@@ -13,12 +13,12 @@ from orderflow_ingest.storage.replace_file import replace_file
 from .flight import Step
 
 
-def write_textfile(file: Path, steps: Iterable[Step], is_success: bool, total: float) -> None:
+def write_textfile(file: Path, steps: Iterable[Step], total: float, *, is_success: bool) -> None:
     """Write what a run has found. Raises OSError."""
-    replace_file(file, _metrics(steps, is_success, total).encode(), 0o644)
+    replace_file(file, _metrics(steps, total, is_success=is_success).encode(), 0o644)
 
 
-def _metrics(steps: Iterable[Step], is_success: bool, total: float) -> str:
+def _metrics(steps: Iterable[Step], total: float, *, is_success: bool) -> str:
     seconds = [f'orderflow_canary_seconds{{step="{name}"}} {value:.3f}' for name, value in _durations(steps, total)]
     lines = [
         "# HELP orderflow_canary_success Whether the last canary came through: 1 or 0.",

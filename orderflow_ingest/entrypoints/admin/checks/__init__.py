@@ -33,7 +33,7 @@ from .spool import check_spool, user
 from .worker import check_worker
 
 
-def check_all(settings: Settings, postfix_config: str | None, with_postfix: bool = True) -> Iterator[Finding]:
+def check_all(settings: Settings, postfix_config: str | None, *, with_postfix: bool = True) -> Iterator[Finding]:
     """Look at every part; one that fails does not hide the next."""
     _take_handler_keys(settings)
     app = _opened(settings)
