@@ -265,7 +265,7 @@ def test_the_names_in_the_queue_are_the_ones_that_lay_there_before(queue):
     queue.enqueue_extraction(7, MESSAGE)
     queue.enqueue_hand_over(7, MESSAGE)
     names = [json.loads(bytes(data))[1] for data in queue.huey.storage.enqueued_items()]
-    assert sorted(names) == ["orderflow_ingest.queue.extract", "orderflow_ingest.storage.queue.hand_over"]
+    assert sorted(names) == ["orderflow_ingest.queue.extract", "orderflow_ingest.queue.hand_over"]
 
 
 @pytest.fixture
@@ -505,7 +505,7 @@ def test_a_length_that_is_no_number_of_tasks_is_a_queue_that_does_not_tell(place
             ask()
 
 
-def refused(queue, steps=("extract", "hand_over", "depth")):
+def refused(queue, steps=("enqueue_extraction", "enqueue_hand_over", "depth")):
     for step in steps:
         with pytest.raises(QueueUnavailable) as away:
             getattr(queue, step)(*(() if step == "depth" else (7, MESSAGE)))
@@ -522,7 +522,7 @@ def test_a_queue_that_accepts_and_never_answers_is_unavailable_in_time(monkeypat
     monkeypatch.setattr(timeouts, "CONNECT", 2)  # the least that libpq knows
     monkeypatch.setattr(timeouts, "READ", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        refused(Queue(form.format(SECRET, silent.getsockname()[1])), steps=["extract"])
+        refused(Queue(form.format(SECRET, silent.getsockname()[1])), steps=["enqueue_extraction"])
 
 
 @contextmanager
@@ -592,7 +592,7 @@ def test_a_file_that_another_process_keeps_locked_is_unavailable(place):
     queue.huey.storage._timeout = 0.1
     with sqlite3.connect(place / "queue.db", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
-        refused(queue, steps=["extract"])
+        refused(queue, steps=["enqueue_extraction"])
         other.execute("ROLLBACK")
     queue.enqueue_extraction(7, MESSAGE)
     other.close()
