@@ -69,7 +69,7 @@ setup(
             "mail-parser>=4,<5",  # what many programs take: the standard library made convenient
             "fast-mail-parser>=0.10,<1",  # in Rust: what compiled code makes of the same mail
         ],
-        "fuzz": ["atheris>=2.3,<4"],  # guides tests/fuzz.py by coverage; it needs none for its own engine
+        "fuzz": ["atheris>=2.3,<4"],  # guides tests/support/fuzz.py by coverage; it needs none for its own engine
         "test": [
             *(
                 "pytest>=8",

@@ -1,40 +1,42 @@
-"""The lab's real servers, each started once and only where a test asks for it, and a directory per test."""
+"""What all tests share: a marker by folder, a directory per test, and a process that is as it was before each test.
+
+Servers are fixtures of `tests.support.servers`: each is started once, and only where a test asks for it. A unit test
+asks for none.
+"""
 
 import logging
 import signal
+from pathlib import Path
 
 import pytest
 
-from tests.lab.certificates import Authority
-from tests.lab.deployment import Deployment
-from tests.lab.postgres import Postgres
-from tests.lab.process import scratch
-from tests.lab.redis import Redis
-from tests.lab.s3 import CephS3
+from tests.support.lab.process import scratch
 
-pytest_plugins = ["tests.died", "tests.drawn"]
-BUCKET = "orders"
+pytest_plugins = ["tests.support.died", "tests.support.drawn", "tests.support.servers"]
 # Who starts the tests in the background may have them ignore Ctrl-C, and all that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+ROOT = Path(__file__).parent
+SERVERS = {"postgres", "authority", "ceph", "redis", "template"}
+KINDS = ("unit", "integration", "acceptance", "robustness")
 # What takes minutes begins first, so that the last process to end is not alone with it.
 LONG = (
-    *(
-        "faults",
-        "end_to_end",
-        "keeping",
-        "replay",
-        "service",
-        "lab",
-        "operator",
-        "hostile_names",
-        "kill_points",
-        "ways",
-    ),
-    *("rebuild", "mime_limits", "check_ways", "secrets", "memory", "tenants", "monitoring"),
+    *("faults", "end_to_end", "maintenance_kill_points", "replay", "service", "lab", "operator", "hostile_names"),
+    *("kill_points", "ways", "rebuild", "mime_limits", "check_ways", "secrets", "memory", "tenants", "monitoring"),
 )
 
 
+def pytest_configure(config):
+    for kind in KINDS:
+        config.addinivalue_line("markers", f"{kind}: a test of tests/{kind}")
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:
+        kind = item.path.relative_to(ROOT).parts[0]
+        if kind in KINDS:
+            item.add_marker(kind)
+        if kind == "unit" and (servers := SERVERS & {*getattr(item, "fixturenames", ())}):
+            raise pytest.UsageError(f"{item.nodeid} is a unit test and asks for {', '.join(sorted(servers))}")
     names = [f"test_{name}.py" for name in LONG]
     items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
 
@@ -59,45 +61,7 @@ def logger_is_as_before():
     logger.setLevel(level)
 
 
-@pytest.fixture(scope="session")
-def postgres():
-    with scratch() as directory, Postgres(directory / "postgres", fsync=False) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def authority():
-    """Give the authority that has signed the certificates of the lab's servers."""
-    with scratch() as directory:
-        yield Authority(directory / "authority")
-
-
-@pytest.fixture(scope="session")
-def ceph(authority):
-    """Give an endpoint, with and without TLS, with one bucket, BUCKET."""
-    certificate = authority.issue("s3", "IP:127.0.0.1")
-    with scratch() as directory, CephS3(directory / "ceph", certificate=certificate) as server:
-        server.create_bucket(BUCKET)
-        yield server
-
-
-@pytest.fixture(scope="session")
-def redis():
-    with scratch() as directory, Redis(directory / "redis") as server:
-        yield server
-
-
 @pytest.fixture
 def place():
     with scratch() as directory:
         yield directory
-
-
-@pytest.fixture(scope="module")
-def template():
-    """The state directory of a deployment with one organization."""
-    with scratch() as place:
-        deployment = Deployment(place)
-        deployment.admin("init")
-        deployment.admin("org", "add", "acme")
-        yield deployment.state

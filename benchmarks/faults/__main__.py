@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab.process import scratch
+from tests.support.lab.process import scratch
 
 from .campaign import Campaign, Result, Round, mixed, rounds_of
 from .catalogue import FAULTS, SHORT

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from tests.lab.process import LabError
+from tests.support.lab.process import LabError
 
 from .catalogue import Fault, Injury
 from .load import Identity, Load, Mail

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import psycopg
 
-from tests.lab.deployment import ENVIRONMENT
-from tests.lab.process import FAKETIME, LabError, run
+from tests.support.lab.deployment import ENVIRONMENT
+from tests.support.lab.process import FAKETIME, LabError, run
 
 from .plant import BUCKET, DATABASE, MAP_ROLE, QUEUES, ROLE, WAYS, Plant
 

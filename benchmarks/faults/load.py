@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tests.lab import smtp
-from tests.lab.deployment import DOMAIN
+from tests.support.lab import smtp
+from tests.support.lab.deployment import DOMAIN
 
 ORGANIZATIONS = ("acme", "beta", "gamma", "delta")
 SENDER = "purchasing@buyer.example"

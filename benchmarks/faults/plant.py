@@ -32,12 +32,12 @@ from uuid import UUID
 import psycopg
 from botocore.exceptions import ClientError
 
-from tests.lab.deployment import ENVIRONMENT, MAIL_USER, PROGRAMS, Deployment
-from tests.lab.postgres import Postgres
-from tests.lab.process import LabError, free_port, run, wait_until
-from tests.lab.redis import Redis
-from tests.lab.s3 import CephS3
-from tests.lab.wire import Wire
+from tests.support.lab.deployment import ENVIRONMENT, MAIL_USER, PROGRAMS, Deployment
+from tests.support.lab.postgres import Postgres
+from tests.support.lab.process import LabError, free_port, run, wait_until
+from tests.support.lab.redis import Redis
+from tests.support.lab.s3 import CephS3
+from tests.support.lab.wire import Wire
 
 from .load import ORGANIZATIONS, Identity, content_digest
 from .maillog import Maillog

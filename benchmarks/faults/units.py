@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orderflow_ingest.entrypoints.health_client import SOCKETS
-from tests.lab.activation import listen
-from tests.lab.family import family
-from tests.lab.process import Server, wait_until
+from tests.support.lab.activation import listen
+from tests.support.lab.family import family
+from tests.support.lab.process import Server, wait_until
 
 RESTART, WATCHDOG, STOP = 1.0, 30.0, 20.0  # seconds
 # Puts the sockets where sd_listen_fds(3) says, and gives the program to its user; what is to be loaded before it

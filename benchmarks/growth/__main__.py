@@ -54,8 +54,8 @@ from orderflow_ingest.domain.states import Status
 from orderflow_ingest.entrypoints.admin import roles
 from orderflow_ingest.parsing.documents.part import PartKind
 from orderflow_ingest.storage.database import Filter, InboundMessage, NewDocument, NewMessage, Records, schema
-from tests.lab.postgres import Postgres
-from tests.lab.process import scratch
+from tests.support.lab.postgres import Postgres
+from tests.support.lab.process import scratch
 
 _ROOT = Path(__file__).parents[2]
 _LIMIT = 1.5

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.lab.deployment import ENVIRONMENT
+from tests.support.lab.deployment import ENVIRONMENT
 
 _ROOT = Path(__file__).parents[2]
 

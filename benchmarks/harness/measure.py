@@ -26,10 +26,10 @@ from pathlib import Path
 
 from benchmarks.harness.sender import SENDER, Load, Mail, Report, message_id, read_report, recipient, sender_command
 from benchmarks.harness.stage import CEILING, Way, complaints
-from tests.lab.deployment import ENVIRONMENT, Deployment
-from tests.lab.family import family
-from tests.lab.postfix import Postfix
-from tests.lab.process import Process, run
+from tests.support.lab.deployment import ENVIRONMENT, Deployment
+from tests.support.lab.family import family
+from tests.support.lab.postfix import Postfix
+from tests.support.lab.process import Process, run
 
 _PATIENCE = 60.0  # seconds without a message that becomes durable
 _SENDER_ENVIRONMENT = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -23,7 +23,7 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
-from tests.lab.deployment import DOMAIN
+from tests.support.lab.deployment import DOMAIN
 
 ORGANIZATIONS = ("acme", "beta", "gamma", "delta")
 SENDER = "purchasing@buyer.example"

@@ -33,11 +33,11 @@ from orderflow_ingest.config import load
 from orderflow_ingest.storage.database.connection import ALL_TENANTS, Database
 from orderflow_ingest.storage.database.tables import document, inbound_message
 from orderflow_ingest.storage.queue import Queue
-from tests.lab.deployment import Deployment
-from tests.lab.postfix import Postfix
-from tests.lab.postgres import Postgres
-from tests.lab.process import Process, free_port
-from tests.lab.s3 import CephS3
+from tests.support.lab.deployment import Deployment
+from tests.support.lab.postfix import Postfix
+from tests.support.lab.postgres import Postgres
+from tests.support.lab.process import Process, free_port
+from tests.support.lab.s3 import CephS3
 
 STACKS = ("embedded", "postgresql+s3")
 CEILING, SERVED = "ceiling", ("pipe", "lmtp", "before-queue")

@@ -35,7 +35,7 @@ from benchmarks.harness.measure import BenchmarkError, Course, checked, client_c
 from benchmarks.harness.sender import Load
 from benchmarks.harness.stage import CEILING, STACKS, WAYS, Stack, Way, open_stack
 from benchmarks.throughput import memory
-from tests.lab.process import scratch, wait_until
+from tests.support.lab.process import scratch, wait_until
 
 SIZES = (5_000, 50_000, 1_000_000, 10_000_000)
 _IN_PROCESS = 8  # messages at the most: each takes a third of a second of CPU

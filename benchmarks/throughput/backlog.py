@@ -22,10 +22,10 @@ from orderflow_ingest.config import load
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.queue import Queue
-from tests.lab.deployment import DOMAIN, ROOT, Deployment
-from tests.lab.postgres import Postgres
-from tests.lab.process import scratch, wait_until
-from tests.mails import order
+from tests.support.lab.deployment import DOMAIN, ROOT, Deployment
+from tests.support.lab.postgres import Postgres
+from tests.support.lab.process import scratch, wait_until
+from tests.support.mails import order
 
 FILL = "--fill"
 

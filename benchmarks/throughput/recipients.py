@@ -16,11 +16,11 @@ from pathlib import Path
 
 from benchmarks.harness.measure import cpu
 from orderflow_ingest.entrypoints.health_client import MAP_SOCKET
-from tests.lab.deployment import DOMAIN, Deployment
-from tests.lab.family import family
-from tests.lab.postfix import Postfix
-from tests.lab.postgres import Postgres
-from tests.lab.process import scratch
+from tests.support.lab.deployment import DOMAIN, Deployment
+from tests.support.lab.family import family
+from tests.support.lab.postfix import Postfix
+from tests.support.lab.postgres import Postgres
+from tests.support.lab.process import scratch
 
 STACKS = ("embedded", "postgresql")
 ATTACKERS = 20

@@ -28,10 +28,10 @@ from orderflow_ingest.storage.database import NewMessage, Records
 from orderflow_ingest.storage.database.rows import column_values
 from orderflow_ingest.storage.database.tables import inbound_message
 from orderflow_ingest.storage.queue import Queue
-from tests.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
-from tests.lab.postgres import Postgres
-from tests.lab.process import scratch
-from tests.mails import order
+from tests.support.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
+from tests.support.lab.postgres import Postgres
+from tests.support.lab.process import scratch
+from tests.support.mails import order
 
 _EVENTS = (
     "SELECT count(*), count(DISTINCT inbound_message_id), count(DISTINCT run_id) FROM message_event "

@@ -8,7 +8,7 @@ often it was tried, when it may be tried again, who is at it. A queue's task is 
 
 History grows, and no query may grow with it: what is asked of one tenant goes by a key or an index that
 begins with org_id, what is asked of all by an index of its own; those of what is unfinished, failed or
-held are partial, so that they are as small as what they list. tests/test_growth.py holds each to its index.
+held are partial, so that they are as small as what they list. test_growth.py holds each to its index.
 
     attempts         how often a worker began
     next_attempt_at  no attempt begins before it: the lease of who is at it, then the backoff after a failure

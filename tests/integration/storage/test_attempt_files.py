@@ -1,0 +1,24 @@
+"""A process of another pid namespace that lives is not taken for one that is gone."""
+
+from tests.support.attempts import files, is_known_gone
+from tests.support.lab.process import wait_until
+import subprocess
+import sys
+
+
+def test_a_process_of_another_pid_namespace_that_lives_is_never_told_gone(place):
+    """As a container that shares the directory: its process ids mean others here."""
+    directory = place / "in_hand"
+    code = (
+        "import sys, pathlib, uuid; from orderflow_ingest.storage import attempt_files; d = pathlib.Path(sys.argv[1])\n"
+        "with attempt_files.attempt(d, 'message', 3, uuid.UUID(int=7), 'w'):\n"
+        "    print(f'host:1{attempt_files.mark(d)}/0123abcd', flush=True); sys.stdin.read()"
+    )
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", code, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        worker = other.stdout.readline()
+        assert [path.name.partition(".")[0] for path in files(place)] == ["1"]
+        assert not is_known_gone(directory, worker)
+        other.kill()
+        other.wait()
+        assert wait_until(lambda: is_known_gone(directory, worker), 60)

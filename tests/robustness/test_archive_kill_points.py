@@ -1,0 +1,52 @@
+"""A put into the archive of files that is killed at any line leaves a whole object or none."""
+
+from tests.support.crash import kill_at
+from tests.support.crash import points
+from tests.support.s3_answers import DIGEST, Files, KEY, Objects, RAW
+from orderflow_ingest.storage.archive import FileArchive
+from orderflow_ingest.storage.archive import ObjectMissing
+from orderflow_ingest.storage.archive import files
+from orderflow_ingest.storage.archive import s3
+from orderflow_ingest.storage.resilience import timeouts
+from pathlib import Path
+import boto3
+import pytest
+import tempfile
+
+
+@pytest.fixture(scope="module")
+def client(ceph):
+    """Make the program's own client of the real store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
+        patch.setenv("AWS_ACCESS_KEY_ID", ceph.access_key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", ceph.secret_key)
+        patch.setenv("AWS_DEFAULT_REGION", ceph.region)
+        yield s3.s3_client(ceph.endpoint, timeouts.scaled_to())
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request, place):
+    return Files(place) if request.param == "file" else Objects(place, request.getfixturevalue("client"))
+
+
+def put(root):
+    FileArchive(root).put(KEY, RAW, DIGEST, {"org": "acme"})
+
+
+def points_of_put():
+    with tempfile.TemporaryDirectory() as directory:
+        store = Files(Path(directory))
+        return points((files,), lambda: put(store.root))
+
+
+@pytest.mark.parametrize("point", points_of_put(), ids=str)
+def test_killed_at_any_line_of_a_put_the_object_is_whole_or_not_there(place, point):
+    store = Files(place)
+    kill_at((files,), point, lambda: put(store.root))
+    try:
+        assert store.archive.read(KEY, DIGEST) == RAW
+    except ObjectMissing:
+        assert KEY not in store.names()
+    put(store.root)
+    assert store.archive.read(KEY, DIGEST) == RAW and store.metadata(KEY) == {"org": "acme"}

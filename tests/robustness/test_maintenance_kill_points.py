@@ -1,0 +1,110 @@
+"""reconcile, retention and erasure that are killed at any line end the same when they run again."""
+
+from tests.support.crash import kill_at
+from tests.support.crash import points
+from tests.support.fakes import ListQueue
+from tests.support.fakes import embedded
+from tests.support.mails import order
+from tests.support.maintenance import MENDED, OLD, SENDER, count, delivered, documents, erased, everything_of, found, keep, objects, populated, put_orphan, spooled, work
+from dataclasses import replace
+from orderflow_ingest.domain.states import Status
+from orderflow_ingest.maintenance import erasure
+from orderflow_ingest.maintenance import retention
+from orderflow_ingest.maintenance.reconcile import comparison
+from orderflow_ingest.maintenance.reconcile import orphans
+from orderflow_ingest.storage.database import Filter
+from orderflow_ingest.storage.database import Records
+from orderflow_ingest.storage.database.tables import held_mail
+from orderflow_ingest.storage.database.tables import message_event
+from tests.support.lab.process import scratch
+import pytest
+import shutil
+
+
+@pytest.fixture
+def parts(place):
+    return embedded(place, ORDERFLOW_LEASE="30")
+
+
+MENDS = {
+    "orphan": lambda parts: put_orphan(parts, order(7)),
+    "copy": lambda parts: (delivered(parts, order(7)), put_orphan(parts, b"Received: x\n" + order(7))),
+    "document": lambda parts: parts.archive.delete(documents(parts, delivered(parts, order(7)))[0].object_key),
+}
+
+
+def reopened(parts):
+    """Open the database anew, as another process would."""
+    return replace(parts, records=Records(parts.settings.database_url), queue=ListQueue())
+
+
+def each_kill(modules, functions, set_up, work, draw=lambda points, _: points):
+    """Give the parts after a kill at each line of these functions that the work reaches, each from the beginning.
+
+    With `draw` some of the lines are drawn, see tests/support/drawn.py.
+    """
+    with scratch() as directory:
+        template = embedded(directory)
+        set_up(template)
+        template.records.database.close()
+        kept = directory.with_name(directory.name + ".kept")
+        shutil.copytree(directory, kept)
+        try:
+            reached = {
+                (p.function, p.line): p  # the last time it is reached: all but one thing is done
+                for p in points(modules, lambda: work(reopened(template)))
+                if p.function in functions
+            }
+            assert {function for function, _ in reached} == functions, "each of these functions is reached"
+            for point in draw([*reached.values()], 10):
+                shutil.rmtree(directory)
+                shutil.copytree(kept, directory)
+                kill_at(modules, point, lambda: work(reopened(template)))
+                parts = reopened(template)
+                yield point, parts
+                parts.records.database.close()
+        finally:
+            shutil.rmtree(kept)
+
+
+@pytest.mark.parametrize("kind", MENDS)
+def test_a_mend_killed_at_any_line_and_run_again_loses_and_doubles_nothing(kind):
+    function = {"orphan": "record_orphan", "copy": "remove_copy", "document": "_extract_again"}[kind]
+    killed = each_kill((comparison, orphans), {function}, MENDS[kind], lambda parts: found(parts, MENDED))
+    for point, parts in killed:
+        found(parts, MENDED)
+        work(parts)
+        assert found(parts) == [], point
+        (message,) = parts.records.messages.select(Filter(), 10)
+        assert message.status is Status.PARSED and len(objects(parts)) == 3
+
+
+def test_a_retention_killed_at_any_line_and_run_again_ends_the_same(draw):
+    def set_up(parts):
+        delivered(parts, order(1), at=OLD)
+        delivered(parts, order(2))
+
+    functions = {"_delete", "run"}
+    for point, parts in each_kill((retention,), functions, set_up, keep, draw):
+        keep(parts)
+        assert len(objects(parts)) == 3, point
+        old, new = sorted(parts.records.messages.select(Filter(), 10), key=lambda message: message.received_at)
+        assert old.erased_at and not new.erased_at
+        assert found(parts) == [], point
+        assert count(parts, message_event) == 3 + 4 + 2, "each told once"
+
+
+@pytest.mark.parametrize("of", [{}, {"sender": SENDER}], ids=["organization", "sender"])
+def test_an_erasure_killed_at_any_line_and_run_again_ends_the_same(of, draw):
+    functions = {"spool", "_delete", "rows"} if of else {"_delete", "rows", "rest"}
+    other = None
+    for point, parts in each_kill((erasure,), functions, populated, lambda parts: erased(parts, **of), draw):
+        other = other or everything_of(parts, 2)
+        assert erased(parts, **of).is_complete, point
+        left = parts.records.messages.select(Filter(org_id=1), 9)
+        assert [m.envelope_sender for m in left] == (["else@shop.example"] if of else []), point
+        assert everything_of(parts, 2) == other, point
+        kept = {key for m in left for key in (m.raw_key, *(d.object_key for d in documents(parts, m)))}
+        assert everything_of(parts, 1)[1] == kept and count(parts, held_mail) == 0, point
+        assert spooled(parts) == ((6, 6) if of else (4, 4))
+        assert found(parts) == []

@@ -1,0 +1,21 @@
+"""What the checks of Postfix say of a deployment."""
+
+from tests.acceptance.test_check_postfix import config, deployment
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
+from orderflow_ingest.entrypoints.admin.checks.postfix import check_postfix
+from orderflow_ingest.entrypoints.admin.checks.postfix import open_postfix
+from .lab.deployment import Deployment
+import os
+
+
+def said(deployment: Deployment, config) -> str:
+    for name in ("main.cf", "master.cf"):
+        os.utime(config / name, (0, 0))  # postconf waits until what it reads is a second old
+    postfix = open_postfix(str(config))
+    assert isinstance(postfix, Postconf)
+    parts = open_app(load(str(deployment.settings_file), {}), guarded=False)
+    found = list(check_postfix(parts, postfix))
+    parts.records.database.close()
+    return "\n".join(f"{level}: {text}" for level, text in found)

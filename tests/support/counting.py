@@ -1,0 +1,30 @@
+"""Counts, read from the metric files."""
+
+from tests.integration.observability.test_metric_files import directory
+from orderflow_ingest.observability import metrics
+from pathlib import Path
+import fcntl
+
+
+DELIVERED = ("orderflow_deliveries_total acme DELIVERED", 1)
+
+
+def count(times: int = 1) -> None:
+    for _ in range(times):
+        metrics.count(metrics.DELIVERIES, "acme", "DELIVERED")
+
+
+def counted(directory: Path) -> float:
+    return metrics.read_counts(directory).get(DELIVERED, [0.0])[0]
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def is_free(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,155 @@
+"""Deployments with mail in every state, for the tests of reconcile, retention and erasure."""
+
+from .mails import mail
+from .mails import order
+from tests.robustness.test_maintenance_kill_points import parts
+from dataclasses import replace
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.object_keys import raw_key
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import Status
+from orderflow_ingest.maintenance.erasure import ErasureRequest
+from orderflow_ingest.maintenance.erasure import erase
+from orderflow_ingest.maintenance.reconcile.findings import DigestCheck
+from orderflow_ingest.maintenance.reconcile.findings import ReconcileOptions
+from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_organization
+from orderflow_ingest.maintenance.retention import RetentionRule
+from orderflow_ingest.maintenance.retention import apply_retention
+from orderflow_ingest.pipeline import extract as extraction
+from orderflow_ingest.pipeline import hand_over
+from orderflow_ingest.pipeline.receive import deliver_from_memory
+from orderflow_ingest.storage.database import ALL_TENANTS
+from orderflow_ingest.storage.database import Filter
+from orderflow_ingest.storage.database.tables import document
+from orderflow_ingest.storage.database.tables import held_mail
+from orderflow_ingest.storage.database.tables import inbound_message
+from orderflow_ingest.storage.database.tables import message_event
+from orderflow_ingest.storage.database.tables import skipped_part
+from orderflow_ingest.storage.envelope_header import encode_envelope
+import os
+import sqlalchemy as sa
+
+
+ME = "me@here"
+TOLD = ReconcileOptions(ME, object_age=timedelta(0), digests=DigestCheck.ALL)
+MENDED = replace(TOLD, fix=True)
+SENDER = "buyer@shop.example"
+
+
+def deliver(parts, raw, slug="acme", sender=SENDER, at=None):
+    """Deliver a mail, and say how it ended."""
+    envelope = Envelope(f"orders+{slug}@orderflow.example.com", at or datetime.now(UTC), sender=sender)
+    return deliver_from_memory(envelope, raw, parts)
+
+
+def work(parts):
+    """Extract and hand over all that is to be, as a worker would."""
+    for row in parts.records.messages.select(Filter(statuses=(Status.RECEIVED, Status.STORED)), 100):
+        extraction.extract(row.org_id, row.id, parts)
+        for one in parts.records.documents.of_message(row.org_id, row.id):
+            hand_over.hand_over(row.org_id, one.id, parts)
+
+
+def delivered(parts, raw, slug="acme", sender=SENDER, at=None):
+    """Deliver a mail and do all the work; give its row."""
+    ended = deliver(parts, raw, slug, sender, at)
+    assert ended.outcome is Outcome.DELIVERED
+    work(parts)
+    return row(parts, ended.message_id)
+
+
+def row(parts, id):
+    return parts.records.messages.select(Filter(ids=(id,)), 1)[0]
+
+
+def documents(parts, message):
+    return parts.records.documents.of_message(message.org_id, message.id)
+
+
+def org(parts, slug="acme"):
+    return next(one for one in parts.records.organizations.all() if one.slug == slug)
+
+
+def found(parts, scope=TOLD, slug="acme"):
+    """Give what reconcile finds in an organization: kind and what was done."""
+    return [(one.kind, one.fixed) for one in reconcile_organization(org(parts, slug), scope, parts)]
+
+
+def objects(parts):
+    return set(parts.archive.objects())
+
+
+def count(parts, table, org_id=1):
+    with parts.records.database.read(ALL_TENANTS) as connection:
+        return connection.scalar(sa.select(sa.func.count()).select_from(table).where(table.c.org_id == org_id))
+
+
+def change(parts, table, **values):
+    """Change all rows behind our programs' back."""
+    with parts.records.database.write(ALL_TENANTS) as connection:
+        connection.execute(table.update().values(**values))
+
+
+def put_orphan(parts, raw, slug="acme", is_held=False, **metadata):
+    digest = read_message(raw).digest
+    key = raw_key(org(parts, slug).id, digest, is_held=is_held)
+    parts.archive.put(key, raw, digest, metadata)
+    return key
+
+
+def _reader(raw):
+    coming = iter((raw, b""))
+    return lambda _: next(coming)
+
+
+# Retention
+
+OLD = datetime.now(UTC) - timedelta(days=400)
+YEAR = RetentionRule(365, 365)
+
+
+def keep(parts, rule=YEAR, slug="acme", dry_run=False):
+    """Apply a rule; give, for each kind of object, how many went and how many stayed."""
+    return {
+        one.area.value: (one.objects, one.kept)
+        for one in apply_retention(org(parts, slug), rule, parts, ME, dry_run=dry_run)
+    }
+
+
+# Erasure
+
+
+def erased(parts, slug="acme", **of):
+    return erase(ErasureRequest(org(parts, slug), **of), parts, ME, dry_run=False)
+
+
+def populated(parts):
+    """Fill two organizations with the same bytes, from two senders, with all that a mail can leave."""
+    for slug in ("acme", "beta"):
+        delivered(parts, order(1), slug)
+        deliver(parts, order(1) + b"other content\n", slug)
+        delivered(parts, mail(2, From="Else <else@shop.example>"), slug, sender="else@shop.example")
+        deliver(parts, order(3), slug)
+    for sender in (SENDER, "else@shop.example"):
+        raw = mail(9, From=sender)
+        for slug in ("acme", "beta"):
+            envelope = Envelope(f"orders+{slug}@orderflow.example.com", datetime.now(UTC), sender=sender)
+            parts.spool.write(encode_envelope(envelope), _reader(raw), 1 << 20).release()
+            dead = parts.spool.write(encode_envelope(envelope), _reader(raw), 1 << 20)
+            parts.spool.move_to_dead(dead, f"{slug}{sender}", "it broke")
+
+
+def everything_of(parts, org_id):
+    """Give all that there is of an organization: the number of its rows in each table, its objects."""
+    tables = (inbound_message, document, skipped_part, held_mail, message_event)
+    rows = [count(parts, table, org_id) for table in tables]
+    return rows, {key for key in objects(parts) if key.startswith(f"org/{org_id}/")}
+
+
+def spooled(parts):
+    names = [*parts.spool.entries(), *(name for name, _ in parts.spool.dead())]
+    return len(names), len(os.listdir(parts.settings.spool_dir / "dead"))

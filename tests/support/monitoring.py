@@ -1,0 +1,27 @@
+"""The monitoring files, read."""
+
+from orderflow_ingest.entrypoints.exporter import gauges
+from orderflow_ingest.observability import metrics
+from pathlib import Path
+import json
+import re
+import socket
+import yaml
+
+
+MONITORING = Path(__file__).parents[2] / "docs" / "monitoring"
+DECLARED = (*gauges.GAUGES, *metrics.COUNTERS, *metrics.HISTOGRAMS)
+
+
+def asked(port: int, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), 20) as client:
+        client.sendall(request)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
+RULES = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"]
+
+
+def names(expression: str) -> set[str]:
+    return set(re.findall(r"\borderflow_\w+", expression))

@@ -1,0 +1,26 @@
+"""The operator's programs, and what they say of a deployment."""
+
+from .lab.deployment import Deployment
+import json
+
+
+def failing(deployment: Deployment, program: str, *arguments: str) -> str:
+    """Run a program that must fail; give what it says in its one line."""
+    ended = deployment.run(program, *arguments, check=False)
+    assert ended.returncode in (1, 2), ended.stdout
+    assert "Traceback" not in ended.stderr
+    return ended.stderr.strip().splitlines()[-1]
+
+
+def rows(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def check(deployment: Deployment, *options: str) -> dict[str, tuple[str, str]]:
+    """Run check; give finding and text for each part, several of one part joined."""
+    ended = deployment.run("orderflow-admin", "check", "--json", *options, check=False)
+    found: dict[str, tuple[str, str]] = {}
+    for row in rows(ended.stdout):
+        found[row["part"]] = (row["finding"], found.get(row["part"], ("", ""))[1] + row["says"] + "\n")
+    assert ended.returncode == any(finding == "TROUBLE" for finding, _ in found.values())
+    return found

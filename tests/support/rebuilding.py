@@ -1,0 +1,45 @@
+"""Deliveries, and a rebuild of the rows from the archive."""
+
+from tests.integration.maintenance.test_rebuild import parts
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
+from orderflow_ingest.app import App
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
+from orderflow_ingest.maintenance.rebuild.parse_object import RebuildOptions
+from orderflow_ingest.maintenance.rebuild.rebuilder import RebuildProgress
+from orderflow_ingest.maintenance.rebuild.rebuilder import rebuild_organizations
+from orderflow_ingest.pipeline import deliver as delivery
+from orderflow_ingest.pipeline.deliver import Origin
+from .lab.deployment import DOMAIN
+import json
+
+
+AT = datetime(2026, 3, 14, 15, 9, 26, 535897, UTC)
+
+
+def deliver(parts: App, raw: bytes, org: str = "acme", way: Origin = delivery.BY_SMTP, **envelope) -> Outcome:
+    told = {"sender": "buyer@shop.example", "queue_id": "4XYZ", "client_address": "192.0.2.7", "received_at": AT}
+    return delivery.deliver(Envelope(f"Orders+{org}@{DOMAIN}", **(told | envelope)), raw, parts, way).outcome
+
+
+def build(
+    parts: App, dry_run: bool = False, at: datetime = AT + timedelta(days=99), processes: int = 0, **choice
+) -> RebuildProgress:
+    """Rebuild everything, as the program does, but in this process."""
+    orgs = [found.org for found in find_organizations(parts.archive) if found.org]
+    if not dry_run:
+        for org in orgs:
+            parts.records.rebuild_writes.add_organization(org)
+    tally = RebuildProgress()
+    for _ in rebuild_organizations(
+        orgs, RebuildOptions(at, "jo@desk", **choice), parts, processes, tally, dry_run=dry_run
+    ):
+        pass
+    return tally
+
+
+def told(text: str) -> dict[str, int]:
+    return {row["what"]: row["number"] for row in map(json.loads, text.splitlines())}

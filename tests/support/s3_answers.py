@@ -1,0 +1,101 @@
+"""An HTTP server of the test that answers as an S3 store would."""
+
+from tests.support.servers import BUCKET
+from tests.robustness.test_archive_kill_points import client
+from http.server import BaseHTTPRequestHandler
+from http.server import ThreadingHTTPServer
+from orderflow_ingest.domain.object_keys import raw_key
+from orderflow_ingest.storage.archive import S3Archive
+from orderflow_ingest.storage.archive import open_archive
+import hashlib
+import json
+import shutil
+import threading
+
+
+RAW = b"Subject: order 17\r\n\r\nten of them\r\n\0\xff"
+DIGEST = hashlib.sha256(RAW).hexdigest()
+KEY = raw_key(7, DIGEST)
+
+
+class Files:
+    """An archive of files, and what can happen to it behind our back."""
+
+    def __init__(self, place):
+        self.root = place / "archive"
+        self.archive = open_archive(f"file://{self.root}")
+        self.archive.prepare()
+
+    def change(self, key, data):
+        (self.root / key).write_bytes(data)
+
+    def names(self):
+        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
+
+    def metadata(self, key):
+        return json.loads((self.root / (key + ".meta")).read_bytes())
+
+    def lose(self):
+        shutil.rmtree(self.root)
+
+
+class Objects:
+    """An archive below a prefix of its own in the real store."""
+
+    def __init__(self, place, client):
+        self.client = client
+        self.prefix = f"some/{place.name}"
+        self.archive = S3Archive(client, BUCKET, self.prefix)
+        self.archive.prepare()
+
+    def change(self, key, data):
+        self.client.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{key}", Body=data)
+
+    def names(self):
+        found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=self.prefix + "/").get("Contents", [])
+        return sorted(item["Key"].removeprefix(self.prefix + "/") for item in found)
+
+    def metadata(self, key):
+        return self.archive.describe(key).metadata
+
+    def lose(self):
+        self.archive = S3Archive(self.client, "no-such-bucket", "")
+
+
+class Answers:
+    """A server that gives one answer to every request, and notes them; `cut` ends bodies early."""
+
+    def __init__(self, status, body=b"", cut=0, headers=None):
+        requests = self.requests = []
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self):
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                requests.append((self.command, self.path, self.headers))
+                self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body) + cut))
+                self.end_headers()
+                self.wfile.write(body if self.command != "HEAD" else b"")
+                self.close_connection = cut > 0
+
+            do_GET = do_PUT = do_DELETE = do_HEAD = answer
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -1,0 +1,69 @@
+"""A pytest plugin: real servers as fixtures, each started once and only where a test asks for it.
+
+A server's module is imported when the server is started, so that tests without servers do not pay for it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .lab.process import scratch
+
+if TYPE_CHECKING:
+    from .lab.certificates import Authority
+    from .lab.postgres import Postgres
+    from .lab.redis import Redis
+    from .lab.s3 import CephS3
+
+BUCKET = "orders"
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Postgres"]:
+    """Give a PostgreSQL that does not sync."""
+    from .lab.postgres import Postgres
+
+    with scratch() as directory, Postgres(directory / "postgres", fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def authority() -> Iterator["Authority"]:
+    """Give the authority that has signed the certificates of the servers."""
+    from .lab.certificates import Authority
+
+    with scratch() as directory:
+        yield Authority(directory / "authority")
+
+
+@pytest.fixture(scope="session")
+def ceph(authority: "Authority") -> Iterator["CephS3"]:
+    """Give an S3 endpoint, with and without TLS, with one bucket, BUCKET."""
+    from .lab.s3 import CephS3
+
+    certificate = authority.issue("s3", "IP:127.0.0.1")
+    with scratch() as directory, CephS3(directory / "ceph", certificate=certificate) as server:
+        server.create_bucket(BUCKET)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator["Redis"]:
+    """Give a Redis."""
+    from .lab.redis import Redis
+
+    with scratch() as directory, Redis(directory / "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def template() -> Iterator[Path]:
+    """Give the state directory of a deployment with one organization."""
+    from .lab.deployment import Deployment
+
+    with scratch() as place:
+        deployment = Deployment(place)
+        deployment.admin("init")
+        deployment.admin("org", "add", "acme")
+        yield deployment.state

@@ -1,0 +1,227 @@
+"""A row that names another tenant's object: the database refuses it, and no program reads what it names."""
+
+from tests.support.fakes import embedded
+from tests.support.mails import order
+from tests.support.own_objects import at_version, written
+from datetime import UTC
+from datetime import datetime
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.object_keys import document_key
+from orderflow_ingest.domain.object_keys import is_own
+from orderflow_ingest.domain.object_keys import raw_key
+from orderflow_ingest.domain.states import HoldReason
+from orderflow_ingest.domain.states import Status
+from orderflow_ingest.entrypoints.admin import show
+from orderflow_ingest.entrypoints.admin.history import mail_history
+from orderflow_ingest.observability import logs
+from orderflow_ingest.pipeline import extract
+from orderflow_ingest.pipeline import hand_over
+from orderflow_ingest.pipeline import replay
+from orderflow_ingest.pipeline.receive import deliver_from_memory
+from orderflow_ingest.storage.archive import ForeignObject
+from orderflow_ingest.storage.archive import read_object
+from orderflow_ingest.storage.archive import require_own_key
+from orderflow_ingest.storage.database import ALL_TENANTS
+from orderflow_ingest.storage.database import Filter
+from orderflow_ingest.storage.database import NO_TENANT
+from orderflow_ingest.storage.database import Records
+from orderflow_ingest.storage.database import schema
+from orderflow_ingest.storage.database.tables import document
+from orderflow_ingest.storage.database.tables import held_mail
+from orderflow_ingest.storage.database.tables import inbound_message
+from pathlib import Path
+from uuid import uuid4
+import ast
+import io
+import pytest
+import sqlalchemy as sa
+
+
+PACKAGE = Path(__file__).parents[3] / "orderflow_ingest"
+SECRET = b"beta's secret order"
+KEYS = (
+    "org/2/raw/" + "0" * 64 + ".eml",
+    "org/1/raw/../../2/raw/0.eml",
+    "org/10/raw/0.eml",
+    "/org/1/raw/0",
+    "",
+    "x",
+    "org/1/documents/../../2/documents/0",
+    "org/2/documents/0",
+    "ORG/1/raw/0.eml",
+    "org/1/organization.json",
+)
+
+
+@pytest.fixture
+def parts(place):
+    return embedded(place, ORDERFLOW_LEASE="30")
+
+
+def deliver(parts, raw, slug):
+    envelope = Envelope(f"orders+{slug}@orderflow.example.com", datetime.now(UTC), "buyer@shop.example")
+    return deliver_from_memory(envelope, raw, parts).message_id
+
+
+def rows(parts, slug):
+    org = parts.records.organizations.find(slug)
+    return parts.records.messages.select(Filter(org_id=org.id), 10)
+
+
+def change(parts, table, **values):
+    """Write into acme's rows what the database would refuse, as one of the version before may hold it."""
+    with parts.records.database.engine.begin() as connection:
+        for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").all():
+            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        connection.execute(table.update().where(table.c.org_id == 1).values(**values))
+
+
+@pytest.fixture
+def crossed(parts):
+    """Give a deployment where acme's message, held mail and document name beta's objects, digests and all."""
+    deliver(parts, order(1, attachments=1), "acme")
+    deliver(parts, b"From: buyer@shop.example\nSubject: secret\nMessage-ID: <2@x>\n\n" + SECRET + b"\n", "beta")
+    for message in (*rows(parts, "acme"), *rows(parts, "beta")):
+        extract.extract(message.org_id, message.id, parts)
+    (theirs,) = rows(parts, "beta")
+    (mine,) = rows(parts, "acme")
+    (text,) = parts.records.documents.of_message(2, theirs.id)
+    held = parts.records.messages.get(1, mine.id)
+    assert parts.records.held_mail.insert(None, held, HoldReason.SENDER_NOT_ALLOWED)
+    change(parts, inbound_message, raw_key=theirs.raw_key, digest=theirs.digest, status="RECEIVED")
+    change(parts, held_mail, raw_key=theirs.raw_key, digest=theirs.digest)
+    change(parts, document, object_key=text.object_key, digest=text.digest, handover="PENDING")
+    return parts
+
+
+def test_a_key_is_an_organizations_own_or_not():
+    assert is_own(1, raw_key(1, "0" * 64)) and is_own(1, raw_key(1, "0" * 64, "UPLOAD", is_held=True))
+    assert is_own(1, document_key(1, "0" * 64)) and not any(is_own(1, key) for key in KEYS)
+
+
+def test_the_error_names_neither_key_nor_object(parts):
+    for key in KEYS:
+        with pytest.raises(ForeignObject) as refused:
+            read_object(1, key, "0" * 64, parts.archive)
+        assert str(refused.value) == "the row names an object that is not its organization's"
+        with pytest.raises(ForeignObject):
+            require_own_key(1, key)
+
+
+def test_no_program_reads_it(crossed, capsys, monkeypatch):
+    given = []
+    monkeypatch.setattr(hand_over, "load_handler", lambda _: lambda document: given.append(document.read()))
+    stream = io.StringIO()
+    logs.configure("stderr", "test", None)
+    logs._logger.handlers[0].stream = stream
+    parts, (mine,) = crossed, rows(crossed, "acme")
+    found = parts.records.documents.of_message(1, mine.id)
+    extract.extract(1, mine.id, parts)
+    for one in found:
+        hand_over.hand_over(1, one.id, parts)
+    (held,) = parts.records.held_mail.open()
+    for call in (
+        lambda: replay.accept_held(held, parts, "test", "why"),
+        lambda: replay.discard_held(held, parts, "test", "why"),
+        lambda: replay.identity_of(held, parts),
+        lambda: show._write_raw(mine, given.append, parts),
+        lambda: show._write_document(mine, found[0].part_path, given.append, parts),
+    ):
+        with pytest.raises(ForeignObject):
+            call()
+    story = mail_history(mine, parts)
+    assert "ForeignObject" in repr(story) and SECRET.decode() not in repr(story)
+    assert given == [] and rows(parts, "acme")[0].status is Status.RECEIVED
+    logged = stream.getvalue()
+    assert "ForeignObject" in logged and "org/2/" not in logged and SECRET.decode() not in logged
+
+
+def is_archive(node: ast.expr) -> bool:
+    return (isinstance(node, ast.Attribute) and node.attr in ("archive", "_archive")) or (
+        isinstance(node, ast.Name) and node.id == "archive"
+    )
+
+
+def test_every_object_that_a_row_names_is_read_by_the_one_function():
+    """So no call of the archive has a row's key, but for two that have just made the key: a delivery's puts."""
+    of_rows, reads = set(), set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                where = str(path.relative_to(PACKAGE))
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                is_call = isinstance(node.func, ast.Attribute) and is_archive(node.func.value)
+                named = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)} & {
+                    "raw_key",
+                    "object_key",
+                }
+                if (is_call or name == "object_exists") and named:
+                    of_rows.add((where, name))
+                if is_call and name in ("read", "fetch"):
+                    reads.add(where)
+    assert of_rows == {
+        ("pipeline/deliver.py", "put"),
+        ("pipeline/deliver.py", "delete"),
+        ("pipeline/extract.py", "put"),
+        ("maintenance/rebuild/parse_object.py", "object_exists"),
+    }
+    # These read by the keys of a listing of one organization, by one that they have made, or are the function itself.
+    assert reads == {
+        "storage/archive/__init__.py",
+        "pipeline/archive_manifest.py",
+        "entrypoints/admin/checks/s3.py",
+        "maintenance/erasure.py",
+        "maintenance/reconcile/orphans.py",
+        "maintenance/rebuild/parse_object.py",
+    }
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def records(request, place):
+    if request.param == "sqlite":
+        records = Records(f"sqlite:///{place}/rows.db", create=True)
+    else:
+        url = request.getfixturevalue("postgres").create_database(f"own_{uuid4().hex}")
+        records = Records(url)
+    yield records
+    records.database.close()
+
+
+def test_the_database_refuses_a_row_with_another_tenants_key(records):
+    schema.upgrade(records.database)
+    for slug in ("acme", "beta"):
+        records.organizations.add(slug, slug)
+    own = {
+        inbound_message: ("raw_key", [raw_key(1, "0" * 64), raw_key(1, "0" * 64, "UPLOAD")]),
+        held_mail: ("raw_key", [raw_key(1, "0" * 64, is_held=True), raw_key(1, "1" * 64)]),
+        document: ("object_key", [document_key(1, "0" * 64)]),
+    }
+    for table, (column, keys) in own.items():
+        ids = [written(records.database, table, 1, key) for key in keys]
+        for key in KEYS:
+            with pytest.raises(sa.exc.IntegrityError, match=f"ck_{table.name}_{column}"):
+                written(records.database, table, 1, key)
+            with (
+                pytest.raises(sa.exc.IntegrityError, match=f"ck_{table.name}_{column}"),
+                records.database.write(ALL_TENANTS) as connection,
+            ):
+                connection.execute(table.update().where(table.c.id == ids[0]).values({column: key}))
+    with pytest.raises(sa.exc.IntegrityError), records.database.write(ALL_TENANTS) as connection:
+        connection.execute(inbound_message.update().values(org_id=2))
+
+
+@pytest.mark.parametrize("key", [raw_key(1, "0" * 64), KEYS[0]], ids=["a right one", "a wrong one"])
+def test_an_upgrade_keeps_the_rows_of_before_and_binds_the_new_ones(records, key):
+    at_version(records.database, "0008")
+    records.organizations.add("acme", "Acme")
+    written(records.database, inbound_message, 1, key)
+    for _ in range(2):
+        schema.upgrade(records.database)
+    assert schema.current_version(records.database) == schema.needed_version()
+    assert [row.raw_key for row in records.messages.select(Filter(), 10)] == [key]
+    with pytest.raises(sa.exc.IntegrityError):
+        written(records.database, inbound_message, 1, KEYS[0])
+    if not records.database.is_sqlite:
+        with records.database.read(NO_TENANT) as connection:
+            asked = "SELECT convalidated FROM pg_constraint WHERE conname = 'ck_inbound_message_raw_key'"
+            assert connection.exec_driver_sql(asked).scalar() == (key != KEYS[0])
