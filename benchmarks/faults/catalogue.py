@@ -216,7 +216,7 @@ _SERVICE_STEPS = (
 _SPOOL_STEPS = (("receive.py", "_apply_spool_policy"),)
 _WORKER_STEPS = (
     ("messages.py", "Messages.claim"), ("extract.py", "_archived"), ("documents.py", "Documents.record"),
-    ("extract.py", "_ring_for_documents"), ("messages.py", "Messages.move"), ("documents.py", "Documents.claim"),
+    ("extract.py", "_enqueue_documents"), ("messages.py", "Messages.move"), ("documents.py", "Documents.claim"),
     ("hand_over.py", "_call_handler"), ("documents.py", "Documents.finish"),
 )  # fmt: skip
 _DELIVER_STEPS = (

@@ -12,9 +12,7 @@ a mail with more than ORDERFLOW_MAX_DOCUMENTS documents the others are told as s
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -32,18 +30,15 @@ from orderflow_ingest.storage import attempt_files
 from orderflow_ingest.storage.archive import Archive, read_object
 from orderflow_ingest.storage.database import InboundMessage, NewDocument, SkippedPart
 from orderflow_ingest.storage.queue import QueueUnavailable
-from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
 
 from .retry import (
     OUTAGES,
+    Attempt,
     LeaseLostError,
     MessageErased,
-    begun,
-    check_lost_attempts,
-    error_details,
-    learned,
-    record_failure,
-    with_parts,
+    Work,
+    read_failed_parts,
+    run_attempt,
 )
 
 
@@ -59,63 +54,55 @@ def extract(
     *,
     is_live: bool = True,
 ) -> None:
-    """Take one attempt at a message; the documents of one that is not live are rung for behind all that is.
+    """Take one attempt at a message. Unless it is live, its documents are enqueued behind all that is.
 
     `bound` is called with true as each part begins, and with false after the last: it may end a process that is stuck.
     """
-    began, org = time.monotonic(), app.records.organizations.slug(org_id)
-    names: dict[str, Any] = {"org": org, "org_id": org_id, "message_id": message_id}
-    lease, now = timedelta(seconds=app.settings.lease), app.records.database.now()
-    messages = app.records.messages
-    attempt = begun(
-        lambda worker: messages.claim(org_id, message_id, worker, now, lease),
-        lambda: messages.get(org_id, message_id),
-        app,
-    )
-    if attempt is None:
-        event("extract", "Nothing to do for this message.", **names)
-        return
-    names |= {"queue_id": attempt.queue_id, "source_message_id": attempt.source_message_id}
-    with attempt_files.attempt(
-        app.settings.attempts_dir, attempt_files.MESSAGE, org_id, message_id, attempt.worker or ""
-    ) as file:
+
+    def do(attempt: Attempt[InboundMessage]) -> dict[str, Any]:
+        row, messages = attempt.row, app.records.messages
         try:
-            end = _attempt(attempt, app, names, _read_monitor(attempt, app, file, bound), is_live=is_live)
+            if row.status is Status.RECEIVED:
+                _store(row, app, attempt.fields, _read_monitor(attempt, app, bound))
         finally:
             bound(False)  # noqa: FBT003 (a Callable has no keywords)
-    metrics.count(metrics.EXTRACTIONS, org, end)
-    metrics.observe(metrics.EXTRACTION_SECONDS, time.monotonic() - began)
-
-
-def _attempt(attempt: InboundMessage, app: App, names: dict[str, Any], monitor: ReadMonitor, *, is_live: bool) -> str:
-    """Take an attempt, and return how it ended, in the words of the metrics."""
-    try:
-        check_lost_attempts(attempt.attempts, attempt.error_json)
-        if attempt.status is Status.RECEIVED:
-            _store(attempt, app, names, monitor)
-        documents = _ring_for_documents(attempt, app, is_live=is_live)
-        if not app.records.messages.finish(attempt, {"documents": documents, "attempt": attempt.attempts}):
+        documents = _enqueue_documents(row, app, is_live=is_live)
+        if not messages.finish(row, {"documents": documents, "attempt": row.attempts}):
             raise LeaseLostError
-    except LeaseLostError:
-        event("extract", "Lease was lost to another worker.", logging.WARNING, **names)
-        return "lost"
-    except KeyboardInterrupt:  # Huey's, who ends the worker
-        raise
-    except BaseException as error:
-        return "failed" if _note_failure(attempt, error, app, names, monitor.current_part) else "retry"
-    event("extract", "Message parsed.", attempt=attempt.attempts, **names)
-    return "parsed"
+        return {"attempt": row.attempts}
+
+    run_attempt(_EXTRACTION, org_id, message_id, app, do)
 
 
-def _read_monitor(
-    attempt: InboundMessage, app: App, file: attempt_files.AttemptFile, bound: Callable[[bool], None]
-) -> ReadMonitor:
-    """Return the watch over an attempt's reading, by what earlier attempts failed at."""
-    settings = app.settings
-    failed_at, opens_none = learned(attempt.attempts, attempt.error_json)
-    times = (settings.part_time, settings.mail_time)
-    begin = partial(bound, True)  # noqa: FBT003 (a Callable has no keywords)
-    return ReadMonitor(*times, failed_at, keeps_all=opens_none, on_change=file.set_part, on_part=begin)
+_EXTRACTION = Work[InboundMessage](
+    action="extract",
+    kind=attempt_files.MESSAGE,
+    id_name="message_id",
+    store=lambda app: app.records.messages,
+    log_fields=lambda row: {"queue_id": row.queue_id, "source_message_id": row.source_message_id},
+    subject="Message",
+    done="Message parsed.",
+    retried="Attempt failed; another follows.",
+    end="parsed",
+    counter=metrics.EXTRACTIONS,
+    seconds=metrics.EXTRACTION_SECONDS,
+    outages=(*OUTAGES, ImportError, OrgSettingsError),
+    is_ours=True,
+)
+
+
+def _read_monitor(attempt: Attempt[InboundMessage], app: App, bound: Callable[[bool], None]) -> ReadMonitor:
+    """Return the limits of an attempt's reading, by the parts that earlier attempts failed at."""
+    settings, row = app.settings, attempt.row
+    failed_parts, opens_none = read_failed_parts(row.attempts, row.error_json)
+    return ReadMonitor(
+        settings.part_time,
+        settings.mail_time,
+        failed_parts,
+        keeps_all=opens_none,
+        on_change=attempt.set_part,
+        on_part=partial(bound, True),  # noqa: FBT003 (a Callable has no keywords)
+    )
 
 
 def _store(attempt: InboundMessage, app: App, names: dict[str, Any], monitor: ReadMonitor) -> None:
@@ -204,8 +191,8 @@ def _archived(attempt: InboundMessage, part: Part, archive: Archive) -> NewDocum
     return new
 
 
-def _ring_for_documents(attempt: InboundMessage, app: App, *, is_live: bool) -> int:
-    """Ring for each document that is to be handed over; give the number of all."""
+def _enqueue_documents(attempt: InboundMessage, app: App, *, is_live: bool) -> int:
+    """Enqueue the hand-over of each document that waits for it, and return the number of all documents."""
     documents = app.records.documents.of_message(attempt.org_id, attempt.id)
     try:
         for document in documents:
@@ -214,20 +201,3 @@ def _ring_for_documents(attempt: InboundMessage, app: App, *, is_live: bool) -> 
     except QueueUnavailable as error:
         event("enqueue", "Tasks left to the sweep.", logging.WARNING, message_id=attempt.id, reason=error)
     return len(documents)
-
-
-def _note_failure(
-    attempt: InboundMessage, error: BaseException, app: App, names: dict[str, Any], part: str | None
-) -> bool:
-    """Note a failed attempt, with the part that took all time or memory, and tell whether it was the last one."""
-    messages, (failed_at, _) = app.records.messages, learned(attempt.attempts, attempt.error_json)
-    why = error_details(attempt.attempts, error, is_ours=True)
-    why = with_parts(why, failed_at, part if isinstance(error, (TaskDeadlineReached, MemoryError)) else None)
-    is_outage = isinstance(error, (*OUTAGES, ImportError, OrgSettingsError))
-    writes = (partial(messages.give_up, attempt), partial(messages.retry_later, attempt))
-    is_last = record_failure(attempt, error, why, app, *writes, is_outage=is_outage)
-    if is_last:
-        event("extract", "Message failed for good.", logging.ERROR, **names, **why)
-    else:
-        event("extract", "Attempt failed; another follows.", logging.WARNING, **names, **why)
-    return is_last

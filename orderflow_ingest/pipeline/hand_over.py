@@ -12,12 +12,8 @@ own lines has run.
 
 import functools
 import inspect
-import logging
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import partial
 from importlib import import_module
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -35,13 +31,12 @@ from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
 
 from .retry import (
     OUTAGES,
+    Attempt,
     HandlerUnavailable,
     LeaseLostError,
     MessageErased,
-    begun,
-    check_lost_attempts,
-    error_details,
-    record_failure,
+    Work,
+    run_attempt,
 )
 
 
@@ -82,45 +77,33 @@ Handler = Callable[[OrderDocument], object]
 
 def hand_over(org_id: int, document_id: UUID, app: App) -> None:
     """Take one attempt at handing a document to the handler."""
-    began, documents = time.monotonic(), app.records.documents
-    org = app.records.organizations.slug(org_id)
-    names: dict[str, Any] = {"org": org, "org_id": org_id, "document_id": document_id}
-    lease, now = timedelta(seconds=app.settings.lease), app.records.database.now()
-    attempt = begun(
-        lambda worker: documents.claim(org_id, document_id, worker, now, lease),
-        lambda: documents.get(org_id, document_id),
-        app,
-    )
-    if attempt is None:
-        event("hand_over", "Nothing to do for this document.", **names)
-        return
-    names["message_id"] = attempt.inbound_message_id
-    with attempt_files.attempt(
-        app.settings.attempts_dir, attempt_files.DOCUMENT, org_id, document_id, attempt.worker or ""
-    ):
-        end = _attempt(attempt, org, app, names)
-    metrics.count(metrics.HANDOVERS, org, end)
-    metrics.observe(metrics.HANDOVER_SECONDS, time.monotonic() - began)
 
-
-def _attempt(attempt: Document, org: str, app: App, names: dict[str, Any]) -> str:
-    """Take an attempt, and return how it ended, in the words of the metrics."""
-    try:
-        check_lost_attempts(attempt.attempts, attempt.error_json)
-        message = app.records.messages.get(attempt.org_id, attempt.inbound_message_id)
-        names["source_message_id"] = message and message.source_message_id
-        _call_handler(attempt, message, org, app)
-        if not app.records.documents.finish(attempt):
+    def do(attempt: Attempt[Document]) -> None:
+        row = attempt.row
+        message = app.records.messages.get(row.org_id, row.inbound_message_id)
+        attempt.fields["source_message_id"] = message and message.source_message_id
+        _call_handler(row, message, attempt.org, app)
+        if not app.records.documents.finish(row):
             raise LeaseLostError
-    except LeaseLostError:
-        event("hand_over", "Lease was lost to another worker.", logging.WARNING, **names)
-        return "lost"
-    except KeyboardInterrupt:  # Huey's, who ends the worker
-        raise
-    except BaseException as error:  # whatever a handler raises: Rust's libraries have one of their own
-        return "failed" if _note_failure(attempt, error, app, names) else "retry"
-    event("hand_over", "Document handed over.", **names)
-    return "done"
+
+    run_attempt(_HAND_OVER, org_id, document_id, app, do)
+
+
+_HAND_OVER = Work[Document](
+    action="hand_over",
+    kind=attempt_files.DOCUMENT,
+    id_name="document_id",
+    store=lambda app: app.records.documents,
+    log_fields=lambda row: {"message_id": row.inbound_message_id},
+    subject="Hand-over",
+    done="Document handed over.",
+    retried="Hand-over failed; another attempt follows.",
+    end="done",
+    counter=metrics.HANDOVERS,
+    seconds=metrics.HANDOVER_SECONDS,
+    outages=OUTAGES,
+    is_ours=False,
+)
 
 
 class HandlerNotRun(OrderflowError):
@@ -207,15 +190,3 @@ def _need_end(result: object) -> None:
     if isinstance(result, Coroutine | Generator):
         result.close()  # or Python warns that it was never awaited
     raise HandlerNotRun(f"the handler returned a {type(result).__name__}")
-
-
-def _note_failure(attempt: Document, error: BaseException, app: App, names: dict[str, Any]) -> bool:
-    """Note a failed attempt, and tell whether it was the last one."""
-    documents, why = app.records.documents, error_details(attempt.attempts, error, is_ours=False)
-    writes = (partial(documents.give_up, attempt), partial(documents.retry_later, attempt))
-    is_last = record_failure(attempt, error, why, app, *writes, is_outage=isinstance(error, OUTAGES))
-    if is_last:
-        event("hand_over", "Hand-over failed for good.", logging.ERROR, **names, **why)
-    else:
-        event("hand_over", "Hand-over failed; another attempt follows.", logging.WARNING, **names, **why)
-    return is_last

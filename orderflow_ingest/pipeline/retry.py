@@ -37,10 +37,12 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
 
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.errors import OrderflowError
@@ -98,37 +100,138 @@ def check_lost_attempts(attempts: int, error_json: Any) -> None:
         raise AttemptLost
 
 
-def learned(attempts: int, error_json: Any) -> tuple[list[str], bool]:
+class RowStore(Protocol[Row]):
+    """The table whose rows are worked on: `storage.database.messages` or `documents`."""
+
+    def get(self, org_id: int, id: UUID) -> Row | None: ...
+    def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> Row | None: ...
+    def retry_later(self, attempt: Row, error: dict[str, Any], attempts: int, due: datetime) -> object: ...
+    def give_up(self, attempt: Row, error: dict[str, Any]) -> object: ...
+
+
+@dataclass(frozen=True)
+class Work(Generic[Row]):
+    """One kind of work on rows: how it is logged and counted, and which of its errors are outages.
+
+    `id_name` names a row in the log. `end` is the word of the metrics for an attempt that succeeded. `is_ours`: the
+    log may show the place of an error in our own code alone, see `error_location`.
+    """
+
+    action: str
+    kind: str
+    id_name: str
+    store: Callable[[App], RowStore[Row]]
+    log_fields: Callable[[Row], dict[str, Any]]
+    subject: str
+    done: str
+    retried: str
+    end: str
+    counter: metrics.Counter
+    seconds: metrics.Histogram
+    outages: tuple[type[BaseException], ...]
+    is_ours: bool
+
+
+class Attempt(Generic[Row]):
+    """One attempt at a row: `fields` are those of its log records, `part` is the part of the mail being read."""
+
+    def __init__(self, row: Row, org: str, fields: dict[str, Any], file: attempt_files.AttemptFile):
+        self.row: Row = row
+        self.org = org
+        self.fields = fields
+        self.part: str | None = None
+        self._file = file
+
+    def set_part(self, part: str | None) -> None:
+        """Set the part that is being read, for who finds this process gone; None for none."""
+        self.part = part
+        self._file.set_part(part)
+
+
+def run_attempt(
+    work: Work[Row], org_id: int, id: UUID, app: App, do: Callable[[Attempt[Row]], dict[str, Any] | None]
+) -> None:
+    """Claim a row, and take one attempt at it; a row that is finished, leased or not due yet is left alone.
+
+    `do` does the work and returns more fields for the record of its success. It raises LeaseLostError where another
+    worker has the row. Any other error is a failed attempt, and is recorded on the row.
+    """
+    began, org = time.monotonic(), app.records.organizations.slug(org_id)
+    fields: dict[str, Any] = {"org": org, "org_id": org_id, work.id_name: id}
+    row = _claim(work, org_id, id, app)
+    if row is None:
+        event(work.action, f"Nothing to do for this {work.kind}.", **fields)
+        return
+    fields |= work.log_fields(row)
+    with attempt_files.attempt(app.settings.attempts_dir, work.kind, org_id, id, row.worker or "") as file:
+        end = _run(work, Attempt(row, org, fields, file), app, do)
+    metrics.count(work.counter, org, end)
+    metrics.observe(work.seconds, time.monotonic() - began)
+
+
+def _run(work: Work[Row], attempt: Attempt[Row], app: App, do: Callable[[Attempt[Row]], dict[str, Any] | None]) -> str:
+    """Take an attempt, and return how it ended, in the words of the metrics."""
+    try:
+        check_lost_attempts(attempt.row.attempts, attempt.row.error_json)
+        more = do(attempt) or {}
+    except LeaseLostError:
+        event(work.action, "Lease was lost to another worker.", logging.WARNING, **attempt.fields)
+        return "lost"
+    except KeyboardInterrupt:  # Huey's, who ends the worker
+        raise
+    except BaseException as error:  # whatever a handler raises: Rust's libraries have one of their own
+        is_last, details = _record_attempt_failure(work, attempt, error, app)
+        text = f"{work.subject} failed for good." if is_last else work.retried
+        event(work.action, text, logging.ERROR if is_last else logging.WARNING, **attempt.fields, **details)
+        return "failed" if is_last else "retry"
+    event(work.action, work.done, **more, **attempt.fields)
+    return work.end
+
+
+def _record_attempt_failure(
+    work: Work[Row], attempt: Attempt[Row], error: BaseException, app: App
+) -> tuple[bool, dict[str, Any]]:
+    """Record a failed attempt, with the part that took all time or memory; return whether it was the last one."""
+    row, store = attempt.row, work.store(app)
+    failed_parts, _ = read_failed_parts(row.attempts, row.error_json)
+    part = attempt.part if isinstance(error, (TaskDeadlineReached, MemoryError)) else None
+    details = add_failed_part(error_details(row.attempts, error, is_ours=work.is_ours), failed_parts, part)
+    writes = (partial(store.give_up, row), partial(store.retry_later, row))
+    return record_failure(row, error, details, app, *writes, is_outage=isinstance(error, work.outages)), details
+
+
+def read_failed_parts(attempts: int, error_json: Any) -> tuple[list[str], bool]:
     """Return the parts that earlier attempts at a message failed at, and whether this attempt has to open none."""
-    noted = error_json or {}
-    unnoted = attempts - 1 - noted.get("counted", noted.get("attempt", 0))
-    is_poison = unnoted > 0 or noted.get("error") in _POISONED
-    return list(noted.get("parts", ())), is_poison and attempts >= POISON_ATTEMPTS
+    recorded = error_json or {}
+    lost = attempts - 1 - recorded.get("counted", recorded.get("attempt", 0))
+    is_poison = lost > 0 or recorded.get("error") in _POISONED
+    return list(recorded.get("parts", ())), is_poison and attempts >= POISON_ATTEMPTS
 
 
-def with_parts(why: dict[str, Any], failed_at: list[str], part: str | None) -> dict[str, Any]:
+def add_failed_part(details: dict[str, Any], failed_parts: list[str], part: str | None) -> dict[str, Any]:
     """Return error_json with the parts that attempts failed at, the last one last."""
-    known = [*failed_at, part] if part is not None else failed_at
-    return {**why, "parts": known} if known else why
+    parts = [*failed_parts, part] if part is not None else failed_parts
+    return {**details, "parts": parts} if parts else details
 
 
-def begun(claim: Callable[[str], Row | None], row: Callable[[], Row | None], app: App) -> Row | None:
+def _claim(work: Work[Row], org_id: int, id: UUID, app: App) -> Row | None:
     """Return the row whose attempt this thread has begun by its claim; None if it may not.
 
     Where the claim was not answered, the mark on the row says whether it was committed: it names the file that this
-    thread alone has, and a thread has one attempt in hand. Raises DatabaseUnavailable.
+    thread alone has, and a thread is at one attempt at a time. Raises DatabaseUnavailable.
     """
-    worker = worker_name(app.settings.attempts_dir)
+    store, worker = work.store(app), worker_name(app.settings.attempts_dir)
+    lease, now = timedelta(seconds=app.settings.lease), app.records.database.now()
     try:
-        return claim(worker)
+        return store.claim(org_id, id, worker, now, lease)
     except DatabaseUnavailable:
         for delay in CLAIM_DELAYS:
             time.sleep(delay)
             with suppress(DatabaseUnavailable):
-                found = row()
+                found = store.get(org_id, id)
                 if "@" in worker and found is not None and (found.worker or "").startswith(f"{worker}/"):
                     return found
-                return claim(worker)
+                return store.claim(org_id, id, worker, now, lease)
         raise
 
 
@@ -177,8 +280,8 @@ def _note_loss(found: attempt_files.LostAttempt, app: App) -> bool:
     row = rows.get(found.org_id, found.id)
     if row is None or row.worker != found.worker:
         return False
-    failed_at, _ = learned(row.attempts, row.error_json)
-    why = with_parts(error_details(row.attempts, AttemptLost(), is_ours=True), failed_at, found.part)
+    failed_parts, _ = read_failed_parts(row.attempts, row.error_json)
+    why = add_failed_part(error_details(row.attempts, AttemptLost(), is_ours=True), failed_parts, found.part)
     writes = (partial(rows.give_up, row), partial(rows.retry_later, row))
     is_last = record_failure(row, AttemptLost(), why, app, *writes, is_outage=False)
     org = app.records.organizations.slug(found.org_id)

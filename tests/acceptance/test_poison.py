@@ -21,7 +21,7 @@ from tests.support.mails import PDF, mail
 ACME = f"orders+acme@{DOMAIN}"
 SITECUSTOMIZE = """
 import collections, ctypes, itertools, os
-from orderflow_ingest.attachments import reading
+from orderflow_ingest.parsing.documents import walk
 
 def stop_for_ever():
     libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
@@ -42,7 +42,7 @@ POISON = {
     b"POISON KILLS": lambda: os.kill(os.getpid(), 9),
     b"POISON ABORTS": os.abort,
 }
-detect = reading.detect_type
+detect = walk.detect_type
 
 def detect_type(data):
     for word, act in POISON.items():
@@ -50,7 +50,7 @@ def detect_type(data):
             act()
     return detect(data)
 
-reading.detect_type = detect_type
+walk.detect_type = detect_type
 """
 
 

@@ -58,9 +58,10 @@ STRAY = (delivery.deliver, delivery._hold, HeldMails.insert)
 OWN = (delivery.deliver, delivery._record)
 LATE = (delivery._resolve_identity_race, delivery._delete_orphan_object, FileArchive.delete)
 EXTRACTION = (
-    extract.extract, extract._store, extract._archived, FileArchive.put, FileArchive._put_all,
+    extract.extract, retry.run_attempt, retry._run, retry._claim,
+    extract._store, extract._archived, FileArchive.put, FileArchive._put_all,
     Documents.record,
-    Messages.claim, Messages._update, extract._ring_for_documents, hand_over.hand_over, Documents._end,
+    Messages.claim, Messages._update, extract._enqueue_documents, hand_over.hand_over, Documents._end,
 )  # fmt: skip
 
 
