@@ -24,12 +24,11 @@ from orderflow_ingest.pipeline.extract import extract
 from orderflow_ingest.pipeline.hand_over import hand_over
 from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import Filter, schema
+from tests.support.fakes import embedded
 from tests.support.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS
 from tests.support.lab.postfix import Postfix
 from tests.support.lab.process import free_port, scratch, wait_until
 from tests.support.lab.smtp import send
-
-from tests.support.fakes import embedded
 from tests.support.mails import mail, order, part
 
 ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"

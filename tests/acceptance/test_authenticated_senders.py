@@ -11,11 +11,10 @@ from functools import partial
 
 import pytest
 
+from tests.support.lab import smtp
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.milters import Domain, Milters
 from tests.support.lab.process import scratch, wait_until
-
-from tests.support.lab import smtp
 
 MX = "mx.example.com"  # as the page has it
 STRICT = f"orders+strict@{DOMAIN}"

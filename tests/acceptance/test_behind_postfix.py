@@ -12,12 +12,11 @@ import socket
 import pytest
 
 from orderflow_ingest.domain.outcomes import Outcome
+from tests.support.interpreters import make_python
+from tests.support.lab import smtp
 from tests.support.lab.deployment import PROGRAMS, Deployment
 from tests.support.lab.process import free_port, scratch, wait_until
-
-from tests.support.lab import smtp
 from tests.support.mails import mail
-from tests.support.interpreters import make_python
 
 SENT, DEFERRED, BOUNCED = "sent", "deferred", "bounced"
 FILTER = "    -o pipe_delivery_status_filter=$orderflow_status_filter\n"

@@ -18,7 +18,6 @@ from orderflow_ingest.entrypoints.admin.postfix.mail_queue import waiting_becaus
 from orderflow_ingest.entrypoints.cli.run_as import as_user
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.process import free_port, scratch
-
 from tests.support.operating import rows
 
 CANARY = f"orders+canary@{DOMAIN}"

@@ -1,17 +1,18 @@
 """What `check` finds in main.cf, master.cf and the recipient map that every way shares; asked of the modules."""
 
-from tests.support.check_postfix import said
-from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
-from orderflow_ingest.entrypoints.admin.checks.postfix import open_postfix
-from orderflow_ingest.entrypoints.admin.checks.postfix_daemon import check_daemon
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.deployment import Deployment
-from tests.support.lab.process import scratch
 import pwd
-import pytest
 import re
 import shutil
 import subprocess
+
+import pytest
+
+from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
+from orderflow_ingest.entrypoints.admin.checks.postfix import open_postfix
+from orderflow_ingest.entrypoints.admin.checks.postfix_daemon import check_daemon
+from tests.support.check_postfix import said
+from tests.support.lab.deployment import DOMAIN, Deployment
+from tests.support.lab.process import scratch
 
 
 @pytest.fixture(scope="module")

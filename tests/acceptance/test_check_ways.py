@@ -1,15 +1,16 @@
 """orderflow-admin check knows each way's needs, and the service's health; each finding names the line to change."""
 
-from tests.support.check_postfix import said as in_process
-from tests.support.checking import deployed, findings
-from tests.support.operating import check
-from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS
-from tests.support.lab.deployment import DOMAIN
-import pytest
 import re
 import shutil
 import subprocess
 
+import pytest
+
+from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS
+from tests.support.check_postfix import said as in_process
+from tests.support.checking import deployed, findings
+from tests.support.lab.deployment import DOMAIN
+from tests.support.operating import check
 
 PIPE, LMTP, BEFORE_QUEUE = "pipe", "lmtp", "before-queue"
 

@@ -21,12 +21,11 @@ from orderflow_ingest.domain.states import EventKind, Status
 from orderflow_ingest.entrypoints.console.app import create_app
 from orderflow_ingest.entrypoints.console.users import User, Users
 from orderflow_ingest.storage.database import Filter
-from tests.support.lab.browser import chromium, served
-from tests.support.mailroom import Mailroom
-from tests.support.lab.process import wait_until
-
-from tests.support.fakes import embedded
 from tests.support.console import _HASH, PASSWORD
+from tests.support.fakes import embedded
+from tests.support.lab.browser import chromium, served
+from tests.support.lab.process import wait_until
+from tests.support.mailroom import Mailroom
 
 PICTURES = os.environ.get("ORDERFLOW_PICTURES")
 AXE = (files("axe_core_python") / "axe.min.js").read_text()

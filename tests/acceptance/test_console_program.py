@@ -1,27 +1,26 @@
 """orderflow-console as a program: where it listens, what it refuses, and PostgreSQL behind it."""
 
-from tests.support.fakes import embedded
-from tests.support.console import as_user, found, made_users, message_of, opened, url_of
-from dataclasses import replace
-from datetime import UTC
-from datetime import datetime
-from orderflow_ingest.config import load
-from orderflow_ingest.entrypoints.console.app import create_app
-from orderflow_ingest.storage.database import Records
-from pathlib import Path
-from tests.support.mailroom import Mailroom
-from tests.support.lab.process import Process
-from tests.support.lab.process import wait_until
-from types import SimpleNamespace
-from uuid import uuid4
 import os
-import pytest
 import re
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import uuid4
 
+import pytest
+
+from orderflow_ingest.config import load
+from orderflow_ingest.entrypoints.console.app import create_app
+from orderflow_ingest.storage.database import Records
+from tests.support.console import as_user, found, made_users, message_of, opened, url_of
+from tests.support.fakes import embedded
+from tests.support.lab.process import Process, wait_until
+from tests.support.mailroom import Mailroom
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,9 +14,8 @@ from urllib.parse import urlencode
 import pytest
 
 from orderflow_ingest.entrypoints.console.users import User, Users, hash_password
-from tests.support.lab.process import Process, free_port, scratch, wait_until
-
 from tests.support.fakes import embedded
+from tests.support.lab.process import Process, free_port, scratch, wait_until
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse battery"

@@ -1,17 +1,6 @@
 """orderflow-deliver as a program: exit status, the one line, bad input, what stands in its way."""
 
-from tests.support.mails import mail
-from tests.support.mails import order
-from tests.support.interpreters import make_python
-from orderflow_ingest.domain.outcomes import Outcome
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.deployment import Deployment
-from tests.support.lab.deployment import PROGRAMS
-from tests.support.lab.process import free_port
-from tests.support.lab.process import scratch
-from tests.support.lab.process import wait_until
 import os
-import pytest
 import re
 import shutil
 import socket
@@ -19,6 +8,13 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
+from orderflow_ingest.domain.outcomes import Outcome
+from tests.support.interpreters import make_python
+from tests.support.lab.deployment import DOMAIN, PROGRAMS, Deployment
+from tests.support.lab.process import free_port, scratch, wait_until
+from tests.support.mails import mail, order
 
 ACME = f"orders+acme@{DOMAIN}"
 

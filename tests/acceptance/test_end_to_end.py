@@ -5,12 +5,11 @@ from collections import Counter
 
 import pytest
 
+from tests.support.containers_made import attachment, flagged, tnef, zipped
+from tests.support.lab import demo, smtp
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.postgres import Postgres
 from tests.support.lab.process import scratch, wait_until
-
-from tests.support.containers_made import attachment, flagged, tnef, zipped
-from tests.support.lab import demo, smtp
 from tests.support.mails import mail, multipart, order, part
 
 ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"

@@ -1,9 +1,8 @@
 """The two commands that the README begins with run as it says."""
 
-from pathlib import Path
 import re
 import subprocess
-
+from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -10,7 +10,6 @@ import pytest
 from orderflow_ingest.storage.queue import Queue
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.process import scratch, wait_until
-
 from tests.support.mails import order
 from tests.support.queue_rows import EXTRACT, JUNK, row
 

@@ -8,9 +8,8 @@ import pytest
 
 import orderflow_ingest
 from orderflow_ingest.domain.outcomes import Outcome
-from tests.support.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS
-
 from tests.support.checking import deployed, findings
+from tests.support.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS
 
 FORMER = "import sys; sys.path.insert(0, {!r}); from orderflow_ingest.deliver_cli import main; main()"
 HANDLER = """

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lab.process import Process, free_port, wait_until
-
 from tests.support.lab import warm
+from tests.support.lab.process import Process, free_port, wait_until
 from tests.support.mails import mail
 
 PROGRAMS = Path(sys.executable).parent

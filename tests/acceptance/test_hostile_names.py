@@ -11,10 +11,9 @@ from base64 import b64encode
 
 import pytest
 
+from tests.support.lab import warm
 from tests.support.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.support.lab.process import scratch
-
-from tests.support.lab import warm
 
 MARK = "zzmark"  # in every name, so that its way can be followed
 HOSTILE = (

@@ -1,10 +1,12 @@
 """orderflow-replay import as a program."""
 
-from tests.support.mails import order
-from tests.support.lab.deployment import Deployment
 import json
-import pytest
 import subprocess
+
+import pytest
+
+from tests.support.lab.deployment import Deployment
+from tests.support.mails import order
 
 
 @pytest.fixture

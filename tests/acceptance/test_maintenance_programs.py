@@ -18,12 +18,11 @@ from orderflow_ingest.entrypoints.admin.main import cli
 from orderflow_ingest.pipeline import extract, hand_over
 from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import Filter
+from tests.support.fakes import embedded
 from tests.support.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS, Deployment
 from tests.support.lab.process import scratch
-
-from tests.support.servers import BUCKET
-from tests.support.fakes import embedded
 from tests.support.mails import order
+from tests.support.servers import BUCKET
 from tests.support.tenants import Tenants
 
 OLD = datetime.now(UTC) - timedelta(days=400)

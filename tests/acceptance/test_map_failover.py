@@ -9,11 +9,10 @@ from orderflow_ingest.entrypoints.admin.checks.postfix import open_postfix
 from orderflow_ingest.entrypoints.admin.checks.postfix_limits import check_hosts
 from orderflow_ingest.entrypoints.admin.postfix.render import render
 from orderflow_ingest.storage.postgresql_url import read
+from tests.support.lab import smtp
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.process import scratch
 from tests.support.lab.wire import Wire
-
-from tests.support.lab import smtp
 
 FORMS = {
     "u:p@a:5433,b:5434/d?target_session_attrs=read-write": [("a", "5433"), ("b", "5434")],

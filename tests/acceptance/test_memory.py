@@ -1,16 +1,16 @@
 """Mails at the same time take no more memory than the budget of the service."""
 
-from concurrent.futures import ThreadPoolExecutor
-from orderflow_ingest.config import load
-from orderflow_ingest.entrypoints.service.cost import cost
-from pathlib import Path
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.deployment import Deployment
-from tests.support.lab.process import scratch
-import pytest
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pytest
+
+from orderflow_ingest.config import load
+from orderflow_ingest.entrypoints.service.cost import cost
+from tests.support.lab.deployment import DOMAIN, Deployment
+from tests.support.lab.process import scratch
 
 MEGABYTE = 1 << 20
 AT_ONCE = 12

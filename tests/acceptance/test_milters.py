@@ -7,11 +7,10 @@ import re
 
 import pytest
 
+from tests.support.lab import smtp
 from tests.support.lab.milters import Domain, Milters, example
 from tests.support.lab.postfix import Postfix
 from tests.support.lab.process import scratch, wait_until
-
-from tests.support.lab import smtp
 
 MX = "mx.example.com"  # as the page has it
 PLAIN = tuple(f"AuthservID {MX}\nSocket inet:{port}@127.0.0.1\n" for port in (8891, 8893))

@@ -1,27 +1,7 @@
 """orderflow-metrics, and what stands on it: the dashboard, the alerts, and the page that explains them."""
 
-from tests.support.mails import mail
-from tests.support.mails import order
-from tests.support.monitoring import DASHBOARD, DECLARED, MONITORING, RULES, asked, names
-from contextlib import closing
-from contextlib import contextmanager
-from contextlib import suppress
-from orderflow_ingest.entrypoints.exporter import gauges
-from pathlib import Path
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
-from prometheus_client.parser import text_string_to_metric_families
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.deployment import Deployment
-from tests.support.lab.deployment import ENVIRONMENT
-from tests.support.lab.deployment import PROGRAMS
-from tests.support.lab.process import Process
-from tests.support.lab.process import free_port
-from tests.support.lab.process import listening
-from tests.support.lab.process import scratch
-from tests.support.lab.process import wait_until
 import http.client
 import os
-import pytest
 import re
 import signal
 import smtplib
@@ -29,8 +9,19 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import yaml
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
+import pytest
+import yaml
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from prometheus_client.parser import text_string_to_metric_families
+
+from orderflow_ingest.entrypoints.exporter import gauges
+from tests.support.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS, Deployment
+from tests.support.lab.process import Process, free_port, listening, scratch, wait_until
+from tests.support.mails import mail, order
+from tests.support.monitoring import DASHBOARD, DECLARED, MONITORING, RULES, asked, names
 
 PROMTOOL = PROGRAMS / "promtool"
 ACME = f"orders+acme@{DOMAIN}"
@@ -386,6 +377,8 @@ def test_a_textfile_is_there_whole_or_not_and_other_users_can_read_it(busy):
 
 def expressions(panel: dict) -> list[str]:
     return [target["expr"] for target in panel.get("targets", ())]
+
+
 CHARTS = [expression for panel in DASHBOARD["panels"] for expression in expressions(panel)]
 VARIABLES = DASHBOARD["templating"]["list"]
 

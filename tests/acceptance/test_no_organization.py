@@ -1,16 +1,13 @@
 """Mail for a database without any organization waits behind a real Postfix, and then comes."""
 
-from tests.support.rcpt import row
-from tests.support.rcpt import say
-from tests.support.rcpt import status
-from contextlib import closing
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.deployment import Deployment
-from tests.support.lab.process import scratch
-from tests.support.lab.process import wait_until
-import pytest
 import sqlite3
+from contextlib import closing
 
+import pytest
+
+from tests.support.lab.deployment import DOMAIN, Deployment
+from tests.support.lab.process import scratch, wait_until
+from tests.support.rcpt import row, say, status
 
 ACME, NOBODY = f"orders+acme@{DOMAIN}", f"orders@{DOMAIN}"
 

@@ -1,18 +1,16 @@
 """orderflow-admin and orderflow-replay as programs, on the embedded default."""
 
-from tests.support.mails import mail
-from tests.support.mails import order
-from tests.support.operating import check, failing, rows
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.deployment import Deployment
-from tests.support.lab.process import free_port
-from tests.support.lab.process import wait_until
 import json
-import pytest
 import re
 import sqlite3
 import subprocess
 
+import pytest
+
+from tests.support.lab.deployment import DOMAIN, Deployment
+from tests.support.lab.process import free_port, wait_until
+from tests.support.mails import mail, order
+from tests.support.operating import check, failing, rows
 
 ACME = f"orders+acme@{DOMAIN}"
 

@@ -15,7 +15,6 @@ import pytest
 
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.process import wait_until
-
 from tests.support.mails import PDF, mail
 
 ACME = f"orders+acme@{DOMAIN}"

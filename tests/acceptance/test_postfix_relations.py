@@ -1,15 +1,15 @@
 """What the printed parameters of Postfix do in a real one: backoff, large mail, long header fields."""
 
-from tests.support.lab import smtp
-from tests.support.relations import printed
-from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.deployment import Deployment
-from tests.support.lab.process import scratch
-from tests.support.lab.process import wait_until
-import pytest
 import re
 import shutil
+
+import pytest
+
+from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
+from tests.support.lab import smtp
+from tests.support.lab.deployment import DOMAIN, Deployment
+from tests.support.lab.process import scratch, wait_until
+from tests.support.relations import printed
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,9 @@ import os
 import pytest
 
 from orderflow_ingest.storage.database import DatabaseUnavailable
+from tests.support.fakes import embedded
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.process import scratch, wait_until
-
-from tests.support.fakes import embedded
 from tests.support.rcpt import say
 
 BROKEN = {

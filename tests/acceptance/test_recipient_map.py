@@ -5,7 +5,6 @@ import sqlalchemy as sa
 
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.process import scratch, wait_until
-
 from tests.support.rcpt import POSTMASTER, STRANGER, row, say, status
 
 BOOKS, BOOKS_ASCII = "bücher.example", "xn--bcher-kva.example"

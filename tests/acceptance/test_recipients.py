@@ -3,13 +3,14 @@
 Never 250 at RCPT and then a bounce or a mail that is deferred for ever, and never another organization's mail.
 """
 
-from tests.support.rcpt import POSTMASTER, SLUGS, STRANGER, row, say, status
+import re
+
+import pytest
+
 from tests.support.lab.deployment import DOMAIN as D
 from tests.support.lab.deployment import Deployment
 from tests.support.lab.process import scratch
-import pytest
-import re
-
+from tests.support.rcpt import POSTMASTER, SLUGS, STRANGER, row, say, status
 
 ACCEPTED = {
     f"<orders+acme@{D}>": "acme",

@@ -1,29 +1,25 @@
 """orderflow-replay as a program: what it selects, puts through again, leaves behind, and how it is broken off."""
 
-from tests.support.fakes import embedded
-from tests.support.mails import mail
-from tests.support.mails import order
-from tests.support.operating import failing
-from tests.acceptance.test_operator import quiet
-from tests.support.operating import rows
-from tests.support.replaying import ACME, fill, held
-from tests.support.tenants import Tenants
-from contextlib import closing
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.database.tables import document
-from pathlib import Path
-from tests.support.lab.deployment import Deployment
-from tests.support.lab.deployment import ENVIRONMENT
-from tests.support.lab.process import scratch
-from tests.support.lab.process import wait_until
-from uuid import UUID
 import json
-import psycopg
-import pytest
 import signal
 import sqlite3
 import subprocess
+from contextlib import closing
+from pathlib import Path
+from uuid import UUID
 
+import psycopg
+import pytest
+
+from orderflow_ingest.storage.database import Records
+from tests.acceptance.test_operator import quiet
+from tests.support.fakes import embedded
+from tests.support.lab.deployment import ENVIRONMENT, Deployment
+from tests.support.lab.process import scratch, wait_until
+from tests.support.mails import mail, order
+from tests.support.operating import failing, rows
+from tests.support.replaying import ACME, fill
+from tests.support.tenants import Tenants
 
 __all__ = ["quiet"]
 

@@ -1,16 +1,15 @@
 """What a real Postfix makes of a mail for a next hop without 8BITMIME is the same mail."""
 
-from tests.support.fakes import embedded
-from tests.support.rewritten import ACME, UMLAUTS, attached, difference, mixed, post, renumbered, written
+import pytest
 from aiosmtpd.controller import Controller
+
 from orderflow_ingest.domain.identity import read_mail
 from orderflow_ingest.domain.outcomes import Outcome
+from tests.support.fakes import embedded
 from tests.support.lab.postfix import Postfix
-from tests.support.lab.process import free_port
-from tests.support.lab.process import scratch
-from tests.support.lab.process import wait_until
+from tests.support.lab.process import free_port, scratch, wait_until
 from tests.support.lab.smtp import send
-import pytest
+from tests.support.rewritten import ACME, UMLAUTS, attached, difference, mixed, post, renumbered, written
 
 
 @pytest.fixture

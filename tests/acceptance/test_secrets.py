@@ -13,10 +13,9 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.lab import smtp
 from tests.support.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.support.lab.process import free_port, wait_until
-
-from tests.support.lab import smtp
 from tests.support.mails import order
 
 SECRET = "hidden7Q"  # in each of them, on both sides of what a parser may cut at

@@ -30,10 +30,9 @@ from orderflow_ingest.pipeline.receive import drain
 from orderflow_ingest.storage import spool_entry
 from orderflow_ingest.storage.database import Filter
 from orderflow_ingest.storage.envelope_header import encode_envelope
+from tests.support.crash import kill_at, points
 from tests.support.lab.deployment import DOMAIN, ENVIRONMENT, PROGRAMS, Deployment
 from tests.support.lab.process import Process, scratch, wait_until
-
-from tests.support.crash import kill_at, points
 from tests.support.mails import mail, order
 
 ACME = f"orders+acme@{DOMAIN}"

@@ -12,7 +12,6 @@ import pytest
 from orderflow_ingest.storage.queue import HUEY_LOGGERS, Queue
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.process import scratch, wait_until
-
 from tests.support.mails import order
 
 ACME = f"orders+acme@{DOMAIN}"

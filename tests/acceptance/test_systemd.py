@@ -1,14 +1,15 @@
 """systemd/: the units are right by systemd's own word, and closed."""
 
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
 from orderflow_ingest.config import load
 from orderflow_ingest.entrypoints.health_client import SOCKETS
 from orderflow_ingest.entrypoints.service.socketmap import MAX_CONNECTIONS
-from pathlib import Path
 from tests.support.lab.deployment import PROGRAMS
-import pytest
-import re
-import subprocess
-
 
 UNITS = sorted(
     path

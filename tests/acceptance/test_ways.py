@@ -10,10 +10,9 @@ from contextlib import closing
 
 import pytest
 
+from tests.support.lab import demo, smtp
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.process import scratch, wait_until
-
-from tests.support.lab import demo, smtp
 from tests.support.mails import mail, order
 
 ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"

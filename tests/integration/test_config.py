@@ -1,8 +1,8 @@
 """The settings in real processes: paths, and keys that reach the environment."""
 
-from pathlib import Path
 import subprocess
 import sys
+from pathlib import Path
 
 
 def written(place, text):

@@ -1,10 +1,10 @@
 """The option --whole runs every case of each campaign."""
 
-from pathlib import Path
-import pytest
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 
 ROOT = Path(__file__).parents[2]
 TEST = "def test_x(draw):\n    print('drawn:', len(draw(range(40), 3)))\n"

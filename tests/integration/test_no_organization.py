@@ -1,15 +1,15 @@
 """A standby of PostgreSQL may not know a new organization yet, so only its yes counts."""
 
-from tests.support.fakes import embedded
 from dataclasses import replace
-from orderflow_ingest.domain.outcomes import Outcome
-from orderflow_ingest.pipeline.admission import check_recipient
-from orderflow_ingest.storage.database import DatabaseUnavailable
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.database.connection import NO_TENANT
-from tests.support.lab.deployment import DOMAIN
+
 import pytest
 
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.pipeline.admission import check_recipient
+from orderflow_ingest.storage.database import DatabaseUnavailable, Records
+from orderflow_ingest.storage.database.connection import NO_TENANT
+from tests.support.fakes import embedded
+from tests.support.lab.deployment import DOMAIN
 
 ACME, NOBODY = f"orders+acme@{DOMAIN}", f"orders@{DOMAIN}"
 

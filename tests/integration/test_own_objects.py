@@ -1,25 +1,20 @@
 """A row of an earlier version that names another tenant's object is not worked on."""
 
-from tests.support.mails import order
-from tests.support.own_objects import at_version, written
-from datetime import UTC
-from datetime import datetime
-from orderflow_ingest.domain.identity import read_message
-from orderflow_ingest.domain.object_keys import document_key
-from orderflow_ingest.domain.object_keys import raw_key
-from orderflow_ingest.domain.states import Status
-from orderflow_ingest.storage.database import ALL_TENANTS
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.database import schema
-from orderflow_ingest.storage.database.tables import document
-from orderflow_ingest.storage.database.tables import inbound_message
-from tests.support.lab.deployment import Deployment
-from tests.support.lab.process import scratch
-from tests.support.lab.process import wait_until
+from datetime import UTC, datetime
 from uuid import uuid4
+
 import pytest
 import sqlalchemy as sa
 
+from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.object_keys import document_key, raw_key
+from orderflow_ingest.domain.states import Status
+from orderflow_ingest.storage.database import ALL_TENANTS, Records, schema
+from orderflow_ingest.storage.database.tables import document, inbound_message
+from tests.support.lab.deployment import Deployment
+from tests.support.lab.process import scratch, wait_until
+from tests.support.mails import order
+from tests.support.own_objects import at_version, written
 
 KEYS = (
     "org/2/raw/" + "0" * 64 + ".eml",

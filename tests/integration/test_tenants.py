@@ -1,69 +1,54 @@
 """PostgreSQL keeps the tenants apart, and each program to what it needs: real roles, each with its password."""
 
-from tests.support.lab import smtp
-from tests.support.mails import mail
-from tests.support.mails import order
-from tests.support.records import LEASE
-from tests.support.records import NOW
-from tests.support.records import claimed
-from tests.support.records import inserted
-from tests.support.records import new
-from tests.support.records import of_version
-from tests.support.records import part
-from tests.support.tenants import GROUPS, Tenants
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from datetime import UTC
-from datetime import datetime
-from datetime import timedelta
-from functools import partial
-from orderflow_ingest.app import open_app
-from orderflow_ingest.config import load
-from orderflow_ingest.domain.envelope import Envelope
-from orderflow_ingest.domain.object_keys import document_key
-from orderflow_ingest.domain.object_keys import raw_key
-from orderflow_ingest.domain.outcomes import Outcome
-from orderflow_ingest.domain.states import HandOver
-from orderflow_ingest.domain.states import HoldReason
-from orderflow_ingest.domain.states import Status
-from orderflow_ingest.pipeline import extract
-from orderflow_ingest.pipeline import hand_over
-from orderflow_ingest.pipeline import replay
-from orderflow_ingest.pipeline import retry
-from orderflow_ingest.pipeline.receive import deliver_from_memory
-from orderflow_ingest.storage.archive import ArchiveUnavailable
-from orderflow_ingest.storage.archive import ObjectMissing
-from orderflow_ingest.storage.archive import S3Archive
-from orderflow_ingest.storage.database import ALL_TENANTS
-from orderflow_ingest.storage.database import DatabaseUnavailable
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import NO_TENANT
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.database import SkippedPart
-from orderflow_ingest.storage.database import count_backlog
-from orderflow_ingest.storage.database import schema
-from orderflow_ingest.storage.database.backlog import CENSUS
-from orderflow_ingest.storage.database.rows import column_values
-from orderflow_ingest.storage.database.sweeping import SweepClaim
-from orderflow_ingest.storage.database.tables import document
-from orderflow_ingest.storage.database.tables import held_mail
-from orderflow_ingest.storage.database.tables import inbound_message
-from orderflow_ingest.storage.database.tables import message_event
-from orderflow_ingest.storage.database.tables import organization
-from orderflow_ingest.storage.database.tables import skipped_part
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.deployment import Deployment
-from tests.support.lab.process import free_port
-from tests.support.lab.process import scratch
-from tests.support.lab.process import wait_until
-from uuid import uuid4
 import hashlib
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import uuid4
+
 import psycopg
 import pytest
 import sqlalchemy as sa
-import time
 
+from orderflow_ingest.app import open_app
+from orderflow_ingest.config import load
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.object_keys import document_key, raw_key
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import HandOver, HoldReason, Status
+from orderflow_ingest.pipeline import extract, hand_over, replay, retry
+from orderflow_ingest.pipeline.receive import deliver_from_memory
+from orderflow_ingest.storage.archive import ArchiveUnavailable, ObjectMissing, S3Archive
+from orderflow_ingest.storage.database import (
+    ALL_TENANTS,
+    NO_TENANT,
+    DatabaseUnavailable,
+    Filter,
+    Records,
+    SkippedPart,
+    count_backlog,
+    schema,
+)
+from orderflow_ingest.storage.database.backlog import CENSUS
+from orderflow_ingest.storage.database.rows import column_values
+from orderflow_ingest.storage.database.sweeping import SweepClaim
+from orderflow_ingest.storage.database.tables import (
+    document,
+    held_mail,
+    inbound_message,
+    message_event,
+    organization,
+    skipped_part,
+)
+from tests.support.lab import smtp
+from tests.support.lab.deployment import DOMAIN, Deployment
+from tests.support.lab.process import free_port, scratch, wait_until
+from tests.support.mails import mail, order
+from tests.support.records import LEASE, NOW, claimed, inserted, new, of_version, part
+from tests.support.tenants import GROUPS, Tenants
 
 TABLES = (inbound_message, document, skipped_part, held_mail, message_event)
 

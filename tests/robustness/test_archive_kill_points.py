@@ -1,17 +1,15 @@
 """A put into the archive of files that is killed at any line leaves a whole object or none."""
 
-from tests.support.crash import kill_at
-from tests.support.crash import points
-from tests.support.s3_answers import DIGEST, Files, KEY, Objects, RAW
-from orderflow_ingest.storage.archive import FileArchive
-from orderflow_ingest.storage.archive import ObjectMissing
-from orderflow_ingest.storage.archive import files
-from orderflow_ingest.storage.archive import s3
-from orderflow_ingest.storage.resilience import timeouts
+import tempfile
 from pathlib import Path
+
 import boto3
 import pytest
-import tempfile
+
+from orderflow_ingest.storage.archive import FileArchive, ObjectMissing, files, s3
+from orderflow_ingest.storage.resilience import timeouts
+from tests.support.crash import kill_at, points
+from tests.support.s3_answers import DIGEST, KEY, RAW, Files, Objects
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 
 from orderflow_ingest.parsing.documents import Part, Reason
 from orderflow_ingest.parsing.documents.walk import UNPACKED_LIMIT
-
 from tests.support import fuzz
 from tests.support.mutations import mutate, seeds
 

@@ -30,9 +30,8 @@ from orderflow_ingest.storage.database.messages import Messages
 from orderflow_ingest.storage.envelope_header import encode_envelope
 from orderflow_ingest.storage.spool import Spool
 from orderflow_ingest.storage.spool_entry import _commit, _copy, write_entry
-from tests.support.lab.process import scratch, wait_until
-
 from tests.support.fakes import FaultyArchive, embedded
+from tests.support.lab.process import scratch, wait_until
 from tests.support.mails import PDF, order
 
 URLS = ("database_url", "queue_url", "archive_url")

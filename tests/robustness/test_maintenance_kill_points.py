@@ -1,24 +1,36 @@
 """reconcile, retention and erasure that are killed at any line end the same when they run again."""
 
-from tests.support.crash import kill_at
-from tests.support.crash import points
-from tests.support.fakes import ListQueue
-from tests.support.fakes import embedded
-from tests.support.mails import order
-from tests.support.maintenance import MENDED, OLD, SENDER, count, delivered, documents, erased, everything_of, found, keep, objects, populated, put_orphan, spooled, work
-from dataclasses import replace
-from orderflow_ingest.domain.states import Status
-from orderflow_ingest.maintenance import erasure
-from orderflow_ingest.maintenance import retention
-from orderflow_ingest.maintenance.reconcile import comparison
-from orderflow_ingest.maintenance.reconcile import orphans
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.database.tables import held_mail
-from orderflow_ingest.storage.database.tables import message_event
-from tests.support.lab.process import scratch
-import pytest
 import shutil
+from dataclasses import replace
+
+import pytest
+
+from orderflow_ingest.domain.states import Status
+from orderflow_ingest.maintenance import erasure, retention
+from orderflow_ingest.maintenance.reconcile import comparison, orphans
+from orderflow_ingest.storage.database import Filter, Records
+from orderflow_ingest.storage.database.tables import held_mail, message_event
+from tests.support.crash import kill_at, points
+from tests.support.fakes import ListQueue, embedded
+from tests.support.lab.process import scratch
+from tests.support.mails import order
+from tests.support.maintenance import (
+    MENDED,
+    OLD,
+    SENDER,
+    count,
+    delivered,
+    documents,
+    erased,
+    everything_of,
+    found,
+    keep,
+    objects,
+    populated,
+    put_orphan,
+    spooled,
+    work,
+)
 
 
 @pytest.fixture

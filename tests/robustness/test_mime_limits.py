@@ -21,7 +21,6 @@ from orderflow_ingest.parsing.mime.bodies import find_uuencoded
 from orderflow_ingest.parsing.mime.fields import find_sender_header
 from orderflow_ingest.parsing.mime.tree import MAX_DEPTH, MAX_PARTS
 from orderflow_ingest.parsing.mime.words import decode_text
-
 from tests.support.cost import unit
 
 MIXED = b"Content-Type: multipart/mixed; boundary=b\n\n"

@@ -1,8 +1,24 @@
 """A process that is killed between any two lines of the spool leaves an entry whole or none."""
 
-from tests.support.crash import kill_at
-from tests.support.spooled import BLOCKS, EMPTY, HEADER, MODULES, RAW, RENAMED, WRITE, content, new_spool, points_of, set_aside, spooled, time_passed, write_blocks
 import pytest
+
+from tests.support.crash import kill_at
+from tests.support.spooled import (
+    BLOCKS,
+    EMPTY,
+    HEADER,
+    MODULES,
+    RAW,
+    RENAMED,
+    WRITE,
+    content,
+    new_spool,
+    points_of,
+    set_aside,
+    spooled,
+    time_passed,
+    write_blocks,
+)
 
 
 @pytest.fixture

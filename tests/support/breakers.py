@@ -1,9 +1,9 @@
 """A clock and a backend for tests of the circuit breaker."""
 
-from tests.integration.storage.test_circuit_breaker import breaker, path
 import os
-import pytest
 import time
+
+import pytest
 
 
 class AwayError(Exception):

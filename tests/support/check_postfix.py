@@ -1,13 +1,13 @@
 """What the checks of Postfix say of a deployment."""
 
-from tests.acceptance.test_check_postfix import config, deployment
+import os
+
 from orderflow_ingest.app import open_app
 from orderflow_ingest.config import load
 from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
-from orderflow_ingest.entrypoints.admin.checks.postfix import check_postfix
-from orderflow_ingest.entrypoints.admin.checks.postfix import open_postfix
+from orderflow_ingest.entrypoints.admin.checks.postfix import check_postfix, open_postfix
+
 from .lab.deployment import Deployment
-import os
 
 
 def said(deployment: Deployment, config) -> str:

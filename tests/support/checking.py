@@ -1,10 +1,11 @@
 """What `orderflow-admin check` finds in a deployment."""
 
-from .operating import check
-from .lab.deployment import Deployment
 import pwd
 import shutil
 import subprocess
+
+from .lab.deployment import Deployment
+from .operating import check
 
 
 def deployed(template, place, way: str) -> Deployment:

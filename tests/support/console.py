@@ -1,23 +1,20 @@
 """The users of the console, and deployments that it shows."""
 
-from .fakes import FaultyArchive
-from .fakes import ListQueue
-from tests.acceptance.test_console_program import room
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
 from flask.testing import FlaskClient
+from werkzeug.security import generate_password_hash
+
 from orderflow_ingest.app import App
 from orderflow_ingest.config import load
 from orderflow_ingest.entrypoints.console.app import create_app
-from orderflow_ingest.entrypoints.console.users import User
-from orderflow_ingest.entrypoints.console.users import Users
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import InboundMessage
-from orderflow_ingest.storage.database import Records
+from orderflow_ingest.entrypoints.console.users import User, Users
+from orderflow_ingest.storage.database import Filter, InboundMessage, Records
 from orderflow_ingest.storage.spool import Spool
-from pathlib import Path
-from types import SimpleNamespace
-from werkzeug.security import generate_password_hash
-import re
 
+from .fakes import FaultyArchive, ListQueue
 
 PASSWORD = "correct horse battery"
 _HASH = generate_password_hash(PASSWORD, method="pbkdf2:sha256:1")  # quick

@@ -1,10 +1,9 @@
 """Counts, read from the metric files."""
 
-from tests.integration.observability.test_metric_files import directory
-from orderflow_ingest.observability import metrics
-from pathlib import Path
 import fcntl
+from pathlib import Path
 
+from orderflow_ingest.observability import metrics
 
 DELIVERED = ("orderflow_deliveries_total acme DELIVERED", 1)
 

@@ -12,6 +12,7 @@ from orderflow_ingest.storage.archive import ArchiveUnavailable, FileArchive
 from orderflow_ingest.storage.database import Records, schema
 from orderflow_ingest.storage.queue import QueueUnavailable
 from orderflow_ingest.storage.spool import Spool
+
 from .lab.process import scratch
 
 

@@ -1,8 +1,9 @@
 """Interpreters that fail, in the place of the one that a program starts with."""
 
-from pathlib import Path
-from .lab.deployment import PROGRAMS
 import shutil
+from pathlib import Path
+
+from .lab.deployment import PROGRAMS
 
 
 def make_python(programs: Path, script: str) -> Path:

@@ -1,38 +1,28 @@
 """Deployments with mail in every state, for the tests of reconcile, retention and erasure."""
 
-from .mails import mail
-from .mails import order
-from tests.robustness.test_maintenance_kill_points import parts
+import os
 from dataclasses import replace
-from datetime import UTC
-from datetime import datetime
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.identity import read_message
 from orderflow_ingest.domain.object_keys import raw_key
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import Status
-from orderflow_ingest.maintenance.erasure import ErasureRequest
-from orderflow_ingest.maintenance.erasure import erase
-from orderflow_ingest.maintenance.reconcile.findings import DigestCheck
-from orderflow_ingest.maintenance.reconcile.findings import ReconcileOptions
+from orderflow_ingest.maintenance.erasure import ErasureRequest, erase
+from orderflow_ingest.maintenance.reconcile.findings import DigestCheck, ReconcileOptions
 from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_organization
-from orderflow_ingest.maintenance.retention import RetentionRule
-from orderflow_ingest.maintenance.retention import apply_retention
+from orderflow_ingest.maintenance.retention import RetentionRule, apply_retention
 from orderflow_ingest.pipeline import extract as extraction
 from orderflow_ingest.pipeline import hand_over
 from orderflow_ingest.pipeline.receive import deliver_from_memory
-from orderflow_ingest.storage.database import ALL_TENANTS
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database.tables import document
-from orderflow_ingest.storage.database.tables import held_mail
-from orderflow_ingest.storage.database.tables import inbound_message
-from orderflow_ingest.storage.database.tables import message_event
-from orderflow_ingest.storage.database.tables import skipped_part
+from orderflow_ingest.storage.database import ALL_TENANTS, Filter
+from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message, message_event, skipped_part
 from orderflow_ingest.storage.envelope_header import encode_envelope
-import os
-import sqlalchemy as sa
 
+from .mails import mail, order
 
 ME = "me@here"
 TOLD = ReconcileOptions(ME, object_age=timedelta(0), digests=DigestCheck.ALL)

@@ -1,13 +1,14 @@
 """The monitoring files, read."""
 
-from orderflow_ingest.entrypoints.exporter import gauges
-from orderflow_ingest.observability import metrics
-from pathlib import Path
 import json
 import re
 import socket
+from pathlib import Path
+
 import yaml
 
+from orderflow_ingest.entrypoints.exporter import gauges
+from orderflow_ingest.observability import metrics
 
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring"
 DECLARED = (*gauges.GAUGES, *metrics.COUNTERS, *metrics.HISTOGRAMS)

@@ -2,5 +2,4 @@
 
 from .lab.deployment import DOMAIN
 
-
 ACME, NOBODY = f"orders+acme@{DOMAIN}", f"orders@{DOMAIN}"

@@ -1,7 +1,8 @@
 """The operator's programs, and what they say of a deployment."""
 
-from .lab.deployment import Deployment
 import json
+
+from .lab.deployment import Deployment
 
 
 def failing(deployment: Deployment, program: str, *arguments: str) -> str:

@@ -1,18 +1,15 @@
 """Rows that name another tenant's object."""
 
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from datetime import UTC
-from datetime import datetime
-from orderflow_ingest.storage.database import ALL_TENANTS
-from orderflow_ingest.storage.database import Database
-from orderflow_ingest.storage.database import NO_TENANT
-from orderflow_ingest.storage.database.tables import held_mail
-from orderflow_ingest.storage.database.tables import inbound_message
-from orderflow_ingest.storage.package_files import package_directory
-from uuid import uuid4
-import sqlalchemy as sa
 
+from orderflow_ingest.storage.database import ALL_TENANTS, NO_TENANT, Database
+from orderflow_ingest.storage.database.tables import held_mail, inbound_message
+from orderflow_ingest.storage.package_files import package_directory
 
 # The database
 

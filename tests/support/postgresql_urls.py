@@ -2,7 +2,6 @@
 
 from orderflow_ingest.config import load
 
-
 SECRET = "pw-of-db"
 LOGIN = f"of:{SECRET}@"
 

@@ -1,14 +1,12 @@
 """A delivery without Postfix."""
 
-from tests.unit.pipeline.test_deliver import parts
-from datetime import UTC
-from datetime import datetime
+from datetime import UTC, datetime
+
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.pipeline.deliver import Delivery
 from orderflow_ingest.pipeline.receive import deliver_spooled
 from orderflow_ingest.storage.envelope_header import encode_envelope
-
 
 ACME = "orders+acme@orderflow.example.com"
 

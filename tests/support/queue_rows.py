@@ -1,11 +1,11 @@
 """Rows of the queue, as Huey writes them."""
 
-from huey.registry import Message
-from pathlib import Path
-from uuid import UUID
 import json
 import pickle
+from pathlib import Path
+from uuid import UUID
 
+from huey.registry import Message
 
 SECRET = "not-for-any-log"
 MESSAGE = UUID("0b5a3a52-7d0c-4c1e-8f64-0c6d5b1f2a17")

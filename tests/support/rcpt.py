@@ -1,14 +1,14 @@
 """What RCPT TO answers, and what becomes of the mail."""
 
-from tests.acceptance.test_recipients import deployment
-from contextlib import closing
-from .lab.deployment import Deployment
-from .lab.process import wait_until
 import re
 import socket
-import sqlalchemy as sa
 import sqlite3
+from contextlib import closing
 
+import sqlalchemy as sa
+
+from .lab.deployment import Deployment
+from .lab.process import wait_until
 
 # A client that is nobody's: permit_mynetworks would let it send anywhere.
 STRANGER = "mynetworks = 192.0.2.0/24\n"

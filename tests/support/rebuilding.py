@@ -1,21 +1,18 @@
 """Deliveries, and a rebuild of the rows from the archive."""
 
-from tests.integration.maintenance.test_rebuild import parts
-from datetime import UTC
-from datetime import datetime
-from datetime import timedelta
+import json
+from datetime import UTC, datetime, timedelta
+
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
 from orderflow_ingest.maintenance.rebuild.parse_object import RebuildOptions
-from orderflow_ingest.maintenance.rebuild.rebuilder import RebuildProgress
-from orderflow_ingest.maintenance.rebuild.rebuilder import rebuild_organizations
+from orderflow_ingest.maintenance.rebuild.rebuilder import RebuildProgress, rebuild_organizations
 from orderflow_ingest.pipeline import deliver as delivery
 from orderflow_ingest.pipeline.deliver import Origin
-from .lab.deployment import DOMAIN
-import json
 
+from .lab.deployment import DOMAIN
 
 AT = datetime(2026, 3, 14, 15, 9, 26, 535897, UTC)
 

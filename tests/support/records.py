@@ -1,24 +1,18 @@
 """Rows for tests of the database."""
 
-from tests.integration.storage.test_database import records, url
-from alembic import command
-from alembic.config import Config
+import shutil
 from dataclasses import replace
-from datetime import UTC
-from datetime import datetime
-from datetime import timedelta
-from orderflow_ingest.domain.automatic_mail import AutomaticMailSignal
-from orderflow_ingest.parsing.documents.part import PartKind
-from orderflow_ingest.storage.database import Database
-from orderflow_ingest.storage.database import NO_TENANT
-from orderflow_ingest.storage.database import NewDocument
-from orderflow_ingest.storage.database import NewMessage
-from orderflow_ingest.storage.database import schema
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
-import psycopg
-import shutil
 
+import psycopg
+from alembic import command
+from alembic.config import Config
+
+from orderflow_ingest.domain.automatic_mail import AutomaticMailSignal
+from orderflow_ingest.parsing.documents.part import PartKind
+from orderflow_ingest.storage.database import NO_TENANT, Database, NewDocument, NewMessage, schema
 
 NOW = datetime(2026, 11, 20, 8, 30, 15, 123456, tzinfo=UTC)
 LEASE, MINUTE = timedelta(minutes=15), timedelta(minutes=1)

@@ -1,10 +1,11 @@
 """Postfix's parameters, read and changed."""
 
+import os
+import shutil
+
 from orderflow_ingest.config import load
 from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
 from orderflow_ingest.entrypoints.admin.postfix.render import render
-import os
-import shutil
 
 
 def printed(place, way: str, given: dict[str, str], main: str = "", old: str = "", new: str = "") -> Postconf:

@@ -1,21 +1,18 @@
 """Runs of a replay."""
 
-from .mails import mail
-from tests.unit.entrypoints.replay.test_replay import parts
-from datetime import UTC
-from datetime import datetime
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import HoldReason
 from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import NewMessage
 from orderflow_ingest.storage.database.rows import column_values
-from orderflow_ingest.storage.database.tables import held_mail
-from orderflow_ingest.storage.database.tables import inbound_message
-from .lab.deployment import DOMAIN
-from uuid import uuid4
+from orderflow_ingest.storage.database.tables import held_mail, inbound_message
 
+from .lab.deployment import DOMAIN
+from .mails import mail
 
 ACME = f"orders+acme@{DOMAIN}"
 NOW = datetime(2026, 11, 20, 8, 30, 15, tzinfo=UTC)

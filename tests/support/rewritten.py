@@ -1,15 +1,13 @@
 """Mails that a gateway has written in another way."""
 
-from tests.acceptance.test_rewritten_mail import parts
-from datetime import UTC
-from datetime import datetime
+import base64
+import quopri
+from datetime import UTC, datetime
+
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.identity import read_mail
 from orderflow_ingest.domain.mail_comparison import find_difference
 from orderflow_ingest.pipeline.receive import deliver_from_memory
-import base64
-import quopri
-
 
 ACME = "orders+acme@orderflow.example.com"
 TEXT = "Bestellung über 12 Stück à 3 €, größtenteils\n" + "eine sehr lange Zeile " * 9 + "\n\n=20 Ende \n"
@@ -69,6 +67,8 @@ def difference(first, second):
     found = {find_difference(read_mail(one), read_mail(two)) for one, two in ((first, second), (second, first))}
     assert len(found) == 1, "whichever is the first"
     return found.pop()
+
+
 UMLAUTS = TEXT.replace("€", "E")
 
 

@@ -1,17 +1,14 @@
 """An HTTP server of the test that answers as an S3 store would."""
 
-from tests.support.servers import BUCKET
-from tests.robustness.test_archive_kill_points import client
-from http.server import BaseHTTPRequestHandler
-from http.server import ThreadingHTTPServer
-from orderflow_ingest.domain.object_keys import raw_key
-from orderflow_ingest.storage.archive import S3Archive
-from orderflow_ingest.storage.archive import open_archive
 import hashlib
 import json
 import shutil
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from orderflow_ingest.domain.object_keys import raw_key
+from orderflow_ingest.storage.archive import S3Archive, open_archive
+from tests.support.servers import BUCKET
 
 RAW = b"Subject: order 17\r\n\r\nten of them\r\n\0\xff"
 DIGEST = hashlib.sha256(RAW).hexdigest()

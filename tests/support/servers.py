@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BUCKET = "orders"
 
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator["Postgres"]:
     """Give a PostgreSQL that does not sync."""

@@ -1,16 +1,16 @@
 """Spools, and messages in them."""
 
-from .crash import points
-from tests.robustness.test_spool_kill_points import spool
-from orderflow_ingest.storage import spool as spool_module
-from orderflow_ingest.storage import spool_entry as entry_module
-from orderflow_ingest.storage.spool import Spool
-from pathlib import Path
 import io
 import os
 import tempfile
 import time
+from pathlib import Path
 
+from orderflow_ingest.storage import spool as spool_module
+from orderflow_ingest.storage import spool_entry as entry_module
+from orderflow_ingest.storage.spool import Spool
+
+from .crash import points
 
 HEADER = b"recipient: orders+acme@orderflow.example.com\nsender: buyer@shop.example\n"
 RAW = b"Subject: order 17\r\n\r\nten of them\r\n\0\xff\n\n"

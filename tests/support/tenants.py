@@ -1,11 +1,11 @@
 """A deployment on PostgreSQL under its real roles."""
 
-from tests.integration.test_tenants import deployment
 from contextlib import closing
-from orderflow_ingest.storage.database import Records
 from uuid import uuid4
+
 import psycopg
 
+from orderflow_ingest.storage.database import Records
 
 GROUPS = ("map", "deliver", "worker", "metrics", "operator")
 

@@ -1,17 +1,13 @@
 """Settings are read from one file and the environment, and what is wrong is refused by its key's name alone."""
 
-from contextlib import suppress
-from orderflow_ingest.config import KEYS
-from orderflow_ingest.config import SettingsError
-from orderflow_ingest.config import doubtful_lines
-from orderflow_ingest.config import load
-from orderflow_ingest.config import read_file
-from orderflow_ingest.config import sets_nothing
-from pathlib import Path
 import os
-import pytest
 import time
+from contextlib import suppress
+from pathlib import Path
 
+import pytest
+
+from orderflow_ingest.config import KEYS, SettingsError, doubtful_lines, load, read_file, sets_nothing
 
 SECRET = "not-for-any-log"
 OTHERWISE = "systemd reads the value of {} in another way: take out backslash and lone quote"

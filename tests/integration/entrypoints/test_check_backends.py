@@ -48,7 +48,6 @@ from orderflow_ingest.storage.database import server_info as server
 from orderflow_ingest.storage.queue import QueueUnavailable
 from orderflow_ingest.storage.resilience import timeouts
 from tests.support.lab.process import Process, free_port, scratch, wait_until
-
 from tests.support.mails import order
 from tests.support.s3_answers import Answers
 

@@ -13,7 +13,6 @@ from orderflow_ingest.config import load
 from orderflow_ingest.entrypoints.admin.checks.openness import _connections, check_openness
 from tests.support.lab.deployment import Deployment
 from tests.support.lab.process import scratch
-
 from tests.support.tenants import Tenants
 
 

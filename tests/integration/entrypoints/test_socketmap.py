@@ -1,12 +1,12 @@
 """What the recipient map asks a real PostgreSQL, and what a lost connection or a lock makes of it."""
 
-from tests.support.fakes import embedded
-from orderflow_ingest.storage.database import DatabaseUnavailable
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.resilience.timeouts import Timeouts
-from tests.support.lab.process import scratch
 import psycopg
 import pytest
+
+from orderflow_ingest.storage.database import DatabaseUnavailable, Records
+from orderflow_ingest.storage.resilience.timeouts import Timeouts
+from tests.support.fakes import embedded
+from tests.support.lab.process import scratch
 
 
 @pytest.fixture(scope="module")

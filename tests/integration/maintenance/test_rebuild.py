@@ -1,65 +1,55 @@
 """The rows come back from the archive alone, as they were, column by column."""
 
-from tests.support.servers import BUCKET
-from tests.support.fakes import FaultyArchive
-from tests.support.fakes import ListQueue
-from tests.support.fakes import embedded
-from tests.support.mails import mail
-from tests.support.mails import order
-from tests.support.rebuilding import AT, build, deliver, told
+import hashlib
+import json
+import signal
+import sqlite3
+import subprocess
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+
+import boto3
+import pytest
+import sqlalchemy as sa
+
 from orderflow_ingest.app import App
 from orderflow_ingest.config import load
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.identity import read_mail
-from orderflow_ingest.domain.object_keys import UPLOAD
-from orderflow_ingest.domain.object_keys import held_id
-from orderflow_ingest.domain.object_keys import message_id
-from orderflow_ingest.domain.object_keys import raw_key
-from orderflow_ingest.domain.object_keys import read_raw_key
+from orderflow_ingest.domain.object_keys import UPLOAD, held_id, message_id, raw_key, read_raw_key
 from orderflow_ingest.domain.outcomes import Outcome
-from orderflow_ingest.domain.states import EventKind
-from orderflow_ingest.domain.states import HandOver
-from orderflow_ingest.domain.states import HoldReason
-from orderflow_ingest.domain.states import Status
+from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason, Status
 from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
-from orderflow_ingest.maintenance.rebuild.parse_object import ObjectNote
-from orderflow_ingest.maintenance.rebuild.parse_object import RebuildOptions
+from orderflow_ingest.maintenance.rebuild.parse_object import ObjectNote, RebuildOptions
 from orderflow_ingest.maintenance.rebuild.process_pool import ProcessPool
 from orderflow_ingest.maintenance.rebuild.rebuilder import orphan_documents
 from orderflow_ingest.pipeline import deliver as delivery
-from orderflow_ingest.pipeline import extract
-from orderflow_ingest.pipeline import hand_over
-from orderflow_ingest.pipeline import replay
-from orderflow_ingest.pipeline.archive_manifest import claim_organization
-from orderflow_ingest.pipeline.archive_manifest import read_decision
-from orderflow_ingest.pipeline.archive_manifest import read_organization
-from orderflow_ingest.pipeline.archive_manifest import write_organizations
+from orderflow_ingest.pipeline import extract, hand_over, replay
+from orderflow_ingest.pipeline.archive_manifest import (
+    claim_organization,
+    read_decision,
+    read_organization,
+    write_organizations,
+)
 from orderflow_ingest.pipeline.deliver import Origin
-from orderflow_ingest.storage.archive import ArchiveUnavailable
-from orderflow_ingest.storage.archive import open_archive
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import OrganizationMismatchError
-from orderflow_ingest.storage.database import OrganizationRecord
-from orderflow_ingest.storage.database import Presence
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.database import schema
+from orderflow_ingest.storage.archive import ArchiveUnavailable, open_archive
+from orderflow_ingest.storage.database import (
+    Filter,
+    OrganizationMismatchError,
+    OrganizationRecord,
+    Presence,
+    Records,
+    schema,
+)
 from orderflow_ingest.storage.database.tables import metadata
 from orderflow_ingest.storage.spool import Spool
-from pathlib import Path
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.deployment import Deployment
+from tests.support.fakes import FaultyArchive, ListQueue, embedded
+from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.process import wait_until
-import boto3
-import hashlib
-import json
-import pytest
-import signal
-import sqlalchemy as sa
-import sqlite3
-import subprocess
-
+from tests.support.mails import mail, order
+from tests.support.rebuilding import AT, build, deliver, told
+from tests.support.servers import BUCKET
 
 # Our own times, and what a worker writes while it is at a row.
 OURS = {"created_at", "updated_at", "next_attempt_at", "attempts", "worker"}

@@ -1,18 +1,21 @@
 """Logs of real processes: what is on standard error, what a hanging log daemon costs, and records of many writers."""
 
-from pathlib import Path
 import json
-import pytest
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 
 ROOT = Path(__file__).parents[3]
 
 
 def records(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+HEAD = "import sys\nfrom pathlib import Path\nfrom orderflow_ingest.observability import logs\n"
 
 
 HEAD = "import sys\nfrom pathlib import Path\nfrom orderflow_ingest.observability import logs\n"

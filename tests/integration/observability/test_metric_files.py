@@ -1,18 +1,19 @@
 """Metric files of real processes: slots, a kill in the middle of counting, a full disk."""
 
-from tests.support.counting import count, counted, files, is_free
-from orderflow_ingest.observability import metric_files as slots
-from orderflow_ingest.observability import metrics
-from pathlib import Path
-from tests.support.lab.process import wait_until
 import contextlib
 import os
-import pytest
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pytest
+
+from orderflow_ingest.observability import metric_files as slots
+from orderflow_ingest.observability import metrics
+from tests.support.counting import count, counted, files, is_free
+from tests.support.lab.process import wait_until
 
 ROOT = Path(__file__).parents[3]
 COUNTING = """

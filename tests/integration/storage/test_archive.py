@@ -1,35 +1,33 @@
 """Both archives keep what they were given, notice what was changed behind our back, and say when they are away."""
 
-from tests.support.servers import BUCKET
-from tests.support.s3_answers import Answers, DIGEST, Files, KEY, Objects, RAW
-from base64 import b64decode
-from base64 import b64encode
-from botocore.exceptions import ConnectTimeoutError
-from botocore.exceptions import ReadTimeoutError
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from orderflow_ingest.domain.object_keys import document_key
-from orderflow_ingest.domain.object_keys import raw_key
-from orderflow_ingest.storage.archive import ArchiveUnavailable
-from orderflow_ingest.storage.archive import Description
-from orderflow_ingest.storage.archive import Fetched
-from orderflow_ingest.storage.archive import ObjectDamaged
-from orderflow_ingest.storage.archive import ObjectMissing
-from orderflow_ingest.storage.archive import S3Archive
-from orderflow_ingest.storage.archive import files
-from orderflow_ingest.storage.archive import open_archive
-from orderflow_ingest.storage.archive import s3
-from orderflow_ingest.storage.resilience import circuit_breaker
-from orderflow_ingest.storage.resilience import timeouts
-from tests.support.lab.process import free_port
-import boto3
 import hashlib
 import os
-import pytest
 import socket
 import subprocess
 import time
+from base64 import b64decode, b64encode
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import boto3
+import pytest
+from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
+
+from orderflow_ingest.domain.object_keys import document_key, raw_key
+from orderflow_ingest.storage.archive import (
+    ArchiveUnavailable,
+    Description,
+    Fetched,
+    ObjectDamaged,
+    ObjectMissing,
+    S3Archive,
+    open_archive,
+    s3,
+)
+from orderflow_ingest.storage.resilience import circuit_breaker, timeouts
+from tests.support.lab.process import free_port
+from tests.support.s3_answers import DIGEST, KEY, RAW, Answers, Files, Objects
+from tests.support.servers import BUCKET
 
 SECRET = "not-for-any-log"
 

@@ -1,9 +1,10 @@
 """A process of another pid namespace that lives is not taken for one that is gone."""
 
-from tests.support.attempts import files, is_known_gone
-from tests.support.lab.process import wait_until
 import subprocess
 import sys
+
+from tests.support.attempts import files, is_known_gone
+from tests.support.lab.process import wait_until
 
 
 def test_a_process_of_another_pid_namespace_that_lives_is_never_told_gone(place):

@@ -1,11 +1,13 @@
 """A circuit file that the file system does not let go stops nobody."""
 
-from tests.support.breakers import AwayError, age, is_through, opened
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
 from orderflow_ingest.storage.resilience import circuit_breaker as module
 from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
-import pytest
-import subprocess
+from tests.support.breakers import AwayError, age, is_through, opened
 
 
 @pytest.fixture

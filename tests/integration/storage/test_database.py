@@ -1,76 +1,81 @@
 """The rows hold on both databases: one schema, one row per identity, one worker per attempt, each tenant its own."""
 
-from tests.support.records import KINDS, LEASE, MINUTE, NOW, Server, at_version, claimed, inserted, new, of_version, part
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC
-from datetime import datetime
-from datetime import timedelta
-from datetime import timezone
-from orderflow_ingest.domain.org_settings import OrgSettingsError
-from orderflow_ingest.domain.states import EventKind
-from orderflow_ingest.domain.states import HandOver
-from orderflow_ingest.domain.states import HoldReason
-from orderflow_ingest.domain.states import Status
-from orderflow_ingest.parsing.documents.part import PartKind
-from orderflow_ingest.parsing.mime.words import storable
-from orderflow_ingest.storage.database import ALL_TENANTS
-from orderflow_ingest.storage.database import Database
-from orderflow_ingest.storage.database import DatabaseUnavailable
-from orderflow_ingest.storage.database import Event
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import IdentityTakenError
-from orderflow_ingest.storage.database import InboundMessage
-from orderflow_ingest.storage.database import Messages
-from orderflow_ingest.storage.database import NO_TENANT
-from orderflow_ingest.storage.database import NewDocument
-from orderflow_ingest.storage.database import NewMessage
-from orderflow_ingest.storage.database import OrganizationExistsError
-from orderflow_ingest.storage.database import OrganizationRecord
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.database import Run
-from orderflow_ingest.storage.database import SkippedPart
-from orderflow_ingest.storage.database import count_backlog
-from orderflow_ingest.storage.database import recipients_path
-from orderflow_ingest.storage.database import schema
-from orderflow_ingest.storage.database import selection
-from orderflow_ingest.storage.database.rows import column_values
-from orderflow_ingest.storage.database.sweeping import LASTS
-from orderflow_ingest.storage.database.sweeping import SweepClaim
-from orderflow_ingest.storage.database.tables import UtcDateTime
-from orderflow_ingest.storage.database.tables import document
-from orderflow_ingest.storage.database.tables import held_mail
-from orderflow_ingest.storage.database.tables import inbound_message
-from orderflow_ingest.storage.database.tables import metadata
-from orderflow_ingest.storage.database.tables import organization
-from orderflow_ingest.storage.resilience import circuit_breaker
-from orderflow_ingest.storage.resilience import timeouts
-from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
-from pathlib import Path
-from tests.support.lab.postgres import Postgres
-from tests.support.lab.process import free_port
-from tests.support.lab.process import wait_until
-from tests.support.lab.wire import Wire
-from time import CLOCK_BOOTTIME
-from time import clock_gettime
-from uuid import UUID
-from uuid import uuid4
-import psycopg
-import pytest
 import random
 import re
 import socket
-import sqlalchemy as sa
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime
+from uuid import UUID, uuid4
 
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from orderflow_ingest.domain.org_settings import OrgSettingsError
+from orderflow_ingest.domain.states import EventKind, HandOver, HoldReason, Status
+from orderflow_ingest.parsing.documents.part import PartKind
+from orderflow_ingest.parsing.mime.words import storable
+from orderflow_ingest.storage.database import (
+    ALL_TENANTS,
+    NO_TENANT,
+    Database,
+    DatabaseUnavailable,
+    Event,
+    Filter,
+    IdentityTakenError,
+    InboundMessage,
+    Messages,
+    NewDocument,
+    NewMessage,
+    OrganizationExistsError,
+    OrganizationRecord,
+    Records,
+    Run,
+    SkippedPart,
+    count_backlog,
+    recipients_path,
+    schema,
+    selection,
+)
+from orderflow_ingest.storage.database.rows import column_values
+from orderflow_ingest.storage.database.sweeping import LASTS, SweepClaim
+from orderflow_ingest.storage.database.tables import (
+    UtcDateTime,
+    document,
+    held_mail,
+    inbound_message,
+    metadata,
+    organization,
+)
+from orderflow_ingest.storage.resilience import circuit_breaker, timeouts
+from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
+from tests.support.lab.postgres import Postgres
+from tests.support.lab.process import free_port, wait_until
+from tests.support.lab.wire import Wire
+from tests.support.records import (
+    KINDS,
+    LEASE,
+    MINUTE,
+    NOW,
+    Server,
+    at_version,
+    claimed,
+    inserted,
+    new,
+    of_version,
+    part,
+)
 
 SECRET = "not-for-any-log"
 

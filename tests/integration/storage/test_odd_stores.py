@@ -35,11 +35,10 @@ from orderflow_ingest.storage.archive import ArchiveUnavailable, Fetched, Object
 from orderflow_ingest.storage.archive.metadata import read_headers, write_headers
 from orderflow_ingest.storage.database import Filter, Records, schema
 from orderflow_ingest.storage.resilience import timeouts
-from tests.support.lab.odd_store import PREFIX, OddStore, Reply, error, page
-
-from tests.support.servers import BUCKET
 from tests.support.fakes import embedded
+from tests.support.lab.odd_store import PREFIX, OddStore, Reply, error, page
 from tests.support.mails import mail, order
+from tests.support.servers import BUCKET
 
 RAW = b"Subject: order 17\n\nten of them\n"
 DIGEST = hashlib.sha256(RAW).hexdigest()

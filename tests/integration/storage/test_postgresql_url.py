@@ -1,17 +1,15 @@
 """PostgreSQL URLs: every form is read by libpq, for rows and queue alike, or refused by name."""
 
-from tests.support.postgresql_urls import LOGIN, SECRET, loaded
-from orderflow_ingest.storage.database import DatabaseUnavailable
-from orderflow_ingest.storage.database import NO_TENANT
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.database import schema
-from orderflow_ingest.storage.queue import Queue
-from orderflow_ingest.storage.queue import QueueUnavailable
-from tests.support.lab.process import free_port
-from uuid import uuid4
-import pytest
 import subprocess
 import sys
+from uuid import uuid4
+
+import pytest
+
+from orderflow_ingest.storage.database import NO_TENANT, DatabaseUnavailable, Records, schema
+from orderflow_ingest.storage.queue import Queue, QueueUnavailable
+from tests.support.lab.process import free_port
+from tests.support.postgresql_urls import LOGIN, SECRET, loaded
 
 
 def test_no_program_that_reads_settings_imports_a_driver():

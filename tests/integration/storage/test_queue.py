@@ -1,29 +1,28 @@
 """The queue is a bell: it carries two ids as JSON, and says when it is away."""
 
-from tests.support.queue_rows import EXTRACT, ID, JUNK, MESSAGE, SECRET, row
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import datetime
-from functools import partial
-from huey.registry import Message
-from orderflow_ingest.storage.queue import Queue
-from orderflow_ingest.storage.queue import QueueUnavailable
-from orderflow_ingest.storage.resilience import timeouts
-from tests.support.lab.process import free_port
-from tests.support.lab.process import wait_until
-from tests.support.lab.wire import Wire
-from uuid import UUID
-from uuid import uuid4
 import gc
 import json
 import pickle
-import psycopg
-import pytest
 import signal
 import socket
 import sqlite3
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from huey.registry import Message
+
+from orderflow_ingest.storage.queue import Queue, QueueUnavailable
+from orderflow_ingest.storage.resilience import timeouts
+from tests.support.lab.process import free_port, wait_until
+from tests.support.lab.wire import Wire
+from tests.support.queue_rows import EXTRACT, ID, JUNK, MESSAGE, SECRET, row
 
 
 def empty(redis):

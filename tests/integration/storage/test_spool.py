@@ -1,10 +1,12 @@
 """The spool on file systems that are full, read-only, or several; needs root to mount them."""
 
-from tests.support.spooled import EMPTY, HEADER, RAW, content, new_spool, spooled, write
-from orderflow_ingest.storage.spool import SpoolWriteError
-from pathlib import Path
-import pytest
 import subprocess
+from pathlib import Path
+
+import pytest
+
+from orderflow_ingest.storage.spool import SpoolWriteError
+from tests.support.spooled import EMPTY, HEADER, RAW, content, new_spool, spooled, write
 
 
 @pytest.fixture

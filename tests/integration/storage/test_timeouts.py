@@ -12,7 +12,6 @@ from orderflow_ingest.storage.database import DatabaseUnavailable, Records, sche
 from orderflow_ingest.storage.resilience import timeouts
 from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
 from tests.support.lab.process import FAKETIME, wait_until
-
 from tests.support.records import LEASE, NOW, claimed, inserted
 
 

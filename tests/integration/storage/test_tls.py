@@ -14,15 +14,14 @@ import pytest
 from orderflow_ingest.storage.archive import ArchiveUnavailable, open_archive
 from orderflow_ingest.storage.database import NO_TENANT, DatabaseUnavailable, Records
 from orderflow_ingest.storage.queue import Queue, QueueUnavailable
+from tests.support.lab import smtp
 from tests.support.lab.certificates import Authority
 from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.postgres import Postgres
 from tests.support.lab.process import scratch
 from tests.support.lab.redis import Redis
-
-from tests.support.servers import BUCKET
-from tests.support.lab import smtp
 from tests.support.mails import order
+from tests.support.servers import BUCKET
 
 ROLE = "tls_owner"
 NOT_TRUSTED = "its certificate is not signed by an authority that we trust"

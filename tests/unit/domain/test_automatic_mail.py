@@ -4,7 +4,6 @@ import pytest
 
 from orderflow_ingest.domain.automatic_mail import AutomaticMailSignal, read_signals
 from orderflow_ingest.parsing.mime.fields import read_mail_header
-
 from tests.support.mails import mail
 
 OWN = "orders+acme@orderflow.example.com"

@@ -1,7 +1,10 @@
 """A mail that a gateway has written in another way is the same mail; one that says anything else never is."""
 
-from tests.support.fakes import embedded
-from tests.support.rewritten import ACME, CSV, HEAD, PDF, TEXT, UMLAUTS, attached, difference, mixed, post, renumbered, written
+import re
+from random import Random
+
+import pytest
+
 from orderflow_ingest.domain.identity import read_mail
 from orderflow_ingest.domain.mail_comparison import find_difference
 from orderflow_ingest.domain.outcomes import Outcome
@@ -9,10 +12,21 @@ from orderflow_ingest.domain.states import HoldReason
 from orderflow_ingest.entrypoints.admin.history import tell_held
 from orderflow_ingest.parsing.mime.fields import HEADER_LINES
 from orderflow_ingest.storage.database import Filter
-from random import Random
-import pytest
-import re
-
+from tests.support.fakes import embedded
+from tests.support.rewritten import (
+    ACME,
+    CSV,
+    HEAD,
+    PDF,
+    TEXT,
+    UMLAUTS,
+    attached,
+    difference,
+    mixed,
+    post,
+    renumbered,
+    written,
+)
 
 BARE = HEAD.encode() + b"\n12 widgets\n"
 SAME = {

@@ -4,7 +4,6 @@ import pytest
 
 from orderflow_ingest.domain.org_settings import KEYS, OrgSettingsError, changed, read_settings
 from orderflow_ingest.parsing.documents import Reason, accept_types, read_parts
-
 from tests.support.mails import mail, order
 
 

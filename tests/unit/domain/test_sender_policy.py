@@ -8,7 +8,6 @@ from orderflow_ingest.domain.addresses import _ascii_label
 from orderflow_ingest.domain.org_settings import read_settings
 from orderflow_ingest.domain.sender_policy import Authenticator, Rejection, check_raw_sender, check_sender
 from orderflow_ingest.parsing.mime.fields import HEADER_LINES, read_mail_header
-
 from tests.support.cost import unit
 
 ALLOWED = ("@shop.example", "ann@other.example")

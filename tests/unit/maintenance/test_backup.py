@@ -22,7 +22,6 @@ from orderflow_ingest.pipeline import extract
 from orderflow_ingest.pipeline.archive_manifest import write_organizations
 from orderflow_ingest.storage.database import Filter
 from orderflow_ingest.storage.queue import Queue
-
 from tests.support.fakes import embedded
 from tests.support.mails import order
 from tests.support.rebuilding import build, deliver

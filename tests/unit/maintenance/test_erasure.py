@@ -1,28 +1,39 @@
 """What is to be erased goes with all copies and rows, and nothing else does."""
 
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from orderflow_ingest.domain.object_keys import document_key
+from orderflow_ingest.maintenance import erasure
+from orderflow_ingest.maintenance.erasure import ErasureRequest, erase
+from orderflow_ingest.maintenance.retention import RetentionRule
+from orderflow_ingest.pipeline import replay
+from orderflow_ingest.storage.database import ALL_TENANTS, Filter, Run
+from orderflow_ingest.storage.database.tables import held_mail, inbound_message, message_event, operator_run
 from tests.support.crash import at_line
 from tests.support.fakes import embedded
 from tests.support.mails import order
-from tests.support.maintenance import ME, OLD, SENDER, deliver, delivered, documents, erased, everything_of, found, keep, objects, org, populated, put_orphan, spooled, work
-from datetime import UTC
-from datetime import datetime
-from datetime import timedelta
-from orderflow_ingest.domain.object_keys import document_key
-from orderflow_ingest.maintenance import erasure
-from orderflow_ingest.maintenance.erasure import ErasureRequest
-from orderflow_ingest.maintenance.erasure import erase
-from orderflow_ingest.maintenance.retention import RetentionRule
-from orderflow_ingest.pipeline import replay
-from orderflow_ingest.storage.database import ALL_TENANTS
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import Run
-from orderflow_ingest.storage.database.tables import held_mail
-from orderflow_ingest.storage.database.tables import inbound_message
-from orderflow_ingest.storage.database.tables import message_event
-from orderflow_ingest.storage.database.tables import operator_run
-import os
-import pytest
-import sqlalchemy as sa
+from tests.support.maintenance import (
+    ME,
+    OLD,
+    SENDER,
+    deliver,
+    delivered,
+    documents,
+    erased,
+    everything_of,
+    found,
+    keep,
+    objects,
+    org,
+    populated,
+    put_orphan,
+    spooled,
+    work,
+)
 
 
 @pytest.fixture

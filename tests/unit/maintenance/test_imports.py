@@ -1,32 +1,28 @@
 """Mail of the past comes in out of files, mbox and Maildir: once, whole, and whatever lies beside it."""
 
-from tests.support.fakes import embedded
-from tests.support.mails import mail
-from tests.support.mails import order
-from datetime import UTC
-from datetime import datetime
+import io
+import os
+from datetime import UTC, datetime
 from email import policy
 from email.parser import BytesParser
-from mailbox import Maildir
-from mailbox import mbox
+from mailbox import Maildir, mbox
+from uuid import uuid4
+
+import pytest
+
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.object_keys import raw_key
 from orderflow_ingest.domain.states import EventKind
-from orderflow_ingest.maintenance.imports.importer import ImportOutcome
-from orderflow_ingest.maintenance.imports.importer import Importer
-from orderflow_ingest.maintenance.imports.importer import read_received
+from orderflow_ingest.maintenance.imports.importer import Importer, ImportOutcome, read_received
 from orderflow_ingest.maintenance.imports.mbox import read_mbox
 from orderflow_ingest.maintenance.imports.sources import read_paths
 from orderflow_ingest.parsing.mime.fields import read_mail_header
 from orderflow_ingest.pipeline.deliver import deliver
 from orderflow_ingest.pipeline.replay import accept_held
 from orderflow_ingest.storage.database import Filter
+from tests.support.fakes import embedded
 from tests.support.lab.deployment import DOMAIN
-from uuid import uuid4
-import io
-import os
-import pytest
-
+from tests.support.mails import mail, order
 
 LIMIT = 1 << 20
 FROM = b"From buyer@shop.example Fri Nov 20 10:00:00 2026\n"

@@ -1,38 +1,43 @@
 """What rows and objects do not agree about is found, and mended where that is safe."""
 
-from tests.support.crash import at_line
-from tests.support.fakes import embedded
-from tests.support.mails import mail
-from tests.support.mails import order
-from tests.support.maintenance import ME, MENDED, TOLD, _reader, change, count, deliver, delivered, documents, found, objects, org, put_orphan, row, work
 from dataclasses import replace
-from datetime import UTC
-from datetime import datetime
-from datetime import timedelta
-from orderflow_ingest.domain.envelope import Envelope
-from orderflow_ingest.domain.identity import read_message
-from orderflow_ingest.domain.object_keys import document_key
-from orderflow_ingest.domain.object_keys import raw_key
-from orderflow_ingest.domain.outcomes import Outcome
-from orderflow_ingest.domain.states import EventKind
-from orderflow_ingest.domain.states import HandOver
-from orderflow_ingest.domain.states import Status
-from orderflow_ingest.maintenance.reconcile import comparison
-from orderflow_ingest.maintenance.reconcile import orphans
-from orderflow_ingest.maintenance.reconcile.findings import DigestCheck
-from orderflow_ingest.maintenance.reconcile.findings import FindingKind
-from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_host
-from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_organization
-from orderflow_ingest.pipeline import extract as extraction
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import NewMessage
-from orderflow_ingest.storage.database.tables import document
-from orderflow_ingest.storage.database.tables import inbound_message
-from orderflow_ingest.storage.database.tables import organization
-from orderflow_ingest.storage.envelope_header import encode_envelope
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
+
 import pytest
 
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.object_keys import document_key, raw_key
+from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.states import EventKind, HandOver, Status
+from orderflow_ingest.maintenance.reconcile import comparison, orphans
+from orderflow_ingest.maintenance.reconcile.findings import DigestCheck, FindingKind
+from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_host, reconcile_organization
+from orderflow_ingest.pipeline import extract as extraction
+from orderflow_ingest.storage.database import Filter, NewMessage
+from orderflow_ingest.storage.database.tables import document, inbound_message, organization
+from orderflow_ingest.storage.envelope_header import encode_envelope
+from tests.support.crash import at_line
+from tests.support.fakes import embedded
+from tests.support.mails import mail, order
+from tests.support.maintenance import (
+    ME,
+    MENDED,
+    TOLD,
+    _reader,
+    change,
+    count,
+    deliver,
+    delivered,
+    documents,
+    found,
+    objects,
+    org,
+    put_orphan,
+    row,
+    work,
+)
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 

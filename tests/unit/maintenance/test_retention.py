@@ -1,27 +1,38 @@
 """What is older than its retention goes, what somebody may still need stays, and its rows say so."""
 
-from tests.support.crash import at_line
-from tests.support.fakes import embedded
-from tests.support.mails import order
-from tests.support.maintenance import ME, MENDED, OLD, YEAR, change, deliver, delivered, documents, found, keep, objects, org, row, work
 from dataclasses import replace
-from datetime import UTC
-from datetime import datetime
-from orderflow_ingest.domain.states import EventKind
-from orderflow_ingest.domain.states import HandOver
-from orderflow_ingest.domain.states import Status
+from datetime import UTC, datetime
+
+import pytest
+
+from orderflow_ingest.domain.states import EventKind, HandOver, Status
 from orderflow_ingest.maintenance import retention
-from orderflow_ingest.maintenance.erasure import ErasureRequest
-from orderflow_ingest.maintenance.erasure import erase
+from orderflow_ingest.maintenance.erasure import ErasureRequest, erase
 from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_organization
-from orderflow_ingest.maintenance.retention import RetentionRule
-from orderflow_ingest.maintenance.retention import apply_retention
+from orderflow_ingest.maintenance.retention import RetentionRule, apply_retention
 from orderflow_ingest.pipeline import extract as extraction
 from orderflow_ingest.pipeline import replay
 from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database.tables import document
-from orderflow_ingest.storage.database.tables import inbound_message
-import pytest
+from orderflow_ingest.storage.database.tables import document, inbound_message
+from tests.support.crash import at_line
+from tests.support.fakes import embedded
+from tests.support.mails import order
+from tests.support.maintenance import (
+    ME,
+    MENDED,
+    OLD,
+    YEAR,
+    change,
+    deliver,
+    delivered,
+    documents,
+    found,
+    keep,
+    objects,
+    org,
+    row,
+    work,
+)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.observability import logs
 from orderflow_ingest.pipeline import extract, hand_over
 from orderflow_ingest.pipeline.receive import deliver_from_memory
-
 from tests.support.fakes import embedded
 from tests.support.mails import mail, order
 

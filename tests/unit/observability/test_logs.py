@@ -1,19 +1,20 @@
 """One JSON record per step, never on the output that a bounced sender reads, and never a message lost for a log."""
 
-from datetime import datetime
-from orderflow_ingest.domain.os_errors import os_reason
-from orderflow_ingest.observability import logs
-from pathlib import Path
 import contextlib
 import errno
 import json
 import logging
 import os
-import pytest
 import socket
 import ssl
 import sys
+from datetime import datetime
+from pathlib import Path
 
+import pytest
+
+from orderflow_ingest.domain.os_errors import os_reason
+from orderflow_ingest.observability import logs
 
 logger = logging.getLogger("orderflow_ingest")
 

@@ -1,24 +1,24 @@
 """metrics: counts outlive who counted, are exact under concurrency, and never cost anything but a count."""
 
-from tests.support.fakes import embedded
-from tests.support.mails import mail
-from tests.support.counting import DELIVERED, count, counted, files, is_free
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC
-from datetime import datetime
+from datetime import UTC, datetime
+
+import pytest
+
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.observability import metric_files as slots
 from orderflow_ingest.observability import metrics
 from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import DatabaseUnavailable
-from orderflow_ingest.storage.queue import Queue
-from orderflow_ingest.storage.queue import QueueUnavailable
+from orderflow_ingest.storage.queue import Queue, QueueUnavailable
 from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
+from tests.support.counting import DELIVERED, count, counted, files, is_free
+from tests.support.fakes import embedded
 from tests.support.lab.process import wait_until
-import os
-import pytest
-import threading
+from tests.support.mails import mail
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import NO_TENANT, Filter, IdentityTakenError
 from orderflow_ingest.storage.database.tables import held_mail, inbound_message
-
 from tests.support.fakes import embedded
 from tests.support.mails import mail
 

@@ -1,46 +1,37 @@
 """deliver.py: the steps, the outcomes, and what becomes of a spool entry."""
 
-from tests.support.fakes import embedded
-from tests.support.mails import mail
-from tests.support.mails import order
-from tests.support.posting import ACME, post
+import contextlib
+import itertools
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC
-from datetime import datetime
+from datetime import UTC, datetime
+
+import pytest
+
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.envelope import Envelope
-from orderflow_ingest.domain.identity import read_mail
-from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.identity import read_mail, read_message
 from orderflow_ingest.domain.object_keys import decision_key
-from orderflow_ingest.domain.outcomes import DeadlineReached
-from orderflow_ingest.domain.outcomes import Outcome
+from orderflow_ingest.domain.outcomes import DeadlineReached, Outcome
 from orderflow_ingest.domain.sender_policy import Authenticator
 from orderflow_ingest.domain.states import HoldReason
 from orderflow_ingest.parsing.documents import read_parts
 from orderflow_ingest.parsing.mime.fields import read_mail_header
-from orderflow_ingest.pipeline import deliver
-from orderflow_ingest.pipeline import extract
-from orderflow_ingest.pipeline import receive
-from orderflow_ingest.pipeline import replay
+from orderflow_ingest.pipeline import deliver, extract, receive, replay
 from orderflow_ingest.pipeline.admission import classify
 from orderflow_ingest.pipeline.archive_manifest import read_decision
 from orderflow_ingest.pipeline.deliver import Delivery
 from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.archive import ArchiveUnavailable
-from orderflow_ingest.storage.database import DatabaseUnavailable
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import IdentityTakenError
-from orderflow_ingest.storage.database import NO_TENANT
-from orderflow_ingest.storage.database import messages
+from orderflow_ingest.storage.database import NO_TENANT, DatabaseUnavailable, Filter, IdentityTakenError, messages
 from orderflow_ingest.storage.database.tables import organization
 from orderflow_ingest.storage.envelope_header import encode_envelope
+from tests.support.fakes import embedded
 from tests.support.lab.process import wait_until
-import contextlib
-import itertools
-import pytest
-import sys
+from tests.support.mails import mail, order
+from tests.support.posting import ACME, post
 
 
 @pytest.fixture

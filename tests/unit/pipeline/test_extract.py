@@ -22,9 +22,8 @@ from orderflow_ingest.storage import attempt_files
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import ALL_TENANTS, DatabaseUnavailable, InboundMessage, Records, tables
 from orderflow_ingest.storage.resilience.timeouts import LONGEST_BACKOFF, TaskDeadlineReached
-from tests.support.lab.process import wait_until
-
 from tests.support.fakes import embedded
+from tests.support.lab.process import wait_until
 from tests.support.mails import PDF, mail, multipart, order, part
 from tests.support.posting import post
 

@@ -1,22 +1,21 @@
 """A database without any organization is another one than was meant, or is being set up: mail waits, none bounces."""
 
-from tests.support.fakes import embedded
-from tests.support.mails import mail
-from datetime import UTC
-from datetime import datetime
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.entrypoints.admin.org_test import dry_run_delivery
 from orderflow_ingest.pipeline.admission import check_recipient
-from orderflow_ingest.pipeline.receive import deliver_from_memory
-from orderflow_ingest.pipeline.receive import drain
+from orderflow_ingest.pipeline.receive import deliver_from_memory, drain
 from orderflow_ingest.storage.database.connection import NO_TENANT
 from orderflow_ingest.storage.database.tables import organization
 from orderflow_ingest.storage.envelope_header import encode_envelope
+from tests.support.fakes import embedded
 from tests.support.lab.deployment import DOMAIN
-import pytest
-import sqlalchemy as sa
-
+from tests.support.mails import mail
 
 ACME, NOBODY = f"orders+acme@{DOMAIN}", f"orders@{DOMAIN}"
 

@@ -1,41 +1,28 @@
 """A row that names another tenant's object: the database refuses it, and no program reads what it names."""
 
-from tests.support.fakes import embedded
-from tests.support.mails import order
-from tests.support.own_objects import at_version, written
-from datetime import UTC
-from datetime import datetime
-from orderflow_ingest.domain.envelope import Envelope
-from orderflow_ingest.domain.object_keys import document_key
-from orderflow_ingest.domain.object_keys import is_own
-from orderflow_ingest.domain.object_keys import raw_key
-from orderflow_ingest.domain.states import HoldReason
-from orderflow_ingest.domain.states import Status
-from orderflow_ingest.entrypoints.admin import show
-from orderflow_ingest.entrypoints.admin.history import mail_history
-from orderflow_ingest.observability import logs
-from orderflow_ingest.pipeline import extract
-from orderflow_ingest.pipeline import hand_over
-from orderflow_ingest.pipeline import replay
-from orderflow_ingest.pipeline.receive import deliver_from_memory
-from orderflow_ingest.storage.archive import ForeignObject
-from orderflow_ingest.storage.archive import read_object
-from orderflow_ingest.storage.archive import require_own_key
-from orderflow_ingest.storage.database import ALL_TENANTS
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import NO_TENANT
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.database import schema
-from orderflow_ingest.storage.database.tables import document
-from orderflow_ingest.storage.database.tables import held_mail
-from orderflow_ingest.storage.database.tables import inbound_message
-from pathlib import Path
-from uuid import uuid4
 import ast
 import io
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
 import pytest
 import sqlalchemy as sa
 
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.object_keys import document_key, is_own, raw_key
+from orderflow_ingest.domain.states import HoldReason, Status
+from orderflow_ingest.entrypoints.admin import show
+from orderflow_ingest.entrypoints.admin.history import mail_history
+from orderflow_ingest.observability import logs
+from orderflow_ingest.pipeline import extract, hand_over, replay
+from orderflow_ingest.pipeline.receive import deliver_from_memory
+from orderflow_ingest.storage.archive import ForeignObject, read_object, require_own_key
+from orderflow_ingest.storage.database import ALL_TENANTS, NO_TENANT, Filter, Records, schema
+from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message
+from tests.support.fakes import embedded
+from tests.support.mails import order
+from tests.support.own_objects import at_version, written
 
 PACKAGE = Path(__file__).parents[3] / "orderflow_ingest"
 SECRET = b"beta's secret order"

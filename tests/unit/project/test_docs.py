@@ -1,12 +1,16 @@
 """The manual is the README and the pages of docs/: it names every outcome, setting, status, option and command."""
 
+import re
+from pathlib import Path
+
+import click
+import pytest
+
 from orderflow_ingest.config import KEYS
 from orderflow_ingest.domain import org_settings
 from orderflow_ingest.domain.automatic_mail import AutomaticMailSignal
 from orderflow_ingest.domain.outcomes import Outcome
-from orderflow_ingest.domain.states import HandOver
-from orderflow_ingest.domain.states import HoldReason
-from orderflow_ingest.domain.states import Status
+from orderflow_ingest.domain.states import HandOver, HoldReason, Status
 from orderflow_ingest.entrypoints import pipe
 from orderflow_ingest.entrypoints.admin import main as admin_main
 from orderflow_ingest.entrypoints.console import main as console_main
@@ -14,11 +18,6 @@ from orderflow_ingest.entrypoints.exporter import main as exporter_main
 from orderflow_ingest.entrypoints.replay import main as replay_main
 from orderflow_ingest.parsing.documents import Reason
 from orderflow_ingest.parsing.documents.part import PartKind
-from pathlib import Path
-import click
-import pytest
-import re
-
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()

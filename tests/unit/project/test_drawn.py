@@ -1,9 +1,7 @@
 """What is drawn of many cases follows from the source, and --whole draws all."""
 
 from tests.support import drawn as module
-from tests.support.drawn import drawn
-from tests.support.drawn import source_seed
-
+from tests.support.drawn import drawn, source_seed
 
 CASES = range(40)
 

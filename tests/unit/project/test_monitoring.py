@@ -1,11 +1,12 @@
 """The dashboards, the alerts and the manual name the same metrics and commands as the code."""
 
-from tests.support.monitoring import DASHBOARD, DECLARED, MONITORING, RULES, names
-from orderflow_ingest.entrypoints.admin import main as admin_main
-from orderflow_ingest.entrypoints.replay import main as replay_main
-import pytest
 import re
 
+import pytest
+
+from orderflow_ingest.entrypoints.admin import main as admin_main
+from orderflow_ingest.entrypoints.replay import main as replay_main
+from tests.support.monitoring import DASHBOARD, DECLARED, MONITORING, RULES, names
 
 PAGE = (MONITORING.parent / "monitoring.md").read_text()
 

@@ -1,13 +1,13 @@
 """The units in systemd/: all closed alike, bounded, and started again."""
 
-from orderflow_ingest.config import load
-from orderflow_ingest.entrypoints.service.cost import FIELD_FACTOR
-from orderflow_ingest.entrypoints.service.cost import HEADER_READ
-from orderflow_ingest.entrypoints.service.systemd import unit_of
-from pathlib import Path
-import pytest
 import re
+from pathlib import Path
 
+import pytest
+
+from orderflow_ingest.config import load
+from orderflow_ingest.entrypoints.service.cost import FIELD_FACTOR, HEADER_READ
+from orderflow_ingest.entrypoints.service.systemd import unit_of
 
 UNITS = sorted(
     path

@@ -1,14 +1,15 @@
 """attempt_files: what a process had in hand is found after it is gone, and never while it is there."""
 
-from tests.support.attempts import files, is_known_gone
-from orderflow_ingest.storage import attempt_files
-from orderflow_ingest.storage.attempt_files import LostAttempt
-from uuid import UUID
 import os
-import pytest
 import signal
 import threading
+from uuid import UUID
 
+import pytest
+
+from orderflow_ingest.storage import attempt_files
+from orderflow_ingest.storage.attempt_files import LostAttempt
+from tests.support.attempts import files, is_known_gone
 
 ID = UUID(int=7)
 

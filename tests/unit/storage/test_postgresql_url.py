@@ -1,13 +1,12 @@
 """PostgreSQL URLs are read as libpq reads them, or refused by name."""
 
-from tests.support.postgresql_urls import LOGIN, SECRET, loaded
-from orderflow_ingest.config import KEYS
-from orderflow_ingest.config import SettingsError
+import pytest
+from psycopg.pq import Conninfo
+
+from orderflow_ingest.config import KEYS, SettingsError
 from orderflow_ingest.storage import postgresql_url
 from orderflow_ingest.storage.resilience.error_hints import database_name
-from psycopg.pq import Conninfo
-import pytest
-
+from tests.support.postgresql_urls import LOGIN, SECRET, loaded
 
 NAMES = ("DATABASE_URL", "QUEUE_URL", "MAP_DATABASE_URL")
 

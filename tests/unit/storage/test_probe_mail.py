@@ -12,7 +12,6 @@ from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.pipeline.deliver import BY_SMTP, Origin, deliver
 from orderflow_ingest.storage.database import Filter
 from orderflow_ingest.storage.probe_mail import is_probe, waiting
-
 from tests.support.fakes import embedded
 from tests.support.mails import mail
 

@@ -1,8 +1,8 @@
 """To open a queue connects to nothing."""
 
-from tests.support.queue_rows import SECRET
 from orderflow_ingest.storage.queue import Queue
 from tests.support.lab.process import free_port
+from tests.support.queue_rows import SECRET
 
 
 def test_opening_a_queue_connects_to_nothing_and_creates_nothing(place):

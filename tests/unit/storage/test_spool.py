@@ -1,19 +1,37 @@
 """A spooled message survives a crash at any line, and a spool that cannot be written says so."""
 
-from tests.support.crash import at_line
-from tests.support.spooled import EMPTY, HEADER, LIMIT, MODULES, RAW, RENAMED, WRITE, content, new_spool, set_aside, spooled, time_passed, write
-from orderflow_ingest.domain.outcomes import DeadlineReached
-from orderflow_ingest.storage import spool as spool_module
-from orderflow_ingest.storage.spool import EntryDamagedError
-from orderflow_ingest.storage.spool import MessageTooBigError
-from orderflow_ingest.storage.spool import MessageTruncatedError
-from orderflow_ingest.storage.spool import SpoolWriteError
-from orderflow_ingest.storage.spool import last_line
-from pathlib import Path
 import io
 import os
-import pytest
 import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from orderflow_ingest.domain.outcomes import DeadlineReached
+from orderflow_ingest.storage import spool as spool_module
+from orderflow_ingest.storage.spool import (
+    EntryDamagedError,
+    MessageTooBigError,
+    MessageTruncatedError,
+    SpoolWriteError,
+    last_line,
+)
+from tests.support.crash import at_line
+from tests.support.spooled import (
+    EMPTY,
+    HEADER,
+    LIMIT,
+    MODULES,
+    RAW,
+    RENAMED,
+    WRITE,
+    content,
+    new_spool,
+    set_aside,
+    spooled,
+    time_passed,
+    write,
+)
 
 
 @pytest.fixture

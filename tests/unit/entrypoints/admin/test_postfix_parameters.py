@@ -4,19 +4,17 @@ What the rows claim of Postfix is shown by a real one: mail for postmaster above
 above its usual limit, and how soon mail is delivered after a short outage.
 """
 
-from tests.support.relations import printed, read
-from orderflow_ingest.config import SettingsError
-from orderflow_ingest.config import load
-from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
-from orderflow_ingest.entrypoints.admin.checks.postfix_limits import check_limits
-from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS
-from orderflow_ingest.entrypoints.admin.postfix.parameters import Section
-from orderflow_ingest.entrypoints.admin.postfix.render import WAYS
-from orderflow_ingest.entrypoints.admin.postfix.render import render
 import os
-import pytest
 import re
 
+import pytest
+
+from orderflow_ingest.config import SettingsError, load
+from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
+from orderflow_ingest.entrypoints.admin.checks.postfix_limits import check_limits
+from orderflow_ingest.entrypoints.admin.postfix.parameters import RELATIONS, Section
+from orderflow_ingest.entrypoints.admin.postfix.render import WAYS, render
+from tests.support.relations import printed, read
 
 SERVICES = {Section.PIPE: "orderflow", Section.LMTP: "orderflow-lmtp", Section.PROXIED: "smtp"}
 PLACES = {

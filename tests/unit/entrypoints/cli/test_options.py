@@ -6,7 +6,6 @@ import click
 import pytest
 
 from orderflow_ingest.entrypoints.cli.options import moment, org_id_of, organizations
-
 from tests.support.fakes import embedded
 
 

@@ -1,53 +1,37 @@
 """The console by HTTP: who gets in, who sees what, what hostile mail does to its pages, and what a decision leaves."""
 
-from tests.support.fakes import embedded
-from tests.support.console import PASSWORD, as_user, found, login, made_users, message_of, opened, url_of
-from click.testing import CliRunner
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from datetime import UTC
-from datetime import datetime
-from datetime import timedelta
-from flask.testing import FlaskClient
-from orderflow_ingest.app import App
-from orderflow_ingest.config import SettingsError
-from orderflow_ingest.config import load
-from orderflow_ingest.domain.states import EventKind
-from orderflow_ingest.domain.states import Status
-from orderflow_ingest.entrypoints.console import device
-from orderflow_ingest.entrypoints.console import main as console_main
-from orderflow_ingest.entrypoints.console import sessions
-from orderflow_ingest.entrypoints.console.app import CSP
-from orderflow_ingest.entrypoints.console.app import create_app
-from orderflow_ingest.entrypoints.console.downloads import SANDBOX
-from orderflow_ingest.entrypoints.console.downloads import disposition
-from orderflow_ingest.entrypoints.console.preview import COLUMNS
-from orderflow_ingest.entrypoints.console.preview import Kind
-from orderflow_ingest.entrypoints.console.preview import ROWS
-from orderflow_ingest.entrypoints.console.preview import TEXT_LIMIT
-from orderflow_ingest.entrypoints.console.preview import picture_type
-from orderflow_ingest.entrypoints.console.preview import preview
-from orderflow_ingest.entrypoints.console.throttle import LoginThrottle
-from orderflow_ingest.entrypoints.console.users import User
-from orderflow_ingest.entrypoints.console.users import Users
-from orderflow_ingest.entrypoints.console.users import UsersFileError
-from orderflow_ingest.entrypoints.console.users import hash_password
-from orderflow_ingest.storage.archive import ArchiveUnavailable
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import InboundMessage
-from orderflow_ingest.storage.database import tables
-from pathlib import Path
-from tests.support.mailroom import Mailroom
-from tests.support.mailroom import picture
-from types import SimpleNamespace
-from uuid import uuid4
 import json
 import os
-import pytest
 import re
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner
+from flask.testing import FlaskClient
+
+from orderflow_ingest.app import App
+from orderflow_ingest.config import SettingsError, load
+from orderflow_ingest.domain.states import EventKind, Status
+from orderflow_ingest.entrypoints.console import device, sessions
+from orderflow_ingest.entrypoints.console import main as console_main
+from orderflow_ingest.entrypoints.console.app import CSP, create_app
+from orderflow_ingest.entrypoints.console.downloads import SANDBOX, disposition
+from orderflow_ingest.entrypoints.console.preview import COLUMNS, ROWS, TEXT_LIMIT, Kind, picture_type, preview
+from orderflow_ingest.entrypoints.console.throttle import LoginThrottle
+from orderflow_ingest.entrypoints.console.users import User, Users, UsersFileError, hash_password
+from orderflow_ingest.storage.archive import ArchiveUnavailable
+from orderflow_ingest.storage.database import Filter, InboundMessage, tables
+from tests.support.console import PASSWORD, as_user, found, login, made_users, message_of, opened, url_of
+from tests.support.fakes import embedded
+from tests.support.mailroom import Mailroom, picture
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
 """The HTTP server of the exporter: its address, and more clients than it answers at a time."""
 
-from tests.support.monitoring import asked
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from orderflow_ingest.config import SettingsError
-from orderflow_ingest.config import load
+
+import pytest
+
+from orderflow_ingest.config import SettingsError, load
 from orderflow_ingest.entrypoints.exporter import main as exporter_main
 from orderflow_ingest.entrypoints.exporter.server import Exporter
 from tests.support.lab.process import free_port
-import pytest
-import threading
+from tests.support.monitoring import asked
 
 
 def test_what_more_clients_ask_than_are_answered_at_a_time_is_refused_and_the_others_answered():

@@ -1,46 +1,33 @@
 """What a replay selects, the pace of a run, and decisions on held mail and dead letters."""
 
-from tests.support.fakes import embedded
-from tests.support.mails import mail
-from tests.support.mails import order
-from tests.support.operating import failing
-from tests.acceptance.test_operator import quiet
-from tests.support.operating import rows
-from tests.support.replaying import ACME, NOW, fill, held
-from click.testing import CliRunner
-from contextlib import closing
-from datetime import UTC
-from datetime import datetime
-from datetime import timedelta
-from functools import partial
-from orderflow_ingest.domain.envelope import Envelope
-from orderflow_ingest.domain.identity import read_message
-from orderflow_ingest.domain.states import EventKind
-from orderflow_ingest.domain.states import HoldReason
-from orderflow_ingest.domain.states import Status
-from orderflow_ingest.entrypoints.cli.options import moment
-from orderflow_ingest.entrypoints.replay.rate_limit import RateLimiter
-from orderflow_ingest.entrypoints.replay.selection import build_filter
-from orderflow_ingest.entrypoints.replay.selection import filter_from_json
-from orderflow_ingest.entrypoints.replay.selection import filter_to_json
-from orderflow_ingest.entrypoints.replay.selection import selection
-from orderflow_ingest.pipeline import extract
-from orderflow_ingest.pipeline import replay
-from orderflow_ingest.pipeline.receive import deliver_from_memory
-from orderflow_ingest.storage.database import Filter
-from orderflow_ingest.storage.database import IdentityTakenError
-from orderflow_ingest.storage.database import Records
-from orderflow_ingest.storage.database.tables import document
-from orderflow_ingest.storage.database.tables import held_mail
-from orderflow_ingest.storage.database.tables import inbound_message
-from pathlib import Path
-from tests.support.lab.deployment import DOMAIN
-from uuid import uuid4
-import click
 import json
-import pytest
 import sqlite3
 import time
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from orderflow_ingest.domain.envelope import Envelope
+from orderflow_ingest.domain.identity import read_message
+from orderflow_ingest.domain.states import EventKind, HoldReason, Status
+from orderflow_ingest.entrypoints.cli.options import moment
+from orderflow_ingest.entrypoints.replay.rate_limit import RateLimiter
+from orderflow_ingest.entrypoints.replay.selection import build_filter, filter_from_json, filter_to_json, selection
+from orderflow_ingest.pipeline import extract, replay
+from orderflow_ingest.pipeline.receive import deliver_from_memory
+from orderflow_ingest.storage.database import Filter, IdentityTakenError, Records
+from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message
+from tests.support.fakes import embedded
+from tests.support.lab.deployment import DOMAIN
+from tests.support.mails import mail, order
+from tests.support.operating import failing, rows
+from tests.support.replaying import ACME, NOW, fill, held
 
 
 @pytest.fixture

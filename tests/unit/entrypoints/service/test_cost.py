@@ -1,14 +1,11 @@
 """What a delivery makes of a mail counts against the service's budget, so its memory stays below the bound."""
 
-from orderflow_ingest.entrypoints.service.cost import FIELD_FACTOR
-from orderflow_ingest.entrypoints.service.cost import HEADER_READ
-from orderflow_ingest.entrypoints.service.cost import cost
-from orderflow_ingest.entrypoints.service.cost import cost_of_read
-from orderflow_ingest.entrypoints.service.cost import header_size
-from orderflow_ingest.entrypoints.service.postmaster_relay import _on_the_wire
-import pytest
 import smtplib
 
+import pytest
+
+from orderflow_ingest.entrypoints.service.cost import FIELD_FACTOR, HEADER_READ, cost, cost_of_read, header_size
+from orderflow_ingest.entrypoints.service.postmaster_relay import _on_the_wire
 
 MEGABYTE = 1 << 20
 OWN = b"From: a@b.example\nSubject: x\n"

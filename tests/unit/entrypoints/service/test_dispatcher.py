@@ -11,7 +11,6 @@ from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.entrypoints.service.dispatcher import Dispatcher
 from orderflow_ingest.storage.database import Filter
 from orderflow_ingest.storage.envelope_header import encode_envelope
-
 from tests.support.fakes import embedded
 from tests.support.mails import order
 

@@ -1,22 +1,24 @@
 """The recipient map's door: yes from memory, no from the database alone, and nothing that a client sends costs much."""
 
-from tests.support.fakes import embedded
-from contextlib import asynccontextmanager
-from contextlib import closing
-from orderflow_ingest.domain.addresses import Addresses
-from orderflow_ingest.entrypoints.service.known_recipients import BATCH_SIZE
-from orderflow_ingest.entrypoints.service.known_recipients import KnownOrganizations
-from orderflow_ingest.entrypoints.service.known_recipients import RecipientUndecidedError
-from orderflow_ingest.entrypoints.service.socketmap import MapListener
-from orderflow_ingest.storage.database import DatabaseUnavailable
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.process import scratch
 import asyncio
 import os
-import pytest
 import sqlite3
 import threading
+from contextlib import asynccontextmanager, closing
 
+import pytest
+
+from orderflow_ingest.domain.addresses import Addresses
+from orderflow_ingest.entrypoints.service.known_recipients import (
+    BATCH_SIZE,
+    KnownOrganizations,
+    RecipientUndecidedError,
+)
+from orderflow_ingest.entrypoints.service.socketmap import MapListener
+from orderflow_ingest.storage.database import DatabaseUnavailable
+from tests.support.fakes import embedded
+from tests.support.lab.deployment import DOMAIN
+from tests.support.lab.process import scratch
 
 BOOKS = "xn--bcher-kva.example"
 OURS = Addresses("orders", "+-", (DOMAIN, BOOKS))

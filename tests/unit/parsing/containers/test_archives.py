@@ -16,8 +16,18 @@ from orderflow_ingest.parsing.containers.rar_archive import open_rar
 from orderflow_ingest.parsing.containers.seven_zip import open_seven_zip
 from orderflow_ingest.parsing.containers.tar_archive import open_tar
 from orderflow_ingest.parsing.mime.sniff import detect_type
-
-from tests.support.containers_made import budget, pax_record, rar_4, rar_5, refusal, seven_header, seven_streams, seven_zipped, survives, tar_entry
+from tests.support.containers_made import (
+    budget,
+    pax_record,
+    rar_4,
+    rar_5,
+    refusal,
+    seven_header,
+    seven_streams,
+    seven_zipped,
+    survives,
+    tar_entry,
+)
 
 PDF = b"%PDF-1.4\n" + bytes(range(256)) * 20
 CSV = b"article;quantity\n" * 3000

@@ -8,10 +8,9 @@ from orderflow_ingest.parsing.containers import UnpackBudget
 from orderflow_ingest.parsing.containers.encryption import is_encrypted
 from orderflow_ingest.parsing.documents import Part, Reason, read_parts
 from orderflow_ingest.parsing.mime.sniff import detect_type
-
+from tests.support.attached import attached
 from tests.support.containers_made import compound, flagged, rar_5, zipped
 from tests.support.mails import multipart as mail
-from tests.support.attached import attached
 
 ENCRYPT = b"/Encrypt 5 0 R"
 FIRST = b"%PDF-1.7\n1 0 obj <</Type /Catalog>> endobj\n"

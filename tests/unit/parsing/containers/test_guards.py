@@ -16,8 +16,22 @@ from orderflow_ingest.parsing.containers.tar_archive import open_tar
 from orderflow_ingest.parsing.containers.tnef import open_tnef
 from orderflow_ingest.parsing.containers.zip_archive import open_zip
 from orderflow_ingest.parsing.mime.sniff import detect_type
-
-from tests.support.containers_made import attachment, attribute, outlook_message, pax_record, properties, rar_5, refusal, seven_zipped, storage, streamed, tar_entry, tnef, utf16, zipped
+from tests.support.containers_made import (
+    attachment,
+    attribute,
+    outlook_message,
+    pax_record,
+    properties,
+    rar_5,
+    refusal,
+    seven_zipped,
+    storage,
+    streamed,
+    tar_entry,
+    tnef,
+    utf16,
+    zipped,
+)
 
 LONG = "directory/" * 500 + "order.pdf"
 OEM = "Bestellung Größe für Müller.pdf"

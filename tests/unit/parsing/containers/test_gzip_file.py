@@ -6,7 +6,6 @@ import tracemalloc
 import pytest
 
 from orderflow_ingest.parsing.containers.gzip_file import open_gzip
-
 from tests.support.containers_made import budget, refusal, survives
 from tests.support.cost import at_most
 

@@ -13,7 +13,6 @@ import pytest
 from orderflow_ingest.parsing.containers import ContainerError
 from orderflow_ingest.parsing.containers.kinds import _OPENERS, container_kind, open_container
 from orderflow_ingest.parsing.mime.sniff import detect_type
-
 from tests.support.containers_made import attachment, budget, compound, refusal, signed, storage, tnef, utf16
 
 OCTETS = "application/octet-stream"

@@ -8,8 +8,17 @@ import pytest
 
 from orderflow_ingest.parsing.containers import ContainerError, Role
 from orderflow_ingest.parsing.containers.outlook import open_outlook
-
-from tests.support.containers_made import Value, attachments, budget, compound, read_all, refusal, storage, survives, utf16
+from tests.support.containers_made import (
+    Value,
+    attachments,
+    budget,
+    compound,
+    read_all,
+    refusal,
+    storage,
+    survives,
+    utf16,
+)
 from tests.support.containers_made import outlook_message as message
 from tests.support.cost import at_most
 

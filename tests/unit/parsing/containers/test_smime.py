@@ -12,7 +12,6 @@ import pytest
 
 from orderflow_ingest.parsing.containers import Role
 from orderflow_ingest.parsing.containers.smime import open_smime
-
 from tests.support.containers_made import budget, compressed, der, info, oid, refusal, signed, streamed, survives
 from tests.support.cost import at_most
 

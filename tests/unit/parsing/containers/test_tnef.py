@@ -8,8 +8,19 @@ import pytest
 from orderflow_ingest.parsing.containers import ContainerError, Member, Role
 from orderflow_ingest.parsing.containers.rtf import rtf_to_text, strip_rtf
 from orderflow_ingest.parsing.containers.tnef import open_tnef
-
-from tests.support.containers_made import GUID_MESSAGE, GUID_STORAGE, attachment, attribute, budget, properties, read_all, refusal, survives, tnef, utf16
+from tests.support.containers_made import (
+    GUID_MESSAGE,
+    GUID_STORAGE,
+    attachment,
+    attribute,
+    budget,
+    properties,
+    read_all,
+    refusal,
+    survives,
+    tnef,
+    utf16,
+)
 from tests.support.cost import at_most
 
 PDF = b"%PDF-1.4\n" + bytes(range(256)) + b"\0\0\0"

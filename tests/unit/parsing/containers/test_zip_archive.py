@@ -10,7 +10,6 @@ import pytest
 from orderflow_ingest.parsing.containers import ContainerError
 from orderflow_ingest.parsing.containers.names import decode_name
 from orderflow_ingest.parsing.containers.zip_archive import open_zip
-
 from tests.support.containers_made import budget, flagged, mutants, read_all, refusal, survives, zipped
 from tests.support.cost import at_most
 

@@ -7,7 +7,6 @@ import pytest
 
 from orderflow_ingest.parsing.documents import read_parts
 from orderflow_ingest.parsing.documents.comparison import Wording
-
 from tests.support.mails import multipart, part
 
 ORDER = (

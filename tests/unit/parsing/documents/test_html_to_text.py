@@ -3,7 +3,6 @@
 import pytest
 
 from orderflow_ingest.parsing.documents import Part, read_parts
-
 from tests.support.mails import multipart, part
 
 SHEET = b"<style>.m{display:block !important}</style>"

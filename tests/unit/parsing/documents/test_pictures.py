@@ -7,7 +7,6 @@ import pytest
 
 from orderflow_ingest.parsing.documents import Part, pictures, read_parts
 from orderflow_ingest.parsing.documents.pictures import is_large, pixel_size
-
 from tests.support.mails import multipart, part
 
 PAGE = b"Content-Type: text/html\r\n\r\n<p>You have received a fax of 1 page from +49 431 555 0100, fax ID 88123, "

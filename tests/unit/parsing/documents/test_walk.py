@@ -1,23 +1,19 @@
 """Every document in a mail is taken, everything else is told with a reason, and nothing raises."""
 
-from tests.support.containers_made import signed
-from tests.support.containers_made import zipped
+import base64
+
+import pytest
+
+from orderflow_ingest.parsing.documents import Part, PartKind, read_parts, walk
+from orderflow_ingest.parsing.documents import html_to_text as text
+from orderflow_ingest.parsing.mime.filenames import safe_filename, storable
+from orderflow_ingest.parsing.mime.sniff import detect_type
+from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
+from tests.support.containers_made import signed, zipped
 from tests.support.cost import at_most
 from tests.support.mails import multipart as mail
 from tests.support.mails import part
 from tests.support.pictures import PNG
-from orderflow_ingest.parsing.documents import Part
-from orderflow_ingest.parsing.documents import PartKind
-from orderflow_ingest.parsing.documents import html_to_text as text
-from orderflow_ingest.parsing.documents import read_parts
-from orderflow_ingest.parsing.documents import walk
-from orderflow_ingest.parsing.mime.filenames import safe_filename
-from orderflow_ingest.parsing.mime.filenames import storable
-from orderflow_ingest.parsing.mime.sniff import detect_type
-from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
-import base64
-import pytest
-
 
 PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n"
 HTML = b'Content-Type: text/html\r\n\r\n<p><img src="cid:logo@x"></p>'

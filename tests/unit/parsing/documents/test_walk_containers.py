@@ -1,39 +1,35 @@
 """What a mail's attachments hold is found, whatever it was wrapped in; what cannot be opened stays whole."""
 
-from tests.support.containers_made import attachment
-from tests.support.containers_made import attribute
-from tests.support.containers_made import flagged
-from tests.support.containers_made import outlook_message
-from tests.support.containers_made import properties
-from tests.support.containers_made import seven_zipped
-from tests.support.containers_made import signed
-from tests.support.containers_made import storage
-from tests.support.containers_made import tar_entry
-from tests.support.containers_made import tnef
-from tests.support.containers_made import utf16
-from tests.support.containers_made import zipped
-from tests.support.cost import at_most
-from tests.support.mails import PDF
-from tests.support.mails import multipart as mail
-from tests.support.mails import part
-from tests.support.attached import attached
-from tests.support.pictures import PNG
-from orderflow_ingest.parsing.containers.mapi import BINARY
-from orderflow_ingest.parsing.containers.mapi import STRING
-from orderflow_ingest.parsing.containers.mapi import UNICODE
-from orderflow_ingest.parsing.documents import Part
-from orderflow_ingest.parsing.documents import PartKind
-from orderflow_ingest.parsing.documents import Reason
-from orderflow_ingest.parsing.documents import read_parts
-from orderflow_ingest.parsing.documents import walk
 import binascii
 import bz2
 import gzip
 import lzma
-import pytest
 import struct
 import zipfile
 
+import pytest
+
+from orderflow_ingest.parsing.containers.mapi import BINARY, STRING, UNICODE
+from orderflow_ingest.parsing.documents import Part, PartKind, Reason, read_parts, walk
+from tests.support.attached import attached
+from tests.support.containers_made import (
+    attachment,
+    attribute,
+    flagged,
+    outlook_message,
+    properties,
+    seven_zipped,
+    signed,
+    storage,
+    tar_entry,
+    tnef,
+    utf16,
+    zipped,
+)
+from tests.support.cost import at_most
+from tests.support.mails import PDF, part
+from tests.support.mails import multipart as mail
+from tests.support.pictures import PNG
 
 BODY, HTML, DATA, LONG, CONTENT_ID = 0x1000, 0x1013, 0x3701, 0x3707, 0x3712
 ORDER = ("order.pdf", PDF)

@@ -11,7 +11,6 @@ from itertools import groupby
 import pytest
 
 from orderflow_ingest.parsing.documents import DocumentLimit, Part, PartKind, ReadMonitor, Reason, read_parts
-
 from tests.support.mails import PDF, multipart, part
 
 PAGE = b"Content-Type: text/html\r\n\r\n<p>12 widgets to <b>Leeds</b></p>"

@@ -9,7 +9,6 @@ import pytest
 
 from orderflow_ingest.parsing.mime import bodies
 from orderflow_ingest.parsing.mime.bodies import decode_body, find_uuencoded
-
 from tests.support.mails import PDF
 
 

@@ -13,7 +13,6 @@ from orderflow_ingest.parsing.mime.fields import (
     skip_leading_blanks,
     split_header,
 )
-
 from tests.support.cost import at_most
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from orderflow_ingest.parsing.documents import PartKind, read_parts
 from orderflow_ingest.parsing.mime.tree import walk
-
 from tests.support.mails import multipart
 from tests.support.mutations import seeds
 

@@ -8,7 +8,6 @@ import pytest
 
 from orderflow_ingest.parsing.documents import Part, PartKind, Reason, read_parts
 from orderflow_ingest.parsing.mime.tree import walk
-
 from tests.support.cost import unit
 
 PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF\n"

@@ -3,7 +3,6 @@
 import pytest
 
 from orderflow_ingest.parsing.mime.parameters import parse_parameters
-
 from tests.support.cost import at_most
 
 

@@ -5,7 +5,6 @@ import base64
 import pytest
 
 from orderflow_ingest.parsing.mime.tree import MAX_PARTS, walk
-
 from tests.support.cost import at_most
 
 MIXED = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=bb\r\n\r\n"

@@ -4,7 +4,6 @@ import pytest
 
 from orderflow_ingest.parsing.mime.charsets import codec_name, decode_bytes, decode_undeclared
 from orderflow_ingest.parsing.mime.words import decode_text
-
 from tests.support.cost import at_most
 
 

@@ -1,22 +1,19 @@
 """The circuit breaker: what is known to be unavailable is not waited for, and is found again."""
 
-from tests.support.breakers import AwayError, age, call, is_through, opened
+import fcntl
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
 from orderflow_ingest.domain.outcomes import DeadlineReached
 from orderflow_ingest.storage.resilience import circuit_breaker as module
 from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
-from orderflow_ingest.storage.resilience.timeouts import CONNECT
-from orderflow_ingest.storage.resilience.timeouts import DEADLINE
-from orderflow_ingest.storage.resilience.timeouts import READ
-from orderflow_ingest.storage.resilience.timeouts import S3_ATTEMPTS
-from orderflow_ingest.storage.resilience.timeouts import STATEMENT
-from orderflow_ingest.storage.resilience.timeouts import scaled_to
-from threading import Event
-import fcntl
-import os
-import pytest
-import signal
-import time
+from orderflow_ingest.storage.resilience.timeouts import CONNECT, DEADLINE, READ, S3_ATTEMPTS, STATEMENT, scaled_to
+from tests.support.breakers import AwayError, age, call, is_through, opened
 
 
 @pytest.fixture
