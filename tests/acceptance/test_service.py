@@ -243,7 +243,7 @@ def test_a_socket_that_a_killed_service_left_is_nobody_and_is_replaced(deploymen
 
 def test_a_second_service_does_not_take_the_first_ones_sockets(served):
     ended = served.run("orderflow-service", check=False)
-    assert ended.returncode == 1 and "another service listens here" in ended.stderr
+    assert ended.returncode == 1 and "another program listens here" in ended.stderr
     assert health(served)["pid"] == served.service.pid
 
 

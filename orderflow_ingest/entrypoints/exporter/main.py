@@ -22,11 +22,12 @@ import click
 from orderflow_ingest import __version__
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.entrypoints.cli.terminal import load_app, log_start, run_cli, settings_option
+from orderflow_ingest.entrypoints.unix_socket import SocketInUseError
 from orderflow_ingest.observability import logs
 from orderflow_ingest.storage.replace_file import replace_file
 
 from .page import Page
-from .server import AddressInUseError, Exporter
+from .server import Exporter
 
 _DEADLINE = 15.0  # seconds, as of a delivery: a statement gets a quarter of what it gets where that is a minute
 
@@ -56,7 +57,7 @@ def cli(*, once: bool, textfile: Path | None, any_address: bool, settings_file: 
     logs.configure(app.settings.log, "metrics", app.settings.state_dir)
     try:
         exporter = Exporter(address, page)
-    except AddressInUseError as taken:
+    except SocketInUseError as taken:
         raise click.ClickException(f"{address} cannot be listened at: {taken}") from None
     except OSError as error:
         raise click.ClickException(f"{address} cannot be listened at: {os_reason(error)}") from None

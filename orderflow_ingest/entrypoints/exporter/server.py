@@ -8,7 +8,6 @@ much as one. There is no TLS and no login: a reverse proxy has them.
 
 import os
 import socket
-import stat
 import sys
 import threading
 from contextlib import suppress
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client.exposition import choose_encoder
 
-from orderflow_ingest.domain.errors import OrderflowError
+from orderflow_ingest.entrypoints.unix_socket import remove_stale_socket
 from orderflow_ingest.observability.logs import ERROR, error_location, event
 
 from .page import Page
@@ -30,12 +29,8 @@ MAX_CONNECTIONS = 32
 IDLE_TIMEOUT = 10.0  # seconds
 
 
-class AddressInUseError(OrderflowError):
-    """Another program listens at this unix socket."""
-
-
 class Exporter(ThreadingMixIn, HTTPServer):
-    """Serves a page. Raises OSError, AddressTaken."""
+    """Serves a page. Raises OSError, SocketInUseError."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -49,7 +44,7 @@ class Exporter(ThreadingMixIn, HTTPServer):
         self._path = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
         if self._path:
             self.address_family = socket.AF_UNIX
-            _remove_stale(self._path)
+            remove_stale_socket(self._path)
             super().__init__(os.fspath(self._path), _Handler)  # type: ignore[arg-type]
             return
         host, _, port = address.rpartition(":")
@@ -145,16 +140,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log no request: there is one every few seconds."""
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket of an exporter that was killed. Raises AddressTaken if somebody listens."""
-    try:
-        is_socket = stat.S_ISSOCK(path.lstat().st_mode)
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        if is_socket and probe.connect_ex(os.fspath(path)) == 0:
-            raise AddressInUseError("another program listens here")
-    if is_socket:
-        path.unlink()

@@ -22,7 +22,6 @@ import os
 import pwd
 import signal
 import socket
-import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,9 +34,9 @@ import click
 from orderflow_ingest import __version__
 from orderflow_ingest.app import App, keep_recipients, open_app
 from orderflow_ingest.config import Settings
-from orderflow_ingest.domain.errors import OrderflowError
 from orderflow_ingest.entrypoints.cli.terminal import loaded, log_start, run_cli, settings_option
 from orderflow_ingest.entrypoints.health_client import LMTP_SOCKET, MAP_SOCKET, PIPE_SOCKET, SMTP_SOCKET, SOCKETS
+from orderflow_ingest.entrypoints.unix_socket import SocketInUseError, remove_stale_socket
 from orderflow_ingest.observability import logs, metrics
 from orderflow_ingest.storage.database import DatabaseUnavailable, recipients_path
 
@@ -56,10 +55,6 @@ _READY_RETRY = 1  # second
 _M_MMAP_THRESHOLD = -3
 # Our threads release the GIL at each system call; a request for it every 5 ms by each thread that waits costs more.
 _SWITCH_INTERVAL = 0.05  # seconds
-
-
-class SocketInUseError(OrderflowError):
-    """Another service listens at this path."""
 
 
 @click.command(help="Deliver messages that Postfix hands over, until SIGTERM; see the README on its three ways.")
@@ -188,11 +183,7 @@ def _listen(settings: Settings) -> dict[str, socket.socket]:
 
 def _bind(path: Path, mail_user: str) -> socket.socket:
     """Listen at a path, for this user alone or the mail user's group too. Raise SocketInUseError."""
-    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(os.fspath(path)) == 0:
-                raise SocketInUseError(f"{path}: another service listens here")
-        path.unlink()
+    remove_stale_socket(path)
     server = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:
