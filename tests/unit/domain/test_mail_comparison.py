@@ -9,7 +9,7 @@ from orderflow_ingest.domain.identity import read_mail
 from orderflow_ingest.domain.mail_comparison import find_difference
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import HoldReason
-from orderflow_ingest.entrypoints.admin.history import tell_held
+from orderflow_ingest.entrypoints.admin.history import held_mail_history
 from orderflow_ingest.parsing.mime.fields import HEADER_LINES
 from orderflow_ingest.storage.database import Filter
 from tests.support.fakes import embedded
@@ -239,7 +239,11 @@ def test_what_differs_is_kept_with_a_mail_that_is_held_and_shown(parts):
     assert (ended.outcome, ended.reason) == (Outcome.HELD, "part 2: its content differs")
     (held,) = parts.records.held_mail.open()
     assert held.reason is HoldReason.MESSAGE_ID_REUSED
-    assert parts.archive.describe(held.raw_key).metadata["why"] == tell_held(held, parts).difference == ended.reason
+    assert (
+        parts.archive.describe(held.raw_key).metadata["why"]
+        == held_mail_history(held, parts).difference
+        == ended.reason
+    )
     assert post(parts, mixed(PDF + b"x", encodings=("base64",) * 3)).outcome is Outcome.DUPLICATE, "of the held one"
 
 
