@@ -24,7 +24,7 @@ class App:
     queue: Queue
 
     def swept_at(self) -> datetime:
-        """Say when the sweep rings for what is rung for now, by the database's clock. Raises DatabaseUnavailable."""
+        """Return when the sweep takes up what is enqueued now, by the database's clock. Raise DatabaseUnavailable."""
         return self.records.database.now() + timedelta(seconds=self.settings.sweep_after)
 
 

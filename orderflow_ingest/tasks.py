@@ -167,9 +167,9 @@ def _record_lost_attempts() -> None:
 
     What was noted is due after the first delay, and so is a sweep.
     """
-    noted = retry.note_losses(app)
+    noted = retry.record_losses(app)
     if not _rows_checked[0]:
-        noted += retry.note_rows_lost(app)
+        noted += retry.record_rows_lost(app)
         _rows_checked[0] = 1
     if noted:
         _periodic.postpone("sweep", settings.retry_delay)

@@ -1,4 +1,4 @@
-"""What the archive holds beside mail and documents, so that it alone is enough to make the rows anew.
+"""What the archive holds beside mail and documents, so that all rows can be rebuilt from it alone.
 
 organization.json   an organization as its row says: written whenever the row has changed, and by `init` where it is
                     missing
@@ -93,7 +93,7 @@ def read_organization(org_id: int, archive: Archive) -> OrganizationRecord | Non
 
 
 def slug_by_mail(org_id: int, archive: Archive) -> str | None:
-    """Tell an organization's slug by the metadata of its first mails; None if none tells it."""
+    """Return an organization's slug by the metadata of its first mails; None if none has it."""
     for one in islice(archive.iterate(raw_prefix(org_id)), _LOOKED_AT):
         try:
             slug = archive.describe(one.key).metadata.get("org", "")

@@ -7,7 +7,8 @@ stored does not keep the others from the handler: they are recorded, and handed 
 
 Reading has a budget of CPU time for each part and for the mail: what goes over it is a document whole, with a defect.
 Where an attempt ends within a part, by its time, its memory or its process, the next one gives that part out whole. Of
-a mail with more than ORDERFLOW_MAX_DOCUMENTS documents the others are told as skipped parts, and stay in the raw mail.
+a mail with more than ORDERFLOW_MAX_DOCUMENTS documents the others are recorded as skipped parts. They stay in the raw
+mail.
 """
 
 import hashlib
@@ -146,13 +147,13 @@ def _store(attempt: InboundMessage, app: App, names: dict[str, Any], monitor: Re
 
 
 def allowed_types(org_id: int, app: App) -> tuple[str, ...]:
-    """Give the types of attachments that an organization takes as documents; all if it names none."""
+    """Return the types of attachments that an organization takes as documents; all if it names none."""
     org = app.records.organizations.get(org_id)
     return org.settings.document_types if org else ()
 
 
 def skipped_part(part: Part) -> SkippedPart:
-    """Say what is recorded of a part that is no document."""
+    """Return the row of a part that is no document."""
     return SkippedPart(
         part.path,
         part.filename,
@@ -165,7 +166,7 @@ def skipped_part(part: Part) -> SkippedPart:
 
 
 def new_document(org_id: int, message_id: UUID, part: Part) -> NewDocument:
-    """Say what is recorded of a part that is a document; the same part with the same content has the same id."""
+    """Return the row of a part that is a document; the same part with the same content has the same id."""
     digest = hashlib.sha256(part.data).hexdigest()
     return NewDocument(
         id=document_id(message_id, part.path, digest),

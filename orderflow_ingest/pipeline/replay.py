@@ -1,13 +1,16 @@
-"""Replay: what an operator puts through again, one thing at a time, each safe to repeat.
+"""Replay: what an operator puts through again, one row at a time. Each replay is safe to repeat.
 
-A replayed message goes back to RECEIVED and is extracted anew from the archive; its documents keep
-their ids and are handed over again. A hand-over alone leads documents back to PENDING. Either is done once by one
-run, whatever becomes of the run, by the key of its event. A dead letter goes back to the spool and is delivered. A
-held mail is accepted as a message of its own, or discarded; its raw mail stays in the archive either way, and the
-decision is put beside it before the row has it: where the archive knows of none, there was none.
+message      goes back to RECEIVED, and is extracted again from the archive. Its documents keep their ids and are handed
+             over again
+document     goes back to PENDING, and is handed over again
+dead letter  goes back to the spool, and is delivered
+held mail    is accepted as a message of its own, or discarded. Its raw mail stays in the archive either way
 
-What has been erased is never led back: there is nothing left to take anew. Why a thing would be passed over is told
-by the same words before and afterwards.
+One run does the first two once, whatever becomes of the run, by the key of its event. The decision on a held mail is
+put beside the mail in the archive before the row has it: where the archive has no decision, there was none.
+
+What has been erased is never replayed: nothing is left of it. The reason to skip a row is worded in one place, for a
+dry run and for the run.
 """
 
 from collections.abc import Iterator
@@ -43,12 +46,12 @@ LEASED = "a worker has it in hand"
 
 
 def skip_reason(message: InboundMessage) -> str:
-    """Tell why a message cannot be extracted again; nothing if it can."""
+    """Return why a message cannot be extracted again; "" if it can."""
     return ERASED if message.erased_at else ""
 
 
 def why_not_handed_over(document: Document, now: datetime) -> str:
-    """Tell why a document cannot be handed over again, by the database's clock; nothing if it can."""
+    """Return why a document cannot be handed over again, by the database's clock; "" if it can."""
     is_leased = document.worker is not None and document.next_attempt_at > now
     if document.handover is HandOver.PENDING and is_leased:
         return LEASED
@@ -56,25 +59,25 @@ def why_not_handed_over(document: Document, now: datetime) -> str:
 
 
 def replay_message(message: InboundMessage, app: App, actor: str, run_id: UUID | None = None) -> bool:
-    """Lead a message back to RECEIVED and ring for it, behind all live mail; False if it moved meanwhile."""
+    """Set a message back to RECEIVED and enqueue it behind all live mail; return False if it has changed meanwhile."""
     if skip_reason(message):
         return False
-    told = Event(message.org_id, message.id, EventKind.REPLAYED, actor, datetime.now(UTC), run_id=run_id)
-    if not app.records.documents.replay(message, app.swept_at(), told):
+    audit_event = Event(message.org_id, message.id, EventKind.REPLAYED, actor, datetime.now(UTC), run_id=run_id)
+    if not app.records.documents.replay(message, app.swept_at(), audit_event):
         return False
     enqueue_extraction(message, app, is_live=False)
     return True
 
 
 def replay_handover(documents: list[Document], app: App, actor: str, run_id: UUID | None = None) -> int:
-    """Have documents of one message handed over again, behind all live mail; give how many had not moved meanwhile."""
+    """Hand documents of one message over again, behind all live mail; return how many had not changed meanwhile."""
     at, now = datetime.now(UTC), app.records.database.now()
-    told = [
+    audit_event = [
         (one, Event(one.org_id, one.inbound_message_id, EventKind.REPLAYED, actor, at, one.id, run_id))
         for one in documents
         if not why_not_handed_over(one, now)
     ]
-    done = app.records.documents.replay_handover(told, now, app.swept_at())
+    done = app.records.documents.replay_handover(audit_event, now, app.swept_at())
     try:
         for id in done:
             app.queue.enqueue_hand_over(documents[0].org_id, id, is_live=False)
@@ -97,10 +100,10 @@ def accept_held(held: HeldMail, app: App, actor: str, why: str = "", run_id: UUI
     """
     if held.erased_at or app.records.held_mail.resolution(held.org_id, held.id):
         return False
-    told = _resolved(held, EventKind.ACCEPTED, actor, why, run_id)
+    audit_event = _resolved(held, EventKind.ACCEPTED, actor, why, run_id)
     for new in _new_messages(held, app):
         try:
-            if not _resolve(held, new, told, app):
+            if not _resolve(held, new, audit_event, app):
                 return False
         except IdentityTakenError:
             continue
@@ -110,7 +113,7 @@ def accept_held(held: HeldMail, app: App, actor: str, why: str = "", run_id: UUI
 
 
 def identity_of(held: HeldMail, app: App) -> str | None:
-    """Tell under which Message-ID a held mail would be accepted; None if each that it could have is taken."""
+    """Return the Message-ID under which a held mail would be accepted; None if each that it could have is taken."""
     for new in _new_messages(held, app):
         if app.records.messages.find_identity(new.org_id, new.source, new.source_message_id) is None:
             return new.source_message_id
@@ -128,32 +131,32 @@ def _resolved(held: HeldMail, kind: EventKind, actor: str, why: str, run_id: UUI
     return Event(held.org_id, held.id, kind, actor, now, run_id=run_id, details=details)
 
 
-def _resolve(held: HeldMail, new: NewMessage | None, told: Event, app: App) -> bool:
+def _resolve(held: HeldMail, new: NewMessage | None, audit_event: Event, app: App) -> bool:
     """Close a held mail, the decision beside its mail; False if somebody was first. Raises IdentityTakenError."""
     identity = new.source_message_id if new else ""
-    decision = Decision(told.kind.value, told.actor, told.details["why"], told.at, identity)
+    decision = Decision(audit_event.kind.value, audit_event.actor, audit_event.details["why"], audit_event.at, identity)
     require_own_key(held.org_id, held.raw_key)
     write = partial(write_decision, held.raw_key, decision, app.archive)
-    return app.records.held_mail.resolve(held, new, app.records.database.now(), told, before_commit=write)
+    return app.records.held_mail.resolve(held, new, app.records.database.now(), audit_event, before_commit=write)
 
 
 def _new_messages(held: HeldMail, app: App) -> Iterator[NewMessage]:
-    """Give the message that a held mail may become: under its own Message-ID, unless that is what it clashes with, or
+    """Yield the message that a held mail may become: under its own Message-ID, unless that is what it clashes with, or
     under one that its content makes another."""
     mail = read_mail(read_object(held.org_id, held.raw_key, held.digest, app.archive))
     if mail is None:
         raise ValueError("a held message has no header")
-    message, traits = mail.message, automatic_mail_signals(mail.header, held.envelope_sender, app)
+    message, signals = mail.message, automatic_mail_signals(mail.header, held.envelope_sender, app)
     same = IdentityLookup(held.org_id, app.records, app.archive).find_same(message, EMAIL)
     if same and not same.existing.is_held(same.fingerprint):
         return  # it has come again meanwhile, and is a message already
     if held.reason is HoldReason.SENDER_NOT_ALLOWED:
-        yield accepted(held, message, traits, message.source_message_id)
-    yield accepted(held, message, traits)
+        yield accepted(held, message, signals, message.source_message_id)
+    yield accepted(held, message, signals)
 
 
-def accepted(mail: Mail, message: MessageIdentity, traits: list[str], identity: str = "") -> NewMessage:
-    """Say what a held mail is as a message: under this identity, or one that its content makes its own."""
+def accepted(mail: Mail, message: MessageIdentity, signals: list[str], identity: str = "") -> NewMessage:
+    """Return a held mail as a message: under this identity, or one that its content makes its own."""
     own = identity or disambiguated_message_id(message.source_message_id, message.fingerprint)
     message = replace(message, source_message_id=own)
     name = read_raw_key(mail.raw_key)
@@ -167,6 +170,6 @@ def accepted(mail: Mail, message: MessageIdentity, traits: list[str], identity: 
         client_address=mail.client_address,
         received_at=mail.received_at,
         raw_key=mail.raw_key,
-        traits=traits,
+        traits=signals,
         **message.recorded(),
     )

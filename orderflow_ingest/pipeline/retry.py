@@ -1,6 +1,6 @@
-"""Attempts: how a worker's failures are told, counted and tried again, for messages and documents alike.
+"""Attempts: how a worker's failures are recorded, counted and tried again, for messages and documents alike.
 
-An attempt that fails is noted on its row with the time of the next one, which the sweep enqueues. After the
+An attempt that fails is recorded on its row with the time of the next one, which the sweep enqueues. After the
 last one the row is FAILED, with error_json: what, where, when, how often.
 
     fails of                                         attempts
@@ -26,7 +26,7 @@ written later than now, is due: a clock that was wrong has written it.
     any part, in the last attempt of a message that    decoded, and given out whole
     has been poison
 
-Where the database itself is away when a failure is to be noted, that is tried for a while; then the attempt
+Where the database itself is away when a failure is to be recorded, that is tried for a while; then the attempt
 counts as one that ended without a word. Where it goes away while an attempt is begun, it may have committed that all
 the same, as a primary does that dies before its answer: the row is asked for a while whose it is.
 """
@@ -235,46 +235,46 @@ def _claim(work: Work[Row], org_id: int, id: UUID, app: App) -> Row | None:
         raise
 
 
-def note_losses(app: App) -> int:
-    """Note the attempts of this host whose process is gone, and return how many; their leases end now.
+def record_losses(app: App) -> int:
+    """Record the attempts of this host whose process is gone, and return how many; their leases end now.
 
-    Of a process that was killed before it had noted what it had just claimed, the rows are asked for by its mark. Doing
-    it twice changes nothing, since each note names the mark of its attempt. Raises DatabaseUnavailable.
+    Where a process was killed before it had written what it had just claimed, its rows are found by its mark. Doing
+    it twice changes nothing, since each write names the mark of its attempt. Raises DatabaseUnavailable.
     """
-    noted = 0
+    recorded = 0
 
     def ask_rows(process: str) -> None:
-        nonlocal noted
-        noted += _note_rows(app, f"{_host()}{process}/", lambda _: True)
+        nonlocal recorded
+        recorded += _record_lost_rows(app, f"{_host()}{process}/", lambda _: True)
 
     for found in attempt_files.lost_attempts(app.settings.attempts_dir, ask_rows):
-        noted += _note_loss(found, app)
-    return noted
+        recorded += _record_loss(found, app)
+    return recorded
 
 
-def note_rows_lost(app: App) -> int:
-    """Note the attempts that a crash of this machine has left on rows alone, and return how many.
+def record_rows_lost(app: App) -> int:
+    """Record the attempts that a crash of this machine has left on rows alone, and return how many.
 
     A row that a living process has in hand, another host, or one that this directory does not know, is left alone.
     Raises DatabaseUnavailable.
     """
-    return _note_rows(app, _host(), partial(attempt_files.is_gone, app.settings.attempts_dir))
+    return _record_lost_rows(app, _host(), partial(attempt_files.is_gone, app.settings.attempts_dir))
 
 
-def _note_rows(app: App, mark: str, is_gone: Callable[[str], bool]) -> int:
-    """Note the attempts of processes that are gone on rows whose marks begin so."""
-    noted = 0
+def _record_lost_rows(app: App, mark: str, is_gone: Callable[[str], bool]) -> int:
+    """Record the attempts of processes that are gone on rows whose marks begin so."""
+    recorded = 0
     for kind, rows in (
         (attempt_files.MESSAGE, app.records.messages),
         (attempt_files.DOCUMENT, app.records.documents),
     ):
         for org_id, id, worker in rows.in_hand(mark):
             if is_gone(worker):
-                noted += _note_loss(attempt_files.LostAttempt(kind, org_id, id, worker, None), app)
-    return noted
+                recorded += _record_loss(attempt_files.LostAttempt(kind, org_id, id, worker, None), app)
+    return recorded
 
 
-def _note_loss(found: attempt_files.LostAttempt, app: App) -> bool:
+def _record_loss(found: attempt_files.LostAttempt, app: App) -> bool:
     is_message = found.kind == attempt_files.MESSAGE
     rows: Any = app.records.messages if is_message else app.records.documents
     row = rows.get(found.org_id, found.id)
@@ -303,30 +303,30 @@ def record_failure(
     *,
     is_outage: bool,
 ) -> bool:
-    """Note on a row how its attempt failed, and tell whether that was the last one."""
+    """Record on a row how its attempt failed, and return whether that was the last one."""
     attempts, before = row.attempts, row.error_json
     is_poison = isinstance(error, _POISON) and (before is None or before.get("error") in _POISONED)
     allowed = 1 if isinstance(error, MessageErased) else POISON_ATTEMPTS if is_poison else ATTEMPTS
     if attempts >= allowed and not is_outage:
-        _note(lambda: give_up(why))
+        _write(lambda: give_up(why))
         return True
     counted = min(attempts, POISON_ATTEMPTS - 1) if is_outage else attempts
     if counted != attempts:
         why = {**why, "counted": counted}
     delay = app.settings.retry_delay * _BACKOFF ** (counted - 1)
-    _note(lambda: retry_later(why, counted, app.records.database.now() + timedelta(seconds=delay)))
+    _write(lambda: retry_later(why, counted, app.records.database.now() + timedelta(seconds=delay)))
     return False
 
 
 def error_details(attempts: int, error: BaseException, *, is_ours: bool) -> dict[str, Any]:
-    """Tell a failure for error_json, without a text that could hold message content."""
+    """Return a failure for error_json, without a text that could hold message content."""
     detail = str(error) if type(error).__module__.startswith("orderflow_ingest.") else ""
     at = datetime.now(UTC).isoformat(timespec="seconds")
     where = error_location(error, is_ours=is_ours)
     return {"error": type(error).__name__, "detail": detail, "where": where, "at": at, "attempt": attempts}
 
 
-def _note(write: Callable[[], object]) -> None:
+def _write(write: Callable[[], object]) -> None:
     """Write how an attempt ended; a database that is away is waited for. Raises DatabaseUnavailable."""
     for delay in NOTE_DELAYS:
         try:
@@ -345,15 +345,15 @@ def sweep(app: App, holds: Callable[[], bool] = lambda: True) -> int:
     twice, and what has lost its task is found while thousands of others wait. Of messages and of documents it enqueues
     SWEEP_LIMIT at the most. Where half of what defers mail waits, these are enough.
     """
-    note_losses(app)
+    record_losses(app)
     depth, most = app.queue.depth(), app.settings.max_queue
     if depth >= SWEEP_LIMIT and 0 < most <= 2 * depth:
         return 0
-    now, known = app.records.database.now(), app.queue.waiting_rows()
+    now, queued = app.records.database.now(), app.queue.waiting_rows()
     # As many more as have a task: so many at the most of those that are longest due do.
-    limit = len(known) + SWEEP_LIMIT
+    limit = len(queued) + SWEEP_LIMIT
     messages, documents = (
-        [row for row in due(now, limit) if row not in known][:SWEEP_LIMIT]
+        [row for row in due(now, limit) if row not in queued][:SWEEP_LIMIT]
         for due in (app.records.messages.due, app.records.documents.due)
     )
     extract, hand_over = app.queue.enqueue_extraction, app.queue.enqueue_hand_over

@@ -725,7 +725,7 @@ def test_each_step_of_a_message_is_done_by_its_own_role(tenants, deployment, pla
     working.queue.huey.flush()
     assert wait_until(lambda: (1, id) in working.records.messages.due(datetime.now(UTC), 100), 60)
     assert SweepClaim(working.records.database, "a", lambda _: False).take(datetime.now(UTC))
-    assert retry.sweep(working) >= 1 and retry.note_rows_lost(working) == 0
+    assert retry.sweep(working) >= 1 and retry.record_rows_lost(working) == 0
     extract.extract(1, id, working)
     assert {part.reason for part in working.records.documents.skipped(1, id)} >= {"not accepted"}
     assert operating.records.organizations.change_settings("acme", {"document_types": ""})

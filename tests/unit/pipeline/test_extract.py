@@ -241,11 +241,11 @@ def test_a_loss_is_noted_once_and_not_where_the_row_has_moved_on(parts):
     message = received(parts, order())
     parts.records.messages.claim(1, message.id, "host:1", datetime.now(UTC), timedelta(seconds=600))
     _leave_in_hand(parts, attempt_files.MESSAGE, message.id, "host:1/another", "1")
-    attempts.note_losses(parts)
+    attempts.record_losses(parts)
     assert again(parts, message).worker.startswith("host:1/") and again(parts, message).error_json is None
     _leave_in_hand(parts, attempt_files.MESSAGE, message.id, again(parts, message).worker, "1")
-    attempts.note_losses(parts)
-    attempts.note_losses(parts)
+    attempts.record_losses(parts)
+    attempts.record_losses(parts)
     row = again(parts, message)
     assert (row.worker, row.error_json["error"], row.error_json["parts"], row.attempts) == (
         None,
@@ -649,10 +649,10 @@ def test_a_lease_of_before_a_power_cut_is_freed_by_its_own_host_alone(parts):
     messages = parts.records.messages
     messages.claim(1, elsewhere.id, mark.partition("/")[0].replace(attempts._host(), "other:"), now, lease)
     messages.claim(1, alive.id, attempts.worker_name(parts.settings.attempts_dir), now, lease)
-    attempts.note_losses(parts)
+    attempts.record_losses(parts)
     assert again(parts, cut).worker == mark, "no file tells of it"
-    attempts.note_rows_lost(parts)
-    attempts.note_rows_lost(parts)
+    attempts.record_rows_lost(parts)
+    attempts.record_rows_lost(parts)
     row = again(parts, cut)
     assert (row.worker, row.error_json["error"], row.attempts) == (None, "AttemptLost", 1)
     assert again(parts, elsewhere).worker and again(parts, alive).worker
@@ -666,7 +666,7 @@ def test_a_worker_that_is_killed_between_its_claim_and_its_note_leaves_no_lease(
     now, lease = datetime.now(UTC), timedelta(seconds=600)
     parts.records.messages.claim(1, alive.id, attempts.worker_name(parts.settings.attempts_dir), now, lease)
     assert _claimed_by_a_worker_that_is_killed(parts, cut)
-    assert attempts.note_losses(parts) == 1 and attempts.note_losses(parts) == 0
+    assert attempts.record_losses(parts) == 1 and attempts.record_losses(parts) == 0
     assert again(parts, cut).worker is None and again(parts, alive).worker
     work(parts, until=lambda: again(parts, cut).status is Status.PARSED)
 
