@@ -1,5 +1,5 @@
 """Deployments without an organization."""
 
-from .lab.deployment import DOMAIN
+from .lab.process import DOMAIN
 
 ACME, NOBODY = f"orders+acme@{DOMAIN}", f"orders@{DOMAIN}"

@@ -12,7 +12,7 @@ from orderflow_ingest.maintenance.rebuild.rebuilder import RebuildProgress, rebu
 from orderflow_ingest.pipeline import deliver as delivery
 from orderflow_ingest.pipeline.deliver import Origin
 
-from .lab.deployment import DOMAIN
+from .lab.process import DOMAIN
 
 AT = datetime(2026, 3, 14, 15, 9, 26, 535897, UTC)
 

@@ -11,7 +11,7 @@ from orderflow_ingest.storage.database import NewMessage
 from orderflow_ingest.storage.database.rows import column_values
 from orderflow_ingest.storage.database.tables import held_mail, inbound_message
 
-from .lab.deployment import DOMAIN
+from .lab.process import DOMAIN
 from .mails import mail
 
 ACME = f"orders+acme@{DOMAIN}"

@@ -22,13 +22,12 @@ from orderflow_ingest.entrypoints.health_client import ServiceNotRespondingError
 
 from . import warm
 from .postfix import Postfix
+from .process import DOMAIN as DOMAIN
+from .process import ENVIRONMENT as ENVIRONMENT
 from .process import Process, Server, free_port, wait_until
 
 PROGRAMS = Path(sys.executable).parent
 ROOT = Path(__file__).parents[3]
-DOMAIN = "orderflow.example.com"
-# pipe(8) gives a program next to nothing, and so do we.
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 MAIL_USER = "postfix"
 _SWEEPER = """
 import time

@@ -21,6 +21,9 @@ from typing import Self
 
 from .family import family, left, send_signal
 
+DOMAIN = "orderflow.example.com"
+# pipe(8) gives a program next to nothing, and so do we.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 _FAKETIME = "faketime/libfaketimeMT.so.1"  # of Debian's package faketime, below the machine's architecture
 FAKETIME = next(Path("/usr/lib").glob(f"*/{_FAKETIME}"), Path("/usr/lib", _FAKETIME))
 _LOOK = 0.1  # seconds between two looks at what a process that is to end has started

@@ -21,7 +21,7 @@ from orderflow_ingest.pipeline.deliver import deliver
 from orderflow_ingest.pipeline.replay import accept_held
 from orderflow_ingest.storage.database import Filter
 from tests.support.fakes import embedded
-from tests.support.lab.deployment import DOMAIN
+from tests.support.lab.process import DOMAIN
 from tests.support.mails import mail, order
 
 LIMIT = 1 << 20

@@ -14,7 +14,7 @@ from orderflow_ingest.storage.database.connection import NO_TENANT
 from orderflow_ingest.storage.database.tables import organization
 from orderflow_ingest.storage.envelope_header import encode_envelope
 from tests.support.fakes import embedded
-from tests.support.lab.deployment import DOMAIN
+from tests.support.lab.process import DOMAIN
 from tests.support.mails import mail
 
 ACME, NOBODY = f"orders+acme@{DOMAIN}", f"orders@{DOMAIN}"

@@ -24,7 +24,7 @@ from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import Filter, IdentityTakenError, Records
 from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message
 from tests.support.fakes import embedded
-from tests.support.lab.deployment import DOMAIN
+from tests.support.lab.process import DOMAIN
 from tests.support.mails import mail, order
 from tests.support.operating import failing, rows
 from tests.support.replaying import ACME, NOW, fill, held

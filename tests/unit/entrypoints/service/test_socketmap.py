@@ -17,8 +17,7 @@ from orderflow_ingest.entrypoints.service.known_recipients import (
 from orderflow_ingest.entrypoints.service.socketmap import MapListener
 from orderflow_ingest.storage.database import DatabaseUnavailable
 from tests.support.fakes import embedded
-from tests.support.lab.deployment import DOMAIN
-from tests.support.lab.process import scratch
+from tests.support.lab.process import DOMAIN, scratch
 
 BOOKS = "xn--bcher-kva.example"
 OURS = Addresses("orders", "+-", (DOMAIN, BOOKS))
