@@ -16,7 +16,7 @@ pytest_plugins = ["tests.support.died", "tests.support.drawn", "tests.support.se
 # Who starts the tests in the background may have them ignore Ctrl-C, and all that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent
-SERVERS = {"postgres", "authority", "ceph", "redis", "template"}
+SERVERS = {"postgres", "authority", "ceph", "redis", "template", "quiet"}
 KINDS = ("unit", "integration", "acceptance", "robustness")
 # What takes minutes begins first, so that the last process to end is not alone with it.
 LONG = (

@@ -3,7 +3,6 @@
 import json
 import re
 import sqlite3
-import subprocess
 
 import pytest
 
@@ -13,13 +12,6 @@ from tests.support.mails import mail, order
 from tests.support.operating import check, failing, rows
 
 ACME = f"orders+acme@{DOMAIN}"
-
-
-@pytest.fixture
-def quiet(template, place):
-    """A deployment whose worker does not run: a copy of the template."""
-    subprocess.run(["cp", "-a", f"{template}/.", place / "state"], check=True)
-    return Deployment(place)
 
 
 def test_init_is_safe_to_repeat_and_closes_the_state_directory(quiet):

@@ -3,6 +3,7 @@
 A server's module is imported when the server is started, so that tests without servers do not pay for it.
 """
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from .lab.process import scratch
 
 if TYPE_CHECKING:
     from .lab.certificates import Authority
+    from .lab.deployment import Deployment
     from .lab.postgres import Postgres
     from .lab.redis import Redis
     from .lab.s3 import CephS3
@@ -68,3 +70,12 @@ def template() -> Iterator[Path]:
         deployment.admin("init")
         deployment.admin("org", "add", "acme")
         yield deployment.state
+
+
+@pytest.fixture
+def quiet(template: Path, place: Path) -> "Deployment":
+    """Give a deployment whose worker does not run: a copy of the template."""
+    from .lab.deployment import Deployment
+
+    subprocess.run(["cp", "-a", f"{template}/.", place / "state"], check=True)
+    return Deployment(place)
