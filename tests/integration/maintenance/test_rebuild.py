@@ -498,7 +498,7 @@ def test_readers_that_are_killed_cost_no_mail(alone):
             for n in range(0, 30, 5):
                 yield acme, listed[n : n + 5]
                 if n == 5:
-                    readers._readers[1]._process.kill()
+                    readers._workers[1]._process.kill()
 
         found = [one for chunk in readers.read(chunks()) for one in chunk]
     assert [one.key for one in found] == [key for key, _ in listed]
