@@ -21,6 +21,6 @@ from orderflow_ingest.storage.queue import QueueUnavailable
 while True:
     time.sleep(float(sys.argv[1]))
     with suppress(QueueUnavailable, DatabaseUnavailable):  # away: next time
-        retry.sweep(tasks.parts)
+        retry.sweep(tasks.app)
     with suppress(psycopg.Error, redis.RedisError):
         tasks.drain()

@@ -80,7 +80,7 @@ def error_location(error: BaseException, *, is_ours: bool = True) -> str:
     frames = extract_tb(error.__traceback__)
     wanted = "orderflow_ingest" if is_ours else ""
     # A time limit is raised by a signal's handler, on top of the line that it interrupts.
-    below = [frame for frame in frames if "/huey/" not in frame.filename and frame.name != "time_up"]
+    below = [frame for frame in frames if "/huey/" not in frame.filename and frame.name != "raise_task_deadline"]
     ours = [frame for frame in below if wanted in frame.filename]
     chosen = (ours or frames)[-1:]
     kind, why = type(error).__name__, os_reason(error)

@@ -12,7 +12,6 @@ import psycopg
 import pytest
 
 from orderflow_ingest.storage.database import Records
-from tests.acceptance.test_operator import quiet
 from tests.support.fakes import embedded
 from tests.support.lab.deployment import ENVIRONMENT, Deployment
 from tests.support.lab.process import scratch, wait_until

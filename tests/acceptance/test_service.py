@@ -288,7 +288,9 @@ def test_another_user_cannot_deliver(deployment):
         assert "PermissionError" in refused.stderr
         path.chmod(0o777)
         assert subprocess.run(command, capture_output=True, text=True).stdout == "b''\n"
-        strangers = [r for r in deployment.log_records() if r["message"].startswith("Connection to deliver.sock was refused")]
+        strangers = [
+            r for r in deployment.log_records() if r["message"].startswith("Connection to deliver.sock was refused")
+        ]
         assert [record["uid"] for record in strangers] == [pwd.getpwnam("games").pw_uid]
 
 

@@ -69,7 +69,7 @@ def test_a_run_that_did_not_reach_its_end_keeps_its_exit_status(
 SERVERS = """
 import os, pytest
 from pathlib import Path
-from tests.lab.process import LabError, Process, wait_until
+from tests.support.lab.process import LabError, Process, wait_until
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):

@@ -632,8 +632,8 @@ def test_that_how_late_work_is_cannot_be_asked_is_told_and_what_is_left_besides(
 
 
 def test_a_killed_worker_is_gone_and_what_it_leaves_is_removed_by_the_next(place):
-    program = f"import time; from pathlib import Path; from orderflow_ingest import heartbeat; " \
-              f"heartbeat.live(Path({str(place)!r})); print(flush=True); time.sleep(60)"  # fmt: skip
+    program = f"import time; from pathlib import Path; from orderflow_ingest.observability import presence; " \
+              f"presence.announce(Path({str(place)!r})); print(flush=True); time.sleep(60)"  # fmt: skip
     with subprocess.Popen([os.sys.executable, "-c", program], stdout=subprocess.PIPE) as worker:
         worker.stdout.readline()
         assert presence.workers(place) == [worker.pid]

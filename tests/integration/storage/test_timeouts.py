@@ -71,12 +71,12 @@ WORKER = """
 from datetime import datetime
 from uuid import UUID
 import sys
-from orderflow_ingest import extraction
-from orderflow_ingest.assembly import open_app
+from orderflow_ingest.app import open_app
 from orderflow_ingest.config import load
+from orderflow_ingest.pipeline import extract
 print(datetime.now().year)
-parts = open_app(load())
-extraction.extract(1, UUID(sys.argv[1]), parts)
+app = open_app(load())
+extract.extract(1, UUID(sys.argv[1]), app)
 """
 
 

@@ -31,9 +31,10 @@ ROOT = Path(__file__).parents[3]
 MAIL_USER = "postfix"
 _SWEEPER = """
 import time
-from orderflow_ingest import attempts, tasks
+from orderflow_ingest import tasks
+from orderflow_ingest.pipeline import retry
 while True:
-    attempts.sweep(tasks.parts)
+    retry.sweep(tasks.app)
     time.sleep(1)
 """
 # A test has no time for the printed queue run.
