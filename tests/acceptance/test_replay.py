@@ -20,7 +20,6 @@ from tests.support.operating import failing, rows
 from tests.support.replaying import ACME, fill
 from tests.support.tenants import Tenants
 
-__all__ = ["quiet"]
 
 
 @pytest.fixture(scope="module")
