@@ -20,7 +20,17 @@ SERVERS = {"postgres", "authority", "ceph", "redis", "template", "quiet"}
 KINDS = ("unit", "integration", "acceptance", "robustness")
 # What takes minutes begins first, so that the last process to end is not alone with it.
 LONG = (
-    *("faults", "end_to_end", "maintenance_kill_points", "replay", "service", "lab", "operator", "hostile_names"),
+    *(
+        "faults",
+        "patterns",
+        "end_to_end",
+        "maintenance_kill_points",
+        "replay",
+        "service",
+        "lab",
+        "operator",
+        "hostile_names",
+    ),
     *("kill_points", "ways", "rebuild", "mime_limits", "check_ways", "secrets", "memory", "tenants", "monitoring"),
 )
 

@@ -6,6 +6,8 @@ security and the recipients' view come by the very step that makes them everywhe
 by its own name. docs/growth.md says what is won by partitions and what is not.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import sqlalchemy as sa
@@ -51,16 +53,34 @@ def build(engine: sa.Engine, parts: int) -> None:
                 f"CREATE TRIGGER {table.name}_touch BEFORE UPDATE ON {table.name} "
                 "FOR EACH ROW EXECUTE FUNCTION orderflow_touch()"
             )
+        # The steps before 0013 name the table as it was called then, and 0013 renames it.
+        connection.exec_driver_sql("ALTER TABLE held_mail RENAME TO message_conflict")
         take(connection, "0004")
         with Operations.context(MigrationContext.configure(connection)):
             step("0006").secure()
         take(connection, "0007")
         with Operations.context(MigrationContext.configure(connection)):
             step("0010").add_functions()
+        take(connection, "0012")
+        take(connection, "0013")
         connection.exec_driver_sql(
             "CREATE TABLE alembic_version (version_num VARCHAR(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)"
         )
         connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{schema.needed_version()}')")
+
+
+@contextmanager
+def names_before_0013(connection: sa.Connection) -> Iterator[None]:
+    """Give held_mail and its indexes the names that the steps before 0013 know."""
+    indexes = "SELECT indexname FROM pg_indexes WHERE tablename = 'held_mail' AND indexname LIKE 'ix_held_mail%%'"
+    names = {name: name.replace("held_mail", "message_conflict") for (name,) in connection.exec_driver_sql(indexes)}
+    for name, former in names.items():
+        connection.exec_driver_sql(f"ALTER INDEX {name} RENAME TO {former}")
+    connection.exec_driver_sql("ALTER TABLE held_mail RENAME TO message_conflict")
+    yield
+    connection.exec_driver_sql("ALTER TABLE message_conflict RENAME TO held_mail")
+    for name, former in names.items():
+        connection.exec_driver_sql(f"ALTER INDEX {former} RENAME TO {name}")
 
 
 def take(connection: sa.Connection, revision: str) -> None:

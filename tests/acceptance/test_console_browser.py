@@ -92,18 +92,18 @@ def go(desk, path: str) -> None:
 
 
 def of_message(desk, **wanted) -> str:
-    message = desk.parts.records.messages.select(Filter(**wanted), 1)[0]
-    return f"/messages/{desk.parts.records.organizations.slug(message.org_id)}/{message.id}"
+    message = desk.app.records.messages.select(Filter(**wanted), 1)[0]
+    return f"/messages/{desk.app.records.organizations.slug(message.org_id)}/{message.id}"
 
 
 def with_document(desk, content_type: str) -> tuple[str, str]:
     """Give the page of a message that has a document of a type, and the document's name."""
     chosen = Filter(document_type=content_type, statuses=(Status.PARSED,), words="order")
-    found = desk.parts.records.messages.select(chosen, 99)
+    found = desk.app.records.messages.select(chosen, 99)
     message = next(message for message in found if not message.from_email.startswith("mallory"))
-    documents = desk.parts.records.documents.of_message(message.org_id, message.id)
+    documents = desk.app.records.documents.of_message(message.org_id, message.id)
     name = next(document.filename for document in documents if document.content_type == content_type)
-    return f"/messages/{desk.parts.records.organizations.slug(message.org_id)}/{message.id}", name
+    return f"/messages/{desk.app.records.organizations.slug(message.org_id)}/{message.id}", name
 
 
 def test_a_wrong_password_is_told_and_the_right_one_lets_in_to_what_was_asked_for(desk):
@@ -185,7 +185,7 @@ def test_nothing_of_a_hostile_mail_runs_or_is_fetched(anna):
 
 
 def test_a_failed_message_is_replayed_after_a_question(anna):
-    message = anna.parts.records.messages.select(Filter(statuses=(Status.FAILED,)), 1)[0]
+    message = anna.app.records.messages.select(Filter(statuses=(Status.FAILED,)), 1)[0]
     go(anna, of_message(anna, statuses=(Status.FAILED,)))
     assert "MemoryError at zip_archive.py:118" in text(anna)
     assert "Replay this message" not in text(anna)
@@ -193,11 +193,11 @@ def test_a_failed_message_is_replayed_after_a_question(anna):
     press(anna, "Replay this message")
     assert wait_until(lambda: "a worker takes it up" in text(anna), 60)
     assert "anna (console)" in text(anna)
-    assert anna.parts.records.messages.get(message.org_id, message.id).status is Status.RECEIVED
+    assert anna.app.records.messages.get(message.org_id, message.id).status is Status.RECEIVED
 
 
 def test_a_held_mail_is_accepted_with_a_reason(anna):
-    mail = next(one for one in anna.parts.records.held_mail.open() if one.inbound_message_id)
+    mail = next(one for one in anna.app.records.held_mail.open() if one.inbound_message_id)
     go(anna, "/held")
     anna.browser.find_element(By.CSS_SELECTOR, f"a[href$='{mail.id}']").click()
     press(anna, "Accept")  # the browser does not send it without a reason
@@ -205,7 +205,7 @@ def test_a_held_mail_is_accepted_with_a_reason(anna):
     field(anna, "why").send_keys("The buyer wrote two orders under one number")
     press(anna, "Accept")
     assert wait_until(lambda: "It is a message of its own now" in text(anna), 60)
-    (told,) = anna.parts.records.events.of(mail.org_id, mail.id)
+    (told,) = anna.app.records.events.of(mail.org_id, mail.id)
     assert (told.kind, told.details["why"]) == (EventKind.ACCEPTED, "The buyer wrote two orders under one number")
 
 
@@ -252,7 +252,7 @@ def test_a_user_of_one_organization_meets_no_other(desk):
     assert {one.text for one in desk.browser.find_elements(By.CSS_SELECTOR, ".mails .org")} == {"acme"}
     desk.browser.find_element(By.CSS_SELECTOR, "a.subject").click()
     assert "read only" in text(desk) and "Replay" not in text(desk)
-    nordwind = desk.parts.records.organizations.find("nordwind")
+    nordwind = desk.app.records.organizations.find("nordwind")
     go(desk, of_message(desk, org_id=nordwind.id))
     assert "There is no such page" in text(desk)
     assert all("404" in entry["message"] for entry in desk.browser.get_log("browser"))
@@ -265,14 +265,14 @@ def address_of(desk, page: str) -> str:
     if page == "message":
         return of_message(desk, org_id=1, statuses=(Status.PARSED,), words="order")
     if page == "held mail":
-        held = desk.parts.records.held_mail.open()
+        held = desk.app.records.held_mail.open()
         mail = next((one for one in held if one.inbound_message_id), held[0])
-        return f"/held/{desk.parts.records.organizations.slug(mail.org_id)}/{mail.id}"
+        return f"/held/{desk.app.records.organizations.slug(mail.org_id)}/{mail.id}"
     if page == "table":
         path, name = with_document(desk, "text/csv")
         id = path.rpartition("/")[2]
-        message = desk.parts.records.messages.select(Filter(ids=(UUID(id),)), 1)[0]
-        documents = desk.parts.records.documents.of_message(message.org_id, message.id)
+        message = desk.app.records.messages.select(Filter(ids=(UUID(id),)), 1)[0]
+        documents = desk.app.records.documents.of_message(message.org_id, message.id)
         return f"{path}/documents/{next(d.id for d in documents if d.filename == name)}/preview"
     return page
 

@@ -21,7 +21,6 @@ from tests.support.replaying import ACME, fill
 from tests.support.tenants import Tenants
 
 
-
 @pytest.fixture(scope="module")
 def deployment():
     """A deployment whose worker runs."""

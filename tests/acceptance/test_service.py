@@ -621,7 +621,9 @@ def test_a_client_that_is_killed_anywhere_and_comes_again_is_one_message(roots):
     deployment, parts = roots
     modules = (pipe, spool_entry)
     reached = points(modules, lambda: hand_over(deployment, order(2000)))
-    assert {"write_entry", "_copy", "_commit", "_deliver_by_service", "_read_line"} <= {point.function for point in reached}
+    assert {"write_entry", "_copy", "_commit", "_deliver_by_service", "_read_line"} <= {
+        point.function for point in reached
+    }
     for point in reached:
         raw = order(2001 + point.number)
         kill_at(modules, point, lambda raw=raw: hand_over(deployment, raw))

@@ -18,10 +18,10 @@ ACME = f"orders+acme@{DOMAIN}"
 SECRET = "not-for-any-log"
 BACKLOG = 1200
 SITECUSTOMIZE = f"""
-from orderflow_ingest import heartbeat
-def live(directory):
+from orderflow_ingest.observability import presence
+def announce(directory):
     raise ValueError("{SECRET}\\nin two lines")
-heartbeat.live = live
+presence.announce = announce
 """
 
 

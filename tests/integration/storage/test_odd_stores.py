@@ -384,7 +384,7 @@ def test_a_proxys_page_has_a_reason_of_its_own_and_none_of_its_words_get_out(mon
     monkeypatch.setattr(timeouts, "S3_ATTEMPTS", 1)
     with OddStore(refuse=lambda request: page(status, is_xml)) as store:
         archive = open_archive("s3://orders", store.endpoint)
-        for step in (lambda: archive.put(KEY, RAW, DIGEST), lambda: archive.read(KEY, DIGEST), archive.look):
+        for step in (lambda: archive.put(KEY, RAW, DIGEST), lambda: archive.read(KEY, DIGEST), archive.probe_listing):
             try:
                 said = step().refusal
             except ArchiveUnavailable as away:

@@ -162,13 +162,19 @@ def pages(storage, statement, values) -> int:
     return found[0]["Plan"]["Shared Hit Blocks"] + found[0]["Plan"]["Shared Read Blocks"]
 
 
-def test_under_a_held_snapshot_a_take_reads_no_more_the_more_was_taken_before(postgres, database, monkeypatch):
+@pytest.fixture
+def own_database(postgres):
+    """Give a database of the test's own: it leaves so many deleted rows that the queue of others would be estimated."""
+    return postgres.create_database(f"queue_{uuid4().hex}")
+
+
+def test_under_a_held_snapshot_a_take_reads_no_more_the_more_was_taken_before(postgres, own_database, monkeypatch):
     monkeypatch.setattr("orderflow_ingest.storage.queue._COMMIT_SECONDS", 0.0)
-    queue = Worker(database)
+    queue = Worker(own_database)
     queue.create_tables()
     queue.huey.storage.flush_all()
     storage, of_all, of_next = queue.huey.storage, [], []
-    with psycopg.connect(postgres.conninfo(database.rpartition("/")[2])) as dump:
+    with psycopg.connect(postgres.conninfo(own_database.rpartition("/")[2])) as dump:
         dump.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         dump.execute("SELECT 1 FROM huey_task")
         for _ in range(2):
@@ -178,23 +184,23 @@ def test_under_a_held_snapshot_a_take_reads_no_more_the_more_was_taken_before(po
                 cursor.execute("DELETE FROM huey_task")
             for is_live in (True, False) * 4:
                 queue.enqueue_extraction(7, MESSAGE, is_live=is_live)
-            storage._looked_at_all = float("-inf")
+            storage._full_scan_at = float("-inf")
             for _ in range(6):
                 assert storage._dequeue()
-            of_all.append(pages(storage, storage.TAKE.format(storage.ANY), (storage.name, 2000)))
+            of_all.append(pages(storage, storage.TAKE.format(storage.TAKE_ANY), (storage.name, 2000)))
             of_next.append(pages(storage, *storage.next_take()))
     assert of_all[1] > 1.5 * of_all[0] > 5 * of_next[0] and of_next[1] <= of_next[0] + 5, (of_all, of_next)
     queue.huey.storage.close()
 
 
-def test_under_a_held_snapshot_a_count_reads_no_more_the_more_was_taken_before(postgres, database, monkeypatch):
+def test_under_a_held_snapshot_a_count_reads_no_more_the_more_was_taken_before(postgres, own_database, monkeypatch):
     """From some rows on it is the server's estimate, which tells 3 of 3 here."""
-    queue = Worker(database)
+    queue = Worker(own_database)
     queue.create_tables()
     queue.huey.storage.flush_all()
     storage, of_all, of_count = queue.huey.storage, [], []
     exactly = "select count(*) from huey_task where queue = %s"
-    with psycopg.connect(postgres.conninfo(database.rpartition("/")[2])) as dump:
+    with psycopg.connect(postgres.conninfo(own_database.rpartition("/")[2])) as dump:
         dump.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         dump.execute("SELECT 1 FROM huey_task")
         for number in range(1, 3):
@@ -222,10 +228,10 @@ def has_dead(storage, number) -> bool:
     return storage.sql("SELECT pg_stat_get_dead_tuples('huey_task'::regclass)", results=True)[0][0] >= number
 
 
-def test_a_task_that_was_committed_late_or_has_a_small_id_again_is_taken(postgres, database, monkeypatch):
+def test_a_task_that_was_committed_late_or_has_a_small_id_again_is_taken(postgres, own_database, monkeypatch):
     monkeypatch.setattr("orderflow_ingest.storage.queue._COMMIT_SECONDS", 0.0)
     monkeypatch.setattr("orderflow_ingest.storage.queue._FULL_SCAN_SECONDS", 1000.0)
-    queue = Worker(database)
+    queue = Worker(own_database)
     queue.create_tables()
     queue.huey.storage.flush_all()
     storage = queue.huey.storage
@@ -237,10 +243,10 @@ def test_a_task_that_was_committed_late_or_has_a_small_id_again_is_taken(postgre
         for id, priority in ((-7, 0), (-6, 0), (-5, 17), (-4, 18), (-3, -5)):
             cursor.execute(statement, (id, priority))
     assert storage._dequeue() is None
-    storage._looked_at_all = float("-inf")  # after _ALL seconds
+    storage._full_scan_at = float("-inf")  # after _FULL_SCAN_SECONDS
     assert [storage._dequeue() for _ in range(4)] == [b""] * 4, "another's priorities are taken one after the other"
     assert storage._dequeue() is None and storage.queue_size() == 1
-    storage._looked_at_all = float("-inf")
+    storage._full_scan_at = float("-inf")
     assert [storage._dequeue() for _ in range(2)] == [b"", None]
     queue.huey.storage.close()
 

@@ -356,7 +356,7 @@ def test_a_handler_that_raises_is_retried_then_the_document_is_failed_with_its_p
     work(parts, until=lambda: documents.of_message(1, message.id)[0].handover is HandOver.FAILED)
     (document,) = documents.of_message(1, message.id)
     assert document.attempts == ATTEMPTS
-    assert document.error_json["where"].startswith("ValueError at test_extraction.py:")
+    assert document.error_json["where"].startswith("ValueError at test_extract.py:")
     assert "PDF" not in str(document.error_json)
     assert again(parts, message).status is Status.PARSED
 
