@@ -74,7 +74,7 @@ from tests.support.lab.process import LabError, Process, wait_until
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     log = tmp_path_factory.mktemp("x") / "server.log"
-    with Process(["sh", "-c", "echo out of memory; exec sleep 60"], log) as process:
+    with Process(["sh", "-c", f"[ -s {log} ] || echo out of memory; exec sleep 60"], log) as process:
         wait_until(process.tail, 60)
         yield process
 

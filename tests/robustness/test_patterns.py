@@ -77,7 +77,7 @@ def collect(files: list[Path]) -> tuple[list[Used], list[str]]:
                 unknown.append(f"{place}:{call.lineno}")
                 continue
             if pattern not in constants.values():
-                methods = _methods(tree, "") if call.func.attr == "compile" else (call.func.attr,)
+                methods = _methods(tree, _table_of(tree, call)) if call.func.attr == "compile" else (call.func.attr,)
                 found.append(Used(f"{place}:{call.lineno}", pattern, methods))
     return found, unknown
 
@@ -102,8 +102,16 @@ def _value(node: ast.expr, module: Any) -> Any:
     return eval(compile(ast.Expression(node), "", "eval"), dict(vars(module)))
 
 
+def _table_of(tree: ast.Module, call: ast.AST) -> str:
+    """Return the name of the constant in whose value a call stands; "" if it stands in none."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and call in ast.walk(node.value):
+            return node.targets[0].id
+    return ""
+
+
 def _methods(tree: ast.AST, name: str) -> tuple[str, ...]:
-    """Return the methods that a module calls on one of its patterns; of one in a table, all that it calls on any."""
+    """Return the methods that a module calls on a constant; of one on which it calls none, those of all patterns."""
     calls = [
         (owner.id, node.attr)
         for node in ast.walk(tree)

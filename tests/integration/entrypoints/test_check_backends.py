@@ -650,6 +650,8 @@ def test_every_storage_keeps_who_swept_last(request, parts, storage, postgres, r
     url = {"sqlite": "", "postgresql": postgres.create_database(f"swept_{uuid4().hex}"), "redis": redis.url(5)}[storage]
     queue = parts(**({"QUEUE_URL": url} if url else {})).queue
     queue.create_tables()
+    if storage == "redis":
+        queue.huey.storage.conn.flushdb()
     assert queue.last_sweep() is None
     for at in (12.5, 13.5):
         queue.record_sweep("host 1.0", at)
