@@ -36,7 +36,7 @@ MADE_AT_RUN_TIME = {
 }
 FIRST, LAST = 1 << 6, 1 << 17  # characters
 SURE = 0.002  # seconds of CPU: less cannot be compared
-SLOWEST = 0.3  # seconds of CPU for one call
+SLOWEST = 0.1  # seconds of CPU for one call: longer texts tell no more
 MOST_GROWTH = 3.0  # for twice the text: linear is 2, quadratic 4
 MOST_PER_CHARACTER = 500  # times what a plain scan takes for a character
 REPEATS = (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT)
@@ -257,25 +257,19 @@ def plain_scan() -> float:
 
 
 def grows(pattern: re.Pattern[Any], method: str, text: Callable[[int], str]) -> str | None:
-    """Say how a call takes more than linear time; None if it does not."""
-    n, before, growth = FIRST, 0.0, 0.0
-    while n <= LAST:
-        now = cost(pattern, method, text(n))
-        if before >= SURE:
-            growth = now / before
-            if growth >= MOST_GROWTH:  # once more: another process may have been in the way
-                # In turn, so that a time in which the machine is slow slows both.
-                turns = [[cost(pattern, method, text(size)) for size in (n // 2, n)] for _ in range(9)]
-                before, now = (min(times) for times in zip(*turns, strict=True))
-                growth = now / before
-            if growth < MOST_GROWTH:
-                # One longer run tells a bounded repeat from an unbounded one.
-                per_character = now / n / plain_scan()
-                return f"{per_character:.0f} plain scans a character" if per_character > MOST_PER_CHARACTER else None
-            if now > SLOWEST:
-                break
-        n, before = 2 * n, now
-    return f"{growth:.1f} times the time for twice the text" if growth >= MOST_GROWTH else None
+    """Return how a call takes more than linear time; None if it does not."""
+    size, before, now = FIRST, 0.0, cost(pattern, method, text(FIRST))
+    while size < LAST and now <= SLOWEST and (before < SURE or now / before >= MOST_GROWTH):
+        size, before, now = 2 * size, now, cost(pattern, method, text(2 * size))
+    if before >= SURE and now / before >= MOST_GROWTH:  # once more: another process may have been in the way
+        # In turn, so that a time in which the machine is slow slows both.
+        turns = [[cost(pattern, method, text(length)) for length in (size // 2, size)] for _ in range(5)]
+        before, now = (min(times) for times in zip(*turns, strict=True))
+        if now / before >= MOST_GROWTH:
+            return f"{now / before:.1f} times the time for twice the text"
+    # One longer run tells a bounded repeat from an unbounded one.
+    per_character = now / size / plain_scan()
+    return f"{per_character:.0f} plain scans a character" if per_character > MOST_PER_CHARACTER and now > SURE else None
 
 
 def test_the_test_finds_what_is_quadratic() -> None:
