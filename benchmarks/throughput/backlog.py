@@ -32,10 +32,10 @@ FILL = "--fill"
 
 def fill(settings_file: str, messages: int) -> None:
     """Receive so many mails, as the user that delivers."""
-    parts = open_app(load(settings_file))
+    app = open_app(load(settings_file))
     for number in range(messages):
         envelope = Envelope(recipient=f"orders+acme@{DOMAIN}", received_at=datetime.now(UTC), queue_id="Q")
-        assert deliver_from_memory(envelope, order(number), parts).outcome.is_accepted
+        assert deliver_from_memory(envelope, order(number), app).outcome.is_accepted
 
 
 def lose(queue: Queue, number: int) -> None:

@@ -51,8 +51,8 @@ class Section:
         self.state, self.settings_file = directory / "state", directory / "ingest.env"
         self.state.mkdir(mode=0o755)
         self.settings_file.write_text(f"ORDERFLOW_STATE_DIR={self.state}\n")
-        self.parts = embedded(self.state)
-        open_app(self.parts.settings, create=True).queue.create_tables()
+        self.app = embedded(self.state)
+        open_app(self.app.settings, create=True).queue.create_tables()
         for path in (directory, self.settings_file):
             path.chmod(0o755)
         self.give_away()
@@ -64,16 +64,16 @@ class Section:
 
     def deliver(self, recipient: str, raw: bytes, **envelope: str) -> Outcome:
         """Deliver a mail."""
-        ended = deliver_from_memory(Envelope(recipient, datetime.now(UTC), **envelope), raw, self.parts)
+        ended = deliver_from_memory(Envelope(recipient, datetime.now(UTC), **envelope), raw, self.app)
         self.give_away()
         return ended.outcome
 
     def work(self) -> None:
         """Extract every message, and hand every document over."""
-        for message in self.parts.records.messages.select(Filter(), 100):
-            extract(message.org_id, message.id, self.parts)
-            for document in self.parts.records.documents.of_message(message.org_id, message.id):
-                hand_over(message.org_id, document.id, self.parts)
+        for message in self.app.records.messages.select(Filter(), 100):
+            extract(message.org_id, message.id, self.app)
+            for document in self.app.records.documents.of_message(message.org_id, message.id):
+                hand_over(message.org_id, document.id, self.app)
         self.give_away()
 
 
@@ -297,15 +297,15 @@ def test_what_is_held_for_its_sender_is_found_by_its_message_id(quiet):
     """Where is my order? It has been taken, and waits for somebody to decide."""
     admin(quiet, "org", "set", "acme", "allowed_senders=@other.example")
     assert quiet.deliver(ACME, mail(1)) is quiet.deliver(ACME, mail(2)) is Outcome.HELD
-    one, two = sorted(quiet.parts.records.held_mail.open(), key=lambda held: held.source_message_id)
+    one, two = sorted(quiet.app.records.held_mail.open(), key=lambda held: held.source_message_id)
     name = one.source_message_id
     for asked in (name, name.strip("<>")):
         (told,) = rows(admin(quiet, "find", "--message-id", asked, "--json"))
         assert (told["id"], told["status"]) == (str(one.id), "HELD")
     assert admin(quiet, "show", name) == admin(quiet, "show", str(one.id)[:13], "--org", "acme")
     assert f"Message-ID    {name}" in admin(quiet, "show", name)
-    assert replay.discard_held(one, quiet.parts, "jo", "a stranger")
-    assert replay.accept_held(two, quiet.parts, "jo")
+    assert replay.discard_held(one, quiet.app, "jo", "a stranger")
+    assert replay.accept_held(two, quiet.app, "jo")
     (told,) = rows(admin(quiet, "find", "--message-id", name, "--json"))
     assert told["status"] == "DISCARDED" and "a stranger" in admin(quiet, "show", name)
     (told,) = rows(admin(quiet, "find", "--message-id", two.source_message_id, "--json"))
@@ -377,7 +377,7 @@ def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place
     told = told_of(quiet, ACME, file)
     assert told["sender"] == "held: From is not among allowed_senders" and told["outcome"].startswith("HELD (SENDER)")
     assert told["part 2"].startswith("passed over, not accepted: application/pdf")
-    assert quiet.parts.records.messages.select(Filter(), 1) == [] and status_of(quiet)["held mail"] == 0
+    assert quiet.app.records.messages.select(Filter(), 1) == [] and status_of(quiet)["held mail"] == 0
     assert not list((quiet.state / "archive").rglob("*.eml"))
     admin(quiet, "org", "unset", "acme", "allowed_senders")
     quiet.deliver(ACME, TOLD)
@@ -392,41 +392,41 @@ def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place
 
 def test_a_sender_is_judged_by_the_queue_id_under_which_the_mail_came(place):
     settings = {"ORDERFLOW_AUTHSERV_ID": "mx.example", "ORDERFLOW_STATE_DIR": str(place)}
-    parts = open_app(load("/dev/null", settings), create=True, guarded=False)
-    schema.upgrade(parts.records.database)
-    parts.records.organizations.add("acme", "Acme")
-    parts.records.organizations.change_settings("acme", {"allowed_senders": "@shop.example"})
+    app = open_app(load("/dev/null", settings), create=True, guarded=False)
+    schema.upgrade(app.records.database)
+    app.records.organizations.add("acme", "Acme")
+    app.records.organizations.change_settings("acme", {"allowed_senders": "@shop.example"})
     raw = (
         b"Authentication-Results: mx.example; dkim=pass header.d=shop.example\n"
         b"Received: from x by y with ESMTP id 4bXyz1;\n\tnow\nFrom: a@shop.example\nSubject: x\n\nhi\n"
     )
 
     def told(*more: str) -> tuple[str, ...]:
-        found = dict(dry_run_delivery(ACME, raw, None, None, parts, *more))
+        found = dict(dry_run_delivery(ACME, raw, None, None, app, *more))
         return found.get("queue id", "")[:9], found["sender"]
 
     assert told() == ("not known", "taken")
     assert told("4bXyz1") == ("", "taken")
     assert told("another") == told("") == ("", "held: From is not authenticated")
     assert told("4bXyz1", '"a b"@shop.example')[1].startswith("held: it may have made our server write false")
-    parts.records.database.close()
+    app.records.database.close()
 
 
 def test_a_dry_run_and_a_delivery_agree_on_mail_before_the_queue_and_after_it(place):
-    parts = embedded(place, ORDERFLOW_AUTHSERV_ID="mx.example")
-    parts.records.organizations.change_settings("acme", {"allowed_senders": "@shop.example"})
+    app = embedded(place, ORDERFLOW_AUTHSERV_ID="mx.example")
+    app.records.organizations.change_settings("acme", {"allowed_senders": "@shop.example"})
     raw = (
         b"Authentication-Results: mx.example; dkim=pass header.d=shop.example\n"
         b"Received: from x by y with ESMTP id 4bXyz1;\n\tnow\nFrom: a@shop.example\nSubject: x\n\nhi\n"
     )
     for listener, outcome in ((BEFORE_QUEUE, Outcome.HELD), ("", Outcome.DELIVERED)):
         is_before_queue = listener == BEFORE_QUEUE
-        dry = dict(dry_run_delivery(ACME, raw, None, None, parts, "4bXyz1", is_before_queue=is_before_queue))
-        unseen = dict(dry_run_delivery(ACME, None, "a@shop.example", None, parts, is_before_queue=is_before_queue))
+        dry = dict(dry_run_delivery(ACME, raw, None, None, app, "4bXyz1", is_before_queue=is_before_queue))
+        unseen = dict(dry_run_delivery(ACME, None, "a@shop.example", None, app, is_before_queue=is_before_queue))
         envelope = Envelope(ACME, datetime.now(UTC), queue_id="4bXyz1", listener=listener)
-        assert deliver_from_memory(envelope, raw, parts).outcome is outcome
+        assert deliver_from_memory(envelope, raw, app).outcome is outcome
         assert dry["outcome"].startswith(outcome.name) and unseen["outcome"].startswith(outcome.name)
-    parts.records.database.close()
+    app.records.database.close()
 
 
 def test_status_counts_what_postfix_holds_back_and_has_a_dash_where_there_is_none(quiet, place):

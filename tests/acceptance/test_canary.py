@@ -42,17 +42,17 @@ def fly(
     """Let a canary fly in this process; give the steps that came, and the one that did not."""
     came: list[str] = []
     with as_user(NOBODY):
-        parts = open_app(load(str(deployment.settings_file), {}), guarded=False)
-        org = parts.records.organizations.find("canary")
+        app = open_app(load(str(deployment.settings_file), {}), guarded=False)
+        org = app.records.organizations.find("canary")
         probe = new_probe(f"127.0.0.1:{deployment.postfix.smtp_port}", f"postmaster@{DOMAIN}", recipient)
-        canary = Canary(parts, org, probe, timeout, lambda *_: None)
+        canary = Canary(app, org, probe, timeout, lambda *_: None)
         try:
             for step in canary.fly(str(deployment.postfix.config_directory)):
                 came.append(step.name)
         except StepMissedError as missed:
             return came, missed
         finally:
-            parts.records.database.close()
+            app.records.database.close()
     return came, None
 
 

@@ -42,11 +42,11 @@ def check(deployment: Deployment, main: str = "", patience: float = 20) -> list[
 
 
 def found(deployment: Deployment, patience: float = 20) -> list[tuple[str, str]]:
-    parts = open_app(load(str(deployment.settings_file), {}), guarded=False)
+    app = open_app(load(str(deployment.settings_file), {}), guarded=False)
     try:
-        return list(check_forgeries(parts, open_postfix(str(deployment.postfix.config_directory)), patience))
+        return list(check_forgeries(app, open_postfix(str(deployment.postfix.config_directory)), patience))
     finally:
-        parts.records.database.close()
+        app.records.database.close()
 
 
 def nothing_is_left(deployment: Deployment) -> bool:

@@ -35,14 +35,14 @@ AXE = (files("axe_core_python") / "axe.min.js").read_text()
 def desk(tmp_path_factory):
     """Give a console with an hour of mail, and a browser before it."""
     place = tmp_path_factory.mktemp("browser")
-    parts = embedded(place, ORDERFLOW_MAX_LAG="0")
-    Mailroom(parts, datetime.now(UTC)).fill(55 if PICTURES else 12)
+    app = embedded(place, ORDERFLOW_MAX_LAG="0")
+    Mailroom(app, datetime.now(UTC)).fill(55 if PICTURES else 12)
     users = Users(place / "users.json")
     with users.edit() as table:
         table["anna"] = User("anna", _HASH, None, True)
         table["ben"] = User("ben", _HASH, frozenset({"acme"}), False)
-    with served(create_app(parts, users)) as address, chromium(place) as browser:
-        yield SimpleNamespace(app=parts, address=address, browser=browser, place=place)
+    with served(create_app(app, users)) as address, chromium(place) as browser:
+        yield SimpleNamespace(app=app, address=address, browser=browser, place=place)
 
 
 @pytest.fixture

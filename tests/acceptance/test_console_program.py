@@ -29,9 +29,9 @@ ROOT = Path(__file__).parents[2]
 def filled(tmp_path_factory) -> Path:
     """Give the files of a deployment with an hour of mail."""
     place = tmp_path_factory.mktemp("console")
-    parts = embedded(place, ORDERFLOW_MAX_LAG="0")
-    Mailroom(parts, datetime.now(UTC)).fill(12)
-    parts.records.database.close()
+    app = embedded(place, ORDERFLOW_MAX_LAG="0")
+    Mailroom(app, datetime.now(UTC)).fill(12)
+    app.records.database.close()
     made_users(place / "users.json")
     return place
 
@@ -112,23 +112,23 @@ def test_a_deployment_on_postgresql_is_shown_as_one_on_sqlite(place, postgres):
     postgres.run_script(url.rpartition("/")[2], roles.postgresql(load(environ={"DATABASE_URL": url}), "public"))
     role = f"console_{uuid4().hex[:8]}"
     postgres.create_role(role, "orderflow_operator")
-    embedded_parts = embedded(place, ORDERFLOW_MAX_LAG="0")
-    mailroom = Mailroom(replace(embedded_parts, records=owner), datetime.now(UTC))
+    embedded_app = embedded(place, ORDERFLOW_MAX_LAG="0")
+    mailroom = Mailroom(replace(embedded_app, records=owner), datetime.now(UTC))
     mailroom.deliver(mailroom.order("acme"), "acme", 59)
     mailroom.work()
     users = made_users(place / "users.json")
-    parts = replace(embedded_parts, records=Records(postgres.url(url.rpartition("/")[2], role)))
-    room = SimpleNamespace(parts=parts, app=create_app(parts, users))
-    message = message_of(parts, "acme")
+    app = replace(embedded_app, records=Records(postgres.url(url.rpartition("/")[2], role)))
+    room = SimpleNamespace(app=app, flask=create_app(app, users))
+    message = message_of(app, "acme")
     for name in ("anna", "ben"):
         client = as_user(room, name)
         for period in ("1h", "24h", "7d"):
             page = client.get(f"/?period={period}").text
             assert 'data-label="Received">1<' in page
         assert found(client, words=re.search(r"\d+", message.subject)[0]) == [str(message.id)]
-        assert "EXTRACTED" in client.get(url_of(parts, message)).text
+        assert "EXTRACTED" in client.get(url_of(app, message)).text
         for path in ("/messages?sender=a%00@b", "/?org=%00", f"/messages/a%00/{message.id}"):
             assert client.get(path).status_code == 400, "PostgreSQL knows no such text"
     assert as_user(room, "anna").get("/?org=beta").status_code == 200
-    parts.records.database.close()
+    app.records.database.close()
     owner.database.close()

@@ -20,8 +20,8 @@ BROKEN = {
 
 @pytest.mark.parametrize("how", [*BROKEN, "old"])
 def test_a_file_that_is_not_right_is_written_again_once(place, how):
-    parts, file = embedded(place), place / "recipients.db"
-    organizations = parts.records.organizations
+    app, file = embedded(place), place / "recipients.db"
+    organizations = app.records.organizations
     organizations.publish(file)
     if how == "old":
         organizations.add("late", "Late")
@@ -34,28 +34,28 @@ def test_a_file_that_is_not_right_is_written_again_once(place, how):
 
 
 def test_a_file_that_is_right_is_not_touched(place):
-    parts, file = embedded(place), place / "recipients.db"
-    parts.records.organizations.publish(file)
+    app, file = embedded(place), place / "recipients.db"
+    app.records.organizations.publish(file)
     before = os.stat(file)
-    assert not parts.records.organizations.keep_published(file)
+    assert not app.records.organizations.keep_published(file)
     after = os.stat(file)
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_place_that_cannot_be_written_is_told(place):
-    parts = embedded(place)
+    app = embedded(place)
     with pytest.raises(DatabaseUnavailable, match=r"recipients\.db cannot be"):
-        parts.records.organizations.keep_published(place / "missing" / "recipients.db")
+        app.records.organizations.keep_published(place / "missing" / "recipients.db")
 
 
 def test_what_cannot_be_replaced_is_told_and_looked_at_again(place):
     """In the service nothing but DatabaseUnavailable is expected: another error would end its looking."""
-    parts, file = embedded(place), place / "recipients.db"
+    app, file = embedded(place), place / "recipients.db"
     file.mkdir(mode=0o755)
     with pytest.raises(DatabaseUnavailable, match=r"recipients\.db cannot be replaced"):
-        parts.records.organizations.keep_published(file)
+        app.records.organizations.keep_published(file)
     file.rmdir()
-    assert parts.records.organizations.keep_published(file)
+    assert app.records.organizations.keep_published(file)
 
 
 def test_behind_postfix_the_file_comes_back_and_senders_are_answered():

@@ -32,10 +32,10 @@ def deployment():
 
 
 @pytest.fixture
-def parts(place: Path):
-    parts = embedded(place)
-    yield parts
-    parts.records.database.close()
+def app(place: Path):
+    app = embedded(place)
+    yield app
+    app.records.database.close()
 
 
 # Messages and hand-overs

@@ -31,44 +31,44 @@ from tests.support.replaying import ACME, NOW, fill, held
 
 
 @pytest.fixture
-def parts(place: Path):
-    parts = embedded(place)
-    yield parts
-    parts.records.database.close()
+def app(place: Path):
+    app = embedded(place)
+    yield app
+    app.records.database.close()
 
 
 # What is selected
 
 
-def selected(parts, *arguments):
+def selected(app, *arguments):
     """Give the numbers of the orders that these options mean, in a program that has them."""
     found = []
 
     @click.command()
     @selection
     def probe(**given):
-        found.extend(parts.records.messages.select(build_filter(parts, given), 100))
+        found.extend(app.records.messages.select(build_filter(app, given), 100))
 
     ended = CliRunner().invoke(probe, arguments, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     return {message.subject[6:] for message in found}
 
 
-def test_messages_are_selected_by_what_is_known_of_them(parts):
+def test_messages_are_selected_by_what_is_known_of_them(app):
     now = datetime.now(UTC)
     ids = {}
     for number in range(4):
         slug, sender = ("acme", f"buyer-{number}@shop.example") if number < 3 else ("beta", "boss@firm.example")
-        ended = deliver_from_memory(Envelope(f"orders+{slug}@{DOMAIN}", now, sender), order(number), parts)
+        ended = deliver_from_memory(Envelope(f"orders+{slug}@{DOMAIN}", now, sender), order(number), app)
         ids[number] = ended.message_id
-        extract.extract(1 if number < 3 else 2, ended.message_id, parts)
-    for one in parts.records.documents.of_message(1, ids[2]):
-        attempt = parts.records.documents.claim(1, one.id, "w", now, timedelta(0))
-        assert parts.records.documents.give_up(attempt, {"error": "KeyError"})
-    with parts.records.database.write(1) as connection:
+        extract.extract(1 if number < 3 else 2, ended.message_id, app)
+    for one in app.records.documents.of_message(1, ids[2]):
+        attempt = app.records.documents.claim(1, one.id, "w", now, timedelta(0))
+        assert app.records.documents.give_up(attempt, {"error": "KeyError"})
+    with app.records.database.write(1) as connection:
         connection.execute(document.update().where(document.c.inbound_message_id != ids[2]).values(handover="DONE"))
 
-    mean = partial(selected, parts)
+    mean = partial(selected, app)
     everything = set("0123")
     assert mean() == mean("--status", "parsed") == mean("--since", "2020-01-01") == mean("--since", "2h") == everything
     assert mean("--org", "beta") == mean("--sender", "@firm.example") == mean("--org", "BETA", "--since", "1d") == {"3"}
@@ -80,7 +80,7 @@ def test_messages_are_selected_by_what_is_known_of_them(parts):
     assert (
         mean("--unseen") == mean("--error", "KeyError") == mean("--unseen", "--document-type", "application/*") == {"2"}
     )
-    (one, *_) = parts.records.documents.of_message(1, ids[0])
+    (one, *_) = app.records.documents.of_message(1, ids[0])
     assert mean("--document-id", str(one.id)) == {"0"} and mean("--document-id", str(one.id), "--unseen") == set()
 
 
@@ -247,46 +247,46 @@ def test_a_dead_letter_is_shown_exported_and_delivered(quiet):
     assert (failed["command"], failed["done"], failed["failed"]) == (f"orderflow-replay dead {dead['entry']}", 0, 1)
 
 
-def identities(parts):
-    return sorted(message.source_message_id for message in parts.records.messages.select(Filter(), 9))
+def identities(app):
+    return sorted(message.source_message_id for message in app.records.messages.select(Filter(), 9))
 
 
-def free_identity(parts):
-    with parts.records.database.write(1) as connection:
+def free_identity(app):
+    with app.records.database.write(1) as connection:
         connection.execute(inbound_message.update().values(source_message_id="<another>"))
 
 
-def test_what_is_held_for_its_sender_keeps_its_message_id_where_that_is_free(parts):
-    held_row = held(parts, HoldReason.SENDER_NOT_ALLOWED, b"1\n", b"2\n")
-    free_identity(parts)
-    assert replay.identity_of(held_row, parts) == "<order-1@shop.example>"
-    assert replay.accept_held(held_row, parts, "me@here", "known")
-    assert identities(parts) == ["<another>", "<order-1@shop.example>"]
-    assert not replay.accept_held(held_row, parts, "me@here")
+def test_what_is_held_for_its_sender_keeps_its_message_id_where_that_is_free(app):
+    held_row = held(app, HoldReason.SENDER_NOT_ALLOWED, b"1\n", b"2\n")
+    free_identity(app)
+    assert replay.identity_of(held_row, app) == "<order-1@shop.example>"
+    assert replay.accept_held(held_row, app, "me@here", "known")
+    assert identities(app) == ["<another>", "<order-1@shop.example>"]
+    assert not replay.accept_held(held_row, app, "me@here")
 
 
 @pytest.mark.parametrize("reason", HoldReason)
-def test_what_is_held_gets_an_identity_of_its_own_where_its_message_id_is_taken(parts, reason):
-    held_row = held(parts, reason, b"1\n", b"2\n")
+def test_what_is_held_gets_an_identity_of_its_own_where_its_message_id_is_taken(app, reason):
+    held_row = held(app, reason, b"1\n", b"2\n")
     own = f"<order-1@shop.example>#{held_row.fingerprint[:16]}"
-    assert replay.identity_of(held_row, parts) == own
-    assert replay.accept_held(held_row, parts, "me@here")
-    assert identities(parts) == ["<order-1@shop.example>", own]
-    assert len(parts.queue.extractions) == 2
+    assert replay.identity_of(held_row, app) == own
+    assert replay.accept_held(held_row, app, "me@here")
+    assert identities(app) == ["<order-1@shop.example>", own]
+    assert len(app.queue.extractions) == 2
 
 
 @pytest.mark.parametrize("reason", HoldReason)
-def test_what_is_held_stays_held_where_each_identity_is_taken(parts, reason):
-    held_row = held(parts, reason, b"1\n", b"2\n")
-    assert replay.accept_held(held_row, parts, "me@here")
-    with parts.records.database.write(1) as connection:
+def test_what_is_held_stays_held_where_each_identity_is_taken(app, reason):
+    held_row = held(app, reason, b"1\n", b"2\n")
+    assert replay.accept_held(held_row, app, "me@here")
+    with app.records.database.write(1) as connection:
         connection.execute(held_mail.update().values(resolution=None))
-    before = (identities(parts), parts.records.events.of(1, held_row.id))
-    assert replay.identity_of(held_row, parts) is None
+    before = (identities(app), app.records.events.of(1, held_row.id))
+    assert replay.identity_of(held_row, app) is None
     with pytest.raises(IdentityTakenError):
-        replay.accept_held(held_row, parts, "me@here")
-    assert parts.records.held_mail.open() == [held_row]
-    assert (identities(parts), parts.records.events.of(1, held_row.id)) == before
+        replay.accept_held(held_row, app, "me@here")
+    assert app.records.held_mail.open() == [held_row]
+    assert (identities(app), app.records.events.of(1, held_row.id)) == before
 
 
 def test_what_is_held_and_erased_can_only_be_discarded(quiet):
@@ -303,9 +303,9 @@ def test_what_is_held_and_erased_can_only_be_discarded(quiet):
     assert ended["outcome"] == "discarded"
 
 
-def test_a_run_tells_its_events_of_an_accepted_mail(parts):
-    held_row, run = held(parts, HoldReason.MESSAGE_ID_REUSED, b"1\n", b"2\n"), uuid4()
-    assert replay.accept_held(held_row, parts, "me@here", "they called", run)
-    (event,) = parts.records.events.of(1, held_row.id)
+def test_a_run_tells_its_events_of_an_accepted_mail(app):
+    held_row, run = held(app, HoldReason.MESSAGE_ID_REUSED, b"1\n", b"2\n"), uuid4()
+    assert replay.accept_held(held_row, app, "me@here", "they called", run)
+    (event,) = app.records.events.of(1, held_row.id)
     assert (event.kind, event.run_id, event.details["why"]) == (EventKind.ACCEPTED, run, "they called")
-    assert read_message(parts.archive.read(held_row.raw_key, held_row.digest)) is not None
+    assert read_message(app.archive.read(held_row.raw_key, held_row.digest)) is not None

@@ -13,7 +13,7 @@ from tests.support.rewritten import ACME, UMLAUTS, attached, difference, mixed, 
 
 
 @pytest.fixture
-def parts(place):
+def app(place):
     return embedded(place)
 
 
@@ -57,13 +57,13 @@ GATED = {
 
 
 @pytest.mark.parametrize("name", GATED)
-def test_what_postfix_makes_of_a_mail_for_a_next_hop_without_8bitmime_is_the_same_mail(downgraded, parts, name):
+def test_what_postfix_makes_of_a_mail_for_a_next_hop_without_8bitmime_is_the_same_mail(downgraded, app, name):
     raw = GATED[name]
     changed = downgraded[read_mail(raw).message.source_message_id]
     assert b"quoted-printable" in changed
     assert read_mail(changed).message.fingerprint != read_mail(raw).message.fingerprint
     assert difference(raw, changed) == ""
-    assert post(parts, raw).outcome is Outcome.DELIVERED
-    assert post(parts, changed).outcome is Outcome.DUPLICATE
+    assert post(app, raw).outcome is Outcome.DELIVERED
+    assert post(app, changed).outcome is Outcome.DUPLICATE
     other = changed.replace(b"12", b"13").replace(b"=FC", b"=E4").replace(b"W-1", b"W-2")
     assert difference(raw, other)

@@ -609,7 +609,7 @@ def hand_over(deployment: Deployment, raw: bytes) -> tuple[int, bytes]:
 
 @pytest.fixture(scope="module")
 def roots():
-    """A deployment of root, as who these tests run, with its service; and its parts, for a drain and a look."""
+    """A deployment of root with its service, and its App."""
     with scratch() as place:
         deployment = Deployment(place, user="root")
         deployment.set_up("acme")
@@ -618,7 +618,7 @@ def roots():
 
 
 def test_a_client_that_is_killed_anywhere_and_comes_again_is_one_message(roots):
-    deployment, parts = roots
+    deployment, app = roots
     modules = (pipe, spool_entry)
     reached = points(modules, lambda: hand_over(deployment, order(2000)))
     assert {"write_entry", "_copy", "_commit", "_deliver_by_service", "_read_line"} <= {
@@ -628,12 +628,12 @@ def test_a_client_that_is_killed_anywhere_and_comes_again_is_one_message(roots):
         raw = order(2001 + point.number)
         kill_at(modules, point, lambda raw=raw: hand_over(deployment, raw))
         assert wait_until(lambda: health(deployment)["busy"] == 0, 60), point
-        assert all(ended.outcome.is_accepted for _, ended in drain(parts)), point
+        assert all(ended.outcome.is_accepted for _, ended in drain(app)), point
         assert hand_over(deployment, raw)[0] == 0, point
-    subjects = Counter(row.subject for row in parts.records.messages.select(Filter(), 1000))
+    subjects = Counter(row.subject for row in app.records.messages.select(Filter(), 1000))
     assert subjects == {f"Order {2000 + n}": 1 for n in range(len(reached) + 1)}
-    assert parts.spool.entries() == []
-    assert parts.queue.depth() == len(reached) + 1
+    assert app.spool.entries() == []
+    assert app.queue.depth() == len(reached) + 1
 
 
 # systemd

@@ -45,12 +45,12 @@ def servers():
         servers[0].start()
         try:
             url = servers[0].create_database("orders")
-            parts = open_app(load("/dev/null", {"DATABASE_URL": url, "ORDERFLOW_STATE_DIR": str(place)}))
-            schema.upgrade(parts.records.database)
-            parts.queue.create_tables()
-            parts.records.organizations.add("acme", "Acme")
-            parts.records.database.close()
-            parts.queue.huey.storage.close()
+            app = open_app(load("/dev/null", {"DATABASE_URL": url, "ORDERFLOW_STATE_DIR": str(place)}))
+            schema.upgrade(app.records.database)
+            app.queue.create_tables()
+            app.records.organizations.add("acme", "Acme")
+            app.records.database.close()
+            app.queue.huey.storage.close()
             yield servers
         finally:
             for server in servers:
@@ -66,7 +66,7 @@ class Client:
     what began after `went_well`, and was deferred.
     """
 
-    parts: object
+    app: object
     stopped: Event = field(default_factory=Event)
     failed: Event = field(default_factory=Event)
     promoted: Event = field(default_factory=Event)
@@ -89,7 +89,7 @@ class Client:
         while not self.stopped.is_set():
             number, is_after, is_late = next(NUMBERS), self.promoted.is_set(), self.went_well.is_set()
             envelope = Envelope("orders+acme@orderflow.example.com", datetime.now(UTC), "a@b.example")
-            outcome = deliver_from_memory(envelope, MAIL.format(number).encode(), self.parts).outcome
+            outcome = deliver_from_memory(envelope, MAIL.format(number).encode(), self.app).outcome
             if outcome.is_accepted:
                 self.delivered.append(number)
                 if is_after:
@@ -113,11 +113,11 @@ def test_mail_goes_on_by_the_promoted_server_and_is_not_deferred_again(servers, 
     servers.append(standby)
     hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
     url = f"postgresql://postgres@{hosts}/orders?target_session_attrs=read-write"
-    parts = open_app(load("/dev/null", {"DATABASE_URL": url, "ORDERFLOW_STATE_DIR": str(place)}))
-    parts.spool.prepare()
-    parts.archive.prepare()
-    before = parts.records.messages.count(Filter(org_id=1))
-    with Client(parts) as client:
+    app = open_app(load("/dev/null", {"DATABASE_URL": url, "ORDERFLOW_STATE_DIR": str(place)}))
+    app.spool.prepare()
+    app.archive.prepare()
+    before = app.records.messages.count(Filter(org_id=1))
+    with Client(app) as client:
         assert wait_until(lambda: len(client.delivered) > SENDERS, 60)
         end(primary)
         assert client.failed.wait(60)
@@ -127,8 +127,8 @@ def test_mail_goes_on_by_the_promoted_server_and_is_not_deferred_again(servers, 
         until = len(client.delivered) + 20
         assert wait_until(lambda: len(client.delivered) > until, 60)
     assert client.late == [], "deferred after a later mail had gone through"
-    assert parts.records.messages.count(Filter(org_id=1)) - before >= len(client.delivered)
-    assert parts.queue.depth() > 0
-    parts.records.database.close()
-    parts.queue.huey.storage.close()
+    assert app.records.messages.count(Filter(org_id=1)) - before >= len(client.delivered)
+    assert app.queue.depth() > 0
+    app.records.database.close()
+    app.queue.huey.storage.close()
     primary.kill()

@@ -110,10 +110,10 @@ def kill_at(code: CodeType, line: int, run: Callable[[], object]) -> None:
 
 def embedded_template(directory: Path) -> Settings:
     """Set up a state directory with tables, organizations and a real queue."""
-    parts = embedded(directory)
-    parts.records.database.close()
-    open_app(parts.settings, create=True).queue.create_tables()
-    return parts.settings
+    app = embedded(directory)
+    app.records.database.close()
+    open_app(app.settings, create=True).queue.create_tables()
+    return app.settings
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +130,12 @@ def settings(template, place) -> Settings:
     return replace(template, state_dir=place, **urls)
 
 
-def put_through(parts: App, *blocks: bytes) -> None:
+def put_through(app: App, *blocks: bytes) -> None:
     """Spool a message that comes in these blocks, and settle it."""
     coming = iter((*blocks, b""))
     envelope = Envelope(recipient="orders+acme@orderflow.example.com", received_at=datetime.now(UTC))
-    entry = parts.spool.write(encode_envelope(envelope), lambda _: next(coming), 1 << 20)
-    assert receive.deliver_spooled(entry, parts).outcome.is_accepted
+    entry = app.spool.write(encode_envelope(envelope), lambda _: next(coming), 1 << 20)
+    assert receive.deliver_spooled(entry, app).outcome.is_accepted
 
 
 def deliver(settings: Settings) -> None:
@@ -161,50 +161,50 @@ def deliver_own(settings: Settings) -> None:
 
 def deliver_late(settings: Settings) -> None:
     """Deliver a redelivery that finds nobody there yet, and loses the race for its identity."""
-    parts = open_app(settings)
-    real = parts.archive.put
+    app = open_app(settings)
+    real = app.archive.put
 
     def put(*arguments) -> None:
-        parts.archive.put = real
+        app.archive.put = real
         deliver(settings)
         real(*arguments)
 
-    parts.archive.put = put
-    put_through(parts, b"Received: late\n" + RAW)
+    app.archive.put = put
+    put_through(app, b"Received: late\n" + RAW)
 
 
 def work(settings: Settings, until: Callable[[App], bool]) -> App:
     """Be a worker: sweep, and run what lies in the real queue."""
-    parts = open_app(
+    app = open_app(
         settings,
-        lambda org_id, id, is_live: extract.extract(org_id, id, parts, is_live=is_live),
-        lambda org_id, id, _: hand_over.hand_over(org_id, id, parts),
+        lambda org_id, id, is_live: extract.extract(org_id, id, app, is_live=is_live),
+        lambda org_id, id, _: hand_over.hand_over(org_id, id, app),
     )
 
     def is_finished() -> bool:
-        if until(parts):
+        if until(app):
             return True
-        retry.sweep(parts)
-        while (task := parts.queue.huey.dequeue()) is not None:
-            parts.queue.huey.execute(task)
+        retry.sweep(app)
+        while (task := app.queue.huey.dequeue()) is not None:
+            app.queue.huey.execute(task)
         return False
 
     assert wait_until(is_finished, 60, interval=0.01), "it was never finished"
-    return parts
+    return app
 
 
 def work_and_repeat(settings: Settings) -> None:
     """Be a worker, and take each task once more, as a sweep does that comes at the right moment."""
-    parts = work(settings, finished)
-    for row in parts.records.messages.select(Filter(), 10):
-        extract.extract(row.org_id, row.id, parts)
-        for document in parts.records.documents.of_message(row.org_id, row.id):
-            hand_over.hand_over(row.org_id, document.id, parts)
+    app = work(settings, finished)
+    for row in app.records.messages.select(Filter(), 10):
+        extract.extract(row.org_id, row.id, app)
+        for document in app.records.documents.of_message(row.org_id, row.id):
+            hand_over.hand_over(row.org_id, document.id, app)
 
 
-def finished(parts: App) -> bool:
-    rows = parts.records.messages.select(Filter(), 10)
-    documents = [d for row in rows for d in parts.records.documents.of_message(row.org_id, row.id)]
+def finished(app: App) -> bool:
+    rows = app.records.messages.select(Filter(), 10)
+    documents = [d for row in rows for d in app.records.documents.of_message(row.org_id, row.id)]
     return all(r.status is Status.PARSED for r in rows) and all(d.handover is HandOver.DONE for d in documents)
 
 
@@ -212,14 +212,14 @@ def finished(parts: App) -> bool:
 def test_a_delivery_killed_at_any_line_and_run_again_is_one_message(settings, code, line):
     kill_at(code, line, lambda: deliver(settings))
     deliver(settings)
-    parts = open_app(settings)
-    assert all(ended.outcome.is_accepted for _, ended in receive.drain(parts))
-    (row,) = parts.records.messages.select(Filter(), 10)
+    app = open_app(settings)
+    assert all(ended.outcome.is_accepted for _, ended in receive.drain(app))
+    (row,) = app.records.messages.select(Filter(), 10)
     assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
-    assert parts.archive.read(row.raw_key, row.digest) == RAW
-    assert parts.spool.entries() == []
-    parts.spool.clean(older_than=-1)
-    parts.archive.clean(older_than=-1)
+    assert app.archive.read(row.raw_key, row.digest) == RAW
+    assert app.spool.entries() == []
+    app.spool.clean(older_than=-1)
+    app.archive.clean(older_than=-1)
     assert os.listdir(settings.spool_dir / "tmp") == os.listdir(settings.state_dir / "archive" / "tmp") == []
     work(settings, finished)
 
@@ -229,23 +229,23 @@ def test_held_mail_killed_at_any_line_and_run_again_is_held_once(settings, code,
     deliver(settings)
     kill_at(code, line, lambda: deliver_other_content(settings))
     deliver_other_content(settings)
-    parts = open_app(settings)
-    list(receive.drain(parts))
-    assert len(parts.records.messages.select(Filter(), 10)) == len(parts.records.held_mail.open()) == 1
+    app = open_app(settings)
+    list(receive.drain(app))
+    assert len(app.records.messages.select(Filter(), 10)) == len(app.records.held_mail.open()) == 1
     assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
-    assert parts.spool.entries() == []
+    assert app.spool.entries() == []
 
 
 @pytest.mark.parametrize(("code", "line"), reached(STRAY, deliver_stray))
 def test_a_mail_of_a_stranger_killed_at_any_line_and_run_again_is_held_once(settings, code, line):
     kill_at(code, line, lambda: deliver_stray(settings))
     deliver_stray(settings)
-    parts = open_app(settings)
-    list(receive.drain(parts))
-    (held,) = parts.records.held_mail.open()
+    app = open_app(settings)
+    list(receive.drain(app))
+    (held,) = app.records.held_mail.open()
     assert FaultyArchive(settings.state_dir / "archive").objects() == [held.raw_key]
-    assert parts.archive.read(held.raw_key, held.digest) == RAW
-    assert parts.records.messages.select(Filter(), 10) == [] and parts.spool.entries() == []
+    assert app.archive.read(held.raw_key, held.digest) == RAW
+    assert app.records.messages.select(Filter(), 10) == [] and app.spool.entries() == []
 
 
 @pytest.mark.parametrize(("code", "line"), reached(OWN, deliver, deliver_own))
@@ -253,21 +253,21 @@ def test_held_mail_that_is_accepted_killed_at_any_line_and_run_again_is_one_more
     deliver(settings)
     kill_at(code, line, lambda: deliver_own(settings))
     deliver_own(settings)
-    parts = open_app(settings)
-    list(receive.drain(parts))
-    assert len(parts.records.messages.select(Filter(), 10)) == 2 and parts.records.held_mail.open() == []
+    app = open_app(settings)
+    list(receive.drain(app))
+    assert len(app.records.messages.select(Filter(), 10)) == 2 and app.records.held_mail.open() == []
     assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 2
-    assert parts.spool.entries() == []
+    assert app.spool.entries() == []
 
 
 @pytest.mark.parametrize(("code", "line"), reached(LATE, deliver_late))
 def test_a_lost_race_killed_at_any_line_and_run_again_leaves_no_orphan(settings, code, line):
     kill_at(code, line, lambda: deliver_late(settings))
-    parts = open_app(settings)
-    assert all(ended.outcome.is_accepted for _, ended in receive.drain(parts))
-    (row,) = parts.records.messages.select(Filter(), 10)
+    app = open_app(settings)
+    assert all(ended.outcome.is_accepted for _, ended in receive.drain(app))
+    (row,) = app.records.messages.select(Filter(), 10)
     assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
-    assert parts.spool.entries() == []
+    assert app.spool.entries() == []
 
 
 def deliver_unspooled(settings: Settings) -> None:
@@ -279,29 +279,29 @@ def deliver_unspooled(settings: Settings) -> None:
 def test_a_delivery_from_memory_killed_at_any_line_and_sent_again_is_one_message(settings, code, line):
     kill_at(code, line, lambda: deliver_unspooled(settings))
     deliver_unspooled(settings)
-    parts = open_app(settings)
-    (row,) = parts.records.messages.select(Filter(), 10)
+    app = open_app(settings)
+    (row,) = app.records.messages.select(Filter(), 10)
     assert FaultyArchive(settings.state_dir / "archive").objects() == [row.raw_key]
-    assert parts.spool.entries() == []
+    assert app.spool.entries() == []
 
 
 @pytest.mark.parametrize(("code", "line"), reached(AFTER_COMMIT, deliver))
 def test_a_delivery_killed_after_the_commit_instant_is_finished_by_the_drain_alone(settings, code, line):
     kill_at(code, line, lambda: deliver(settings))
-    parts = open_app(settings)
-    assert all(ended.outcome.is_accepted for _, ended in receive.drain(parts))
-    assert len(parts.records.messages.select(Filter(), 10)) == 1
-    assert parts.spool.entries() == []
+    app = open_app(settings)
+    assert all(ended.outcome.is_accepted for _, ended in receive.drain(app))
+    assert len(app.records.messages.select(Filter(), 10)) == 1
+    assert app.spool.entries() == []
 
 
 @pytest.mark.parametrize(("code", "line"), reached(EXTRACTION, deliver, work_and_repeat))
 def test_an_extraction_killed_at_any_line_is_found_and_finished(settings, code, line):
     deliver(settings)
     kill_at(code, line, lambda: work_and_repeat(settings))
-    parts = work(settings, finished)
-    (row,) = parts.records.messages.select(Filter(), 10)
-    documents = parts.records.documents.of_message(row.org_id, row.id)
+    app = work(settings, finished)
+    (row,) = app.records.messages.select(Filter(), 10)
+    documents = app.records.documents.of_message(row.org_id, row.id)
     assert [d.filename for d in documents] == ["order-1-0.pdf", "order-1-1.pdf"]
-    contents = [parts.archive.read(d.object_key, d.digest) for d in documents]
+    contents = [app.archive.read(d.object_key, d.digest) for d in documents]
     assert contents == [PDF + b"%% order 1 part %d\n" % n for n in range(2)]
     assert len(FaultyArchive(settings.state_dir / "archive").objects()) == 3

@@ -34,24 +34,24 @@ from tests.support.maintenance import (
 
 
 @pytest.fixture
-def parts(place):
+def app(place):
     return embedded(place, ORDERFLOW_LEASE="30")
 
 
 MENDS = {
-    "orphan": lambda parts: put_orphan(parts, order(7)),
-    "copy": lambda parts: (delivered(parts, order(7)), put_orphan(parts, b"Received: x\n" + order(7))),
-    "document": lambda parts: parts.archive.delete(documents(parts, delivered(parts, order(7)))[0].object_key),
+    "orphan": lambda app: put_orphan(app, order(7)),
+    "copy": lambda app: (delivered(app, order(7)), put_orphan(app, b"Received: x\n" + order(7))),
+    "document": lambda app: app.archive.delete(documents(app, delivered(app, order(7)))[0].object_key),
 }
 
 
-def reopened(parts):
+def reopened(app):
     """Open the database anew, as another process would."""
-    return replace(parts, records=Records(parts.settings.database_url), queue=ListQueue())
+    return replace(app, records=Records(app.settings.database_url), queue=ListQueue())
 
 
 def each_kill(modules, functions, set_up, work, draw=lambda points, _: points):
-    """Give the parts after a kill at each line of these functions that the work reaches, each from the beginning.
+    """Yield the App after a kill at each line of these functions that the work reaches, each from the beginning.
 
     With `draw` some of the lines are drawn, see tests/support/drawn.py.
     """
@@ -72,9 +72,9 @@ def each_kill(modules, functions, set_up, work, draw=lambda points, _: points):
                 shutil.rmtree(directory)
                 shutil.copytree(kept, directory)
                 kill_at(modules, point, lambda: work(reopened(template)))
-                parts = reopened(template)
-                yield point, parts
-                parts.records.database.close()
+                app = reopened(template)
+                yield point, app
+                app.records.database.close()
         finally:
             shutil.rmtree(kept)
 
@@ -82,41 +82,41 @@ def each_kill(modules, functions, set_up, work, draw=lambda points, _: points):
 @pytest.mark.parametrize("kind", MENDS)
 def test_a_mend_killed_at_any_line_and_run_again_loses_and_doubles_nothing(kind):
     function = {"orphan": "record_orphan", "copy": "remove_copy", "document": "_extract_again"}[kind]
-    killed = each_kill((comparison, orphans), {function}, MENDS[kind], lambda parts: found(parts, MENDED))
-    for point, parts in killed:
-        found(parts, MENDED)
-        work(parts)
-        assert found(parts) == [], point
-        (message,) = parts.records.messages.select(Filter(), 10)
-        assert message.status is Status.PARSED and len(objects(parts)) == 3
+    killed = each_kill((comparison, orphans), {function}, MENDS[kind], lambda app: found(app, MENDED))
+    for point, app in killed:
+        found(app, MENDED)
+        work(app)
+        assert found(app) == [], point
+        (message,) = app.records.messages.select(Filter(), 10)
+        assert message.status is Status.PARSED and len(objects(app)) == 3
 
 
 def test_a_retention_killed_at_any_line_and_run_again_ends_the_same(draw):
-    def set_up(parts):
-        delivered(parts, order(1), at=OLD)
-        delivered(parts, order(2))
+    def set_up(app):
+        delivered(app, order(1), at=OLD)
+        delivered(app, order(2))
 
     functions = {"_delete", "run"}
-    for point, parts in each_kill((retention,), functions, set_up, keep, draw):
-        keep(parts)
-        assert len(objects(parts)) == 3, point
-        old, new = sorted(parts.records.messages.select(Filter(), 10), key=lambda message: message.received_at)
+    for point, app in each_kill((retention,), functions, set_up, keep, draw):
+        keep(app)
+        assert len(objects(app)) == 3, point
+        old, new = sorted(app.records.messages.select(Filter(), 10), key=lambda message: message.received_at)
         assert old.erased_at and not new.erased_at
-        assert found(parts) == [], point
-        assert count(parts, message_event) == 3 + 4 + 2, "each told once"
+        assert found(app) == [], point
+        assert count(app, message_event) == 3 + 4 + 2, "each told once"
 
 
 @pytest.mark.parametrize("of", [{}, {"sender": SENDER}], ids=["organization", "sender"])
 def test_an_erasure_killed_at_any_line_and_run_again_ends_the_same(of, draw):
     functions = {"spool", "_delete", "rows"} if of else {"_delete", "rows", "rest"}
     other = None
-    for point, parts in each_kill((erasure,), functions, populated, lambda parts: erased(parts, **of), draw):
-        other = other or everything_of(parts, 2)
-        assert erased(parts, **of).is_complete, point
-        left = parts.records.messages.select(Filter(org_id=1), 9)
+    for point, app in each_kill((erasure,), functions, populated, lambda app: erased(app, **of), draw):
+        other = other or everything_of(app, 2)
+        assert erased(app, **of).is_complete, point
+        left = app.records.messages.select(Filter(org_id=1), 9)
         assert [m.envelope_sender for m in left] == (["else@shop.example"] if of else []), point
-        assert everything_of(parts, 2) == other, point
-        kept = {key for m in left for key in (m.raw_key, *(d.object_key for d in documents(parts, m)))}
-        assert everything_of(parts, 1)[1] == kept and count(parts, held_mail) == 0, point
-        assert spooled(parts) == ((6, 6) if of else (4, 4))
-        assert found(parts) == []
+        assert everything_of(app, 2) == other, point
+        kept = {key for m in left for key in (m.raw_key, *(d.object_key for d in documents(app, m)))}
+        assert everything_of(app, 1)[1] == kept and count(app, held_mail) == 0, point
+        assert spooled(app) == ((6, 6) if of else (4, 4))
+        assert found(app) == []

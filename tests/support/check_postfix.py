@@ -15,7 +15,7 @@ def said(deployment: Deployment, config) -> str:
         os.utime(config / name, (0, 0))  # postconf waits until what it reads is a second old
     postfix = open_postfix(str(config))
     assert isinstance(postfix, Postconf)
-    parts = open_app(load(str(deployment.settings_file), {}), guarded=False)
-    found = list(check_postfix(parts, postfix))
-    parts.records.database.close()
+    app = open_app(load(str(deployment.settings_file), {}), guarded=False)
+    found = list(check_postfix(app, postfix))
+    app.records.database.close()
     return "\n".join(f"{level}: {text}" for level, text in found)

@@ -36,11 +36,11 @@ def opened(place: Path) -> SimpleNamespace:
     environ = {"ORDERFLOW_STATE_DIR": str(place), "ORDERFLOW_SETTINGS": "/dev/null", "ORDERFLOW_MAX_LAG": "0"}
     settings = load(environ=environ)
     archive, records = FaultyArchive(place / "archive"), Records(settings.database_url)
-    parts, users = (
+    app, users = (
         App(settings, Spool(settings.spool_dir), archive, records, ListQueue()),
         Users(place / "users.json"),
     )
-    return SimpleNamespace(parts=parts, users=users, app=create_app(parts, users))
+    return SimpleNamespace(app=app, users=users, flask=create_app(app, users))
 
 
 def login(client: FlaskClient, name: str, password: str = PASSWORD, where: str = "/login", **options):
@@ -49,18 +49,18 @@ def login(client: FlaskClient, name: str, password: str = PASSWORD, where: str =
 
 
 def as_user(room: SimpleNamespace, name: str) -> FlaskClient:
-    client = room.app.test_client()
+    client = room.flask.test_client()
     assert login(client, name).status_code == 303
     return client
 
 
-def message_of(parts: App, slug: str, **wanted) -> InboundMessage:
-    org = parts.records.organizations.find(slug)
-    return parts.records.messages.select(Filter(org_id=org.id, **wanted), 1)[0]
+def message_of(app: App, slug: str, **wanted) -> InboundMessage:
+    org = app.records.organizations.find(slug)
+    return app.records.messages.select(Filter(org_id=org.id, **wanted), 1)[0]
 
 
-def url_of(parts: App, message) -> str:
-    return f"/messages/{parts.records.organizations.slug(message.org_id)}/{message.id}"
+def url_of(app: App, message) -> str:
+    return f"/messages/{app.records.organizations.slug(message.org_id)}/{message.id}"
 
 
 # The inbox

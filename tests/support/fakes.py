@@ -104,7 +104,7 @@ def embedded(directory: Path, **settings: str) -> App:
         file.write_bytes(_two_organizations())
     else:
         _add_two_organizations(records)
-    parts = App(chosen, Spool(chosen.spool_dir), FaultyArchive(directory / "archive"), records, ListQueue())
-    parts.spool.prepare()
-    parts.archive.prepare()
-    return parts
+    app = App(chosen, Spool(chosen.spool_dir), FaultyArchive(directory / "archive"), records, ListQueue())
+    app.spool.prepare()
+    app.archive.prepare()
+    return app

@@ -49,16 +49,16 @@ SVG = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(3)'><script>alert(
 
 
 class Mailroom:
-    """Delivers mail into `parts` as if it had come in the hour before `now`."""
+    """Delivers mail into `app` as if it had come in the hour before `now`."""
 
-    def __init__(self, parts: App, now: datetime, seed: int = 4711):
-        self.parts, self.now, self.lots, self.number = parts, now, random.Random(seed), 4700
+    def __init__(self, app: App, now: datetime, seed: int = 4711):
+        self.app, self.now, self.lots, self.number = app, now, random.Random(seed), 4700
 
     def fill(self, messages: int = 60) -> None:
         """Deliver the hour."""
         for slug, name in ORGANIZATIONS.items():
-            if self.parts.records.organizations.find(slug) is None:
-                self.parts.records.organizations.add(slug, name)
+            if self.app.records.organizations.find(slug) is None:
+                self.app.records.organizations.add(slug, name)
         for minute in sorted(self.lots.triangular(1, 59, 38) for _ in range(messages)):
             slug = self.lots.choices(tuple(ORGANIZATIONS), (6, 4, 2))[0]
             self.deliver(self.order(slug), slug, minute)
@@ -130,22 +130,22 @@ class Mailroom:
         recipient, client = f"orders+{slug}@orderflow.example.com", f"192.0.2.{self.lots.randint(2, 250)}"
         envelope = Envelope(recipient, at, sender, recipient, f"4X{self.lots.randrange(16**8):08X}", client)
         blocks = iter((raw, b""))
-        entry = self.parts.spool.write(encode_envelope(envelope), lambda _: next(blocks), limit=1 << 30)
-        return receive.deliver_spooled(entry, self.parts)
+        entry = self.app.spool.write(encode_envelope(envelope), lambda _: next(blocks), limit=1 << 30)
+        return receive.deliver_spooled(entry, self.app)
 
     def work(self) -> None:
         """Extract and hand over all that is due, as a worker does."""
-        queue = self.parts.queue
+        queue = self.app.queue
         for org_id, id in queue.extractions:
-            extract.extract(org_id, id, self.parts)
+            extract.extract(org_id, id, self.app)
         for org_id, id in queue.hand_overs:
-            hand_over.hand_over(org_id, id, self.parts)
+            hand_over.hand_over(org_id, id, self.app)
         queue.extractions.clear()
         queue.hand_overs.clear()
 
     def fail(self) -> None:
         """Let one message fail for good, and one document."""
-        lease, messages, documents = timedelta(seconds=60), self.parts.records.messages, self.parts.records.documents
+        lease, messages, documents = timedelta(seconds=60), self.app.records.messages, self.app.records.documents
         why = {
             "error": "MemoryError",
             "where": "MemoryError at zip_archive.py:118",
@@ -154,17 +154,17 @@ class Mailroom:
         }
         for slug, minute in (("acme", 21), ("acme", 40), ("lindner", 44)):
             self.deliver(self.order(slug), slug, minute)
-            (org_id, id), *_ = self.parts.queue.extractions
-            self.parts.queue.extractions.clear()
+            (org_id, id), *_ = self.app.queue.extractions
+            self.app.queue.extractions.clear()
             attempt = messages.claim(org_id, id, "mail1:4117", self.now, lease)
             assert attempt is not None and messages.give_up(attempt, why)
         self.deliver(self.order("acme"), "acme", 50)
-        (org_id, id), *_ = self.parts.queue.extractions
-        extract.extract(org_id, id, self.parts)
-        refused = documents.claim(*self.parts.queue.hand_overs[0], "mail1:4117", self.now, lease)
+        (org_id, id), *_ = self.app.queue.extractions
+        extract.extract(org_id, id, self.app)
+        refused = documents.claim(*self.app.queue.hand_overs[0], "mail1:4117", self.now, lease)
         error = {"error": "ValueError", "where": "ValueError at orders.py:81", "attempt": 4, "at": self.now.isoformat()}
         assert refused is not None and documents.give_up(refused, error)
-        self.parts.queue.hand_overs.pop(0)
+        self.app.queue.hand_overs.pop(0)
         self.work()
 
     def hold(self) -> None:
@@ -177,10 +177,10 @@ class Mailroom:
         self.deliver(second, "acme", 33)
         stranger = self.deliver(self.order("nordwind"), "nordwind", 47)
         self.work()
-        nordwind = self.parts.records.organizations.find("nordwind")
+        nordwind = self.app.records.organizations.find("nordwind")
         assert nordwind is not None and stranger.message_id is not None
-        message = self.parts.records.messages.get(nordwind.id, stranger.message_id)
-        assert message is not None and self.parts.records.held_mail.insert(None, message, HoldReason.SENDER_NOT_ALLOWED)
+        message = self.app.records.messages.get(nordwind.id, stranger.message_id)
+        assert message is not None and self.app.records.held_mail.insert(None, message, HoldReason.SENDER_NOT_ALLOWED)
 
     def set_aside(self) -> None:
         """Set two deliveries aside, as a bug would."""
@@ -188,16 +188,16 @@ class Mailroom:
             recipient = f"orders+{slug}@orderflow.example.com"
             envelope = Envelope(recipient, self.now - timedelta(minutes=11), f"buyer@{slug}-customer.example")
             blocks = iter((self.order(slug).as_bytes(), b""))
-            entry = self.parts.spool.write(
+            entry = self.app.spool.write(
                 encode_envelope(envelope), lambda _, blocks=blocks: next(blocks), limit=1 << 30
             )
             for _ in range(2):
-                self.parts.spool.record_failure(entry.name, "KeyError at message.py:88")
-            self.parts.spool.move_to_dead(entry, entry.name, "KeyError at message.py:88")
+                self.app.spool.record_failure(entry.name, "KeyError at message.py:88")
+            self.app.spool.move_to_dead(entry, entry.name, "KeyError at message.py:88")
 
     def date_back(self) -> None:
         """Put the times of rows and events back to just after the mail came."""
-        with self.parts.records.database.engine.begin() as connection:
+        with self.app.records.database.engine.begin() as connection:
             triggers = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").all()
             for name, _ in triggers:
                 connection.exec_driver_sql(f"DROP TRIGGER {name}")

@@ -30,64 +30,64 @@ MENDED = replace(TOLD, fix=True)
 SENDER = "buyer@shop.example"
 
 
-def deliver(parts, raw, slug="acme", sender=SENDER, at=None):
+def deliver(app, raw, slug="acme", sender=SENDER, at=None):
     """Deliver a mail, and say how it ended."""
     envelope = Envelope(f"orders+{slug}@orderflow.example.com", at or datetime.now(UTC), sender=sender)
-    return deliver_from_memory(envelope, raw, parts)
+    return deliver_from_memory(envelope, raw, app)
 
 
-def work(parts):
+def work(app):
     """Extract and hand over all that is to be, as a worker would."""
-    for row in parts.records.messages.select(Filter(statuses=(Status.RECEIVED, Status.STORED)), 100):
-        extraction.extract(row.org_id, row.id, parts)
-        for one in parts.records.documents.of_message(row.org_id, row.id):
-            hand_over.hand_over(row.org_id, one.id, parts)
+    for row in app.records.messages.select(Filter(statuses=(Status.RECEIVED, Status.STORED)), 100):
+        extraction.extract(row.org_id, row.id, app)
+        for one in app.records.documents.of_message(row.org_id, row.id):
+            hand_over.hand_over(row.org_id, one.id, app)
 
 
-def delivered(parts, raw, slug="acme", sender=SENDER, at=None):
+def delivered(app, raw, slug="acme", sender=SENDER, at=None):
     """Deliver a mail and do all the work; give its row."""
-    ended = deliver(parts, raw, slug, sender, at)
+    ended = deliver(app, raw, slug, sender, at)
     assert ended.outcome is Outcome.DELIVERED
-    work(parts)
-    return row(parts, ended.message_id)
+    work(app)
+    return row(app, ended.message_id)
 
 
-def row(parts, id):
-    return parts.records.messages.select(Filter(ids=(id,)), 1)[0]
+def row(app, id):
+    return app.records.messages.select(Filter(ids=(id,)), 1)[0]
 
 
-def documents(parts, message):
-    return parts.records.documents.of_message(message.org_id, message.id)
+def documents(app, message):
+    return app.records.documents.of_message(message.org_id, message.id)
 
 
-def org(parts, slug="acme"):
-    return next(one for one in parts.records.organizations.all() if one.slug == slug)
+def org(app, slug="acme"):
+    return next(one for one in app.records.organizations.all() if one.slug == slug)
 
 
-def found(parts, scope=TOLD, slug="acme"):
+def found(app, scope=TOLD, slug="acme"):
     """Give what reconcile finds in an organization: kind and what was done."""
-    return [(one.kind, one.fixed) for one in reconcile_organization(org(parts, slug), scope, parts)]
+    return [(one.kind, one.fixed) for one in reconcile_organization(org(app, slug), scope, app)]
 
 
-def objects(parts):
-    return set(parts.archive.objects())
+def objects(app):
+    return set(app.archive.objects())
 
 
-def count(parts, table, org_id=1):
-    with parts.records.database.read(ALL_TENANTS) as connection:
+def count(app, table, org_id=1):
+    with app.records.database.read(ALL_TENANTS) as connection:
         return connection.scalar(sa.select(sa.func.count()).select_from(table).where(table.c.org_id == org_id))
 
 
-def change(parts, table, **values):
+def change(app, table, **values):
     """Change all rows behind our programs' back."""
-    with parts.records.database.write(ALL_TENANTS) as connection:
+    with app.records.database.write(ALL_TENANTS) as connection:
         connection.execute(table.update().values(**values))
 
 
-def put_orphan(parts, raw, slug="acme", is_held=False, **metadata):
+def put_orphan(app, raw, slug="acme", is_held=False, **metadata):
     digest = read_message(raw).digest
-    key = raw_key(org(parts, slug).id, digest, is_held=is_held)
-    parts.archive.put(key, raw, digest, metadata)
+    key = raw_key(org(app, slug).id, digest, is_held=is_held)
+    app.archive.put(key, raw, digest, metadata)
     return key
 
 
@@ -102,44 +102,44 @@ OLD = datetime.now(UTC) - timedelta(days=400)
 YEAR = RetentionRule(365, 365)
 
 
-def keep(parts, rule=YEAR, slug="acme", dry_run=False):
+def keep(app, rule=YEAR, slug="acme", dry_run=False):
     """Apply a rule; give, for each kind of object, how many went and how many stayed."""
     return {
         one.area.value: (one.objects, one.kept)
-        for one in apply_retention(org(parts, slug), rule, parts, ME, dry_run=dry_run)
+        for one in apply_retention(org(app, slug), rule, app, ME, dry_run=dry_run)
     }
 
 
 # Erasure
 
 
-def erased(parts, slug="acme", **of):
-    return erase(ErasureRequest(org(parts, slug), **of), parts, ME, dry_run=False)
+def erased(app, slug="acme", **of):
+    return erase(ErasureRequest(org(app, slug), **of), app, ME, dry_run=False)
 
 
-def populated(parts):
+def populated(app):
     """Fill two organizations with the same bytes, from two senders, with all that a mail can leave."""
     for slug in ("acme", "beta"):
-        delivered(parts, order(1), slug)
-        deliver(parts, order(1) + b"other content\n", slug)
-        delivered(parts, mail(2, From="Else <else@shop.example>"), slug, sender="else@shop.example")
-        deliver(parts, order(3), slug)
+        delivered(app, order(1), slug)
+        deliver(app, order(1) + b"other content\n", slug)
+        delivered(app, mail(2, From="Else <else@shop.example>"), slug, sender="else@shop.example")
+        deliver(app, order(3), slug)
     for sender in (SENDER, "else@shop.example"):
         raw = mail(9, From=sender)
         for slug in ("acme", "beta"):
             envelope = Envelope(f"orders+{slug}@orderflow.example.com", datetime.now(UTC), sender=sender)
-            parts.spool.write(encode_envelope(envelope), _reader(raw), 1 << 20).release()
-            dead = parts.spool.write(encode_envelope(envelope), _reader(raw), 1 << 20)
-            parts.spool.move_to_dead(dead, f"{slug}{sender}", "it broke")
+            app.spool.write(encode_envelope(envelope), _reader(raw), 1 << 20).release()
+            dead = app.spool.write(encode_envelope(envelope), _reader(raw), 1 << 20)
+            app.spool.move_to_dead(dead, f"{slug}{sender}", "it broke")
 
 
-def everything_of(parts, org_id):
+def everything_of(app, org_id):
     """Give all that there is of an organization: the number of its rows in each table, its objects."""
     tables = (inbound_message, document, skipped_part, held_mail, message_event)
-    rows = [count(parts, table, org_id) for table in tables]
-    return rows, {key for key in objects(parts) if key.startswith(f"org/{org_id}/")}
+    rows = [count(app, table, org_id) for table in tables]
+    return rows, {key for key in objects(app) if key.startswith(f"org/{org_id}/")}
 
 
-def spooled(parts):
-    names = [*parts.spool.entries(), *(name for name, _ in parts.spool.dead())]
-    return len(names), len(os.listdir(parts.settings.spool_dir / "dead"))
+def spooled(app):
+    names = [*app.spool.entries(), *(name for name, _ in app.spool.dead())]
+    return len(names), len(os.listdir(app.settings.spool_dir / "dead"))

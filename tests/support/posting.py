@@ -11,9 +11,9 @@ from orderflow_ingest.storage.envelope_header import encode_envelope
 ACME = "orders+acme@orderflow.example.com"
 
 
-def post(parts: App, raw: bytes, recipient: str = ACME, sender_waits: bool = True, within=None) -> Delivery:
+def post(app: App, raw: bytes, recipient: str = ACME, sender_waits: bool = True, within=None) -> Delivery:
     """Spool a message and settle it."""
     blocks = iter((raw, b""))
     envelope = Envelope(recipient=recipient, received_at=datetime.now(UTC), sender="buyer@shop.example", queue_id="Q1")
-    entry = parts.spool.write(encode_envelope(envelope), lambda _: next(blocks), limit=1 << 30)
-    return deliver_spooled(entry, parts, within=within, sender_waits=sender_waits)
+    entry = app.spool.write(encode_envelope(envelope), lambda _: next(blocks), limit=1 << 30)
+    return deliver_spooled(entry, app, within=within, sender_waits=sender_waits)

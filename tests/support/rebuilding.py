@@ -17,22 +17,22 @@ from .lab.process import DOMAIN
 AT = datetime(2026, 3, 14, 15, 9, 26, 535897, UTC)
 
 
-def deliver(parts: App, raw: bytes, org: str = "acme", way: Origin = delivery.BY_SMTP, **envelope) -> Outcome:
+def deliver(app: App, raw: bytes, org: str = "acme", way: Origin = delivery.BY_SMTP, **envelope) -> Outcome:
     told = {"sender": "buyer@shop.example", "queue_id": "4XYZ", "client_address": "192.0.2.7", "received_at": AT}
-    return delivery.deliver(Envelope(f"Orders+{org}@{DOMAIN}", **(told | envelope)), raw, parts, way).outcome
+    return delivery.deliver(Envelope(f"Orders+{org}@{DOMAIN}", **(told | envelope)), raw, app, way).outcome
 
 
 def build(
-    parts: App, dry_run: bool = False, at: datetime = AT + timedelta(days=99), processes: int = 0, **choice
+    app: App, dry_run: bool = False, at: datetime = AT + timedelta(days=99), processes: int = 0, **choice
 ) -> RebuildProgress:
     """Rebuild everything, as the program does, but in this process."""
-    orgs = [found.org for found in find_organizations(parts.archive) if found.org]
+    orgs = [found.org for found in find_organizations(app.archive) if found.org]
     if not dry_run:
         for org in orgs:
-            parts.records.rebuild_writes.add_organization(org)
+            app.records.rebuild_writes.add_organization(org)
     tally = RebuildProgress()
     for _ in rebuild_organizations(
-        orgs, RebuildOptions(at, "jo@desk", **choice), parts, processes, tally, dry_run=dry_run
+        orgs, RebuildOptions(at, "jo@desk", **choice), app, processes, tally, dry_run=dry_run
     ):
         pass
     return tally

@@ -43,18 +43,18 @@ def fill(records, count):
         connection.execute(inbound_message.insert(), values)
 
 
-def held(parts, reason, *bodies):
+def held(app, reason, *bodies):
     """Deliver mails of one Message-ID, and hold the last one for a reason."""
     envelope = Envelope(recipient=ACME, sender="a@b.example", received_at=NOW)
-    ended = [deliver_from_memory(envelope, mail(1, body), parts) for body in bodies]
-    (held_row,) = parts.records.held_mail.open()
+    ended = [deliver_from_memory(envelope, mail(1, body), app) for body in bodies]
+    (held_row,) = app.records.held_mail.open()
     assert ended[-1].outcome is Outcome.HELD
-    return held_row if reason is HoldReason.MESSAGE_ID_REUSED else alone(parts, held_row)
+    return held_row if reason is HoldReason.MESSAGE_ID_REUSED else alone(app, held_row)
 
 
-def alone(parts, held_row):
+def alone(app, held_row):
     """Make it one that is held for its sender."""
-    with parts.records.database.write(1) as connection:
+    with app.records.database.write(1) as connection:
         connection.execute(held_mail.update().values(reason="SENDER", inbound_message_id=None))
-    (found,) = parts.records.held_mail.open()
+    (found,) = app.records.held_mail.open()
     return found

@@ -72,8 +72,8 @@ def difference(first, second):
 UMLAUTS = TEXT.replace("€", "E")
 
 
-def post(parts, raw):
-    return deliver_from_memory(Envelope(ACME, datetime.now(UTC), "buyer@shop.example", queue_id="4X"), raw, parts)
+def post(app, raw):
+    return deliver_from_memory(Envelope(ACME, datetime.now(UTC), "buyer@shop.example", queue_id="4X"), raw, app)
 
 
 def renumbered(raw):

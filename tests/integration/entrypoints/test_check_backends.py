@@ -56,8 +56,8 @@ RIGHTS = ("PutObject", "GetObject", "DeleteObject", "ListBucket")
 
 
 @pytest.fixture
-def parts(place):
-    """Give the parts of a deployment of these settings, in `place`; SQLite and files where they name nothing else."""
+def app(place):
+    """Return the App of a deployment with these settings, in `place`; SQLite and files where they name nothing else."""
 
     def opened(**settings: str):
         file = place / "ingest.env"
@@ -65,18 +65,18 @@ def parts(place):
         file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
         file.chmod(0o640)
         (place / "state").mkdir(exist_ok=True)
-        parts = open_app(load(str(file), {}), create=True, guarded=False)
-        parts.spool.prepare()
-        parts.archive.prepare()
-        return parts
+        app = open_app(load(str(file), {}), create=True, guarded=False)
+        app.spool.prepare()
+        app.archive.prepare()
+        return app
 
     return opened
 
 
 @pytest.fixture
-def made(parts):
-    """Give the parts of an embedded deployment that init has made."""
-    opened = parts()
+def made(app):
+    """Return the App of an embedded deployment that init has made."""
+    opened = app()
     schema.upgrade(opened.records.database)
     opened.queue.create_tables()
     return opened
@@ -105,8 +105,8 @@ def set_keys(monkeypatch, key, secret):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
 
 
-def test_a_store_that_is_set_up_well_is_found_so(parts, credentials):
-    assert worst(check_archive(parts(**credentials))) == "OK: s3://orders/mail: put, read and delete work"
+def test_a_store_that_is_set_up_well_is_found_so(app, credentials):
+    assert worst(check_archive(app(**credentials))) == "OK: s3://orders/mail: put, read and delete work"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_store_that_is_set_up_well_is_found_so(parts, credentials):
     ],
 )
 def test_a_store_that_cannot_be_used_is_told_once_with_the_setting_to_change(
-    parts, credentials, ceph, redis, monkeypatch, fault, said
+    app, credentials, ceph, redis, monkeypatch, fault, said
 ):
     if fault == "bucket":
         credentials["ARCHIVE_URL"] = "s3://no-such-bucket"
@@ -130,7 +130,7 @@ def test_a_store_that_cannot_be_used_is_told_once_with_the_setting_to_change(
         credentials["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{free_port()}"
     if fault == "other protocol":
         credentials["S3_ENDPOINT_URL"] = f"http://127.0.0.1:{redis.port}"
-    ((level, text),) = check_archive(parts(**credentials))
+    ((level, text),) = check_archive(app(**credentials))
     assert level == "TROUBLE" and any(one in text for one in said.split("|")), text
     assert SECRET not in text
 
@@ -157,27 +157,27 @@ def bound(ceph):
 
 
 @pytest.mark.parametrize("missing", RIGHTS)
-def test_each_right_that_is_missing_is_named_for_itself(parts, credentials, bound, monkeypatch, missing):
+def test_each_right_that_is_missing_is_named_for_itself(app, credentials, bound, monkeypatch, missing):
     bucket = bound.allow_all_but(missing)
     set_keys(monkeypatch, bound.key, SECRET)
-    findings = list(check_archive(parts(**credentials | {"ARCHIVE_URL": f"s3://{bucket}"})))
+    findings = list(check_archive(app(**credentials | {"ARCHIVE_URL": f"s3://{bucket}"})))
     named = {right for right in RIGHTS if f"lack s3:{right} there" in worst(findings)}
     assert named == {missing}, findings
     assert findings[0][0] == ("WARNING" if missing == "ListBucket" else "TROUBLE")
     assert "orderflow-admin roles s3" in findings[0][1]
 
 
-def test_who_delivers_need_not_list_where_the_worker_has_keys_of_its_own(parts, credentials, bound, place, monkeypatch):
+def test_who_delivers_need_not_list_where_the_worker_has_keys_of_its_own(app, credentials, bound, place, monkeypatch):
     bucket = bound.allow_all_but("ListBucket")
     set_keys(monkeypatch, bound.key, SECRET)
     (place / "worker.env").write_text(f"AWS_ACCESS_KEY_ID=OTHER\nAWS_SECRET_ACCESS_KEY={SECRET}\n")
-    findings = list(check_archive(parts(**credentials | {"ARCHIVE_URL": f"s3://{bucket}"})))
+    findings = list(check_archive(app(**credentials | {"ARCHIVE_URL": f"s3://{bucket}"})))
     assert {level for level, _ in findings} == {"OK"}
 
 
-def test_a_clock_that_s3_refuses_is_told_as_such_and_one_that_is_off_before_it_does(parts, credentials, ceph):
+def test_a_clock_that_s3_refuses_is_told_as_such_and_one_that_is_off_before_it_does(app, credentials, ceph):
     """boto3's clock is libfaketime's in a process of its own; the store's is the real one."""
-    parts(**credentials)
+    app(**credentials)
     for shift, level, said in (
         ("+1200s", "TROUBLE", "RequestTimeTooSkewed: this host's clock and the store's are 15 minutes apart"),
         ("-400s", "TROUBLE", "s behind the S3 store's: on the one that is wrong, timedatectl set-ntp true"),
@@ -189,14 +189,14 @@ def test_a_clock_that_s3_refuses_is_told_as_such_and_one_that_is_off_before_it_d
             "print(list(check_archive(open_app(load(sys.argv[1]), guarded=False))))"
         )
         # Monotonic time is real: the SDK's timeouts are none of this.
-        faked = ["faketime", "-m", "-f", shift, os.sys.executable, "-c", program, load_file(parts, credentials)]
+        faked = ["faketime", "-m", "-f", shift, os.sys.executable, "-c", program, load_file(app, credentials)]
         env = {**os.environ, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         ended = subprocess.run(faked, env=env, capture_output=True, text=True, timeout=120)
         assert f"('{level}'" in ended.stdout and said in ended.stdout, ended.stdout + ended.stderr
 
 
-def load_file(parts, settings) -> str:
-    return str(parts(**settings).settings.file)
+def load_file(app, settings) -> str:
+    return str(app(**settings).settings.file)
 
 
 @pytest.mark.parametrize(
@@ -216,18 +216,18 @@ def load_file(parts, settings) -> str:
         (200, "", {}, "something that is no store"),
     ],
 )  # fmt: skip
-def test_what_a_store_answers_is_explained(parts, credentials, status, body, headers, said):
+def test_what_a_store_answers_is_explained(app, credentials, status, body, headers, said):
     with Answers(status, body.encode(), headers=headers) as server:
-        text = worst(check_archive(parts(**credentials | {"S3_ENDPOINT_URL": server.endpoint})))
+        text = worst(check_archive(app(**credentials | {"S3_ENDPOINT_URL": server.endpoint})))
     assert text.startswith("TROUBLE: ") and said in text
 
 
-def test_missing_credentials_are_told_by_the_settings_that_lack(parts, credentials, monkeypatch, place):
+def test_missing_credentials_are_told_by_the_settings_that_lack(app, credentials, monkeypatch, place):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(place))
-    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in worst(check_archive(parts(**credentials)))
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in worst(check_archive(app(**credentials)))
 
 
 @pytest.mark.parametrize(
@@ -237,10 +237,10 @@ def test_missing_credentials_are_told_by_the_settings_that_lack(parts, credentia
         ("queue", {"QUEUE_URL": "redis://127.0.0.1/0?nonsense=1"}, "", "QUEUE_URL has an option that the Redis client"),
     ],
 )
-def test_what_cannot_even_be_opened_is_a_finding_and_not_the_end(parts, monkeypatch, part, settings, region, said):
+def test_what_cannot_even_be_opened_is_a_finding_and_not_the_end(app, monkeypatch, part, settings, region, said):
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.setenv("AWS_DEFAULT_REGION", region or "eu-central-1")
-    file = parts().settings.file
+    file = app().settings.file
     file.write_text(file.read_text() + "".join(f"{name}={value}\n" for name, value in settings.items()))
     found = {one.part: one for one in check_all(load(str(file), {}), None, with_postfix=False)}
     assert found[part].level is Level.TROUBLE and said in found[part].text
@@ -302,16 +302,16 @@ def execute(postgres, statement, name="postgres"):
 DURABLE = ["postgresql.conf: set fsync = on (a crash of its machine loses orders that were acknowledged)"]
 
 
-def asked(parts, url, check=check_database):
-    opened = parts(DATABASE_URL=url)
+def asked(app, url, check=check_database):
+    opened = app(DATABASE_URL=url)
     found = list(check(opened))
     opened.records.database.close()
     assert not any("pass-of" in text for _, text in found)
     return found
 
 
-def test_a_database_that_is_set_up_well_is_found_so_but_that_the_labs_does_not_sync(parts, owned):
-    assert [text for _, text in asked(parts, owned.url)] == DURABLE
+def test_a_database_that_is_set_up_well_is_found_so_but_that_the_labs_does_not_sync(app, owned):
+    assert [text for _, text in asked(app, owned.url)] == DURABLE
 
 
 @pytest.mark.parametrize(
@@ -325,8 +325,8 @@ def test_a_database_that_is_set_up_well_is_found_so_but_that_the_labs_does_not_s
     ],
     ids=["password", "database", "nobody", "host", "TLS"],
 )
-def test_a_database_that_cannot_be_reached_is_explained(parts, owned, change, said):
-    ((level, text),) = asked(parts, change(owned.url, owned))
+def test_a_database_that_cannot_be_reached_is_explained(app, owned, change, said):
+    ((level, text),) = asked(app, change(owned.url, owned))
     assert level == "TROUBLE" and said in text
 
 
@@ -348,10 +348,10 @@ def test_a_database_that_cannot_be_reached_is_explained(parts, owned, change, sa
     ids=["search_path", "read-only", "commit", "role's limit", "database's limit", "login"],
 )  # fmt: skip
 def test_what_a_role_or_database_is_set_to_is_told_with_the_statement_to_run(
-    parts, owned, altered, statement, back, said
+    app, owned, altered, statement, back, said
 ):
     altered(statement.format(owned), back.format(owned))
-    assert said.format(owned) in worst(asked(parts, owned.url))
+    assert said.format(owned) in worst(asked(app, owned.url))
 
 
 @pytest.fixture
@@ -369,33 +369,33 @@ def waits_for(postgres):
     set_to("")
 
 
-def test_a_commit_that_waits_for_a_standby_that_does_not_follow_is_told(parts, postgres, owned, place, waits_for):
+def test_a_commit_that_waits_for_a_standby_that_does_not_follow_is_told(app, postgres, owned, place, waits_for):
     waits_for('ANY 1 ("site-b", site_c)')
     said = 'TROUBLE: each commit waits for 1 of synchronous_standby_names = ANY 1 ("site-b", site_c), and 0 of them'
-    assert said in worst(asked(parts, owned.url))
+    assert said in worst(asked(app, owned.url))
     shutil.chown(place, "postgres")
     source = postgres.conninfo("postgres")
     with Process(
         ["pg_receivewal", "-d", f"{source} application_name=Site-B", "-D", place], place / "log", user="postgres"
     ):
-        assert wait_until(lambda: "each commit waits" not in worst(asked(parts, owned.url)), 60)
+        assert wait_until(lambda: "each commit waits" not in worst(asked(app, owned.url)), 60)
         waits_for("2 (*, other)")
         assert "each commit waits for 2 of synchronous_standby_names = 2 (*, other), and 1 of" in worst(
-            asked(parts, owned.url)
+            asked(app, owned.url)
         )
         waits_for("*")
-        assert [text for _, text in asked(parts, owned.url)] == DURABLE
+        assert [text for _, text in asked(app, owned.url)] == DURABLE
 
 
 @pytest.mark.parametrize("value", ["local", "off"])
-def test_a_role_that_waits_for_no_standby_is_told_what_a_failover_loses(parts, owned, altered, waits_for, value):
+def test_a_role_that_waits_for_no_standby_is_told_what_a_failover_loses(app, owned, altered, waits_for, value):
     altered(
         f"ALTER ROLE {owned.owner} SET synchronous_commit = {value}",
         f"ALTER ROLE {owned.owner} RESET synchronous_commit",
     )
     waits_for("*")
     said = f"synchronous_commit = {value} for {owned.owner}: what was acknowledged last is lost at a failover"
-    assert said in worst(asked(parts, owned.url))
+    assert said in worst(asked(app, owned.url))
 
 
 @pytest.mark.parametrize(
@@ -413,33 +413,33 @@ def test_a_list_of_standbys_is_read_as_postgresql_reads_it(listed, wanted, names
     assert database_check._read_standbys(listed) == (wanted, names)
 
 
-def test_rights_that_are_missing_are_listed_and_named_by_the_role(parts, postgres, owned):
+def test_rights_that_are_missing_are_listed_and_named_by_the_role(app, postgres, owned):
     role = f"bare_{uuid4().hex}"
     postgres.create_role(role)
     execute(postgres, f'GRANT SELECT ON organization TO "{role}"', owned.name)
-    text = worst(asked(parts, postgres.url(owned.name, role)))
+    text = worst(asked(app, postgres.url(owned.name, role)))
     assert f"the role {role} lacks SELECT on inbound_message, INSERT on inbound_message" in text
     assert f"orderflow-admin roles postgresql, and GRANT orderflow_deliver TO {role}" in text
     assert "SELECT on organization" not in text
 
 
-def test_a_database_without_tables_and_one_of_another_encoding_are_told_before_init(parts, postgres):
+def test_a_database_without_tables_and_one_of_another_encoding_are_told_before_init(app, postgres):
     name = f"empty_{uuid4().hex}"
     url = postgres.create_database(name)
-    assert f"the database {name} has no tables of ours: run orderflow-admin init" in worst(asked(parts, url))
-    assert "there are no tables: run orderflow-admin init" in worst(asked(parts, url, check_schema))
+    assert f"the database {name} has no tables of ours: run orderflow-admin init" in worst(asked(app, url))
+    assert "there are no tables: run orderflow-admin init" in worst(asked(app, url, check_schema))
     execute(postgres, f"CREATE DATABASE latin_{name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
-    text = worst(asked(parts, url.replace(name, f"latin_{name}")))
+    text = worst(asked(app, url.replace(name, f"latin_{name}")))
     assert "its encoding is LATIN1" in text and "createdb -E UTF8" in text
     execute(postgres, f"CREATE DATABASE c_{name} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
     ascii_alone = "its locale knows the letters of ASCII alone"
-    assert ascii_alone in worst(asked(parts, url.replace(name, f"c_{name}")))
-    assert ascii_alone not in worst(asked(parts, url))
+    assert ascii_alone in worst(asked(app, url.replace(name, f"c_{name}")))
+    assert ascii_alone not in worst(asked(app, url))
 
 
-def test_too_few_connections_are_told_with_the_number_to_set(parts, postgres, owned, place):
+def test_too_few_connections_are_told_with_the_number_to_set(app, postgres, owned, place):
     """Asked of numbers, since a server's limit holds until it is started anew."""
-    opened = parts(DATABASE_URL=owned.url)
+    opened = app(DATABASE_URL=owned.url)
     says = server.ask(opened.records.database)
     assert list(database_check._connections(opened, says)) == []
     counted = r"this host's programs can take \d+ of its \d+ connections, those of other hosts come on top"
@@ -459,11 +459,11 @@ def test_the_schema_of_an_older_version_is_told_with_what_to_run(made):
     assert "a column is missing, the schema is of another version: run orderflow-admin init" in text
 
 
-def test_init_by_a_role_that_may_not_is_told_what_to_do(postgres, parts):
+def test_init_by_a_role_that_may_not_is_told_what_to_do(postgres, app):
     name, role = f"strange_{uuid4().hex}", f"stranger_{uuid4().hex}"
     postgres.create_database(name)
     postgres.create_role(role)
-    opened = parts(DATABASE_URL=postgres.url(name, role))
+    opened = app(DATABASE_URL=postgres.url(name, role))
     with pytest.raises(DatabaseUnavailable, match="has no right to do this; see orderflow-admin roles"):
         schema.upgrade(opened.records.database)
     with pytest.raises(QueueUnavailable, match="has no right to do this; see orderflow-admin roles"):
@@ -496,24 +496,24 @@ def pooler(postgres, owned, place):
         yield owned.url.replace(f":{postgres.port}/", f":{port}/")
 
 
-def test_several_hosts_want_the_one_that_takes_writes(parts, owned, postgres):
+def test_several_hosts_want_the_one_that_takes_writes(app, owned, postgres):
     place = f"127.0.0.1:{postgres.port}"
     url = owned.url.replace(place, f"{place},127.0.0.1:{free_port()}")
     told = {
-        name for _, text in asked(parts, url) for name in ("DATABASE_URL", "QUEUE_URL") if f"{name} names sev" in text
+        name for _, text in asked(app, url) for name in ("DATABASE_URL", "QUEUE_URL") if f"{name} names sev" in text
     }
     assert told == {"DATABASE_URL", "QUEUE_URL"}
-    assert [text for _, text in asked(parts, f"{url}?target_session_attrs=read-write")] == DURABLE
+    assert [text for _, text in asked(app, f"{url}?target_session_attrs=read-write")] == DURABLE
 
 
-def test_a_pooler_that_refuses_our_parameters_is_told_what_to_set(parts, postgres, owned, place):
+def test_a_pooler_that_refuses_our_parameters_is_told_what_to_set(app, postgres, owned, place):
     with pooled(postgres, place, {owned.owner: postgres.password(owned.owner)}, "extra_float_digits") as port:
-        ((level, text),) = asked(parts, owned.url.replace(f":{postgres.port}/", f":{port}/"))
+        ((level, text),) = asked(app, owned.url.replace(f":{postgres.port}/", f":{port}/"))
     assert level == "TROUBLE" and text.endswith("ignore_startup_parameters = extra_float_digits,options")
 
 
-def test_behind_a_pooler_check_names_the_statements_that_set_the_bounds(parts, pooler, owned, postgres):
-    (text,) = (text for _, text in asked(parts, pooler) if "ALTER ROLE" in text)
+def test_behind_a_pooler_check_names_the_statements_that_set_the_bounds(app, pooler, owned, postgres):
+    (text,) = (text for _, text in asked(app, pooler) if "ALTER ROLE" in text)
     login = f"ALTER ROLE {owned.owner} IN DATABASE {owned.name} SET"
     for wanted in ("statement_timeout = '15000'", "lock_timeout = '5000'"):
         assert f"{login} {wanted};" in text
@@ -527,9 +527,9 @@ def test_behind_a_pooler_check_names_the_statements_that_set_the_bounds(parts, p
         schema.upgrade(Records(pooler).database)
 
 
-def test_mail_is_delivered_and_extracted_through_a_pooler_by_the_roles_of_the_script(parts, owned, postgres, place):
+def test_mail_is_delivered_and_extracted_through_a_pooler_by_the_roles_of_the_script(app, owned, postgres, place):
     """The script's bounds hold there: check has nothing to say of them."""
-    opened = parts(DATABASE_URL=owned.url)
+    opened = app(DATABASE_URL=owned.url)
     opened.queue.create_tables()
     opened.records.organizations.add("acme", "Acme")
     opened.records.database.close()
@@ -543,7 +543,7 @@ def test_mail_is_delivered_and_extracted_through_a_pooler_by_the_roles_of_the_sc
     with pooled(postgres, place, {name: postgres.password(name) for name in names.values()}) as port:
         urls = {group: postgres.url(owned.name, name) for group, name in names.items()}
         deliver, worker = (
-            parts(DATABASE_URL=url.replace(f":{postgres.port}/", f":{port}/"), QUEUE_URL=url) for url in urls.values()
+            app(DATABASE_URL=url.replace(f":{postgres.port}/", f":{port}/"), QUEUE_URL=url) for url in urls.values()
         )
         assert [text for _, text in check_database(deliver) if "ALTER ROLE" in text or "lacks" in text] == []
         envelope = Envelope("orders+acme@orderflow.example.com", datetime.now(UTC), "a@b.example")
@@ -557,16 +557,16 @@ def test_mail_is_delivered_and_extracted_through_a_pooler_by_the_roles_of_the_sc
             used.queue.huey.storage.close()
 
 
-def test_a_transaction_pooler_before_the_queue_is_found_and_none_where_there_is_none(parts, pooler, owned):
+def test_a_transaction_pooler_before_the_queue_is_found_and_none_where_there_is_none(app, pooler, owned):
     for url, is_heard in ((pooler, False), (owned.url, True)):
-        queue = parts(QUEUE_URL=url).queue
+        queue = app(QUEUE_URL=url).queue
         assert queue.notify_works() is is_heard
         queue.huey.storage.close()
 
 
-def test_who_holds_an_old_snapshot_of_the_queue_is_told_with_the_remedy(parts, postgres, monkeypatch):
+def test_who_holds_an_old_snapshot_of_the_queue_is_told_with_the_remedy(app, postgres, monkeypatch):
     name = f"held_{uuid4().hex}"
-    queue = parts(QUEUE_URL=postgres.create_database(name))
+    queue = app(QUEUE_URL=postgres.create_database(name))
     queue.queue.create_tables()
     monkeypatch.setattr(snapshots, "_OLD", 0.0)
     assert list(check_snapshots(queue)) == []
@@ -646,9 +646,9 @@ def test_a_killed_worker_is_gone_and_what_it_leaves_is_removed_by_the_next(place
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "postgresql", "redis"])
-def test_every_storage_keeps_who_swept_last(request, parts, storage, postgres, redis):
+def test_every_storage_keeps_who_swept_last(request, app, storage, postgres, redis):
     url = {"sqlite": "", "postgresql": postgres.create_database(f"swept_{uuid4().hex}"), "redis": redis.url(5)}[storage]
-    queue = parts(**({"QUEUE_URL": url} if url else {})).queue
+    queue = app(**({"QUEUE_URL": url} if url else {})).queue
     queue.create_tables()
     if storage == "redis":
         queue.huey.storage.conn.flushdb()

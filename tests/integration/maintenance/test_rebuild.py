@@ -64,7 +64,7 @@ HOSTILE = (
 
 
 @pytest.fixture(params=["embedded", "servers"])
-def parts(request, place, monkeypatch) -> App:
+def app(request, place, monkeypatch) -> App:
     """Give a deployment on SQLite and files, and one on PostgreSQL and Ceph."""
     if request.param == "embedded":
         return embedded(place)
@@ -95,76 +95,76 @@ def alone(place) -> App:
     return embedded(place)
 
 
-def lose_a_race(parts: App, raw: bytes, winner: bytes) -> Outcome:
+def lose_a_race(app: App, raw: bytes, winner: bytes) -> Outcome:
     """Deliver a mail that finds nobody there yet, and whose identity another one takes while it is archived."""
-    put = parts.archive.put
+    put = app.archive.put
 
     def late(*arguments) -> None:
-        parts.archive.put = put
-        deliver(parts, winner)
+        app.archive.put = put
+        deliver(app, winner)
         put(*arguments)
 
-    parts.archive.put = late
-    return deliver(parts, raw)
+    app.archive.put = late
+    return deliver(app, raw)
 
 
-def work(parts: App) -> None:
+def work(app: App) -> None:
     """Do what the workers would: extract, and hand over."""
-    queue = parts.queue
+    queue = app.queue
     while queue.extractions or queue.hand_overs:
         for todo, body in ((queue.extractions, extract.extract), (queue.hand_overs, hand_over.hand_over)):
             while todo:
-                body(*todo.pop(), parts)
+                body(*todo.pop(), app)
 
 
-def held_of(parts: App, subject: str):
-    (found,) = [one for one in parts.records.held_mail.open() if one.subject == subject]
+def held_of(app: App, subject: str):
+    (found,) = [one for one in app.records.held_mail.open() if one.subject == subject]
     return found
 
 
-def fill(parts: App) -> None:
+def fill(app: App) -> None:
     """Make a deployment's life: every kind of message, of held mail and of organization."""
     for slug, name in (("gone", "Gone & Söhne 注文"), ("empty", "")):
-        parts.records.organizations.add(slug, name)
-    deliver(parts, mail(1, Subject="of one that leaves"), "gone")
-    parts.records.organizations.set_active("gone", is_active=False)
-    with parts.records.database.write(2) as connection:
+        app.records.organizations.add(slug, name)
+    deliver(app, mail(1, Subject="of one that leaves"), "gone")
+    app.records.organizations.set_active("gone", is_active=False)
+    with app.records.database.write(2) as connection:
         settings = {"retention": {"days": 30}, "senders": ["@shop.example"]}
         organization = metadata.tables["organization"]
         connection.execute(organization.update().where(organization.c.slug == "beta").values(settings=settings))
-    write_organizations(parts.records, parts.archive)
+    write_organizations(app.records, app.archive)
     for number in range(1, 6):
-        deliver(parts, order(number), received_at=AT + timedelta(days=number))
-    assert deliver(parts, b"Received: again\n" + order(1)) is Outcome.DUPLICATE
-    deliver(parts, order(1), "beta")
-    deliver(parts, HOSTILE, sender="ü" * 900 + "@x.example", client_address="2001:db8::1")
-    deliver(parts, mail(7, Message_ID="", Auto_Submitted="auto-replied"), sender="", queue_id="")
-    deliver(parts, mail(8, b"", Date=""), "beta", original_recipient="x" * 3000)
-    assert deliver(parts, order(2), way=Origin(UPLOAD)) is Outcome.DELIVERED, "by both ways, as two messages"
-    assert deliver(parts, order(2) + b"other\n", way=Origin(UPLOAD)) is Outcome.HELD
+        deliver(app, order(number), received_at=AT + timedelta(days=number))
+    assert deliver(app, b"Received: again\n" + order(1)) is Outcome.DUPLICATE
+    deliver(app, order(1), "beta")
+    deliver(app, HOSTILE, sender="ü" * 900 + "@x.example", client_address="2001:db8::1")
+    deliver(app, mail(7, Message_ID="", Auto_Submitted="auto-replied"), sender="", queue_id="")
+    deliver(app, mail(8, b"", Date=""), "beta", original_recipient="x" * 3000)
+    assert deliver(app, order(2), way=Origin(UPLOAD)) is Outcome.DELIVERED, "by both ways, as two messages"
+    assert deliver(app, order(2) + b"other\n", way=Origin(UPLOAD)) is Outcome.HELD
     for subject in ("open", "accepted", "discarded"):
-        assert deliver(parts, order(3) + subject.encode(), queue_id=subject) is Outcome.HELD
-    held = {one.queue_id: one for one in parts.records.held_mail.open(1)}
-    assert replay.accept_held(held["accepted"], parts, "jo@desk", "rang them")
-    assert replay.discard_held(held["discarded"], parts, "jo@desk")
-    assert lose_a_race(parts, mail(20, b"the loser\n"), mail(20, b"the winner\n")) is Outcome.HELD
-    work(parts)
+        assert deliver(app, order(3) + subject.encode(), queue_id=subject) is Outcome.HELD
+    held = {one.queue_id: one for one in app.records.held_mail.open(1)}
+    assert replay.accept_held(held["accepted"], app, "jo@desk", "rang them")
+    assert replay.discard_held(held["discarded"], app, "jo@desk")
+    assert lose_a_race(app, mail(20, b"the loser\n"), mail(20, b"the winner\n")) is Outcome.HELD
+    work(app)
 
 
-def hold_for_its_sender(parts: App, raw: bytes) -> None:
+def hold_for_its_sender(app: App, raw: bytes) -> None:
     """Hold a mail that clashes with nothing, as an organization's setting may demand."""
     envelope, mail = Envelope(f"orders+acme@{DOMAIN}", AT, sender="x@y.example"), read_mail(raw)
-    org = parts.records.organizations.find("acme")
+    org = app.records.organizations.find("acme")
     new = delivery._new_message(envelope, mail.message, org, [], delivery.BY_SMTP)
     delivery._hold(
-        None, new, HoldReason.SENDER_NOT_ALLOWED, delivery._InboundMail(envelope, mail, org, delivery.BY_SMTP), parts
+        None, new, HoldReason.SENDER_NOT_ALLOWED, delivery._InboundMail(envelope, mail, org, delivery.BY_SMTP), app
     )
 
 
-def rows(parts: App) -> dict[str, list[dict]]:
+def rows(app: App) -> dict[str, list[dict]]:
     """Give every row there is, without what is of our own times."""
     found = {}
-    with parts.records.database.engine.connect() as connection:
+    with app.records.database.engine.connect() as connection:
         for table in TABLES:
             columns = [column for column in table.c if column.name not in OURS]
             order_by = [table.c.id] if table.name != "skipped_part" else [*table.primary_key]
@@ -172,38 +172,38 @@ def rows(parts: App) -> dict[str, list[dict]]:
     return found
 
 
-def wipe(parts: App) -> None:
+def wipe(app: App) -> None:
     """Empty the database."""
-    with parts.records.database.engine.begin() as connection:
+    with app.records.database.engine.begin() as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(table.delete())
-        if not parts.records.database.is_sqlite:
+        if not app.records.database.is_sqlite:
             connection.exec_driver_sql("ALTER SEQUENCE organization_id_seq RESTART")
-    parts.records.organizations._found.clear()
-    assert not any(rows(parts).values())
+    app.records.organizations._found.clear()
+    assert not any(rows(app).values())
 
 
-def test_every_row_comes_back_as_it_was_and_a_second_time_changes_nothing(parts):
-    fill(parts)
-    hold_for_its_sender(parts, mail(30))
-    before = rows(parts)
+def test_every_row_comes_back_as_it_was_and_a_second_time_changes_nothing(app):
+    fill(app)
+    hold_for_its_sender(app, mail(30))
+    before = rows(app)
     counts = {name: len(found) for name, found in before.items()}
     assert counts["organization"] == 4 and counts["inbound_message"] == 13 and counts["held_mail"] == 6
     assert counts["document"] > 12 and counts["skipped_part"] > 3
     assert {row["resolution"] for row in before["held_mail"]} == {None, "ACCEPTED", "DISCARDED"}
-    wipe(parts)
-    tally = build(parts)
-    assert rows(parts) == before
+    wipe(app)
+    tally = build(app)
+    assert rows(app) == before
     assert tally.presences == {Presence.BACK: 12, Presence.HELD_BACK: 6, Presence.THERE: 0} and not tally.notes
-    assert build(parts).presences == {Presence.THERE: 18}
-    assert rows(parts) == before
-    assert parts.queue.extractions == parts.queue.hand_overs == [], "nothing is handed over again"
-    assert parts.records.messages.due(AT + timedelta(days=999), 9) == []
-    assert parts.records.documents.due(AT + timedelta(days=999), 9) == []
+    assert build(app).presences == {Presence.THERE: 18}
+    assert rows(app) == before
+    assert app.queue.extractions == app.queue.hand_overs == [], "nothing is handed over again"
+    assert app.records.messages.due(AT + timedelta(days=999), 9) == []
+    assert app.records.documents.due(AT + timedelta(days=999), 9) == []
     # The next organization gets an id of its own, and a redelivery is known.
-    parts.records.organizations.add("later", "Later")
-    assert parts.records.organizations.find("later").id == 5
-    assert deliver(parts, order(1)) is deliver(parts, order(3) + b"open") is Outcome.DUPLICATE
+    app.records.organizations.add("later", "Later")
+    assert app.records.organizations.find("later").id == 5
+    assert deliver(app, order(1)) is deliver(app, order(3) + b"open") is Outcome.DUPLICATE
 
 
 def test_a_message_tells_that_it_was_rebuilt_and_by_whom(alone):
@@ -314,19 +314,19 @@ def test_a_document_that_was_erased_comes_back_as_such_where_the_operator_says_s
     assert found == before
 
 
-def test_a_document_whose_mail_is_gone_is_told(parts):
-    deliver(parts, order(1))
-    deliver(parts, order(2))
-    work(parts)
-    write_organizations(parts.records, parts.archive)
-    gone = next(row for row in parts.records.messages.select(Filter(), 9) if row.subject == "Order 2")
-    keys = {d.object_key for d in parts.records.documents.of_message(1, gone.id)}
-    parts.archive.delete(gone.raw_key)
-    parts.archive.put("org/1/documents/zzz", b"", hashlib.sha256(b"").hexdigest())
-    wipe(parts)
-    build(parts)
-    (org, _) = parts.records.rebuild_writes.organization_records()
-    assert {one.key for one in orphan_documents(org, parts)} == keys | {"org/1/documents/zzz"}
+def test_a_document_whose_mail_is_gone_is_told(app):
+    deliver(app, order(1))
+    deliver(app, order(2))
+    work(app)
+    write_organizations(app.records, app.archive)
+    gone = next(row for row in app.records.messages.select(Filter(), 9) if row.subject == "Order 2")
+    keys = {d.object_key for d in app.records.documents.of_message(1, gone.id)}
+    app.archive.delete(gone.raw_key)
+    app.archive.put("org/1/documents/zzz", b"", hashlib.sha256(b"").hexdigest())
+    wipe(app)
+    build(app)
+    (org, _) = app.records.rebuild_writes.organization_records()
+    assert {one.key for one in orphan_documents(org, app)} == keys | {"org/1/documents/zzz"}
 
 
 def test_what_is_no_mail_of_ours_is_told_and_ends_nothing(alone):
@@ -522,30 +522,30 @@ def fill_directly(deployment: Deployment, number: int) -> App:
     """Deliver and extract so many mails in this process, as the deployment's user would have."""
     settings = load(str(deployment.settings_file), environ={})
     records, archive = Records(settings.database_url), FaultyArchive(deployment.state / "archive")
-    parts = App(settings, Spool(settings.spool_dir), archive, records, ListQueue())
+    app = App(settings, Spool(settings.spool_dir), archive, records, ListQueue())
     for n in range(number):
-        deliver(parts, mail(n))
-    work(parts)
+        deliver(app, mail(n))
+    work(app)
     subprocess.run(["chown", "-R", f"--reference={deployment.state}", deployment.state], check=True)
-    return parts
+    return app
 
 
-def lose_database(deployment: Deployment, parts: App) -> None:
-    parts.records.database.close()
+def lose_database(deployment: Deployment, app: App) -> None:
+    app.records.database.close()
     for path in deployment.state.glob("orderflow.db*"):
         path.unlink()
     deployment.admin("init")
 
 
 def test_the_program_rebuilds_tells_and_lets_postfix_know(deployment):
-    parts = fill_directly(deployment, 3)
-    before = rows(parts)
-    lose_database(deployment, parts)
+    app = fill_directly(deployment, 3)
+    before = rows(app)
+    lose_database(deployment, app)
     dry = told(deployment.replay("archive", "--dry-run", "--json"))
     assert dry["organizations that came back"] == 2 and dry[Presence.BACK.value] == 3
     assert told(deployment.replay("archive", "--dry-run", "--json", "--org", "beta"))[Presence.BACK.value] == 0
     assert told(deployment.replay("archive", "--yes", "--json"))[Presence.BACK.value] == 3
-    assert rows(parts) == before
+    assert rows(app) == before
     with sqlite3.connect(deployment.state / "recipients.db") as published:
         assert published.execute("SELECT slug FROM recipient").fetchall() == [("acme",)]
     ended = deployment.run("orderflow-replay", "archive", check=False)
@@ -553,23 +553,23 @@ def test_the_program_rebuilds_tells_and_lets_postfix_know(deployment):
 
 
 def test_a_damaged_mail_is_named_printable_and_the_exit_status_tells(deployment):
-    parts = fill_directly(deployment, 2)
+    app = fill_directly(deployment, 2)
     digest = "c" * 64
-    parts.archive.put(raw_key(1, digest), b"altered", hashlib.sha256(b"altered").hexdigest())
+    app.archive.put(raw_key(1, digest), b"altered", hashlib.sha256(b"altered").hexdigest())
     (deployment.state / "archive/org/1/raw/\x1b[31m.eml").write_bytes(b"x")
     subprocess.run(["chown", "-R", f"--reference={deployment.state}", deployment.state], check=True)
-    lose_database(deployment, parts)
+    lose_database(deployment, app)
     ended = deployment.run("orderflow-replay", "archive", "--yes", check=False)
     assert ended.returncode == 1 and f"{ObjectNote.DAMAGED.value}: org/1/raw/{digest}.eml" in ended.stderr
     assert "\x1b" not in ended.stderr + ended.stdout
-    assert len(rows(parts)["inbound_message"]) == 2
+    assert len(rows(app)["inbound_message"]) == 2
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_a_run_that_is_ended_in_the_middle_goes_on_and_ends_exact(deployment, ending):
-    parts = fill_directly(deployment, MANY)
-    before = rows(parts)
-    lose_database(deployment, parts)
+    app = fill_directly(deployment, MANY)
+    before = rows(app)
+    lose_database(deployment, app)
     environment = {"PATH": "/usr/bin:/bin", "ORDERFLOW_SETTINGS": str(deployment.settings_file)}
     running = subprocess.Popen(
         [deployment.programs / "orderflow-replay", "archive", "--yes", "--concurrency", "2"],
@@ -590,22 +590,22 @@ def test_a_run_that_is_ended_in_the_middle_goes_on_and_ends_exact(deployment, en
     assert ending is signal.SIGKILL or f"--resume {run}" in said
     result = told(deployment.replay("archive", "--yes", "--json", "--resume", run))
     assert result[Presence.BACK.value] == MANY - done
-    assert rows(parts) == before
+    assert rows(app) == before
     again = deployment.run("orderflow-replay", "archive", "--yes", "--resume", run, check=False)
     assert again.returncode == 1 and "has come to its end" in again.stderr
     assert told(deployment.replay("archive", "--yes", "--json"))[Presence.THERE.value] == MANY
-    assert rows(parts) == before
+    assert rows(app) == before
 
 
 def test_no_organization_is_added_under_an_id_that_the_archive_knows_as_anothers(deployment):
-    parts = fill_directly(deployment, 1)
-    lose_database(deployment, parts)
+    app = fill_directly(deployment, 1)
+    lose_database(deployment, app)
     ended = deployment.run("orderflow-admin", "org", "add", "newcomer", check=False)
     assert ended.returncode == 1 and "orderflow-replay archive" in ended.stderr
     assert deployment.admin("org", "list", "--json") == ""
     deployment.replay("archive", "--yes")
     deployment.admin("org", "add", "newcomer")
-    assert [org.slug for org in parts.records.rebuild_writes.organization_records()] == ["acme", "beta", "newcomer"]
+    assert [org.slug for org in app.records.rebuild_writes.organization_records()] == ["acme", "beta", "newcomer"]
 
 
 def test_what_an_organization_is_stands_in_the_archive_after_every_change(deployment):

@@ -165,28 +165,28 @@ def test_what_an_earlier_version_wrote_is_read_by_what_it_never_wrote_so(change,
 # Rebuild and erasure
 
 
-def store_parts(place, endpoint):
+def store_app(place, endpoint):
     """Give a deployment whose archive is an odd store."""
-    parts = embedded(place)
-    object.__setattr__(parts, "archive", open_archive("s3://orders", endpoint))
-    return parts
+    app = embedded(place)
+    object.__setattr__(app, "archive", open_archive("s3://orders", endpoint))
+    return app
 
 
-def deliver(parts, raw, **told):
+def deliver(app, raw, **told):
     envelope = {"sender": "bounces@esp.example", "queue_id": "4XYZ", "client_address": "192.0.2.7", "received_at": AT}
-    return delivery.deliver(Envelope("orders+acme@orderflow.example.com", **(envelope | told)), raw, parts).outcome
+    return delivery.deliver(Envelope("orders+acme@orderflow.example.com", **(envelope | told)), raw, app).outcome
 
 
-def rebuilt(parts, place):
+def rebuilt(app, place):
     """Rebuild into a database of its own; give the rows and what was noted."""
     records = Records(f"sqlite:///{place}/again.db", create=True)
     schema.upgrade(records.database)
-    object.__setattr__(parts, "records", records)
-    found = list(find_organizations(parts.archive))
+    object.__setattr__(app, "records", records)
+    found = list(find_organizations(app.archive))
     for one in found:
         records.rebuild_writes.add_organization(one.org)
     tally = RebuildProgress()
-    for _ in rebuild_organizations([one.org for one in found], RebuildOptions(AT, "jo@desk"), parts, 0, tally):
+    for _ in rebuild_organizations([one.org for one in found], RebuildOptions(AT, "jo@desk"), app, 0, tally):
         pass
     rows = [*records.messages.select(Filter(), 9), *records.held_mail.open()]
     return {(row.subject, row.raw_key): row for row in rows}, tally
@@ -195,43 +195,43 @@ def rebuilt(parts, place):
 @pytest.mark.parametrize("names", ["titled", "underscores"])
 def test_a_rebuild_from_a_store_that_writes_names_in_its_own_way_makes_the_same_rows(place, names):
     with OddStore(names=NAMES[names]) as store:
-        parts = store_parts(place, store.endpoint)
-        assert deliver(parts, order(1)) is Outcome.DELIVERED
-        assert deliver(parts, mail(2), sender="") is Outcome.DELIVERED
-        assert deliver(parts, order(1) + b"other") is Outcome.HELD
-        parts.records.organizations.change_settings("acme", {"reused_message_id": "accept"})
-        assert deliver(parts, order(1) + b"third") is Outcome.DELIVERED
-        write_organizations(parts.records, parts.archive)
-        before = {row.raw_key: row for row in parts.records.messages.select(Filter(), 9)}
-        _, tally = rebuilt(parts, place)
+        app = store_app(place, store.endpoint)
+        assert deliver(app, order(1)) is Outcome.DELIVERED
+        assert deliver(app, mail(2), sender="") is Outcome.DELIVERED
+        assert deliver(app, order(1) + b"other") is Outcome.HELD
+        app.records.organizations.change_settings("acme", {"reused_message_id": "accept"})
+        assert deliver(app, order(1) + b"third") is Outcome.DELIVERED
+        write_organizations(app.records, app.archive)
+        before = {row.raw_key: row for row in app.records.messages.select(Filter(), 9)}
+        _, tally = rebuilt(app, place)
         assert tally.notes == {ObjectNote.UNFINISHED: 3}
-        after = {row.raw_key: row for row in parts.records.messages.select(Filter(), 9)}
+        after = {row.raw_key: row for row in app.records.messages.select(Filter(), 9)}
         told = ("id", "envelope_sender", "queue_id", "received_at", "source_message_id", "traits", "client_address")
         for key, row in before.items():
             assert [getattr(after[key], name) for name in told] == [getattr(row, name) for name in told]
-        (held,) = parts.records.held_mail.open()
+        (held,) = app.records.held_mail.open()
         assert held.envelope_sender == "bounces@esp.example"
-        org = parts.records.organizations.find("acme")
-        assert erase(ErasureRequest(org, sender="bounces@esp.example"), parts, "jo@desk").messages == 2
+        org = app.records.organizations.find("acme")
+        assert erase(ErasureRequest(org, sender="bounces@esp.example"), app, "jo@desk").messages == 2
 
 
 def test_a_rebuild_from_a_store_that_loses_metadata_says_so_and_takes_nobody_for_the_null_sender(place):
     with OddStore(names=lambda name: None) as store:
-        parts = store_parts(place, store.endpoint)
+        app = store_app(place, store.endpoint)
         for number in (1, 2):
-            assert deliver(parts, order(number), sender="") is Outcome.DELIVERED
-        write_organizations(parts.records, parts.archive)
-        found, tally = rebuilt(parts, place)
+            assert deliver(app, order(number), sender="") is Outcome.DELIVERED
+        write_organizations(app.records, app.archive)
+        found, tally = rebuilt(app, place)
         assert tally.notes[ObjectNote.NO_SENDER] == tally.notes[ObjectNote.NO_ENVELOPE] == 2
         assert {(row.envelope_sender, *row.traits) for row in found.values()} == {("<unknown>",)}
 
 
 def test_a_rebuild_counts_what_a_store_has_changed(place):
     with OddStore(values=lambda value: value[:12]) as store:
-        parts = store_parts(place, store.endpoint)
-        assert deliver(parts, order(1)) is Outcome.DELIVERED
-        write_organizations(parts.records, parts.archive)
-        _, tally = rebuilt(parts, place)
+        app = store_app(place, store.endpoint)
+        assert deliver(app, order(1)) is Outcome.DELIVERED
+        write_organizations(app.records, app.archive)
+        _, tally = rebuilt(app, place)
         assert tally.notes[ObjectNote.CHANGED] == 1
 
 
@@ -470,13 +470,13 @@ def test_a_store_that_is_slow_with_the_largest_mail_is_found_out_in_the_time_of_
 
 def test_a_probe_that_a_killed_run_left_is_nobodys_mail_and_gone_after_the_next_run(place):
     with OddStore() as store:
-        parts = store_parts(place, store.endpoint)
+        app = store_app(place, store.endpoint)
         for key in (PROBE, PROBE + ".meta"):
-            parts.archive.put(key, RAW, DIGEST, TOLD)
-        org = parts.records.organizations.find("acme")
+            app.archive.put(key, RAW, DIGEST, TOLD)
+        org = app.records.organizations.find("acme")
         scope = ReconcileOptions(actor="jo@desk", object_age=timedelta(0))
-        assert not list(reconcile_organization(org, scope, parts)) and not list(reconcile_host(None, scope, parts))
-        assert not list(find_organizations(parts.archive))
+        assert not list(reconcile_organization(org, scope, app)) and not list(reconcile_host(None, scope, app))
+        assert not list(find_organizations(app.archive))
         store.objects = {f"mail/{key}": one for key, one in store.objects.items()}
         assert len(store.objects) == 2 and checked(place, store)[0][0] == "OK"
         assert store.objects == {}

@@ -201,76 +201,72 @@ def test_no_word_of_the_content_can_change_unseen():
 
 
 @pytest.fixture
-def parts(place):
+def app(place):
     return embedded(place)
 
 
 @pytest.mark.parametrize("policy", ["hold", "accept"])
 @pytest.mark.parametrize("case", ["quoted-printable", "Content-Type", "charset", "parts"])
-def test_a_copy_that_a_gateway_has_changed_is_a_duplicate_whichever_comes_first(parts, case, policy):
-    parts.records.organizations.change_settings("acme", {"reused_message_id": policy})
+def test_a_copy_that_a_gateway_has_changed_is_a_duplicate_whichever_comes_first(app, case, policy):
+    app.records.organizations.change_settings("acme", {"reused_message_id": policy})
     first, second = SAME[case]
     for one, two in ((first, second), (renumbered(second), renumbered(first))):
-        delivered = post(parts, one)
+        delivered = post(app, one)
         assert delivered.outcome is Outcome.DELIVERED
-        again = post(parts, two)
+        again = post(app, two)
         assert (again.outcome, again.message_id) == (Outcome.DUPLICATE, delivered.message_id)
-    assert len(parts.records.messages.select(Filter(), 9)) == 2 == len(parts.archive.objects())
-    assert parts.records.held_mail.count_open() == 0
+    assert len(app.records.messages.select(Filter(), 9)) == 2 == len(app.archive.objects())
+    assert app.records.held_mail.count_open() == 0
 
 
-def test_a_copy_that_lost_a_race_is_a_duplicate_too(parts):
-    put = parts.archive.put
+def test_a_copy_that_lost_a_race_is_a_duplicate_too(app):
+    put = app.archive.put
 
     def late(*arguments):
-        parts.archive.put = put
-        assert post(parts, written()).outcome is Outcome.DELIVERED
+        app.archive.put = put
+        assert post(app, written()).outcome is Outcome.DELIVERED
         put(*arguments)
 
-    parts.archive.put = late
-    assert post(parts, written(encoding="quoted-printable")).outcome is Outcome.DUPLICATE
-    (row,) = parts.records.messages.select(Filter(), 9)
-    assert parts.archive.objects() == [row.raw_key]
+    app.archive.put = late
+    assert post(app, written(encoding="quoted-printable")).outcome is Outcome.DUPLICATE
+    (row,) = app.records.messages.select(Filter(), 9)
+    assert app.archive.objects() == [row.raw_key]
 
 
-def test_what_differs_is_kept_with_a_mail_that_is_held_and_shown(parts):
-    post(parts, mixed())
-    ended = post(parts, mixed(PDF + b"x"))
+def test_what_differs_is_kept_with_a_mail_that_is_held_and_shown(app):
+    post(app, mixed())
+    ended = post(app, mixed(PDF + b"x"))
     assert (ended.outcome, ended.reason) == (Outcome.HELD, "part 2: its content differs")
-    (held,) = parts.records.held_mail.open()
+    (held,) = app.records.held_mail.open()
     assert held.reason is HoldReason.MESSAGE_ID_REUSED
-    assert (
-        parts.archive.describe(held.raw_key).metadata["why"]
-        == held_mail_history(held, parts).difference
-        == ended.reason
-    )
-    assert post(parts, mixed(PDF + b"x", encodings=("base64",) * 3)).outcome is Outcome.DUPLICATE, "of the held one"
+    assert app.archive.describe(held.raw_key).metadata["why"] == held_mail_history(held, app).difference == ended.reason
+    assert post(app, mixed(PDF + b"x", encodings=("base64",) * 3)).outcome is Outcome.DUPLICATE, "of the held one"
 
 
-def test_where_the_recorded_mail_is_gone_the_copy_is_held(parts):
-    post(parts, written())
-    (row,) = parts.records.messages.select(Filter(), 9)
-    parts.archive.delete(row.raw_key)
-    ended = post(parts, written(encoding="base64"))
+def test_where_the_recorded_mail_is_gone_the_copy_is_held(app):
+    post(app, written())
+    (row,) = app.records.messages.select(Filter(), 9)
+    app.archive.delete(row.raw_key)
+    ended = post(app, written(encoding="base64"))
     assert ended.outcome is Outcome.HELD and ended.reason == "the recorded mail is not in the archive to be compared"
 
 
-def test_many_mails_of_one_message_id_cost_three_readings_each_at_most(parts):
+def test_many_mails_of_one_message_id_cost_three_readings_each_at_most(app):
     reads = []
-    read = parts.archive.read
+    read = app.archive.read
 
     def count(key, digest):
         reads.append(key)
         return read(key, digest)
 
-    parts.archive.read = count
+    app.archive.read = count
     for number in range(9):
-        post(parts, written(f"{number}\n"))
+        post(app, written(f"{number}\n"))
     assert len(reads) <= 3 * 9
     reads.clear()
-    post(parts, written("other", head=HEAD.replace("Order 1", "Order 2")))
+    post(app, written("other", head=HEAD.replace("Order 1", "Order 2")))
     assert reads == [], "another Subject is seen on the row"
-    assert ACME in parts.records.held_mail.open()[0].envelope_recipient
+    assert ACME in app.records.held_mail.open()[0].envelope_recipient
 
 
 @pytest.mark.parametrize(

@@ -28,14 +28,14 @@ from tests.support.rebuilding import build, deliver
 
 
 @pytest.fixture
-def parts(place):
+def app(place):
     (place / "state").mkdir()
-    parts = embedded(place / "state")
-    write_organizations(parts.records, parts.archive)
-    queue = Queue(parts.settings.queue_url, create=True)
+    app = embedded(place / "state")
+    write_organizations(app.records, app.archive)
+    queue = Queue(app.settings.queue_url, create=True)
     queue.create_tables()
     queue.huey.storage.close()
-    return parts
+    return app
 
 
 def names(directory):
@@ -47,14 +47,14 @@ def count(file, table):
         return database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
 
-def test_a_backup_under_load_and_the_archive_bring_back_every_mail(parts, place):
+def test_a_backup_under_load_and_the_archive_bring_back_every_mail(app, place):
     """What was delivered before it began is in the copy; what came after comes out of the archive."""
     numbers, sent, stop, went_on = iter(range(1, 10_000)), [], Event(), Event()
 
     def send():
         while not stop.is_set():
             number = next(numbers)
-            assert deliver(parts, order(number)) is Outcome.DELIVERED
+            assert deliver(app, order(number)) is Outcome.DELIVERED
             sent.append(number)
             went_on.set()
 
@@ -64,7 +64,7 @@ def test_a_backup_under_load_and_the_archive_bring_back_every_mail(parts, place)
         while len(sent) < 16:
             assert went_on.wait(60)
         before = len(sent)
-        copies = back_up(parts.settings, place / "copy")
+        copies = back_up(app.settings, place / "copy")
         went_on.clear()
         assert went_on.wait(60), "mail goes on"
     finally:
@@ -82,33 +82,33 @@ def test_a_backup_under_load_and_the_archive_bring_back_every_mail(parts, place)
     assert again.records.messages.count(Filter(org_id=1)) == len(sent)
     for row in again.records.messages.select(Filter(org_id=1, statuses=(Status.RECEIVED,)), 10_000):
         extract.extract(1, row.id, again)
-    assert again.records.messages.count_by_status(parts.records.database.now(), 1)[Status.RECEIVED] == 0
+    assert again.records.messages.count_by_status(app.records.database.now(), 1)[Status.RECEIVED] == 0
     assert deliver(again, order(1)) is Outcome.DUPLICATE and deliver(again, order(20_000)) is Outcome.DELIVERED
 
 
-def test_a_copy_of_the_file_alone_is_none(parts, place):
+def test_a_copy_of_the_file_alone_is_none(app, place):
     """Which is why the command is there."""
     for number in range(16):
-        assert deliver(parts, order(number)) is Outcome.DELIVERED
+        assert deliver(app, order(number)) is Outcome.DELIVERED
     shutil.copy(place / "state" / "orderflow.db", place / "copied.db")
-    back_up(parts.settings, place / "copy")
+    back_up(app.settings, place / "copy")
     assert count(place / "copy" / "orderflow.db", "inbound_message") == 16
     with pytest.raises((sqlite3.Error, AssertionError)):
         assert count(place / "copied.db", "inbound_message") == 16
 
 
-def test_what_fails_leaves_nothing_and_overwrites_nothing(parts, place, monkeypatch):
+def test_what_fails_leaves_nothing_and_overwrites_nothing(app, place, monkeypatch):
     (place / "there").mkdir()
     (place / "dangling").symlink_to("nowhere")
     for taken in ("there", "dangling"):
         with pytest.raises(BackupError, match="is there already"):
-            back_up(parts.settings, place / taken)
+            back_up(app.settings, place / taken)
     with pytest.raises(BackupError, match=r"cannot be written: ENOENT \(No such file or directory\)"):
-        back_up(parts.settings, place / "missing" / "copy")
+        back_up(app.settings, place / "missing" / "copy")
     full = SimpleNamespace(**{**vars(sqlite3), "connect": no_space})
     monkeypatch.setattr(module, "sqlite3", full)
     with pytest.raises(BackupError, match=f"^{place}: SQLITE_FULL: the disk is full"):  # and not that of the database
-        back_up(parts.settings, place / "copy")
+        back_up(app.settings, place / "copy")
     assert names(place) == ["dangling", "state", "there"]
 
 
@@ -118,7 +118,7 @@ def no_space(*_, **__):
     raise error
 
 
-def test_a_backup_that_is_ended_leaves_nothing(parts, place, monkeypatch):
+def test_a_backup_that_is_ended_leaves_nothing(app, place, monkeypatch):
     file = place / "ingest.env"
     file.write_text(f"ORDERFLOW_STATE_DIR={place}/state\n")
     handler = signal.getsignal(signal.SIGTERM)
@@ -128,10 +128,10 @@ def test_a_backup_that_is_ended_leaves_nothing(parts, place, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_a_damaged_database_is_told_and_not_copied(parts, place):
+def test_a_damaged_database_is_told_and_not_copied(app, place):
     for number in range(50):
-        deliver(parts, order(number))
-    parts.records.database.close()
+        deliver(app, order(number))
+    app.records.database.close()
     file = place / "state" / "orderflow.db"
     with sqlite3.connect(file) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -140,11 +140,11 @@ def test_a_damaged_database_is_told_and_not_copied(parts, place):
     data[8 * 4096 : -4096] = b"\xff" * len(data[8 * 4096 : -4096])
     file.write_bytes(data)
     with pytest.raises(BackupError, match="damaged"):
-        back_up(parts.settings, place / "copy")
+        back_up(app.settings, place / "copy")
     assert names(place) == ["state"]
 
 
-def test_the_program_tells_the_copies_and_of_postgresql_what_to_use(parts, place):
+def test_the_program_tells_the_copies_and_of_postgresql_what_to_use(app, place):
     file = place / "ingest.env"
     file.write_text(f"ORDERFLOW_STATE_DIR={place}/state\n")
     told = CliRunner().invoke(cli, ["backup", str(place / "copy"), "--json", "--settings", str(file)])

@@ -35,7 +35,7 @@ def deployed(place, **settings):
 
 
 @pytest.fixture
-def parts(place):
+def app(place):
     return deployed(place)
 
 
@@ -47,10 +47,10 @@ def files(place):
     return directory
 
 
-def take(parts, *paths, again=False) -> list[tuple[str, ImportOutcome, str]]:
+def take(app, *paths, again=False) -> list[tuple[str, ImportOutcome, str]]:
     """Import; give the file's name, what became of it, and why."""
-    org = parts.records.organizations.find("acme")
-    importer = Importer(parts, org, "jo@desk", uuid4(), again, lambda: None)
+    org = app.records.organizations.find("acme")
+    importer = Importer(app, org, "jo@desk", uuid4(), again, lambda: None)
     found = []
     for one in read_paths(list(paths), LIMIT):
         verdict = importer.import_mail(one)
@@ -62,8 +62,8 @@ def became(found) -> list[ImportOutcome]:
     return [one for _, one, _ in found]
 
 
-def messages(parts):
-    return sorted(parts.records.messages.select(Filter(), 1000), key=lambda row: (row.source, row.subject))
+def messages(app):
+    return sorted(app.records.messages.select(Filter(), 1000), key=lambda row: (row.source, row.subject))
 
 
 # What is in an mbox file
@@ -117,7 +117,7 @@ def test_a_line_without_an_end_costs_no_memory_and_begins_no_mail():
 # What is mail, and what lies beside it
 
 
-def test_files_directories_mbox_and_maildir_come_in_whole_and_once(parts, files):
+def test_files_directories_mbox_and_maildir_come_in_whole_and_once(app, files):
     (files / "one.eml").write_bytes(order(1))
     (files / "deep" / "er").mkdir(parents=True)
     (files / "deep" / "er" / "two.EML").write_bytes(order(2).replace(b"\n", b"\r\n"))
@@ -127,31 +127,31 @@ def test_files_directories_mbox_and_maildir_come_in_whole_and_once(parts, files)
     box.add_folder("Archive").add(order(6))
     (files / "inbox" / "tmp" / "half").write_bytes(order(7))
     (files / "notes.txt").write_bytes(order(8))
-    found = take(parts, files)
+    found = take(app, files)
     assert became(found).count(ImportOutcome.IMPORTED) == 6
     assert [(name, why) for name, one, why in found if one is ImportOutcome.NOT_MAIL] == [
         (str(files / "notes.txt"), "neither .eml nor .mbox")
     ]
-    rows = messages(parts)
+    rows = messages(app)
     assert [row.subject for row in rows] == [f"Order {n}" for n in range(1, 7)]
     for row in rows:
         assert (row.source, row.envelope_recipient) == ("UPLOAD", f"orders+acme@{DOMAIN}")
         assert row.raw_key == raw_key(1, row.digest, "UPLOAD")
-        assert parts.archive.read(row.raw_key, row.digest)
-    assert set(became(take(parts, files))) == {ImportOutcome.ALREADY_IMPORTED, ImportOutcome.NOT_MAIL}
-    assert messages(parts) == rows
+        assert app.archive.read(row.raw_key, row.digest)
+    assert set(became(take(app, files))) == {ImportOutcome.ALREADY_IMPORTED, ImportOutcome.NOT_MAIL}
+    assert messages(app) == rows
 
 
-def test_a_file_that_is_named_is_taken_whatever_its_name(parts, files):
+def test_a_file_that_is_named_is_taken_whatever_its_name(app, files):
     (files / "mail").write_bytes(order(1))
     (files / "link").symlink_to(files / "mail")
-    assert became(take(parts, files / "mail", files / "link")) == [
+    assert became(take(app, files / "mail", files / "link")) == [
         ImportOutcome.IMPORTED,
         ImportOutcome.ALREADY_IMPORTED,
     ]
 
 
-def test_nothing_is_followed_out_of_a_directory_and_nothing_opened_that_is_no_file(parts, files, place):
+def test_nothing_is_followed_out_of_a_directory_and_nothing_opened_that_is_no_file(app, files, place):
     secret = place / "secret"
     secret.mkdir()
     (secret / "a.eml").write_bytes(order(1))
@@ -164,17 +164,17 @@ def test_nothing_is_followed_out_of_a_directory_and_nothing_opened_that_is_no_fi
     (files / "box" / "new" / "1").symlink_to(secret / "a.eml")
     os.mkfifo(files / "box" / "cur" / "2")
     (files / "good.eml").write_bytes(order(2))
-    found = take(parts, files)
+    found = take(app, files)
     assert became(found).count(ImportOutcome.FAILED) == 6 and became(found).count(ImportOutcome.IMPORTED) == 1
-    assert [row.subject for row in messages(parts)] == ["Order 2"]
+    assert [row.subject for row in messages(app)] == ["Order 2"]
 
 
-def test_what_is_no_mail_or_too_big_is_told_with_its_name_and_the_rest_goes_on(parts, files):
+def test_what_is_no_mail_or_too_big_is_told_with_its_name_and_the_rest_goes_on(app, files):
     (files / "a.eml").write_bytes(b"")
     (files / "b.eml").write_bytes(b"no header field\n")
     (files / "c.eml").write_bytes(mail(1, b"x" * LIMIT))
     (files / "d.mbox").write_bytes(FROM + mail(2) + b"\n" + FROM + b"\n\n" + FROM + mail(3))
-    found = {os.path.basename(name): (one, why) for name, one, why in take(parts, files)}
+    found = {os.path.basename(name): (one, why) for name, one, why in take(app, files)}
     assert {name: one for name, (one, _) in found.items()} == {
         "a.eml": ImportOutcome.FAILED,
         "b.eml": ImportOutcome.FAILED,
@@ -184,76 +184,76 @@ def test_what_is_no_mail_or_too_big_is_told_with_its_name_and_the_rest_goes_on(p
         f"d.mbox at byte {2 * len(FROM) + len(mail(2)) + 3}": ImportOutcome.IMPORTED,
     }
     assert "ORDERFLOW_MAX_MESSAGE_SIZE" in found["c.eml"][1] and "header" in found["b.eml"][1]
-    assert [row.subject for row in messages(parts)] == ["Order 2", "Order 3"]
+    assert [row.subject for row in messages(app)] == ["Order 2", "Order 3"]
 
 
 # Which mail is there already
 
 
-def test_what_came_by_mail_is_passed_over_unless_it_is_wanted_again(parts, files):
-    deliver(Envelope(f"orders+acme@{DOMAIN}", NOW), b"Received: by mx\n" + order(1), parts)
+def test_what_came_by_mail_is_passed_over_unless_it_is_wanted_again(app, files):
+    deliver(Envelope(f"orders+acme@{DOMAIN}", NOW), b"Received: by mx\n" + order(1), app)
     (files / "1.eml").write_bytes(order(1))
-    assert became(take(parts, files)) == [ImportOutcome.CAME_BY_MAIL]
-    assert became(take(parts, files, again=True)) == [ImportOutcome.IMPORTED]
-    assert became(take(parts, files, again=True)) == [ImportOutcome.ALREADY_IMPORTED]
-    assert [row.source for row in messages(parts)] == ["EMAIL", "UPLOAD"]
+    assert became(take(app, files)) == [ImportOutcome.CAME_BY_MAIL]
+    assert became(take(app, files, again=True)) == [ImportOutcome.IMPORTED]
+    assert became(take(app, files, again=True)) == [ImportOutcome.ALREADY_IMPORTED]
+    assert [row.source for row in messages(app)] == ["EMAIL", "UPLOAD"]
 
 
-def test_what_came_by_mail_was_held_and_accepted_as_its_own_is_passed_over_too(parts, files):
+def test_what_came_by_mail_was_held_and_accepted_as_its_own_is_passed_over_too(app, files):
     changed = order(1) + b"other\n"
     for raw in (order(1), changed):
-        deliver(Envelope(f"orders+acme@{DOMAIN}", NOW), raw, parts)
+        deliver(Envelope(f"orders+acme@{DOMAIN}", NOW), raw, app)
     (files / "1.eml").write_bytes(changed)
-    (held,) = parts.records.held_mail.open()
-    assert became(take(parts, files)) == [ImportOutcome.CAME_BY_MAIL], "while it is held"
-    assert accept_held(held, parts, "jo@desk")
-    assert became(take(parts, files)) == [ImportOutcome.CAME_BY_MAIL]
-    assert [row.source for row in messages(parts)] == ["EMAIL", "EMAIL"]
+    (held,) = app.records.held_mail.open()
+    assert became(take(app, files)) == [ImportOutcome.CAME_BY_MAIL], "while it is held"
+    assert accept_held(held, app, "jo@desk")
+    assert became(take(app, files)) == [ImportOutcome.CAME_BY_MAIL]
+    assert [row.source for row in messages(app)] == ["EMAIL", "EMAIL"]
 
 
-def test_the_same_bytes_by_mail_and_by_import_keep_an_envelope_each(parts, files):
+def test_the_same_bytes_by_mail_and_by_import_keep_an_envelope_each(app, files):
     raw = order(1)
-    deliver(Envelope(f"orders+acme@{DOMAIN}", NOW, sender="a@b.example", queue_id="4X"), raw, parts)
+    deliver(Envelope(f"orders+acme@{DOMAIN}", NOW, sender="a@b.example", queue_id="4X"), raw, app)
     (files / "1.eml").write_bytes(raw)
-    take(parts, files, again=True)
-    by_mail, by_import = messages(parts)
+    take(app, files, again=True)
+    by_mail, by_import = messages(app)
     assert by_mail.digest == by_import.digest and by_mail.raw_key != by_import.raw_key and by_mail.id != by_import.id
-    assert parts.archive.describe(by_mail.raw_key).metadata["queue-id"] == "4X"
-    assert parts.archive.describe(by_import.raw_key).metadata["source"] == "UPLOAD"
+    assert app.archive.describe(by_mail.raw_key).metadata["queue-id"] == "4X"
+    assert app.archive.describe(by_import.raw_key).metadata["source"] == "UPLOAD"
 
 
-def test_the_same_message_id_with_other_content_is_held(parts, files):
+def test_the_same_message_id_with_other_content_is_held(app, files):
     (files / "1.eml").write_bytes(order(1))
     (files / "2.eml").write_bytes(order(1) + b"other\n")
-    assert became(take(parts, files)) == [ImportOutcome.IMPORTED, ImportOutcome.HELD]
-    assert became(take(parts, files)) == [ImportOutcome.ALREADY_IMPORTED, ImportOutcome.ALREADY_IMPORTED]
-    (held,) = parts.records.held_mail.open()
+    assert became(take(app, files)) == [ImportOutcome.IMPORTED, ImportOutcome.HELD]
+    assert became(take(app, files)) == [ImportOutcome.ALREADY_IMPORTED, ImportOutcome.ALREADY_IMPORTED]
+    (held,) = app.records.held_mail.open()
     assert held.raw_key == raw_key(1, held.digest, "UPLOAD", is_held=True)
 
 
-def test_an_import_is_told_of_the_message_and_its_task_waits_behind_live_mail(parts, files):
+def test_an_import_is_told_of_the_message_and_its_task_waits_behind_live_mail(app, files):
     rung = []
-    parts.queue.enqueue_extraction = lambda org_id, id, is_live=True: rung.append((id, is_live))
+    app.queue.enqueue_extraction = lambda org_id, id, is_live=True: rung.append((id, is_live))
     (files / "1.eml").write_bytes(order(1))
-    take(parts, files)
-    (row,) = messages(parts)
+    take(app, files)
+    (row,) = messages(app)
     assert rung == [(row.id, False)]
-    (told,) = parts.records.events.of(1, row.id)
+    (told,) = app.records.events.of(1, row.id)
     assert (told.kind, told.actor, bool(told.run_id)) == (EventKind.IMPORTED, "jo@desk", True)
 
 
 def test_an_import_waits_while_half_of_the_room_for_tasks_is_taken(place, files):
-    parts = deployed(place, ORDERFLOW_MAX_QUEUE="10")
-    parts.queue.waiting = 5
+    app = deployed(place, ORDERFLOW_MAX_QUEUE="10")
+    app.queue.waiting = 5
     (files / "1.eml").write_bytes(order(1))
     waits = []
 
     def wait() -> None:
-        waits.append(len(messages(parts)))
-        parts.queue.waiting = 4
+        waits.append(len(messages(app)))
+        app.queue.waiting = 4
 
-    org = parts.records.organizations.find("acme")
-    importer = Importer(parts, org, "jo", uuid4(), False, wait)
+    org = app.records.organizations.find("acme")
+    importer = Importer(app, org, "jo", uuid4(), False, wait)
     assert [importer.import_mail(one).outcome for one in read_paths([files], LIMIT)] == [ImportOutcome.IMPORTED]
     assert waits == [0]
 
@@ -280,21 +280,21 @@ def test_a_mail_tells_when_it_came_and_from_whom(header, moment, sender):
     assert read_received(read_mail_header(header + b"\nbody\n"), NOW) == (moment, sender)
 
 
-def test_where_a_mail_tells_nothing_its_file_does(parts, files):
+def test_where_a_mail_tells_nothing_its_file_does(app, files):
     (files / "1.eml").write_bytes(mail(1, Date=""))
     os.utime(files / "1.eml", (1_700_000_000, 1_700_000_000))
     (files / "2.mbox").write_bytes(FROM + mail(2, From="Other <other@shop.example>") + b"\n")
-    take(parts, files)
-    one, two = messages(parts)
+    take(app, files)
+    one, two = messages(app)
     assert one.received_at == datetime.fromtimestamp(1_700_000_000, UTC)
     assert (one.envelope_sender, two.envelope_sender) == ("buyer@shop.example", "buyer@shop.example")
     assert two.received_at == datetime(2026, 11, 20, 10, tzinfo=UTC)
     assert one.traits == two.traits == []
 
 
-def test_a_mail_of_the_past_reads_as_any_reader_reads_it(parts, files):
+def test_a_mail_of_the_past_reads_as_any_reader_reads_it(app, files):
     (files / "old.mbox").write_bytes(FROM + order(3).replace(b"\n", b"\r\n") + b"\r\n")
-    take(parts, files)
-    (row,) = messages(parts)
-    raw = parts.archive.read(row.raw_key, row.digest)
+    take(app, files)
+    (row,) = messages(app)
+    raw = app.archive.read(row.raw_key, row.digest)
     assert BytesParser(policy=policy.default).parsebytes(raw)["subject"] == row.subject == "Order 3"

@@ -21,40 +21,40 @@ def records(place):
 
 
 @pytest.fixture
-def parts(place):
+def app(place):
     return embedded(place, ORDERFLOW_LEASE="30")
 
 
-def take(parts, raw):
+def take(app, raw):
     """Deliver a mail to beta, organization 2, extract it and hand it over."""
     envelope = Envelope("orders+beta@orderflow.example.com", datetime.now(UTC), "buyer@shop.example", queue_id="4XYZ")
-    id = deliver_from_memory(envelope, raw, parts).message_id
-    deliver_from_memory(envelope, raw, parts)
-    extract.extract(2, id, parts)
-    for one in parts.records.documents.of_message(2, id):
-        hand_over.hand_over(2, one.id, parts)
+    id = deliver_from_memory(envelope, raw, app).message_id
+    deliver_from_memory(envelope, raw, app)
+    extract.extract(2, id, app)
+    for one in app.records.documents.of_message(2, id):
+        hand_over.hand_over(2, one.id, app)
     return id
 
 
-def test_each_record_of_a_mail_has_its_message_id_and_organization(place, parts, records):
-    id = take(parts, order(1, attachments=1))
+def test_each_record_of_a_mail_has_its_message_id_and_organization(place, app, records):
+    id = take(app, order(1, attachments=1))
     found = [one for one in records() if one["action"] in ("deliver", "store", "extract", "hand_over", "document")]
     assert {one["action"] for one in found} == {"deliver", "store", "extract", "hand_over", "document"}
     ids = {(one["org"], one["org_id"], one["message_id"], one["source_message_id"]) for one in found}
     assert len(ids) == 1 and next(iter(ids))[:3] == ("beta", 2, str(id)) and "@" in next(iter(ids))[3]
 
 
-def test_a_hostile_message_id_makes_one_short_line(place, parts, records):
-    take(parts, b"From: a@b.example\nMessage-ID: <\x1b[31m\xe2\x80\xae\xff" + b"x" * 400 + b"@e>\n\nhi\n")
-    take(parts, b"From: a@b.example\nMessage-ID: <" + b"y" * 100_000 + b"@e>\n\nhi\n")
+def test_a_hostile_message_id_makes_one_short_line(place, app, records):
+    take(app, b"From: a@b.example\nMessage-ID: <\x1b[31m\xe2\x80\xae\xff" + b"x" * 400 + b"@e>\n\nhi\n")
+    take(app, b"From: a@b.example\nMessage-ID: <" + b"y" * 100_000 + b"@e>\n\nhi\n")
     lines = (place / "log").read_bytes().splitlines()
     assert all(line.isascii() and b"\x1b" not in line and len(line) < 5_000 for line in lines)
     assert len(lines) == len(records()) and any("xxx" in one.get("source_message_id", "") for one in records())
 
 
-def test_a_mail_without_a_document_is_a_warning_and_one_with_some_is_none(place, parts, records):
-    take(parts, mail(1, b"\n"))
-    take(parts, order(2, attachments=1))
+def test_a_mail_without_a_document_is_a_warning_and_one_with_some_is_none(place, app, records):
+    take(app, mail(1, b"\n"))
+    take(app, order(2, attachments=1))
     (empty, full) = [one for one in records() if one["action"] == "store"]
     assert (empty["level"], empty["message"]) == ("WARNING", "Message has no document.")
     assert (full["level"], full["message"]) == ("INFO", "Documents stored.")

@@ -147,16 +147,16 @@ def test_a_lock_that_was_left_behind_costs_a_count_and_not_a_delivery(directory,
 # What is counted
 
 
-def hand(parts, raw, recipient="orders+acme@orderflow.example.com"):
-    return deliver_from_memory(Envelope(recipient=recipient, received_at=datetime.now(UTC)), raw, parts).outcome
+def hand(app, raw, recipient="orders+acme@orderflow.example.com"):
+    return deliver_from_memory(Envelope(recipient=recipient, received_at=datetime.now(UTC)), raw, app).outcome
 
 
 def test_a_delivery_is_counted_by_organization_and_outcome_once(directory, place):
-    parts = embedded(place)
-    assert [hand(parts, mail(1)), hand(parts, mail(1)), hand(parts, mail(2))].count(Outcome.DELIVERED) == 2
-    hand(parts, b"")
+    app = embedded(place)
+    assert [hand(app, mail(1)), hand(app, mail(1)), hand(app, mail(2))].count(Outcome.DELIVERED) == 2
+    hand(app, b"")
     for number in range(30):
-        hand(parts, mail(3), f"orders+stranger-{number}@orderflow.example.com")
+        hand(app, mail(3), f"orders+stranger-{number}@orderflow.example.com")
     found = {key: numbers[0] for (key, size), numbers in metrics.read_counts(directory).items() if size == 1}
     assert found == {
         "orderflow_deliveries_total acme DELIVERED": 2,
@@ -169,14 +169,14 @@ def test_a_delivery_is_counted_by_organization_and_outcome_once(directory, place
 
 
 def test_metrics_that_break_change_no_outcome(place):
-    parts = embedded(place)
+    app = embedded(place)
     (place / "file").touch()
     metrics.start(place / "file" / "metrics")
-    assert hand(parts, mail(1)) is Outcome.DELIVERED
+    assert hand(app, mail(1)) is Outcome.DELIVERED
     metrics.start(place / "metrics")
     (place / "metrics").mkdir()
     (place / "metrics" / "slot-1").mkdir()
-    assert hand(parts, mail(2)) is Outcome.DELIVERED
+    assert hand(app, mail(2)) is Outcome.DELIVERED
     metrics.stop()
 
 

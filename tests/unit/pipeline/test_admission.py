@@ -35,29 +35,29 @@ FAIL = PASS.replace("=pass", "=fail")
 
 
 @pytest.fixture
-def parts(place) -> App:
+def app(place) -> App:
     return embedded(place, ORDERFLOW_AUTHSERV_ID=MX)
 
 
-def post(parts: App, raw: bytes, results: str = "", queue_id: str = "Q1", listener: str = "") -> Delivery:
+def post(app: App, raw: bytes, results: str = "", queue_id: str = "Q1", listener: str = "") -> Delivery:
     """Deliver a mail as Postfix gives it, with what our server says of its sender."""
     top = f"{results}Received: from client by mx (Postfix) with ESMTP id {queue_id};\n\t{datetime.now(UTC)}\n"
     envelope = Envelope(recipient=ACME, received_at=datetime.now(UTC), queue_id=queue_id, listener=listener)
-    return deliver_from_memory(envelope, top.encode() + raw, parts)
+    return deliver_from_memory(envelope, top.encode() + raw, app)
 
 
-def choose(parts: App, **settings: str) -> None:
-    assert parts.records.organizations.change_settings("acme", settings)
+def choose(app: App, **settings: str) -> None:
+    assert app.records.organizations.change_settings("acme", settings)
 
 
-def rows(parts: App):
-    return parts.records.messages.select(Filter(), 100)
+def rows(app: App):
+    return app.records.messages.select(Filter(), 100)
 
 
 @pytest.fixture
-def strict(parts) -> App:
-    choose(parts, allowed_senders="@shop.example")
-    return parts
+def strict(app) -> App:
+    choose(app, allowed_senders="@shop.example")
+    return app
 
 
 @pytest.mark.parametrize("decide", ["open", "discard"])
@@ -102,41 +102,39 @@ def test_a_stranger_who_uses_a_message_id_first_takes_it_from_nobody(strict):
     assert len(rows(strict)) == 2
 
 
-def test_a_strangers_copy_that_is_a_message_is_the_order_and_the_senders_own_mail_its_duplicate(parts):
-    assert post(parts, mail()).outcome is Outcome.DELIVERED
-    choose(parts, allowed_senders="@shop.example")
-    assert post(parts, mail(), PASS, "Q2").outcome is Outcome.DUPLICATE
-    assert post(parts, mail(2), FAIL, "Q3").outcome is Outcome.HELD
-    (copy,) = parts.records.held_mail.open()
-    assert replay.accept_held(copy, parts, "me@here")
-    assert post(parts, mail(2), PASS, "Q4").outcome is Outcome.DUPLICATE
-    assert len(rows(parts)) == 2
+def test_a_strangers_copy_that_is_a_message_is_the_order_and_the_senders_own_mail_its_duplicate(app):
+    assert post(app, mail()).outcome is Outcome.DELIVERED
+    choose(app, allowed_senders="@shop.example")
+    assert post(app, mail(), PASS, "Q2").outcome is Outcome.DUPLICATE
+    assert post(app, mail(2), FAIL, "Q3").outcome is Outcome.HELD
+    (copy,) = app.records.held_mail.open()
+    assert replay.accept_held(copy, app, "me@here")
+    assert post(app, mail(2), PASS, "Q4").outcome is Outcome.DUPLICATE
+    assert len(rows(app)) == 2
 
 
-def test_content_of_a_stranger_under_a_message_id_that_he_had_before_the_policy_holds_the_mail_and_loses_nothing(parts):
-    assert post(parts, mail(body=b"none at all\n")).outcome is Outcome.DELIVERED
-    choose(parts, allowed_senders="@shop.example")
-    assert post(parts, mail(), PASS, "Q2").outcome is Outcome.HELD
-    (held,) = parts.records.held_mail.open()
-    assert held.reason is HoldReason.MESSAGE_ID_REUSED and parts.archive.read(held.raw_key, held.digest).endswith(
-        mail()
-    )
+def test_content_of_a_stranger_under_a_message_id_that_he_had_before_the_policy_holds_the_mail_and_loses_nothing(app):
+    assert post(app, mail(body=b"none at all\n")).outcome is Outcome.DELIVERED
+    choose(app, allowed_senders="@shop.example")
+    assert post(app, mail(), PASS, "Q2").outcome is Outcome.HELD
+    (held,) = app.records.held_mail.open()
+    assert held.reason is HoldReason.MESSAGE_ID_REUSED and app.archive.read(held.raw_key, held.digest).endswith(mail())
 
 
 @pytest.mark.parametrize("decide", ["open", "discard", "erased"])
-def test_a_strangers_copy_that_was_held_for_its_message_id_does_not_stand_for_the_senders_own_mail(parts, decide):
-    post(parts, mail(body=b"other\n"))
-    assert post(parts, mail()).outcome is Outcome.HELD
-    (copy,) = parts.records.held_mail.open()
+def test_a_strangers_copy_that_was_held_for_its_message_id_does_not_stand_for_the_senders_own_mail(app, decide):
+    post(app, mail(body=b"other\n"))
+    assert post(app, mail()).outcome is Outcome.HELD
+    (copy,) = app.records.held_mail.open()
     if decide == "discard":
-        replay.discard_held(copy, parts, "me@here")
+        replay.discard_held(copy, app, "me@here")
     if decide == "erased":
-        parts.archive.delete(copy.raw_key)
-    choose(parts, allowed_senders="@shop.example")
-    ended = post(parts, mail(), PASS, "Q2")
+        app.archive.delete(copy.raw_key)
+    choose(app, allowed_senders="@shop.example")
+    ended = post(app, mail(), PASS, "Q2")
     assert ended.outcome is Outcome.DELIVERED
-    assert post(parts, mail(), PASS, "Q3") == Delivery(Outcome.DUPLICATE, "acme", ended.message_id)
-    assert len(rows(parts)) == 2
+    assert post(app, mail(), PASS, "Q3") == Delivery(Outcome.DUPLICATE, "acme", ended.message_id)
+    assert len(rows(app)) == 2
 
 
 def test_what_the_sender_himself_had_held_for_its_message_id_stays_held(strict):
@@ -191,12 +189,12 @@ PLAIN = ODD.replace(b"A  B", b"A B")
 NAMELESS = mail(1, To='"A  B" <orders@orderflow.example.com>', **{"Message-ID": ""})
 
 
-def make_former(parts: App, raw: bytes) -> None:
+def make_former(app: App, raw: bytes) -> None:
     """Have what is recorded of a mail be recorded as an earlier version did."""
     message = read_message(raw)
     new, former = message.fingerprint, message.former_fingerprint
     assert former
-    with parts.records.database.write(NO_TENANT) as connection:
+    with app.records.database.write(NO_TENANT) as connection:
         for table in (inbound_message, held_mail):
             connection.execute(table.update().where(table.c.fingerprint == new).values(fingerprint=former))
             own = disambiguated_message_id("<order-1@shop.example>", new)
@@ -210,21 +208,21 @@ def make_former(parts: App, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("raw", [ODD, NAMELESS, ODD.replace(b"12 ", b"12\r"), NAMELESS.replace(b"12 ", b"12\r\n")])
-def test_what_an_earlier_version_recorded_is_a_duplicate_when_it_comes_again(parts, raw):
-    first = post(parts, raw)
-    make_former(parts, raw)
-    assert post(parts, raw, "", "Q2") == Delivery(Outcome.DUPLICATE, "acme", first.message_id)
-    assert len(rows(parts)) == len(parts.archive.objects()) == 1
+def test_what_an_earlier_version_recorded_is_a_duplicate_when_it_comes_again(app, raw):
+    first = post(app, raw)
+    make_former(app, raw)
+    assert post(app, raw, "", "Q2") == Delivery(Outcome.DUPLICATE, "acme", first.message_id)
+    assert len(rows(app)) == len(app.archive.objects()) == 1
 
 
 @pytest.mark.parametrize("policy", ["hold", "accept"])
-def test_what_an_earlier_version_held_or_accepted_is_known_too(parts, policy):
-    choose(parts, reused_message_id=policy)
-    post(parts, mail(body=b"other\n"))
-    post(parts, ODD, "", "Q2")
-    make_former(parts, ODD)
-    assert post(parts, ODD, "", "Q3").outcome is Outcome.DUPLICATE
-    assert len(rows(parts)) + parts.records.held_mail.count_open() == len(parts.archive.objects()) == 2
+def test_what_an_earlier_version_held_or_accepted_is_known_too(app, policy):
+    choose(app, reused_message_id=policy)
+    post(app, mail(body=b"other\n"))
+    post(app, ODD, "", "Q2")
+    make_former(app, ODD)
+    assert post(app, ODD, "", "Q3").outcome is Outcome.DUPLICATE
+    assert len(rows(app)) + app.records.held_mail.count_open() == len(app.archive.objects()) == 2
 
 
 def test_what_an_earlier_version_held_for_its_sender_is_held_once(strict):
@@ -237,42 +235,42 @@ def test_what_an_earlier_version_held_for_its_sender_is_held_once(strict):
 @pytest.mark.parametrize("is_former", [False, True])
 @pytest.mark.parametrize("name", ["<order-1@shop.example>", ""])
 @pytest.mark.parametrize("is_odd_first", [False, True])
-def test_two_mails_that_earlier_versions_took_for_one_are_two(parts, is_former, name, is_odd_first):
+def test_two_mails_that_earlier_versions_took_for_one_are_two(app, is_former, name, is_odd_first):
     odd, plain = (raw if name else without_name(raw) for raw in (ODD, PLAIN))
     first, second = (odd, plain) if is_odd_first else (plain, odd)
-    assert post(parts, first).outcome is Outcome.DELIVERED
+    assert post(app, first).outcome is Outcome.DELIVERED
     if is_former and is_odd_first:
-        make_former(parts, first)
-    ended = post(parts, second, "", "Q2")
+        make_former(app, first)
+    ended = post(app, second, "", "Q2")
     if is_former and is_odd_first:
         # The second has no fingerprint but the former one of the first: it was a duplicate, and is one.
         assert ended.outcome is Outcome.DUPLICATE
         return
     assert ended.outcome is (Outcome.HELD if name else Outcome.DELIVERED)
-    assert len(parts.archive.objects()) == 2
+    assert len(app.archive.objects()) == 2
 
 
 def without_name(raw: bytes) -> bytes:
     return raw.replace(b"Message-ID: <order-1@shop.example>\n", b"")
 
 
-def test_where_the_archive_does_not_answer_an_old_mail_waits_and_where_it_has_lost_it_the_mail_is_held(parts):
-    post(parts, ODD)
-    make_former(parts, ODD)
-    parts.archive.fault = ArchiveUnavailable("archive: away")
-    assert post(parts, ODD, "", "Q2").outcome is Outcome.BACKEND_DOWN
-    parts.archive.fault = None
-    (row,) = rows(parts)
-    parts.archive.delete(row.raw_key)
-    assert post(parts, ODD, "", "Q3").outcome is Outcome.HELD
+def test_where_the_archive_does_not_answer_an_old_mail_waits_and_where_it_has_lost_it_the_mail_is_held(app):
+    post(app, ODD)
+    make_former(app, ODD)
+    app.archive.fault = ArchiveUnavailable("archive: away")
+    assert post(app, ODD, "", "Q2").outcome is Outcome.BACKEND_DOWN
+    app.archive.fault = None
+    (row,) = rows(app)
+    app.archive.delete(row.raw_key)
+    assert post(app, ODD, "", "Q3").outcome is Outcome.HELD
 
 
-def test_an_import_knows_what_an_earlier_version_recorded(parts):
+def test_an_import_knows_what_an_earlier_version_recorded(app):
     for number, raw in enumerate((ODD, NAMELESS)):
-        post(parts, raw, "", f"Q{number}")
-        make_former(parts, raw)
-        org = parts.records.organizations.find("acme")
-        importer = imports.Importer(parts, org, "me@here", None, again=False, wait=lambda: None)
+        post(app, raw, "", f"Q{number}")
+        make_former(app, raw)
+        org = app.records.organizations.find("acme")
+        importer = imports.Importer(app, org, "me@here", None, again=False, wait=lambda: None)
         verdict = importer.preview(FileMail("a.eml", len(raw), raw=raw), read_mail(raw))
         assert verdict.outcome is imports.ImportOutcome.CAME_BY_MAIL
 

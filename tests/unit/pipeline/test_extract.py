@@ -46,109 +46,109 @@ def refuse(document: hand_over.OrderDocument) -> None:
 
 
 @pytest.fixture
-def parts(place) -> App:
+def app(place) -> App:
     calls.clear()
     return embedded(place, ORDERFLOW_DOCUMENT_HANDLER="tests.unit.pipeline.test_extract:keep")
 
 
-def received(parts: App, raw: bytes) -> InboundMessage:
-    return parts.records.messages.get(1, post(parts, raw).message_id)
+def received(app: App, raw: bytes) -> InboundMessage:
+    return app.records.messages.get(1, post(app, raw).message_id)
 
 
-def again(parts: App, message: InboundMessage) -> InboundMessage:
-    return parts.records.messages.get(message.org_id, message.id)
+def again(app: App, message: InboundMessage) -> InboundMessage:
+    return app.records.messages.get(message.org_id, message.id)
 
 
-def work(parts: App, until: Callable[[], bool] = lambda: True) -> None:
+def work(app: App, until: Callable[[], bool] = lambda: True) -> None:
     """Run what the queue was rung for and what the sweep finds, till there is nothing and `until` holds."""
 
     def is_done() -> bool:
-        attempts.sweep(parts)
-        messages, documents = parts.queue.extractions[:], parts.queue.hand_overs[:]
-        parts.queue.extractions.clear()
-        parts.queue.hand_overs.clear()
+        attempts.sweep(app)
+        messages, documents = app.queue.extractions[:], app.queue.hand_overs[:]
+        app.queue.extractions.clear()
+        app.queue.hand_overs.clear()
         for org_id, id in messages:
-            extract.extract(org_id, id, parts)
+            extract.extract(org_id, id, app)
         for org_id, id in documents:
-            hand_over.hand_over(org_id, id, parts)
+            hand_over.hand_over(org_id, id, app)
         return not messages and not documents and until()
 
     assert wait_until(is_done, 60), "it never came"
 
 
-def test_attachments_become_documents_and_each_is_handed_over(parts):
-    message = received(parts, order(1, attachments=3))
-    work(parts)
-    documents = parts.records.documents.of_message(1, message.id)
-    assert again(parts, message).status is Status.PARSED
+def test_attachments_become_documents_and_each_is_handed_over(app):
+    message = received(app, order(1, attachments=3))
+    work(app)
+    documents = app.records.documents.of_message(1, message.id)
+    assert again(app, message).status is Status.PARSED
     assert [d.filename for d in documents] == ["order-1-0.pdf", "order-1-1.pdf", "order-1-2.pdf"]
     assert {d.handover for d in documents} == {HandOver.DONE}
     assert sorted(calls) == [(d.filename, PDF + b"%% order 1 part %d\n" % n) for n, d in enumerate(documents)]
-    assert [s.reason for s in parts.records.documents.skipped(1, message.id) if s.part_path == "1"] == ["empty"]
+    assert [s.reason for s in app.records.documents.skipped(1, message.id) if s.part_path == "1"] == ["empty"]
 
 
-def test_an_order_typed_into_the_mail_is_a_document_of_its_own_kind(parts):
-    message = received(parts, mail())
-    work(parts)
-    assert again(parts, message).status is Status.PARSED
-    (document,) = parts.records.documents.of_message(1, message.id)
+def test_an_order_typed_into_the_mail_is_a_document_of_its_own_kind(app):
+    message = received(app, mail())
+    work(app)
+    assert again(app, message).status is Status.PARSED
+    (document,) = app.records.documents.of_message(1, message.id)
     assert (document.kind, document.content_type, document.reason) == (PartKind.BODY, "text/plain", "text body")
     assert calls == [(None, b"12 widgets\n")]
 
 
-def test_a_message_without_any_document_is_parsed(parts):
-    message = received(parts, mail(body=b" \n"))
-    work(parts)
-    assert again(parts, message).status is Status.PARSED
-    assert parts.records.documents.of_message(1, message.id) == []
-    (skipped,) = parts.records.documents.skipped(1, message.id)
+def test_a_message_without_any_document_is_parsed(app):
+    message = received(app, mail(body=b" \n"))
+    work(app)
+    assert again(app, message).status is Status.PARSED
+    assert app.records.documents.of_message(1, message.id) == []
+    (skipped,) = app.records.documents.skipped(1, message.id)
     assert (skipped.part_path, skipped.reason) == ("1", "empty")
 
 
-def test_extracting_twice_changes_nothing(parts):
-    message = received(parts, order())
-    work(parts)
-    before = (again(parts, message), parts.records.documents.of_message(1, message.id), parts.archive.objects())
-    extract.extract(1, message.id, parts)
-    work(parts)
-    assert before == (again(parts, message), parts.records.documents.of_message(1, message.id), parts.archive.objects())
+def test_extracting_twice_changes_nothing(app):
+    message = received(app, order())
+    work(app)
+    before = (again(app, message), app.records.documents.of_message(1, message.id), app.archive.objects())
+    extract.extract(1, message.id, app)
+    work(app)
+    assert before == (again(app, message), app.records.documents.of_message(1, message.id), app.archive.objects())
     assert len(calls) == 2
 
 
-def test_two_attachments_of_the_same_content_are_two_documents_and_one_object(parts):
+def test_two_attachments_of_the_same_content_are_two_documents_and_one_object(app):
     part = b"--b\nContent-Type: application/pdf\nContent-Disposition: attachment; filename=%s\n\n%s"
     body = part % (b"a.pdf", PDF) + part % (b"b.pdf", PDF) + b"--b--\n"
-    message = received(parts, mail(1, body, Content_Type="multipart/mixed; boundary=b"))
-    work(parts)
-    documents = parts.records.documents.of_message(1, message.id)
+    message = received(app, mail(1, body, Content_Type="multipart/mixed; boundary=b"))
+    work(app)
+    documents = app.records.documents.of_message(1, message.id)
     assert [d.filename for d in documents] == ["a.pdf", "b.pdf"]
     assert len({d.object_key for d in documents}) == 1
 
 
-def test_a_raw_message_that_was_changed_is_retried_then_failed_and_says_where(parts, place):
-    message = received(parts, order())
+def test_a_raw_message_that_was_changed_is_retried_then_failed_and_says_where(app, place):
+    message = received(app, order())
     (place / "archive" / message.raw_key).write_bytes(b"something else")
-    work(parts, until=lambda: again(parts, message).status is Status.FAILED)
-    row = again(parts, message)
+    work(app, until=lambda: again(app, message).status is Status.FAILED)
+    row = again(app, message)
     assert (row.status, row.attempts) == (Status.FAILED, ATTEMPTS)
     assert row.error_json["error"] == "ObjectDamaged"
     assert row.error_json["attempt"] == ATTEMPTS
     assert row.error_json["where"].startswith("ObjectDamaged at interface.py:")
 
 
-def test_a_part_that_cannot_be_stored_does_not_keep_the_others_from_the_handler(parts):
+def test_a_part_that_cannot_be_stored_does_not_keep_the_others_from_the_handler(app):
     raw = order(1, attachments=3)
-    message = received(parts, raw)
-    real = parts.archive.put
+    message = received(app, raw)
+    real = app.archive.put
 
     def put(key, data, digest, metadata=None):
         if b"part 1" in data:
             raise ValueError("secret content")
         real(key, data, digest, metadata)
 
-    parts.archive.put = put
-    work(parts, until=lambda: again(parts, message).status is Status.FAILED and len(calls) == 2)
-    row = again(parts, message)
+    app.archive.put = put
+    work(app, until=lambda: again(app, message).status is Status.FAILED and len(calls) == 2)
+    row = again(app, message)
     assert row.status is Status.FAILED
     assert "part 3: ValueError at" in row.error_json["detail"]
     assert "secret" not in str(row.error_json)
@@ -156,97 +156,97 @@ def test_a_part_that_cannot_be_stored_does_not_keep_the_others_from_the_handler(
 
 
 @pytest.mark.parametrize("fault", [TaskDeadlineReached, MemoryError])
-def test_a_message_that_takes_all_time_or_memory_is_given_up_after_the_third_time(parts, fault):
-    message = received(parts, order())
-    parts.archive.fault, parts.archive.only = fault(), "/documents/"
-    work(parts, until=lambda: again(parts, message).status is Status.FAILED)
-    row = again(parts, message)
+def test_a_message_that_takes_all_time_or_memory_is_given_up_after_the_third_time(app, fault):
+    message = received(app, order())
+    app.archive.fault, app.archive.only = fault(), "/documents/"
+    work(app, until=lambda: again(app, message).status is Status.FAILED)
+    row = again(app, message)
     assert (row.attempts, row.error_json["error"], row.error_json["attempt"]) == (3, fault.__name__, 3)
 
 
-def by_path(parts: App, message: InboundMessage) -> dict[str, tuple[bytes, list[str]]]:
-    found = parts.records.documents.of_message(1, message.id)
-    return {one.part_path: (parts.archive.read(one.object_key, one.digest), one.defects) for one in found}
+def by_path(app: App, message: InboundMessage) -> dict[str, tuple[bytes, list[str]]]:
+    found = app.records.documents.of_message(1, message.id)
+    return {one.part_path: (app.archive.read(one.object_key, one.digest), one.defects) for one in found}
 
 
 KEPT = {"1": (PAGE, ["not opened: an attempt failed at it"]), "2": (PDF, [])}
 
 
 @pytest.mark.parametrize("fault", [TaskDeadlineReached, MemoryError])
-def test_a_part_that_takes_all_time_or_memory_is_whole_in_the_next_attempt(parts, monkeypatch, fault):
+def test_a_part_that_takes_all_time_or_memory_is_whole_in_the_next_attempt(app, monkeypatch, fault):
     def fail(*_):
         raise fault
 
-    message = received(parts, WITH_PAGE)
+    message = received(app, WITH_PAGE)
     monkeypatch.setattr("orderflow_ingest.parsing.documents.text_bodies.html_text", fail)
-    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
-    assert again(parts, message).attempts == 2
-    assert by_path(parts, message) == KEPT
+    work(app, until=lambda: again(app, message).status is Status.PARSED)
+    assert again(app, message).attempts == 2
+    assert by_path(app, message) == KEPT
 
 
 def test_a_part_that_takes_its_process_is_whole_in_the_next_attempt_and_the_lease_is_not_waited_for(place, monkeypatch):
-    parts = embedded(place, ORDERFLOW_LEASE="600")
-    message = received(parts, WITH_PAGE)
+    app = embedded(place, ORDERFLOW_LEASE="600")
+    message = received(app, WITH_PAGE)
     with monkeypatch.context() as patched:
         patched.setattr("orderflow_ingest.parsing.documents.text_bodies.html_text", lambda *_: os.kill(os.getpid(), 9))
-        parts.records.database.close()
+        app.records.database.close()
         child = os.fork()
         if child == 0:
-            extract.extract(1, message.id, open_app(parts.settings))
+            extract.extract(1, message.id, open_app(app.settings))
             os._exit(0)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 9
-    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
-    assert (again(parts, message).attempts, by_path(parts, message)) == (2, KEPT)
-    assert list(attempt_files.lost_attempts(parts.settings.attempts_dir)) == []
+    work(app, until=lambda: again(app, message).status is Status.PARSED)
+    assert (again(app, message).attempts, by_path(app, message)) == (2, KEPT)
+    assert list(attempt_files.lost_attempts(app.settings.attempts_dir)) == []
 
 
-def test_a_mail_that_fails_at_another_part_each_time_is_delivered_with_all_parts_whole(parts, monkeypatch):
+def test_a_mail_that_fails_at_another_part_each_time_is_delivered_with_all_parts_whole(app, monkeypatch):
     def fail(*_):
         raise MemoryError
 
     raw = multipart(*(b"Content-Type: text/html\r\n\r\n<p>%d widgets</p>" % n for n in range(5)))
-    message = received(parts, raw.replace(b"MIME-V", b"Message-ID: <a@b>\r\nMIME-V", 1))
+    message = received(app, raw.replace(b"MIME-V", b"Message-ID: <a@b>\r\nMIME-V", 1))
     monkeypatch.setattr("orderflow_ingest.parsing.documents.text_bodies.html_text", fail)
-    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
-    assert again(parts, message).attempts == 3
-    assert [data for data, _ in by_path(parts, message).values()] == [b"<p>%d widgets</p>" % n for n in range(5)]
+    work(app, until=lambda: again(app, message).status is Status.PARSED)
+    assert again(app, message).attempts == 3
+    assert [data for data, _ in by_path(app, message).values()] == [b"<p>%d widgets</p>" % n for n in range(5)]
 
 
-def test_an_outage_between_two_attempts_forgets_no_part_that_failed(parts, monkeypatch):
+def test_an_outage_between_two_attempts_forgets_no_part_that_failed(app, monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    message = received(parts, WITH_PAGE)
+    message = received(app, WITH_PAGE)
     monkeypatch.setattr("orderflow_ingest.parsing.documents.text_bodies.html_text", fail)
-    extract.extract(1, message.id, parts)
-    parts.archive.fault = ArchiveUnavailable("archive: away")
+    extract.extract(1, message.id, app)
+    app.archive.fault = ArchiveUnavailable("archive: away")
     for _ in range(ATTEMPTS):
-        _make_due(parts, tables.inbound_message, message.id)
-        extract.extract(1, message.id, parts)
-    assert again(parts, message).error_json["parts"] == ["1"]
-    parts.archive.fault = None
-    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
-    assert by_path(parts, message) == KEPT
+        _make_due(app, tables.inbound_message, message.id)
+        extract.extract(1, message.id, app)
+    assert again(app, message).error_json["parts"] == ["1"]
+    app.archive.fault = None
+    work(app, until=lambda: again(app, message).status is Status.PARSED)
+    assert by_path(app, message) == KEPT
 
 
-def test_what_an_attempt_lost_outside_of_any_part_is_read_as_ever(parts):
-    message = received(parts, WITH_PAGE)
-    claimed = parts.records.messages.claim(1, message.id, "host:1", datetime.now(UTC), timedelta(seconds=600))
-    _leave_in_hand(parts, attempt_files.MESSAGE, message.id, claimed.worker, None)
-    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
-    assert by_path(parts, message) == {"1": (b"12 widgets\n", []), "2": (PDF, [])}
+def test_what_an_attempt_lost_outside_of_any_part_is_read_as_ever(app):
+    message = received(app, WITH_PAGE)
+    claimed = app.records.messages.claim(1, message.id, "host:1", datetime.now(UTC), timedelta(seconds=600))
+    _leave_in_hand(app, attempt_files.MESSAGE, message.id, claimed.worker, None)
+    work(app, until=lambda: again(app, message).status is Status.PARSED)
+    assert by_path(app, message) == {"1": (b"12 widgets\n", []), "2": (PDF, [])}
 
 
-def test_a_loss_is_noted_once_and_not_where_the_row_has_moved_on(parts):
-    message = received(parts, order())
-    parts.records.messages.claim(1, message.id, "host:1", datetime.now(UTC), timedelta(seconds=600))
-    _leave_in_hand(parts, attempt_files.MESSAGE, message.id, "host:1/another", "1")
-    attempts.record_losses(parts)
-    assert again(parts, message).worker.startswith("host:1/") and again(parts, message).error_json is None
-    _leave_in_hand(parts, attempt_files.MESSAGE, message.id, again(parts, message).worker, "1")
-    attempts.record_losses(parts)
-    attempts.record_losses(parts)
-    row = again(parts, message)
+def test_a_loss_is_noted_once_and_not_where_the_row_has_moved_on(app):
+    message = received(app, order())
+    app.records.messages.claim(1, message.id, "host:1", datetime.now(UTC), timedelta(seconds=600))
+    _leave_in_hand(app, attempt_files.MESSAGE, message.id, "host:1/another", "1")
+    attempts.record_losses(app)
+    assert again(app, message).worker.startswith("host:1/") and again(app, message).error_json is None
+    _leave_in_hand(app, attempt_files.MESSAGE, message.id, again(app, message).worker, "1")
+    attempts.record_losses(app)
+    attempts.record_losses(app)
+    row = again(app, message)
     assert (row.worker, row.error_json["error"], row.error_json["parts"], row.attempts) == (
         None,
         "AttemptLost",
@@ -255,132 +255,132 @@ def test_a_loss_is_noted_once_and_not_where_the_row_has_moved_on(parts):
     )
 
 
-def test_a_document_whose_worker_is_gone_is_tried_again_before_its_lease_is_over(parts):
-    message = received(parts, order(1, attachments=1))
-    extract.extract(1, message.id, parts)
-    (document,) = parts.records.documents.of_message(1, message.id)
+def test_a_document_whose_worker_is_gone_is_tried_again_before_its_lease_is_over(app):
+    message = received(app, order(1, attachments=1))
+    extract.extract(1, message.id, app)
+    (document,) = app.records.documents.of_message(1, message.id)
     lease = timedelta(seconds=600)
-    claimed = parts.records.documents.claim(1, document.id, "host:1", datetime.now(UTC), lease)
-    _leave_in_hand(parts, attempt_files.DOCUMENT, document.id, claimed.worker, None)
-    work(parts, until=lambda: len(calls) == 1)
+    claimed = app.records.documents.claim(1, document.id, "host:1", datetime.now(UTC), lease)
+    _leave_in_hand(app, attempt_files.DOCUMENT, document.id, claimed.worker, None)
+    work(app, until=lambda: len(calls) == 1)
 
 
 def test_a_mail_has_no_more_documents_than_the_limit_and_tells_of_the_others(place, caplog):
-    parts = embedded(place, ORDERFLOW_MAX_DOCUMENTS="20")
-    message = received(parts, order(1, attachments=300))
-    extract.extract(1, message.id, parts)
-    assert again(parts, message).status is Status.PARSED
-    documents = parts.records.documents.of_message(1, message.id)
-    assert len(documents) == len(parts.queue.hand_overs) == 20
-    over = [one for one in parts.records.documents.skipped(1, message.id) if one.reason == "too many documents"]
+    app = embedded(place, ORDERFLOW_MAX_DOCUMENTS="20")
+    message = received(app, order(1, attachments=300))
+    extract.extract(1, message.id, app)
+    assert again(app, message).status is Status.PARSED
+    documents = app.records.documents.of_message(1, message.id)
+    assert len(documents) == len(app.queue.hand_overs) == 20
+    over = [one for one in app.records.documents.skipped(1, message.id) if one.reason == "too many documents"]
     assert len(over) == 101
     assert [one.defects for one in over if one.defects] == [["180 parts from here on are not listed"]]
     (warned,) = [one for one in caplog.records if "ORDERFLOW_MAX_DOCUMENTS" in one.message]
     assert (warned.levelname, warned.documents, warned.left) == ("WARNING", 20, 280)
 
 
-def test_after_an_outage_a_message_may_still_be_lost_once(parts):
+def test_after_an_outage_a_message_may_still_be_lost_once(app):
     """An outage, however long, leaves two attempts to a message that a worker is then killed at."""
-    message = received(parts, order())
-    parts.archive.fault = ArchiveUnavailable("archive: away")
+    message = received(app, order())
+    app.archive.fault = ArchiveUnavailable("archive: away")
     for _ in range(2 * ATTEMPTS):
-        extract.extract(1, message.id, parts)
-        _make_due(parts, tables.inbound_message, message.id)
-    assert parts.records.messages.claim(1, message.id, "killed", datetime.now(UTC), _lease(parts))
-    _make_due(parts, tables.inbound_message, message.id)
-    parts.archive.fault = None
-    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
+        extract.extract(1, message.id, app)
+        _make_due(app, tables.inbound_message, message.id)
+    assert app.records.messages.claim(1, message.id, "killed", datetime.now(UTC), _lease(app))
+    _make_due(app, tables.inbound_message, message.id)
+    app.archive.fault = None
+    work(app, until=lambda: again(app, message).status is Status.PARSED)
 
 
-def test_an_outage_of_any_length_fails_no_message(parts):
-    message = received(parts, order())
-    parts.archive.fault = ArchiveUnavailable("archive: away")
+def test_an_outage_of_any_length_fails_no_message(app):
+    message = received(app, order())
+    app.archive.fault = ArchiveUnavailable("archive: away")
     for _ in range(3 * ATTEMPTS):
-        extract.extract(1, message.id, parts)
-        _make_due(parts, tables.inbound_message, message.id)
-    assert again(parts, message).status is Status.RECEIVED
-    parts.archive.fault = None
-    work(parts)
-    assert again(parts, message).status is Status.PARSED
+        extract.extract(1, message.id, app)
+        _make_due(app, tables.inbound_message, message.id)
+    assert again(app, message).status is Status.RECEIVED
+    app.archive.fault = None
+    work(app)
+    assert again(app, message).status is Status.PARSED
 
 
-def test_a_message_that_takes_three_workers_with_it_is_failed(parts):
-    message = received(parts, order())
+def test_a_message_that_takes_three_workers_with_it_is_failed(app):
+    message = received(app, order())
     for _ in range(POISON_ATTEMPTS):
-        assert parts.records.messages.claim(1, message.id, "killed", datetime.now(UTC), _lease(parts))
-        _make_due(parts, tables.inbound_message, message.id)
-    extract.extract(1, message.id, parts)
-    row = again(parts, message)
+        assert app.records.messages.claim(1, message.id, "killed", datetime.now(UTC), _lease(app))
+        _make_due(app, tables.inbound_message, message.id)
+    extract.extract(1, message.id, app)
+    row = again(app, message)
     assert (row.status, row.error_json["error"]) == (Status.FAILED, "AttemptLost")
 
 
-def test_a_message_in_other_hands_is_left_alone_until_its_lease_ends(parts):
-    message = received(parts, order())
-    parts.records.messages.claim(1, message.id, "other", datetime.now(UTC), _lease(parts))
-    extract.extract(1, message.id, parts)
-    assert again(parts, message).status is Status.RECEIVED
-    assert again(parts, message).worker.startswith("other/")
-    work(parts, until=lambda: again(parts, message).status is Status.PARSED)
+def test_a_message_in_other_hands_is_left_alone_until_its_lease_ends(app):
+    message = received(app, order())
+    app.records.messages.claim(1, message.id, "other", datetime.now(UTC), _lease(app))
+    extract.extract(1, message.id, app)
+    assert again(app, message).status is Status.RECEIVED
+    assert again(app, message).worker.startswith("other/")
+    work(app, until=lambda: again(app, message).status is Status.PARSED)
 
 
-def test_a_worker_that_lost_its_lease_writes_nothing_more(parts):
-    message = received(parts, order())
-    real = parts.archive.read
+def test_a_worker_that_lost_its_lease_writes_nothing_more(app):
+    message = received(app, order())
+    real = app.archive.read
 
     def read(key, digest):
-        parts.archive.read = real
-        _make_due(parts, tables.inbound_message, message.id)
-        extract.extract(1, message.id, parts)
+        app.archive.read = real
+        _make_due(app, tables.inbound_message, message.id)
+        extract.extract(1, message.id, app)
         return real(key, digest)
 
-    parts.archive.read = read
-    extract.extract(1, message.id, parts)
-    row = again(parts, message)
+    app.archive.read = read
+    extract.extract(1, message.id, app)
+    row = again(app, message)
     assert (row.status, row.attempts, row.error_json) == (Status.PARSED, 2, None)
-    assert len(parts.records.documents.of_message(1, message.id)) == 2
+    assert len(app.records.documents.of_message(1, message.id)) == 2
 
 
-def test_a_queue_that_is_away_leaves_documents_to_the_sweep(parts):
-    message = received(parts, order())
-    parts.queue.is_away = True
-    extract.extract(1, message.id, parts)
-    assert again(parts, message).status is Status.PARSED
-    parts.queue.is_away = False
-    work(parts, until=lambda: len(calls) == 2)
+def test_a_queue_that_is_away_leaves_documents_to_the_sweep(app):
+    message = received(app, order())
+    app.queue.is_away = True
+    extract.extract(1, message.id, app)
+    assert again(app, message).status is Status.PARSED
+    app.queue.is_away = False
+    work(app, until=lambda: len(calls) == 2)
 
 
 def test_a_handler_that_raises_is_retried_then_the_document_is_failed_with_its_place_and_not_its_text(place):
-    parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER="tests.unit.pipeline.test_extract:refuse")
-    message = received(parts, order(1, attachments=1))
-    documents = parts.records.documents
-    work(parts, until=lambda: documents.of_message(1, message.id)[0].handover is HandOver.FAILED)
+    app = embedded(place, ORDERFLOW_DOCUMENT_HANDLER="tests.unit.pipeline.test_extract:refuse")
+    message = received(app, order(1, attachments=1))
+    documents = app.records.documents
+    work(app, until=lambda: documents.of_message(1, message.id)[0].handover is HandOver.FAILED)
     (document,) = documents.of_message(1, message.id)
     assert document.attempts == ATTEMPTS
     assert document.error_json["where"].startswith("ValueError at test_extract.py:")
     assert "PDF" not in str(document.error_json)
-    assert again(parts, message).status is Status.PARSED
+    assert again(app, message).status is Status.PARSED
 
 
 def test_a_handler_that_exits_is_a_failed_attempt(place):
-    parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER="sys:exit")
-    message = received(parts, order(1, attachments=1))
-    extract.extract(1, message.id, parts)
-    (document,) = parts.records.documents.of_message(1, message.id)
-    hand_over.hand_over(1, document.id, parts)
-    (document,) = parts.records.documents.of_message(1, message.id)
+    app = embedded(place, ORDERFLOW_DOCUMENT_HANDLER="sys:exit")
+    message = received(app, order(1, attachments=1))
+    extract.extract(1, message.id, app)
+    (document,) = app.records.documents.of_message(1, message.id)
+    hand_over.hand_over(1, document.id, app)
+    (document,) = app.records.documents.of_message(1, message.id)
     assert (document.handover, document.error_json["error"], document.worker) == (HandOver.PENDING, "SystemExit", None)
 
 
 @pytest.mark.parametrize("target", ["no.such.module:handle", "tests.unit.pipeline.test_extract:no_such_function"])
 def test_a_handler_that_cannot_be_loaded_is_tried_until_it_can(place, target):
-    parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER=target)
-    message = received(parts, order(1, attachments=1))
-    extract.extract(1, message.id, parts)
-    (document,) = parts.records.documents.of_message(1, message.id)
+    app = embedded(place, ORDERFLOW_DOCUMENT_HANDLER=target)
+    message = received(app, order(1, attachments=1))
+    extract.extract(1, message.id, app)
+    (document,) = app.records.documents.of_message(1, message.id)
     for _ in range(2 * ATTEMPTS):
-        hand_over.hand_over(1, document.id, parts)
-        _make_due(parts, tables.document, document.id)
-    (document,) = parts.records.documents.of_message(1, message.id)
+        hand_over.hand_over(1, document.id, app)
+        _make_due(app, tables.document, document.id)
+    (document,) = app.records.documents.of_message(1, message.id)
     assert document.handover is HandOver.PENDING
     assert document.error_json["error"] == "HandlerUnavailable"
 
@@ -461,15 +461,15 @@ a_number, no_argument = 7, lambda: None
 
 def documents_after(place, name: str, attempts: int = 1):
     """Hand a document to a handler of this module so often; give its row."""
-    parts = embedded(place, ORDERFLOW_DOCUMENT_HANDLER=f"tests.unit.pipeline.test_extract:{name}")
+    app = embedded(place, ORDERFLOW_DOCUMENT_HANDLER=f"tests.unit.pipeline.test_extract:{name}")
     calls.clear()
-    message = received(parts, order(1, attachments=1))
-    extract.extract(1, message.id, parts)
-    (document,) = parts.records.documents.of_message(1, message.id)
+    message = received(app, order(1, attachments=1))
+    extract.extract(1, message.id, app)
+    (document,) = app.records.documents.of_message(1, message.id)
     for _ in range(attempts):
-        _make_due(parts, tables.document, document.id)
-        hand_over.hand_over(1, document.id, parts)
-    return parts.records.documents.of_message(1, message.id)[0]
+        _make_due(app, tables.document, document.id)
+        hand_over.hand_over(1, document.id, app)
+    return app.records.documents.of_message(1, message.id)[0]
 
 
 @pytest.mark.parametrize("name", ["sender", "class_method", "partial_keep", "partial_of_two", "wrapped", "Taken"])
@@ -514,43 +514,43 @@ def test_a_handler_whose_result_is_only_the_beginning_of_its_work_has_failed(pla
     assert calls == []
 
 
-def test_a_document_that_takes_three_workers_with_it_is_failed(parts):
-    message = received(parts, order(1, attachments=1))
-    extract.extract(1, message.id, parts)
-    (document,) = parts.records.documents.of_message(1, message.id)
+def test_a_document_that_takes_three_workers_with_it_is_failed(app):
+    message = received(app, order(1, attachments=1))
+    extract.extract(1, message.id, app)
+    (document,) = app.records.documents.of_message(1, message.id)
     for _ in range(POISON_ATTEMPTS):
-        assert parts.records.documents.claim(1, document.id, "killed", datetime.now(UTC), _lease(parts))
-        _make_due(parts, tables.document, document.id)
-    hand_over.hand_over(1, document.id, parts)
-    (document,) = parts.records.documents.of_message(1, message.id)
+        assert app.records.documents.claim(1, document.id, "killed", datetime.now(UTC), _lease(app))
+        _make_due(app, tables.document, document.id)
+    hand_over.hand_over(1, document.id, app)
+    (document,) = app.records.documents.of_message(1, message.id)
     assert (document.handover, document.error_json["error"]) == (HandOver.FAILED, "AttemptLost")
     assert calls == []
 
 
-def test_a_database_that_is_away_when_a_failure_is_to_be_noted_is_waited_for(parts, monkeypatch):
+def test_a_database_that_is_away_when_a_failure_is_to_be_noted_is_waited_for(app, monkeypatch):
     monkeypatch.setattr(attempts, "NOTE_DELAYS", (0, 0, 0))
-    message = received(parts, order())
-    parts.archive.fault = ArchiveUnavailable("archive: away")
-    real, failures = parts.records.messages.retry_later, [DatabaseUnavailable("database: away")] * 3
+    message = received(app, order())
+    app.archive.fault = ArchiveUnavailable("archive: away")
+    real, failures = app.records.messages.retry_later, [DatabaseUnavailable("database: away")] * 3
 
     def retry_later(*arguments):
         if failures:
             raise failures.pop()
         return real(*arguments)
 
-    parts.records.messages.retry_later = retry_later
-    extract.extract(1, message.id, parts)
-    assert again(parts, message).error_json["error"] == "ArchiveUnavailable"
+    app.records.messages.retry_later = retry_later
+    extract.extract(1, message.id, app)
+    assert again(app, message).error_json["error"] == "ArchiveUnavailable"
 
 
 @pytest.mark.parametrize("is_committed", [True, False])
 @pytest.mark.parametrize("kind", ["messages", "documents"])
-def test_an_attempt_whose_claim_was_not_answered_is_taken_all_the_same_once(parts, monkeypatch, kind, is_committed):
+def test_an_attempt_whose_claim_was_not_answered_is_taken_all_the_same_once(app, monkeypatch, kind, is_committed):
     monkeypatch.setattr(attempts, "CLAIM_DELAYS", (0, 0, 0))
-    message = received(parts, order(1, attachments=1))
+    message = received(app, order(1, attachments=1))
     if kind == "documents":
-        extract.extract(1, message.id, parts)
-    rows = getattr(parts.records, kind)
+        extract.extract(1, message.id, app)
+    rows = getattr(app.records, kind)
     real, claims = rows.claim, []
 
     def claim(*arguments):
@@ -567,128 +567,128 @@ def test_an_attempt_whose_claim_was_not_answered_is_taken_all_the_same_once(part
 
     rows.claim, rows.get, get = claim, away, rows.get
     if kind == "messages":
-        extract.extract(1, message.id, parts)
-    for document in parts.records.documents.of_message(1, message.id):
-        hand_over.hand_over(1, document.id, parts)
-    assert again(parts, message).status is Status.PARSED
-    assert {(row.handover, row.attempts) for row in parts.records.documents.of_message(1, message.id)} == {
+        extract.extract(1, message.id, app)
+    for document in app.records.documents.of_message(1, message.id):
+        hand_over.hand_over(1, document.id, app)
+    assert again(app, message).status is Status.PARSED
+    assert {(row.handover, row.attempts) for row in app.records.documents.of_message(1, message.id)} == {
         (HandOver.DONE, 1)
     }
-    assert again(parts, message).attempts == 1 and len(calls) == 1
+    assert again(app, message).attempts == 1 and len(calls) == 1
     assert sum(arguments[1] == claims[0][1] for arguments in claims) == (1 if is_committed else 2)
 
 
-def test_another_workers_claim_is_not_taken_for_ones_own_that_was_not_answered(parts, monkeypatch):
+def test_another_workers_claim_is_not_taken_for_ones_own_that_was_not_answered(app, monkeypatch):
     monkeypatch.setattr(attempts, "CLAIM_DELAYS", (0,))
-    message = received(parts, order())
-    real = parts.records.messages.claim
+    message = received(app, order())
+    real = app.records.messages.claim
 
     def claim(org_id, id, worker, now, lease):
-        parts.records.messages.claim = real
+        app.records.messages.claim = real
         assert real(org_id, id, f"{worker}0", now, lease)
         raise DatabaseUnavailable("database: away")
 
-    parts.records.messages.claim = claim
-    extract.extract(1, message.id, parts)
-    assert again(parts, message).status is Status.RECEIVED and again(parts, message).attempts == 1
+    app.records.messages.claim = claim
+    extract.extract(1, message.id, app)
+    assert again(app, message).status is Status.RECEIVED and again(app, message).attempts == 1
 
 
-def test_the_sweep_finds_what_has_lost_its_task_behind_thousands_that_have_one(parts, monkeypatch):
+def test_the_sweep_finds_what_has_lost_its_task_behind_thousands_that_have_one(app, monkeypatch):
     monkeypatch.setattr(attempts, "SWEEP_LIMIT", 3)
     for number in range(12):
-        received(parts, order(number))
-    lost = parts.queue.extractions[-4:]
-    del parts.queue.extractions[-4:]
-    parts.queue.waiting = 5000
+        received(app, order(number))
+    lost = app.queue.extractions[-4:]
+    del app.queue.extractions[-4:]
+    app.queue.waiting = 5000
     time.sleep(0.15)
-    assert attempts.sweep(parts) == 3 and set(parts.queue.extractions[8:]) < set(lost)
-    assert attempts.sweep(parts) == 1 and sorted(parts.queue.extractions[8:]) == sorted(lost), "nothing twice"
-    assert attempts.sweep(parts) == 0
+    assert attempts.sweep(app) == 3 and set(app.queue.extractions[8:]) < set(lost)
+    assert attempts.sweep(app) == 1 and sorted(app.queue.extractions[8:]) == sorted(lost), "nothing twice"
+    assert attempts.sweep(app) == 0
 
 
-def test_a_host_that_lost_the_sweep_while_it_slept_enqueues_no_more(parts, monkeypatch):
+def test_a_host_that_lost_the_sweep_while_it_slept_enqueues_no_more(app, monkeypatch):
     monkeypatch.setattr(attempts, "SWEEP_BATCH", 2)
     for number in range(5):
-        received(parts, order(number))
-    parts.queue.extractions.clear()
+        received(app, order(number))
+    app.queue.extractions.clear()
     time.sleep(0.15)
     held = iter((True, True, False))
-    assert attempts.sweep(parts, lambda: next(held)) == 4 == len(parts.queue.extractions)
+    assert attempts.sweep(app, lambda: next(held)) == 4 == len(app.queue.extractions)
 
 
 def test_the_sweep_leaves_a_queue_alone_in_which_half_of_what_defers_mail_waits(place):
-    parts = embedded(place, ORDERFLOW_MAX_QUEUE="10000")
-    received(parts, order())
-    parts.queue.extractions.clear()
+    app = embedded(place, ORDERFLOW_MAX_QUEUE="10000")
+    received(app, order())
+    app.queue.extractions.clear()
     time.sleep(0.15)
-    parts.queue.waiting = 5000
-    assert attempts.sweep(parts) == 0
-    parts.queue.waiting = 4999
-    assert attempts.sweep(parts) == 1
+    app.queue.waiting = 5000
+    assert attempts.sweep(app) == 0
+    app.queue.waiting = 4999
+    assert attempts.sweep(app) == 1
 
 
-def _claimed_by_a_worker_that_is_killed(parts: App, message) -> str:
+def _claimed_by_a_worker_that_is_killed(app: App, message) -> str:
     """Claim a message in a process of its own, as a worker does, and kill that; return the mark it leaves."""
     child = os.fork()
     if child == 0:
-        name = attempts.worker_name(parts.settings.attempts_dir)
-        records = Records(parts.settings.database_url)
+        name = attempts.worker_name(app.settings.attempts_dir)
+        records = Records(app.settings.database_url)
         records.messages.claim(1, message.id, name, datetime.now(UTC), timedelta(seconds=600))
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    return again(parts, message).worker
+    return again(app, message).worker
 
 
-def test_a_lease_of_before_a_power_cut_is_freed_by_its_own_host_alone(parts):
+def test_a_lease_of_before_a_power_cut_is_freed_by_its_own_host_alone(app):
     """The files that say what was in hand are gone with the power, or hold an older line."""
-    cut, elsewhere, alive = (received(parts, order(number)) for number in range(3))
-    mark = _claimed_by_a_worker_that_is_killed(parts, cut)
-    for path in parts.settings.attempts_dir.glob("[0-9]*"):
+    cut, elsewhere, alive = (received(app, order(number)) for number in range(3))
+    mark = _claimed_by_a_worker_that_is_killed(app, cut)
+    for path in app.settings.attempts_dir.glob("[0-9]*"):
         path.unlink()
     now, lease = datetime.now(UTC), timedelta(seconds=600)
-    messages = parts.records.messages
+    messages = app.records.messages
     messages.claim(1, elsewhere.id, mark.partition("/")[0].replace(attempts._host(), "other:"), now, lease)
-    messages.claim(1, alive.id, attempts.worker_name(parts.settings.attempts_dir), now, lease)
-    attempts.record_losses(parts)
-    assert again(parts, cut).worker == mark, "no file tells of it"
-    attempts.record_rows_lost(parts)
-    attempts.record_rows_lost(parts)
-    row = again(parts, cut)
+    messages.claim(1, alive.id, attempts.worker_name(app.settings.attempts_dir), now, lease)
+    attempts.record_losses(app)
+    assert again(app, cut).worker == mark, "no file tells of it"
+    attempts.record_rows_lost(app)
+    attempts.record_rows_lost(app)
+    row = again(app, cut)
     assert (row.worker, row.error_json["error"], row.attempts) == (None, "AttemptLost", 1)
-    assert again(parts, elsewhere).worker and again(parts, alive).worker
-    work(parts, until=lambda: again(parts, cut).status is Status.PARSED)
-    assert again(parts, cut).attempts == 2
+    assert again(app, elsewhere).worker and again(app, alive).worker
+    work(app, until=lambda: again(app, cut).status is Status.PARSED)
+    assert again(app, cut).attempts == 2
 
 
-def test_a_worker_that_is_killed_between_its_claim_and_its_note_leaves_no_lease(parts):
+def test_a_worker_that_is_killed_between_its_claim_and_its_note_leaves_no_lease(app):
     """Its file is there and says nothing; the consumer runs on, and asks for rows of a crash no more."""
-    cut, alive = (received(parts, order(number)) for number in range(2))
+    cut, alive = (received(app, order(number)) for number in range(2))
     now, lease = datetime.now(UTC), timedelta(seconds=600)
-    parts.records.messages.claim(1, alive.id, attempts.worker_name(parts.settings.attempts_dir), now, lease)
-    assert _claimed_by_a_worker_that_is_killed(parts, cut)
-    assert attempts.record_losses(parts) == 1 and attempts.record_losses(parts) == 0
-    assert again(parts, cut).worker is None and again(parts, alive).worker
-    work(parts, until=lambda: again(parts, cut).status is Status.PARSED)
+    app.records.messages.claim(1, alive.id, attempts.worker_name(app.settings.attempts_dir), now, lease)
+    assert _claimed_by_a_worker_that_is_killed(app, cut)
+    assert attempts.record_losses(app) == 1 and attempts.record_losses(app) == 0
+    assert again(app, cut).worker is None and again(app, alive).worker
+    work(app, until=lambda: again(app, cut).status is Status.PARSED)
 
 
-def _leave_in_hand(parts: App, kind: str, id: UUID, worker: str, part: str | None) -> None:
+def _leave_in_hand(app: App, kind: str, id: UUID, worker: str, part: str | None) -> None:
     """Leave what a process leaves behind that is gone."""
-    parts.settings.attempts_dir.mkdir(exist_ok=True)
+    app.settings.attempts_dir.mkdir(exist_ok=True)
     line = f"{kind} 1 {id} {worker} {'-' if part is None else f'/{part}'}\n"
-    (parts.settings.attempts_dir / "1.abcd").write_text(line)
+    (app.settings.attempts_dir / "1.abcd").write_text(line)
 
 
-def _lease(parts: App):
-    return timedelta(seconds=parts.settings.lease)
+def _lease(app: App):
+    return timedelta(seconds=app.settings.lease)
 
 
-def _make_due(parts: App, table: Table, id: UUID) -> None:
+def _make_due(app: App, table: Table, id: UUID) -> None:
     """Let the time pass that a lease or a backoff takes."""
-    with parts.records.database.write(ALL_TENANTS) as connection:
+    with app.records.database.write(ALL_TENANTS) as connection:
         past = datetime(2020, 1, 1, tzinfo=UTC)
         connection.execute(table.update().where(table.c.id == id).values(next_attempt_at=past))
 
 
-def test_the_longest_delay_is_that_of_the_last_attempt_but_one(parts):
+def test_the_longest_delay_is_that_of_the_last_attempt_but_one(app):
     assert attempts._BACKOFF ** (ATTEMPTS - 1) == LONGEST_BACKOFF
-    assert parts.settings.longest_delay == 60 + parts.settings.retry_delay * LONGEST_BACKOFF
+    assert app.settings.longest_delay == 60 + app.settings.retry_delay * LONGEST_BACKOFF

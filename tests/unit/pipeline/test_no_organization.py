@@ -21,10 +21,10 @@ ACME, NOBODY = f"orders+acme@{DOMAIN}", f"orders@{DOMAIN}"
 
 
 def emptied(place, **settings):
-    parts = embedded(place, ORDERFLOW_DOMAIN=DOMAIN, **settings)
-    with parts.records.database.write(NO_TENANT) as connection:
+    app = embedded(place, ORDERFLOW_DOMAIN=DOMAIN, **settings)
+    with app.records.database.write(NO_TENANT) as connection:
         connection.execute(sa.delete(organization))
-    return parts
+    return app
 
 
 def envelope(recipient=ACME):
@@ -33,27 +33,27 @@ def envelope(recipient=ACME):
 
 @pytest.mark.parametrize("mode", ["defer", "accept"])
 def test_mail_is_deferred_by_whichever_way_until_there_is_an_organization(place, mode):
-    parts = emptied(place, ORDERFLOW_SPOOL_MODE=mode)
-    ended = deliver_from_memory(envelope(), mail(), parts)
+    app = emptied(place, ORDERFLOW_SPOOL_MODE=mode)
+    ended = deliver_from_memory(envelope(), mail(), app)
     assert ended.outcome is Outcome.MISCONFIGURED and ended.reason.endswith("orderflow.db: no organization is in it")
-    assert check_recipient(ACME, parts) is Outcome.MISCONFIGURED
-    assert dict(dry_run_delivery(ACME, None, None, None, parts))["recipient"].startswith(
+    assert check_recipient(ACME, app) is Outcome.MISCONFIGURED
+    assert dict(dry_run_delivery(ACME, None, None, None, app))["recipient"].startswith(
         "no organization is in database "
     )
-    assert parts.spool.entries() == []
-    parts.records.organizations.add("beta", "Beta")
-    assert deliver_from_memory(envelope(), mail(), parts).outcome is check_recipient(ACME, parts) is Outcome.UNKNOWN_ORG
-    parts.records.organizations.set_active("beta", is_active=False)
-    assert deliver_from_memory(envelope(), mail(), parts).outcome is Outcome.UNKNOWN_ORG
+    assert app.spool.entries() == []
+    app.records.organizations.add("beta", "Beta")
+    assert deliver_from_memory(envelope(), mail(), app).outcome is check_recipient(ACME, app) is Outcome.UNKNOWN_ORG
+    app.records.organizations.set_active("beta", is_active=False)
+    assert deliver_from_memory(envelope(), mail(), app).outcome is Outcome.UNKNOWN_ORG
 
 
 def test_what_lies_in_the_spool_stays_there(place):
-    parts = emptied(place)
+    app = emptied(place)
     blocks = iter((mail(), b""))
-    parts.spool.write(encode_envelope(envelope()), lambda _: next(blocks), limit=1 << 20).release()
-    assert [delivery.outcome for _, delivery in drain(parts)] == [Outcome.MISCONFIGURED]
-    parts.records.organizations.add("acme", "Acme")
-    assert [delivery.outcome for _, delivery in drain(parts)] == [Outcome.DELIVERED]
+    app.spool.write(encode_envelope(envelope()), lambda _: next(blocks), limit=1 << 20).release()
+    assert [delivery.outcome for _, delivery in drain(app)] == [Outcome.MISCONFIGURED]
+    app.records.organizations.add("acme", "Acme")
+    assert [delivery.outcome for _, delivery in drain(app)] == [Outcome.DELIVERED]
 
 
 def test_what_names_no_organization_whatever_the_table_has_bounces(place):
@@ -61,35 +61,35 @@ def test_what_names_no_organization_whatever_the_table_has_bounces(place):
 
 
 def test_only_a_slug_that_is_not_found_makes_more_than_one_question(place):
-    parts, asked = embedded(place, ORDERFLOW_DOMAIN=DOMAIN), []
-    sa.event.listen(parts.records.database.engine, "before_cursor_execute", lambda *all: asked.append(all[2]))
-    check_recipient(ACME, parts)
+    app, asked = embedded(place, ORDERFLOW_DOMAIN=DOMAIN), []
+    sa.event.listen(app.records.database.engine, "before_cursor_execute", lambda *all: asked.append(all[2]))
+    check_recipient(ACME, app)
     found = len(asked)
     asked.clear()
-    check_recipient(f"orders+nope@{DOMAIN}", parts)
+    check_recipient(f"orders+nope@{DOMAIN}", app)
     assert len(asked) == found + 2, "is the table filled? and then, is it there now?"
 
 
 def test_postfix_keeps_the_recipients_that_it_knows(place):
-    parts, file = embedded(place), place / "recipients.db"
-    parts.records.organizations.publish(file)
-    with parts.records.database.write(NO_TENANT) as connection:
+    app, file = embedded(place), place / "recipients.db"
+    app.records.organizations.publish(file)
+    with app.records.database.write(NO_TENANT) as connection:
         connection.execute(sa.delete(organization))
-    parts.records.organizations.publish(file)
-    assert not parts.records.organizations.keep_published(file)
-    assert parts.records.organizations.published(file) == {"acme", "beta"}
-    parts.records.organizations.add("late", "Late")
-    assert parts.records.organizations.keep_published(file)
-    assert parts.records.organizations.published(file) == {"late"}
+    app.records.organizations.publish(file)
+    assert not app.records.organizations.keep_published(file)
+    assert app.records.organizations.published(file) == {"acme", "beta"}
+    app.records.organizations.add("late", "Late")
+    assert app.records.organizations.keep_published(file)
+    assert app.records.organizations.published(file) == {"late"}
 
 
 def test_an_organization_that_comes_while_it_is_looked_for_is_found(place, monkeypatch):
-    parts = emptied(place)
-    organizations = parts.records.organizations
+    app = emptied(place)
+    organizations = app.records.organizations
 
     def has_none():
         organizations.add("acme", "Acme")
         return False
 
     monkeypatch.setattr(organizations, "has_none", has_none)
-    assert check_recipient(ACME, parts) is None
+    assert check_recipient(ACME, app) is None

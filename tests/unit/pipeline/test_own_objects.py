@@ -41,44 +41,44 @@ KEYS = (
 
 
 @pytest.fixture
-def parts(place):
+def app(place):
     return embedded(place, ORDERFLOW_LEASE="30")
 
 
-def deliver(parts, raw, slug):
+def deliver(app, raw, slug):
     envelope = Envelope(f"orders+{slug}@orderflow.example.com", datetime.now(UTC), "buyer@shop.example")
-    return deliver_from_memory(envelope, raw, parts).message_id
+    return deliver_from_memory(envelope, raw, app).message_id
 
 
-def rows(parts, slug):
-    org = parts.records.organizations.find(slug)
-    return parts.records.messages.select(Filter(org_id=org.id), 10)
+def rows(app, slug):
+    org = app.records.organizations.find(slug)
+    return app.records.messages.select(Filter(org_id=org.id), 10)
 
 
-def change(parts, table, **values):
+def change(app, table, **values):
     """Write into acme's rows what the database would refuse, as one of the version before may hold it."""
-    with parts.records.database.engine.begin() as connection:
+    with app.records.database.engine.begin() as connection:
         for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").all():
             connection.exec_driver_sql(f"DROP TRIGGER {name}")
         connection.execute(table.update().where(table.c.org_id == 1).values(**values))
 
 
 @pytest.fixture
-def crossed(parts):
+def crossed(app):
     """Give a deployment where acme's message, held mail and document name beta's objects, digests and all."""
-    deliver(parts, order(1, attachments=1), "acme")
-    deliver(parts, b"From: buyer@shop.example\nSubject: secret\nMessage-ID: <2@x>\n\n" + SECRET + b"\n", "beta")
-    for message in (*rows(parts, "acme"), *rows(parts, "beta")):
-        extract.extract(message.org_id, message.id, parts)
-    (theirs,) = rows(parts, "beta")
-    (mine,) = rows(parts, "acme")
-    (text,) = parts.records.documents.of_message(2, theirs.id)
-    held = parts.records.messages.get(1, mine.id)
-    assert parts.records.held_mail.insert(None, held, HoldReason.SENDER_NOT_ALLOWED)
-    change(parts, inbound_message, raw_key=theirs.raw_key, digest=theirs.digest, status="RECEIVED")
-    change(parts, held_mail, raw_key=theirs.raw_key, digest=theirs.digest)
-    change(parts, document, object_key=text.object_key, digest=text.digest, handover="PENDING")
-    return parts
+    deliver(app, order(1, attachments=1), "acme")
+    deliver(app, b"From: buyer@shop.example\nSubject: secret\nMessage-ID: <2@x>\n\n" + SECRET + b"\n", "beta")
+    for message in (*rows(app, "acme"), *rows(app, "beta")):
+        extract.extract(message.org_id, message.id, app)
+    (theirs,) = rows(app, "beta")
+    (mine,) = rows(app, "acme")
+    (text,) = app.records.documents.of_message(2, theirs.id)
+    held = app.records.messages.get(1, mine.id)
+    assert app.records.held_mail.insert(None, held, HoldReason.SENDER_NOT_ALLOWED)
+    change(app, inbound_message, raw_key=theirs.raw_key, digest=theirs.digest, status="RECEIVED")
+    change(app, held_mail, raw_key=theirs.raw_key, digest=theirs.digest)
+    change(app, document, object_key=text.object_key, digest=text.digest, handover="PENDING")
+    return app
 
 
 def test_a_key_is_an_organizations_own_or_not():
@@ -86,10 +86,10 @@ def test_a_key_is_an_organizations_own_or_not():
     assert is_own(1, document_key(1, "0" * 64)) and not any(is_own(1, key) for key in KEYS)
 
 
-def test_the_error_names_neither_key_nor_object(parts):
+def test_the_error_names_neither_key_nor_object(app):
     for key in KEYS:
         with pytest.raises(ForeignObject) as refused:
-            read_object(1, key, "0" * 64, parts.archive)
+            read_object(1, key, "0" * 64, app.archive)
         assert str(refused.value) == "the row names an object that is not its organization's"
         with pytest.raises(ForeignObject):
             require_own_key(1, key)
@@ -101,24 +101,24 @@ def test_no_program_reads_it(crossed, capsys, monkeypatch):
     stream = io.StringIO()
     logs.configure("stderr", "test", None)
     logs._logger.handlers[0].stream = stream
-    parts, (mine,) = crossed, rows(crossed, "acme")
-    found = parts.records.documents.of_message(1, mine.id)
-    extract.extract(1, mine.id, parts)
+    app, (mine,) = crossed, rows(crossed, "acme")
+    found = app.records.documents.of_message(1, mine.id)
+    extract.extract(1, mine.id, app)
     for one in found:
-        hand_over.hand_over(1, one.id, parts)
-    (held,) = parts.records.held_mail.open()
+        hand_over.hand_over(1, one.id, app)
+    (held,) = app.records.held_mail.open()
     for call in (
-        lambda: replay.accept_held(held, parts, "test", "why"),
-        lambda: replay.discard_held(held, parts, "test", "why"),
-        lambda: replay.identity_of(held, parts),
-        lambda: show._write_raw(mine, given.append, parts),
-        lambda: show._write_document(mine, found[0].part_path, given.append, parts),
+        lambda: replay.accept_held(held, app, "test", "why"),
+        lambda: replay.discard_held(held, app, "test", "why"),
+        lambda: replay.identity_of(held, app),
+        lambda: show._write_raw(mine, given.append, app),
+        lambda: show._write_document(mine, found[0].part_path, given.append, app),
     ):
         with pytest.raises(ForeignObject):
             call()
-    story = mail_history(mine, parts)
+    story = mail_history(mine, app)
     assert "ForeignObject" in repr(story) and SECRET.decode() not in repr(story)
-    assert given == [] and rows(parts, "acme")[0].status is Status.RECEIVED
+    assert given == [] and rows(app, "acme")[0].status is Status.RECEIVED
     logged = stream.getvalue()
     assert "ForeignObject" in logged and "org/2/" not in logged and SECRET.decode() not in logged
 

@@ -38,9 +38,9 @@ from tests.support.mailroom import Mailroom, picture
 def filled(tmp_path_factory) -> Path:
     """Give the files of a deployment with an hour of mail."""
     place = tmp_path_factory.mktemp("console")
-    parts = embedded(place, ORDERFLOW_MAX_LAG="0")
-    Mailroom(parts, datetime.now(UTC)).fill(12)
-    parts.records.database.close()
+    app = embedded(place, ORDERFLOW_MAX_LAG="0")
+    Mailroom(app, datetime.now(UTC)).fill(12)
+    app.records.database.close()
     made_users(place / "users.json")
     return place
 
@@ -71,8 +71,8 @@ def form_of(page: str) -> dict[str, str]:
     return {"token": token_of(page), "seen": re.search(r'name="seen" value="([^"]+)"', page)[1]}
 
 
-def hostile(parts: App) -> InboundMessage:
-    return message_of(parts, "acme", message_id="<666@evil.example>")
+def hostile(app: App) -> InboundMessage:
+    return message_of(app, "acme", message_id="<666@evil.example>")
 
 
 def hrefs(page: str) -> set[str]:
@@ -83,7 +83,7 @@ def hrefs(page: str) -> set[str]:
 
 
 def test_nobody_gets_an_answer_but_the_way_to_the_login(room):
-    client = room.app.test_client()
+    client = room.flask.test_client()
     for path in ("/", "/messages", "/held", "/dead-letters", "/no/such/page", f"/messages/acme/{uuid4()}/raw"):
         answer = client.get(path)
         assert (answer.status_code, answer.location.partition("?")[0]) == (303, "/login"), path
@@ -91,7 +91,7 @@ def test_nobody_gets_an_answer_but_the_way_to_the_login(room):
 
 
 def test_the_right_password_lets_in_and_leads_on_to_what_was_asked_for(room):
-    client = room.app.test_client()
+    client = room.flask.test_client()
     assert login(client, "anna", "wrong password").status_code == 403
     assert login(client, "nobody-of-this-name").status_code == 403
     assert client.get("/messages").status_code == 303
@@ -103,7 +103,7 @@ def test_the_right_password_lets_in_and_leads_on_to_what_was_asked_for(room):
 
 
 def test_the_cookie_is_secure_where_the_proxy_says_https(room):
-    client = room.app.test_client()
+    client = room.flask.test_client()
     token = token_of(client.get("/login", base_url="https://localhost").text)
     form = {"token": token, "name": "anna", "password": PASSWORD}
     answer = client.post("/login", data=form, base_url="https://localhost")
@@ -114,14 +114,14 @@ def test_the_cookie_is_secure_where_the_proxy_says_https(room):
     "target", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:1", "/\na"]
 )
 def test_a_login_leads_nowhere_else(room, target):
-    client = room.app.test_client()
+    client = room.flask.test_client()
     token = token_of(client.get("/login").text)
     form = {"token": token, "name": "anna", "password": PASSWORD}
     assert client.post("/login", query_string={"next": target}, data=form).location == "/"
 
 
 def test_a_login_form_of_another_site_is_refused(room):
-    client = room.app.test_client()
+    client = room.flask.test_client()
     form = {"name": "anna", "password": PASSWORD}
     assert client.post("/login", data=form).status_code == 400
     token = token_of(client.get("/login").text)
@@ -131,18 +131,18 @@ def test_a_login_form_of_another_site_is_refused(room):
 
 
 def test_a_strangers_guesses_make_the_stranger_wait_and_no_user(own):
-    stranger, anna = own.app.test_client(), as_user(own, "anna")
+    stranger, anna = own.flask.test_client(), as_user(own, "anna")
     assert [guess(stranger, "anna") for _ in range(6)] == [403] * 5 + [429]
     refused = login(stranger, "anna")
     assert refused.status_code == 429 and 0 < int(refused.headers["Retry-After"]) <= 6
     assert anna.get("/").status_code == 200  # who is logged in stays so
     elsewhere = {"REMOTE_ADDR": "192.0.2.7"}
-    assert login(own.app.test_client(), "anna", environ_base=elsewhere).status_code == 303
+    assert login(own.flask.test_client(), "anna", environ_base=elsewhere).status_code == 303
     assert login(stranger, "looker").status_code == 303  # another name at the same address
 
 
 def test_a_browser_that_was_logged_in_before_logs_in_again_whatever_strangers_at_its_address_try(own):
-    anna, stranger = as_user(own, "anna"), own.app.test_client()
+    anna, stranger = as_user(own, "anna"), own.flask.test_client()
     anna.post("/logout", data={"token": token_of(anna.get("/").text)})
     assert anna.get("/").status_code == 303
     assert [guess(stranger, "anna") for _ in range(6)][-1] == 429
@@ -217,22 +217,22 @@ def test_passwords_in_check_leave_threads_for_pages_and_places_for_known_browser
                 assert go_on.wait(60)
             return super().check(name, password)
 
-    slow = SimpleNamespace(app=create_app(own.parts, Slow(own.users._path)))
+    slow = SimpleNamespace(flask=create_app(own.app, Slow(own.users._path)))
     with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(guess, slow.app.test_client(), f"stranger-{n}") for n in range(3)]
+        waiting = [pool.submit(guess, slow.flask.test_client(), f"stranger-{n}") for n in range(3)]
         for _ in waiting:
             assert began.acquire(timeout=60)
-        refused = login(slow.app.test_client(), "looker")
+        refused = login(slow.flask.test_client(), "looker")
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
         assert "Wait a moment" in refused.text
-        fresh = slow.app.test_client()
+        fresh = slow.flask.test_client()
         assert fresh.get("/login").status_code == 200
         cookie = known.get_cookie("orderflow_console_device", path="/login")
         fresh.set_cookie(cookie.key, cookie.value, path="/login")
         assert login(fresh, "anna").status_code == 303
         go_on.set()
         assert [one.result() for one in waiting] == [403] * 3
-    assert login(slow.app.test_client(), "looker").status_code == 303, "a refused one was not counted"
+    assert login(slow.flask.test_client(), "looker").status_code == 303, "a refused one was not counted"
 
 
 def test_a_name_that_nobody_has_takes_as_much_work_as_a_wrong_password(place):
@@ -277,15 +277,15 @@ def test_a_session_ends_when_its_time_is_over_and_when_its_user_changes(own):
 
 def test_a_proxy_is_believed_where_the_settings_name_its_header_and_nowhere_else(own):
     headers = {"X-Forwarded-User": "ben"}
-    assert own.app.test_client().get("/", headers=headers).status_code == 303
-    parts = replace(own.parts, settings=replace(own.parts.settings, console_proxy_header="X-Forwarded-User"))
-    client = create_app(parts, own.users).test_client()
+    assert own.flask.test_client().get("/", headers=headers).status_code == 303
+    app = replace(own.app, settings=replace(own.app.settings, console_proxy_header="X-Forwarded-User"))
+    client = create_app(app, own.users).test_client()
     assert client.get("/").status_code == 403
     assert client.get("/", headers={"X-Forwarded-User": "stranger"}).status_code == 403
     page = client.get("/messages", headers=headers)
     assert page.status_code == 200 and "Log out" not in page.text and not page.headers.getlist("Set-Cookie")
     assert client.post("/login", headers=headers, data={"token": "x"}).status_code in (302, 400)
-    url = url_of(parts, message_of(parts, "acme", statuses=(Status.FAILED,)))
+    url = url_of(app, message_of(app, "acme", statuses=(Status.FAILED,)))
     assert client.post(f"{url}/replay", headers=headers).status_code == 400
     form = form_of(client.get(url, headers=headers).text)
     other = {"X-Forwarded-User": "anna"}
@@ -302,16 +302,16 @@ def test_the_console_listens_nowhere_but_here(address):
 # Who sees what
 
 
-def every_url_of(parts: App, slug: str) -> list[str]:
+def every_url_of(app: App, slug: str) -> list[str]:
     """Give every address that is about something of an organization."""
-    org = parts.records.organizations.find(slug)
+    org = app.records.organizations.find(slug)
     urls = []
-    for message in parts.records.messages.select(Filter(org_id=org.id), 100):
+    for message in app.records.messages.select(Filter(org_id=org.id), 100):
         url = f"/messages/{slug}/{message.id}"
         urls += [url, f"{url}/raw", f"{url}/source"]
-        for document in parts.records.documents.of_message(org.id, message.id):
+        for document in app.records.documents.of_message(org.id, message.id):
             urls += [f"{url}/documents/{document.id}{end}" for end in ("", "/preview", "/picture")]
-    for mail in parts.records.held_mail.open(org.id):
+    for mail in app.records.held_mail.open(org.id):
         urls += [f"/held/{slug}/{mail.id}{end}" for end in ("", "/raw", "/source")]
     return [*urls, f"/?org={slug}"]
 
@@ -319,22 +319,22 @@ def every_url_of(parts: App, slug: str) -> list[str]:
 def test_what_is_anothers_is_to_a_user_as_if_it_were_not_there(room):
     ben, strange = as_user(room, "ben"), uuid4()
     never = ben.get(f"/messages/nowhere/{strange}")
-    urls = every_url_of(room.parts, "nordwind")
+    urls = every_url_of(room.app, "nordwind")
     assert len(urls) > 10
     for url in (*urls, "/dead-letters", f"/messages/acme/{strange}"):
         answer = ben.get(url)
         text = answer.text.replace(' aria-current="page"', "")
         assert (answer.status_code, text) == (404, never.text.replace(' aria-current="page"', "")), url
-    assert not {url for url in every_url_of(room.parts, "acme") if ben.get(url).status_code == 500}
+    assert not {url for url in every_url_of(room.app, "acme") if ben.get(url).status_code == 500}
 
 
 def test_a_message_of_another_tenant_is_not_found_under_ones_own_name(room):
     ben = as_user(room, "ben")
-    for message in (message_of(room.parts, "nordwind"), message_of(room.parts, "lindner")):
+    for message in (message_of(room.app, "nordwind"), message_of(room.app, "lindner")):
         assert ben.get(f"/messages/acme/{message.id}").status_code == 404
-    theirs = message_of(room.parts, "nordwind")
-    document = room.parts.records.documents.of_message(theirs.org_id, theirs.id)
-    mine = url_of(room.parts, message_of(room.parts, "acme"))
+    theirs = message_of(room.app, "nordwind")
+    document = room.app.records.documents.of_message(theirs.org_id, theirs.id)
+    mine = url_of(room.app, message_of(room.app, "acme"))
     for one in document:
         assert ben.get(f"{mine}/documents/{one.id}").status_code == 404
 
@@ -355,8 +355,8 @@ def test_counts_and_plots_of_a_user_are_of_his_organizations(room):
         return sum(map(int, re.findall(r'data-label="Received">([\d\u202f]+)<', page.partition("By organization")[2])))
 
     def recorded(slug: str) -> int:
-        org = room.parts.records.organizations.find(slug)
-        return len(room.parts.records.messages.select(Filter(org_id=org.id), 999))
+        org = room.app.records.organizations.find(slug)
+        return len(room.app.records.messages.select(Filter(org_id=org.id), 999))
 
     acme, lindner = recorded("acme"), recorded("lindner")
     assert (received("ben"), received("cleo"), received("cleo", "/?org=lindner")) == (acme, acme + lindner, lindner)
@@ -371,21 +371,21 @@ def test_several_organizations_are_one_list_in_the_order_of_time(room):
 
 
 def test_who_may_not_change_is_not_offered_it_and_is_refused(room):
-    looker, message = as_user(room, "looker"), message_of(room.parts, "acme", statuses=(Status.FAILED,))
-    url = url_of(room.parts, message)
+    looker, message = as_user(room, "looker"), message_of(room.app, "acme", statuses=(Status.FAILED,))
+    url = url_of(room.app, message)
     page = looker.get(url).text
     assert "Replay" not in page and "read only" in page
     token = token_of(page)
-    held = room.parts.records.held_mail.open(message.org_id)[0]
-    dead = room.parts.spool.dead()[0][0]
+    held = room.app.records.held_mail.open(message.org_id)[0]
+    dead = room.app.spool.dead()[0][0]
     for path in (f"{url}/replay", f"/held/acme/{held.id}/accept", f"/dead-letters/{dead}/deliver"):
         assert looker.post(path, data={"token": token, "why": "x"}).status_code == 403
-    assert room.parts.records.messages.get(message.org_id, message.id).status is Status.FAILED
+    assert room.app.records.messages.get(message.org_id, message.id).status is Status.FAILED
 
 
 def test_mail_is_found_by_words_sender_document_id_status_and_day(room):
-    anna, message = as_user(room, "anna"), message_of(room.parts, "nordwind", statuses=(Status.PARSED,))
-    name = next(d.filename for d in room.parts.records.documents.of_message(message.org_id, message.id) if d.filename)
+    anna, message = as_user(room, "anna"), message_of(room.app, "nordwind", statuses=(Status.PARSED,))
+    name = next(d.filename for d in room.app.records.documents.of_message(message.org_id, message.id) if d.filename)
     number = re.search(r"\d+", message.subject)[0]
     today = datetime.now(UTC).date()
     for query in (
@@ -429,8 +429,8 @@ def test_pages_of_the_inbox_go_on_where_the_one_before_ended(room, monkeypatch):
             older = re.search(r'rel="next" href="([^"]+)"', page)
             path = older and older[1].replace("&amp;", "&")
         slugs = ("acme", "lindner") if name == "cleo" else ("acme", "lindner", "nordwind")
-        orgs = [room.parts.records.organizations.find(slug).id for slug in slugs]
-        wanted = [m.id for o in orgs for m in room.parts.records.messages.select(Filter(org_id=o), 999)]
+        orgs = [room.app.records.organizations.find(slug).id for slug in slugs]
+        wanted = [m.id for o in orgs for m in room.app.records.messages.select(Filter(org_id=o), 999)]
         assert len(ids) == len(set(ids)) and set(ids) == set(map(str, wanted))
 
 
@@ -438,9 +438,9 @@ def test_pages_of_the_inbox_go_on_where_the_one_before_ended(room, monkeypatch):
 
 
 def test_a_hostile_mail_is_harmless_on_every_page(room):
-    anna, message = as_user(room, "anna"), hostile(room.parts)
-    url = url_of(room.parts, message)
-    documents = room.parts.records.documents.of_message(message.org_id, message.id)
+    anna, message = as_user(room, "anna"), hostile(room.app)
+    url = url_of(room.app, message)
+    documents = room.app.records.documents.of_message(message.org_id, message.id)
     assert len(documents) == 5 and message.size > 100_000
     pages = ["/", "/messages", url, f"{url}/source", *(f"{url}/documents/{d.id}/preview" for d in documents)]
     for path in pages:
@@ -457,9 +457,9 @@ def test_a_hostile_mail_is_harmless_on_every_page(room):
 
 
 def test_a_document_is_saved_and_never_opened(room):
-    anna, message = as_user(room, "anna"), hostile(room.parts)
-    url = url_of(room.parts, message)
-    documents = room.parts.records.documents.of_message(message.org_id, message.id)
+    anna, message = as_user(room, "anna"), hostile(room.app)
+    url = url_of(room.app, message)
+    documents = room.app.records.documents.of_message(message.org_id, message.id)
     paths = [f"{url}/raw", *(f"{url}/documents/{document.id}" for document in documents)]
     for path in paths:
         answer = anna.get(path)
@@ -471,15 +471,15 @@ def test_a_document_is_saved_and_never_opened(room):
     for document in documents:
         assert anna.get(f"{url}/documents/{document.id}/picture").status_code == 404
         data = anna.get(f"{url}/documents/{document.id}").data
-        assert data == room.parts.archive.read(document.object_key, document.digest)
+        assert data == room.app.archive.read(document.object_key, document.digest)
     assert b"<script>" in anna.get(f"{url}/raw").data
 
 
 def test_a_picture_is_drawn_and_a_table_is_a_table(room):
     anna, seen = as_user(room, "anna"), set()
-    for message in room.parts.records.messages.select(Filter(), 99):
-        for document in room.parts.records.documents.of_message(message.org_id, message.id):
-            url = f"{url_of(room.parts, message)}/documents/{document.id}"
+    for message in room.app.records.messages.select(Filter(), 99):
+        for document in room.app.records.documents.of_message(message.org_id, message.id):
+            url = f"{url_of(room.app, message)}/documents/{document.id}"
             if document.content_type == "image/png":
                 drawn = anna.get(f"{url}/picture")
                 assert (drawn.content_type, drawn.headers["Content-Security-Policy"]) == ("image/png", SANDBOX)
@@ -545,77 +545,77 @@ def test_pictures_are_known_by_their_bytes_alone():
 
 
 def test_a_replay_leads_back_to_received_and_names_who_did_it(own):
-    anna, message = as_user(own, "anna"), message_of(own.parts, "acme", statuses=(Status.FAILED,))
-    url = url_of(own.parts, message)
-    own.parts.queue.extractions.clear()
+    anna, message = as_user(own, "anna"), message_of(own.app, "acme", statuses=(Status.FAILED,))
+    url = url_of(own.app, message)
+    own.app.queue.extractions.clear()
     assert anna.post(f"{url}/replay").status_code == 400
-    assert own.parts.records.messages.get(message.org_id, message.id).status is Status.FAILED
+    assert own.app.records.messages.get(message.org_id, message.id).status is Status.FAILED
     form = form_of(anna.get(url).text)
     answer = anna.post(f"{url}/replay", data=form)
     assert answer.location == f"{url}?done=replayed"
     assert "a worker takes it up" in anna.get(answer.location).text
-    assert own.parts.records.messages.get(message.org_id, message.id).status is Status.RECEIVED
-    assert own.parts.queue.extractions == [(message.org_id, message.id)]
+    assert own.app.records.messages.get(message.org_id, message.id).status is Status.RECEIVED
+    assert own.app.queue.extractions == [(message.org_id, message.id)]
     assert anna.post(f"{url}/replay", data=form).location == f"{url}?done=moved", "a second click changes nothing"
-    assert own.parts.queue.extractions == [(message.org_id, message.id)]
-    told = own.parts.records.events.of(message.org_id, message.id)[-1]
+    assert own.app.queue.extractions == [(message.org_id, message.id)]
+    told = own.app.records.events.of(message.org_id, message.id)[-1]
     assert (told.kind, told.actor) == (EventKind.REPLAYED, "anna (console)")
 
 
 @pytest.mark.parametrize(("decision", "kind"), [("accept", EventKind.ACCEPTED), ("discard", EventKind.DISCARDED)])
 def test_a_held_mail_is_decided_once_with_a_reason_and_a_name(own, decision, kind):
     ben = as_user(own, "ben")
-    acme = own.parts.records.organizations.find("acme").id
-    (mail,) = own.parts.records.held_mail.open(acme)
+    acme = own.app.records.organizations.find("acme").id
+    (mail,) = own.app.records.held_mail.open(acme)
     url = f"/held/acme/{mail.id}"
     assert url in ben.get("/held").text
     page = ben.get(url).text
     assert "Known before" in page
     form = {"token": token_of(page), "why": "  "}
     assert ben.post(f"{url}/{decision}", data=form).location == f"{url}?done=reason"
-    assert "Say why" in ben.get(f"{url}?done=reason").text and own.parts.records.held_mail.count_open(acme) == 1
-    before = len(own.parts.records.messages.select(Filter(org_id=acme), 999))
+    assert "Say why" in ben.get(f"{url}?done=reason").text and own.app.records.held_mail.count_open(acme) == 1
+    before = len(own.app.records.messages.select(Filter(org_id=acme), 999))
     form["why"] = "asked the buyer,\nit is a new one"
     assert ben.post(f"{url}/{decision}", data=form).location == f"/held?done={decision}ed"
-    (told,) = own.parts.records.events.of(acme, mail.id)
+    (told,) = own.app.records.events.of(acme, mail.id)
     assert (told.kind, told.actor) == (kind, "ben (console)")
     assert told.details["why"] == "asked the buyer, it is a new one"
-    after = len(own.parts.records.messages.select(Filter(org_id=acme), 999))
+    after = len(own.app.records.messages.select(Filter(org_id=acme), 999))
     assert after - before == (decision == "accept")
     assert ben.post(f"{url}/{decision}", data=form).status_code == 404
-    assert own.parts.records.held_mail.count_open(acme) == 0
+    assert own.app.records.held_mail.count_open(acme) == 0
 
 
 def test_what_is_erased_is_neither_replayed_nor_accepted_nor_offered(own):
-    anna, message = as_user(own, "anna"), message_of(own.parts, "acme", statuses=(Status.FAILED,))
-    url, token = url_of(own.parts, message), token_of(anna.get("/").text)
-    (mail,) = own.parts.records.held_mail.open(message.org_id)
-    with own.parts.records.database.write(message.org_id) as connection:
+    anna, message = as_user(own, "anna"), message_of(own.app, "acme", statuses=(Status.FAILED,))
+    url, token = url_of(own.app, message), token_of(anna.get("/").text)
+    (mail,) = own.app.records.held_mail.open(message.org_id)
+    with own.app.records.database.write(message.org_id) as connection:
         for table in (tables.inbound_message, tables.held_mail):
             connection.execute(table.update().values(erased_at=datetime.now(UTC)))
     page = anna.get(url).text
     assert "was erased on" in page and "Replay" not in page and ".eml" not in page
-    seen = message_of(own.parts, "acme", ids=(message.id,)).updated_at.isoformat()
+    seen = message_of(own.app, "acme", ids=(message.id,)).updated_at.isoformat()
     assert anna.post(f"{url}/replay", data={"token": token, "seen": seen}).location == f"{url}?done=erased"
     form = {"token": token, "why": "x"}
     assert anna.post(f"/held/acme/{mail.id}/accept", data=form).location == f"/held/acme/{mail.id}?done=erased"
     assert anna.post(f"/held/acme/{mail.id}/discard", data=form).location == "/held?done=discarded"
-    assert own.parts.records.messages.get(message.org_id, message.id).status is Status.FAILED
+    assert own.app.records.messages.get(message.org_id, message.id).status is Status.FAILED
 
 
 def test_a_dead_letter_is_delivered_again_or_saved_and_never_thrown_away(own):
     anna = as_user(own, "anna")
-    (name, _), (other, _) = own.parts.spool.dead()
+    (name, _), (other, _) = own.app.spool.dead()
     page = anna.get("/dead-letters").text
     assert page.count("KeyError at message.py:88") == 6 and "orders+acme@" in page and "discard" not in page.lower()
     saved = anna.get(f"/dead-letters/{name}/raw")
-    assert saved.data == own.parts.spool.read_dead(name)[1] and "attachment" in saved.headers["Content-Disposition"]
+    assert saved.data == own.app.spool.read_dead(name)[1] and "attachment" in saved.headers["Content-Disposition"]
     form = {"token": token_of(page)}
     assert anna.post(f"/dead-letters/{name}/deliver", data=form).location == "/dead-letters?outcome=DELIVERED"
     assert "DELIVERED" in anna.get("/dead-letters?outcome=DELIVERED").text
-    assert [left for left, _ in own.parts.spool.dead()] == [other]
+    assert [left for left, _ in own.app.spool.dead()] == [other]
     assert anna.post(f"/dead-letters/{name}/deliver", data=form).status_code == 404
-    Path(own.parts.spool.directory, "dead", other).write_bytes(b"damaged")
+    Path(own.app.spool.directory, "dead", other).write_bytes(b"damaged")
     assert "unreadable" in anna.get("/dead-letters").text
     assert anna.get(f"/dead-letters/{other}/raw").status_code == 404
     assert anna.get("/dead-letters/..%2f..%2forderflow.db/raw").status_code == 404
@@ -625,18 +625,18 @@ def test_a_dead_letter_is_delivered_again_or_saved_and_never_thrown_away(own):
 
 
 def test_a_backend_that_is_away_is_a_page_that_says_so(own):
-    anna, message = as_user(own, "anna"), message_of(own.parts, "acme", statuses=(Status.PARSED,))
-    url = url_of(own.parts, message)
-    own.parts.archive.fault = ArchiveUnavailable("archive: ConnectTimeout at secret.example")
+    anna, message = as_user(own, "anna"), message_of(own.app, "acme", statuses=(Status.PARSED,))
+    url = url_of(own.app, message)
+    own.app.archive.fault = ArchiveUnavailable("archive: ConnectTimeout at secret.example")
     assert "The archive does not answer just now." in anna.get(url).text
     answer = anna.get(f"{url}/raw")
     assert answer.status_code == 503 and "The archive is away" in answer.text and "secret" not in answer.text
-    own.parts.archive.fault = None
-    own.parts.queue.is_away = True
+    own.app.archive.fault = None
+    own.app.queue.is_away = True
     assert ">away<" in anna.get("/").text
     assert anna.post(f"{url}/replay", data=form_of(anna.get(url).text)).location == f"{url}?done=replayed"
-    own.parts.records.database.close()
-    Path(own.parts.settings.state_dir, "orderflow.db").rename(Path(own.parts.settings.state_dir, "elsewhere.db"))
+    own.app.records.database.close()
+    Path(own.app.settings.state_dir, "orderflow.db").rename(Path(own.app.settings.state_dir, "elsewhere.db"))
     for path in ("/", "/messages", url, "/held"):
         answer = anna.get(path)
         assert answer.status_code == 503 and "The database is away" in answer.text, path
@@ -644,9 +644,9 @@ def test_a_backend_that_is_away_is_a_page_that_says_so(own):
 
 
 def test_an_object_that_is_gone_is_told_where_it_is_missed(own):
-    anna, message = as_user(own, "anna"), message_of(own.parts, "acme", statuses=(Status.PARSED,))
-    own.parts.archive.delete(message.raw_key)
-    answer = anna.get(f"{url_of(own.parts, message)}/raw")
+    anna, message = as_user(own, "anna"), message_of(own.app, "acme", statuses=(Status.PARSED,))
+    own.app.archive.delete(message.raw_key)
+    answer = anna.get(f"{url_of(own.app, message)}/raw")
     assert answer.status_code == 404 and "does not have this any more" in answer.text
 
 
@@ -656,7 +656,7 @@ def test_a_bug_tells_nothing_of_itself(own):
     def broken() -> str:
         raise RuntimeError("the password is hunter2")
 
-    own.app.view_functions["inbox.page"] = broken
+    own.flask.view_functions["inbox.page"] = broken
     answer = anna.get("/messages")
     assert answer.status_code == 500 and "fault of this program" in answer.text
     assert "hunter2" not in answer.text and "Traceback" not in answer.text

@@ -26,27 +26,27 @@ def go_on():
 
 
 @pytest.fixture
-def parts(place, go_on):
+def app(place, go_on):
     """One place, half a second; the archive of the first delivery hangs until it is let go."""
-    parts = embedded(place, ORDERFLOW_CONCURRENCY="1", ORDERFLOW_DEADLINE="0.5")
-    real, first = parts.archive.put, threading.Lock()
+    app = embedded(place, ORDERFLOW_CONCURRENCY="1", ORDERFLOW_DEADLINE="0.5")
+    real, first = app.archive.put, threading.Lock()
 
     def put(*arguments):
         if first.acquire(blocking=False):
             go_on.wait(30)
         real(*arguments)
 
-    parts.archive.put = put
-    return parts
+    app.archive.put = put
+    return app
 
 
 def envelope() -> Envelope:
     return Envelope(ACME, datetime.now(UTC), "buyer@shop.example")
 
 
-def spooled(parts, number: int) -> str:
+def spooled(app, number: int) -> str:
     blocks = iter((order(number), b""))
-    entry = parts.spool.write(encode_envelope(envelope()), lambda _: next(blocks), limit=1 << 30)
+    entry = app.spool.write(encode_envelope(envelope()), lambda _: next(blocks), limit=1 << 30)
     entry.release()
     return entry.name
 
@@ -58,12 +58,12 @@ async def settled(dispatcher: Dispatcher, name: str) -> Outcome:
 
 
 @pytest.mark.parametrize("door", ["mail", "entry"])
-def test_what_no_place_has_begun_by_its_deadline_is_not_done_and_comes_again(parts, go_on, door):
+def test_what_no_place_has_begun_by_its_deadline_is_not_done_and_comes_again(app, go_on, door):
     async def scenario() -> None:
-        dispatcher = Dispatcher(parts)
+        dispatcher = Dispatcher(app)
         hanging = asyncio.create_task(dispatcher.deliver(envelope(), order(1)))
         await asyncio.sleep(0.1)
-        name = spooled(parts, 2)
+        name = spooled(app, 2)
         waits = dispatcher.deliver(envelope(), order(2)) if door == "mail" else settled(dispatcher, name)
         second = asyncio.create_task(waits)
         assert [await hanging, await second] == [Outcome.DEADLINE, Outcome.DEADLINE]
@@ -78,8 +78,8 @@ def test_what_no_place_has_begun_by_its_deadline_is_not_done_and_comes_again(par
             0,
             0,
         )
-        assert [row.subject for row in parts.records.messages.select(Filter(), 9)] == ["Order 1"]
-        assert door == "mail" or name not in parts.spool.entries()
+        assert [row.subject for row in app.records.messages.select(Filter(), 9)] == ["Order 1"]
+        assert door == "mail" or name not in app.spool.entries()
         assert await dispatcher.deliver(envelope(), order(2)) is Outcome.DELIVERED
 
     asyncio.run(scenario())

@@ -333,11 +333,11 @@ def test_a_connection_that_ends_takes_nobody_elses_answer_with_it():
 
 
 def test_a_file_without_tables_answers_nobody(place):
-    parts = embedded(place)
+    app = embedded(place)
     with closing(sqlite3.connect(place / "orderflow.db")) as database, database:
         database.execute("ALTER TABLE organization RENAME TO kept")
     with pytest.raises(DatabaseUnavailable, match="run orderflow-admin init"):
-        parts.records.organizations.active_slugs({"guess"})
+        app.records.organizations.active_slugs({"guess"})
 
 
 # What a client may cost
