@@ -5,6 +5,7 @@ asks for none.
 """
 
 import logging
+import os
 import signal
 from pathlib import Path
 
@@ -45,10 +46,14 @@ def pytest_collection_modifyitems(items):
         kind = item.path.relative_to(ROOT).parts[0]
         if kind in KINDS:
             item.add_marker(kind)
-        if kind == "unit" and (servers := SERVERS & {*getattr(item, "fixturenames", ())}):
-            raise pytest.UsageError(f"{item.nodeid} is a unit test and asks for {', '.join(sorted(servers))}")
     names = [f"test_{name}.py" for name in LONG]
     items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
+
+
+def pytest_fixture_setup(fixturedef):
+    test = os.environ.get("PYTEST_CURRENT_TEST", "")
+    if fixturedef.argname in SERVERS and test.startswith("tests/unit/"):
+        pytest.fail(f"{test} is a unit test and asks for {fixturedef.argname}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -9,25 +9,12 @@ import sqlalchemy as sa
 from orderflow_ingest.domain.identity import read_message
 from orderflow_ingest.domain.object_keys import document_key, raw_key
 from orderflow_ingest.domain.states import Status
-from orderflow_ingest.storage.database import ALL_TENANTS, Records, schema
-from orderflow_ingest.storage.database.tables import document, inbound_message
+from orderflow_ingest.storage.database import ALL_TENANTS, NO_TENANT, Filter, Records, schema
+from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message
 from tests.support.lab.deployment import Deployment
 from tests.support.lab.process import scratch, wait_until
 from tests.support.mails import order
-from tests.support.own_objects import at_version, written
-
-KEYS = (
-    "org/2/raw/" + "0" * 64 + ".eml",
-    "org/1/raw/../../2/raw/0.eml",
-    "org/10/raw/0.eml",
-    "/org/1/raw/0",
-    "",
-    "x",
-    "org/1/documents/../../2/documents/0",
-    "org/2/documents/0",
-    "ORG/1/raw/0.eml",
-    "org/1/organization.json",
-)
+from tests.support.own_objects import KEYS, at_version, written
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -96,3 +83,43 @@ def test_on_postgresql_a_wrong_row_of_before_is_logged_without_its_content_and_o
 
 def subject_of(raw):
     return read_message(raw).subject
+
+
+def test_the_database_refuses_a_row_with_another_tenants_key(records):
+    schema.upgrade(records.database)
+    for slug in ("acme", "beta"):
+        records.organizations.add(slug, slug)
+    own = {
+        inbound_message: ("raw_key", [raw_key(1, "0" * 64), raw_key(1, "0" * 64, "UPLOAD")]),
+        held_mail: ("raw_key", [raw_key(1, "0" * 64, is_held=True), raw_key(1, "1" * 64)]),
+        document: ("object_key", [document_key(1, "0" * 64)]),
+    }
+    for table, (column, keys) in own.items():
+        ids = [written(records.database, table, 1, key) for key in keys]
+        for key in KEYS:
+            with pytest.raises(sa.exc.IntegrityError, match=f"ck_{table.name}_{column}"):
+                written(records.database, table, 1, key)
+            with (
+                pytest.raises(sa.exc.IntegrityError, match=f"ck_{table.name}_{column}"),
+                records.database.write(ALL_TENANTS) as connection,
+            ):
+                connection.execute(table.update().where(table.c.id == ids[0]).values({column: key}))
+    with pytest.raises(sa.exc.IntegrityError), records.database.write(ALL_TENANTS) as connection:
+        connection.execute(inbound_message.update().values(org_id=2))
+
+
+@pytest.mark.parametrize("key", [raw_key(1, "0" * 64), KEYS[0]], ids=["a right one", "a wrong one"])
+def test_an_upgrade_keeps_the_rows_of_before_and_binds_the_new_ones(records, key):
+    at_version(records.database, "0008")
+    records.organizations.add("acme", "Acme")
+    written(records.database, inbound_message, 1, key)
+    for _ in range(2):
+        schema.upgrade(records.database)
+    assert schema.current_version(records.database) == schema.needed_version()
+    assert [row.raw_key for row in records.messages.select(Filter(), 10)] == [key]
+    with pytest.raises(sa.exc.IntegrityError):
+        written(records.database, inbound_message, 1, KEYS[0])
+    if not records.database.is_sqlite:
+        with records.database.read(NO_TENANT) as connection:
+            asked = "SELECT convalidated FROM pg_constraint WHERE conname = 'ck_inbound_message_raw_key'"
+            assert connection.exec_driver_sql(asked).scalar() == (key != KEYS[0])

@@ -11,7 +11,19 @@ from orderflow_ingest.storage.database import ALL_TENANTS, NO_TENANT, Database
 from orderflow_ingest.storage.database.tables import held_mail, inbound_message
 from orderflow_ingest.storage.package_files import package_directory
 
-# The database
+# Keys of objects that are not those of organization 1, or are no keys.
+KEYS = (
+    "org/2/raw/" + "0" * 64 + ".eml",
+    "org/1/raw/../../2/raw/0.eml",
+    "org/10/raw/0.eml",
+    "/org/1/raw/0",
+    "",
+    "x",
+    "org/1/documents/../../2/documents/0",
+    "org/2/documents/0",
+    "ORG/1/raw/0.eml",
+    "org/1/organization.json",
+)
 
 
 def written(database, table, org_id, key):

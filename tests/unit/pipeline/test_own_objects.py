@@ -4,10 +4,8 @@ import ast
 import io
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-import sqlalchemy as sa
 
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.object_keys import document_key, is_own, raw_key
@@ -18,26 +16,14 @@ from orderflow_ingest.observability import logs
 from orderflow_ingest.pipeline import extract, hand_over, replay
 from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.archive import ForeignObject, read_object, require_own_key
-from orderflow_ingest.storage.database import ALL_TENANTS, NO_TENANT, Filter, Records, schema
+from orderflow_ingest.storage.database import Filter
 from orderflow_ingest.storage.database.tables import document, held_mail, inbound_message
 from tests.support.fakes import embedded
 from tests.support.mails import order
-from tests.support.own_objects import at_version, written
+from tests.support.own_objects import KEYS
 
 PACKAGE = Path(__file__).parents[3] / "orderflow_ingest"
 SECRET = b"beta's secret order"
-KEYS = (
-    "org/2/raw/" + "0" * 64 + ".eml",
-    "org/1/raw/../../2/raw/0.eml",
-    "org/10/raw/0.eml",
-    "/org/1/raw/0",
-    "",
-    "x",
-    "org/1/documents/../../2/documents/0",
-    "org/2/documents/0",
-    "ORG/1/raw/0.eml",
-    "org/1/organization.json",
-)
 
 
 @pytest.fixture
@@ -161,54 +147,3 @@ def test_every_object_that_a_row_names_is_read_by_the_one_function():
         "maintenance/reconcile/orphans.py",
         "maintenance/rebuild/parse_object.py",
     }
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def records(request, place):
-    if request.param == "sqlite":
-        records = Records(f"sqlite:///{place}/rows.db", create=True)
-    else:
-        url = request.getfixturevalue("postgres").create_database(f"own_{uuid4().hex}")
-        records = Records(url)
-    yield records
-    records.database.close()
-
-
-def test_the_database_refuses_a_row_with_another_tenants_key(records):
-    schema.upgrade(records.database)
-    for slug in ("acme", "beta"):
-        records.organizations.add(slug, slug)
-    own = {
-        inbound_message: ("raw_key", [raw_key(1, "0" * 64), raw_key(1, "0" * 64, "UPLOAD")]),
-        held_mail: ("raw_key", [raw_key(1, "0" * 64, is_held=True), raw_key(1, "1" * 64)]),
-        document: ("object_key", [document_key(1, "0" * 64)]),
-    }
-    for table, (column, keys) in own.items():
-        ids = [written(records.database, table, 1, key) for key in keys]
-        for key in KEYS:
-            with pytest.raises(sa.exc.IntegrityError, match=f"ck_{table.name}_{column}"):
-                written(records.database, table, 1, key)
-            with (
-                pytest.raises(sa.exc.IntegrityError, match=f"ck_{table.name}_{column}"),
-                records.database.write(ALL_TENANTS) as connection,
-            ):
-                connection.execute(table.update().where(table.c.id == ids[0]).values({column: key}))
-    with pytest.raises(sa.exc.IntegrityError), records.database.write(ALL_TENANTS) as connection:
-        connection.execute(inbound_message.update().values(org_id=2))
-
-
-@pytest.mark.parametrize("key", [raw_key(1, "0" * 64), KEYS[0]], ids=["a right one", "a wrong one"])
-def test_an_upgrade_keeps_the_rows_of_before_and_binds_the_new_ones(records, key):
-    at_version(records.database, "0008")
-    records.organizations.add("acme", "Acme")
-    written(records.database, inbound_message, 1, key)
-    for _ in range(2):
-        schema.upgrade(records.database)
-    assert schema.current_version(records.database) == schema.needed_version()
-    assert [row.raw_key for row in records.messages.select(Filter(), 10)] == [key]
-    with pytest.raises(sa.exc.IntegrityError):
-        written(records.database, inbound_message, 1, KEYS[0])
-    if not records.database.is_sqlite:
-        with records.database.read(NO_TENANT) as connection:
-            asked = "SELECT convalidated FROM pg_constraint WHERE conname = 'ck_inbound_message_raw_key'"
-            assert connection.exec_driver_sql(asked).scalar() == (key != KEYS[0])

@@ -298,9 +298,3 @@ def test_paths_stay_short_enough_for_an_index() -> None:
             raw = b"Content-Type: message/rfc822\r\n\r\n" + raw
         raw = mail(attached("deep.zip", zipped(("deep.eml", raw))))
     assert max(len(p.path) for p in read_parts(raw)) < 2000
-
-
-def test_of_ten_thousand_orders_in_an_archive_each_is_found_and_one_more_keeps_it_whole() -> None:
-    files = [(f"{number}.csv", b"a;b\n") for number in range(10_001)]
-    assert len(taken(mail(attached("orders.zip", zipped(*files[:-1]))))) == 10_000
-    assert taken(mail(attached("orders.zip", zipped(*files))))[-1].reason == Reason.NOT_OPENED

@@ -1,0 +1,154 @@
+"""Reading mail takes time that grows as its length, whatever a sender has made of it."""
+
+import random
+import time
+
+import pytest
+
+from orderflow_ingest.domain.sender_policy import Authenticator, Rejection, check_sender
+from orderflow_ingest.parsing.documents import Part, Reason, read_parts
+from orderflow_ingest.parsing.documents.comparison import Wording
+from orderflow_ingest.parsing.mime.fields import read_mail_header
+from orderflow_ingest.parsing.mime.tree import walk
+from tests.support.attached import attached
+from tests.support.containers_made import zipped
+from tests.support.cost import at_most, unit
+from tests.support.mails import multipart, part
+
+MIXED = b"From: a@b.example\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=bb\n\n"
+TEXT = b"--bb\nContent-Type: text/plain\n\nsee below\n"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"--%d\nContent-Type: text/plain\n\nx\n",
+        b"--%d\nContent-Type: text/plain\nodd\n\nx\n",
+        b"--%d\nContent-Type: application/pdf; name=x\n\nx\n",
+        b"--bb--\n--%d\nContent-Type: text/plain\n\nx\n",
+        b"--%d\nContent-Type: multipart/mixed; boundary=x%d\n\n--x%d--\n",
+        b"--%d--\nContent-Type: a/b\n",
+        b"--%d\nContent-Type: message/rfc822\nSubject: x\n",
+        b"--bb\n\n--bb--\nJVBERi0 %d\n",
+    ],
+)
+def test_many_undeclared_boundaries_take_linear_time(piece: bytes) -> None:
+    def seconds(count: int) -> float:
+        pieces = (piece % ((number,) * piece.count(b"%d")) for number in range(count))
+        raw = MIXED + TEXT + b"".join(pieces)
+        start = time.process_time()
+        assert sum(1 for _ in walk(raw, most=1_000_000))
+        return time.process_time() - start
+
+    # Messages within messages are dear up to the bound of their depth, so fewer of them tell as much.
+    count = 1_000 if b"rfc822" in piece else 4_000
+    few = max(seconds(count), unit())
+    assert seconds(4 * count) < 10 * few or seconds(4 * count) < 10 * max(seconds(count), unit())
+
+
+def test_thousands_of_alternatives_cost_no_more_each_than_hundreds() -> None:
+    def cost(count: int) -> float:
+        numbers = iter(range(100 * count))
+        texts = [" ".join(str(next(numbers)) for _ in range(100)).encode() for _ in range(count)]
+        raw = multipart(*(part(b"Content-Type: text/plain", text) for text in texts), kind=b"alternative")
+        began = time.process_time()
+        assert sum(found.is_document for found in read_parts(raw)) == count
+        return time.process_time() - began
+
+    assert min(cost(2000) for _ in range(3)) < 4 * min(cost(1000) for _ in range(3))
+
+
+def test_comparing_texts_is_linear_whatever_is_in_them() -> None:
+    seed = random.Random(13)
+
+    def text(size: int, words: str) -> str:
+        return " ".join(seed.choices(words.split(), k=size)) + seed.choice(["", "\n", " z"])
+
+    def cost(size: int, words: str) -> float:
+        pairs = [(text(size, words), text(size, words).replace(" b", "\nb")) for _ in range(2)]
+        pairs += [
+            ("a " * size, "a " * (size // 2) + "b"),
+            ("a\n" * size, "a\n" * size + "b"),
+            ("[" * size, "[1" * size),
+        ]
+        began = time.process_time()
+        for first, second in pairs:
+            Wording(second).is_contained_in(Wording(first))
+        return time.process_time() - began
+
+    for words in ("a", "a b", "1 2 3 b", "http:x <b [1] (", "採 購 a"):
+        assert min(cost(40_000, words) for _ in range(3)) < 4 * min(cost(20_000, words) for _ in range(3)), words
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        MIXED + b"--bb\r\n" + b"--\n" * 300_000,
+        MIXED + b"--bb\nA: b\n" * 100_000,
+        MIXED + b"--bb\nContent-Type: multipart/mixed; boundary=c\n" * 30_000,
+        b"".join(b"Content-Type: multipart/mixed; boundary=z%d\n\n--y\n" % n for n in range(400)) + b"x\n" * 500_000,
+        b"".join(b"Content-Type: multipart/mixed; boundary=b\n\n--b\n" for _ in range(400)) + b"--b--\n" * 200_000,
+        b"\r" * 1_000_000,
+        b"\0" * 1_000_000,
+    ],
+)
+def test_a_hostile_mail_takes_little(raw: bytes) -> None:
+    with at_most(600):
+        assert sum(1 for _ in walk(raw))
+
+
+ALLOWED = ("@shop.example", "ann@other.example")
+
+
+MX = "mx.example.com"
+
+
+QUEUE_ID = "4bXyz1Kz2"
+
+
+OURS = f"Received: from client (client [192.0.2.7])\n\tby mail (Postfix) with ESMTPS id {QUEUE_ID}\n\tfor <x>; now\n"
+
+
+def fields(*results: str | None) -> str:
+    """Write Authentication-Results fields."""
+    return "".join(f"Authentication-Results: {one}\n" for one in results if one is not None)
+
+
+def doubt_mail(
+    above: str = "",
+    below: str = "",
+    source: str = "buyer@shop.example",
+    received: str = OURS,
+    queue_id: str | None = QUEUE_ID,
+    authserv_id: str = MX,
+) -> Rejection | None:
+    """Judge a mail with these fields above and below the Received that our Postfix wrote."""
+    flags = "Return-Path: <a@b>\nX-Original-To: orders+acme@orderflow.example.com\n"
+    raw = f"{flags}{above}{received}{below}From: {source}\nSubject: x\n\n"
+    header = read_mail_header(raw.encode("utf-8", "surrogateescape"))
+    return check_sender(header, ALLOWED, Authenticator(authserv_id, queue_id))
+
+
+@pytest.mark.parametrize(
+    "part", [" ", "(", "((x)", '"', "\\", "a", "a.", ";", "a=b ", " x.y=z", "(\\", "/1", "=", '"a" ']
+)
+def test_a_field_is_read_in_linear_time(part):
+    def seconds(length: int) -> float:
+        field = f"{MX}; dmarc=pass {part * (length // len(part))}y"
+        start = time.process_time()
+        for _ in range(20):
+            doubt_mail(fields(field), fields(field))
+            doubt_mail(fields(field))
+        return time.process_time() - start
+
+    assert min(seconds(40_000) for _ in range(3)) < 4 * max(min(seconds(20_000) for _ in range(3)), unit())
+
+
+def taken(raw: bytes) -> list[Part]:
+    return [p for p in read_parts(raw) if p.is_document]
+
+
+def test_of_ten_thousand_orders_in_an_archive_each_is_found_and_one_more_keeps_it_whole() -> None:
+    files = [(f"{number}.csv", b"a;b\n") for number in range(10_001)]
+    assert len(taken(multipart(attached("orders.zip", zipped(*files[:-1]))))) == 10_000
+    assert taken(multipart(attached("orders.zip", zipped(*files))))[-1].reason == Reason.NOT_OPENED
