@@ -5,7 +5,6 @@ asks for none.
 """
 
 import logging
-import os
 import signal
 from pathlib import Path
 
@@ -17,7 +16,6 @@ pytest_plugins = ["tests.support.died", "tests.support.drawn", "tests.support.se
 # Who starts the tests in the background may have them ignore Ctrl-C, and all that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent
-SERVERS = {"postgres", "authority", "ceph", "redis", "template", "quiet"}
 KINDS = ("unit", "integration", "acceptance", "robustness")
 # What takes minutes begins first, so that the last process to end is not alone with it.
 LONG = (
@@ -48,12 +46,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(kind)
     names = [f"test_{name}.py" for name in LONG]
     items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
-
-
-def pytest_fixture_setup(fixturedef):
-    test = os.environ.get("PYTEST_CURRENT_TEST", "")
-    if fixturedef.argname in SERVERS and test.startswith("tests/unit/"):
-        pytest.fail(f"{test} is a unit test and asks for {fixturedef.argname}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 A server's module is imported when the server is started, so that tests without servers do not pay for it.
 """
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from .lab.s3 import CephS3
 
 BUCKET = "orders"
+SERVERS = {"postgres", "authority", "ceph", "redis", "template", "quiet"}
+
+
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """Fail a unit test that asks for a server, by name or at run time."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "")
+    if fixturedef.argname in SERVERS and test.startswith("tests/unit/"):
+        pytest.fail(f"{test} is a unit test and asks for {fixturedef.argname}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
