@@ -17,7 +17,7 @@ import pytest
 from orderflow_ingest.config import load
 from orderflow_ingest.entrypoints.console.app import create_app
 from orderflow_ingest.storage.database import Records
-from tests.support.console import as_user, found, made_users, message_of, opened, url_of
+from tests.support.console import as_user, filled_with_an_hour, found, made_users, message_of, opened, url_of
 from tests.support.fakes import embedded
 from tests.support.lab.process import Process, wait_until
 from tests.support.mailroom import Mailroom
@@ -27,18 +27,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory) -> Path:
-    """Give the files of a deployment with an hour of mail."""
-    place = tmp_path_factory.mktemp("console")
-    app = embedded(place, ORDERFLOW_MAX_LAG="0")
-    Mailroom(app, datetime.now(UTC)).fill(12)
-    app.records.database.close()
-    made_users(place / "users.json")
-    return place
+    """Return the directory of a deployment with an hour of mail."""
+    return filled_with_an_hour(tmp_path_factory.mktemp("console"))
 
 
 @pytest.fixture(scope="module")
 def room(filled) -> SimpleNamespace:
-    """Give the deployment to tests that only look."""
+    """Return the deployment for tests that only look."""
     return opened(filled)
 
 

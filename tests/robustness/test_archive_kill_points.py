@@ -3,24 +3,17 @@
 import tempfile
 from pathlib import Path
 
-import boto3
 import pytest
 
-from orderflow_ingest.storage.archive import FileArchive, ObjectMissing, files, s3
-from orderflow_ingest.storage.resilience import timeouts
+from orderflow_ingest.storage.archive import FileArchive, ObjectMissing, files
 from tests.support.crash import kill_at, points
-from tests.support.s3_answers import DIGEST, KEY, RAW, Files, Objects
+from tests.support.s3_answers import DIGEST, KEY, RAW, Files, Objects, client_of
 
 
 @pytest.fixture(scope="module")
 def client(ceph):
-    """Make the program's own client of the real store."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boto3, "DEFAULT_SESSION", None)
-        patch.setenv("AWS_ACCESS_KEY_ID", ceph.access_key)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", ceph.secret_key)
-        patch.setenv("AWS_DEFAULT_REGION", ceph.region)
-        yield s3.s3_client(ceph.endpoint, timeouts.scaled_to())
+    with client_of(ceph) as client:
+        yield client
 
 
 @pytest.fixture(params=["file", "s3"])

@@ -5,15 +5,14 @@ import time
 
 import pytest
 
-from orderflow_ingest.domain.sender_policy import Authenticator, Rejection, check_sender
 from orderflow_ingest.parsing.documents import Part, Reason, read_parts
 from orderflow_ingest.parsing.documents.comparison import Wording
-from orderflow_ingest.parsing.mime.fields import read_mail_header
 from orderflow_ingest.parsing.mime.tree import walk
 from tests.support.attached import attached
 from tests.support.containers_made import zipped
 from tests.support.cost import at_most, unit
 from tests.support.mails import multipart, part
+from tests.support.sender_fields import MX, doubt_mail, fields
 
 MIXED = b"From: a@b.example\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=bb\n\n"
 TEXT = b"--bb\nContent-Type: text/plain\n\nsee below\n"
@@ -95,38 +94,6 @@ def test_comparing_texts_is_linear_whatever_is_in_them() -> None:
 def test_a_hostile_mail_takes_little(raw: bytes) -> None:
     with at_most(600):
         assert sum(1 for _ in walk(raw))
-
-
-ALLOWED = ("@shop.example", "ann@other.example")
-
-
-MX = "mx.example.com"
-
-
-QUEUE_ID = "4bXyz1Kz2"
-
-
-OURS = f"Received: from client (client [192.0.2.7])\n\tby mail (Postfix) with ESMTPS id {QUEUE_ID}\n\tfor <x>; now\n"
-
-
-def fields(*results: str | None) -> str:
-    """Write Authentication-Results fields."""
-    return "".join(f"Authentication-Results: {one}\n" for one in results if one is not None)
-
-
-def doubt_mail(
-    above: str = "",
-    below: str = "",
-    source: str = "buyer@shop.example",
-    received: str = OURS,
-    queue_id: str | None = QUEUE_ID,
-    authserv_id: str = MX,
-) -> Rejection | None:
-    """Judge a mail with these fields above and below the Received that our Postfix wrote."""
-    flags = "Return-Path: <a@b>\nX-Original-To: orders+acme@orderflow.example.com\n"
-    raw = f"{flags}{above}{received}{below}From: {source}\nSubject: x\n\n"
-    header = read_mail_header(raw.encode("utf-8", "surrogateescape"))
-    return check_sender(header, ALLOWED, Authenticator(authserv_id, queue_id))
 
 
 @pytest.mark.parametrize(

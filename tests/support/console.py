@@ -1,6 +1,7 @@
 """The users of the console, and deployments that it shows."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ from orderflow_ingest.entrypoints.console.users import User, Users
 from orderflow_ingest.storage.database import Filter, InboundMessage, Records
 from orderflow_ingest.storage.spool import Spool
 
-from .fakes import FaultyArchive, ListQueue
+from .fakes import FaultyArchive, ListQueue, embedded
+from .mailroom import Mailroom
 
 PASSWORD = "correct horse battery"
 _HASH = generate_password_hash(PASSWORD, method="pbkdf2:sha256:1")  # quick
@@ -29,6 +31,15 @@ def made_users(path: Path) -> Users:
         table["ben"] = User("ben", _HASH, frozenset({"acme"}), True)
         table["cleo"] = User("cleo", _HASH, frozenset({"acme", "lindner", "gone"}), False)
     return users
+
+
+def filled_with_an_hour(place: Path) -> Path:
+    """Fill a directory with a deployment that has an hour of mail and users, and return it."""
+    app = embedded(place, ORDERFLOW_MAX_LAG="0")
+    Mailroom(app, datetime.now(UTC)).fill(12)
+    app.records.database.close()
+    made_users(place / "users.json")
+    return place
 
 
 def opened(place: Path) -> SimpleNamespace:

@@ -4,15 +4,32 @@ import hashlib
 import json
 import shutil
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import boto3
+import pytest
 
 from orderflow_ingest.domain.object_keys import raw_key
 from orderflow_ingest.storage.archive import S3Archive, open_archive
+from orderflow_ingest.storage.archive.s3 import s3_client
+from orderflow_ingest.storage.resilience import timeouts
 from tests.support.servers import BUCKET
 
 RAW = b"Subject: order 17\r\n\r\nten of them\r\n\0\xff"
 DIGEST = hashlib.sha256(RAW).hexdigest()
 KEY = raw_key(7, DIGEST)
+
+
+@contextmanager
+def client_of(ceph):
+    """Yield the program's own client of a real store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
+        patch.setenv("AWS_ACCESS_KEY_ID", ceph.access_key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", ceph.secret_key)
+        patch.setenv("AWS_DEFAULT_REGION", ceph.region)
+        yield s3_client(ceph.endpoint, timeouts.scaled_to())
 
 
 class Files:

@@ -26,7 +26,7 @@ from orderflow_ingest.storage.archive import (
 )
 from orderflow_ingest.storage.resilience import circuit_breaker, timeouts
 from tests.support.lab.process import free_port
-from tests.support.s3_answers import DIGEST, KEY, RAW, Answers, Files, Objects
+from tests.support.s3_answers import DIGEST, KEY, RAW, Answers, Files, Objects, client_of
 from tests.support.servers import BUCKET
 
 SECRET = "not-for-any-log"
@@ -48,13 +48,8 @@ def credentials(monkeypatch):
 
 @pytest.fixture(scope="module")
 def client(ceph):
-    """Make the program's own client of the real store."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boto3, "DEFAULT_SESSION", None)
-        patch.setenv("AWS_ACCESS_KEY_ID", ceph.access_key)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", ceph.secret_key)
-        patch.setenv("AWS_DEFAULT_REGION", ceph.region)
-        yield s3.s3_client(ceph.endpoint, timeouts.scaled_to())
+    with client_of(ceph) as client:
+        yield client
 
 
 @pytest.fixture(params=["file", "s3"])

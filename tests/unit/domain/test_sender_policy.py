@@ -6,11 +6,8 @@ from orderflow_ingest.domain.addresses import _ascii_label
 from orderflow_ingest.domain.org_settings import read_settings
 from orderflow_ingest.domain.sender_policy import Authenticator, Rejection, check_raw_sender, check_sender
 from orderflow_ingest.parsing.mime.fields import HEADER_LINES, read_mail_header
+from tests.support.sender_fields import ALLOWED, MX, OURS, QUEUE_ID, doubt_mail, fields
 
-ALLOWED = ("@shop.example", "ann@other.example")
-MX = "mx.example.com"
-QUEUE_ID = "4bXyz1Kz2"
-OURS = f"Received: from client (client [192.0.2.7])\n\tby mail (Postfix) with ESMTPS id {QUEUE_ID}\n\tfor <x>; now\n"
 DMARC = f"{MX}; dmarc=pass (p=none dis=none) header.from=shop.example"
 DKIM = f"{MX}; dkim=pass (2048-bit key) header.d=shop.example header.i=@shop.example header.s=s1"
 
@@ -18,26 +15,6 @@ DKIM = f"{MX}; dkim=pass (2048-bit key) header.d=shop.example header.i=@shop.exa
 def doubt(source: str, results: str | None = None, authserv_id: str = "") -> Rejection | None:
     """Judge a mail of which our server says this."""
     return doubt_mail(fields(results), source=source, authserv_id=authserv_id)
-
-
-def fields(*results: str | None) -> str:
-    """Write Authentication-Results fields."""
-    return "".join(f"Authentication-Results: {one}\n" for one in results if one is not None)
-
-
-def doubt_mail(
-    above: str = "",
-    below: str = "",
-    source: str = "buyer@shop.example",
-    received: str = OURS,
-    queue_id: str | None = QUEUE_ID,
-    authserv_id: str = MX,
-) -> Rejection | None:
-    """Judge a mail with these fields above and below the Received that our Postfix wrote."""
-    flags = "Return-Path: <a@b>\nX-Original-To: orders+acme@orderflow.example.com\n"
-    raw = f"{flags}{above}{received}{below}From: {source}\nSubject: x\n\n"
-    header = read_mail_header(raw.encode("utf-8", "surrogateescape"))
-    return check_sender(header, ALLOWED, Authenticator(authserv_id, queue_id))
 
 
 @pytest.mark.parametrize(

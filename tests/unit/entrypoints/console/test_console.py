@@ -29,25 +29,29 @@ from orderflow_ingest.entrypoints.console.throttle import LoginThrottle
 from orderflow_ingest.entrypoints.console.users import User, Users, UsersFileError, hash_password
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import Filter, InboundMessage, tables
-from tests.support.console import PASSWORD, as_user, found, login, made_users, message_of, opened, url_of
+from tests.support.console import (
+    PASSWORD,
+    as_user,
+    filled_with_an_hour,
+    found,
+    login,
+    message_of,
+    opened,
+    url_of,
+)
 from tests.support.fakes import embedded
-from tests.support.mailroom import Mailroom, picture
+from tests.support.mailroom import picture
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory) -> Path:
-    """Give the files of a deployment with an hour of mail."""
-    place = tmp_path_factory.mktemp("console")
-    app = embedded(place, ORDERFLOW_MAX_LAG="0")
-    Mailroom(app, datetime.now(UTC)).fill(12)
-    app.records.database.close()
-    made_users(place / "users.json")
-    return place
+    """Return the directory of a deployment with an hour of mail."""
+    return filled_with_an_hour(tmp_path_factory.mktemp("console"))
 
 
 @pytest.fixture(scope="module")
 def room(filled) -> SimpleNamespace:
-    """Give the deployment to tests that only look."""
+    """Return the deployment for tests that only look."""
     return opened(filled)
 
 
