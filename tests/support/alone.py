@@ -20,7 +20,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Run what has failed again when all is reported. `session.exitstatus` becomes the program's."""
     yield
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if hasattr(session.config, "workerinput") or session.exitstatus != pytest.ExitCode.TESTS_FAILED:
+    if reporter is None or hasattr(session.config, "workerinput") or session.exitstatus != pytest.ExitCode.TESTS_FAILED:
         return
     if session.shouldfail or session.shouldstop:
         return

@@ -2,27 +2,30 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
+
+from orderflow_ingest.storage.resilience.circuit_breaker import CircuitBreaker
 
 
 class AwayError(Exception):
     """What the backend of these tests raises."""
 
 
-def call(breaker, fault=None, seconds=0.0):
+def call(breaker: CircuitBreaker, fault: Exception | None = None, seconds: float = 0.0) -> None:
     with breaker():
         time.sleep(seconds)
         if fault:
             raise fault
 
 
-def opened(breaker, fault=None):
+def opened(breaker: CircuitBreaker, fault: Exception | None = None) -> None:
     with pytest.raises(type(fault or AwayError())):
         call(breaker, fault or AwayError("hangs"), seconds=0.1)
 
 
-def is_through(breaker) -> bool:
+def is_through(breaker: CircuitBreaker) -> bool:
     try:
         call(breaker)
     except AwayError as away:
@@ -31,5 +34,5 @@ def is_through(breaker) -> bool:
     return True
 
 
-def age(path, seconds):
+def age(path: Path, seconds: float) -> None:
     os.utime(path, (time.time() - seconds, time.time() - seconds))

@@ -1,6 +1,7 @@
 """What the checks of Postfix say of a deployment."""
 
 import os
+from pathlib import Path
 
 from orderflow_ingest.app import open_app
 from orderflow_ingest.config import load
@@ -10,7 +11,7 @@ from orderflow_ingest.entrypoints.admin.checks.postfix import check_postfix, ope
 from .lab.deployment import Deployment
 
 
-def said(deployment: Deployment, config) -> str:
+def said(deployment: Deployment, config: Path) -> str:
     for name in ("main.cf", "master.cf"):
         os.utime(config / name, (0, 0))  # postconf waits until what it reads is a second old
     postfix = open_postfix(str(config))

@@ -3,12 +3,13 @@
 import pwd
 import shutil
 import subprocess
+from pathlib import Path
 
 from .lab.deployment import Deployment
 from .operating import check
 
 
-def deployed(template, place, way: str) -> Deployment:
+def deployed(template: Deployment, place: Path, way: str) -> Deployment:
     subprocess.run(["cp", "-a", f"{template}/.", place / "state"], check=True)
     deployment = Deployment(place, way=way)
     shutil.chown(place / "state", "nobody", pwd.getpwnam("nobody").pw_gid)

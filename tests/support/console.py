@@ -4,9 +4,11 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from flask.testing import FlaskClient
 from werkzeug.security import generate_password_hash
+from werkzeug.test import TestResponse
 
 from orderflow_ingest.app import App
 from orderflow_ingest.config import load
@@ -54,23 +56,28 @@ def opened(place: Path) -> SimpleNamespace:
     return SimpleNamespace(app=app, users=users, flask=create_app(app, users))
 
 
-def login(client: FlaskClient, name: str, password: str = PASSWORD, where: str = "/login", **options):
-    token = re.search(r'name="token" value="([^"]+)"', client.get("/login").text)[1]
+def login(
+    client: FlaskClient, name: str, password: str = PASSWORD, where: str = "/login", **options: Any
+) -> TestResponse:
+    found = re.search(r'name="token" value="([^"]+)"', client.get("/login").text)
+    assert found
+    token = found[1]
     return client.post(where, data={"token": token, "name": name, "password": password}, **options)
 
 
 def as_user(room: SimpleNamespace, name: str) -> FlaskClient:
-    client = room.flask.test_client()
+    client: FlaskClient = room.flask.test_client()
     assert login(client, name).status_code == 303
     return client
 
 
-def message_of(app: App, slug: str, **wanted) -> InboundMessage:
+def message_of(app: App, slug: str, **wanted: Any) -> InboundMessage:
     org = app.records.organizations.find(slug)
+    assert org
     return app.records.messages.select(Filter(org_id=org.id, **wanted), 1)[0]
 
 
-def url_of(app: App, message) -> str:
+def url_of(app: App, message: InboundMessage) -> str:
     return f"/messages/{app.records.organizations.slug(message.org_id)}/{message.id}"
 
 

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from io import BytesIO
+from typing import Any
 
 from orderflow_ingest.parsing.containers import ContainerError, Member, UnpackBudget
 
@@ -110,11 +111,15 @@ def attachment(*values: Value, title: bytes = b"", data: bytes | None = None) ->
 # OLE compound files: a tree of dicts is a storage, bytes are a stream
 
 
-def compound(tree: dict) -> bytes:
-    """Return a compound file of 512-byte sectors; siblings hang in a balanced tree, as Windows writes it."""
-    entries: list[list] = [["Root Entry", 5, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, b""]]
+Tree = dict[str, Any]  # of names to bytes and to further trees
+Entry = list[Any]  # name, kind, left, right, child, data
 
-    def add(parent: int, children: dict) -> None:
+
+def compound(tree: Tree) -> bytes:
+    """Return a compound file of 512-byte sectors; siblings hang in a balanced tree, as Windows writes it."""
+    entries: list[Entry] = [["Root Entry", 5, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, b""]]
+
+    def add(parent: int, children: Tree) -> None:
         first = len(entries)
         names = sorted(children, key=lambda name: (len(name), name.upper()))
         for name in names:
@@ -123,11 +128,11 @@ def compound(tree: dict) -> bytes:
             entries.append([name, 2 if stream else 1, *[0xFFFFFFFF] * 3, content if stream else b""])
         entries[parent][4] = _balance(entries, first, first + len(names))
         for offset, name in enumerate(names):
-            if isinstance(children[name], dict):
-                add(first + offset, children[name])
+            if isinstance(inner := children[name], dict):
+                add(first + offset, inner)
 
     add(0, tree)
-    mini, minifat, sectors, fat = bytearray(), [], bytearray(), []
+    mini, minifat, sectors, fat = bytearray(), list[int](), bytearray(), list[int]()
 
     def chain(data: bytes, size: int, table: list[int], room: bytearray) -> int:
         count = math.ceil(len(data) / size)
@@ -143,7 +148,7 @@ def compound(tree: dict) -> bytes:
     starts[0] = chain(bytes(mini), 512, fat, sectors)
     entries[0][5] = bytes(mini)
     minifat_start = chain(struct.pack(f"<{len(minifat)}I", *minifat), 512, fat, sectors)
-    directory = b"".join(_directory_entry(*entry, start) for entry, start in zip(entries, starts, strict=True))
+    directory = b"".join(_directory_entry(entry, start) for entry, start in zip(entries, starts, strict=True))
     directory_start = chain(directory, 512, fat, sectors)
     count = math.ceil(len(fat) / 127)
     where = [*range(len(fat), len(fat) + count)]
@@ -156,7 +161,7 @@ def compound(tree: dict) -> bytes:
     return header + struct.pack(f"<{count}I", *where) + b"\xff" * (436 - 4 * count) + bytes(sectors)
 
 
-def _balance(entries: list[list], first: int, stop: int) -> int:
+def _balance(entries: list[Entry], first: int, stop: int) -> int:
     if first >= stop:
         return 0xFFFFFFFF
     middle = (first + stop) // 2
@@ -165,13 +170,14 @@ def _balance(entries: list[list], first: int, stop: int) -> int:
     return middle
 
 
-def _directory_entry(name: str, kind: int, left: int, right: int, child: int, data: bytes, start: int) -> bytes:
-    raw = name.encode("utf-16-le")
+def _directory_entry(entry: Entry, start: int) -> bytes:
+    name, kind, left, right, child, data = entry
+    raw: bytes = name.encode("utf-16-le")
     out = raw + bytes(64 - len(raw)) + struct.pack("<HBBIII", len(raw) + 2, kind, 1, left, right, child)
     return out + bytes(36) + struct.pack("<III", start, len(data), 0)
 
 
-def storage(*values: Value, header: int = 8, **inside: dict) -> dict:
+def storage(*values: Value, header: int = 8, **inside: Tree) -> Tree:
     """Return what an Outlook message keeps of its properties; header is 32 of a message, 24 of one within, 8 else."""
     fixed, streams = bytes(header), {}
     for key, kind, data in values:
@@ -229,11 +235,11 @@ def compressed(packed: bytes) -> bytes:
     return info("compressed", der(0x30, der(2, b"\0") + der(0x30, b"") + der(0x30, capsule)))
 
 
-def attachments(*stores: dict) -> dict:
+def attachments(*stores: Tree) -> dict[str, Tree]:
     return {f"__attach_version1.0_#{number:08X}": store for number, store in enumerate(stores)}
 
 
-def outlook_message(*values: Value, attached: tuple[dict, ...] = ()) -> bytes:
+def outlook_message(*values: Value, attached: tuple[Tree, ...] = ()) -> bytes:
     return compound(storage(*values, header=32, **attachments(*attached)))
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 from pathlib import Path
+from typing import IO, Any
 
 from orderflow_ingest.observability import metrics
 
@@ -21,7 +22,7 @@ def files(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def is_free(file) -> bool:
+def is_free(file: IO[Any]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

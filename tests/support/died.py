@@ -5,7 +5,8 @@ of the server's log. The tests that need the server fail before they begin. A fi
 failed is told once in the same way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> Iterator[None]:
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, Any, Any]:
     """Note the servers that a fixture shares."""
     value = yield
     if fixturedef.scope != "function":
@@ -30,7 +33,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureR
     return value
 
 
-def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> None:
+def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
     """Forget the servers of a fixture that is torn down."""
     request.config.stash[_SERVERS].pop(fixturedef.argname, None)
 
@@ -43,7 +46,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put a line in the place of a traceback that says only that a server died, or what has been told before."""
     report = yield
     if not report.failed or call.excinfo is None or call.excinfo.errisinstance(pytest.fail.Exception):

@@ -10,14 +10,15 @@ from orderflow_ingest.app import App
 from orderflow_ingest.config import load
 from orderflow_ingest.storage.archive import ArchiveUnavailable, FileArchive
 from orderflow_ingest.storage.database import Records, schema
-from orderflow_ingest.storage.queue import QueueUnavailable
+from orderflow_ingest.storage.queue import Queue, QueueUnavailable
+from orderflow_ingest.storage.resilience.cached_measurement import CachedMeasurement
 from orderflow_ingest.storage.spool import Spool
 
 from .lab.process import scratch
 
 
-class ListQueue:
-    """A queue that keeps what it was rung for."""
+class ListQueue(Queue):
+    """A queue that keeps the tasks that are enqueued."""
 
     def __init__(self) -> None:
         self.extractions: list[tuple[int, UUID]] = []
@@ -25,6 +26,7 @@ class ListQueue:
         self.waiting = 0
         self.is_away = False
         self.calls = 0
+        self.recent_depth = CachedMeasurement(self.depth, 0, 0, errors=(QueueUnavailable,))
 
     def enqueue_extraction(self, org_id: int, message_id: UUID, is_live: bool = True) -> None:
         self._answer()
@@ -37,9 +39,6 @@ class ListQueue:
     def waiting_rows(self) -> set[tuple[int, UUID]]:
         self._answer()
         return {*self.extractions, *self.hand_overs}
-
-    def recent_depth(self) -> int:
-        return self.depth()
 
     def depth(self) -> int:
         self._answer()

@@ -34,8 +34,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from types import FrameType
+from typing import Any
 
-from orderflow_ingest.parsing.documents import Reason, read_parts
+from orderflow_ingest.parsing.documents import Part, Reason, read_parts
 from orderflow_ingest.parsing.documents.walk import UNPACKED_LIMIT
 from orderflow_ingest.parsing.mime.filenames import safe_filename
 
@@ -56,7 +57,7 @@ class TooSlow(BaseException):
     """The CPU seconds of an execution are over; no Exception, or the reader's own nets would catch it."""
 
 
-def violations(raw: bytes, read: Callable[[bytes], Iterable[object]] | None = None) -> list[str]:
+def violations(raw: bytes, read: Callable[[bytes], Iterable[Part]] | None = None) -> list[str]:
     """Read a mail and tell what does not hold; the text before the colon is the kind of finding."""
     try:
         return list(dict.fromkeys(_check(raw, read)))
@@ -66,8 +67,8 @@ def violations(raw: bytes, read: Callable[[bytes], Iterable[object]] | None = No
         return [f"{type(error).__name__} in {_origin(error)}: {error}"]
 
 
-def _check(raw: bytes, read: Callable[[bytes], Iterable[object]] | None) -> Iterator[str]:
-    paths, taken, count = set(), 0, 0
+def _check(raw: bytes, read: Callable[[bytes], Iterable[Part]] | None) -> Iterator[str]:
+    paths, taken, count = set[str](), 0, 0
     for part in read(raw) if read else read_parts(raw):
         count += 1
         paths.add(part.path)
@@ -78,7 +79,7 @@ def _check(raw: bytes, read: Callable[[bytes], Iterable[object]] | None) -> Iter
                 yield f"text cannot be stored: {text[:100]!r}"
         if part.reason not in REASONS:
             yield f"unknown reason {part.reason}: {part.defects}"
-        for defect in filter(_CAUGHT.search, part.defects):
+        for defect in (one for one in part.defects if _CAUGHT.search(one)):
             yield f"caught inside, {defect}: at {part.path}"
         if (name := part.filename) is not None:
             if not name or _UNSAFE.search(name) or len(name.encode()) > 200 or name.strip(" .") != name:
@@ -201,7 +202,7 @@ def _run_atheris(campaign: Campaign, mails: Sequence[bytes], seed: int) -> None:
     def change(raw: bytes, largest: int, chosen: int) -> bytes:
         random = Random(chosen)
         if random.random() < 0.2:
-            return atheris.Mutate(raw, largest)
+            return bytes(atheris.Mutate(raw, largest))
         return damage(random, raw, mails)[:largest]
 
     with tempfile.TemporaryDirectory() as place:
@@ -250,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(report([json.loads(text.splitlines()[-1]) for text in said], options))
 
 
-def report(runs: Sequence[dict[str, object]], options: argparse.Namespace) -> int:
+def report(runs: Sequence[dict[str, Any]], options: argparse.Namespace) -> int:
     """Print what all processes found, and give the exit status."""
     count = sum(run["executions"] for run in runs)
     rate = sum(run["executions"] / run["seconds"] for run in runs)

@@ -23,6 +23,7 @@ from orderflow_ingest.pipeline import deliver as delivery
 from orderflow_ingest.pipeline import extract, hand_over, receive
 from orderflow_ingest.storage.envelope_header import encode_envelope
 
+from .fakes import ListQueue
 from .order_pdf import PDF
 
 ORGANIZATIONS = {"acme": "Acme Corp.", "nordwind": "Nordwind Handels GmbH", "lindner": "Lindner & Söhne"}
@@ -133,9 +134,14 @@ class Mailroom:
         entry = self.app.spool.write(encode_envelope(envelope), lambda _: next(blocks), limit=1 << 30)
         return receive.deliver_spooled(entry, self.app)
 
+    def queue(self) -> ListQueue:
+        """Return the queue, which keeps its tasks in lists."""
+        assert isinstance(self.app.queue, ListQueue)
+        return self.app.queue
+
     def work(self) -> None:
         """Extract and hand over all that is due, as a worker does."""
-        queue = self.app.queue
+        queue = self.queue()
         for org_id, id in queue.extractions:
             extract.extract(org_id, id, self.app)
         for org_id, id in queue.hand_overs:
@@ -154,17 +160,18 @@ class Mailroom:
         }
         for slug, minute in (("acme", 21), ("acme", 40), ("lindner", 44)):
             self.deliver(self.order(slug), slug, minute)
-            (org_id, id), *_ = self.app.queue.extractions
-            self.app.queue.extractions.clear()
+            (org_id, id), *_ = self.queue().extractions
+            self.queue().extractions.clear()
             attempt = messages.claim(org_id, id, "mail1:4117", self.now, lease)
             assert attempt is not None and messages.give_up(attempt, why)
         self.deliver(self.order("acme"), "acme", 50)
-        (org_id, id), *_ = self.app.queue.extractions
+        (org_id, id), *_ = self.queue().extractions
         extract.extract(org_id, id, self.app)
-        refused = documents.claim(*self.app.queue.hand_overs[0], "mail1:4117", self.now, lease)
+        org_id, id = self.queue().hand_overs[0]
+        refused = documents.claim(org_id, id, "mail1:4117", self.now, lease)
         error = {"error": "ValueError", "where": "ValueError at orders.py:81", "attempt": 4, "at": self.now.isoformat()}
         assert refused is not None and documents.give_up(refused, error)
-        self.app.queue.hand_overs.pop(0)
+        self.queue().hand_overs.pop(0)
         self.work()
 
     def hold(self) -> None:
@@ -187,10 +194,8 @@ class Mailroom:
         for slug in ("acme", "lindner"):
             recipient = f"orders+{slug}@orderflow.example.com"
             envelope = Envelope(recipient, self.now - timedelta(minutes=11), f"buyer@{slug}-customer.example")
-            blocks = iter((self.order(slug).as_bytes(), b""))
-            entry = self.app.spool.write(
-                encode_envelope(envelope), lambda _, blocks=blocks: next(blocks), limit=1 << 30
-            )
+            read = io.BytesIO(self.order(slug).as_bytes()).read
+            entry = self.app.spool.write(encode_envelope(envelope), read, limit=1 << 30)
             for _ in range(2):
                 self.app.spool.record_failure(entry.name, "KeyError at message.py:88")
             self.app.spool.move_to_dead(entry, entry.name, "KeyError at message.py:88")

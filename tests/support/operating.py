@@ -1,6 +1,7 @@
 """The operator's programs, and what they say of a deployment."""
 
 import json
+from typing import Any
 
 from .lab.deployment import Deployment
 
@@ -13,7 +14,7 @@ def failing(deployment: Deployment, program: str, *arguments: str) -> str:
     return ended.stderr.strip().splitlines()[-1]
 
 
-def rows(text: str) -> list[dict]:
+def rows(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 

@@ -1,7 +1,8 @@
 """Rows that name another tenant's object."""
 
 from datetime import UTC, datetime
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 from alembic import command
@@ -26,11 +27,12 @@ KEYS = (
 )
 
 
-def written(database, table, org_id, key):
+def written(database: Database, table: sa.Table, org_id: int, key: str) -> UUID:
     """Write a row with this key; the other columns hold what they must."""
     other = {"subject": "", "from_email": "", "queue_id": "", "client_address": "", "fingerprint": "f" * 64}
     mail = {"envelope_sender": "", "envelope_recipient": "", **other, "received_at": datetime.now(UTC)}
-    values = {"org_id": org_id, "id": uuid4(), "digest": "0" * 64}
+    made = uuid4()
+    values: dict[str, Any] = {"org_id": org_id, "id": made, "digest": "0" * 64}
     if table is inbound_message:
         identity = {"source": "EMAIL", "source_message_id": str(uuid4()), "message_id_is_synthetic": False}
         values |= {**mail, **identity, "raw_key": key, "status": "PARSED", "size": 1}
@@ -45,7 +47,7 @@ def written(database, table, org_id, key):
         values["inbound_message_id"] = id
     with database.write(ALL_TENANTS) as connection:
         connection.execute(table.insert().values(**values))
-    return values["id"]
+    return made
 
 
 def at_version(database: Database, version: str) -> None:

@@ -1,5 +1,6 @@
 """A delivery without Postfix."""
 
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 from orderflow_ingest.app import App
@@ -11,7 +12,13 @@ from orderflow_ingest.storage.envelope_header import encode_envelope
 ACME = "orders+acme@orderflow.example.com"
 
 
-def post(app: App, raw: bytes, recipient: str = ACME, sender_waits: bool = True, within=None) -> Delivery:
+def post(
+    app: App,
+    raw: bytes,
+    recipient: str = ACME,
+    sender_waits: bool = True,
+    within: AbstractContextManager[object] | None = None,
+) -> Delivery:
     """Spool a message and settle it."""
     blocks = iter((raw, b""))
     envelope = Envelope(recipient=recipient, received_at=datetime.now(UTC), sender="buyer@shop.example", queue_id="Q1")

@@ -3,6 +3,7 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from huey.registry import Message
@@ -15,8 +16,10 @@ ID = "7b0f5cf4-6f5c-4f86-a0a4-8a4c4e1c1d11"
 EXTRACT = "orderflow_ingest.queue.extract"
 
 
-def row(id=ID, name=EXTRACT, priority=None, args=(7, str(MESSAGE)), **others):
-    """Give a row as Huey's fields have it; `others` are by their names."""
+def row(
+    id: Any = ID, name: Any = EXTRACT, priority: Any = None, args: tuple[Any, ...] = (7, str(MESSAGE)), **others: Any
+) -> bytes:
+    """Return a row as Huey's fields have it; `others` are by their names."""
     return json.dumps([*Message(id, name, priority=priority, args=list(args), kwargs={})._replace(**others)]).encode()
 
 

@@ -54,9 +54,10 @@ def row(deployment: Deployment, subject: str) -> tuple[str, str] | None:
         engine = sa.create_engine(url.removeprefix("DATABASE_URL="), poolclass=sa.NullPool)
         with engine.connect() as connection:
             found = connection.execute(sa.text(query)).one_or_none()
-            return tuple(found) if found else None
+            return (found[0], found[1]) if found else None
     with closing(sqlite3.connect(f"file:{deployment.state}/orderflow.db?mode=ro", uri=True)) as database:
-        return database.execute(query).fetchone()
+        found = database.execute(query).fetchone()
+        return (found[0], found[1]) if found else None
 
 
 def status(deployment: Deployment, reply: str) -> str:
@@ -66,4 +67,6 @@ def status(deployment: Deployment, reply: str) -> str:
         return reply[:3]
     ended = re.compile(rf" {queued[1]}: to=<.*?status=(\w+)")
     assert wait_until(lambda: ended.search(deployment.postfix.log()) is not None, 60)
-    return ended.search(deployment.postfix.log())[1]
+    found = ended.search(deployment.postfix.log())
+    assert found
+    return found[1]

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.envelope import Envelope
@@ -17,13 +18,18 @@ from .lab.process import DOMAIN
 AT = datetime(2026, 3, 14, 15, 9, 26, 535897, UTC)
 
 
-def deliver(app: App, raw: bytes, org: str = "acme", way: Origin = delivery.BY_SMTP, **envelope) -> Outcome:
-    told = {"sender": "buyer@shop.example", "queue_id": "4XYZ", "client_address": "192.0.2.7", "received_at": AT}
+def deliver(app: App, raw: bytes, org: str = "acme", way: Origin = delivery.BY_SMTP, **envelope: Any) -> Outcome:
+    told: dict[str, Any] = {
+        "sender": "buyer@shop.example",
+        "queue_id": "4XYZ",
+        "client_address": "192.0.2.7",
+        "received_at": AT,
+    }
     return delivery.deliver(Envelope(f"Orders+{org}@{DOMAIN}", **(told | envelope)), raw, app, way).outcome
 
 
 def build(
-    app: App, dry_run: bool = False, at: datetime = AT + timedelta(days=99), processes: int = 0, **choice
+    app: App, dry_run: bool = False, at: datetime = AT + timedelta(days=99), processes: int = 0, **choice: Any
 ) -> RebuildProgress:
     """Rebuild everything, as the program does, but in this process."""
     orgs = [found.org for found in find_organizations(app.archive) if found.org]

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -12,7 +13,17 @@ from alembic.config import Config
 
 from orderflow_ingest.domain.automatic_mail import AutomaticMailSignal
 from orderflow_ingest.parsing.documents.part import PartKind
-from orderflow_ingest.storage.database import NO_TENANT, Database, NewDocument, NewMessage, schema
+from orderflow_ingest.storage.database import (
+    NO_TENANT,
+    Database,
+    InboundMessage,
+    NewDocument,
+    NewMessage,
+    Records,
+    schema,
+)
+
+from .lab.postgres import Postgres
 
 NOW = datetime(2026, 11, 20, 8, 30, 15, 123456, tzinfo=UTC)
 LEASE, MINUTE = timedelta(minutes=15), timedelta(minutes=1)
@@ -22,16 +33,17 @@ KINDS = ["sqlite", "postgresql"]
 class Server:
     """Databases of one kind; `new` gives the URL of an empty one, `set_up` of one with the tables and no row."""
 
-    def __init__(self, directory, postgres):
-        self._directory, self._postgres, self._url = directory, postgres, None
+    def __init__(self, directory: Path, postgres: Postgres | None):
+        self._directory, self._postgres = directory, postgres
+        self._url: str | None = None
 
-    def new(self):
+    def new(self) -> str:
         name = f"records_{uuid4().hex}"
         return (
             f"sqlite:///{self._directory}/{name}.db" if self._postgres is None else self._postgres.create_database(name)
         )
 
-    def set_up(self):
+    def set_up(self) -> str:
         if self._url is None:
             self._url = self.new()
             database = Database(self._url, create=True)
@@ -47,11 +59,11 @@ class Server:
         return self._url
 
 
-def path_of(url):
+def path_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
 
 
-def new(**changes):
+def new(**changes: Any) -> NewMessage:
     id = changes.pop("id", None) or uuid4()
     key = f"org/{changes.get('org_id', 1)}/raw/d.eml"
     message = NewMessage(
@@ -64,17 +76,17 @@ def new(**changes):
     return replace(message, **changes)
 
 
-def inserted(records, **changes):
+def inserted(records: Records, **changes: Any) -> NewMessage:
     message = new(**changes)
     assert records.messages.insert(message, NOW)
     return message
 
 
-def claimed(records, message, now=NOW, worker="w"):
+def claimed(records: Records, message: NewMessage, now: datetime = NOW, worker: str = "w") -> InboundMessage | None:
     return records.messages.claim(message.org_id, message.id, worker, now, LEASE)
 
 
-def part(path="2", **changes):
+def part(path: str = "2", **changes: Any) -> NewDocument:
     made = NewDocument(
         id=uuid4(), part_path=path, kind=PartKind.ATTACHMENT, filename="order.pdf", claimed_filename="../order.pdf",
         declared_type="application/octet-stream", detected_type="application/pdf", content_type="application/pdf",
@@ -84,7 +96,7 @@ def part(path="2", **changes):
     return replace(made, **changes)
 
 
-def at_version(database, version):
+def at_version(database: Database, version: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
     with database.write(NO_TENANT) as connection:
@@ -92,8 +104,8 @@ def at_version(database, version):
         command.upgrade(config, version)
 
 
-def of_version(postgres, version):
-    """Give a PostgreSQL database with the tables of an earlier version, and a connection of its own to it."""
+def of_version(postgres: Postgres, version: str) -> tuple[Database, psycopg.Connection]:
+    """Return a PostgreSQL database with the tables of an earlier version, and a connection of its own to it."""
     database = Database(postgres.create_database(f"records_{uuid4().hex}"))
     at_version(database, version)
     return database, psycopg.connect(postgres.conninfo(database.name.rpartition("/")[2]))

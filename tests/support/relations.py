@@ -2,13 +2,14 @@
 
 import os
 import shutil
+from pathlib import Path
 
 from orderflow_ingest.config import load
 from orderflow_ingest.entrypoints.admin.checks.postconf import Postconf
 from orderflow_ingest.entrypoints.admin.postfix.render import render
 
 
-def printed(place, way: str, given: dict[str, str], main: str = "", old: str = "", new: str = "") -> Postconf:
+def printed(place: Path, way: str, given: dict[str, str], main: str = "", old: str = "", new: str = "") -> Postconf:
     """Write what is printed for a way, with one thing changed, and let postconf read it."""
     settings = load(None, {"ORDERFLOW_RELAY": "127.0.0.1:10026", **given})
     texts = {part: render(part, settings, way, "nobody", None) for part in ("main", "master")}
@@ -17,7 +18,7 @@ def printed(place, way: str, given: dict[str, str], main: str = "", old: str = "
     return read(place, main, texts["master"].replace(old, new) if old else texts["master"])
 
 
-def read(place, main: str, master: str | None = None) -> Postconf:
+def read(place: Path, main: str, master: str | None = None) -> Postconf:
     for name, text in (("main.cf", main), ("master.cf", master)):
         if text is not None:
             (place / name).write_text(text)

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+from orderflow_ingest.app import App
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import HoldReason
 from orderflow_ingest.pipeline.receive import deliver_from_memory
-from orderflow_ingest.storage.database import NewMessage
+from orderflow_ingest.storage.database import HeldMail, NewMessage, Records
 from orderflow_ingest.storage.database.rows import column_values
 from orderflow_ingest.storage.database.tables import held_mail, inbound_message
 
@@ -18,7 +19,7 @@ ACME = f"orders+acme@{DOMAIN}"
 NOW = datetime(2026, 11, 20, 8, 30, 15, tzinfo=UTC)
 
 
-def fill(records, count):
+def fill(records: Records, count: int) -> None:
     """Insert messages that have FAILED, quickly."""
     values = [
         {
@@ -43,7 +44,7 @@ def fill(records, count):
         connection.execute(inbound_message.insert(), values)
 
 
-def held(app, reason, *bodies):
+def held(app: App, reason: HoldReason, *bodies: bytes) -> HeldMail:
     """Deliver mails of one Message-ID, and hold the last one for a reason."""
     envelope = Envelope(recipient=ACME, sender="a@b.example", received_at=NOW)
     ended = [deliver_from_memory(envelope, mail(1, body), app) for body in bodies]
@@ -52,7 +53,7 @@ def held(app, reason, *bodies):
     return held_row if reason is HoldReason.MESSAGE_ID_REUSED else alone(app, held_row)
 
 
-def alone(app, held_row):
+def alone(app: App, held_row: HeldMail) -> HeldMail:
     """Make it one that is held for its sender."""
     with app.records.database.write(1) as connection:
         connection.execute(held_mail.update().values(reason="SENDER", inbound_message_id=None))

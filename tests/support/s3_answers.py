@@ -4,8 +4,11 @@ import hashlib
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
 
 import boto3
 import pytest
@@ -16,13 +19,15 @@ from orderflow_ingest.storage.archive.s3 import s3_client
 from orderflow_ingest.storage.resilience import timeouts
 from tests.support.servers import BUCKET
 
+from .lab.s3 import CephS3
+
 RAW = b"Subject: order 17\r\n\r\nten of them\r\n\0\xff"
 DIGEST = hashlib.sha256(RAW).hexdigest()
 KEY = raw_key(7, DIGEST)
 
 
 @contextmanager
-def client_of(ceph):
+def client_of(ceph: CephS3) -> Iterator[Any]:
     """Yield the program's own client of a real store."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boto3, "DEFAULT_SESSION", None)
@@ -35,57 +40,57 @@ def client_of(ceph):
 class Files:
     """An archive of files, and what can happen to it behind our back."""
 
-    def __init__(self, place):
+    def __init__(self, place: Path):
         self.root = place / "archive"
         self.archive = open_archive(f"file://{self.root}")
         self.archive.prepare()
 
-    def change(self, key, data):
+    def change(self, key: str, data: bytes) -> None:
         (self.root / key).write_bytes(data)
 
-    def names(self):
+    def names(self) -> list[str]:
         return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
 
-    def metadata(self, key):
+    def metadata(self, key: str) -> Any:
         return json.loads((self.root / (key + ".meta")).read_bytes())
 
-    def lose(self):
+    def lose(self) -> None:
         shutil.rmtree(self.root)
 
 
 class Objects:
     """An archive below a prefix of its own in the real store."""
 
-    def __init__(self, place, client):
+    def __init__(self, place: Path, client: Any):
         self.client = client
         self.prefix = f"some/{place.name}"
         self.archive = S3Archive(client, BUCKET, self.prefix)
         self.archive.prepare()
 
-    def change(self, key, data):
+    def change(self, key: str, data: bytes) -> None:
         self.client.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{key}", Body=data)
 
-    def names(self):
+    def names(self) -> list[str]:
         found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=self.prefix + "/").get("Contents", [])
         return sorted(item["Key"].removeprefix(self.prefix + "/") for item in found)
 
-    def metadata(self, key):
+    def metadata(self, key: str) -> Any:
         return self.archive.describe(key).metadata
 
-    def lose(self):
+    def lose(self) -> None:
         self.archive = S3Archive(self.client, "no-such-bucket", "")
 
 
 class Answers:
     """A server that gives one answer to every request, and notes them; `cut` ends bodies early."""
 
-    def __init__(self, status, body=b"", cut=0, headers=None):
-        requests = self.requests = []
+    def __init__(self, status: int, body: bytes = b"", cut: int = 0, headers: dict[str, str] | None = None):
+        requests = self.requests = list[tuple[str, str, Any]]()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def answer(self):
+            def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 requests.append((self.command, self.path, self.headers))
                 self.send_response(status)
@@ -98,18 +103,18 @@ class Answers:
 
             do_GET = do_PUT = do_DELETE = do_HEAD = answer
 
-            def log_message(self, *_):
+            def log_message(self, *_: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

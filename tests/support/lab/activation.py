@@ -21,7 +21,12 @@ def main(directory: Path, user: str, group: str, count: int, command: list[str])
     """Listen, start the instances, and wait for their end."""
     sockets = [listen(directory / name, user, group) for name in SOCKETS]
     pids = [start(sockets, user, group, command) for _ in range(count)]
-    signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in pids])
+
+    def end(*_: object) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
     for pid in pids:
         os.waitpid(pid, 0)
     for name in SOCKETS:

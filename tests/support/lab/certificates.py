@@ -21,8 +21,8 @@ class Authority:
         request, extensions = self._directory / f"{name}.csr", self._directory / f"{name}.ext"
         extensions.write_text(f"subjectAltName={hosts}\n")
         run(["openssl", "req", *self._new_key(key), "-subj", f"/CN={name}", "-out", request])
-        signed_by = ["-CA", self.file, "-CAkey", self._key, "-CAcreateserial"]
-        extended = ["-days", "2", "-extfile", extensions]
+        signed_by: list[str | Path] = ["-CA", self.file, "-CAkey", self._key, "-CAcreateserial"]
+        extended: list[str | Path] = ["-days", "2", "-extfile", extensions]
         run(["openssl", "x509", "-req", "-in", request, *signed_by, *extended, "-out", certificate])
         return certificate, key
 

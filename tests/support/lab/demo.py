@@ -63,12 +63,14 @@ def show(deployment: Deployment) -> bool:
     port = deployment.postfix.smtp_port
     print(f"Postfix listens on 127.0.0.1:{port}; state is in {deployment.state}\n")
     first = smtp.send(port, BUYER, [acme], order)
+    assert first.data
     print(f"order for {acme}: {first.data.code} {first.data.text}")
     rows = deployment.wait_finished(1)
     documents = deployment.documents(rows[0]["id"])
     unknown = smtp.send(port, BUYER, [f"orders+nobody@{DOMAIN}"], order).rcpt[0]
     print(f"order for orders+nobody@{DOMAIN}: {unknown.code} {unknown.text}")
     again = smtp.send(port, BUYER, [acme], order)
+    assert again.data
     print(f"the same order again: {again.data.code} {again.data.text}")
     deployment.postfix.wait_log(r"status=sent \(.*message known already")
     rows = deployment.wait_finished(1)

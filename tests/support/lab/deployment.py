@@ -137,7 +137,7 @@ class Deployment(Server):
     def new_worker(self, name: str) -> Process:
         """Give a further consumer process, started by its start()."""
         log = self.directory / f"{name}.log"
-        command = [
+        command: list[str | Path] = [
             self.programs / "huey_consumer",
             "orderflow_ingest.tasks.huey",
             "-k",
@@ -177,7 +177,8 @@ class Deployment(Server):
 
     def _new_instances(self, count: int) -> Process:
         """Give several instances of the service on sockets that are there before them, as systemd runs them."""
-        program = [sys.executable, "-m", "tests.support.lab.activation", self.sockets, self.user, MAIL_USER, str(count)]
+        module = "tests.support.lab.activation"
+        program: list[str | Path] = [sys.executable, "-m", module, self.sockets, self.user, MAIL_USER, str(count)]
         return Process(
             [*program, self.programs / "orderflow-service"],
             self.directory / "service.log",

@@ -35,7 +35,7 @@ class Domain:
         self.name, self.dmarc, self.spf = name, dmarc, spf
         self._key = directory / f"{name}.key"
         run(["openssl", "genrsa", "-out", self._key, "2048"])
-        command = ["openssl", "rsa", "-in", self._key, "-pubout", "-outform", "DER"]
+        command: list[str | Path] = ["openssl", "rsa", "-in", self._key, "-pubout", "-outform", "DER"]
         self.public = base64.b64encode(subprocess.run(command, capture_output=True, check=True).stdout).decode()
 
     def sign(self, raw: bytes, identity: bytes = b"", names: Sequence[bytes] = (b"from", b"subject")) -> bytes:
@@ -52,7 +52,7 @@ class Domain:
         tags += [b"i=" + identity] if identity else []
         tags += [b"h=" + b":".join(names), b"bh=" + digest, b"b="]
         field = b"DKIM-Signature: " + b"; ".join(tags)
-        command = ["openssl", "dgst", "-sha256", "-sign", self._key]
+        command: list[str | Path] = ["openssl", "dgst", "-sha256", "-sign", self._key]
         value = subprocess.run(command, input=signed + field, capture_output=True, check=True).stdout
         return field + base64.b64encode(value) + b"\n" + raw
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from email.message import Message
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
@@ -27,7 +28,7 @@ class Request(NamedTuple):
     method: str
     bucket: str
     key: str
-    headers: Mapping[str, str]
+    headers: Message
     length: int
 
 
@@ -156,7 +157,7 @@ class OddStore:
         self._thread.join()
         self._server.server_close()
 
-    def metadata(self, headers: Mapping[str, str]) -> dict[str, str]:
+    def metadata(self, headers: Message) -> dict[str, str]:
         """Give the headers that tell an object's metadata, as this store tells it."""
         told = {}
         for name, value in headers.items():

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from .process import LabError, Process, Server, free_port, run, wait_until
 
@@ -171,7 +172,7 @@ class Postfix(Server):
         paths = [path for path in (self.directory / "outbound").iterdir() if path.suffix != ".part"]
         return [path.read_bytes() for path in sorted(paths, key=os.path.getmtime)]
 
-    def queue(self) -> list[dict]:
+    def queue(self) -> list[dict[str, Any]]:
         """List the messages in the queue, as postqueue -j tells them."""
         return [json.loads(line) for line in run(["postqueue", "-c", self.config_directory, "-j"]).splitlines()]
 

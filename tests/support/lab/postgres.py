@@ -164,5 +164,5 @@ class Standby(Postgres):
         self.directory.mkdir(parents=True, exist_ok=True)
         shutil.chown(self.directory, "postgres")
         source = self._primary.conninfo("postgres")
-        options = ["-D", self._data, "-R", "--no-sync", "--checkpoint=fast"]
+        options: list[str | Path] = ["-D", self._data, "-R", "--no-sync", "--checkpoint=fast"]
         run([self._programs / "pg_basebackup", "-d", source, *options], user="postgres")

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from .family import family, left, send_signal
 
@@ -81,7 +81,7 @@ def run(command: Sequence[str | Path], *, user: str | None = None, env: Mapping[
     )  # fmt: skip
     if done.returncode:
         raise LabError(f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, interval: float = 0.02) -> bool:
@@ -92,7 +92,7 @@ def wait_until(condition: Callable[[], bool], timeout: float, interval: float = 
     return holds
 
 
-def _credentials(user: str | None, groups: Sequence[str] = ()) -> dict:
+def _credentials(user: str | None, groups: Sequence[str] = ()) -> dict[str, Any]:
     if user is None:
         return {}
     return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": list(groups)}

@@ -6,9 +6,11 @@ and 4.5.2). One message is one session. Where the connection failed or broke the
 
 import re
 import smtplib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def send(
         mail = _step(lambda: client.mail(sender, mail_options))
         if mail.code != 250:
             return Replies(greeting, mail)
-        rcpt = tuple(_step(lambda r=recipient: client.rcpt(r)) for recipient in recipients)
+        rcpt = tuple(_step(partial(client.rcpt, recipient)) for recipient in recipients)
         if not any(reply.code in (250, 251) for reply in rcpt):
             return Replies(greeting, mail, rcpt)
         return Replies(greeting, mail, rcpt, _step(lambda: client.data(re.sub(rb"(?<!\r)\n", b"\r\n", raw))))
@@ -86,7 +88,7 @@ def send_many(port: int, messages: Iterable[Message], sessions: int) -> list[Rep
         return list(pool.map(lambda m: send(port, m.sender, m.recipients, m.raw), messages))
 
 
-def _step(call) -> Reply:
+def _step(call: Callable[[], Any]) -> Reply:
     try:
         code, text = call()
     except smtplib.SMTPResponseException as refused:
