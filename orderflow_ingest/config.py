@@ -417,7 +417,7 @@ def read_file(path: str) -> dict[str, str]:
 def doubtful_lines(path: str) -> Iterator[str]:
     """Yield a warning for each line of a settings file that may not mean what it says. Raise SettingsError.
 
-    A key that is no program's of ours is passed over, since the file may hold what others read; but `DATABSE_URL`
+    A key that is no program's of ours is skipped, since the file may hold what others read; but `DATABSE_URL`
     leaves the embedded database in force.
     """
     lines: dict[str, int] = {}

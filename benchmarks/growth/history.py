@@ -8,7 +8,7 @@ Rows are as wide as real ones (a Message-ID of 60 characters, a subject of 60, h
 order they came in; a message's organization is drawn by lot, the first ones far more often than the last (of 2,000
 the first gets 8 %, half of them less than 0.03 % each); ids and Message-IDs are random, as they are in life, so that
 the trees of their indexes have been filled like in life. Every message has one or two documents, some a part that was
-passed over; a message in 500 has had a mail that was held.
+skipped; a message in 500 has had a mail that was held.
 
 The tables have to be there and empty. Foreign keys are not checked while rows are written, since they hold by the
 way the rows are made; this needs a superuser.

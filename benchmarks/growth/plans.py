@@ -2,7 +2,7 @@
 
 Each statement is explained right before it is run, in the same transaction, with the same organizations named and
 the same parameters; what explaining wrote is undone. What a use of a connection begins with (BEGIN and what comes with
-it, or SELECT 1) has no plan worth telling and is passed over, as is a SET.
+it, or SELECT 1) has no plan worth telling and is skipped, as is a SET.
 The body of a function of ours is explained in place of its call, whose plan says nothing: as the owner, who it runs
 as, and prepared with a generic plan, since that is how PostgreSQL plans a statement inside an SQL function.
 """

@@ -142,7 +142,8 @@ def rows(text: str) -> list[dict]:
 
 
 def status_of(deployment: Section, *options: str) -> dict:
-    return {row["what"]: row["value"] for row in rows(admin(deployment, "status", "--json", *options))}
+    (found,) = rows(admin(deployment, "status", "--json", *options))
+    return found
 
 
 def found(deployment: Section, *arguments: str) -> list[str]:
@@ -186,7 +187,7 @@ def test_show_tells_the_whole_story_of_a_mail(seen):
     for told in (
         "organization  acme", "PARSED, attempts: 1", "192.0.2.7", "bounce@shop.example -> " + ACME, "4Q",
         "Received: from mail.shop.example by mx.example.com", "From: Purchasing <buyer@shop.example>",
-        "<order-7@shop.example>", "PO_4711.pdf", "small image", "text body", "passed over", "EXTRACTED", "HANDED_OVER",
+        "<order-7@shop.example>", "PO_4711.pdf", "small image", "text body", "skipped", "EXTRACTED", "HANDED_OVER",
     ):  # fmt: skip
         assert told in text, told
 
@@ -195,7 +196,7 @@ def test_show_gives_one_object_for_machines(seen):
     told = json.loads(admin(seen, "show", "<order-7@shop.example>", "--json"))
     assert (told["org"], told["kind"], told["mail"]["status"]) == ("acme", "message", "PARSED")
     assert [one["filename"] for one in told["documents"]] == [None, "PO_4711.pdf"]
-    assert [one["reason"] for one in told["passed_over"]] == ["container", "small image"]
+    assert [one["reason"] for one in told["skipped"]] == ["container", "small image"]
     assert {"name": "Message-Id", "value": "<order-7@shop.example>"} in told["header"]
     kinds = [event["kind"] for event in told["events"]]
     assert kinds[:2] == ["RECEIVED", "RECORDED"] and sorted(kinds[2:]) == ["EXTRACTED", "HANDED_OVER", "HANDED_OVER"]
@@ -271,9 +272,9 @@ def test_where_the_archive_has_lost_a_mail_the_rest_of_its_story_is_told(seen):
 
 def test_status_tells_a_day_a_week_what_is_held_and_by_organization(seen):
     told = status_of(seen)
-    assert (told["messages received, last 24 h"], told["messages PARSED, last 7 days"]) == (3, 3)
-    assert (told["held mail"], told["held: IDENTITY"], told["held: SENDER"]) == (1, 1, 0)
-    assert told["last errors"] == [] and told["messages FAILED"] == 0
+    assert (told["messages_arrived_last_24_hours"], told["messages_parsed_last_7_days"]) == (3, 3)
+    assert (told["held_mail"], told["held_mail_reused_message_id"], told["held_mail_sender_not_allowed"]) == (1, 1, 0)
+    assert told["last_errors"] == [] and told["messages_failed"] == 0
     of_orgs = {row["org"]: row for row in rows(admin(seen, "status", "--by-org", "--json"))}
     assert [(of_orgs[slug]["held"], of_orgs[slug]["last_24_h"]) for slug in ("acme", "beta")] == [(1, 2), (0, 1)]
     assert list(of_orgs) == ["acme", "beta"], "trouble first"
@@ -287,7 +288,7 @@ def test_status_watches_in_lines_until_it_is_interrupted(seen):
         lines = iter(watching.stdout.readline, "")
         drawn = 0
         while drawn < 2:
-            drawn += next(lines).startswith("WHAT")
+            drawn += next(lines).startswith("NAME")
         watching.send_signal(signal.SIGINT)
         rest = watching.stdout.read()
         assert watching.wait() == 0 and "\x1b" not in rest
@@ -315,7 +316,7 @@ def test_what_is_held_for_its_sender_is_found_by_its_message_id(quiet):
 
 
 def told_of(deployment: Section, address: str, *arguments: str) -> dict[str, str]:
-    return {row["what"]: row["value"] for row in rows(admin(deployment, "org", "test", address, "--json", *arguments))}
+    return {row["name"]: row["value"] for row in rows(admin(deployment, "org", "test", address, "--json", *arguments))}
 
 
 def test_settings_of_an_organization_are_set_shown_heeded_and_taken_back(quiet):
@@ -327,7 +328,7 @@ def test_settings_of_an_organization_are_set_shown_heeded_and_taken_back(quiet):
     assert (shown["reused_message_id"]["value"], shown["reused_message_id"]["set"]) == ("hold", False)
     assert "allowed_senders=@other.example" in admin(quiet, "org", "list")
     assert quiet.deliver(ACME, mail(1)) is Outcome.HELD
-    assert status_of(quiet)["held: SENDER"] == 1
+    assert status_of(quiet)["held_mail_sender_not_allowed"] == 1
     assert quiet.deliver(ACME, mail(2, b"x" * 100000)) is Outcome.TOO_BIG
     both = admin(quiet, "org", "set", "ACME", "allowed_senders=", "reused_message_id=hold", "max_message_size= ")
     assert both.strip() == "acme: reused_message_id set; allowed_senders, max_message_size as for everybody"
@@ -368,7 +369,7 @@ def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place
     assert outcome(ACME, "--size", "30000000") == "TOO_BIG"
     told = told_of(quiet, ACME, file)
     assert told["outcome"].startswith("DELIVERED: 250 2.0.0") and told["part 2"].startswith("taken, attachment: ")
-    assert told["part 3"] == "passed over, small image: image/gif, 6 bytes"
+    assert told["part 3"] == "skipped, small image: image/gif, 6 bytes"
     admin(quiet, "org", "set", "acme", "allowed_senders=@other.example", "document_types=text/csv")
     assert (
         outcome(ACME, "--sender", "a@b.example") == "HELD"
@@ -376,8 +377,8 @@ def test_what_would_become_of_a_mail_is_told_and_nothing_is_changed(quiet, place
     )
     told = told_of(quiet, ACME, file)
     assert told["sender"] == "held: From is not among allowed_senders" and told["outcome"].startswith("HELD (SENDER)")
-    assert told["part 2"].startswith("passed over, not accepted: application/pdf")
-    assert quiet.app.records.messages.select(Filter(), 1) == [] and status_of(quiet)["held mail"] == 0
+    assert told["part 2"].startswith("skipped, not accepted: application/pdf")
+    assert quiet.app.records.messages.select(Filter(), 1) == [] and status_of(quiet)["held_mail"] == 0
     assert not list((quiet.state / "archive").rglob("*.eml"))
     admin(quiet, "org", "unset", "acme", "allowed_senders")
     quiet.deliver(ACME, TOLD)
@@ -430,13 +431,13 @@ def test_a_dry_run_and_a_delivery_agree_on_mail_before_the_queue_and_after_it(pl
 
 
 def test_status_counts_what_postfix_holds_back_and_has_a_dash_where_there_is_none(quiet, place):
-    assert status_of(quiet, "--postfix-config", str(place))["deferred by Postfix"] is None
+    assert status_of(quiet, "--postfix-config", str(place))["deferred_by_postfix"] is None
     postfix = Postfix(place / "postfix")
     postfix.configure(overrides=f"default_transport = smtp:[127.0.0.1]:{free_port()}\n")
     with postfix:
         for _ in range(2):
             assert send(postfix.smtp_port, "a@b.example", ["postmaster@far.example"], mail()).accepted
         told = wait_until(
-            lambda: status_of(quiet, "--postfix-config", str(postfix.config_directory))["deferred by Postfix"] == 2, 60
+            lambda: status_of(quiet, "--postfix-config", str(postfix.config_directory))["deferred_by_postfix"] == 2, 60
         )
         assert told, postfix.queue()

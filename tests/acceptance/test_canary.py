@@ -66,9 +66,9 @@ def test_a_canary_comes_through_and_tells_each_step_and_a_textfile(deployment):
     ended = run(deployment, "--json", "--textfile", str(deployment.state / "canary.prom"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     steps = rows(ended.stdout)
-    assert [(step["step"], step["came"]) for step in steps] == [(name, True) for name in STEPS]
+    assert [(step["step"], step["arrived"]) for step in steps] == [(name, True) for name in STEPS]
     assert all(step["seconds"] >= 0 for step in steps)
-    assert "queued as" in steps[0]["says"] and steps[0]["says"].endswith("by TLS")
+    assert "queued as" in steps[0]["detail"] and steps[0]["detail"].endswith("by TLS")
     text = (deployment.state / "canary.prom").read_text()
     assert "\norderflow_canary_success 1\n" in text
     assert set(re.findall(r'orderflow_canary_seconds{step="(\w+)"} \d', text)) == {*STEPS, "total"}

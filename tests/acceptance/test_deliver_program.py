@@ -76,7 +76,7 @@ def test_a_message_is_delivered_and_known_again(deployment):
 )
 def test_bad_input_has_a_clear_outcome(deployment, raw, outcome):
     assert verdict(deployment.deliver(ACME, raw)) == means(outcome)
-    assert deployment.status()["spool entries"] == 0
+    assert deployment.status()["spool_entries"] == 0
 
 
 @pytest.mark.parametrize(

@@ -67,14 +67,14 @@ def test_what_attachments_hold_becomes_documents_and_every_part_is_told(deployme
     (row,) = deployment.wait_parsed("Wrapped")
     assert wait_until(lambda: {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}, 60, interval=0.6)
     shown = [json.loads(line) for line in deployment.replay("documents", row["id"], "--json").splitlines()]
-    assert [(p["part"], p["filename"], p["state"], p["why"], p["defects"]) for p in shown] == [
-        ("0", None, "passed over", "container", ""),
-        ("1", "orders.zip", "passed over", "opened", ""),
+    assert [(p["part"], p["filename"], p["state"], p["reason"], p["defects"]) for p in shown] == [
+        ("0", None, "skipped", "container", ""),
+        ("1", "orders.zip", "skipped", "opened", ""),
         ("1.1", "order-1.pdf", "DONE", "named", ""),
-        ("2", "winmail.dat", "passed over", "opened", ""),
+        ("2", "winmail.dat", "skipped", "opened", ""),
         ("2.1", "2.pdf", "DONE", "named", ""),
         ("3", "secret.zip", "DONE", "not opened", "not opened: encrypted"),
-        ("4", "signature.asc", "passed over", "signature", ""),
+        ("4", "signature.asc", "skipped", "signature", ""),
     ]
 
 
@@ -144,7 +144,7 @@ def test_check_finds_nothing_wrong(deployment):
     finally:
         deployment.user = "nobody"
     findings = {
-        f["part"]: f["says"] for line in ended.stdout.splitlines() if (f := json.loads(line))["finding"] != "ok"
+        f["part"]: f["detail"] for line in ended.stdout.splitlines() if (f := json.loads(line))["finding"] != "ok"
     }
     # As the lab is: without a service, by a superuser, on a server that need not outlive its machine.
     wanted = {"service": "none listens", "openness": "its role is a superuser", "database": "set fsync = on"}
@@ -176,7 +176,7 @@ def test_nothing_that_a_sender_wrote_is_logged(deployment):
 def test_after_all_this_the_deployment_is_clean(deployment):
     deployment.wait_finished(len(deployment.messages()), timeout=60)
     status = deployment.status()
-    assert (status["spool entries"], status["dead letters"], status["messages FAILED"]) == (0, 0, 0)
+    assert (status["spool_entries"], status["dead_letters"], status["messages_failed"]) == (0, 0, 0)
 
 
 def test_rcpt_to_is_answered_451_while_the_database_is_stopped():

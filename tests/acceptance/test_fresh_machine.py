@@ -148,7 +148,7 @@ def test_every_program_says_the_line_of_what_is_wrong_in_the_settings(home, slip
 def check(place: Path, file: Path) -> dict[str, tuple[str, str]]:
     ended = run(("orderflow-admin", "check", "--no-postfix", "--json"), place, ORDERFLOW_SETTINGS=str(file))
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
-    return {row["part"]: (row["finding"], row["says"]) for row in rows}
+    return {row["part"]: (row["finding"], row["detail"]) for row in rows}
 
 
 def test_check_leads_from_an_empty_machine_to_one_that_takes_mail(home):

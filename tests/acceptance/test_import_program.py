@@ -34,11 +34,11 @@ def test_the_program_imports_tells_what_failed_and_ends_with_1_until_all_is_in(q
     (files / "\x1b[31mevil\n.eml").write_bytes(b"")
     (files / "2.eml").write_bytes(order(2))
     dry = quiet.run("orderflow-replay", "import", str(files), "--org", "acme", "--dry-run", "--json", check=False)
-    assert sorted(json.loads(line)["became"] for line in dry.stdout.splitlines()) == ["failed", "imported", "imported"]
+    assert sorted(json.loads(line)["outcome"] for line in dry.stdout.splitlines()) == ["failed", "imported", "imported"]
     assert quiet.messages() == [] and dry.returncode == 1
     ended = quiet.run("orderflow-replay", "import", str(files), "--org", "acme", "--json", check=False)
     assert ended.returncode == 1 and "not one header field" in ended.stderr and "\x1b" not in ended.stderr
-    told = {row["what"]: row["number"] for row in map(json.loads, ended.stdout.splitlines())}
+    told = {row["name"]: row["count"] for row in map(json.loads, ended.stdout.splitlines())}
     assert told == {"imported": 2, "failed": 1}
     assert {row["subject"] for row in quiet.messages()} == {"Order 1", "Order 2"}
     (files / "\x1b[31mevil\n.eml").unlink()

@@ -74,16 +74,25 @@ def worked(app, raw, slug="acme", at=None, sender="buyer@shop.example"):
 def test_reconcile_tells_mends_and_says_by_its_status_whether_anything_is_left(here):
     message = here.worked(order(1))
     well = here.run("reconcile")
-    assert (well.exit_code, well.stdout.split()) == (0, ["WHAT", "FOUND", "FIXED", "all", "findings", "0", "0"])
+    assert (well.exit_code, well.stdout.split()) == (0, ["NAME", "FOUND", "FIXED", "all", "findings", "0", "0"])
     lost = here.app.records.documents.of_message(1, message.id)[0]
     here.app.archive.delete(lost.object_key)
     told = here.run("reconcile", "--org", "acme", "--json")
     assert told.exit_code == 1
     finding, kind, total = rows(told.stdout)
-    assert (finding["finding"], finding["about"], finding["fixed"]) == ("document missing", f"document {lost.id}", None)
-    assert (kind["what"], kind["found"], total["found"], total["fixed"]) == ("document missing", 1, 1, 0)
+    assert (finding["finding"], finding["target"], finding["fixed"]) == (
+        "document missing",
+        f"document {lost.id}",
+        None,
+    )
+    assert (kind["name"], kind["found"], total["found"], total["fixed"]) == ("document missing", 1, 1, 0)
     assert f"document missing  acme  document {lost.id}" in here.run("reconcile").stdout
-    assert here.admin("reconcile", "--fix")[-1] == {"what": "all findings", "found": 1, "fixed": 1}
+    assert here.admin("reconcile", "--fix")[-1] == {
+        "name": "all findings",
+        "what": "all findings",
+        "found": 1,
+        "fixed": 1,
+    }
     assert here.app.records.messages.get(1, message.id).status.value == "RECEIVED"
 
 
@@ -91,7 +100,7 @@ def test_a_reconcile_that_was_broken_off_goes_on_behind_the_last_organization(he
     for org_id in (1, 2):
         here.app.archive.put(f"org/{org_id}/raw/x", b"x", "0" * 64)
     first = here.run("reconcile", "--json")
-    assert [one["org"] for one in rows(first.stdout) if "about" in one] == ["acme", "beta"]
+    assert [one["org"] for one in rows(first.stdout) if "target" in one] == ["acme", "beta"]
     run = first.stderr.split()[1]
     again = here.run("reconcile", "--resume", run)
     assert again.exit_code == 1 and "has come to its end" in again.stderr
@@ -104,9 +113,19 @@ def test_a_reconcile_that_was_broken_off_goes_on_behind_the_last_organization(he
         return here.run("reconcile", "--resume", run, "--json")
 
     well, ill = resumed(0), resumed(1)
-    assert [one["about"] for one in rows(well.stdout + ill.stdout) if "about" in one] == []
-    assert well.exit_code == 0 and rows(well.stdout)[-1] == {"what": "all findings", "found": 0, "fixed": 0}
-    assert ill.exit_code == 1 and rows(ill.stdout)[-1] == {"what": "all findings", "found": 1, "fixed": 0}
+    assert [one["target"] for one in rows(well.stdout + ill.stdout) if "target" in one] == []
+    assert well.exit_code == 0 and rows(well.stdout)[-1] == {
+        "name": "all findings",
+        "what": "all findings",
+        "found": 0,
+        "fixed": 0,
+    }
+    assert ill.exit_code == 1 and rows(ill.stdout)[-1] == {
+        "name": "all findings",
+        "what": "all findings",
+        "found": 1,
+        "fixed": 0,
+    }
 
 
 def test_retention_takes_the_days_of_each_organization_and_deletes_only_with_yes(here):
@@ -144,10 +163,10 @@ def test_erase_deletes_nothing_unless_it_is_told_to_and_leaves_a_run_without_a_n
     message = here.worked(order(1))
     told = here.run("erase", "--org", "acme", "--sender", "Buyer@shop.example", "--json")
     assert "say --yes" in told.stderr
-    assert {one["what"]: one["number"] for one in rows(told.stdout)}["messages"] == 1
+    assert {one["name"]: one["count"] for one in rows(told.stdout)}["messages"] == 1
     assert here.app.records.messages.get(1, message.id) and here.app.records.runs.latest() == []
     done = here.admin("erase", "--org", "acme", "--sender", "Buyer@shop.example", "--yes")
-    assert {one["what"]: one["number"] for one in done}["messages"] == 1
+    assert {one["name"]: one["count"] for one in done}["messages"] == 1
     assert here.app.records.messages.select(Filter(), 9) == []
     (run,) = here.app.records.runs.latest()
     assert run.ended_at and run.position["raw_objects"] == 1
@@ -221,7 +240,7 @@ def test_operators_keep_and_erase_on_postgresql_and_s3_by_their_role(production,
     def reconciled(*options):
         ended = deployment.run("orderflow-admin", "reconcile", "--digests", "all", "--json", *options, check=False)
         assert ended.returncode in (0, 1), ended.stderr
-        return {one["what"]: (one["found"], one["fixed"]) for one in rows(ended.stdout) if "what" in one}
+        return {one["name"]: (one["found"], one["fixed"]) for one in rows(ended.stdout) if "name" in one}
 
     app = open_app(load(None, {"ORDERFLOW_SETTINGS": str(deployment.settings_file)}))
     for slug in ("acme", "bolt"):
@@ -245,7 +264,7 @@ def test_operators_keep_and_erase_on_postgresql_and_s3_by_their_role(production,
 
     acme = {one.key for one in app.archive.iterate("org/1/")}
     done = rows(deployment.admin("erase", "--org", "bolt", "--sender", "buyer@shop.example", "--yes", "--json"))
-    counts = {one["what"]: one["number"] for one in done}
+    counts = {one["name"]: one["count"] for one in done}
     assert (counts["messages"], counts["raw objects"], counts["document objects"]) == (2, 1, 2)
     assert [m.id for m in app.records.messages.select(Filter(org_id=2), 9)] == [other.id]
     deployment.admin("org", "disable", "bolt")

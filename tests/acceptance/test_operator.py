@@ -253,8 +253,8 @@ def test_tls_can_be_required(quiet):
 def test_status_shows_what_is_where(quiet):
     quiet.deliver(ACME, order(1))
     status = quiet.status()
-    assert (status["messages RECEIVED"], status["tasks waiting"], status["spool entries"]) == (1, 1, 0)
-    assert status["oldest unfinished message"] is not None
+    assert (status["messages_received"], status["tasks_waiting"], status["spool_entries"]) == (1, 1, 0)
+    assert status["oldest_unfinished_message_at"] is not None
     lines = quiet.admin("status", "--org", "acme").splitlines()
     assert lines[1].split() == ["messages", "RECEIVED", "1"]
     assert not any("spool" in line for line in lines), "a spool has no tenants"

@@ -51,7 +51,7 @@ def test_a_replay_extracts_again_and_hands_over_again_and_doubles_nothing(deploy
     (document,) = [r["document_id"] for r in deployment.log_records() if r.get("action") == "document"][-1:]
     said = deployment.replay("handover", "--yes", "--document-id", document, "--json")
     assert [row["outcome"] for row in rows(said)] == ["REPLAYED", "ENDED"]
-    assert rows(said)[0]["says"].startswith("1 document handed over again: part ")
+    assert rows(said)[0]["detail"].startswith("1 document handed over again: part ")
     deployment.wait_finished(count)
     handed = [r for r in deployment.log_records() if r.get("action") == "document" and r["message_id"] == before["id"]]
     assert len(handed) == 5
@@ -167,7 +167,7 @@ def test_a_run_that_is_stopped_and_killed_ends_exact(many):
     last = Running(deployment, "resume")
     assert last.end()[0] == 0
     *rest, end = last.lines
-    assert (end["run"], end["outcome"], end["replayed"], end["passed_over"]) == (summary["run"], "ENDED", 300, 0)
+    assert (end["run"], end["outcome"], end["replayed"], end["skipped"]) == (summary["run"], "ENDED", 300, 0)
     assert len(rest) == 300 - done, "what was done is not done again"
     assert [count for _, _, count in many.events()] == [1] * 300
     assert len({run for run, _, _ in many.events()}) == 1
@@ -222,7 +222,7 @@ def test_a_damaged_dead_letter_is_told_and_does_not_keep_the_others_from_being_s
     (dead / "1-broken.why").touch()
     subprocess.run(["chown", "-R", "nobody:", dead], check=True)
     (broken,) = rows(quiet.replay("dead", "--json"))
-    assert (broken["recipient"], broken["why"]) == ("unreadable: EntryDamagedError", "no reason was noted")
+    assert (broken["recipient"], broken["reason"]) == ("unreadable: EntryDamagedError", "no reason was noted")
     file = quiet.state / "broken.eml"
     for option in (["--show", "1-broken"], ["--export", "1-broken", str(file)]):
         assert "is not whole; its file is" in failing(quiet, "orderflow-replay", "dead", *option)

@@ -136,7 +136,7 @@ def test_a_replay_asks_unless_told_yes_and_a_dry_run_changes_nothing(quiet):
     assert failing(quiet, "orderflow-replay", "resume", str(uuid4())) == "Error: no run has this id"
 
 
-def test_what_is_erased_is_passed_over_with_its_reason(quiet):
+def test_what_is_erased_is_skipped_with_its_reason(quiet):
     quiet.deliver(ACME, order(1))
     quiet.deliver(ACME, order(2))
     (kept,) = [row["id"] for row in quiet.messages() if row["subject"] == "Order 2"]
@@ -144,16 +144,16 @@ def test_what_is_erased_is_passed_over_with_its_reason(quiet):
         database.execute("UPDATE inbound_message SET erased_at = '2026-11-20 00:00:00' WHERE subject = 'Order 1'")
     choice = ("message", "--org", "acme", "--status", "received")
     foreseen = {
-        row["subject"]: (row["outcome"], row["says"]) for row in rows(quiet.replay(*choice, "--dry-run", "--json"))
+        row["subject"]: (row["outcome"], row["detail"]) for row in rows(quiet.replay(*choice, "--dry-run", "--json"))
     }
     assert foreseen == {
         "Order 1": ("PASSED_OVER", "its mail is erased"), "Order 2": ("REPLAYED", "RECEIVED, extracted again"),
     }  # fmt: skip
     *told, end = rows(quiet.replay(*choice, "--yes", "--json"))
     assert {row["id"]: row["outcome"] for row in told}[kept] == "REPLAYED"
-    assert sorted((row["outcome"], row["says"]) for row in told) == sorted(foreseen.values())
-    assert (end["selected"], end["replayed"], end["passed_over"]) == (2, 1, 1)
-    assert "1 passed over: its mail is erased" in quiet.replay(*choice, "--yes").splitlines()
+    assert sorted((row["outcome"], row["detail"]) for row in told) == sorted(foreseen.values())
+    assert (end["selected"], end["replayed"], end["skipped"]) == (2, 1, 1)
+    assert "1 skipped: its mail is erased" in quiet.replay(*choice, "--yes").splitlines()
 
 
 def test_what_a_sender_wrote_cannot_steer_the_terminal(quiet):
@@ -211,7 +211,7 @@ def test_a_dead_letter_is_shown_exported_and_delivered(quiet):
     assert "ORG_DISABLED" in quiet.replay("spool")
     assert list((spool / "new").iterdir()) == []
     (dead,) = rows(quiet.replay("dead", "--json"))
-    assert (dead["recipient"], dead["why"].split()[-1]) == (ACME, "ORG_DISABLED")
+    assert (dead["recipient"], dead["reason"].split()[-1]) == (ACME, "ORG_DISABLED")
     assert failing(quiet, "orderflow-replay", "dead", "nope") == "Error: no dead letter is named nope"
 
     shown = quiet.replay("dead", "--show", dead["entry"])

@@ -138,7 +138,7 @@ def test_a_message_is_delivered_and_known_again(served):
     assert spooled(served) == []
     (row,) = (row for row in served.messages() if row["subject"] == "Order 1")
     assert row["sender"] == "buyer@shop.example"
-    assert served.status()["tasks waiting"] >= 1
+    assert served.status()["tasks_waiting"] >= 1
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_lost_work_is_swept_and_the_spool_drained_before_a_backlog(deployment):
     rows.rename(away)
     deployment.deliver(ACME, order(3))
     away.rename(rows)
-    assert deployment.status()["spool entries"] == 1
+    assert deployment.status()["spool_entries"] == 1
     queue = Queue(f"sqlite:///{deployment.state}/queue.db")
     queue.huey.storage.flush_queue()
     queue.enqueue_extraction(1, uuid4())

@@ -186,7 +186,7 @@ def test_check_finds_nothing_wrong(deployment):
         deployment.user = deployment_user
     findings = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [f for f in findings if f["finding"] != "ok"] == []
-    assert any(f"the way is {deployment.way}" in f["says"] for f in findings)
+    assert any(f"the way is {deployment.way}" in f["detail"] for f in findings)
 
 
 def test_while_the_service_is_stopped_nothing_is_lost_and_nothing_bounces(deployment):
@@ -235,9 +235,9 @@ def test_a_service_killed_under_load_loses_nothing_and_doubles_nothing(deploymen
 def test_after_all_this_the_deployment_is_clean(deployment):
     deployment.wait_finished(len(deployment.messages()), timeout=60)
     # An entry that a killed service held is the drain's, in its own time.
-    assert wait_until(lambda: deployment.status()["spool entries"] == 0, 60, interval=0.5)
+    assert wait_until(lambda: deployment.status()["spool_entries"] == 0, 60, interval=0.5)
     status = deployment.status()
-    assert (status["dead letters"], status["messages FAILED"]) == (0, 0)
+    assert (status["dead_letters"], status["messages_failed"]) == (0, 0)
     assert wait_until(lambda: deployment.postfix.queue() == [], 60, interval=0.5), deployment.postfix.queue()
     told = re.findall(r"(?:warning|error|fatal): .*", deployment.postfix.log())
     # Postfix compares the file system's clock with the machine's, which a virtual machine may set in mid-run.
@@ -280,7 +280,7 @@ def test_five_hundred_sessions_at_once_lose_and_double_nothing(place, way):
     found = Counter((row["subject"], row["recipient"]) for row in deployment.messages())
     assert found == {(f"Order {number}", recipient): 1 for number, recipient in recipients.items()}
     status = deployment.status()
-    assert (status["tasks waiting"], status["spool entries"], status["dead letters"]) == (500, 0, 0)
+    assert (status["tasks_waiting"], status["spool_entries"], status["dead_letters"]) == (500, 0, 0)
 
 
 def test_a_field_that_the_sender_wrote_authenticates_nobody(deployment):

@@ -770,7 +770,7 @@ def test_an_order_goes_through_a_deployment_whose_programs_have_roles_of_their_o
             assert refused.returncode == 1 and "orderflow-admin roles" in refused.stderr
             deployment.environment["DATABASE_URL"] = tenants.url("operator")
             deployment.wait_finished(2)
-            assert deployment.status()["messages PARSED, last 24 h"] == 2
+            assert deployment.status()["messages_parsed_last_24_hours"] == 2
             assert {row["recipient"] for row in deployment.messages()} == {
                 f"orders+{slug}@{DOMAIN}" for slug in ("acme", "bolt")
             }

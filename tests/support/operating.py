@@ -23,6 +23,6 @@ def check(deployment: Deployment, *options: str) -> dict[str, tuple[str, str]]:
     ended = deployment.run("orderflow-admin", "check", "--json", *options, check=False)
     found: dict[str, tuple[str, str]] = {}
     for row in rows(ended.stdout):
-        found[row["part"]] = (row["finding"], found.get(row["part"], ("", ""))[1] + row["says"] + "\n")
+        found[row["part"]] = (row["finding"], found.get(row["part"], ("", ""))[1] + row["detail"] + "\n")
     assert ended.returncode == any(finding == "TROUBLE" for finding, _ in found.values())
     return found

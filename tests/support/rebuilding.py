@@ -45,4 +45,4 @@ def build(
 
 
 def told(text: str) -> dict[str, int]:
-    return {row["what"]: row["number"] for row in map(json.loads, text.splitlines())}
+    return {row["name"]: row["count"] for row in map(json.loads, text.splitlines())}

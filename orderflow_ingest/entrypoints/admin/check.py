@@ -20,7 +20,8 @@ def check(postfix_config: str | None, *, no_postfix: bool, as_json: bool, settin
     settings = loaded(settings_file)
     findings = list(check_all(settings, postfix_config, with_postfix=not no_postfix))
     print_rows(
-        [{"part": found.part, "finding": _MARKS[found.level], "says": found.text} for found in findings],
+        [{"part": found.part, "finding": _MARKS[found.level], "detail": found.text} for found in findings],
+        former_keys={"detail": "says"},
         as_json=as_json,
     )
     if any(found.level is Level.TROUBLE for found in findings):

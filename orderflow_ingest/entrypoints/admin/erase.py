@@ -86,5 +86,7 @@ def _with_bar(request: ErasureRequest, app: App, *, dry_run: bool) -> ErasureRes
 
 def _print(done: ErasureResult, *, as_json: bool) -> None:
     print_rows(
-        [{"what": name.replace("_", " "), "number": number} for name, number in vars(done).items()], as_json=as_json
+        [{"name": name.replace("_", " "), "count": number} for name, number in vars(done).items()],
+        as_json=as_json,
+        former_keys={"name": "what", "count": "number"},
     )

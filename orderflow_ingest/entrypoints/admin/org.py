@@ -160,7 +160,8 @@ def test_mail(
         raise click.UsageError("--queue-id and --envelope-sender are of a FILE")
     app = load_app(settings_file)
     facts = dry_run_delivery(address, raw, sender, size, app, queue_id, envelope_sender, is_before_queue=before_queue)
-    print_rows([{"what": what, "value": value} for what, value in facts], as_json=as_json)
+    rows = [{"name": name, "value": value} for name, value in facts]
+    print_rows(rows, as_json=as_json, former_keys={"name": "what"})
 
 
 @contextmanager

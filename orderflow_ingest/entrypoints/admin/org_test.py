@@ -127,7 +127,7 @@ def _classify_mail(org: Organization, raw: bytes, app: App, server: Authenticato
     outcome = admission.outcome or (Outcome.HELD if admission.hold_reason else Outcome.DELIVERED)
     if outcome is not Outcome.TOO_BIG:
         for part in accept_types(read_parts(raw), org.settings.document_types):
-            verdict = "taken" if part.is_document else "passed over"
+            verdict = "taken" if part.is_document else "skipped"
             name = f" {part.filename}" if part.filename else ""
             yield f"part {part.path}", f"{verdict}, {part.reason}: {part.content_type}{name}, {part.size} bytes"
     yield _outcome(outcome, f" ({admission.hold_reason})" if admission.hold_reason else "")

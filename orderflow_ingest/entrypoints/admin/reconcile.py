@@ -136,8 +136,9 @@ def _reconcile_all(
 def _print(finding: Finding, *, as_json: bool) -> None:
     if sys.stderr.isatty():
         click.echo("\r\033[2K", err=True, nl=False)  # the bar, which is drawn again
-    row: dict[str, Any] = {"finding": finding.kind.value, "org": finding.org or None, "about": finding.subject}
-    print_rows(iter([{**row, "says": finding.detail, "fixed": finding.fixed or None}]), as_json=as_json)
+    row: dict[str, Any] = {"finding": finding.kind.value, "org": finding.org or None, "target": finding.subject}
+    row |= {"detail": finding.detail, "fixed": finding.fixed or None}
+    print_rows(iter([row]), as_json=as_json, former_keys={"target": "about", "detail": "says"})
 
 
 def _conclude(app: App, found: Counter[str], fixed: Counter[str], before: int, *, as_json: bool) -> None:
@@ -145,12 +146,12 @@ def _conclude(app: App, found: Counter[str], fixed: Counter[str], before: int, *
 
     `before` it was broken off the run had found so many that are not mended.
     """
-    rows = [{"what": what, "found": number, "fixed": fixed[what]} for what, number in sorted(found.items())]
-    rows += [{"what": "before this was broken off", "found": before, "fixed": 0}] if before else []
-    rows.append({"what": "all findings", "found": found.total() + before, "fixed": fixed.total()})
+    rows = [{"name": name, "found": number, "fixed": fixed[name]} for name, number in sorted(found.items())]
+    rows += [{"name": "before this was broken off", "found": before, "fixed": 0}] if before else []
+    rows.append({"name": "all findings", "found": found.total() + before, "fixed": fixed.total()})
     if not as_json:
         click.echo()
-    print_rows(rows, as_json=as_json)
+    print_rows(rows, as_json=as_json, former_keys={"name": "what"})
     late = round(app.records.messages.lag(app.records.database.now()))
     click.echo(f"{app.queue.depth()} tasks wait in the queue; the oldest due message is {late} s overdue", err=True)
     if found.total() + before > fixed.total():

@@ -124,7 +124,7 @@ def _show(history: MailHistory, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_json(history), default=_plain))
         return
-    print_rows([{"what": what, "value": value} for what, value in _facts(history).items()], as_json=False)
+    print_rows([{"name": name, "value": value} for name, value in _facts(history).items()], as_json=False)
     click.echo("\nHEADER FIELDS")
     for name, value in history.header:
         click.echo(f"{name}: {printable(value)}")
@@ -166,8 +166,8 @@ def _part(part: Document | SkippedPart) -> dict[str, Any]:
         "filename": part.filename,
         "type": part.content_type if isinstance(part, Document) else part.detected_type or part.declared_type,
         "size": part.size,
-        "why": part.reason,
-        "state": part.handover.value if isinstance(part, Document) else "passed over",
+        "reason": part.reason,
+        "state": part.handover.value if isinstance(part, Document) else "skipped",
         "attempts": part.attempts if isinstance(part, Document) else None,
         "error": _error(part.error_json) if isinstance(part, Document) else None,
         "defects": "; ".join(part.defects) or None,
@@ -217,6 +217,7 @@ def _as_json(history: MailHistory) -> dict[str, Any]:
     def row(of: Any) -> dict[str, Any]:
         return {name: value for name, value in asdict(of).items() if name not in _HIDDEN_FIELDS}
 
+    skipped = [row(part) for part in history.parts if isinstance(part, SkippedPart)]
     return {
         "org": history.org,
         "kind": "message" if isinstance(history.mail, InboundMessage) else "held",
@@ -224,7 +225,8 @@ def _as_json(history: MailHistory) -> dict[str, Any]:
         "header": [{"name": name, "value": value} for name, value in history.header],
         "header_missing": history.missing_reason or None,
         "documents": [row(part) for part in history.parts if isinstance(part, Document)],
-        "passed_over": [row(part) for part in history.parts if isinstance(part, SkippedPart)],
+        "skipped": skipped,
+        "passed_over": skipped,  # its name before 0.1.0
         "events": [row(event) for event in history.events],
         "held": [row(one) for one in history.held],
     }

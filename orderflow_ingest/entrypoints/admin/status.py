@@ -16,7 +16,7 @@ import click
 
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.errors import BackendUnavailable
-from orderflow_ingest.domain.states import UNFINISHED, Status
+from orderflow_ingest.domain.states import UNFINISHED, HoldReason, Status
 from orderflow_ingest.entrypoints.cli.options import org_id_of, org_option
 from orderflow_ingest.entrypoints.cli.terminal import Row, explain, json_option, load_app, print_rows, settings_option
 from orderflow_ingest.storage.database import LastError
@@ -27,7 +27,7 @@ from .postfix.mail_queue import deferred_mail
 DAY, WEEK = timedelta(hours=24), timedelta(days=7)
 _ERRORS = 10
 
-_FORMER_NAMES = {"held mail": "conflicts held"}  # in JSON, for programs that read it
+_REASONS = {HoldReason.MESSAGE_ID_REUSED: "reused_message_id", HoldReason.SENDER_NOT_ALLOWED: "sender_not_allowed"}
 
 
 @click.command()
@@ -66,7 +66,7 @@ def status(
         if by_org:
             print_rows(_by_organization(app, limit), as_json=as_json)
         else:
-            _print(_rows(app, org_id, waiting), as_json=as_json)
+            _print(_facts(app, org_id, waiting), as_json=as_json)
 
     if watch is None:
         draw(deferred)
@@ -92,52 +92,51 @@ def _watch(seconds: float, draw: Callable[[], None], *, as_json: bool) -> None:
         return
 
 
-def _rows(app: App, org_id: int | None, deferred: int | None) -> list[tuple[str, Any]]:
-    """List what there is to tell, as pairs of a name and a value."""
+def _facts(app: App, org_id: int | None, deferred: int | None) -> dict[str, Any]:
+    """Return the numbers by their names, which are the keys of the JSON object."""
     now, records = datetime.now(UTC), app.records
     counts = records.messages.count_by_status(now - DAY, org_id)
     lately = records.overview.recent_counts(now - DAY, now - WEEK, org_id)
-    rows: list[tuple[str, Any]] = [(f"messages {s.value}", counts[s]) for s in (*UNFINISHED, Status.FAILED)]
-    for what, days in (("last 24 h", "day"), ("last 7 days", "week")):
-        rows += [(f"messages {s.value}, {what}", getattr(lately[s], days)) for s in (Status.PARSED, Status.FAILED)]
-        rows.append((f"messages received, {what}", sum(getattr(one, days) for one in lately.values())))
-    rows += [(f"documents {s.value}", n) for s, n in records.documents.count_undone(org_id).items()]
-    rows.append(("oldest unfinished message", records.messages.oldest_unfinished(org_id)))
+    facts: dict[str, Any] = {f"messages_{s.lower()}": counts[s] for s in (*UNFINISHED, Status.FAILED)}
+    for span, days in (("last_24_hours", "day"), ("last_7_days", "week")):
+        for status in (Status.PARSED, Status.FAILED):
+            facts[f"messages_{status.lower()}_{span}"] = getattr(lately[status], days)
+        facts[f"messages_arrived_{span}"] = sum(getattr(one, days) for one in lately.values())
+    facts |= {f"documents_{s.lower()}": n for s, n in records.documents.count_undone(org_id).items()}
+    facts["oldest_unfinished_message_at"] = records.messages.oldest_unfinished(org_id)
     held = records.held_mail.count_open_by_reason(org_id)
-    rows.append(("held mail", sum(held.values())))
-    rows += [(f"held: {reason.value}", count) for reason, count in held.items()]
+    facts["held_mail"] = sum(held.values())
+    facts |= {f"held_mail_{_REASONS[reason]}": count for reason, count in held.items()}
     if org_id is None:
-        rows.append(("spool entries", len(app.spool.entries())))
-        rows.append(("dead letters", app.spool.count_dead()))
-        rows.append(("tasks waiting", _depth(app)))
-        rows.append(("seconds overdue", round(records.messages.lag(records.database.now()))))
-        rows.append(("deferred by Postfix", deferred))
+        facts["spool_entries"] = len(app.spool.entries())
+        facts["dead_letters"] = app.spool.count_dead()
+        facts |= _depth(app)
+        facts["overdue_seconds"] = round(records.messages.lag(records.database.now()))
+        facts["deferred_by_postfix"] = deferred
     errors = records.overview.last_errors(now - WEEK, _ERRORS, org_id)
-    rows.append(("last errors", [_error(error) for error in errors]))
-    return rows
+    return facts | {"last_errors": [_error(error) for error in errors]}
 
 
 def _error(error: LastError) -> dict[str, Any]:
     return asdict(replace(error, where=error.where.removeprefix(f"{error.error} at ")))
 
 
-def _depth(app: App) -> int | str:
+def _depth(app: App) -> dict[str, Any]:
     try:
-        return app.queue.depth()
+        return {"tasks_waiting": app.queue.depth()}
     except QueueUnavailable as error:
-        return str(error)
+        return {"tasks_waiting": None, "queue_error": str(error)}
 
 
-def _print(rows: list[tuple[str, Any]], *, as_json: bool) -> None:
+def _print(facts: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        rows += [(_FORMER_NAMES[what], value) for what, value in rows if what in _FORMER_NAMES]
-        print_rows([{"what": what, "value": value} for what, value in rows], as_json=as_json)
+        print_rows([facts], as_json=True)
         return
-    *counts, (_, errors) = rows
-    print_rows([{"what": what, "value": value} for what, value in counts], as_json=as_json)
-    if errors:
+    rows = [{"name": name.replace("_", " "), "value": value} for name, value in facts.items() if name != "last_errors"]
+    print_rows(rows, as_json=False)
+    if facts["last_errors"]:
         click.echo("\nLAST ERRORS")
-        print_rows(errors, as_json=as_json)
+        print_rows(facts["last_errors"], as_json=False)
 
 
 def _by_organization(app: App, limit: int) -> list[Row]:

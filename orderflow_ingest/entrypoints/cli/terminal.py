@@ -168,11 +168,15 @@ def load_app(settings_file: str | None, deadline: float | None = None, *, create
     return open_app(settings, create=create, guarded=False)
 
 
-def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
-    """Print rows: aligned columns for a person, with their names where the rows are a list, or a JSON object a line."""
+def print_rows(rows: Iterable[Row], *, as_json: bool, former_keys: Mapping[str, str] | None = None) -> None:
+    """Print rows: aligned columns for a person, with their names where the rows are a list, or a JSON object a line.
+
+    `former_keys` gives the names that keys had before 0.1.0: JSON has a value under both for programs that read it.
+    """
     if as_json:
         for row in rows:
-            click.echo(json.dumps({name: _plain(value) for name, value in row.items()}))
+            former = {old: row[new] for new, old in (former_keys or {}).items() if new in row}
+            click.echo(json.dumps({name: _plain(value) for name, value in {**row, **former}.items()}))
         return
     lines = [[_shown(value) for value in row.values()] for row in rows]
     heads = [name.upper() for name in next(iter(rows), {})] if isinstance(rows, list) else []

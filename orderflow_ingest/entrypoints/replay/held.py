@@ -16,6 +16,7 @@ from orderflow_ingest.storage.database import HeldMail, IdentityTakenError, oper
 from .audit import RunCounts, recorded_run
 from .selection import dry_run_option, yes_option
 
+_FORMER_KEYS = {"message_id": "clashes_with"}
 _MOST = 100_000
 _TAKEN = "each Message-ID that it could have is another message's: discard it, or leave it"
 _ERASED = "its mail is erased: it can only be discarded"
@@ -61,12 +62,13 @@ def decide_held_mail(
     app = load_app(settings_file)
     found = app.records.held_mail.open(org_id_of(app, org), ids, _MOST)
     if not decision:
-        print_rows([_row(mail) for mail in found], as_json=as_json)
+        print_rows([_row(mail) for mail in found], as_json=as_json, former_keys=_FORMER_KEYS)
         return
     unknown = [id for id in dict.fromkeys(ids) if id not in {mail.id for mail in found}]
     if dry_run:
         rows = [{**_row(mail), "outcome": _foreseen(mail, decision, app)} for mail in found]
-        print_rows(rows + [_closed(id, rows) for id in unknown], as_json=as_json)
+        rows += [_closed(id, rows) for id in unknown]
+        print_rows(rows, as_json=as_json, former_keys=_FORMER_KEYS)
         return
     if every and not yes:
         click.confirm(f"{decision.capitalize()} {len(found)} held messages of {org}?", abort=True, err=True)
@@ -117,7 +119,7 @@ def _row(held: HeldMail) -> dict[str, Any]:
         "id": held.id,
         "received": held.received_at,
         "reason": held.reason.value,
-        "clashes_with": held.inbound_message_id,
+        "message_id": held.inbound_message_id,
         "recipient": held.envelope_recipient,
         "from": held.from_email,
         "subject": held.subject,

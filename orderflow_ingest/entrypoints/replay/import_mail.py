@@ -66,9 +66,9 @@ def import_mail(
             counts[verdict.outcome] += 1
             bar.update(mail.size)
             _report(mail, verdict, as_json=as_json, dry_run=dry_run)
-    rows: list[Row] = [{"what": became.value, "number": counts[became]} for became in ImportOutcome if counts[became]]
+    rows: list[Row] = [{"name": one.value, "count": counts[one]} for one in ImportOutcome if counts[one]]
     if not as_json or not dry_run:
-        print_rows(rows, as_json=as_json)
+        print_rows(rows, as_json=as_json, former_keys={"name": "what", "count": "number"})
     if counts[ImportOutcome.FAILED]:
         raise SystemExit(1)
 
@@ -91,9 +91,11 @@ def _imported(
 
 def _report(mail: FileMail, verdict: ImportResult, *, as_json: bool, dry_run: bool) -> None:
     """Print the result of a mail: all in a dry run, else failures only, on standard error."""
-    row = {"file": mail.name, "became": verdict.outcome.value, "why": verdict.reason, "id": verdict.message_id}
+    row = {"file": mail.name, "outcome": verdict.outcome.value, "reason": verdict.reason, "id": verdict.message_id}
     if dry_run:
-        print_rows([row] if as_json else iter([{**row, "file": printable(mail.name)}]), as_json=as_json)
+        former = {"outcome": "became", "reason": "why"}
+        rows = [row] if as_json else iter([{**row, "file": printable(mail.name)}])
+        print_rows(rows, as_json=as_json, former_keys=former)
     elif verdict.outcome is ImportOutcome.FAILED:
         click.echo(f"failed: {printable(mail.name)}: {verdict.reason}", err=True)
 

@@ -13,7 +13,7 @@ from orderflow_ingest.storage.database import Filter
 
 from .actions import ACTIONS
 from .audit import start_logging
-from .progress import message_row, part_row, print_preview, run_to_end
+from .progress import FORMER_KEYS, message_row, part_row, print_preview, run_to_end
 from .run import RunPlan, pages, start_run
 from .selection import Command, build_filter, dry_run_option, limit_option, selection, selects_anything, yes_option
 
@@ -75,10 +75,9 @@ def list_documents(id: UUID, *, as_json: bool, settings_file: str | None) -> Non
     documents = app.records.documents.of_message(found[0].org_id, id)
     skipped = app.records.documents.skipped(found[0].org_id, id)
     rows = [part_row(d, d.content_type, d.handover.value) for d in documents]
-    rows += [part_row(s, s.detected_type or s.declared_type, "passed over") for s in skipped]
-    print_rows(
-        sorted(rows, key=lambda row: [int(number) for number in row["part"].split(".") if number]), as_json=as_json
-    )
+    rows += [part_row(s, s.detected_type or s.declared_type, "skipped") for s in skipped]
+    rows.sort(key=lambda row: [int(number) for number in row["part"].split(".") if number])
+    print_rows(rows, as_json=as_json, former_keys=FORMER_KEYS)
 
 
 @click.command("message")

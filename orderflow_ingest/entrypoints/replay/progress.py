@@ -21,6 +21,7 @@ _DONE = {
     "message": "led back to RECEIVED and enqueued: {}",
     "handover": "led back to PENDING and enqueued: the documents of {}",
 }
+FORMER_KEYS = {"detail": "says", "reason": "why"}
 
 
 def message_row(message: InboundMessage) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def message_row(message: InboundMessage) -> dict[str, Any]:
 def part_row(part: Document | SkippedPart, content_type: str, state: str) -> dict[str, Any]:
     """Return the output row of a part of a message."""
     row = {"part": part.part_path, "filename": part.filename, "type": content_type, "size": part.size}
-    return {**row, "state": state, "why": part.reason, "defects": "; ".join(part.defects)}
+    return {**row, "state": state, "reason": part.reason, "defects": "; ".join(part.defects)}
 
 
 def print_preview(kind: str, chosen: Filter, limit: int | None, app: App, *, as_json: bool) -> None:
@@ -56,22 +57,23 @@ def print_preview(kind: str, chosen: Filter, limit: int | None, app: App, *, as_
                     return
                 left = left and left - 1
                 result = ACTIONS[kind].preview(item)
-                yield {**message_row(item.message), "outcome": result.outcome, "says": result.detail}
+                yield {**message_row(item.message), "outcome": result.outcome, "detail": result.detail}
 
-    print_rows(rows() if as_json else list(rows()), as_json=as_json)
+    print_rows(rows() if as_json else list(rows()), as_json=as_json, former_keys=FORMER_KEYS)
 
 
 def run_to_end(run: Run, app: App, *, as_json: bool) -> None:
     """Run a run to its end, with a progress bar, and print how it ended."""
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     kind = RunPlan.from_json(run.chosen).kind
 
     def on_result(item: ReplayItem, result: ActionResult) -> None:
-        passed_over.update([result.detail] if result.outcome == SKIPPED else [])
+        skipped.update([result.detail] if result.outcome == SKIPPED else [])
         if as_json:
             message = item.message
             row = {"id": message.id, "received": message.received_at, "recipient": message.envelope_recipient}
-            print_rows([{**row, "outcome": result.outcome, "says": result.detail}], as_json=as_json)
+            row |= {"outcome": result.outcome, "detail": result.detail}
+            print_rows([row], as_json=True, former_keys=FORMER_KEYS)
 
     with progress(run.selected or 0, "Replaying") as bar:
         runner = Runner(run, app, on_result, _RunProgress(bar))
@@ -81,12 +83,13 @@ def run_to_end(run: Run, app: App, *, as_json: bool) -> None:
             click.echo(f"broken off; go on with: orderflow-replay resume {run.id}", err=True)
             raise
     if as_json:
-        counts = {"selected": run.selected, "replayed": runner.counts[REPLAYED], "passed_over": runner.counts[SKIPPED]}
+        counts = {"selected": run.selected, "replayed": runner.counts[REPLAYED], "skipped": runner.counts[SKIPPED]}
+        counts["passed_over"] = counts["skipped"]  # its name before 0.1.0
         click.echo(json.dumps({"run": str(run.id), "outcome": "ENDED" if is_over else "STOPPED", **counts}))
     else:
         click.echo(_DONE[kind].format(count_text(runner.counts[REPLAYED], "message")))
-        for detail, count in passed_over.most_common():
-            click.echo(f"{count} passed over: {detail}")
+        for detail, count in skipped.most_common():
+            click.echo(f"{count} skipped: {detail}")
     if not is_over:
         click.echo(
             f"stopped at {runner.done} of {run.selected}; go on with: orderflow-replay resume {run.id}", err=True

@@ -101,7 +101,8 @@ def rebuild_from_archive(
     tally = _run(found.chosen, run, choice, app, concurrency, dry_run=dry_run)
     is_all = not (dry_run or choice.since or choice.until)
     stray = sum(1 for org in found.chosen for _ in orphan_documents(org, app)) if is_all else None
-    print_rows(_rows(found, tally, stray), as_json=as_json)
+    rows = _rows(found, tally, stray)
+    print_rows(rows, as_json=as_json, former_keys={"name": "what", "count": "number"})
     for key, trouble in tally.troubles:
         click.echo(printable(f"{trouble.value}: {key}"), err=True)
     if found.lost or any(note.is_loss for note in tally.notes):
@@ -180,7 +181,7 @@ def _rows(found: _Organizations, tally: RebuildProgress, stray: int | None) -> l
     numbers += [(note.value, number) for note, number in sorted(tally.notes.items())]
     if stray:
         numbers.append(("documents whose mail is not there any more", stray))
-    return [{"what": what, "number": number} for what, number in numbers]
+    return [{"name": name, "count": number} for name, number in numbers]
 
 
 _ALWAYS = (Presence.BACK, Presence.THERE)

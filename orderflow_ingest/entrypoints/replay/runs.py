@@ -25,7 +25,8 @@ def list_runs(limit: int, *, as_json: bool, settings_file: str | None) -> None:
     """Show who ran what: when, by which command, how far it has come, and how it ended."""
     app = load_app(settings_file)
     now = datetime.now(UTC)
-    print_rows([_row(run, now) for run in app.records.runs.latest(limit)], as_json=as_json)
+    rows = [_row(run, now) for run in app.records.runs.latest(limit)]
+    print_rows(rows, as_json=as_json, former_keys={"skipped": "passed_over"})
 
 
 @click.command("resume")
@@ -72,7 +73,7 @@ def _row(run: Run, now: datetime) -> dict[str, Any]:
         "state": _state(run, now),
         "selected": run.selected,
         "done": run.done,
-        "passed_over": run.passed_over,
+        "skipped": run.passed_over,
         "failed": run.failed,
         "last_seen": run.ended_at or run.updated_at,
         "command": run.command,

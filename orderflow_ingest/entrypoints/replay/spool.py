@@ -89,7 +89,8 @@ def deliver_dead(
     if show:
         _show(show, dead[show], app, as_json=as_json)
     elif dry_run or not (names or every):
-        print_rows([_dead_row(name, dead[name], app) for name in names or dead], as_json=as_json)
+        rows = [_dead_row(name, dead[name], app) for name in names or dead]
+        print_rows(rows, as_json=as_json, former_keys={"reason": "why"})
     else:
         if every and not yes:
             click.confirm(f"Deliver {count_text(len(dead), 'dead letter')} again?", abort=True, err=True)
@@ -156,7 +157,7 @@ def _dead_row(name: str, why: str, app: App) -> dict[str, Any]:
         recipient = decode_envelope(app.spool.read_dead(name)[0]).recipient
     except (EntryDamagedError, EnvelopeError, OSError) as error:
         recipient = f"unreadable: {os_reason(error)}"
-    return {"entry": name, "recipient": recipient, "why": last_line(why)}
+    return {"entry": name, "recipient": recipient, "reason": last_line(why)}
 
 
 def _ended(ended: Delivery) -> dict[str, Any]:

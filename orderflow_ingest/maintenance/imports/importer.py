@@ -46,7 +46,7 @@ class ImportOutcome(StrEnum):
     ALREADY_IMPORTED = "there already"
     CAME_BY_MAIL = "came by mail already"
     HELD = "held: its Message-ID is known with other content"
-    NOT_MAIL = "passed over"
+    NOT_MAIL = "skipped"
     FAILED = "failed"
 
 

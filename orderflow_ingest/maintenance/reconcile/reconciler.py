@@ -58,4 +58,4 @@ def _of_no_organization(app: App) -> Iterator[Finding]:
         if id not in known:
             says = "no organization has this id: is this the database that belongs to the archive?"
             yield Finding(FindingKind.NO_ORGANIZATION, "", f"org/{id}/", says)
-        after = f"org/{id}0"  # the character after /, so that the rest of this one is passed over
+        after = f"org/{id}0"  # the character after /, so that the rest of this one is skipped

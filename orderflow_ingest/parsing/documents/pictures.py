@@ -61,7 +61,7 @@ def find_data_pictures(page: bytes) -> Iterator[PagePicture]:
 
 
 def shown_reason(data: bytes) -> Reason:
-    """Return the reason why a picture that a page shows is passed over."""
+    """Return the reason why a picture that a page shows is skipped."""
     return Reason.INLINE_IMAGE if len(data) >= SMALL_SIZE else Reason.SMALL_IMAGE
 
 

@@ -19,7 +19,7 @@ from .content_types import DOCUMENT_TYPES
 from .part import Part, PartKind, Reason
 from .pictures import SMALL_SIZE
 
-# What is passed over by its type, and what has to stand in it.
+# What is skipped by its type, and what has to stand in it.
 _CALENDAR = re.compile(rb"BEGIN:VCALENDAR", re.IGNORECASE)
 _CARD = re.compile(rb"BEGIN:VCARD", re.IGNORECASE)
 _PGP = re.compile(rb"-----BEGIN PGP (?:SIGNATURE|PUBLIC KEY BLOCK)|\A\s*+Version:\s*+1\s*+\Z")

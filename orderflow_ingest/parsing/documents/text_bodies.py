@@ -71,7 +71,7 @@ class Bodies:
         self._alternative_texts: dict[str, dict[str, CombinedText]] = {}
 
     def add(self, part: Part, charset: str) -> Part:
-        """Return a text body as a document, or passed over if an alternative to it says the same."""
+        """Return a text body as a document, or skipped if an alternative to it says the same."""
         text: str | None = ""
         defects = part.defects
         if "html" in part.declared_type:

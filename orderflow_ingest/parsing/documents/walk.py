@@ -1,6 +1,6 @@
 """The walk through a mail and through the containers in it.
 
-A container that could be opened is passed over in favor of what it holds, its members lie below its path. One that
+A container that could be opened is skipped in favor of what it holds, its members lie below its path. One that
 stays shut, or breaks in the middle, is a document itself, whole, with the reason; the members before the break are
 documents as well, for an order too many is seen by somebody and a lost one by nobody. The container is given after its
 members, since only then is known which it is. A message that a container holds is read as a mail of its own.

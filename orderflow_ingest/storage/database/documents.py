@@ -1,4 +1,4 @@
-"""Documents: the parts that were stored, the parts that were passed over, the way to the handler.
+"""Documents: the parts that were stored, the parts that were skipped, the way to the handler.
 
 Idempotent by UNIQUE (org_id, inbound_message_id, part_path): extracting a message again keeps a
 document of the same bytes, with its id and the state of its hand-over, and brings names and types up to
@@ -87,7 +87,7 @@ class Documents:
             return [_document(row) for row in connection.execute(statement.order_by(d.part_path))]
 
     def skipped(self, org_id: int, message_id: UUID) -> list[SkippedPart]:
-        """List the parts of a message that were passed over."""
+        """List the parts of a message that were skipped."""
         s = skipped_part.c
         columns = [s[name] for name in field_names(SkippedPart)]
         statement = sa.select(*columns).where(s.org_id == org_id, s.inbound_message_id == message_id)

@@ -94,7 +94,7 @@ class Erasure:
             return list(connection.scalars(statement.values(worker=None, next_attempt_at=now, attempts=t.attempts - 1)))
 
     def delete_messages(self, org_id: int, ids: list[UUID]) -> int:
-        """Delete messages with their documents, passed-over parts and events; give their number.
+        """Delete messages with their documents, skipped parts and events; give their number.
 
         A mail that is held since it clashes with one of them stays held, and clashes with nothing from then on.
         """

@@ -42,7 +42,7 @@ class OrganizationMismatchError(OrderflowError):
 
 @dataclass(frozen=True)
 class RebuiltMessage:
-    """A message as it was: its documents, what was passed over, and how far it is."""
+    """A message as it was: its documents, what was skipped, and how far it is."""
 
     new: NewMessage
     status: Status

@@ -177,7 +177,7 @@ class Document(Attempts, NewDocument):
 
 @dataclass(frozen=True)
 class SkippedPart:
-    """A part that was passed over, and why."""
+    """A part that was skipped, and why."""
 
     part_path: str
     filename: str | None

@@ -29,7 +29,7 @@ def openness(deployment):
     ended = deployment.run("orderflow-admin", "check", "--no-postfix", "--json", check=False)
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     assert ended.returncode == any(row["finding"] == "TROUBLE" for row in rows)
-    return [(row["finding"], row["says"]) for row in rows if row["part"] == "openness"]
+    return [(row["finding"], row["detail"]) for row in rows if row["part"] == "openness"]
 
 
 def test_what_init_made_is_not_too_open(quiet):

@@ -1227,7 +1227,7 @@ def test_the_lag_is_that_of_the_longest_due_unfinished_message(records):
 # Documents
 
 
-def test_documents_and_passed_over_parts_are_recorded_with_the_status(records):
+def test_documents_and_skipped_parts_are_recorded_with_the_status(records):
     skipped = SkippedPart("3", None, "image/gif", "image/png", 5, "inline image", ["noise in base64"])
     first, second = part("1.2", kind=PartKind.BODY, filename=None, claimed_filename=None, detected_type=None), part("2")
     attempt = stored(records, [second, first], [skipped])

@@ -352,7 +352,7 @@ def test_what_goes_first_goes_before_a_backlog_and_while_the_queue_is_away(queue
     assert queue.huey.dequeue().name == "sweep"
 
 
-def test_what_waits_is_known_by_organization_and_row_and_junk_is_passed_over(queue, monkeypatch):
+def test_what_waits_is_known_by_organization_and_row_and_junk_is_skipped(queue, monkeypatch):
     monkeypatch.setattr("orderflow_ingest.storage.queue._PAGE", 3)
     ids = [uuid4() for _ in range(10)]
     for number, id in enumerate(ids):

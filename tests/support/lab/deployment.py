@@ -249,14 +249,14 @@ class Deployment(Server):
         return [json.loads(line) for line in self.replay("list", "--limit", "100000", "--json").splitlines()]
 
     def documents(self, message_id: str) -> list[dict[str, Any]]:
-        """List the documents of a message; parts that were passed over are left out."""
+        """List the documents of a message; skipped parts are left out."""
         rows = [json.loads(line) for line in self.replay("documents", message_id, "--json").splitlines()]
-        return [row for row in rows if not row["state"].startswith("passed over")]
+        return [row for row in rows if not row["state"].startswith("skipped")]
 
     def status(self) -> dict[str, Any]:
-        """Give what orderflow-admin status shows."""
-        rows = [json.loads(line) for line in self.admin("status", "--json").splitlines()]
-        return {row["what"]: row["value"] for row in rows}
+        """Return the numbers of orderflow-admin status."""
+        found: dict[str, Any] = json.loads(self.admin("status", "--json"))
+        return found
 
     def wait_finished(self, count: int, timeout: float = 60) -> list[dict[str, Any]]:
         """Wait until there are `count` messages and each is PARSED or FAILED and its documents are handed over."""
@@ -264,8 +264,8 @@ class Deployment(Server):
 
         def finished() -> bool:
             found.update(self.status())
-            done = found["messages PARSED, last 24 h"] + found["messages FAILED"]
-            return done == count and not found["documents PENDING"] and found["oldest unfinished message"] is None
+            done = found["messages_parsed_last_24_hours"] + found["messages_failed"]
+            return done == count and not found["documents_pending"] and found["oldest_unfinished_message_at"] is None
 
         if not wait_until(finished, timeout, interval=0.6):
             raise AssertionError(f"not finished: {found}\n{self.worker.tail()}")

@@ -75,7 +75,7 @@ def verdicts(raw: bytes, *types: str) -> list[tuple[str, bool, Reason]]:
     return [(part.content_type, part.is_document, part.reason) for part in accept_types(read_parts(raw), types)]
 
 
-def test_a_document_of_another_type_is_told_as_passed_over_and_a_text_body_stays():
+def test_a_document_of_another_type_is_told_as_skipped_and_a_text_body_stays():
     raw = order(1, 1).replace(b"text/plain\n\n", b"text/plain\n\n12 widgets\n", 1)
     (_, body, pdf) = verdicts(raw, "image/*")
     assert body == ("text/plain", True, Reason.TEXT_BODY)

@@ -190,7 +190,7 @@ def test_what_is_no_mail_or_too_big_is_told_with_its_name_and_the_rest_goes_on(a
 # Which mail is there already
 
 
-def test_what_came_by_mail_is_passed_over_unless_it_is_wanted_again(app, files):
+def test_what_came_by_mail_is_skipped_unless_it_is_wanted_again(app, files):
     deliver(Envelope(f"orders+acme@{DOMAIN}", NOW), b"Received: by mx\n" + order(1), app)
     (files / "1.eml").write_bytes(order(1))
     assert became(take(app, files)) == [ImportOutcome.CAME_BY_MAIL]
@@ -199,7 +199,7 @@ def test_what_came_by_mail_is_passed_over_unless_it_is_wanted_again(app, files):
     assert [row.source for row in messages(app)] == ["EMAIL", "UPLOAD"]
 
 
-def test_what_came_by_mail_was_held_and_accepted_as_its_own_is_passed_over_too(app, files):
+def test_what_came_by_mail_was_held_and_accepted_as_its_own_is_skipped_too(app, files):
     changed = order(1) + b"other\n"
     for raw in (order(1), changed):
         deliver(Envelope(f"orders+acme@{DOMAIN}", NOW), raw, app)

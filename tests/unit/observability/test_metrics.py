@@ -86,7 +86,7 @@ def test_a_number_never_lies_across_two_pages(directory):
 @pytest.mark.parametrize(
     "torn", [b"orderflow_deliveries_total acme DELIV", b"\n\n", b"a b c\n", b"\0\xff 1 2\n", b"k 00"]
 )
-def test_what_is_no_line_is_passed_over_and_written_over(directory, torn):
+def test_what_is_no_line_is_skipped_and_written_over(directory, torn):
     count(2)
     metrics.stop()
     path = directory / "slot-1"

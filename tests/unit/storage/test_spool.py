@@ -198,7 +198,7 @@ def test_every_step_of_a_write_is_a_crash_point():
 # Who works on an entry holds its lock
 
 
-def test_an_entry_that_is_worked_on_is_passed_over(spool):
+def test_an_entry_that_is_worked_on_is_skipped(spool):
     entry = write(spool)
     assert spool.claim(entry.name) is None
     entry.release()

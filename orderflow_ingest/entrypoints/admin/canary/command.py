@@ -139,11 +139,11 @@ def _clear() -> None:
 
 def _print_json(steps: list[Step], missed: StepMissedError | None) -> None:
     rows: list[dict[str, Any]] = [
-        {"step": s.name, "seconds": round(s.seconds, 3), "came": True, "says": s.says} for s in steps
+        {"step": s.name, "seconds": round(s.seconds, 3), "arrived": True, "detail": s.says} for s in steps
     ]
     if missed is not None:
-        rows.append({"step": missed.step, "seconds": None, "came": False, "says": str(missed)})
-    print_rows(rows, as_json=True)
+        rows.append({"step": missed.step, "seconds": None, "arrived": False, "detail": str(missed)})
+    print_rows(rows, as_json=True, former_keys={"arrived": "came", "detail": "says"})
 
 
 def _write(textfile: str, steps: list[Step], total: float, *, is_success: bool) -> None:

@@ -38,7 +38,7 @@ def test_the_file_has_the_name_of_the_header_else_of_the_container(
     assert (member.name, member.data, member.defects) == (expected, TEXT, ())
 
 
-def test_an_extra_field_before_the_name_is_passed_over() -> None:
+def test_an_extra_field_before_the_name_is_skipped() -> None:
     packed = gzip.compress(TEXT, mtime=0)
     data = packed[:3] + b"\x0c" + packed[4:10] + b"\x03\0abc" + b"o.csv\0" + packed[10:]
     assert next(open_gzip(data, budget())).name == "o.csv"

@@ -71,7 +71,7 @@ def test_type_and_content_id_are_told() -> None:
     assert (member.declared_type, member.content_id) == ("image/png", "logo@x")
 
 
-def test_properties_that_are_named_multiple_or_of_any_type_are_passed_over() -> None:
+def test_properties_that_are_named_multiple_or_of_any_type_are_skipped() -> None:
     named = struct.pack("<HH", UNICODE, 0x8001) + bytes(16) + struct.pack("<II", 1, 6) + b"a\0b\0\0\0\0\0"
     named += struct.pack("<II", 1, 4) + b"x\0\0\0"
     by_number = struct.pack("<HH", 3, 0x8002) + bytes(16) + struct.pack("<II", 0, 7) + bytes(4)

@@ -1,4 +1,4 @@
-"""Of alternatives the later is passed over only if the first says the same words and numbers in the same order."""
+"""Of alternatives the later is skipped only if the first says the same words and numbers in the same order."""
 
 import random
 

@@ -66,7 +66,7 @@ PGP = b"-----BEGIN PGP SIGNATURE-----\r\n"
     ],
     ids=["calendar", "by name", "card", "pgp", "pgp version", "cms", "broken cms", "report"],
 )
-def test_what_is_no_document_is_passed_over_with_its_reason(header: bytes, content: bytes, reason: str) -> None:
+def test_what_is_no_document_is_skipped_with_its_reason(header: bytes, content: bytes, reason: str) -> None:
     for addition in (b"", b"\r\nContent-Disposition: attachment"):
         found = only(mail(part(header + addition, content)))
         assert (found.is_document, found.reason, found.data) == (False, reason, content)
@@ -225,7 +225,7 @@ def test_the_pieces_of_one_alternative_are_all_taken() -> None:
     assert [f.reason for f in read_parts(raw) if f.reason != "container"] == ["empty", "empty", "named", "text body"]
 
 
-def test_an_empty_part_without_name_is_passed_over() -> None:
+def test_an_empty_part_without_name_is_skipped() -> None:
     assert only(mail(part(b"Content-Type: application/pdf", b""))).reason == "empty"
 
 
@@ -239,7 +239,7 @@ def test_an_empty_part_without_name_is_passed_over() -> None:
         (b"Content-Type: application/octet-stream\r\nContent-ID: <logo@x>", (False, "inline image")),
     ],
 )
-def test_an_image_is_passed_over_only_if_the_html_shows_it(header: bytes, verdict: tuple[bool, str]) -> None:
+def test_an_image_is_skipped_only_if_the_html_shows_it(header: bytes, verdict: tuple[bool, str]) -> None:
     *_, image = read_parts(mail(HTML, part(header, PNG), kind=b"related"))
     assert (image.is_document, image.reason) == verdict
 
@@ -261,7 +261,7 @@ def test_a_large_image_that_is_all_a_page_shows_is_an_order_beside_others(text: 
     assert found.is_document is taken
 
 
-def test_an_image_before_its_html_and_one_of_a_few_bytes_are_passed_over() -> None:
+def test_an_image_before_its_html_and_one_of_a_few_bytes_are_skipped() -> None:
     raw = mail(part(b"Content-Type: image/png\r\nContent-ID: <logo@x>", PNG), HTML, kind=b"related")
     assert [found.reason for found in read_parts(raw)] == ["container", "inline image", "empty"]
     raw = mail(HTML, part(b"Content-Type: image/png\r\nContent-ID: <pixel@x>", PNG[:100]), kind=b"related")

@@ -179,7 +179,7 @@ def test_many_texts_keep_no_file_out_and_what_is_over_is_told(texts, files, take
     assert len({part.path for part in found}) == len(found)
 
 
-def test_parts_that_are_passed_over_are_listed_up_to_the_limit():
+def test_parts_that_are_skipped_are_listed_up_to_the_limit():
     found = list(DocumentLimit(20).apply(read_parts(multipart(*[b"Content-Type: text/plain\r\n\r\n \r\n"] * 300))))
     assert len(found) == 21
     assert (found[-1].reason, found[-1].is_document) == (Reason.TOO_MANY_PARTS, False)

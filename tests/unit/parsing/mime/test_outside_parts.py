@@ -92,7 +92,7 @@ def test_a_uuencoded_file_outside_of_the_parts_is_taken() -> None:
     assert (found.reason, found.data) == (Reason.UUENCODED, b"abc" * 15)
 
 
-def test_an_order_in_the_text_outside_of_the_parts_is_passed_over_and_told() -> None:
+def test_an_order_in_the_text_outside_of_the_parts_is_skipped_and_told() -> None:
     for text in (b"bolts to Kiel, please\n" * 50, b"100 bolts to Kiel, please\n"):
         *_, part = read_parts(MIXED + TEXT + b"--bb--\n" + text)
         assert (part.is_document, part.reason, part.defects) == (
