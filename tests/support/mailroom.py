@@ -6,6 +6,7 @@ then put back to where they belong: all of it has just been made.
 """
 
 import io
+import math
 import random
 import struct
 import zlib
@@ -46,6 +47,7 @@ HOSTILE_HTML = (
     "<html><head><title>t</title></head><body><script>alert('body')</script><h1>Order 666</h1>"
     "<img src='https://tracker.example/pixel.gif'><p onclick='alert(2)'>12 pieces, please</p></body></html>"
 )
+HOLE, EDGE = b"\x30\x38\x48", b"\xf4\xf5\xf7"  # pixels of a picture
 SVG = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(3)'><script>alert(4)</script></svg>"
 
 
@@ -245,19 +247,19 @@ def picture(number: int, width: int = 360, height: int = 220) -> bytes:
 
     lots = random.Random(number)
     holes = [(lots.randrange(40, width - 40), lots.randrange(40, height - 40), lots.randrange(6, 22)) for _ in range(7)]
+    board = b"".join(bytes((200 + n % 12, 168, 118)) for n in range(width + 12))
     rows = bytearray()
     for y in range(height):
-        rows.append(0)
-        for x in range(width):
-            is_hole = any((x - cx) ** 2 + (y - cy) ** 2 < r * r for cx, cy, r in holes)
-            is_edge = not (14 < x < width - 14 and 14 < y < height - 14)
-            rows += (
-                b"\x30\x38\x48"
-                if is_hole
-                else b"\xf4\xf5\xf7"
-                if is_edge
-                else bytes((200 + (x + y * 3) % 12, 168, 118))
-            )
+        shift = y * 3 % 12
+        row = bytearray(EDGE * width)
+        if 14 < y < height - 14:
+            row[3 * 15 : 3 * (width - 14)] = board[3 * (shift + 15) : 3 * (shift + width - 14)]
+        for cx, cy, r in holes:
+            room = r * r - (y - cy) ** 2  # what the square of a hole's half width stays below
+            if room > 0:
+                half = math.isqrt(room - 1)
+                row[3 * (cx - half) : 3 * (cx + half + 1)] = HOLE * (2 * half + 1)
+        rows += b"\0" + row
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(rows))) + chunk(b"IEND", b"")

@@ -59,10 +59,15 @@ def again(app: App, message: InboundMessage) -> InboundMessage:
     return app.records.messages.get(message.org_id, message.id)
 
 
-def work(app: App, until: Callable[[], bool] = lambda: True) -> None:
-    """Run what the queue was rung for and what the sweep finds, till there is nothing and `until` holds."""
+def work(app: App, until: Callable[[], bool] = lambda: True, *, waits: bool = False) -> None:
+    """Run what is queued and what the sweep finds, till there is nothing and `until` holds.
+
+    The time between two attempts passes at once, unless it `waits` for it. A lease is always waited for.
+    """
 
     def is_done() -> bool:
+        if not waits:
+            _end_backoffs(app)
         attempts.sweep(app)
         messages, documents = app.queue.extractions[:], app.queue.hand_overs[:]
         app.queue.extractions.clear()
@@ -128,7 +133,7 @@ def test_two_attachments_of_the_same_content_are_two_documents_and_one_object(ap
 def test_a_raw_message_that_was_changed_is_retried_then_failed_and_says_where(app, place):
     message = received(app, order())
     (place / "archive" / message.raw_key).write_bytes(b"something else")
-    work(app, until=lambda: again(app, message).status is Status.FAILED)
+    work(app, until=lambda: again(app, message).status is Status.FAILED, waits=True)
     row = again(app, message)
     assert (row.status, row.attempts) == (Status.FAILED, ATTEMPTS)
     assert row.error_json["error"] == "ObjectDamaged"
@@ -687,6 +692,15 @@ def _make_due(app: App, table: Table, id: UUID) -> None:
     with app.records.database.write(ALL_TENANTS) as connection:
         past = datetime(2020, 1, 1, tzinfo=UTC)
         connection.execute(table.update().where(table.c.id == id).values(next_attempt_at=past))
+
+
+def _end_backoffs(app: App) -> None:
+    """Let the time pass that each row waits that no worker has."""
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    with app.records.database.write(ALL_TENANTS) as connection:
+        for table in (tables.inbound_message, tables.document):
+            waiting = table.c.worker.is_(None) & (table.c.next_attempt_at > past)
+            connection.execute(table.update().where(waiting).values(next_attempt_at=past))
 
 
 def test_the_longest_delay_is_that_of_the_last_attempt_but_one(app):
