@@ -1,4 +1,4 @@
-"""The parts of a deployment, opened as its settings name them; every door takes them from here."""
+"""App: the archive, database, queue and spool of a deployment, opened by its settings, for every program."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

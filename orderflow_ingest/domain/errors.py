@@ -22,3 +22,20 @@ class BackendUnavailable(OrderflowError):
     """A backend cannot be used now; `backend` is its name."""
 
     backend = "a backend"
+
+
+# Rows keep the name of an error's class as it was when they were written.
+_FORMER_NAMES = {
+    "AttemptLost": "WorkersLost",
+    "DatabaseUnavailable": "RecordsUnavailable",
+    "MessageErased": "Erased",
+    "TaskDeadlineReached": "TimeUp",
+}
+
+
+def stored_names(name: str) -> tuple[str, ...]:
+    """Return every name that rows have for the error of this name, whichever of its names is given."""
+    for current, former in _FORMER_NAMES.items():
+        if name in (current, former):
+            return current, former
+    return (name,)

@@ -9,7 +9,7 @@ last one the row is FAILED, with error_json: what, where, when, how often.
       worker process with it, and nothing else before
     an outage: a backend that is away, a deploy      no end: it uses up none of the last two
       that does not import
-    Erased: its object was deleted on purpose        1
+    MessageErased: its object was deleted on purpose 1
 
 A worker process that is killed leaves its lease behind, and a file that says what it had in hand (see `attempt_files`).
 The next process of the same host that starts, or the next sweep, notes the loss as a failure, with the part that was
@@ -45,7 +45,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from orderflow_ingest.app import App
-from orderflow_ingest.domain.errors import OrderflowError
+from orderflow_ingest.domain.errors import OrderflowError, stored_names
 from orderflow_ingest.observability import metrics
 from orderflow_ingest.observability.logs import error_location, event
 from orderflow_ingest.storage import attempt_files
@@ -81,8 +81,7 @@ class HandlerUnavailable(OrderflowError):
 
 OUTAGES = (ArchiveUnavailable, DatabaseUnavailable, HandlerUnavailable)
 _POISON = (TaskDeadlineReached, MemoryError, AttemptLost)
-# As rows say it: earlier versions wrote other names.
-_POISONED = (*(error.__name__ for error in _POISON), "TimeUp", "WorkersLost")
+_POISONED = tuple(name for error in _POISON for name in stored_names(error.__name__))  # as rows say it
 
 
 def worker_name(directory: Path | None = None) -> str:

@@ -80,6 +80,14 @@ def test_messages_are_selected_by_what_is_known_of_them(app):
     assert (
         mean("--unseen") == mean("--error", "KeyError") == mean("--unseen", "--document-type", "application/*") == {"2"}
     )
+    for stored, asked in (("Erased", "MessageErased"), ("MessageErased", "Erased")):
+        assert mean("--error", asked) == set()
+        with app.records.database.write(1) as connection:
+            of_second = document.update().where(document.c.inbound_message_id == ids[2])
+            connection.execute(of_second.values(error_json={"error": stored}))
+        assert mean("--error", asked) == mean("--error", stored) == {"2"}
+        with app.records.database.write(1) as connection:
+            connection.execute(of_second.values(error_json={"error": "KeyError"}))
     (one, *_) = app.records.documents.of_message(1, ids[0])
     assert mean("--document-id", str(one.id)) == {"0"} and mean("--document-id", str(one.id), "--unseen") == set()
 

@@ -24,6 +24,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from orderflow_ingest.domain.errors import stored_names
 from orderflow_ingest.domain.states import UNFINISHED, Status
 
 from .tables import (
@@ -78,9 +79,9 @@ _UNSEEN = sa.or_(sa.text(PENDING), sa.text(FAILED_HANDOVER))
 class Filter:
     """Which messages an operator means; an empty field leaves the choice open.
 
-    `error` is the class that error_json names, of the message or of one of its documents; `document_type` a document's
-    content type, all of a kind as `image/*`; `unseen`: the handler has not taken all of its documents. What is said of
-    documents is met by one and the same document of the message.
+    `error` is the class that error_json names, by its present or its former name, of the message or of one of its
+    documents; `document_type` a document's content type, all of a kind as `image/*`; `unseen`: the handler has not
+    taken all of its documents. What is said of documents is met by one and the same document of the message.
     """
 
     org_id: int | None = None
@@ -238,7 +239,7 @@ def of_document(chosen: Filter, *, is_sqlite: bool) -> list[sa.ColumnElement[boo
     if chosen.unseen:
         found.append(_UNSEEN)
     if chosen.error:
-        found.append(_UNSEEN & (d.error_json["error"].as_string() == chosen.error))
+        found.append(_UNSEEN & (d.error_json["error"].as_string().in_(stored_names(chosen.error))))
     return found
 
 
@@ -253,11 +254,11 @@ def _of_documents(chosen: Filter, by: WordSearchIndex, *, is_sqlite: bool) -> li
         else:
             found.append(_any_document(sa.and_(*wanted), is_asked_each=by is WordSearchIndex.AS_IT_CAME))
     if chosen.error:
-        found.append(_has_error(chosen))
+        found.append(_has_error(chosen, stored_names(chosen.error)))
     return found
 
 
-def _has_error(chosen: Filter) -> sa.ColumnElement[bool]:
+def _has_error(chosen: Filter, names: tuple[str, ...]) -> sa.ColumnElement[bool]:
     """Return whether a message or a document of it failed of an error: by the partial indexes of what is not done.
 
     As one set of keys: an OR over two tables would be asked of each message there is.
@@ -266,10 +267,10 @@ def _has_error(chosen: Filter) -> sa.ColumnElement[bool]:
     own = sa.select(failed.c.org_id, failed.c.id).where(
         sa.true() if chosen.org_id is None else failed.c.org_id == chosen.org_id,
         sa.or_(sa.text(f"failed.{UNFINISHED_ROWS}"), sa.text(f"failed.{FAILED}")),
-        failed.c.error_json["error"].as_string() == chosen.error,
+        failed.c.error_json["error"].as_string().in_(names),
     )
     of_document = sa.select(d.org_id, d.inbound_message_id).where(
-        owned(document, chosen.org_id), _UNSEEN, d.error_json["error"].as_string() == chosen.error
+        owned(document, chosen.org_id), _UNSEEN, d.error_json["error"].as_string().in_(names)
     )
     return sa.tuple_(inbound_message.c.org_id, inbound_message.c.id).in_(sa.union_all(own, of_document))
 
