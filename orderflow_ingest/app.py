@@ -1,4 +1,4 @@
-"""App: the archive, database, queue and spool of a deployment, opened by its settings, for every program."""
+"""App: the settings, spool, archive, database and queue of a deployment; every program opens one and passes it on."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -2,8 +2,8 @@
 
 While a deploy gives hosts other retry settings, one of them took the retries of another, which are meant to be later
 than its own longest delay, for times that a wrong clock had written, and began them all at once. Whoever writes a row
-writes `updated_at` by the same clock, so that a clock that was ahead shows there too. The minute is AHEAD of
-storage/database/connection.py.
+writes `updated_at` by the same clock, so that a clock that was ahead shows there too. The minute is CLOCK_SKEW
+of storage/database/connection.py.
 """
 
 from alembic import op

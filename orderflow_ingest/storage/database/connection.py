@@ -42,7 +42,7 @@ _AS_IT_IS = {"no_parameters": True}
 # after a second), a session of ours that was paused for longer than it may be.
 _ANSWERS = frozenset({"55P03", "40001", "40P01", "25P03"})
 _CLOCK_KEPT = 60.0  # seconds
-AHEAD = timedelta(seconds=60)  # by less a clock may be ahead of another; as in the functions of migration 0012
+CLOCK_SKEW = timedelta(seconds=60)  # so far clocks of hosts may differ; as in the functions of migration 0012
 _WAL_PATIENCE = 5.0  # seconds
 
 
@@ -198,7 +198,7 @@ class Database:
         """
         if self.longest_delay is None:
             return None
-        return (table.c.next_attempt_at > now + self.longest_delay) & (table.c.updated_at > now + AHEAD)
+        return (table.c.next_attempt_at > now + self.longest_delay) & (table.c.updated_at > now + CLOCK_SKEW)
 
     def due(self, name: str, table: sa.Table, rows: str, now: datetime, limit: int) -> list[tuple[int, UUID]]:
         """List (org_id, id) of these rows that are due, of all tenants: the longest due first.
