@@ -19,6 +19,7 @@ from orderflow_ingest.domain.envelope import BEFORE_QUEUE, Envelope
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.entrypoints.admin import main as admin_main
 from orderflow_ingest.entrypoints.admin.org_test import dry_run_delivery
+from orderflow_ingest.entrypoints.cli.table import display_width
 from orderflow_ingest.pipeline import replay
 from orderflow_ingest.pipeline.extract import extract
 from orderflow_ingest.pipeline.hand_over import hand_over
@@ -30,6 +31,7 @@ from tests.support.lab.postfix import Postfix
 from tests.support.lab.process import free_port, scratch, wait_until
 from tests.support.lab.smtp import send
 from tests.support.mails import mail, order, part
+from tests.support.terminal import on_terminal
 
 ACME, BETA = f"orders+acme@{DOMAIN}", f"orders+beta@{DOMAIN}"
 STEERING = "\x1b[2J\x1b]0;owned\x07"
@@ -279,6 +281,35 @@ def test_status_tells_a_day_a_week_what_is_held_and_by_organization(seen):
     assert [(of_orgs[slug]["held"], of_orgs[slug]["last_24_h"]) for slug in ("acme", "beta")] == [(1, 2), (0, 1)]
     assert list(of_orgs) == ["acme", "beta"], "trouble first"
     assert failing(seen, "status", "--by-org", "--org", "acme").startswith("Error: --by-org or --org")
+
+
+LOOKS = (
+    ("admin", "status"), ("admin", "status", "--by-org"), ("admin", "find", "order"), ("admin", "org", "list"),
+    ("admin", "check", "--no-postfix"), ("admin", "org", "show", "acme"), ("replay", "list"), ("replay", "held"),
+    ("admin", "--help"), ("admin", "org", "-h"), ("replay", "-h"),
+    ("admin", "postfix", "--help"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=" ".join)
+def test_no_line_is_wider_than_a_terminal_of_80_columns(seen, look):
+    hostile = "\x1b[2J采购订单" * 30
+    seen.deliver(ACME, mail(19, Subject=hostile, From=f"{hostile} <{'b' * 60}@{'shop' * 15}.example>"))
+    program, *arguments = look
+    env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(seen.settings_file)}
+    lines = on_terminal([PROGRAMS / f"orderflow-{program}", *arguments], env)
+    assert lines and not [line for line in lines if display_width(line) > 80 or "\x1b" in line]
+    if look == ("replay", "list"):
+        (id,) = {row["id"] for row in rows(admin(seen, "find", "--json", "--document", "PO_4711.pdf"))}
+        assert [line for line in lines if id in line], "an id is never cut"
+
+
+@pytest.mark.parametrize("program", ["admin", "replay"])
+def test_a_mistyped_command_is_answered_with_what_is_similar(seen, program):
+    ended = subprocess.run([PROGRAMS / f"orderflow-{program}", "hel"], text=True, capture_output=True)
+    assert ended.returncode == 2 and ended.stderr.endswith(
+        "No such command 'hel'. Did you mean 'held'?\n" if program == "replay" else "No such command 'hel'.\n"
+    )
 
 
 def test_status_watches_in_lines_until_it_is_interrupted(seen):

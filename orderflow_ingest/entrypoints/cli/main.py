@@ -14,12 +14,15 @@ from .terminal import LazyGroup
 
 
 def command_group(
-    package: str | None, help_text: str, commands: Mapping[str, str], former_names: Mapping[str, str] | None = None
+    package: str | None,
+    help_text: str,
+    commands: Mapping[str, tuple[str, str]],
+    former_names: Mapping[str, str] | None = None,
 ) -> click.Group:
     """Return a program's group of commands.
 
-    `commands` maps names to module:attribute, the module relative to `package`. `former_names` maps hidden old names
-    to those that replaced them.
+    `commands` maps names to module:attribute, the module relative to `package`, and to what each does in one line.
+    `former_names` maps hidden old names to those that replaced them.
     """
     group = LazyGroup("cli", package=package, commands=commands, former_names=former_names or {}, help=help_text)
     return click.version_option(__version__)(group)

@@ -10,11 +10,13 @@ program loads its settings by `loaded` or `load_app`, and runs by `run_cli`.
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from orderflow_ingest.storage.database import operator_name
 from orderflow_ingest.storage.resilience.error_hints import database_name
 
 from .run_as import become_owner
+from .table import table_lines
 
 Row = Mapping[str, Any]
 
@@ -49,28 +52,52 @@ def _take_settings(ctx: click.Context, _: click.Parameter, values: tuple[str, ..
 
 
 class CommandGroup(click.Group):
-    """A group of commands that takes --settings before the command, as its commands do behind; its groups do too."""
+    """A group of commands that takes --settings before the command too, has -h, and suggests similar names."""
 
     group_class = type
 
     def __init__(self, *arguments: Any, **attributes: Any):
-        super().__init__(*arguments, **attributes)
+        super().__init__(*arguments, context_settings={"help_option_names": ["-h", "--help"]}, **attributes)
         kept: dict[str, Any] = {"metavar": "FILE", "callback": _take_settings, "multiple": True}
         self.params.append(click.Option(["--settings"], help=_SETTINGS_HELP, expose_value=False, **kept))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name. Raise UsageError with the names that are similar."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            similar = get_close_matches(args[0], self.list_commands(ctx))
+            if not similar:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {' or '.join(map(repr, similar))}?", ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each command with the first sentence of its help. No text is cut off."""
+        rows = [(name, self.summary(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def summary(self, ctx: click.Context, name: str) -> str:
+        """Return the first sentence of a command's help."""
+        command = self.get_command(ctx, name)
+        return command.get_short_help_str(_LONGEST_SUMMARY) if command else ""
 
 
 class LazyGroup(CommandGroup):
     """A group whose commands are imported when they are asked for, since a program needs one of them.
 
-    `commands` are names of commands and where each lies, as module:attribute, the module as `package` sees it.
-    `former_names` are names that commands had in earlier versions, with the names of today; they are not listed.
+    `commands` are names of commands, where each lies, as module:attribute with the module as `package` sees it, and
+    what each does in one line, so that help imports none of them. `former_names` are names of earlier versions with
+    those of today; they are not listed.
     """
 
     def __init__(
         self,
         *arguments: Any,
         package: str | None,
-        commands: Mapping[str, str],
+        commands: Mapping[str, tuple[str, str]],
         former_names: Mapping[str, str] | None = None,
         **attributes: Any,
     ):
@@ -83,14 +110,19 @@ class LazyGroup(CommandGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command; None if there is none of this name."""
-        place = self._commands.get(self._former_names.get(cmd_name, cmd_name))
-        if place is None:
+        found = self._commands.get(self._former_names.get(cmd_name, cmd_name))
+        if found is None:
             return None
-        module, _, name = place.partition(":")
+        module, _, name = found[0].partition(":")
         command: click.Command = getattr(import_module(module, self._package), name)
         return command
 
+    def summary(self, ctx: click.Context, name: str) -> str:
+        """Return what a command does, in one line."""
+        return self._commands[name][1]
 
+
+_LONGEST_SUMMARY = 200  # characters
 _LONGEST_COMMAND_LINE = 2000  # characters of a command line that are kept
 
 
@@ -169,7 +201,9 @@ def load_app(settings_file: str | None, deadline: float | None = None, *, create
 
 
 def print_rows(rows: Iterable[Row], *, as_json: bool, former_keys: Mapping[str, str] | None = None) -> None:
-    """Print rows: aligned columns for a person, with their names where the rows are a list, or a JSON object a line.
+    """Print rows: a table for a person, with names of columns where the rows are a list, or a JSON object a line.
+
+    On a terminal a table is as wide as the terminal at the most.
 
     `former_keys` gives the names that keys had before 0.1.0: JSON has a value under both for programs that read it.
     """
@@ -178,13 +212,10 @@ def print_rows(rows: Iterable[Row], *, as_json: bool, former_keys: Mapping[str, 
             former = {old: row[new] for new, old in (former_keys or {}).items() if new in row}
             click.echo(json.dumps({name: _plain(value) for name, value in {**row, **former}.items()}))
         return
-    lines = [[_shown(value) for value in row.values()] for row in rows]
     heads = [name.upper() for name in next(iter(rows), {})] if isinstance(rows, list) else []
-    if heads:
-        lines.insert(0, heads)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table_lines(heads, [[_shown(value) for value in row.values()] for row in rows], room):
+        click.echo(line)
 
 
 @contextmanager
