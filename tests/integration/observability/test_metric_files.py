@@ -116,3 +116,16 @@ def test_every_slot_taken_is_no_error(directory, monkeypatch):
     other.kill()
     other.wait()
     assert counted(directory) == 1
+
+
+def test_root_writes_no_file_that_the_deployments_user_could_not_go_on_with(place):
+    os.chown(place, 65534, 65534)
+    metrics.start(place / "metrics")
+    count()
+    assert list(place.iterdir()) == []
+    (place / "metrics").mkdir()
+    os.chown(place / "metrics", 65534, 65534)
+    metrics.start(place / "metrics")
+    count()
+    assert files(place / "metrics") == []
+    metrics.stop()

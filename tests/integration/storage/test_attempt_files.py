@@ -1,9 +1,11 @@
-"""A process of another pid namespace that lives is not taken for one that is gone."""
+"""Files of attempts of other namespaces and other users: a process that may live is never taken for one that is gone."""
 
+import os
 import subprocess
 import sys
 
-from tests.support.attempts import files, is_known_gone
+from orderflow_ingest.storage import attempt_files
+from tests.support.attempts import files, is_known_gone, marked
 from tests.support.lab.process import wait_until
 
 
@@ -23,3 +25,16 @@ def test_a_process_of_another_pid_namespace_that_lives_is_never_told_gone(place)
         other.kill()
         other.wait()
         assert wait_until(lambda: is_known_gone(directory, worker), 60)
+
+
+def test_a_directory_that_may_not_be_read_tells_nothing(place):
+    """Only its listing is closed: its identity and every file by name can still be opened."""
+    directory = place / "in_hand"
+    worker = marked(directory, killed=True)
+    for path in (place, directory, directory / "identity"):
+        path.chmod(0o711 if path.is_dir() else 0o644)
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)
+        os._exit(17 if not attempt_files.is_gone(directory, worker) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17

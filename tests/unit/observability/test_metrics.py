@@ -121,19 +121,6 @@ def test_counts_of_before_this_machine_started_begin_at_zero(directory):
     assert counted(directory) == 1
 
 
-def test_root_writes_no_file_that_the_deployments_user_could_not_go_on_with(place):
-    os.chown(place, 65534, 65534)
-    metrics.start(place / "metrics")
-    count()
-    assert list(place.iterdir()) == []
-    (place / "metrics").mkdir()
-    os.chown(place / "metrics", 65534, 65534)
-    metrics.start(place / "metrics")
-    count()
-    assert files(place / "metrics") == []
-    metrics.stop()
-
-
 def test_a_lock_that_was_left_behind_costs_a_count_and_not_a_delivery(directory, monkeypatch):
     count()
     monkeypatch.setattr(metrics, "_PATIENCE", 0.05)

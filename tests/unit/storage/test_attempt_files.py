@@ -3,15 +3,12 @@
 import os
 import signal
 import threading
-from uuid import UUID
 
 import pytest
 
 from orderflow_ingest.storage import attempt_files
 from orderflow_ingest.storage.attempt_files import LostAttempt
-from tests.support.attempts import files, is_known_gone
-
-ID = UUID(int=7)
+from tests.support.attempts import ID, files, is_known_gone, marked
 
 
 def dead(directory, *parts: str | None, then=lambda hand: None) -> None:
@@ -88,20 +85,6 @@ def test_a_directory_that_cannot_be_made_costs_the_knowledge_alone(place):
 # What a crash of the machine leaves on rows alone
 
 
-def marked(directory, *, killed: bool) -> str:
-    """Return the mark of a process that takes an attempt and is killed, or ends."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with attempt_files.attempt(directory, attempt_files.MESSAGE, 3, ID, "w"):
-            os.write(writing, f"host:1{attempt_files.mark(directory)}/0123abcd".encode())
-            if killed:
-                os.kill(os.getpid(), signal.SIGKILL)
-        os._exit(0)
-    os.waitpid(child, 0)
-    return os.read(reading, 1000).decode()
-
-
 def test_the_mark_of_a_process_that_is_gone_is_known_with_its_file_and_without(place):
     directory = place / "in_hand"
     worker = marked(directory, killed=True)
@@ -121,19 +104,6 @@ def test_the_mark_of_a_living_process_is_never_told_gone(place):
             os._exit(17 if not attempt_files.is_gone(directory, worker) else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
     assert not attempt_files.is_gone(directory, worker), "it may begin another one at any time"
-
-
-def test_a_directory_that_may_not_be_read_tells_nothing(place):
-    """Only its listing is closed: its identity and every file by name can still be opened."""
-    directory = place / "in_hand"
-    worker = marked(directory, killed=True)
-    for path in (place, directory, directory / "identity"):
-        path.chmod(0o711 if path.is_dir() else 0o644)
-    child = os.fork()
-    if child == 0:
-        os.setuid(65534)
-        os._exit(17 if not attempt_files.is_gone(directory, worker) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
 
 
 @pytest.mark.parametrize("worker", ["host:1/0123abcd", "host:1@/0123abcd", "host:1@.x/0123abcd", "host:1@{}/0123abcd",
