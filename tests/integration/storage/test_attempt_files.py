@@ -1,4 +1,4 @@
-"""Files of attempts of other namespaces and other users: a process that may live is never taken for one that is gone."""
+"""Files of attempts of other namespaces and other users: a process that may live is never called gone."""
 
 import os
 import subprocess
