@@ -57,13 +57,13 @@ setup(
         "psycopg[binary]>=3.2,<4",  # PostgreSQL; the binary brings its own libpq
         "python-json-logger>=3.2,<5",  # log records
         "resiliparse>=2,<3",  # text out of HTML bodies: reads like a browser, keeps table rows together, loads in 3 ms
+        "waitress>=3.0.2,<4",  # the HTTP server of exporter and console: pure Python, no children, TCP or unix socket
         "SQLAlchemy>=2.0.30,<3",  # one code path for PostgreSQL and SQLite
     ],
     extras_require={
         "redis": ["redis>=5,<9"],  # QUEUE_URL=redis://
         "console": [  # orderflow-console; what it needs of sessions, forms' tokens and users is its own
             "Flask>=3.1,<4",  # pages and templates that escape; brings Werkzeug, which hashes the passwords
-            "waitress>=3.0.2,<4",  # its HTTP server: pure Python, no children, TCP or unix socket
         ],
         "benchmark": [  # only measured beside our own reader, by benchmarks/extraction
             "mail-parser>=4,<5",  # what many programs take: the standard library made convenient
@@ -83,7 +83,7 @@ setup(
                 "import-linter>=2.17,<3",  # holds who may import whom, see pyproject.toml
                 "codespell>=2.4,<3",  # misspelled words in code and texts
             ),
-            *("Flask>=3.1,<4", "waitress>=3.0.2,<4", "selenium>=4.20,<5", "axe-core-python>=0.1,<1"),
+            *("Flask>=3.1,<4", "selenium>=4.20,<5", "axe-core-python>=0.1,<1"),
         ],
     },
     # Not a console script: those begin with imports that can fail with exit 1, which bounces mail.

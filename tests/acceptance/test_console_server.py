@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse battery"
 SERVE = "from orderflow_ingest.entrypoints.console.main import main; main()"
 TWO = "ask(host, *more) + (ask('127.0.0.2', *more) if host == '127.0.0.1' else [])"
-IMPATIENT = f"from orderflow_ingest.entrypoints.console import http_server; http_server.REQUEST_TIME = 1.0; {SERVE}"
+IMPATIENT = f"from orderflow_ingest.entrypoints import http_server; http_server.REQUEST_TIME = 1.0; {SERVE}"
 
 
 class Console:

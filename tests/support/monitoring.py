@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -15,9 +16,13 @@ DECLARED = (*gauges.GAUGES, *metrics.COUNTERS, *metrics.HISTOGRAMS)
 
 
 def asked(port: int, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), 20) as client:
+    """Return the answer to a request; a server that refuses may close the connection before it has read all."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), 20) as client, suppress(ConnectionError):
         client.sendall(request)
-        return b"".join(iter(lambda: client.recv(65536), b""))
+        while block := client.recv(65536):
+            answer += block
+    return answer
 
 
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())

@@ -31,6 +31,7 @@ from orderflow_ingest.entrypoints.cli.terminal import (
     run_cli,
     settings_option,
 )
+from orderflow_ingest.entrypoints.unix_socket import SocketInUseError
 from orderflow_ingest.observability import logs
 
 _MIN_PASSWORD_LENGTH = 12  # characters of a password
@@ -181,10 +182,12 @@ def _read_password() -> str:
 
 
 def _listen(app: Any, address: str) -> None:
-    from .http_server import serve
+    from orderflow_ingest.entrypoints.http_server import serve
 
     try:
         serve(app, address)
+    except SocketInUseError as taken:
+        raise click.ClickException(f"cannot listen at {address}: {taken}") from None
     except OSError as error:
         raise click.ClickException(f"cannot listen at {address}: {os_reason(error)}") from None
 

@@ -22,12 +22,13 @@ import click
 from orderflow_ingest import __version__
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.entrypoints.cli.terminal import load_app, log_start, run_cli, settings_option
+from orderflow_ingest.entrypoints.http_server import serve
 from orderflow_ingest.entrypoints.unix_socket import SocketInUseError
 from orderflow_ingest.observability import logs
 from orderflow_ingest.storage.replace_file import replace_file
 
 from .page import Page
-from .server import Exporter
+from .server import metrics_app
 
 _DEADLINE = 15.0  # seconds, as of a delivery: a statement gets a quarter of what it gets where that is a minute
 
@@ -55,16 +56,18 @@ def cli(*, once: bool, textfile: Path | None, any_address: bool, settings_file: 
     if not (any_address or _is_local(address)):
         raise click.ClickException(f"ORDERFLOW_METRICS is {address}, which other hosts may reach: say --any-address")
     logs.configure(app.settings.log, "metrics", app.settings.state_dir)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+
+    def started() -> None:
+        log_start("metrics", "Metrics server started.", app.settings, address=address)
+
     try:
-        exporter = Exporter(address, page)
+        serve(metrics_app(page), address, started)
     except SocketInUseError as taken:
         raise click.ClickException(f"{address} cannot be listened at: {taken}") from None
     except OSError as error:
         raise click.ClickException(f"{address} cannot be listened at: {os_reason(error)}") from None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
-    log_start("metrics", "Metrics server started.", app.settings, address=address)
-    exporter.serve_forever()
 
 
 def main() -> None:

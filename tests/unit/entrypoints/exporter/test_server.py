@@ -1,40 +1,52 @@
-"""The HTTP server of the exporter: its address, and more clients than it answers at a time."""
-
-import threading
-from concurrent.futures import ThreadPoolExecutor
+"""The exporter over HTTP: its address, its one page, and a page that cannot be made."""
 
 import pytest
 
 from orderflow_ingest.config import SettingsError, load
 from orderflow_ingest.entrypoints.exporter import main as exporter_main
-from orderflow_ingest.entrypoints.exporter.server import Exporter
-from tests.support.lab.process import free_port
-from tests.support.monitoring import asked
+from orderflow_ingest.entrypoints.exporter.server import metrics_app
 
 
-def test_what_more_clients_ask_than_are_answered_at_a_time_is_refused_and_the_others_answered():
-    began, go_on = threading.Semaphore(0), threading.Event()
+def answered(page, method="GET", path="/metrics"):
+    """Return the status and the body of a request."""
+    said = []
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path}
+    body = b"".join(metrics_app(page)(environ, lambda status, headers: said.append(status)))
+    return said[-1], body
 
-    class SlowPage:
-        def collect(self):
-            began.release()
-            assert go_on.wait(60)
-            return []
 
-    port = free_port()
-    slow = Exporter(f"127.0.0.1:{port}", SlowPage())
-    threading.Thread(target=slow.serve_forever, daemon=True).start()
-    request = b"GET /metrics HTTP/1.0\r\n\r\n"
-    with ThreadPoolExecutor(8) as pool:
-        answers = [pool.submit(asked, port, request) for _ in range(8)]
-        for _ in answers:
-            assert began.acquire(timeout=60)
-        assert asked(port, request).startswith(b"HTTP/1.0 503 ")
-        go_on.set()
-        assert all(b" 200 OK" in answer.result()[:20] for answer in answers)
-    assert b" 200 OK" in asked(port, request)[:20]
-    slow.shutdown()
-    slow.server_close()
+class Empty:
+    """A page without metrics."""
+
+    def collect(self):
+        return []
+
+
+class Broken:
+    """A page that cannot be made; its error quotes a secret."""
+
+    def collect(self):
+        raise ValueError("secret")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/metrics", "200 OK"),
+        ("HEAD", "/metrics", "200 OK"),
+        ("POST", "/metrics", "405 Method Not Allowed"),
+        ("GET", "/", "404 Not Found"),
+        ("GET", "/metrics/", "404 Not Found"),
+    ],
+)
+def test_metrics_are_at_one_path_and_can_only_be_read(method, path, status):
+    assert answered(Empty(), method, path)[0] == status
+
+
+def test_a_page_that_cannot_be_made_is_an_error_whose_place_stands_in_the_log(caplog):
+    status, body = answered(Broken())
+    assert status == "500 Internal Server Error" and b"secret" not in body
+    assert "ValueError at " in str(caplog.records[-1].reason) and "secret" not in caplog.text
 
 
 @pytest.mark.parametrize(

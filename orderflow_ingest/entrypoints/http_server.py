@@ -1,4 +1,4 @@
-"""The console's HTTP server: waitress, with bounds on connections that bring no request.
+"""The HTTP server of the console and the exporter: waitress, with bounds on connections that bring no request.
 
     accepted    waits for the first byte of a request, IDLE_TIME seconds
     begun       waits for the rest of it, REQUEST_TIME seconds from its first byte on
@@ -19,6 +19,8 @@ alone documents; tests of the running program hold each of them.
 import re
 import resource
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from waitress import wasyncore
@@ -27,6 +29,8 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.task import ThreadedTaskDispatcher
+
+from .unix_socket import remove_stale_socket
 
 THREADS = 8
 REQUEST_TIME = 20.0  # seconds
@@ -133,11 +137,15 @@ class _Unix(_Bounded, UnixWSGIServer):  # type: ignore[misc]
     pass
 
 
-def serve(app: Any, address: str) -> None:
-    """Answer at host:port or unix:/path until SystemExit. Raise OSError where nothing can listen there."""
+def serve(app: Any, address: str, started: Callable[[], None] = lambda: None) -> None:
+    """Serve a WSGI application at host:port or unix:/path until SystemExit; call `started` when it listens.
+
+    Raise OSError where nothing can listen there, SocketInUseError where another program does.
+    """
     is_unix = address.startswith("unix:")
     listen: dict[str, Any] = {"listen": address}
     if is_unix:
+        remove_stale_socket(Path(address.removeprefix("unix:")))
         listen = {"unix_socket": address.removeprefix("unix:"), "unix_socket_perms": "660"}
     # Our own bound comes first: at this one the library would stop to accept.
     chosen = Adjustments(connection_limit=4 * _MAX_CONNECTIONS, **_OPTIONS, **listen)
@@ -150,6 +158,7 @@ def serve(app: Any, address: str) -> None:
     else:
         for sockinfo in chosen.listen:  # localhost is two addresses
             _Tcp(app, sockinfo=sockinfo, **common)
+    started()
     try:
         # poll(2): select(2) knows no file beyond the 1024th.
         wasyncore.loop(timeout=chosen.asyncore_loop_timeout, map=connections, use_poll=True)
