@@ -62,6 +62,9 @@ def test_the_program_answers_at_a_unix_socket_until_it_is_told_to_end(empty):
         assert answer.startswith("HTTP/1.0 303") and "\r\nLocation: /login?next=/messages\r\n" in answer
         assert "Server:" not in answer
         assert oct(socket_path.stat().st_mode)[-3:] == "660"
+        second = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert second.returncode == 1 and "another program listens here" in second.stderr.splitlines()[-1]
+        assert socket_path.exists(), "the first one keeps its socket"
         os.kill(process.pid, signal.SIGTERM)
         assert wait_until(lambda: not process.running, 60)
         assert process._child.returncode == 0
