@@ -2,14 +2,31 @@
 
 import random
 import time
+import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
+from orderflow_ingest.parsing.containers.outlook import open_outlook
+from orderflow_ingest.parsing.containers.rtf import strip_rtf
+from orderflow_ingest.parsing.containers.smime import open_smime
 from orderflow_ingest.parsing.documents import Part, Reason, read_parts
 from orderflow_ingest.parsing.documents.comparison import Wording
+from orderflow_ingest.parsing.mime.fields import (
+    iterate_fields,
+    split_header,
+)
 from orderflow_ingest.parsing.mime.tree import walk
 from tests.support.attached import attached
-from tests.support.containers_made import zipped
+from tests.support.containers_made import (
+    budget,
+    compound,
+    signed,
+    storage,
+    streamed,
+    utf16,
+    zipped,
+)
 from tests.support.cost import at_most, unit
 from tests.support.mails import multipart, part
 from tests.support.sender_fields import MX, doubt_mail, fields
@@ -119,3 +136,49 @@ def test_of_ten_thousand_orders_in_an_archive_each_is_found_and_one_more_keeps_i
     files = [(f"{number}.csv", b"a;b\n") for number in range(10_001)]
     assert len(taken(multipart(attached("orders.zip", zipped(*files[:-1]))))) == 10_000
     assert taken(multipart(attached("orders.zip", zipped(*files))))[-1].reason == Reason.NOT_OPENED
+
+
+MAIL = b'Content-Type: text/plain; name="o.txt"\r\nContent-Transfer-Encoding: 7bit\r\n\r\n' + b"one order\r\n" * 300
+
+
+@pytest.mark.parametrize("make", [signed, streamed])
+def test_a_large_message_is_copied_once_and_at_once(make: Callable[[bytes], bytes]) -> None:
+    data = make(MAIL[:80] + bytes(8_000_000))
+    tracemalloc.start()
+    with at_most(600):
+        (member,) = open_smime(data, budget())
+    assert tracemalloc.get_traced_memory()[1] < 1.5 * len(member.data)
+    tracemalloc.stop()
+
+
+STRING, UNICODE, BINARY = 0x1E, 0x1F, 0x102
+
+
+def test_many_entries_take_linear_time() -> None:
+    streams = {f"s{number}": b"x" for number in range(30_000)}
+    data = compound({**storage((0x1000, UNICODE, utf16("hi")), header=32), **streams})
+    with at_most(400):
+        assert len(list(open_outlook(data, budget()))) == 1
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"Received: from a by b;\r\n\tMon, 1 Jan 2024 00:00:00 +0000 (xxxxxxxxxxxxxxxxxx)\r\n" * 12_000,
+        b"a" * 1_000_000,
+        b"\r" * 1_000_000,
+        b"a: ;\n" + b"b\n" * 500_000,
+        b"a:" + b"\n ;" * 300_000,
+    ],
+)
+def test_a_header_of_a_megabyte_takes_little(block: bytes) -> None:
+    with at_most(200):
+        list(iterate_fields(block[: split_header(block)[0]]))
+
+
+@pytest.mark.parametrize(
+    "junk", [b"{", b"}", b"{\\field{\\*\\fldinst{ ", b"\\f1\\fcharset", b"\\'e4", b"\\u8364?"], ids=str
+)
+def test_hostile_rtf_takes_linear_time(junk: bytes) -> None:
+    with at_most(600):
+        strip_rtf(b"{\\rtf1 " + junk * (1_000_000 // len(junk)), "", budget())

@@ -172,13 +172,6 @@ def test_a_stream_that_claims_more_than_the_file_and_turns_in_a_circle_costs_no_
     tracemalloc.stop()
 
 
-def test_many_entries_take_linear_time() -> None:
-    streams = {f"s{number}": b"x" for number in range(30_000)}
-    data = compound({**storage((0x1000, UNICODE, utf16("hi")), header=32), **streams})
-    with at_most(400):
-        assert len(list(open_outlook(data, budget()))) == 1
-
-
 def test_what_comes_out_is_bounded_by_the_mail() -> None:
     assert refusal(open_outlook(GOOD, budget(members=1))) == "too many members"
     assert refusal(open_outlook(GOOD, budget(size=len(PDF) + 1))) == "too large when unpacked"
