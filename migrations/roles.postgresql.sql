@@ -1,6 +1,6 @@
 -- Roles of OrderFlow ingest: who may do what in this database. `orderflow-admin roles postgresql` prints it; a superuser
 -- runs it, as roles belong to the whole cluster, after the first `orderflow-admin init` and after each one that brought
--- a new version. To run it again is safe: it takes all rights of these roles away and gives them anew.
+-- a new version. To run it again is safe: it revokes all rights of these roles and grants them again.
 --
 --     orderflow-admin roles postgresql | runuser -u postgres -- psql -v ON_ERROR_STOP=1 -d DATABASE -f -
 --

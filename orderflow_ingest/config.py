@@ -329,7 +329,7 @@ KEYS = (
     Key("ORDERFLOW_TASK_MEMORY", "task_memory", "2147483648", _task_memory,
         "a number of bytes from 268435456 on, which a worker needs for itself, or 0 for no limit",
         "bytes of memory (address space) that a worker process may have; beyond them a task fails, and a process that "
-        "keeps half of them is started anew; 0: no limit"),
+        "keeps half of them is replaced; 0: no limit"),
     Key("ORDERFLOW_SWEEP_AFTER", "sweep_after", "120", _seconds, "a number of seconds",
         "seconds after which the sweep enqueues what no worker has begun"),
     Key("ORDERFLOW_MAX_QUEUE", "max_queue", "100000", _number(int, 0), "a number of tasks, 0 for no limit",
@@ -346,7 +346,7 @@ KEYS = (
     Key("ORDERFLOW_MAX_IN_FLIGHT", "max_in_flight", "134217728", _number(int, 1), "a number of bytes",
         "bytes of memory for the messages that the service works on at a time; beyond them mail is deferred"),
     Key("ORDERFLOW_RELAY", "relay", "", _relay, "of the form host:port or unix:/path",
-        "where the service, before the queue, gives back what is no order: an smtpd of Postfix's without a filter",
+        "where the service, before the queue, relays mail that is no order: an smtpd of Postfix without a filter",
         "none"),
     Key("ORDERFLOW_METRICS", "metrics", "127.0.0.1:9464", _listener, "of the form host:port or unix:/path",
         "where orderflow-metrics is asked for its page: of this host alone, or unix:/path"),
@@ -368,8 +368,8 @@ KEYS = (
     Key("S3_ENDPOINT_URL", "s3_endpoint_url", "", _endpoint, "an http: or https: URL",
         "URL of an S3-compatible store other than AWS", "AWS"),
     Key("ORDERFLOW_S3_ENCRYPTION", "s3_encryption", "", _matching(r"(?:AES256|aws:kms(?::[A-Za-z0-9:/_.-]{1,2048})?)?"),
-        "AES256, aws:kms or aws:kms:KEY", "what the store is told to encrypt each object with: AES256, aws:kms or "
-        "aws:kms:KEY, the key's id, ARN or alias", "what the bucket is set to"),
+        "AES256, aws:kms or aws:kms:KEY", "the encryption that the store is asked to use for each object: AES256, aws:kms "
+        "or aws:kms:KEY, the key's id, ARN or alias", "what the bucket is set to"),
     Key("ORDERFLOW_S3_CHECKSUM", "s3_checksum", "sha256", _matching(r"sha256|crc32|md5|none"),
         "sha256, crc32, md5 or none", "what each put sends for the store to verify; sha256 and crc32 send MD5 too"),
     Key("ORDERFLOW_S3_ADDRESSING", "s3_addressing", "", _matching(r"(?:path|virtual)?"), "path or virtual",

@@ -273,7 +273,7 @@ def _exit_if_leaking() -> None:
     space, resident = Path("/proc/self/statm").read_text().split()[:2]  # in pages: proc(5)
     most = settings.task_memory / resource.getpagesize()
     if (int(resident) > most / 2 or int(space) > most * 7 / 8) and _has_memory_limit():
-        logs.event("worker", "Worker process ended, to be started anew: it kept too much memory.", logging.WARNING)
+        logs.event("worker", "Worker process ended because it kept too much memory; another starts.", logging.WARNING)
         os._exit(0)
 
 

@@ -123,7 +123,7 @@ def secure() -> None:
 
 
 def rebuild_conflicts() -> None:
-    """Make SQLite's table anew, which knows no other way to let a column be empty; nothing refers to it."""
+    """Replace SQLite's table: it has no other way to let a column be empty. Nothing refers to the table."""
     kept = (
         "org_id, id, inbound_message_id, envelope_sender, envelope_recipient, queue_id, client_address, from_email, "
         "subject, raw_key, digest, fingerprint, received_at, resolution, created_at, updated_at"

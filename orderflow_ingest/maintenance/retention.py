@@ -174,7 +174,7 @@ def erased_event(row: ObjectReference, actor: str, run_id: UUID | None, why: str
 def extract_again_where_deleted(index: ReferenceIndex, org_id: int, app: App, actor: str, run_id: UUID | None) -> int:
     """Extract messages again whose row came while its object was deleted; return how many.
 
-    Who is at a message, and may have put such an object already, loses it, and it is begun anew.
+    A worker that holds a message, and may have put such an object already, loses its lease, and another attempt begins.
     """
     if not index.has_deleted():
         return 0

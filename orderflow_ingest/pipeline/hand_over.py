@@ -5,8 +5,8 @@ again by its id: a worker can be killed after the handler returned and before th
 SystemExit and the like included, is a failed attempt (see `retry`). A handler that cannot be loaded or cannot be
 called with one argument is an outage: the document waits for one that can.
 
-A handler is a plain function: nobody awaits a coroutine here. One that is told by its look, an `async def` or one with
-`yield`, cannot be loaded; one that turns out so by its result, behind a decorator say, has failed, since none of its
+A handler is a plain function: nobody awaits a coroutine here. An `async def`, or a function with `yield`, cannot be
+loaded. A handler that returns a coroutine or a generator, for example behind a decorator, has failed, since none of its
 own lines has run.
 """
 
@@ -107,7 +107,7 @@ _HAND_OVER = Work[Document](
 
 
 class HandlerNotRun(OrderflowError):
-    """The handler gave back what somebody would have to await or iterate; nobody does."""
+    """The handler returned something to await or to iterate, and nobody does that."""
 
 
 def load_handler(target: str) -> Handler:

@@ -189,7 +189,7 @@ def _claim(slug: str, app: App) -> None:
 
 
 def _archive(slug: str, app: App) -> None:
-    """Write an organization as it is now into the archive, from which its row can be made anew."""
+    """Write an organization as it is now into the archive, so that a rebuild can make its row."""
     record = app.records.rebuild_writes.organization_record(slug)
     if record:
         with archive_may_be_unavailable():

@@ -88,7 +88,7 @@ def _candidates(name: str, org_id: int | None, app: App) -> list[Mail]:
     messages = app.records.messages
     if name.startswith("<") or name.startswith("synthetic:"):
         named = Filter(org_id=org_id, message_id=name)
-        # What is held since it clashes with a message is told with that.
+        # Mail that is held because of a message is shown with that message.
         return [*messages.select(named, _SEVERAL)] or [*app.records.held_mail.find(named, _SEVERAL)]
     digits = name.replace("-", "").lower()
     if not _BEGINNING.fullmatch(name) or len(digits) > 32:

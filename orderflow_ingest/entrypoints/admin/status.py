@@ -1,7 +1,7 @@
 """orderflow-admin status: what is where, at a glance; of all organizations, of one, or of each (`--by-org`).
 
 It asks for what is unfinished, failed or held, and for the last seven days, so that it takes no longer however long the
-history grows. A part that is away is told as such, and the rest is shown. Errors are told by class and place: nothing
+history grows. A part that is unavailable is shown as such, with the rest. Errors are shown by class and place: nothing
 of a message stands in them.
 """
 

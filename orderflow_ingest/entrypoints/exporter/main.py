@@ -45,7 +45,7 @@ def cli(*, once: bool, textfile: Path | None, any_address: bool, settings_file: 
     address = app.settings.metrics
     page = Page(app)
     if once or textfile:
-        logs.configure("stderr", "metrics", None)  # a part that is away is told there, with its reason
+        logs.configure("stderr", "metrics", None)  # with the reason why a part is unavailable
     if textfile:
         _write_textfile(textfile, page.text())
     if once:

@@ -92,7 +92,7 @@ def rebuild_from_archive(
     if not found.chosen and not found.lost:
         raise click.ClickException("the archive has no such organization" if slug else "the archive is empty")
     if not (yes or dry_run):
-        click.confirm(f"Make the rows of {len(found.chosen)} organizations anew?", abort=True, err=True)
+        click.confirm(f"Rebuild the rows of {len(found.chosen)} organizations?", abort=True, err=True)
     if not dry_run:
         for org in found.chosen:
             app.records.rebuild_writes.add_organization(org)

@@ -71,7 +71,7 @@ class ObjectNote(StrEnum):
     NO_MAIL = "objects that are no mail"
     GONE = "objects that went meanwhile"
     OTHER_TIME = "mails of another time"
-    NEW_ID = "ids made anew, of mail that an earlier version archived"
+    NEW_ID = "new ids, of mail that an earlier version archived"
     NO_ENVELOPE = "mails without their time of receipt"
     NO_SENDER = "mails whose envelope sender is unknown"
     CHANGED = "mails whose metadata a store or proxy has changed: read as far as it goes"

@@ -549,7 +549,7 @@ def test_the_program_rebuilds_tells_and_lets_postfix_know(deployment):
     with sqlite3.connect(deployment.state / "recipients.db") as published:
         assert published.execute("SELECT slug FROM recipient").fetchall() == [("acme",)]
     ended = deployment.run("orderflow-replay", "archive", check=False)
-    assert ended.returncode == 1 and "Make the rows of 2 organizations anew?" in ended.stderr
+    assert ended.returncode == 1 and "Rebuild the rows of 2 organizations?" in ended.stderr
 
 
 def test_a_damaged_mail_is_named_printable_and_the_exit_status_tells(deployment):

@@ -51,7 +51,7 @@ Waiting = Callable[[str, float], None]  # what is waited for, and for how long a
 
 
 class Canary:
-    """One flight of a probe to `org`; it has so many seconds, and `waiting` is told of each look."""
+    """One flight of a probe to `org`; it has so many seconds, and `waiting` is called at each look."""
 
     def __init__(self, app: App, org: Organization, probe: Probe, timeout: float, waiting: Waiting):
         self._app, self._org, self._probe, self._waiting = app, org, probe, waiting

@@ -135,11 +135,11 @@ def _breaker(app: App) -> Iterator[CheckResult]:
 
 def _queue(app: App) -> Iterator[CheckResult]:
     try:
-        depth, rings, held = app.queue.depth(), app.queue.notify_works(), [*check_snapshots(app)]
+        depth, is_heard, held = app.queue.depth(), app.queue.notify_works(), [*check_snapshots(app)]
     except QueueUnavailable as error:
         yield "TROUBLE", str(error)
         return
-    if not rings:
+    if not is_heard:
         yield (
             "WARNING",
             "NOTIFY is not heard by who LISTENs, so each task waits for the worker's next look: a transaction pooler? "

@@ -6,8 +6,8 @@ large as the largest mail, since a proxy before it may have a limit of its own.
 
 The probe is the object PROBE: below `probe/`, for which the policies of `orderflow-admin roles s3` give every role its
 rights, outside of all organizations. Its name is fixed, so that the next run overwrites and deletes what a killed one
-left. Two runs at a time may meet there: what is not read back is tried again before it is told. In a bucket that keeps
-versions the large one is deleted for good, and it is said if that is not allowed.
+left. Two runs at a time may meet there: what is not read back is tried again before it is reported. In a bucket with
+versions the large one is deleted for good, and a finding says if that is not allowed.
 """
 
 import hashlib
