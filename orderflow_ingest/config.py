@@ -368,8 +368,8 @@ KEYS = (
     Key("S3_ENDPOINT_URL", "s3_endpoint_url", "", _endpoint, "an http: or https: URL",
         "URL of an S3-compatible store other than AWS", "AWS"),
     Key("ORDERFLOW_S3_ENCRYPTION", "s3_encryption", "", _matching(r"(?:AES256|aws:kms(?::[A-Za-z0-9:/_.-]{1,2048})?)?"),
-        "AES256, aws:kms or aws:kms:KEY", "the encryption that the store is asked to use for each object: AES256, aws:kms "
-        "or aws:kms:KEY, the key's id, ARN or alias", "what the bucket is set to"),
+        "AES256, aws:kms or aws:kms:KEY", "the encryption that the store is asked to use for each object: "
+        "AES256, aws:kms or aws:kms:KEY, the key's id, ARN or alias", "what the bucket is set to"),
     Key("ORDERFLOW_S3_CHECKSUM", "s3_checksum", "sha256", _matching(r"sha256|crc32|md5|none"),
         "sha256, crc32, md5 or none", "what each put sends for the store to verify; sha256 and crc32 send MD5 too"),
     Key("ORDERFLOW_S3_ADDRESSING", "s3_addressing", "", _matching(r"(?:path|virtual)?"), "path or virtual",
