@@ -1,11 +1,14 @@
 """Names that an enemy chose stay data: never a path, a key, a line of a log, an escape on a terminal, or SQL."""
 
+import fcntl
 import json
 import os
 import pty
 import re
 import select
 import sqlite3
+import struct
+import termios
 import unicodedata
 from base64 import b64encode
 
@@ -15,6 +18,7 @@ from tests.support.lab import warm
 from tests.support.lab.deployment import DOMAIN, ENVIRONMENT, Deployment
 from tests.support.lab.process import scratch
 
+WIDE = 2000  # columns: a table is cut into blocks on a terminal that is too narrow for it
 MARK = "zzmark"  # in every name, so that its way can be followed
 HOSTILE = (
     f'{MARK}\nFROM: evil {{"level": "INFO"}}\n',
@@ -117,8 +121,9 @@ def test_file_names_are_safe_to_store_and_to_show(deployment):
 
 
 def on_a_terminal(deployment: Deployment, program: str, *arguments: str) -> str:
-    """Run a program whose standard output and error are a terminal; give what it writes."""
+    """Run a program with a wide terminal as its standard output and error, and return what it writes."""
     leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, WIDE, 0, 0))
     env = {**ENVIRONMENT, "TERM": "xterm", "ORDERFLOW_SETTINGS": str(deployment.settings_file)}
     files = [os.ttyname(follower)] * 3
     child = warm.start(deployment.programs / program, arguments, env, deployment.credentials(), files)

@@ -256,7 +256,7 @@ def test_status_shows_what_is_where(quiet):
     assert (status["messages_received"], status["tasks_waiting"], status["spool_entries"]) == (1, 1, 0)
     assert status["oldest_unfinished_message_at"] is not None
     lines = quiet.admin("status", "--org", "acme").splitlines()
-    assert lines[1].split() == ["messages", "RECEIVED", "1"]
+    assert lines[1].split() == ["messages", "received", "1"]
     assert not any("spool" in line for line in lines), "a spool has no tenants"
 
 
