@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import click
 import pytest
 
 from orderflow_ingest.app import open_app
@@ -285,7 +286,7 @@ def test_status_tells_a_day_a_week_what_is_held_and_by_organization(seen):
 
 LOOKS = (
     ("admin", "status"), ("admin", "status", "--by-org"), ("admin", "find", "order"), ("admin", "org", "list"),
-    ("admin", "check", "--no-postfix"), ("admin", "org", "show", "acme"), ("replay", "list"), ("replay", "held"),
+    ("admin", "check", "--no-postfix"), ("admin", "org", "show", "acme"), ("admin", "list"), ("admin", "held"),
     ("admin", "--help"), ("admin", "org", "-h"), ("replay", "-h"),
     ("admin", "postfix", "--help"),
 )  # fmt: skip
@@ -297,19 +298,40 @@ def test_no_line_is_wider_than_a_terminal_of_80_columns(seen, look):
     seen.deliver(ACME, mail(19, Subject=hostile, From=f"{hostile} <{'b' * 60}@{'shop' * 15}.example>"))
     program, *arguments = look
     env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(seen.settings_file)}
-    lines = on_terminal([PROGRAMS / f"orderflow-{program}", *arguments], env)
+    lines = on_terminal([PROGRAMS / f"orderflow-{program}", *arguments], {**env, "NO_COLOR": "1"})
     assert lines and not [line for line in lines if display_width(line) > 80 or "\x1b" in line]
-    if look == ("replay", "list"):
+    if look == ("admin", "list"):
         (id,) = {row["id"] for row in rows(admin(seen, "find", "--json", "--document", "PO_4711.pdf"))}
         assert [line for line in lines if id in line], "an id is never cut"
+
+
+def test_a_terminal_has_colour_and_nothing_else_has_it(seen):
+    env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(seen.settings_file)}
+    command = [PROGRAMS / "orderflow-admin", "list"]
+    on_terminal_lines = on_terminal(command, env, columns=2000)
+    parsed = click.style("PARSED", fg="green")
+    assert parsed in on_terminal_lines[-1]
+    plain = [line.replace(parsed, "PARSED") for line in on_terminal_lines]
+    assert plain == on_terminal(command, {**env, "NO_COLOR": "1"}, columns=2000) == admin(seen, "list").splitlines()
+
+
+def test_times_are_shown_in_the_zone_of_the_computer_and_json_stays_in_utc(seen):
+    env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(seen.settings_file), "TZ": "Asia/Kolkata"}
+    shown = on_terminal([PROGRAMS / "orderflow-admin", "list", "--local"], env, columns=2000)
+    (utc, *_), local = rows(admin(seen, "list", "--local", "--json")), shown[1].split("  ")[1]
+    assert local.endswith("+0530") and utc["received"].endswith("+00:00")
+    at = datetime.strptime(local, "%Y-%m-%d %H:%M:%S%z")
+    assert abs(at - datetime.fromisoformat(utc["received"])) < timedelta(seconds=1)
+
+
+def test_an_organization_that_is_mistyped_is_answered_with_a_similar_one(seen):
+    assert failing(seen, "list", "--org", "acmee") == "Error: no organization is named acmee; did you mean acme?"
 
 
 @pytest.mark.parametrize("program", ["admin", "replay"])
 def test_a_mistyped_command_is_answered_with_what_is_similar(seen, program):
     ended = subprocess.run([PROGRAMS / f"orderflow-{program}", "hel"], text=True, capture_output=True)
-    assert ended.returncode == 2 and ended.stderr.endswith(
-        "No such command 'hel'. Did you mean 'held'?\n" if program == "replay" else "No such command 'hel'.\n"
-    )
+    assert ended.returncode == 2 and ended.stderr.endswith("No such command 'hel'. Did you mean 'held'?\n")
 
 
 def test_status_watches_in_lines_until_it_is_interrupted(seen):

@@ -176,7 +176,7 @@ class Sent:
 
         def came() -> bool:
             self.is_document = [row["subject"] for row in deployment.messages()]
-            listed = deployment.replay("held", "--org", "strict", "--json").splitlines()
+            listed = deployment.admin("held", "--org", "strict", "--json").splitlines()
             self.held = [json.loads(line)["subject"] for line in listed]
             return len(self.is_document) + len(self.held) >= accepted
 

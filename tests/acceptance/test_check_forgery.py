@@ -50,7 +50,7 @@ def found(deployment: Deployment, patience: float = 20) -> list[tuple[str, str]]
 
 
 def nothing_is_left(deployment: Deployment) -> bool:
-    held = deployment.run("orderflow-replay", "held", "--org", "canary", "--json").stdout
+    held = deployment.run("orderflow-admin", "held", "--org", "canary", "--json").stdout
     return not (deployment.messages() or held or list(deployment.state.glob("archive/org/*/*/*")))
 
 

@@ -66,7 +66,7 @@ def test_what_attachments_hold_becomes_documents_and_every_part_is_told(deployme
     assert send(deployment, b"Subject: Wrapped\r\n" + raw).accepted
     (row,) = deployment.wait_parsed("Wrapped")
     assert wait_until(lambda: {d["state"] for d in deployment.documents(row["id"])} == {"DONE"}, 60, interval=0.6)
-    shown = [json.loads(line) for line in deployment.replay("documents", row["id"], "--json").splitlines()]
+    shown = [json.loads(line) for line in deployment.admin("documents", row["id"], "--json").splitlines()]
     assert [(p["part"], p["filename"], p["state"], p["reason"], p["defects"]) for p in shown] == [
         ("0", None, "skipped", "container", ""),
         ("1", "orders.zip", "skipped", "opened", ""),

@@ -39,14 +39,14 @@ ASKING = (
     ("orderflow-admin", "canary", "--server", "127.0.0.1:1"),
     ("orderflow-admin", "reconcile"),
     ("orderflow-admin", "retention", "--yes"),
-    ("orderflow-replay", "list"),
-    ("orderflow-replay", "documents", "00000000-0000-4000-8000-000000000000"),
+    ("orderflow-admin", "list"),
+    ("orderflow-admin", "documents", "00000000-0000-4000-8000-000000000000"),
     ("orderflow-replay", "message", "--org", "acme", "--yes"),
-    ("orderflow-replay", "held"),
-    ("orderflow-replay", "runs"),
+    ("orderflow-admin", "held"),
+    ("orderflow-admin", "runs"),
 )
 STARTED = (("orderflow-console", "user", "add", "anna"), ("orderflow-metrics", "--once"))
-SPOOLED = (("orderflow-replay", "spool"), ("orderflow-replay", "dead"), ("orderflow-replay", "archive", "--yes"))
+SPOOLED = (("orderflow-replay", "spool"), ("orderflow-admin", "dead"), ("orderflow-replay", "archive", "--yes"))
 ALL = (*ASKING, *STARTED, *SPOOLED, ("orderflow-admin", "init"), ("orderflow-admin", "check", "--no-postfix"))
 
 

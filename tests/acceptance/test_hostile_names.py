@@ -124,7 +124,7 @@ def on_a_terminal(deployment: Deployment, program: str, *arguments: str) -> str:
     """Run a program with a wide terminal as its standard output and error, and return what it writes."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, WIDE, 0, 0))
-    env = {**ENVIRONMENT, "TERM": "xterm", "ORDERFLOW_SETTINGS": str(deployment.settings_file)}
+    env = {**ENVIRONMENT, "TERM": "xterm", "NO_COLOR": "1", "ORDERFLOW_SETTINGS": str(deployment.settings_file)}
     files = [os.ttyname(follower)] * 3
     child = warm.start(deployment.programs / program, arguments, env, deployment.credentials(), files)
     text = b""
@@ -143,11 +143,11 @@ def shown(text: str) -> None:
 
 
 def test_a_terminal_is_shown_no_escape_and_a_row_is_one_line(deployment):
-    listed = on_a_terminal(deployment, "orderflow-replay", "list")
+    listed = on_a_terminal(deployment, "orderflow-admin", "list")
     shown(listed)
     assert len(listed.splitlines()) == len(HOSTILE) + 1 and MARK in listed
     for message in deployment.messages():
-        documents = on_a_terminal(deployment, "orderflow-replay", "documents", message["id"])
+        documents = on_a_terminal(deployment, "orderflow-admin", "documents", message["id"])
         shown(documents)
         assert len(documents.splitlines()) == 4, "heads, the multipart and two files"
     shown(on_a_terminal(deployment, "orderflow-replay", "message", "--org", "acme", "--dry-run"))
@@ -155,6 +155,6 @@ def test_a_terminal_is_shown_no_escape_and_a_row_is_one_line(deployment):
 
 
 def test_json_for_machines_is_one_line_for_a_row(deployment):
-    lines = deployment.replay("list", "--json").splitlines()
+    lines = deployment.admin("list", "--json").splitlines()
     assert len(lines) == len(HOSTILE) and all(re.fullmatch(r"[\x20-\x7e]+", line) for line in lines)
     assert any(row["subject"].startswith(f"{MARK}\x1b[2J") for row in map(json.loads, lines)), "whole, for machines"

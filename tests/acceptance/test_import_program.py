@@ -36,13 +36,13 @@ def test_the_program_imports_tells_what_failed_and_ends_with_1_until_all_is_in(q
     dry = quiet.run("orderflow-replay", "import", str(files), "--org", "acme", "--dry-run", "--json", check=False)
     assert sorted(json.loads(line)["outcome"] for line in dry.stdout.splitlines()) == ["failed", "imported", "imported"]
     assert quiet.messages() == [] and dry.returncode == 1
-    ended = quiet.run("orderflow-replay", "import", str(files), "--org", "acme", "--json", check=False)
+    ended = quiet.run("orderflow-replay", "import", str(files), "--org", "acme", "--yes", "--json", check=False)
     assert ended.returncode == 1 and "not one header field" in ended.stderr and "\x1b" not in ended.stderr
     told = {row["name"]: row["count"] for row in map(json.loads, ended.stdout.splitlines())}
     assert told == {"imported": 2, "failed": 1}
     assert {row["subject"] for row in quiet.messages()} == {"Order 1", "Order 2"}
     (files / "\x1b[31mevil\n.eml").unlink()
-    assert "there already  2" in quiet.replay("import", str(files), "--org", "acme")
+    assert "there already  2" in quiet.replay("import", str(files), "--org", "acme", "--yes")
 
 
 def test_nothing_is_imported_for_an_organization_that_takes_no_mail(quiet, files):

@@ -87,7 +87,7 @@ def test_reconcile_tells_mends_and_says_by_its_status_whether_anything_is_left(h
     )
     assert (kind["name"], kind["found"], total["found"], total["fixed"]) == ("document missing", 1, 1, 0)
     assert f"document missing  acme  document {lost.id}" in here.run("reconcile").stdout
-    assert here.admin("reconcile", "--fix")[-1] == {
+    assert here.admin("reconcile", "--fix", "--yes")[-1] == {
         "name": "all findings",
         "what": "all findings",
         "found": 1,
@@ -134,13 +134,15 @@ def test_retention_takes_the_days_of_each_organization_and_deletes_only_with_yes
     assert "for ever" in here.run("retention").stderr
     with app.records.database.write(1) as connection:
         connection.exec_driver_sql("UPDATE organization SET settings = '{\"keep_raw_days\": 30}' WHERE slug = 'acme'")
-    assert "say --yes" in here.run("retention").stderr
-    (row,) = here.admin("retention")
+    asked = here.run("retention", "--json")
+    assert asked.exit_code == 1 and "Delete these objects?" in asked.stderr and "--yes answers" in asked.stderr
+    (row,) = here.admin("retention", "--dry-run")
+    assert rows(asked.stdout) == [row]
     assert (row["org"], row["kind"], row["objects"], row["bytes"], row["rows"]) == ("acme", "raw", 1, old.size, 1)
     assert app.archive.read(old.raw_key, old.digest)
     assert here.admin("retention", "--yes") == [row]
     assert app.records.messages.get(1, old.id).erased_at and not app.records.messages.get(2, other.id).erased_at
-    done = here.admin("retention", "--org", "beta", "--raw-days", "30", "--document-days", "500")
+    done = here.admin("retention", "--org", "beta", "--raw-days", "30", "--document-days", "500", "--dry-run")
     assert [(one["kind"], one["objects"], one["kept"]) for one in done] == [("raw", 1, 0), ("documents", 0, 2)]
     (run,) = app.records.runs.latest()
     assert (run.command, run.done, run.ended_at is None) == ("retention", 1, False)
@@ -162,7 +164,7 @@ def test_an_organization_must_be_disabled_for_a_delivery_s_time_before_it_is_era
 def test_erase_deletes_nothing_unless_it_is_told_to_and_leaves_a_run_without_a_name(here):
     message = here.worked(order(1))
     told = here.run("erase", "--org", "acme", "--sender", "Buyer@shop.example", "--json")
-    assert "say --yes" in told.stderr
+    assert told.exit_code == 1 and "Type acme to erase it" in told.stderr and "--yes answers" in told.stderr
     assert {one["name"]: one["count"] for one in rows(told.stdout)}["messages"] == 1
     assert here.app.records.messages.get(1, message.id) and here.app.records.runs.latest() == []
     done = here.admin("erase", "--org", "acme", "--sender", "Buyer@shop.example", "--yes")
@@ -203,7 +205,7 @@ def test_on_a_terminal_the_slug_has_to_be_typed(here, typed, erased):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("reconcile", "--orphan-documents"), "Error: --orphan-documents says what --fix may do"),
+        (("reconcile", "--orphan-documents"), "Error: --orphan-documents goes with --fix"),
         (("reconcile", "--org", "nope"), "Error: no organization is named nope"),
         (("reconcile", "--resume", str(uuid4())), "Error: no run of reconcile has this id"),
         (("retention", "--org", "nope"), "Error: no organization is named nope"),
@@ -249,7 +251,7 @@ def test_operators_keep_and_erase_on_postgresql_and_s3_by_their_role(production,
         other = worked(app, order(2).replace(b"buyer@", b"else@"), slug, sender="else@shop.example")
     assert reconciled() == {"all findings": (0, 0)}
     app.archive.delete(app.records.documents.of_message(new.org_id, new.id)[0].object_key)
-    assert reconciled("--fix") == {"document missing": (2, 2), "all findings": (2, 2)}
+    assert reconciled("--fix", "--yes") == {"document missing": (2, 2), "all findings": (2, 2)}
     for message in (old, new):
         extract.extract(message.org_id, message.id, app)
     assert reconciled() == {"all findings": (0, 0)}

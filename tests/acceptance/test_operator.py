@@ -53,7 +53,7 @@ def test_what_is_wrong_is_said_in_one_line(quiet, arguments, said):
 def test_a_database_that_is_away_is_said_in_one_line_without_the_password(quiet):
     port = free_port()
     quiet.write_settings({"DATABASE_URL": f"postgresql://user:hidden@127.0.0.1:{port}/x"})
-    for program, command in (("orderflow-admin", "status"), ("orderflow-replay", "list")):
+    for program, command in (("orderflow-admin", "status"), ("orderflow-admin", "list")):
         said = failing(quiet, program, command)
         assert said.startswith(f"error: database 127.0.0.1:{port}/x: OperationalError")
         assert "hidden" not in said

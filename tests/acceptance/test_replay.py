@@ -57,7 +57,7 @@ def test_a_replay_extracts_again_and_hands_over_again_and_doubles_nothing(deploy
     assert len(handed) == 5
     assert len({r["document_id"] for r in handed}) == 2
     assert len(deployment.documents(before["id"])) == 2
-    last, first = rows(deployment.replay("runs", "--json", "--limit", "2"))
+    last, first = rows(deployment.admin("runs", "--json", "--limit", "2"))
     assert (last["done"], last["selected"], last["state"]) == (first["done"], first["selected"], first["state"])
     assert (last["done"], last["selected"], last["state"]) == (1, 1, "ended")
     assert first["command"] == f"orderflow-replay message --yes {before['id']}"
@@ -155,7 +155,7 @@ def test_a_run_that_is_stopped_and_killed_ends_exact(many):
     *told, summary = first.lines
     assert status == 1 and f"go on with: orderflow-replay resume {summary['run']}" in errors
     assert (summary["outcome"], summary["replayed"]) == ("STOPPED", len(told)) and 30 <= len(told) < 150
-    (run,) = rows(deployment.replay("runs", "--json"))
+    (run,) = rows(deployment.admin("runs", "--json"))
     assert (run["state"], run["done"], run["selected"]) == ("stopped", len(told), 300)
 
     killed = Running(deployment, "resume", summary["run"])
@@ -171,7 +171,7 @@ def test_a_run_that_is_stopped_and_killed_ends_exact(many):
     assert len(rest) == 300 - done, "what was done is not done again"
     assert [count for _, _, count in many.events()] == [1] * 300
     assert len({run for run, _, _ in many.events()}) == 1
-    (run,) = rows(deployment.replay("runs", "--json"))
+    (run,) = rows(deployment.admin("runs", "--json"))
     assert (run["state"], run["done"], run["failed"]) == ("ended", 300, 0)
     assert failing(deployment, "orderflow-replay", "resume", run["run"]).startswith("Error: this run has ended")
     assert {row["status"] for row in deployment.messages()} == {"RECEIVED"}
@@ -221,7 +221,7 @@ def test_a_damaged_dead_letter_is_told_and_does_not_keep_the_others_from_being_s
     (dead / "1-broken").write_text("nothing of ours")
     (dead / "1-broken.why").touch()
     subprocess.run(["chown", "-R", "nobody:", dead], check=True)
-    (broken,) = rows(quiet.replay("dead", "--json"))
+    (broken,) = rows(quiet.admin("dead", "--json"))
     assert (broken["recipient"], broken["reason"]) == ("unreadable: EntryDamagedError", "no reason was noted")
     file = quiet.state / "broken.eml"
     for option in (["--show", "1-broken"], ["--export", "1-broken", str(file)]):
@@ -236,7 +236,7 @@ def test_held_mail_is_shown_accepted_once_or_discarded(deployment):
     for body in (b"12\n", b"13\n", b"14\n"):
         deployment.deliver(ACME, mail(20, body))
     count = len(deployment.messages())
-    first, second = rows(deployment.replay("held", "--json"))
+    first, second = rows(deployment.admin("held", "--json"))
     assert first["reason"] == "IDENTITY"
     (foreseen,) = rows(deployment.replay("held", "--accept", "--dry-run", first["id"], "--json"))
     assert foreseen["outcome"].startswith("accepted as <order-20@shop.example>#")
@@ -273,10 +273,10 @@ def test_an_operator_does_all_of_it_under_row_level_security(postgres, place):
             )
             assert (end["replayed"], end["outcome"]) == (1, "ENDED")
             deployment.wait_finished(1)
-        (held,) = rows(deployment.replay("held", "--json"))
+        (held,) = rows(deployment.admin("held", "--json"))
         assert deployment.replay("held", "--accept", held["id"]).strip() == "1 of 1 held mails: accepted"
         deployment.wait_finished(2)
     with psycopg.connect(under.tenants.url("owner").replace("+psycopg", "")) as connection:
         counts = dict(connection.execute("SELECT kind, count(*) FROM message_event GROUP BY kind").fetchall())
     assert (counts["REPLAYED"], counts["ACCEPTED"], counts["HANDED_OVER"]) == (3, 2, 7), counts
-    assert [run["state"] for run in rows(deployment.replay("runs", "--json"))] == ["ended"] * 3
+    assert [run["state"] for run in rows(deployment.admin("runs", "--json"))] == ["ended"] * 3

@@ -17,8 +17,9 @@ from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.identity import read_message
 from orderflow_ingest.domain.states import EventKind, HoldReason, Status
 from orderflow_ingest.entrypoints.cli.options import moment
+from orderflow_ingest.entrypoints.cli.selection import build_filter, selection
 from orderflow_ingest.entrypoints.replay.rate_limit import RateLimiter
-from orderflow_ingest.entrypoints.replay.selection import build_filter, filter_from_json, filter_to_json, selection
+from orderflow_ingest.entrypoints.replay.saved_filter import filter_from_json, filter_to_json
 from orderflow_ingest.pipeline import extract, replay
 from orderflow_ingest.pipeline.receive import deliver_from_memory
 from orderflow_ingest.storage.database import Filter, IdentityTakenError, Records
@@ -97,7 +98,7 @@ def test_messages_are_selected_by_what_is_known_of_them(app):
     [("yesterday", "is no time: write 2026-03-01"), ("-1d", "is no time"), ("2026-02-30", "is no time")],
 )
 def test_what_is_no_time_is_said(quiet, text, said):
-    assert said in failing(quiet, "orderflow-replay", "list", f"--since={text}")
+    assert said in failing(quiet, "orderflow-admin", "list", f"--since={text}")
 
 
 @pytest.mark.parametrize(
@@ -136,12 +137,17 @@ def test_a_replay_asks_unless_told_yes_and_a_dry_run_changes_nothing(quiet):
     for command in ("message", "handover"):
         assert failing(quiet, "orderflow-replay", command).startswith("Error: say which")
         quiet.replay(command, "--status", "RECEIVED", "--dry-run")
-    assert failing(quiet, "orderflow-replay", "message", "--status", "RECEIVED").endswith("Aborted!")
+    assert failing(quiet, "orderflow-replay", "message", "--status", "RECEIVED").endswith(
+        "--yes answers, --dry-run shows"
+    )
     assert failing(quiet, "orderflow-replay", "handover", "--status", "RECEIVED") == "Error: no message is selected"
     assert failing(quiet, "orderflow-replay", "message", str(uuid4())) == "Error: no message is selected"
-    assert quiet.messages() == before and rows(quiet.replay("runs", "--json")) == []
+    assert quiet.messages() == before and rows(quiet.admin("runs", "--json")) == []
     assert failing(quiet, "orderflow-replay", "resume") == "Error: no run was broken off"
-    assert failing(quiet, "orderflow-replay", "resume", str(uuid4())) == "Error: no run has this id"
+    assert (
+        failing(quiet, "orderflow-replay", "resume", str(uuid4()))
+        == "Error: no run has this id; orderflow-admin runs shows the latest ones"
+    )
 
 
 def test_what_is_erased_is_skipped_with_its_reason(quiet):
@@ -166,7 +172,7 @@ def test_what_is_erased_is_skipped_with_its_reason(quiet):
 
 def test_what_a_sender_wrote_cannot_steer_the_terminal(quiet):
     quiet.deliver(ACME, mail(1, Subject="\x1b[2J\x1b]0;owned\x07 order"))
-    assert "\x1b" not in quiet.replay("list") + quiet.replay("message", "--status", "received", "--dry-run")
+    assert "\x1b" not in quiet.admin("list") + quiet.replay("message", "--status", "received", "--dry-run")
 
 
 # RateLimiter
@@ -218,28 +224,30 @@ def test_a_dead_letter_is_shown_exported_and_delivered(quiet):
     quiet.admin("org", "disable", "acme")
     assert "ORG_DISABLED" in quiet.replay("spool")
     assert list((spool / "new").iterdir()) == []
-    (dead,) = rows(quiet.replay("dead", "--json"))
+    (dead,) = rows(quiet.admin("dead", "--json"))
     assert (dead["recipient"], dead["reason"].split()[-1]) == (ACME, "ORG_DISABLED")
-    assert failing(quiet, "orderflow-replay", "dead", "nope") == "Error: no dead letter is named nope"
+    assert failing(quiet, "orderflow-admin", "dead", "nope") == "Error: no dead letter is named nope"
 
-    shown = quiet.replay("dead", "--show", dead["entry"])
+    shown = quiet.admin("dead", dead["entry"])
     assert "sender: buyer@shop.example" in shown and "ORG_DISABLED" in shown and "  Subject: \ufffd[2J order" in shown
-    (told,) = rows(quiet.replay("dead", "--show", dead["entry"], "--json"))
+    (told,) = rows(quiet.admin("dead", dead["entry"], "--json"))
     assert (told["recipient"], told["size"]) == (ACME, len(raw)) and "From: Purchasing <buyer@shop.example>" in told[
         "header"
     ]
     assert "12 widgets" not in shown + json.dumps(told)
 
     file = quiet.state / "dead.eml"
-    quiet.replay("dead", "--export", dead["entry"], str(file))
+    quiet.admin("dead", dead["entry"], "--export", str(file))
     assert file.read_bytes() == raw and oct(file.stat().st_mode)[-3:] == "600"
     is_there = f"Error: {file} is there already; --force writes over it"
-    assert failing(quiet, "orderflow-replay", "dead", "--export", dead["entry"], str(file)) == is_there
+    assert failing(quiet, "orderflow-admin", "dead", dead["entry"], "--export", str(file)) == is_there
     file.write_bytes(b"x" * 100_000)
-    quiet.replay("dead", "--export", dead["entry"], str(file), "--force")
-    assert file.read_bytes() == raw == quiet.replay("dead", "--export", dead["entry"], "-").encode()
+    quiet.admin("dead", dead["entry"], "--export", str(file), "--force")
+    assert file.read_bytes() == raw == quiet.admin("dead", dead["entry"], "--export", "-").encode()
+    former = quiet.replay("dead", "--export", dead["entry"], "-"), quiet.replay("dead", "--show", dead["entry"])
+    assert former == (raw.decode(), shown), "what orderflow-replay took before 0.1.0"
     other = quiet.state / "other.eml"
-    unknown = failing(quiet, "orderflow-replay", "dead", "--export", "nope", str(other))
+    unknown = failing(quiet, "orderflow-admin", "dead", "nope", "--export", str(other))
     assert unknown == "Error: no dead letter is named nope" and not other.exists()
 
     again = quiet.run("orderflow-replay", "dead", dead["entry"], check=False)
@@ -250,7 +258,7 @@ def test_a_dead_letter_is_shown_exported_and_delivered(quiet):
     assert "DELIVERED" in quiet.replay("dead", "--all", "--yes")
     assert list((spool / "dead").iterdir()) == []
     assert len(quiet.messages()) == 1
-    run, failed = rows(quiet.replay("runs", "--json"))
+    run, failed = rows(quiet.admin("runs", "--json"))
     assert (run["command"], run["done"], run["failed"]) == ("orderflow-replay dead --all --yes", 1, 0)
     assert (failed["command"], failed["done"], failed["failed"]) == (f"orderflow-replay dead {dead['entry']}", 0, 1)
 
@@ -302,11 +310,11 @@ def test_what_is_held_and_erased_can_only_be_discarded(quiet):
         quiet.deliver(ACME, mail(1, body))
     with closing(sqlite3.connect(quiet.state / "orderflow.db")) as database, database:
         database.execute("UPDATE held_mail SET erased_at = '2026-11-20 00:00:00'")
-    (held,) = rows(quiet.replay("held", "--json"))
+    (held,) = rows(quiet.admin("held", "--json"))
     (foreseen,) = rows(quiet.replay("held", "--accept", held["id"], "--dry-run", "--json"))
     (ended,) = rows(quiet.replay("held", "--accept", held["id"], "--json"))
     assert foreseen["outcome"] == ended["outcome"] == "its mail is erased: it can only be discarded"
-    assert len(rows(quiet.replay("held", "--json"))) == 1
+    assert len(rows(quiet.admin("held", "--json"))) == 1
     (ended,) = rows(quiet.replay("held", "--discard", held["id"], "--json"))
     assert ended["outcome"] == "discarded"
 

@@ -144,7 +144,7 @@ def run_all(deployment: Deployment, whole: bool) -> dict[str, str]:
         "init": lambda: operator("orderflow-admin", "init"),
         "roles": lambda: operator("orderflow-admin", "roles", "s3"),
         "main": lambda: operator("orderflow-admin", "postfix", "main"),
-        "list": lambda: operator("orderflow-replay", "list"),
+        "list": lambda: operator("orderflow-admin", "list"),
         "spool": lambda: operator("orderflow-replay", "spool"),
         "service": lambda: ran_for_a_while(deployment, "service", "orderflow-service"),
         "worker": lambda: ran_for_a_while(deployment, "worker", *consumer),

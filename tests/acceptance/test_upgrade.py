@@ -40,7 +40,7 @@ def lines(output):
 def test_mail_in_every_state_goes_on(upgraded):
     before = upgraded.messages()
     assert {row["status"] for row in before} == {"RECEIVED", "FAILED", "PARSED"}
-    held = lines(upgraded.replay("held", "--json"))
+    held = lines(upgraded.admin("held", "--json"))
     assert {row["reason"] for row in held} == {"IDENTITY", "SENDER"} and len(held) >= 3
     assert "reused_message_id" in upgraded.admin("org", "show", "nordwind")
     upgraded.replay("held", held[0]["id"], "--discard", "--yes", "--why", "sent twice")
@@ -62,5 +62,5 @@ def test_mail_in_every_state_goes_on(upgraded):
         upgraded.messages(),
         upgraded.worker.tail(),
     )
-    assert lines(upgraded.replay("held", "--json")) == []
+    assert lines(upgraded.admin("held", "--json")) == []
     assert upgraded.run("orderflow-admin", "reconcile", "--digests", "all").returncode == 0

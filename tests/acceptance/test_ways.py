@@ -291,7 +291,7 @@ def test_a_field_that_the_sender_wrote_authenticates_nobody(deployment):
     assert send(deployment, results + order(900), STRICT).accepted
 
     def held() -> bool:
-        return bool(deployment.run("orderflow-replay", "held", "--org", "strict", "--json").stdout)
+        return bool(deployment.run("orderflow-admin", "held", "--org", "strict", "--json").stdout)
 
     assert wait_until(held, 60, interval=0.5)
     assert not any(row["recipient"] == STRICT for row in deployment.messages())

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from orderflow_ingest.entrypoints.cli.terminal import json_option, loaded, print_rows, settings_option
+from orderflow_ingest.entrypoints.cli.terminal import examples, json_option, loaded, print_rows, settings_option
 from orderflow_ingest.maintenance.backup import BackupError, back_up
 
 
-@click.command()
+@click.command(epilog=examples("orderflow-admin backup /var/backups/orderflow/2026-12-01"))
 @click.argument("directory", type=click.Path(path_type=Path))
 @json_option
 @settings_option

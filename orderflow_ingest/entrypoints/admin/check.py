@@ -2,7 +2,7 @@
 
 import click
 
-from orderflow_ingest.entrypoints.cli.terminal import json_option, loaded, print_rows, settings_option
+from orderflow_ingest.entrypoints.cli.terminal import examples, json_option, loaded, print_rows, settings_option
 
 from .checks import check_all
 from .checks.findings import Level
@@ -10,7 +10,9 @@ from .checks.findings import Level
 _MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.TROUBLE: "TROUBLE"}
 
 
-@click.command()
+@click.command(
+    epilog=examples("orderflow-admin check", "orderflow-admin check --no-postfix   # on a host with workers only")
+)
 @click.option("--postfix-config", metavar="DIR", help="Postfix's configuration directory; default: the system's.")
 @click.option("--no-postfix", is_flag=True, help="Leave Postfix out, on a host that has none.")
 @json_option
@@ -21,7 +23,6 @@ def check(postfix_config: str | None, *, no_postfix: bool, as_json: bool, settin
     findings = list(check_all(settings, postfix_config, with_postfix=not no_postfix))
     print_rows(
         [{"part": found.part, "finding": _MARKS[found.level], "detail": found.text} for found in findings],
-        former_keys={"detail": "says"},
         as_json=as_json,
     )
     if any(found.level is Level.TROUBLE for found in findings):

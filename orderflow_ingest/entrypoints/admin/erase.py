@@ -1,11 +1,10 @@
 """The command erase: delete everything about an organization, a sender or one mail.
 
-It first prints what would go. On a terminal it then asks for the organization's slug; elsewhere --yes is needed. What
-remains is a run with the counts, under a digest of the request: no name, no address.
+It prints what would go, and asks for the organization's slug. What remains is a run with the counts, under a digest of
+the request: no name, no address.
 """
 
 import hashlib
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -14,7 +13,15 @@ import click
 
 from orderflow_ingest.app import App
 from orderflow_ingest.entrypoints.cli.options import organizations
-from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, progress, settings_option
+from orderflow_ingest.entrypoints.cli.safety import changes_many, confirm_by_name
+from orderflow_ingest.entrypoints.cli.terminal import (
+    examples,
+    json_option,
+    load_app,
+    print_rows,
+    progress,
+    settings_option,
+)
 from orderflow_ingest.maintenance import erasure
 from orderflow_ingest.maintenance.erasure import ErasureRequest, ErasureResult
 from orderflow_ingest.storage.database import Filter, Organization, Run
@@ -22,17 +29,32 @@ from orderflow_ingest.storage.database import Filter, Organization, Run
 _SLACK = 5  # seconds: an organization that was found is remembered by a delivery for one
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orderflow-admin erase --org acme --sender buyer@shop.example --dry-run",
+        "orderflow-admin erase --org acme --message b516e273-0e3c-5e5a-ad8d-7a2bdf4ad4bc",
+    )
+)
 @click.option("--org", "slug", required=True, help="Of this organization; all of it, if nothing else is said.")
 @click.option("--sender", metavar="ADDRESS", help="Only what is from this address, by its header or its envelope.")
 @click.option("--message", "mail_id", type=click.UUID, metavar="ID", help="Only this message or held mail.")
-@click.option("--yes", is_flag=True, help="Erase without asking.")
+@changes_many
 @json_option
 @settings_option
 def erase(
-    slug: str, sender: str | None, mail_id: UUID | None, *, yes: bool, as_json: bool, settings_file: str | None
+    slug: str,
+    sender: str | None,
+    mail_id: UUID | None,
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    settings_file: str | None,
 ) -> None:
-    """Delete all that there is of an organization, of a sender within it, or of one mail; exit 1 if some is left."""
+    """Delete everything of an organization, of a sender within it, or of one mail.
+
+    The command shows what it would delete, and asks for the organization's slug. The exit status is 1 if some is left.
+    """
     if sender and (mail_id or "@" not in sender[1:]):
         raise click.UsageError("--sender is a whole address, and goes without --message")
     app = load_app(settings_file)
@@ -40,13 +62,11 @@ def erase(
     request = ErasureRequest(org, sender and sender.strip().lower(), mail_id)
     if request.is_of_all:
         _need_disabled(app, org)
-    if not yes:
+    if dry_run or not yes:
         _print(_with_bar(request, app, dry_run=True), as_json=as_json)
-        if not sys.stdin.isatty():
-            click.echo("nothing was erased: say --yes", err=True)
+        if dry_run:
             return
-        if click.prompt(f"This cannot be undone. Type {org.slug} to erase it", err=True) != org.slug:
-            raise click.ClickException("nothing was erased")
+        confirm_by_name(f"This cannot be undone. Type {org.slug} to erase it", org.slug)
     done = _with_bar(request, app, dry_run=False)
     _print(done, as_json=as_json)
     if not any(vars(done).values()):
@@ -88,5 +108,4 @@ def _print(done: ErasureResult, *, as_json: bool) -> None:
     print_rows(
         [{"name": name.replace("_", " "), "count": number} for name, number in vars(done).items()],
         as_json=as_json,
-        former_keys={"name": "what", "count": "number"},
     )

@@ -13,19 +13,31 @@ import click
 
 from orderflow_ingest.domain.states import HandOver, Status
 from orderflow_ingest.entrypoints.cli.options import mail_options, org_id_of, org_option, whole_message_id
-from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, settings_option
+from orderflow_ingest.entrypoints.cli.terminal import (
+    examples,
+    json_option,
+    load_app,
+    local_option,
+    print_rows,
+    settings_option,
+)
 from orderflow_ingest.storage.database import Filter, HeldMail, InboundMessage
 
 _HELD = "HELD"
 _STATUSES = click.Choice([*(status.value for status in Status), _HELD], case_sensitive=False)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orderflow-admin find 4711 --since 7d", "orderflow-admin find --org acme --sender @shop.example --status failed"
+    )
+)
 @click.argument("sought", nargs=-1, metavar="[WORDS]...")
 @org_option
 @mail_options
 @click.option("--status", "statuses", multiple=True, type=_STATUSES, help="Of this status; may be repeated.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10000), help="At most so many.")
+@local_option
 @json_option
 @settings_option
 def find(

@@ -7,7 +7,7 @@ neither. There init creates the directories, checks that the tables exist and ha
 import click
 
 from orderflow_ingest.app import App, publish_recipients
-from orderflow_ingest.entrypoints.cli.terminal import NotSetUpError, load_app, settings_option
+from orderflow_ingest.entrypoints.cli.terminal import NotSetUpError, examples, load_app, settings_option
 from orderflow_ingest.pipeline.archive_manifest import write_organizations
 from orderflow_ingest.storage.database import schema
 from orderflow_ingest.storage.queue import QueueUnavailable
@@ -15,7 +15,7 @@ from orderflow_ingest.storage.queue import QueueUnavailable
 from .org import archive_may_be_unavailable
 
 
-@click.command()
+@click.command(epilog=examples("orderflow-admin init"))
 @settings_option
 def init(settings_file: str | None) -> None:
     """Create directories, tables and queue; safe to repeat, also to bring the schema up to date.

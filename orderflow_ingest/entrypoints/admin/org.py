@@ -11,7 +11,14 @@ from orderflow_ingest.domain.addresses import is_slug
 from orderflow_ingest.domain.ascii_case import ascii_lower
 from orderflow_ingest.domain.org_settings import KEYS, OrgSettingsError, current_name, with_current_names
 from orderflow_ingest.entrypoints.cli.options import named_org
-from orderflow_ingest.entrypoints.cli.terminal import CommandGroup, json_option, load_app, print_rows, settings_option
+from orderflow_ingest.entrypoints.cli.terminal import (
+    CommandGroup,
+    examples,
+    json_option,
+    load_app,
+    print_rows,
+    settings_option,
+)
 from orderflow_ingest.pipeline.archive_manifest import claim_organization, write_organization
 from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import OrganizationExistsError, OrganizationMismatchError
@@ -24,7 +31,7 @@ def org() -> None:
     """Add, list, enable, disable and set up organizations, and try what would become of a mail."""
 
 
-@org.command("add")
+@org.command("add", epilog=examples("orderflow-admin org add acme"))
 @click.argument("slug")
 @click.option("--name", help="Name for people; default: the slug.")
 @settings_option
@@ -43,7 +50,7 @@ def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
     click.echo(f"added {slug}: {settings.addresses.of(slug)}")
 
 
-@org.command("list")
+@org.command("list", epilog=examples("orderflow-admin org list"))
 @json_option
 @settings_option
 def list_orgs(*, as_json: bool, settings_file: str | None) -> None:
@@ -65,7 +72,7 @@ def list_orgs(*, as_json: bool, settings_file: str | None) -> None:
     )
 
 
-@org.command("enable")
+@org.command("enable", epilog=examples("orderflow-admin org enable acme"))
 @click.argument("slug")
 @settings_option
 def enable_org(slug: str, settings_file: str | None) -> None:
@@ -73,7 +80,7 @@ def enable_org(slug: str, settings_file: str | None) -> None:
     _set_active(slug, settings_file, is_active=True)
 
 
-@org.command("disable")
+@org.command("disable", epilog=examples("orderflow-admin org disable acme"))
 @click.argument("slug")
 @settings_option
 def disable_org(slug: str, settings_file: str | None) -> None:
@@ -81,7 +88,7 @@ def disable_org(slug: str, settings_file: str | None) -> None:
     _set_active(slug, settings_file, is_active=False)
 
 
-@org.command("show")
+@org.command("show", epilog=examples("orderflow-admin org show acme"))
 @click.argument("slug")
 @json_option
 @settings_option
@@ -106,7 +113,7 @@ def show_org(slug: str, *, as_json: bool, settings_file: str | None) -> None:
     print_rows(rows, as_json=as_json)
 
 
-@org.command("set")
+@org.command("set", epilog=examples("orderflow-admin org set acme allowed_senders=@shop.example keep_raw_days=365"))
 @click.argument("slug")
 @click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
 @settings_option
@@ -121,7 +128,7 @@ def set_org(slug: str, settings: tuple[str, ...], settings_file: str | None) -> 
     _change(slug, changes, settings_file)
 
 
-@org.command("unset")
+@org.command("unset", epilog=examples("orderflow-admin org unset acme keep_raw_days"))
 @click.argument("slug")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @settings_option
@@ -130,7 +137,7 @@ def unset_org(slug: str, keys: tuple[str, ...], settings_file: str | None) -> No
     _change(slug, dict.fromkeys(keys, ""), settings_file)
 
 
-@org.command("test")
+@org.command("test", epilog=examples("orderflow-admin org test orders+acme@example.com order.eml"))
 @click.argument("address")
 @click.argument("file", type=click.File("rb"), required=False)
 @click.option("--sender", metavar="ADDRESS", help="The address in From, where there is no FILE.")
@@ -161,7 +168,7 @@ def test_mail(
     app = load_app(settings_file)
     facts = dry_run_delivery(address, raw, sender, size, app, queue_id, envelope_sender, is_before_queue=before_queue)
     rows = [{"name": name, "value": value} for name, value in facts]
-    print_rows(rows, as_json=as_json, former_keys={"name": "what"})
+    print_rows(rows, as_json=as_json)
 
 
 @contextmanager

@@ -16,13 +16,23 @@ import click
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.ascii_case import ascii_lower
 from orderflow_ingest.entrypoints.cli.options import moment, org_option, organizations
-from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, progress, settings_option
+from orderflow_ingest.entrypoints.cli.safety import changes_many, confirm
+from orderflow_ingest.entrypoints.cli.terminal import (
+    examples,
+    json_option,
+    load_app,
+    print_rows,
+    progress,
+    settings_option,
+)
 from orderflow_ingest.maintenance.reconcile.findings import DigestCheck, Finding, ReconcileOptions
 from orderflow_ingest.maintenance.reconcile.reconciler import reconcile_host, reconcile_organization
 from orderflow_ingest.storage.database import Filter, Organization, Run
 
+_QUESTION = "Repair what is safe to repair, and delete the documents that no row names?"
 
-@click.command()
+
+@click.command(epilog=examples("orderflow-admin reconcile --org acme --since 7d", "orderflow-admin reconcile --fix"))
 @org_option
 @click.option(
     "--since",
@@ -52,8 +62,9 @@ from orderflow_ingest.storage.database import Filter, Organization, Run
     type=click.IntRange(1, 525600),
     help="When spool entries and due work are too old.",
 )
-@click.option("--fix", is_flag=True, help="Mend what is safe to mend; without it nothing is changed.")
-@click.option("--orphan-documents", is_flag=True, help="With --fix, delete documents that no row names.")
+@click.option("--fix", is_flag=True, help="Repair what is safe to repair.")
+@click.option("--orphan-documents", is_flag=True, help="With --fix, ask and delete documents that no row names.")
+@changes_many
 @click.option("--resume", "resumed", type=click.UUID, metavar="RUN", help="Go on with a run that was broken off.")
 @json_option
 @settings_option
@@ -67,13 +78,21 @@ def reconcile(
     *,
     fix: bool,
     orphan_documents: bool,
+    dry_run: bool,
+    yes: bool,
     resumed: UUID | None,
     as_json: bool,
     settings_file: str | None,
 ) -> None:
-    """Hold spool, rows, archive and queue against each other; exit 1 if anything is wrong and was not mended."""
+    """Compare spool, rows, archive and queue, and show what does not fit together.
+
+    --fix repairs what is safe to repair. The exit status is 1 if anything is wrong and was not repaired.
+    """
     if orphan_documents and not fix:
-        raise click.UsageError("--orphan-documents says what --fix may do")
+        raise click.UsageError("--orphan-documents goes with --fix")
+    if fix and not dry_run:
+        confirm(_QUESTION if orphan_documents else "Repair what is safe to repair?", yes=yes)
+    fix = fix and not dry_run
     app = load_app(settings_file)
     run = _run(app, resumed, fix=fix)
     scope = ReconcileOptions(
@@ -138,7 +157,7 @@ def _print(finding: Finding, *, as_json: bool) -> None:
         click.echo("\r\033[2K", err=True, nl=False)  # the bar, which is drawn again
     row: dict[str, Any] = {"finding": finding.kind.value, "org": finding.org or None, "target": finding.subject}
     row |= {"detail": finding.detail, "fixed": finding.fixed or None}
-    print_rows(iter([row]), as_json=as_json, former_keys={"target": "about", "detail": "says"})
+    print_rows(iter([row]), as_json=as_json)
 
 
 def _conclude(app: App, found: Counter[str], fixed: Counter[str], before: int, *, as_json: bool) -> None:
@@ -151,7 +170,7 @@ def _conclude(app: App, found: Counter[str], fixed: Counter[str], before: int, *
     rows.append({"name": "all findings", "found": found.total() + before, "fixed": fixed.total()})
     if not as_json:
         click.echo()
-    print_rows(rows, as_json=as_json, former_keys={"name": "what"})
+    print_rows(rows, as_json=as_json)
     late = round(app.records.messages.lag(app.records.database.now()))
     click.echo(f"{app.queue.depth()} tasks wait in the queue; the oldest due message is {late} s overdue", err=True)
     if found.total() + before > fixed.total():

@@ -18,7 +18,15 @@ import click
 from orderflow_ingest.app import App
 from orderflow_ingest.entrypoints.cli.options import org_id_of, org_option
 from orderflow_ingest.entrypoints.cli.output_file import Write, output
-from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, printable, settings_option
+from orderflow_ingest.entrypoints.cli.terminal import (
+    examples,
+    json_option,
+    load_app,
+    local_option,
+    print_rows,
+    printable,
+    settings_option,
+)
 from orderflow_ingest.storage.archive import read_object
 from orderflow_ingest.storage.database import Document, Filter, HeldMail, InboundMessage, SkippedPart
 
@@ -32,7 +40,12 @@ _HIDDEN_FIELDS = ("worker", "next_attempt_at", "claimed_filename")
 Mail = InboundMessage | HeldMail
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "orderflow-admin show '<order-4711@shop.example>'",
+        "orderflow-admin show b516e273 --org acme --document 2 order.pdf",
+    )
+)
 @click.argument("message")
 @org_option
 @click.option("--raw", "raw_file", metavar="FILE", help="Write the raw mail as an .eml file; - is standard output.")
@@ -40,6 +53,7 @@ Mail = InboundMessage | HeldMail
     "--document", "document", nargs=2, metavar="PART FILE", help="Write the document of this part; - as for --raw."
 )
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
+@local_option
 @json_option
 @settings_option
 def show(

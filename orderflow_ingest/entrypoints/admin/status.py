@@ -18,7 +18,17 @@ from orderflow_ingest.app import App
 from orderflow_ingest.domain.errors import BackendUnavailable
 from orderflow_ingest.domain.states import UNFINISHED, HoldReason, Status
 from orderflow_ingest.entrypoints.cli.options import org_id_of, org_option
-from orderflow_ingest.entrypoints.cli.terminal import Row, explain, json_option, load_app, print_rows, settings_option
+from orderflow_ingest.entrypoints.cli.terminal import (
+    Row,
+    examples,
+    explain,
+    json_option,
+    load_app,
+    local_option,
+    print_rows,
+    settings_option,
+    time_text,
+)
 from orderflow_ingest.storage.database import LastError
 from orderflow_ingest.storage.queue import QueueUnavailable
 
@@ -30,7 +40,7 @@ _ERRORS = 10
 _REASONS = {HoldReason.MESSAGE_ID_REUSED: "reused_message_id", HoldReason.SENDER_NOT_ALLOWED: "sender_not_allowed"}
 
 
-@click.command()
+@click.command(epilog=examples("orderflow-admin status --org acme", "orderflow-admin status --by-org --watch 10"))
 @org_option
 @click.option("--by-org", is_flag=True, help="A line for each organization, those with the most trouble first.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="At most so many organizations.")
@@ -43,6 +53,7 @@ _REASONS = {HoldReason.MESSAGE_ID_REUSED: "reused_message_id", HoldReason.SENDER
     help="Show it again every so many seconds, 5 if none are given, until Ctrl-C.",
 )
 @click.option("--postfix-config", metavar="DIR", help="Postfix's configuration directory; default: the system's.")
+@local_option
 @json_option
 @settings_option
 def status(
@@ -81,7 +92,7 @@ def _watch(seconds: float, draw: Callable[[], None], *, as_json: bool) -> None:
             if sys.stdout.isatty() and not as_json:
                 click.clear()
             if not as_json:
-                click.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}, every {seconds:g} s, Ctrl-C ends it")
+                click.echo(f"{time_text(datetime.now(UTC))}, every {seconds:g} s, Ctrl-C ends it")
             try:
                 draw()
             except BackendUnavailable as error:

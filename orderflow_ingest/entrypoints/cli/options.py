@@ -6,6 +6,7 @@ A time is a date, or a date and a time, in UTC, or how long ago: `2h`, `3d`.
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from functools import reduce
 from typing import Any
 
@@ -69,7 +70,9 @@ def named_org(app: App, slug: str) -> Organization:
     """Return the organization of a slug; an error in one line if there is none."""
     org = app.records.organizations.find(ascii_lower(slug))
     if org is None:
-        raise click.ClickException(f"no organization is named {slug}")
+        similar = get_close_matches(ascii_lower(slug), [one.slug for one in app.records.organizations.all()])
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+        raise click.ClickException(f"no organization is named {slug}{hint}")
     return org
 
 

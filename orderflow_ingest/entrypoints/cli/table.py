@@ -4,7 +4,7 @@ Widths are those of the characters on the screen: a Chinese character takes two 
 """
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 _GAP = "  "
 _LEAST = 8  # columns of a cell that is cut
@@ -12,17 +12,26 @@ _LEAST = 8  # columns of a cell that is cut
 _WHOLE = frozenset(("ID", "RUN", "ENTRY", "MESSAGE_ID", "RECEIVED", "STARTED", "PART", "ORG", "NAME", "STATUS", "SIZE"))
 
 
-def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int | None) -> Iterator[str]:
-    """Yield the lines of a table that is at most `room` columns wide, or as wide as it is if `room` is None."""
+Paint = Callable[[str], str]
+
+
+def table_lines(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], room: int | None, paint: Paint = str
+) -> Iterator[str]:
+    """Yield the lines of a table that is at most `room` columns wide, or as wide as it is if `room` is None.
+
+    `paint` adds colour to a cell. It may add what takes no column of the screen.
+    """
     lines = [heads, *rows] if heads else rows
     widths = [max(map(display_width, column)) for column in zip(*lines, strict=True)]
     fitted = widths if room is None else _fit(heads, widths, room)
     if room is not None and fitted is None:
-        yield from _records(heads, rows, room)
+        yield from _records(heads, rows, room, paint)
         return
     for line in lines:
         cells = zip(line, fitted or (), strict=True)
-        yield _GAP.join(_padded(cut(cell, width), width) for cell, width in cells).rstrip()
+        shown = [(cut(cell, width), width) for cell, width in cells]
+        yield _GAP.join(paint(cell) + " " * (width - display_width(cell)) for cell, width in shown).rstrip()
 
 
 def display_width(text: str) -> int:
@@ -60,7 +69,7 @@ def _fit(heads: Sequence[str], widths: Sequence[int], room: int) -> list[int] | 
     return fitted
 
 
-def _records(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
+def _records(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int, paint: Paint) -> Iterator[str]:
     """Yield a line for each cell that is not empty, its name before it, and an empty line between rows."""
     width = max(map(display_width, heads), default=0)
     for number, row in enumerate(rows):
@@ -68,4 +77,5 @@ def _records(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> 
             yield ""
         for head, cell in zip(heads or [""] * len(row), row, strict=True):
             if cell != "-":
-                yield f"{_padded(head, width)}{_GAP if heads else ''}{cut(cell, max(room - width - len(_GAP), _LEAST))}"
+                shown = paint(cut(cell, max(room - width - len(_GAP), _LEAST)))
+                yield f"{_padded(head, width)}{_GAP if heads else ''}{shown}"

@@ -32,6 +32,7 @@ from orderflow_ingest.storage.archive import ArchiveUnavailable, ObjectDamaged, 
 from orderflow_ingest.storage.database import operator_name
 from orderflow_ingest.storage.resilience.error_hints import database_name
 
+from .former_keys import FORMER_KEYS
 from .run_as import become_owner
 from .table import table_lines
 
@@ -39,6 +40,12 @@ Row = Mapping[str, Any]
 
 
 _SETTINGS = "orderflow_ingest.settings_file"
+_LOCAL = "orderflow_ingest.local_times"
+_COLORS = {
+    **dict.fromkeys(("TROUBLE", "FAILED", "dead", "broken off"), "red"),
+    **dict.fromkeys(("warning", "HELD", "stopped"), "yellow"),
+    **dict.fromkeys(("ok", "PARSED", "DONE"), "green"),
+}
 _SETTINGS_HELP = "Settings file; default: $ORDERFLOW_SETTINGS, else /etc/orderflow/ingest.env if it exists."
 
 
@@ -90,7 +97,7 @@ class LazyGroup(CommandGroup):
 
     `commands` are names of commands, where each lies, as module:attribute with the module as `package` sees it, and
     what each does in one line, so that help imports none of them. `former_names` are names of earlier versions with
-    those of today; they are not listed.
+    those of today, and `moved` commands that another program has by now; neither is listed.
     """
 
     def __init__(
@@ -99,10 +106,12 @@ class LazyGroup(CommandGroup):
         package: str | None,
         commands: Mapping[str, tuple[str, str]],
         former_names: Mapping[str, str] | None = None,
+        moved: Mapping[str, str] | None = None,
         **attributes: Any,
     ):
         super().__init__(*arguments, **attributes)
         self._package, self._commands, self._former_names = package, commands, former_names or {}
+        self._moved = moved or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands."""
@@ -110,10 +119,14 @@ class LazyGroup(CommandGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command; None if there is none of this name."""
-        found = self._commands.get(self._former_names.get(cmd_name, cmd_name))
-        if found is None:
-            return None
-        module, _, name = found[0].partition(":")
+        if cmd_name in self._moved:
+            place = self._moved[cmd_name]
+        else:
+            found = self._commands.get(self._former_names.get(cmd_name, cmd_name))
+            if found is None:
+                return None
+            place = found[0]
+        module, _, name = place.partition(":")
         command: click.Command = getattr(import_module(module, self._package), name)
         return command
 
@@ -180,6 +193,11 @@ def log_start(action: str, sentence: str, settings: Settings, **fields: Any) -> 
         event(action, "Deployment was not found to be set up.", WARNING, reason=reason, **known)
 
 
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: commands to type."""
+    return "\n".join(("\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)))
+
+
 def settings_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --settings, which may stand before the command too where it is one of a CommandGroup."""
     kept: dict[str, Any] = {"metavar": "FILE", "callback": _take_settings, "multiple": True}  # to see two that differ
@@ -200,22 +218,33 @@ def load_app(settings_file: str | None, deadline: float | None = None, *, create
     return open_app(settings, create=create, guarded=False)
 
 
-def print_rows(rows: Iterable[Row], *, as_json: bool, former_keys: Mapping[str, str] | None = None) -> None:
+def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
     """Print rows: a table for a person, with names of columns where the rows are a list, or a JSON object a line.
 
-    On a terminal a table is as wide as the terminal at the most.
-
-    `former_keys` gives the names that keys had before 0.1.0: JSON has a value under both for programs that read it.
+    On a terminal a table is as wide as the terminal at the most. JSON has the keys of former versions too.
     """
     if as_json:
+        context = click.get_current_context(silent=True)
+        former_keys = FORMER_KEYS.get((context and context.command.name) or "", {})
         for row in rows:
-            former = {old: row[new] for new, old in (former_keys or {}).items() if new in row}
+            former = {old: row[new] for new, old in former_keys.items() if new in row}
             click.echo(json.dumps({name: _plain(value) for name, value in {**row, **former}.items()}))
         return
     heads = [name.upper() for name in next(iter(rows), {})] if isinstance(rows, list) else []
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in table_lines(heads, [[_shown(value) for value in row.values()] for row in rows], room):
+    paint = _paint if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else str
+    for line in table_lines(heads, [[_shown(value) for value in row.values()] for row in rows], room, paint):
         click.echo(line)
+
+
+def local_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --local, which makes tables show times in the zone of this computer. JSON is always in UTC."""
+    kept: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _take_local}
+    return click.option("--local", help="Show times in the zone of this computer, not in UTC.", **kept)(command)
+
+
+def _take_local(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 (click calls it so)
+    ctx.meta[_LOCAL] = value
 
 
 @contextmanager
@@ -242,10 +271,23 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | bool | list | dict) or value is None else str(value)
 
 
+def _paint(cell: str) -> str:
+    """Colour the words that say how well something is. NO_COLOR in the environment switches this off."""
+    return click.style(cell, fg=_COLORS[cell]) if cell in _COLORS else cell
+
+
 def _shown(value: Any) -> str:
     if value in (None, ""):
         return "-"
-    return printable(value.strftime("%Y-%m-%d %H:%M:%SZ") if isinstance(value, datetime) else str(value))
+    return printable(time_text(value) if isinstance(value, datetime) else str(value))
+
+
+def time_text(at: datetime) -> str:
+    """Return a time in UTC, or in the zone of this computer after --local."""
+    context = click.get_current_context(silent=True)
+    if context and context.meta.get(_LOCAL):
+        return f"{at.astimezone():%Y-%m-%d %H:%M:%S%z}"
+    return f"{at:%Y-%m-%d %H:%M:%SZ}"
 
 
 def printable(text: str) -> str:

@@ -24,6 +24,7 @@ from orderflow_ingest import __version__
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.entrypoints.cli.terminal import (
     CommandGroup,
+    examples,
     json_option,
     load_app,
     log_start,
@@ -44,7 +45,7 @@ def cli() -> None:
     """See the module's header."""
 
 
-@cli.command()
+@cli.command(epilog=examples("orderflow-console serve"))
 @settings_option
 def serve(settings_file: str | None) -> None:
     """Answer browsers at ORDERFLOW_CONSOLE until SIGTERM."""
@@ -81,7 +82,7 @@ password_option = click.option(
 )
 
 
-@user.command("add")
+@user.command("add", epilog=examples("orderflow-console user add anna --org acme"))
 @click.argument("name")
 @click.option("--org", "slugs", multiple=True, help="NAME sees this organization alone; may be repeated.")
 @click.option("--may-change", is_flag=True, help="NAME may replay, accept, discard and deliver again.")
@@ -108,7 +109,7 @@ def add_user(
     click.echo(f"added {name}")
 
 
-@user.command("password")
+@user.command("password", epilog=examples("orderflow-console user password anna"))
 @click.argument("name")
 @settings_option
 def change_password(name: str, settings_file: str | None) -> None:
@@ -125,7 +126,7 @@ def change_password(name: str, settings_file: str | None) -> None:
     click.echo(f"changed the password of {name}")
 
 
-@user.command("list")
+@user.command("list", epilog=examples("orderflow-console user list"))
 @json_option
 @settings_option
 def list_users(*, as_json: bool, settings_file: str | None) -> None:
@@ -146,7 +147,7 @@ def list_users(*, as_json: bool, settings_file: str | None) -> None:
     print_rows(rows, as_json=as_json)
 
 
-@user.command("remove")
+@user.command("remove", epilog=examples("orderflow-console user remove anna"))
 @click.argument("name")
 @settings_option
 def remove_user(name: str, settings_file: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The command about mail that is held: show it, accept it as a message of its own, or discard it."""
+"""The command held: accept mail that is held as a message of its own, or discard it."""
 
 from typing import Any
 from uuid import UUID
@@ -7,31 +7,37 @@ import click
 
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.os_errors import os_reason
+from orderflow_ingest.entrypoints.cli.message_rows import held_row
 from orderflow_ingest.entrypoints.cli.options import org_id_of
-from orderflow_ingest.entrypoints.cli.terminal import json_option, load_app, print_rows, settings_option
+from orderflow_ingest.entrypoints.cli.safety import changes_many, confirm
+from orderflow_ingest.entrypoints.cli.terminal import examples, json_option, load_app, print_rows, settings_option
 from orderflow_ingest.pipeline import replay
 from orderflow_ingest.storage.archive import ObjectDamaged, ObjectMissing
 from orderflow_ingest.storage.database import HeldMail, IdentityTakenError, operator_name
 
+from .actions import count_text
 from .audit import RunCounts, recorded_run
-from .selection import dry_run_option, yes_option
 
-_FORMER_KEYS = {"message_id": "clashes_with"}
 _MOST = 100_000
 _TAKEN = "each Message-ID that it could have is another message's: discard it, or leave it"
 _ERASED = "its mail is erased: it can only be discarded"
 _CLOSED = "not held: it is closed, or not known"
 
 
-@click.command("held")
+@click.command(
+    "held",
+    epilog=examples(
+        "orderflow-replay held affc48ec-2e50-5295-91af-610245f60b40 --accept --why 'they called'",
+        "orderflow-replay held --org acme --all --discard",
+    ),
+)
 @click.argument("ids", nargs=-1, type=click.UUID)
 @click.option("--org", help="Of this organization.")
 @click.option("--accept", is_flag=True, help="Make each of them a message of its own.")
 @click.option("--discard", is_flag=True, help="Close each of them without making it a message.")
 @click.option("--all", "every", is_flag=True, help="Decide on all that --org has, instead of IDS.")
 @click.option("--why", default="", metavar="TEXT", help="The reason, for the trace.")
-@dry_run_option
-@yes_option
+@changes_many
 @json_option
 @settings_option
 def decide_held_mail(
@@ -47,10 +53,9 @@ def decide_held_mail(
     as_json: bool,
     settings_file: str | None,
 ) -> None:
-    """Show mail that is held; accept or discard IDS, or all of an organization.
+    """Accept or discard the held mail IDS, or all of an organization.
 
-    REASON says why it is held: IDENTITY, its Message-ID is known with other content; SENDER, its organization takes no
-    mail from this sender by itself.
+    `orderflow-admin held` shows it. Without --accept and --discard, this command shows it too.
     """
     if accept and discard:
         raise click.UsageError("say one of --accept and --discard")
@@ -62,16 +67,15 @@ def decide_held_mail(
     app = load_app(settings_file)
     found = app.records.held_mail.open(org_id_of(app, org), ids, _MOST)
     if not decision:
-        print_rows([_row(mail) for mail in found], as_json=as_json, former_keys=_FORMER_KEYS)
+        print_rows([held_row(mail) for mail in found], as_json=as_json)
         return
     unknown = [id for id in dict.fromkeys(ids) if id not in {mail.id for mail in found}]
     if dry_run:
-        rows = [{**_row(mail), "outcome": _foreseen(mail, decision, app)} for mail in found]
+        rows = [{**held_row(mail), "outcome": _foreseen(mail, decision, app)} for mail in found]
         rows += [_closed(id, rows) for id in unknown]
-        print_rows(rows, as_json=as_json, former_keys=_FORMER_KEYS)
+        print_rows(rows, as_json=as_json)
         return
-    if every and not yes:
-        click.confirm(f"{decision.capitalize()} {len(found)} held messages of {org}?", abort=True, err=True)
+    confirm(f"{decision.capitalize()} {count_text(len(found), 'held mail')} of {org}?", yes=yes or not every)
     with recorded_run(app, "held", [mail.id for mail in found]) as tally:
         ended = {mail.id: _resolve(mail, decision, why, app, tally) for mail in found}
     outcomes = [*ended.items(), *((id, _CLOSED) for id in unknown)]
@@ -112,19 +116,6 @@ def _foreseen(held: HeldMail, decision: str, app: App) -> str:
     except (ObjectMissing, ObjectDamaged) as error:
         return f"its mail cannot be read: {os_reason(error)}"
     return f"accepted as {identity}" if identity else _TAKEN
-
-
-def _row(held: HeldMail) -> dict[str, Any]:
-    return {
-        "id": held.id,
-        "received": held.received_at,
-        "reason": held.reason.value,
-        "message_id": held.inbound_message_id,
-        "recipient": held.envelope_recipient,
-        "from": held.from_email,
-        "subject": held.subject,
-        "erased": held.erased_at,
-    }
 
 
 def _closed(id: UUID, like: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,8 +15,10 @@ import click
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.identity import read_mail
 from orderflow_ingest.entrypoints.cli.options import named_org
+from orderflow_ingest.entrypoints.cli.safety import changes_many, confirm
 from orderflow_ingest.entrypoints.cli.terminal import (
     Row,
+    examples,
     json_option,
     load_app,
     print_rows,
@@ -33,15 +35,22 @@ _WAIT = 1.0  # seconds
 _BATCH = 100  # mails between two notes of how far it has come
 
 
-@click.command("import")
+@click.command("import", epilog=examples("orderflow-replay import /srv/mail/2025.mbox --org acme --dry-run"))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--org", "slug", required=True, help="For this organization.")
 @click.option("--again", is_flag=True, help="Take in, too, what came by mail with the same content.")
-@click.option("--dry-run", is_flag=True, help="Show what would become of each mail, and do nothing.")
+@changes_many
 @json_option
 @settings_option
 def import_mail(
-    paths: tuple[Path, ...], slug: str, *, again: bool, dry_run: bool, as_json: bool, settings_file: str | None
+    paths: tuple[Path, ...],
+    slug: str,
+    *,
+    again: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    settings_file: str | None,
 ) -> None:
     """Import the mail of PATHS: .eml and mbox files, directories of them, Maildirs.
 
@@ -53,7 +62,10 @@ def import_mail(
     run = Run.new("import", chosen)
     importer = Importer(app, org, run.actor, run.id, again, lambda: time.sleep(_WAIT))
     mails = read_paths(list(paths), app.settings.max_message_size)
-    with progress(count_bytes(list(paths)), "Looking" if dry_run else "Importing") as bar:
+    size = count_bytes(list(paths))
+    if not dry_run:
+        confirm(f"Import {size:,} bytes of mail for {org.slug}?", yes=yes)
+    with progress(size, "Looking" if dry_run else "Importing") as bar:
         verdicts: Iterator[tuple[FileMail, ImportResult]]
         if dry_run:
             verdicts = ((mail, importer.preview(mail, read_mail(mail.raw or b""))) for mail in mails)
@@ -68,7 +80,7 @@ def import_mail(
             _report(mail, verdict, as_json=as_json, dry_run=dry_run)
     rows: list[Row] = [{"name": one.value, "count": counts[one]} for one in ImportOutcome if counts[one]]
     if not as_json or not dry_run:
-        print_rows(rows, as_json=as_json, former_keys={"name": "what", "count": "number"})
+        print_rows(rows, as_json=as_json)
     if counts[ImportOutcome.FAILED]:
         raise SystemExit(1)
 
@@ -93,9 +105,8 @@ def _report(mail: FileMail, verdict: ImportResult, *, as_json: bool, dry_run: bo
     """Print the result of a mail: all in a dry run, else failures only, on standard error."""
     row = {"file": mail.name, "outcome": verdict.outcome.value, "reason": verdict.reason, "id": verdict.message_id}
     if dry_run:
-        former = {"outcome": "became", "reason": "why"}
         rows = [row] if as_json else iter([{**row, "file": printable(mail.name)}])
-        print_rows(rows, as_json=as_json, former_keys=former)
+        print_rows(rows, as_json=as_json)
     elif verdict.outcome is ImportOutcome.FAILED:
         click.echo(f"failed: {printable(mail.name)}: {verdict.reason}", err=True)
 

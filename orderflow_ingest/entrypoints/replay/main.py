@@ -1,4 +1,4 @@
-"""orderflow-replay: replay messages, documents, spool entries, dead letters and held mail.
+"""orderflow-replay: run mail again. `orderflow-admin` shows it.
 
 Every command that changes something has --dry-run, and leaves an audit trail: events of the messages, and the row of
 its run. A run over messages can be stopped or killed at any point, and resumed: rows record what is done, and the sweep
@@ -10,22 +10,25 @@ from orderflow_ingest.entrypoints.cli.terminal import run_cli
 
 _COMMANDS = {
     "archive": (".rebuild:rebuild_from_archive", "Rebuild the rows from the archive alone."),
-    "dead": (".spool:deliver_dead", "Show, export or deliver dead letters."),
-    "documents": (".messages:list_documents", "Show the documents and skipped parts of a message."),
+    "dead": (".left_mail:deliver_dead", "Deliver dead letters again."),
     "handover": (".messages:hand_over_again", "Hand documents over to the handler again."),
-    "held": (".held:decide_held_mail", "Show, accept or discard held mail."),
+    "held": (".held:decide_held_mail", "Accept or discard held mail."),
     "import": (".import_mail:import_mail", "Import mail from .eml and mbox files and Maildirs."),
-    "list": (".messages:list_messages", "Show messages, the newest first."),
     "message": (".messages:replay_messages", "Extract messages from the archive again."),
-    "resume": (".runs:resume_run", "Resume a run that was stopped or killed."),
-    "runs": (".runs:list_runs", "Show who ran what, and how far it came."),
-    "spool": (".spool:drain_spool", "Deliver the mail that is left in the spool."),
+    "resume": (".resume:resume_run", "Resume a run that was stopped or killed."),
+    "spool": (".left_mail:drain_spool", "Deliver the mail that is left in the spool."),
 }
 _FORMER_NAMES = {"conflicts": "held"}
+# Commands that only look, which are orderflow-admin's since 0.1.0.
+_MOVED = {
+    "documents": "orderflow_ingest.entrypoints.admin.messages:list_documents",
+    "list": "orderflow_ingest.entrypoints.admin.messages:list_messages",
+    "runs": "orderflow_ingest.entrypoints.admin.runs:list_runs",
+}
 
 
 cli = command_group(
-    __package__, "Replay messages, documents, spool entries, dead letters and held mail.", _COMMANDS, _FORMER_NAMES
+    __package__, "Run mail again: messages, hand-overs, held mail, dead letters.", _COMMANDS, _FORMER_NAMES, _MOVED
 )
 
 

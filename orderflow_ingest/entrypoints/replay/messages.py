@@ -1,21 +1,21 @@
-"""The commands list, documents, message and handover: show messages, and replay them."""
+"""The commands message and handover: replay messages, or the hand-over of their documents."""
 
 from math import isnan
 from typing import Any
-from uuid import UUID
 
 import click
 
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.states import Status
-from orderflow_ingest.entrypoints.cli.terminal import command_line, json_option, load_app, print_rows, settings_option
+from orderflow_ingest.entrypoints.cli.safety import changes_many, confirm
+from orderflow_ingest.entrypoints.cli.selection import Command, build_filter, selection, selects_anything
+from orderflow_ingest.entrypoints.cli.terminal import command_line, examples, json_option, load_app, settings_option
 from orderflow_ingest.storage.database import Filter
 
 from .actions import ACTIONS
 from .audit import start_logging
-from .progress import FORMER_KEYS, message_row, part_row, print_preview, run_to_end
-from .run import RunPlan, pages, start_run
-from .selection import Command, build_filter, dry_run_option, limit_option, selection, selects_anything, yes_option
+from .progress import print_preview, run_to_end
+from .run import RunPlan, start_run
 
 
 class _Rate(click.FloatRange):
@@ -27,7 +27,8 @@ class _Rate(click.FloatRange):
 
 
 _RATE = _Rate(0.001, 1e6)
-_RATE_OPTIONS = (
+_RUN_OPTIONS = (
+    click.option("--limit", type=click.IntRange(1), help="At most so many messages, newest first."),
     click.option(
         "--concurrency", default=4, show_default=True, type=click.IntRange(1, 15), help="So many at the same time."
     ),
@@ -45,42 +46,18 @@ _RATE_OPTIONS = (
 
 def _run_options(command: Command) -> Command:
     """Add the options of a run over messages."""
-    for option in (settings_option, json_option, yes_option, dry_run_option, *reversed(_RATE_OPTIONS), limit_option):
+    command = changes_many(json_option(settings_option(command)))
+    for option in reversed(_RUN_OPTIONS):
         command = option(command)
     return selection(command)
 
 
-@click.command("list")
-@selection
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many, newest first.")
-@json_option
-@settings_option
-def list_messages(limit: int, *, as_json: bool, settings_file: str | None, **selected: Any) -> None:
-    """Show messages, the newest first."""
-    app = load_app(settings_file)
-    meant = build_filter(app, selected)
-    print_rows([message_row(message) for page in pages(meant, app, limit) for message in page], as_json=as_json)
-
-
-@click.command("documents")
-@click.argument("id", type=click.UUID)
-@json_option
-@settings_option
-def list_documents(id: UUID, *, as_json: bool, settings_file: str | None) -> None:
-    """Show the documents of the message ID, and its skipped parts."""
-    app = load_app(settings_file)
-    found = app.records.messages.select(Filter(ids=(id,)), 1)
-    if not found:
-        raise click.ClickException("no message has this id")
-    documents = app.records.documents.of_message(found[0].org_id, id)
-    skipped = app.records.documents.skipped(found[0].org_id, id)
-    rows = [part_row(d, d.content_type, d.handover.value) for d in documents]
-    rows += [part_row(s, s.detected_type or s.declared_type, "skipped") for s in skipped]
-    rows.sort(key=lambda row: [int(number) for number in row["part"].split(".") if number])
-    print_rows(rows, as_json=as_json, former_keys=FORMER_KEYS)
-
-
-@click.command("message")
+@click.command(
+    "message",
+    epilog=examples(
+        "orderflow-replay message --org acme --since 2d --dry-run", "orderflow-replay message --error ValueError"
+    ),
+)
 @_run_options
 def replay_messages(**given: Any) -> None:
     """Extract messages again from the archive, by IDS or by options.
@@ -94,7 +71,9 @@ def replay_messages(**given: Any) -> None:
     _run("message", given)
 
 
-@click.command("handover")
+@click.command(
+    "handover", epilog=examples("orderflow-replay handover --org acme --document-type application/pdf --rate 5")
+)
 @_run_options
 def hand_over_again(**given: Any) -> None:
     """Hand documents over to the document handler again, as they are in the archive, by IDS of messages or by options.
@@ -122,9 +101,8 @@ def _run(kind: str, given: dict[str, Any]) -> None:
         return
     count, what = _count(kind, meant, app)
     selected = min(count, limit or count)
-    if not given["yes"]:
-        question = f"Replay {what}?" if selected == count else f"Replay {selected} of {what}, the newest first?"
-        click.confirm(question, abort=True, err=True)
+    question = f"Replay {what}?" if selected == count else f"Replay {selected} of {what}, the newest first?"
+    confirm(question, yes=given["yes"] or bool(meant.ids or meant.document_ids))
     start_logging(app)
     plan = RunPlan(kind, meant, limit, given["concurrency"], given["rate"], given["max_waiting"])
     run_to_end(start_run(plan, command_line(), selected, app), app, as_json=given["as_json"])

@@ -1,4 +1,4 @@
-"""What the commands print: rows of messages and parts, a preview of a run, and its progress."""
+"""What a run prints: a preview, its progress, and how it ended."""
 
 import json
 import sys
@@ -10,40 +10,19 @@ from typing import Any
 import click
 
 from orderflow_ingest.app import App
+from orderflow_ingest.entrypoints.cli.message_rows import message_row
+from orderflow_ingest.entrypoints.cli.selection import pages
 from orderflow_ingest.entrypoints.cli.terminal import print_rows, progress
-from orderflow_ingest.storage.database import Document, Filter, InboundMessage, Run, SkippedPart
+from orderflow_ingest.storage.database import Filter, Run
 
 from .actions import ACTIONS, REPLAYED, SKIPPED, ActionResult, ReplayItem, count_text
-from .run import Runner, RunPlan, pages
+from .run import Runner, RunPlan
 
 _REDRAWN = 0.1  # seconds
 _DONE = {
     "message": "led back to RECEIVED and enqueued: {}",
     "handover": "led back to PENDING and enqueued: the documents of {}",
 }
-FORMER_KEYS = {"detail": "says", "reason": "why"}
-
-
-def message_row(message: InboundMessage) -> dict[str, Any]:
-    """Return the output row of a message."""
-    return {
-        "id": message.id,
-        "received": message.received_at,
-        "status": message.status.value,
-        "attempts": message.attempts,
-        "recipient": message.envelope_recipient,
-        "sender": message.envelope_sender,
-        "from": message.from_email,
-        "subject": message.subject,
-        "traits": ", ".join(message.traits),
-        "error": (message.error_json or {}).get("error"),
-    }
-
-
-def part_row(part: Document | SkippedPart, content_type: str, state: str) -> dict[str, Any]:
-    """Return the output row of a part of a message."""
-    row = {"part": part.part_path, "filename": part.filename, "type": content_type, "size": part.size}
-    return {**row, "state": state, "reason": part.reason, "defects": "; ".join(part.defects)}
 
 
 def print_preview(kind: str, chosen: Filter, limit: int | None, app: App, *, as_json: bool) -> None:
@@ -59,7 +38,7 @@ def print_preview(kind: str, chosen: Filter, limit: int | None, app: App, *, as_
                 result = ACTIONS[kind].preview(item)
                 yield {**message_row(item.message), "outcome": result.outcome, "detail": result.detail}
 
-    print_rows(rows() if as_json else list(rows()), as_json=as_json, former_keys=FORMER_KEYS)
+    print_rows(rows() if as_json else list(rows()), as_json=as_json)
 
 
 def run_to_end(run: Run, app: App, *, as_json: bool) -> None:
@@ -73,7 +52,7 @@ def run_to_end(run: Run, app: App, *, as_json: bool) -> None:
             message = item.message
             row = {"id": message.id, "received": message.received_at, "recipient": message.envelope_recipient}
             row |= {"outcome": result.outcome, "detail": result.detail}
-            print_rows([row], as_json=True, former_keys=FORMER_KEYS)
+            print_rows([row], as_json=True)
 
     with progress(run.selected or 0, "Replaying") as bar:
         runner = Runner(run, app, on_result, _RunProgress(bar))

@@ -19,7 +19,16 @@ from orderflow_ingest.app import App, publish_recipients
 from orderflow_ingest.domain.ascii_case import ascii_lower
 from orderflow_ingest.domain.org_settings import OrgSettingsError, read_settings
 from orderflow_ingest.entrypoints.cli.options import moment, org_option, period_options
-from orderflow_ingest.entrypoints.cli.terminal import Row, json_option, load_app, print_rows, printable, settings_option
+from orderflow_ingest.entrypoints.cli.safety import changes_many, confirm
+from orderflow_ingest.entrypoints.cli.terminal import (
+    Row,
+    examples,
+    json_option,
+    load_app,
+    print_rows,
+    printable,
+    settings_option,
+)
 from orderflow_ingest.maintenance.rebuild.organizations import find_organizations
 from orderflow_ingest.maintenance.rebuild.parse_object import RebuildOptions
 from orderflow_ingest.maintenance.rebuild.rebuilder import RebuildProgress, orphan_documents, rebuild_organizations
@@ -30,6 +39,8 @@ from orderflow_ingest.storage.database import (
     Run,
     operator_name,
 )
+
+from .actions import count_text
 
 COMMAND = "archive"
 _SHOWN = 1.0  # seconds
@@ -45,7 +56,7 @@ class _Organizations:
     remarks: list[str] = field(default_factory=list)
 
 
-@click.command("archive")
+@click.command("archive", epilog=examples("orderflow-replay archive --dry-run", "orderflow-replay archive --org acme"))
 @org_option
 @period_options
 @click.option("--hand-over", is_flag=True, help="Hand every document over again; otherwise they count as handed over.")
@@ -58,8 +69,7 @@ class _Organizations:
 )
 @click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1, 64), help="So many readers.")
 @click.option("--resume", type=click.UUID, metavar="RUN", help="Go on with the run of this id, as it was begun.")
-@click.option("--dry-run", is_flag=True, help="Show what would come back, and do nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@changes_many
 @json_option
 @settings_option
 def rebuild_from_archive(
@@ -91,9 +101,8 @@ def rebuild_from_archive(
         click.echo(printable(line), err=True)
     if not found.chosen and not found.lost:
         raise click.ClickException("the archive has no such organization" if slug else "the archive is empty")
-    if not (yes or dry_run):
-        click.confirm(f"Rebuild the rows of {len(found.chosen)} organizations?", abort=True, err=True)
     if not dry_run:
+        confirm(f"Rebuild the rows of {count_text(len(found.chosen), 'organization')}?", yes=yes)
         for org in found.chosen:
             app.records.rebuild_writes.add_organization(org)
         publish_recipients(app)
@@ -102,7 +111,7 @@ def rebuild_from_archive(
     is_all = not (dry_run or choice.since or choice.until)
     stray = sum(1 for org in found.chosen for _ in orphan_documents(org, app)) if is_all else None
     rows = _rows(found, tally, stray)
-    print_rows(rows, as_json=as_json, former_keys={"name": "what", "count": "number"})
+    print_rows(rows, as_json=as_json)
     for key, trouble in tally.troubles:
         click.echo(printable(f"{trouble.value}: {key}"), err=True)
     if found.lost or any(note.is_loss for note in tally.notes):

@@ -19,13 +19,13 @@ from typing import Any, Self
 from uuid import UUID
 
 from orderflow_ingest.app import App
+from orderflow_ingest.entrypoints.cli.selection import pages
 from orderflow_ingest.storage.database import Cursor, Filter, InboundMessage, Run
 
 from .actions import ACTIONS, REPLAYED, SKIPPED, ActionResult, ReplayItem
 from .rate_limit import RateLimiter
-from .selection import filter_from_json, filter_to_json
+from .saved_filter import filter_from_json, filter_to_json
 
-PAGE = 500
 _SAVE_INTERVAL = 5.0  # seconds
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -51,20 +51,6 @@ class RunPlan:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Read what to_json() has written."""
         return cls(**{**values, "chosen": filter_from_json(values["chosen"])})
-
-
-def pages(
-    chosen: Filter, app: App, limit: int | None = None, after: Cursor | None = None
-) -> Iterator[list[InboundMessage]]:
-    """Yield the selected messages page by page, the newest first."""
-    last: InboundMessage | Cursor | None = after
-    left = limit
-    while left is None or left > 0:
-        page = app.records.messages.select(chosen, min(PAGE, left or PAGE), last)
-        if not page:
-            return
-        yield page
-        last, left = page[-1], left and left - len(page)
 
 
 class Runner:

@@ -41,7 +41,7 @@ def spool_findings(slug: str | None, overdue: timedelta, app: App) -> Iterator[F
     for name, why in app.spool.dead():
         entry = read_entry(name, app, is_dead=True)
         if entry is not None and slug in (None, entry.slug):
-            yield Finding(FindingKind.DEAD, entry.slug, name, f"{last_line(why)}; see orderflow-replay dead")
+            yield Finding(FindingKind.DEAD, entry.slug, name, f"{last_line(why)}; see orderflow-admin dead")
 
 
 def read_entry(name: str, app: App, *, is_dead: bool) -> SpooledMail | None:

@@ -1,27 +1,29 @@
-"""The main job, shown: a purchase order by SMTP into a private Postfix, and what became of it.
+"""The demo: a purchase order goes by SMTP into a private Postfix and comes out as documents.
 
-Everything is real and embedded: Postfix on a loopback port, `orderflow-deliver` behind its pipe, the warm service,
-a Huey consumer, SQLite, files. What is printed is read back from the programs. Ends with 1 if anything is not
-as it should be.
+Everything is real and embedded: Postfix on a loopback port, `orderflow-deliver` behind its pipe, the service, a Huey
+consumer, SQLite, files. What the demo prints comes from the programs. Its exit status is 1 if the result is wrong.
 """
 
 import argparse
 import io
+import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from email.message import EmailMessage
 from email.utils import formatdate
-from pathlib import Path
 
 from openpyxl import Workbook
 
 from ..order_pdf import PDF
 from . import smtp
-from .deployment import DOMAIN, Deployment
-from .process import scratch
+from .deployment import DOMAIN, ENVIRONMENT, Deployment
+from .process import Process, free_port, listening, scratch
 
 BUYER = "purchasing@buyer.example"
+LOGIN, PASSWORD = "demo", "demo-password"
 
 
 def purchase_order() -> bytes:
@@ -47,59 +49,102 @@ def main() -> None:
     arguments.add_argument("--keep", action="store_true", help="leave it running, to be tried by hand")
     keep = arguments.parse_args().keep
     with scratch() as place:
-        deployment = Deployment(place, service=True)
-        deployment.set_up("acme")
-        with deployment:
-            ok = show(deployment)
-            print("\nAs it should be." if ok else "\nNOT as it should be: see above.")
+        port = free_port()
+        deployment = Deployment(place, {"ORDERFLOW_CONSOLE": f"127.0.0.1:{port}"}, service=True)
+        with _step("Set up SQLite, the file archive and the organization acme"):
+            deployment.set_up("acme")
+        with ExitStack() as running:
+            with _step("Start the service, a worker and a private Postfix"):
+                running.enter_context(deployment)
+            is_good = show(deployment)
             if keep:
-                wait(deployment)
-    sys.exit(not ok)
+                with _step("Start the console"):
+                    running.enter_context(_console(deployment, port))
+                wait(deployment, port)
+    sys.exit(not is_good)
 
 
 def show(deployment: Deployment) -> bool:
-    """Send the mails, print what became of them, and tell whether all is as it should be."""
-    order, acme = purchase_order(), f"orders+acme@{DOMAIN}"
+    """Send mails, print what became of them, and return whether all is as it should be."""
+    order, acme, nobody = purchase_order(), f"orders+acme@{DOMAIN}", f"orders+nobody@{DOMAIN}"
     port = deployment.postfix.smtp_port
-    print(f"Postfix listens on 127.0.0.1:{port}; state is in {deployment.state}\n")
-    first = smtp.send(port, BUYER, [acme], order)
-    assert first.data
-    print(f"order for {acme}: {first.data.code} {first.data.text}")
-    rows = deployment.wait_finished(1)
-    documents = deployment.documents(rows[0]["id"])
-    unknown = smtp.send(port, BUYER, [f"orders+nobody@{DOMAIN}"], order).rcpt[0]
-    print(f"order for orders+nobody@{DOMAIN}: {unknown.code} {unknown.text}")
-    again = smtp.send(port, BUYER, [acme], order)
-    assert again.data
-    print(f"the same order again: {again.data.code} {again.data.text}")
-    deployment.postfix.wait_log(r"status=sent \(.*message known already")
-    rows = deployment.wait_finished(1)
-    print("\nThe message's row:\n" + deployment.replay("list"))
-    print("Its documents:\n" + deployment.replay("documents", rows[0]["id"]))
+    with _step(f"Send a purchase order to {acme} by SMTP") as result:
+        first = smtp.send(port, BUYER, [acme], order).data
+        assert first
+        result(f"{first.code} {first.text}")
+    with _step("Wait until its documents are handed over") as result:
+        rows = deployment.wait_finished(1)
+        documents = deployment.documents(rows[0]["id"])
+        result(f"{len(documents)} documents")
+    with _step("Send the same order again") as result:
+        again = smtp.send(port, BUYER, [acme], order).data
+        assert again
+        deployment.postfix.wait_log(r"status=sent \(.*message known already")
+        rows = deployment.wait_finished(1)
+        result(f"{again.code}, still {len(rows)} message")
+    with _step(f"Send an order to {nobody}") as result:
+        unknown = smtp.send(port, BUYER, [nobody], order).rcpt[0]
+        result(f"{unknown.code} {unknown.text}")
+    print("\nThe message:\n" + deployment.admin("list"))
+    print("Its documents:\n" + deployment.admin("documents", rows[0]["id"]))
     names = {document["filename"] for document in documents}
-    return (
-        (first.data.code, again.data.code, unknown.code) == (250, 250, 550)
+    is_good = (
+        (first.code, again.code, unknown.code) == (250, 250, 550)
         and [row["status"] for row in rows] == ["PARSED"]
         and names == {None, "order-4711.pdf", "order-4711.xlsx", "positions.csv"}
     )
+    print("The demo worked: one order, recorded once, with its text and three files." if is_good else FAILED)
+    return is_good
 
 
-def wait(deployment: Deployment) -> None:
-    """Say how to try it by hand, and wait for Ctrl-C."""
-    mail = Path(deployment.directory) / "order.eml"
-    mail.write_bytes(purchase_order())
-    run, port = (
-        f"ORDERFLOW_SETTINGS={deployment.settings_file} {deployment.programs}",
-        deployment.postfix.smtp_port,
+FAILED = "The demo FAILED: compare the lines above with the README."
+
+
+@contextmanager
+def _step(what: str) -> Iterator[Callable[[str], None]]:
+    """Print a step before it begins, and how it ended and how long it took after it."""
+    print(f"* {what} ...", end=" ", flush=True)
+    began, results = time.monotonic(), list[str]()
+    yield results.append
+    print(f"{', '.join(results) or 'done'} ({time.monotonic() - began:.1f} s)")
+
+
+def _console(deployment: Deployment, port: int) -> Process:
+    """Return the console's process, into which LOGIN may log in."""
+    subprocess.run(
+        [deployment.programs / "orderflow-console", "user", "add", LOGIN, "--may-change"],
+        env={**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(deployment.settings_file)},
+        input=f"{PASSWORD}\n{PASSWORD}\n", text=True, check=True, capture_output=True, **deployment.credentials(),
+    )  # fmt: skip
+    return Process(
+        [deployment.programs / "orderflow-console", "serve"],
+        deployment.directory / "console.log",
+        ready=lambda: listening(port),
+        user=deployment.user,
+        env={**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(deployment.settings_file)},
     )
+
+
+def wait(deployment: Deployment, console_port: int) -> None:
+    """Print how to try the deployment by hand, and wait for Ctrl-C."""
+    mail, env = deployment.directory / "order.eml", deployment.directory / "env"
+    mail.write_bytes(purchase_order())
+    env.write_text(f"export ORDERFLOW_SETTINGS={deployment.settings_file}\nexport PATH={deployment.programs}:$PATH\n")
+    port = deployment.postfix.smtp_port
     print(f"""
-It is left running. Try, from another terminal as root:
-  curl smtp://127.0.0.1:{port} --mail-from {BUYER} --mail-rcpt orders+acme@{DOMAIN} --upload-file {mail}
-  {run}/orderflow-admin org add beta
-  {run}/orderflow-admin status
-  {run}/orderflow-admin check --postfix-config {deployment.postfix.config_directory}
-  {run}/orderflow-replay list
+The deployment is left running. In another terminal, as root:
+
+  . {env}
+  orderflow-admin find 4711
+  orderflow-admin show {deployment.messages()[0]["id"]}
+  orderflow-admin status
+  orderflow-admin check --postfix-config {deployment.postfix.config_directory}
+  curl smtp://127.0.0.1:{port} --mail-from {BUYER} \\
+      --mail-rcpt orders+acme@{DOMAIN} --upload-file {mail}
   tail -f {deployment.postfix.directory}/maillog {deployment.worker.log}
+
+The console is at http://127.0.0.1:{console_port}/ - log in as {LOGIN} with the password {PASSWORD}.
+
 Ctrl-C ends it and removes {deployment.directory}.""")
     try:
         while True:

@@ -246,11 +246,11 @@ class Deployment(Server):
 
     def messages(self) -> list[dict[str, Any]]:
         """List the messages' rows, the newest first, as orderflow-replay shows them."""
-        return [json.loads(line) for line in self.replay("list", "--limit", "100000", "--json").splitlines()]
+        return [json.loads(line) for line in self.admin("list", "--limit", "100000", "--json").splitlines()]
 
     def documents(self, message_id: str) -> list[dict[str, Any]]:
         """List the documents of a message; skipped parts are left out."""
-        rows = [json.loads(line) for line in self.replay("documents", message_id, "--json").splitlines()]
+        rows = [json.loads(line) for line in self.admin("documents", message_id, "--json").splitlines()]
         return [row for row in rows if not row["state"].startswith("skipped")]
 
     def status(self) -> dict[str, Any]:

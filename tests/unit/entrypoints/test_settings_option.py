@@ -1,6 +1,5 @@
 """Every command of every program takes --settings, before each word of its name and behind it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,32 +9,10 @@ from click.testing import CliRunner
 
 from orderflow_ingest.config import SettingsError
 from orderflow_ingest.entrypoints.admin import main as admin_main
-from orderflow_ingest.entrypoints.console import main as console_main
-from orderflow_ingest.entrypoints.exporter import main as exporter_main
-from orderflow_ingest.entrypoints.replay import main as replay_main
-from orderflow_ingest.entrypoints.service import daemon
+from tests.support.command_tree import ALL_COMMANDS, PROGRAMS
 
-PROGRAMS = {
-    "orderflow-admin": admin_main.cli,
-    "orderflow-console": console_main.cli,
-    "orderflow-metrics": exporter_main.cli,
-    "orderflow-replay": replay_main.cli,
-    "orderflow-service": daemon.cli,
-}
 # What a command demands beyond what its parameters say.
 MORE = {"message": ["--org", "acme"], "handover": ["--org", "acme"]}
-
-
-def commands(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Give each command of a program that is no group, with the words that name it."""
-    if not isinstance(command, click.Group):
-        yield names, command
-        return
-    with click.Context(command) as context:
-        for name in command.list_commands(context):
-            found = command.get_command(context, name)
-            assert found is not None
-            yield from commands(found, *names, name)
 
 
 def value(parameter: click.Parameter) -> str:
@@ -58,16 +35,13 @@ def demanded(command: click.Command) -> list[str]:
     return words
 
 
-ALL = [(program, names, command) for program, cli in PROGRAMS.items() for names, command in commands(cli)]
-
-
 def test_the_programs_are_those_that_are_installed():
     setup = Path(__file__).parents[3].joinpath("setup.py").read_text()
     assert all(f'"{program}=' in setup for program in PROGRAMS)
-    assert setup.count(':main"') == len(PROGRAMS) and len(ALL) > 30
+    assert setup.count(':main"') == len(PROGRAMS) and len(ALL_COMMANDS) > 30
 
 
-@pytest.mark.parametrize(("program", "names", "command"), ALL, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("program", "names", "command"), ALL_COMMANDS, ids=lambda value: str(value)[:40])
 def test_settings_are_taken_before_and_behind_each_word_of_a_command(program, names, command):
     behind = [*demanded(command), *MORE.get(" ".join(names), [])]
     for at in range(len(names) + 1):
@@ -77,7 +51,7 @@ def test_settings_are_taken_before_and_behind_each_word_of_a_command(program, na
         assert "settings file /nonexistent/file cannot be read" in str(result.exception)
 
 
-@pytest.mark.parametrize(("program", "names", "command"), ALL, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("program", "names", "command"), ALL_COMMANDS, ids=lambda value: str(value)[:40])
 def test_an_empty_name_is_refused_at_each_place_and_so_is_another_file_at_the_same(program, names, command):
     behind = [*demanded(command), *MORE.get(" ".join(names), [])]
     for at in range(len(names) + 1):

@@ -20,6 +20,7 @@ from orderflow_ingest.config import Settings, read_file
 from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.entrypoints.cli.run_as import as_owner
 from orderflow_ingest.entrypoints.cli.terminal import (
+    examples,
     explain,
     json_option,
     loaded,
@@ -38,7 +39,7 @@ _NO_RIGHT = "42501"  # insufficient_privilege, as PostgreSQL says it
 _OTHER_ROLE = "run this as root, who may read the worker's worker.env, or name an operator's settings by --settings"
 
 
-@click.command()
+@click.command(epilog=examples("orderflow-admin canary --server mx1.example.com:25"))
 @click.option("--org", "slug", default="canary", show_default=True, help="The organization that the probe is for.")
 @click.option("--server", default="localhost:25", show_default=True, metavar="HOST:PORT", help="The MX to send it to.")
 @click.option("--sender", metavar="ADDRESS", help="Envelope sender; default: postmaster of the first domain.")
@@ -143,7 +144,7 @@ def _print_json(steps: list[Step], missed: StepMissedError | None) -> None:
     ]
     if missed is not None:
         rows.append({"step": missed.step, "seconds": None, "arrived": False, "detail": str(missed)})
-    print_rows(rows, as_json=True, former_keys={"arrived": "came", "detail": "says"})
+    print_rows(rows, as_json=True)
 
 
 def _write(textfile: str, steps: list[Step], total: float, *, is_success: bool) -> None:

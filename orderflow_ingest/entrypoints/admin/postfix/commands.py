@@ -3,12 +3,14 @@
 import click
 
 from orderflow_ingest.entrypoints.admin import roles
-from orderflow_ingest.entrypoints.cli.terminal import CommandGroup, loaded, settings_option
+from orderflow_ingest.entrypoints.cli.terminal import CommandGroup, examples, loaded, settings_option
 
 from . import render
 
 
-@click.command("postfix")
+@click.command(
+    "postfix", epilog=examples("orderflow-admin postfix main --way lmtp", "orderflow-admin postfix master --way lmtp")
+)
 @click.argument("part", type=click.Choice(["main", "master", "map", "passfile"]))
 @click.option(
     "--way",
@@ -47,7 +49,7 @@ def print_roles() -> None:
     """Print roles and policies, least privilege for each program."""
 
 
-@print_roles.command("postgresql")
+@print_roles.command("postgresql", epilog=examples("orderflow-admin roles postgresql | sudo -u postgres psql orders"))
 @click.option("--schema", "name", default="public", show_default=True, help="The schema that holds the tables.")
 @settings_option
 def print_postgresql_roles(name: str, settings_file: str | None) -> None:
@@ -55,7 +57,7 @@ def print_postgresql_roles(name: str, settings_file: str | None) -> None:
     click.echo(roles.postgresql(loaded(settings_file), name), nl=False)
 
 
-@print_roles.command("s3")
+@print_roles.command("s3", epilog=examples("orderflow-admin roles s3"))
 @settings_option
 def print_s3_policies(settings_file: str | None) -> None:
     """Print an example policy for each role, for this bucket and prefix, as JSON."""

@@ -1,23 +1,20 @@
-"""The options that select messages, and the filter that they make.
+"""The options that select messages, for every program, and the filter that they make."""
 
-A run saves its filter as JSON, so that it can be resumed: by then `--since 2h` would mean another time, and mail that
-arrived later must not be selected. The names in that JSON are fields of `Filter`; runs of an earlier version are read.
-"""
-
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any
-from uuid import UUID
 
 import click
 
 from orderflow_ingest.app import App
 from orderflow_ingest.domain.states import Status
-from orderflow_ingest.entrypoints.cli.options import mail_options, org_id_of, whole_message_id
-from orderflow_ingest.storage.database import Filter
+from orderflow_ingest.storage.database import Cursor, Filter, InboundMessage
+
+from .options import mail_options, org_id_of, whole_message_id
 
 Command = Callable[..., Any]
+
+PAGE = 500
 
 _STATUSES = click.Choice([status.value for status in Status], case_sensitive=False)
 _SELECTION = (
@@ -30,9 +27,6 @@ _SELECTION = (
     click.option("--document-id", multiple=True, type=click.UUID, metavar="ID", help="With this document; repeatable."),
     click.option("--unseen", is_flag=True, help="With a document that the handler has not taken."),
 )
-dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
-limit_option = click.option("--limit", type=click.IntRange(1), help="At most so many messages, newest first.")
 
 
 def selection(command: Command) -> Command:
@@ -64,24 +58,15 @@ def build_filter(app: App, selected: dict[str, Any]) -> Filter:
     )
 
 
-def filter_to_json(chosen: Filter) -> dict[str, Any]:
-    """Return a Filter as JSON, without empty fields."""
-    return {name: _plain(value) for name, value in vars(chosen).items() if value}
-
-
-def filter_from_json(values: dict[str, Any]) -> Filter:
-    """Return the Filter that filter_to_json() has written."""
-    read = dict(values)
-    for name in ("since", "until"):
-        if name in read:
-            read[name] = datetime.fromisoformat(read[name])
-    for name in ("ids", "document_ids"):
-        read[name] = tuple(UUID(id) for id in read.get(name, ()))
-    read["statuses"] = tuple(Status(name) for name in read.get("statuses", ()))
-    return Filter(**read)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [str(one) for one in value]
-    return value.isoformat() if isinstance(value, datetime) else value
+def pages(
+    chosen: Filter, app: App, limit: int | None = None, after: Cursor | None = None
+) -> Iterator[list[InboundMessage]]:
+    """Yield the selected messages page by page, the newest first."""
+    last: InboundMessage | Cursor | None = after
+    left = limit
+    while left is None or left > 0:
+        page = app.records.messages.select(chosen, min(PAGE, left or PAGE), last)
+        if not page:
+            return
+        yield page
+        last, left = page[-1], left and left - len(page)
