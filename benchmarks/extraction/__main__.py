@@ -1,6 +1,6 @@
 """How fast the attachments of a mail are read, and in how much memory: ours beside the standard library and two peers.
 
-    script/benchmark extraction [--mails NAMES] [--corpus DIR] [--turns N] [--seconds S] [--json FILE] [--docs]
+    script/benchmark extraction [--mails NAMES] [--corpus DIR] [--turns N] [--seconds S] [--json FILE] [--save]
     python -m benchmarks.extraction ...                                        without root, with what is installed
 
 `parsers` says what each reader does, `orders` which mails they get. For each mail:
@@ -12,7 +12,7 @@
    less what it held before the mail was there and after it had read a small one; the mail itself counts.
 
 --corpus is a directory of mails, one to a file, which each reader gets as a whole. What a reader fails at is
-counted, and costs its time. --docs writes docs/extraction.md and its figures. A peer that is
+counted, and costs its time. --save writes both into benchmarks/results. A peer that is
 not installed is left out.
 
 What has to hold, or the command ends with 1: read_parts takes no more time than `email` with any mail, at most a third
@@ -166,12 +166,12 @@ def text(found: report.Figures) -> str:
     return f"{machine_table}\n\n{_LEGEND.format(**found)}\n\n{report.table(report.cells(_COLUMNS, found['cases']))}"
 
 
-def write(found: report.Figures, directory: Path, results: Path) -> None:
-    """Write the page into one directory, and the figures themselves into another."""
-    how = "Made by `sudo script/benchmark extraction --docs`; the headers of `benchmarks/extraction/`"
+def write(found: report.Figures, directory: Path) -> None:
+    """Write the figures as a page and as JSON into a directory."""
+    how = "Made by `sudo script/benchmark extraction --save`; the headers of `benchmarks/extraction/`"
     page = f"# Reading attachments\n\n{how}\nsay how each figure is taken.\n\n{text(found)}\n"
     (directory / "extraction.md").write_text(page)
-    (results / "extraction.json").write_text(json.dumps(found, indent=1) + "\n")
+    (directory / "extraction.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -197,8 +197,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(text(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.docs:
-        write(found, _ROOT / "docs", _ROOT / "benchmarks" / "results")
+    if options.save:
+        write(found, _ROOT / "benchmarks" / "results")
     if missed := complaints(cases):
         sys.exit(f"FAILED: {'; '.join(missed)}")
 
@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--turns", type=int, default=5, help="how often each reader is measured")
     add("--seconds", type=float, default=0.2, help="how long a turn lasts at least")
     add("--json", type=Path, help="a file for all figures")
-    add("--docs", action="store_true", help="write docs/extraction.md and benchmarks/results/extraction.json")
+    add("--save", action="store_true", help="write extraction.md and extraction.json into benchmarks/results")
     add("--peak", nargs=2, metavar=("READER", "FILE"), help="print the bytes that one reader takes, and end")
     return parser
 

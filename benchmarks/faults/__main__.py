@@ -2,7 +2,7 @@
 
     script/benchmark faults [--faults NAME…] [--mix N] [--seed N] [--messages N] [--rate N] [--short] [--list]
                             [--way pipe|lmtp|before-queue] [--queue postgresql|redis] [--minute S] [--patience S]
-                            [--json FILE] [--docs]
+                            [--json FILE] [--save]
 
 The stack is the production one (`plant`), the faults are in `catalogue`, the load in `load`. After each fault, and at
 the end for all, what clients were told is held against what is there (`reconcile`): every message that got 250 is
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rounds = [one for one in rounds if one.name not in {result.name for result in before}]
     report = _run(options, rounds, skipped, may_mount, before, stacks + 1)
     print(report.text())
-    if options.docs:
-        write([report], _ROOT / "docs", _ROOT / "benchmarks" / "results")
+    if options.save:
+        write([report], _ROOT / "benchmarks" / "results")
     sys.exit(not report.is_kept)
 
 
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minute", type=float, default=10.0, help="seconds between two sweeps; 60 leaves them to the workers alone")
     add("--patience", type=float, default=240.0, help="seconds that the stack may take to recover")
     add("--json", type=Path, help="a file for all results, and to go on with those in it")
-    add("--docs", action="store_true", help="write docs/faults.md and benchmarks/results/faults.json")
+    add("--save", action="store_true", help="write faults.md and faults.json into benchmarks/results")
     return parser
 
 

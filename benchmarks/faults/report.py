@@ -1,4 +1,4 @@
-"""What a campaign found, for people and machines: the table, the findings, docs/faults.md and results/faults.json.
+"""What a campaign found, for people and machines: the table, the findings, faults.md and faults.json.
 
     python -m benchmarks.faults.report FILE.json... DIRECTORY
 
@@ -110,10 +110,10 @@ class Report:
         return json.dumps(found, indent=1, default=str) + "\n"
 
 
-def write(reports: Sequence[Report], directory: Path, results: Path) -> None:
-    """Write faults.md into one directory, and faults.json into another."""
-    (results / "faults.json").write_text("[" + ",".join(report.json() for report in reports) + "]\n")
-    parts = ["# What faults did to it", "Made by `sudo script/benchmark faults --docs`, nothing by hand.", LEGEND]
+def write(reports: Sequence[Report], directory: Path) -> None:
+    """Write faults.md and faults.json into a directory."""
+    (directory / "faults.json").write_text("[" + ",".join(report.json() for report in reports) + "]\n")
+    parts = ["# Fault-injection results", "Made by `sudo script/benchmark faults --save`, nothing by hand.", LEGEND]
     for report in reports:
         parts.append(report.text())
     (directory / "faults.md").write_text("\n\n".join(parts) + "\n")
@@ -133,4 +133,4 @@ def _findings(found: dict[str, Any]) -> Iterator[Finding]:
 
 if __name__ == "__main__":
     *files, place = map(Path, sys.argv[1:])
-    write([read(file.read_text()) for file in files], place, place)
+    write([read(file.read_text()) for file in files], place)

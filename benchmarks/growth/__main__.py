@@ -1,7 +1,7 @@
 """What the statements on the rows cost as history grows: the same calls on a small and on a large database.
 
     script/benchmark growth [--rows N] [--small N] [--organizations N] [--partitions N] [--calls N]
-                            [--directory DIR] [--json FILE] [--docs]
+                            [--directory DIR] [--json FILE] [--save]
 
 1. A PostgreSQL server of its own gets a database of --small messages and one of --rows, made by the project's own
    migrations and filled by `history`, which says what is in them: they differ in history alone. With --partitions
@@ -24,8 +24,8 @@ costs what its list in the index is long, and that is history. Nor that of the c
 the databases have the same last 24 hours, but the large one ten times the last week. Held are the same counts over as
 many messages of each, the newest ones.
 
---directory keeps the databases there, and takes those that it finds. --docs writes results/growth.json,
-docs/growth-plans.md, and the figures into docs/growth.md.
+--directory keeps the databases there, and takes those that it finds. --save writes growth.md,
+growth.json and growth-plans.md into benchmarks/results.
 """
 
 import argparse
@@ -549,19 +549,18 @@ def plan_page(found: dict[str, Any]) -> str:
         sections.append(f"## {case['what']}\n\n" + "\n\n".join(f"```\n{plan}\n```" for plan in case["plans"]))
     head = (
         f"# Plans at {found['rows']['large']:,} messages\n\nEach statement as it was sent, and EXPLAIN (ANALYZE, "
-        "BUFFERS) of it. Written by `script/benchmark growth --docs`; the figures stand in [growth.md](growth.md).\n"
+        "BUFFERS) of it. Written by `script/benchmark growth --save`; the figures stand in [growth.md](growth.md).\n"
     )
     return "\n".join([head, *(f"{section}\n" for section in sections)])
 
 
-def write(found: dict[str, Any], directory: Path, results: Path) -> None:
-    """Write the plans, the figures into the page about growth, and the figures themselves into another directory."""
-    page = directory / "growth.md"
-    head, begin, rest = page.read_text().partition("<!-- figures -->\n")
-    _, end, tail = rest.partition("<!-- end of figures -->\n")
-    page.write_text(f"{head}{begin}\n{text(found)}\n\n{end}{tail}")
+def write(found: dict[str, Any], directory: Path) -> None:
+    """Write the figures as a page and as JSON, and the plans, into a directory."""
+    how = "Made by `script/benchmark growth --save`. The header of `benchmarks/growth/__main__.py` says how."
+    page = f"# What the statements cost as the history grows\n\n{how}\n\n{text(found)}\n"
+    (directory / "growth.md").write_text(page)
     (directory / "growth-plans.md").write_text(plan_page(found))
-    (results / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
+    (directory / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -574,8 +573,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(text(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.docs:
-        write(found, _ROOT / "docs", _ROOT / "benchmarks" / "results")
+    if options.save:
+        write(found, _ROOT / "benchmarks" / "results")
     if missed := complaints(found["cases"]):
         sys.exit(f"FAILED: {'; '.join(missed)}")
 
@@ -602,7 +601,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--calls", type=int, default=300, help="how often each function is called on each database")
     add("--directory", type=Path, help="where the databases are kept, and found again")
     add("--json", type=Path, help="a file for all figures")
-    add("--docs", action="store_true", help="write results/growth.json, growth-plans.md and the figures of growth.md")
+    add("--save", action="store_true", help="write growth.md, growth.json and growth-plans.md into benchmarks/results")
     return parser
 
 

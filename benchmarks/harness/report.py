@@ -1,8 +1,8 @@
-"""The figures for people: tables on the terminal, docs/benchmarks.md, and one plot, docs/benchmarks.svg.
+"""The figures for people: tables on the terminal, throughput.md, and one plot, throughput.svg.
 
     python -m benchmarks.harness.report FILE.json [DIRECTORY]
 
-Nothing in these files is written by hand: `script/benchmark --docs` measures and writes them, the command above
+Nothing in these files is written by hand: `script/benchmark --save` measures and writes them, the command above
 writes them again from the figures.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 Figures = Mapping[str, Any]
 Columns = Sequence[tuple[str, Callable[[Figures], str]]]
 _PLOTTED = 50_000
-_SVG = "benchmarks.svg"
+_SVG = "throughput.svg"
 _COLOURS = {"pipe": "#2b6cb0", "lmtp": "#2f855a", "before-queue": "#b7791f", "in-process": "#718096"}
 
 
@@ -65,7 +65,7 @@ IMPORTS: Columns = (
     ("beyond the interpreter's own", lambda c: ", ".join(c["beyond the interpreter's own"])),
 )
 HOW = """\
-Made by `sudo script/benchmark --docs`, all in one run; how each figure is taken stands in the headers of `benchmarks/`.
+Made by `sudo script/benchmark --save`, all in one run; how each figure is taken stands in the headers of `benchmarks/`.
 No figure is of a load of which a message was lost, doubled, refused or put off; the memory's may be put off."""
 LEGEND = """\
 Messages per second: from the first SMTP connection to the last message durable, with all sessions busy; beside it the
@@ -112,9 +112,9 @@ def text(found: Figures) -> str:
 
 
 def page(found: Figures) -> str:
-    """Write docs/benchmarks.md."""
+    """Return the text of throughput.md."""
     plot = f"![messages per second by stack and way]({_SVG})\n\n" if plotted(found) else ""
-    return f"# Benchmarks\n\n{HOW}\n\n{plot}{text(found)}\n"
+    return f"# Throughput\n\n{HOW}\n\n{plot}{text(found)}\n"
 
 
 def plotted(found: Figures) -> list[Figures]:
@@ -153,15 +153,15 @@ def svg(cases: Sequence[Figures]) -> str:
     ])  # fmt: skip
 
 
-def write(found: Figures, directory: Path, results: Path) -> None:
-    """Write the page and the plot into one directory, and the figures themselves into another."""
+def write(found: Figures, directory: Path) -> None:
+    """Write the page, the plot and the figures themselves into a directory."""
     directory.mkdir(exist_ok=True)
-    (directory / "benchmarks.md").write_text(page(found))
-    (results / "throughput.json").write_text(json.dumps(found, indent=1) + "\n")
+    (directory / "throughput.md").write_text(page(found))
+    (directory / "throughput.json").write_text(json.dumps(found, indent=1) + "\n")
     if cases := plotted(found):
         (directory / _SVG).write_text(svg(cases))
 
 
 if __name__ == "__main__":
     place = Path(*sys.argv[2:3])
-    write(json.loads(Path(sys.argv[1]).read_text()), place, place)
+    write(json.loads(Path(sys.argv[1]).read_text()), place)

@@ -1,7 +1,7 @@
 """Messages per second, delay, CPU and memory of every way into every stack, and Postfix's ceiling in the same run.
 
     script/benchmark [--stacks NAMES] [--ways NAMES] [--sizes BYTES] [--messages N] [--sessions N] [--rounds N]
-                     [--throughput] [--memory] [--imports] [--json FILE] [--docs]
+                     [--throughput] [--memory] [--imports] [--json FILE] [--save]
 
 A case is one size of message on one way into one stack; `stage` says which there are, `sender` what is sent,
 `measure` how. In each case:
@@ -16,8 +16,8 @@ A case is one size of message on one way into one stack; `stage` says which ther
 After each load all messages must be there, once, whole, and each with a task that waits, and Postfix must not
 have put off or bounced one; else nothing is printed but what is wrong, and the command ends with 1.
 --throughput, --memory (see `memory`) and --imports (see `machine`) choose; without them all is measured. --messages is
-the number for messages up to 100 KB; larger ones are fewer, and so are those delivered in-process. --docs writes
-docs/benchmarks.{md,svg} and benchmarks/results/throughput.json. TMPDIR says on which disk all of it lies.
+the number for messages up to 100 KB; larger ones are fewer, and so are those delivered in-process. --save writes
+benchmarks/results/throughput.{md,svg,json}. TMPDIR says on which disk all of it lies.
 """
 
 import argparse
@@ -156,8 +156,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(report.text(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.docs:
-        report.write(found, _ROOT / "docs", _ROOT / "benchmarks" / "results")
+    if options.save:
+        report.write(found, _ROOT / "benchmarks" / "results")
     if passed := memory.complaints(found.get("memory", [])):
         sys.exit(f"FAILED: {'; '.join(passed)}")
 
@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", action="store_true", help="measure the memory that 8 messages of 25 MB at a time take")
     add("--imports", action="store_true", help="measure what the pipe's program takes to import")
     add("--json", type=Path, help="a file for all figures")
-    add("--docs", action="store_true", help="write docs/benchmarks.md and .svg, and benchmarks/results/throughput.json")
+    add("--save", action="store_true", help="write throughput.md, .svg and .json into benchmarks/results")
     return parser
 
 

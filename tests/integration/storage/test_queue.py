@@ -215,7 +215,7 @@ def test_under_a_held_snapshot_a_count_reads_no_more_the_more_was_taken_before(p
             with monkeypatch.context() as changed:
                 changed.setattr("orderflow_ingest.storage.queue._MOST_DEAD_ROWS", 8000 * number - 1)
                 assert wait_until(partial(has_dead, storage, 8000 * number), 60)
-                assert queue.depth() == 3
+                assert wait_until(lambda: queue.depth() == 3, 60), "the server's counts come some time later"
                 of_count.append(pages(storage, storage.COUNT, storage.count_values()))
             of_all.append(pages(storage, exactly, (storage.name,)))
             with storage.db() as cursor:
