@@ -69,6 +69,9 @@ setup(
             "mail-parser>=4,<5",  # what many programs take: the standard library made convenient
             "fast-mail-parser>=0.10,<1",  # in Rust: what compiled code makes of the same mail
         ],
+        "docs": [  # the site: what Python projects use, and what reads click's commands
+            *("Sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2025.9", "sphinx-click>=6,<7"),
+        ],
         "fuzz": ["atheris>=2.3,<4"],  # guides tests/support/fuzz.py by coverage; it needs none for its own engine
         "test": [
             *(
@@ -84,6 +87,7 @@ setup(
                 "codespell>=2.4,<3",  # misspelled words in code and texts
             ),
             *("Flask>=3.1,<4", "selenium>=4.20,<5", "axe-core-python>=0.1,<1"),
+            *("Sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2025.9", "sphinx-click>=6,<7"),
         ],
     },
     # Not a console script: those begin with imports that can fail with exit 1, which bounces mail.

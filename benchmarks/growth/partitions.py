@@ -3,7 +3,7 @@
 What makes it possible is in `orderflow_ingest.storage.database.tables`: every primary and unique key of a tenant table
 begins with org_id, which PostgreSQL demands of a partitioned table, and so does every foreign key. Functions, row-level
 security and the recipients' view come by the very step that makes them everywhere; a role has no rights on a partition
-by its own name. docs/growth.md says what is won by partitions and what is not.
+by its own name. docs/explanation/growth.md says what is won by partitions and what is not.
 """
 
 from collections.abc import Iterator

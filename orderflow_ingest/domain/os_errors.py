@@ -1,4 +1,4 @@
-"""Why the operating system refused: errno by its name, in logs as in errors. docs/operating.md explains each one.
+"""Why the operating system refused: errno by its name, in logs as in errors. docs/reference/errno.md explains each one.
 
 The program that Postfix starts for each message imports this, so it imports built-in modules alone.
 """

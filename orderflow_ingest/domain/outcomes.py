@@ -55,5 +55,25 @@ class Outcome(Enum):
         return self.exit_status == EX_TEMPFAIL
 
 
+MEANINGS = {
+    Outcome.DELIVERED: "The mail is archived and recorded. Its task is enqueued, or the sweep will find it.",
+    Outcome.DUPLICATE: "The organization has this Message-ID with the same content already.",
+    Outcome.HELD: "The Message-ID is known with other content, or the sender is not allowed. An operator decides.",
+    Outcome.SPOOLED: "A backend is unavailable, and the spool mode is accept. The spool has the mail.",
+    Outcome.DEAD_LETTER: "The third unexpected error on the same content. The mail lies in `dead/` of the spool.",
+    Outcome.UNKNOWN_ORG: "The recipient names no organization.",
+    Outcome.ORG_DISABLED: "The organization is disabled.",
+    Outcome.MALFORMED: "The mail is empty, or its sender wrote no header field.",
+    Outcome.TOO_BIG: "The mail is larger than ORDERFLOW_MAX_MESSAGE_SIZE, or than its organization allows.",
+    Outcome.BACKEND_DOWN: "The archive or the database is unavailable, slow, refuses us, or is not set up.",
+    Outcome.SPOOL_FULL: "The spool cannot be written: no space, no inodes, read-only, or missing.",
+    Outcome.OVERLOADED: "Too many tasks wait, one waits too long, or the service has no room or is stopping.",
+    Outcome.DEADLINE: "ORDERFLOW_DEADLINE was over.",
+    Outcome.TRUNCATED: "Standard input ended before the mail did: the writer of Postfix died.",
+    Outcome.MISCONFIGURED: "Settings or arguments are wrong, the domain is not ours, or there is no organization.",
+    Outcome.INTERNAL: "Anything else: a bug, a package that cannot be imported, a killed process.",
+}
+
+
 class DeadlineReached(BaseException):
     """The delivery's own deadline ran out; not an Exception, so that no library swallows it."""

@@ -1,7 +1,7 @@
 """Which senders are believed behind a real Postfix, OpenDKIM and OpenDMARC: genuine mail is taken, forged mail is held.
 
 A stranger writes from an address of his own (XCLIENT): both milters let 127.0.0.1 pass, and SPF all of loopback. They
-are set up by the examples of docs/senders.md. Every mail is sent once for each way.
+are set up by the examples of docs/how-to/senders.md. Every mail is sent once for each way.
 """
 
 import json

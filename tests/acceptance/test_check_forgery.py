@@ -12,7 +12,7 @@ from tests.support.lab.deployment import DOMAIN, Deployment
 from tests.support.lab.milters import Domain, Milters, example
 from tests.support.lab.process import scratch
 
-MX = "mx.example.com"  # as docs/senders.md has it
+MX = "mx.example.com"  # as docs/how-to/senders.md has it
 SOCKETS = "Socket inet:8891@127.0.0.1\n", "Socket inet:8893@127.0.0.1\n"
 # As Debian installs them, but for the name and the sockets.
 PLAIN = tuple(f"AuthservID {MX}\n{socket}" for socket in SOCKETS)
@@ -71,7 +71,7 @@ def test_a_server_that_calls_all_mail_authenticated_is_told_by_each_kind_that_it
     field = f"Authentication-Results: {MX}; dmarc=pass header.from={DOMAIN}"
     said = check(deployment, f"smtpd_sender_restrictions = check_client_access static:{{PREPEND {field}}}\n")
     assert {level for level, _ in said} == {"TROUBLE"}
-    assert said[0][1] == "a forged mail gets through and is believed, by its From alone: see docs/senders.md"
+    assert said[0][1] == "a forged mail gets through and is believed, by its From alone: see docs/how-to/senders.md"
     assert nothing_is_left(deployment)
 
 

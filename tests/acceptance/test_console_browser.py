@@ -1,7 +1,7 @@
 """The console in Debian's Chromium: walked with mouse and keyboard, light, dark and on a telephone's screen.
 
 What the browser itself reports is held too: it finds nothing that the pages' policy forbids. With
-ORDERFLOW_PICTURES=DIR the pictures of docs/console.md are written there.
+ORDERFLOW_PICTURES=DIR the pictures of docs/how-to/console.md are written there.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What OpenDKIM and OpenDMARC do behind Postfix: what docs/senders.md says of them, and the sender policy rests on.
+"""What OpenDKIM and OpenDMARC do behind Postfix: docs/how-to/senders.md says it, and the sender policy rests on it.
 
 `plain` is how Debian installs them, `page` how the page sets them up. A new version that does otherwise is noticed.
 """

@@ -262,9 +262,10 @@ def test_status_shows_what_is_where(quiet):
 
 def test_help_is_there_for_every_command(quiet):
     for program in ("orderflow-admin", "orderflow-replay"):
-        for line in quiet.run(program, "--help").stdout.partition("Commands:")[2].splitlines():
-            if line.strip():
-                assert "Usage:" in quiet.run(program, line.split()[0], "--help").stdout
+        for line in quiet.run(program, "--help").stdout.partition("Commands:\n")[2].splitlines():
+            if not line:
+                break
+            assert "Usage:" in quiet.run(program, line.split()[0], "--help").stdout
 
 
 HANDLERS = """

@@ -33,7 +33,7 @@ from .server import metrics_app
 _DEADLINE = 15.0  # seconds, as of a delivery: a statement gets a quarter of what it gets where that is a minute
 
 
-@click.command(help="Show the metrics of this host to Prometheus, at ORDERFLOW_METRICS; see docs/monitoring.md.")
+@click.command(help="Show the metrics of this host to Prometheus, at ORDERFLOW_METRICS; see docs/how-to/monitoring.md.")
 @click.option("--once", is_flag=True, help="Print the page once.")
 @click.option("--textfile", metavar="FILE", type=click.Path(path_type=Path), help="Write the page to FILE, once.")
 @click.option("--any-address", is_flag=True, help="Listen at an address that other hosts can reach, too.")

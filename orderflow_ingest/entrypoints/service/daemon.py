@@ -57,7 +57,7 @@ _M_MMAP_THRESHOLD = -3
 _SWITCH_INTERVAL = 0.05  # seconds
 
 
-@click.command(help="Deliver messages that Postfix hands over, until SIGTERM; see the README on its three ways.")
+@click.command(help="Deliver messages that Postfix hands over, until SIGTERM; see docs/how-to/ways.md.")
 @settings_option
 @click.version_option(__version__)
 def cli(settings_file: str | None) -> None:

@@ -34,7 +34,7 @@ _OF_CHECKSUM = re.compile(r"checksum|x-amz-sdk|content-?md5|trailer", re.IGNOREC
 _OF_ADDRESS = re.compile(r"virtual[- ]?host", re.IGNORECASE)
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 _LOOKED_AT = 1000
-CHECKSUM = "the store refuses this checksum: set ORDERFLOW_S3_CHECKSUM = crc32, md5 or none, see docs/archive.md"
+CHECKSUM = "the store refuses this checksum: set ORDERFLOW_S3_CHECKSUM = crc32, md5 or none, see docs/how-to/archive.md"
 VIRTUAL = "the store wants the bucket in the host name: set ORDERFLOW_S3_ADDRESSING = virtual"
 PAGE_REFUSED = "a proxy or firewall before the store refuses it: let it pass PUT, GET, HEAD, DELETE and x-amz- headers"
 _TOO_LARGE = "takes no object of this size: raise its limit to ORDERFLOW_MAX_MESSAGE_SIZE"

@@ -1,4 +1,4 @@
-"""OpenDKIM and OpenDMARC as docs/senders.md sets them up, on free loopback ports, with keys and DNS of their own.
+"""OpenDKIM and OpenDMARC as docs/how-to/senders.md sets them up, on loopback ports, with keys and DNS of their own.
 
 Guarantees: nothing is asked of the network. OpenDKIM has its public keys from a file (TestPublicKeys), OpenDMARC its
 records from another (resolv_wrapper(1) answers in place of libresolv). Each runs as the user that its package made,

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "orderflow_ingest"
-# What an operator can do something about, see docs/operating.md.
+# What an operator can do something about, see docs/reference/errno.md.
 EXPLAINED = (
     *("EROFS", "ENOSPC", "EDQUOT", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EIO", "ESTALE"),
     *("ENOENT", "ECONNREFUSED", "ETIMEDOUT"),
@@ -65,6 +65,6 @@ def test_the_test_finds_each_way_to_say_it_otherwise(place):
 def test_the_docs_say_what_to_do_for_each_common_errno(name):
     assert hasattr(errno, name)
     rows = re.findall(
-        rf"^\| [^|]*`{name}`[^|]*\| [^|]{{20,}} \|$", (ROOT / "docs/operating.md").read_text(), re.MULTILINE
+        rf"^\| [^|]*`{name}`[^|]*\| [^|]{{20,}} \|$", (ROOT / "docs/reference/errno.md").read_text(), re.MULTILINE
     )
     assert len(rows) == 1

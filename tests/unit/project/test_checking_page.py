@@ -1,4 +1,4 @@
-"""docs/checking.md lists every mistake that check finds: what the code says stands there, and the other way round."""
+"""docs/reference/check.md lists every mistake that check finds, and no other one."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ from orderflow_ingest.storage.archive import s3_errors
 from orderflow_ingest.storage.resilience import error_hints
 
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "checking.md").read_text() if (ROOT / "docs" / "checking.md").exists() else ""
+PAGE = (ROOT / "docs/reference/check.md").read_text()
 PACKAGE = ROOT / "orderflow_ingest"
 CHECKS = sorted((PACKAGE / "entrypoints" / "admin" / "checks").glob("*.py"))
 LEVELS = {"TROUBLE", "WARNING"}

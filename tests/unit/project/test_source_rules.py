@@ -42,12 +42,14 @@ def test_the_code_map_lists_the_rooms_in_the_order_of_the_import_contract():
     root = PACKAGE.parent
     contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["id"] == "rooms")
-    rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", (root / "docs" / "developing.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", (root / "docs/development/code-map.md").read_text(), re.MULTILINE)
     assert rows[: len(layers)] == layers
 
 
 def test_each_step_that_the_code_map_names_is_a_function():
-    line = re.search(r"```\n(entrypoints/pipe .+?)```", (PACKAGE.parent / "docs" / "developing.md").read_text(), re.S)
+    line = re.search(
+        r"```\n(entrypoints/pipe .+?)```", (PACKAGE.parent / "docs/development/code-map.md").read_text(), re.S
+    )
     names = {name.rpartition(".")[2] for name in re.findall(r"[\w.]+", line[1].replace("entrypoints/", ""))}
     functions = {
         node.name for tree in modules().values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)

@@ -1,7 +1,7 @@
 """What `orderflow-admin check` looks at: every part is really used, and told in a line what to change.
 
-Each part is a generator of findings in a module of its own; docs/checking.md lists what they find. What mail goes
-through is looked at as the user that delivers, since root would find everything in order.
+Each part is a generator of findings in a module of its own; docs/reference/check.md lists what they find. What mail
+goes through is looked at as the user that delivers, since root would find everything in order.
 """
 
 import os

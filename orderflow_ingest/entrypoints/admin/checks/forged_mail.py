@@ -20,7 +20,7 @@ class Forgery:
     top: str
     sender: str
     envelope: str = ""
-    cure: str = "see docs/senders.md"
+    cure: str = "see docs/how-to/senders.md"
 
     def raw(self, recipient: str, message_id: str) -> bytes:
         """Give the mail's bytes; its body is empty."""
