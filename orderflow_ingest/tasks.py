@@ -267,7 +267,7 @@ def _limit_memory() -> None:
 def _exit_if_leaking() -> None:
     """End a worker process that half of its memory stays with, what a handler leaks say; Huey starts another.
 
-    Else the next message would be told to be poison for want of what an earlier one has taken. Address space that a
+    Else the next message would seem to be poison for want of what an earlier one has taken. Address space that a
     library reserves and does not touch is no leak, as long as enough of the bound is left.
     """
     space, resident = Path("/proc/self/statm").read_text().split()[:2]  # in pages: proc(5)

@@ -6,12 +6,12 @@
 A Debian lies in DIR/root, made by mmdebstrap at the first run. From it each run makes a disk, which systemd-nspawn
 boots with a network of its own. The programs are this environment's, so its Python has to be that Debian's. What the
 README says is done there: user, tables, units, Postfix. Then each scenario is played by each way while mail is sent
-at a steady rate, and what clients were told is held against rows, objects and Postfix's queue.
+at a steady rate, and the answers of clients are compared with rows, objects and Postfix's queue.
 
 SCENARIOS
 
 A table in seconds and counts goes to standard output, and all figures to --json. The status is 1 if anything was wrong.
-What each client was told stays in DIR/notes. Bounds of memory are not in force where the host has no cgroup v2
+The answers that each client got stand in DIR/notes. Bounds of memory are not in force where the host has no cgroup v2
 controllers to give.
 """
 

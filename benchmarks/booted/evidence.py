@@ -1,4 +1,4 @@
-"""What clients were told, held against rows, objects and Postfix's queue; read without the project's code."""
+"""The answers that clients got, compared with rows, objects and Postfix's queue; read without the project's code."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class Answers:
-    """What a sender was told, in the order of time."""
+    """The answers that a sender got, in the order of time."""
 
     told: list[dict[str, Any]]
 

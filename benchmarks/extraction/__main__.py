@@ -6,7 +6,7 @@
 `parsers` says what each reader does, `orders` which mails they get. For each mail:
 
 1. The readers come in turns, each turn beginning with the next of them; a turn reads the mail as often as fits into
-   --seconds, once at least. Time is CPU time of this process: other work on the machine must not count. What is told
+   --seconds, once at least. Time is CPU time of this process: other work on the machine must not count. What is printed
    is the median of the turns; ratios are those of medians, within this run.
 2. Each reads a mail of 100 KB or more once more in a process of its own. Its memory is the most that it held (VmHWM)
    less what it held before the mail was there and after it had read a small one; the mail itself counts.

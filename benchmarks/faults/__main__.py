@@ -5,12 +5,12 @@
                             [--json FILE] [--save]
 
 The stack is the production one (`plant`), the faults are in `catalogue`, the load in `load`. After each fault, and at
-the end for all, what clients were told is held against what is there (`reconcile`): every message that got 250 is
-PARSED with exactly its documents, held, or set aside with a reason; nothing is there twice; every object has its
+the end for all, the answers of clients are compared with the deployment (`reconcile`): every message that got 250 is
+PARSED with exactly its documents, held, or a dead letter with a reason; nothing is there twice; every object has its
 digest; nothing bounced. The table goes to standard output, progress to standard error; the exit status is 1 if a
 promise was broken.
 
---json FILE keeps the results after each round; a campaign of the same seed, way and queue goes on with what is there.
+--json FILE keeps the results after each round; a campaign of the same seed, way and queue goes on with them.
 
 Without --faults and --mix every fault that the way and the queue know is injected alone, then as many again mixed.
 Needs root, as the tests do; small file systems are mounted in a namespace that ends with the command.

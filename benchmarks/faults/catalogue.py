@@ -388,7 +388,7 @@ def _unresolved(name: str) -> Callable[[Plant], str]:
 
 @contextmanager
 def _settings_file(plant: Plant, rng: random.Random, is_gone: bool) -> Iterator[Injury]:
-    """Take the settings file away, or cut it off, and have everything that reads it start anew."""
+    """Take the settings file away, or cut it off, and start everything again that reads it."""
     file = plant.deployment.settings_file
     text = file.read_text()
     if is_gone:

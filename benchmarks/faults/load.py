@@ -1,4 +1,4 @@
-"""The load: a steady stream of orders by SMTP, and what each client was told.
+"""The load: a steady stream of orders by SMTP, and the answers that each client got.
 
 Each message has a Message-ID of its own and up to three files whose digests are known; one in ten has a file that
 others have too, one in twenty goes to two organizations. One in twenty-five is sent again a while later, and one

@@ -342,7 +342,7 @@ class Plant:
             (self.deploy / "bin" / name).chmod(0o755)
         handlers = self.place / "handlers"
         handlers.mkdir()
-        for name in ("received.py", "ringer.py"):
+        for name in ("received.py", "sweeper.py"):
             shutil.copy(_HERE / name, handlers)
         for name in ("steps", "sleep"):
             (self.place / name).mkdir()
@@ -376,8 +376,8 @@ class Plant:
         units = [Unit(f"service-{n}", [self.deploy / "bin" / "orderflow-service"], is_service=True) for n in (1, 2)]
         units += [Unit(f"worker-{n}", worker, stop_signal=signal.SIGINT) for n in (1, 2)]
         if self._minute < 60:
-            command = [self.deploy / "bin" / "python3", self.place / "handlers" / "ringer.py", str(self._minute)]
-            units.append(Unit("ringer", command))
+            command = [self.deploy / "bin" / "python3", self.place / "handlers" / "sweeper.py", str(self._minute)]
+            units.append(Unit("sweeper", command))
         return units
 
     def _unit_environment(self) -> Mapping[str, str]:

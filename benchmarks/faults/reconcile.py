@@ -1,7 +1,7 @@
-"""Reconciliation: what clients were promised, beside what is there.
+"""Reconciliation: what clients were promised, compared with the deployment.
 
 A message that a client got 250 for is PARSED with exactly its documents, each handed over; or held
-beside the message that has its Message-ID; or set aside with a reason. Everything else is a finding:
+beside the message that has its Message-ID; or a dead letter with a reason. Everything else is a finding:
 
     lost        it is nowhere, or a document of it is not there or was never handed over
     doubled     it is there twice, or a document of it has two rows or two ids
@@ -114,7 +114,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found wrong, and how many messages are held and set aside as they should be."""
+    """What was found wrong, and how many messages are held or dead letters as they should be."""
 
     findings: tuple[Finding, ...]
     parsed: int = 0
@@ -129,7 +129,7 @@ class Verdict:
 def reconcile(
     accepted: Mapping[Identity, set[str]], contents: Mapping[Identity, Mapping[str, Mail]], there: Evidence
 ) -> Verdict:
-    """Hold what was accepted against what is there; `contents` are all that was ever tried, by their digests."""
+    """Compare what was accepted with the deployment; `contents` are all that was ever tried, by their digests."""
     rows = _grouped(there.rows, lambda row: row.identity)
     documents = _grouped(there.documents, lambda document: document.message)
     held = _grouped(there.held, lambda one: one.message)
@@ -147,7 +147,7 @@ def reconcile(
         places = Counter({one.content: 1 for one in dead.get(identity, ())})
         counts["set_aside"] += len(places)
         unexplained = (one.name for one in dead.get(identity, ()) if not one.has_reason)
-        told = [("lost", f"{name} was set aside without a reason") for name in unexplained]
+        told = [("lost", f"{name} is a dead letter without a reason") for name in unexplained]
         if len(ours) > 1:
             told.append(("doubled", f"{len(ours)} rows: {', '.join(str(row.id) for row in ours)}"))
         for row in ours:

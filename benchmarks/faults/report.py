@@ -26,7 +26,7 @@ _COLUMNS: Sequence[tuple[str, Callable[[Result], str]]] = (
     ("sent again", lambda r: str(r.again)),
     ("deferred, then delivered", lambda r: str(r.deferred)),
     ("held", lambda r: str(r.held)),
-    ("set aside", lambda r: str(r.set_aside)),
+    ("dead letters", lambda r: str(r.set_aside)),
     *((kind, lambda r, kind=kind: str(r.count(kind))) for kind in KINDS),  # type: ignore[misc]
     ("hit", lambda r: str(r.hit)),
     ("recovered s", lambda r: "never" if r.recovered is None else f"{r.recovered:.0f}"),
@@ -37,8 +37,8 @@ not at once, its queue had to try again. Held: the same Message-ID with other co
 fault really met: processes killed, or connections, answers and requests at the wire; where that cannot be counted,
 attempts and clients that were put off. Recovered: seconds from the end of the fault until the last message and
 document was final; nobody did anything for it. A campaign that was broken off goes on with a new stack, at the rate
-that is told; the reconciliation of all rounds together is that of the last stack. Of the named steps `_conclude` is the
-spool's, which mail by LMTP does not pass. All that stands from `lost` to `unfinished` is a broken promise."""
+that is printed; the reconciliation of all rounds together is that of the last stack. Of the named steps `_conclude` is
+the spool's, which mail by LMTP does not pass. All that stands from `lost` to `unfinished` is a broken promise."""
 
 
 @dataclass(frozen=True)

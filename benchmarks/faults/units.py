@@ -2,7 +2,7 @@
 
 As the units in `systemd/` say: the sockets stay while instances come and go; what ends, however it ends, is started
 again after RESTART seconds, for ever; what its main process leaves behind is killed with it, as a control group
-is; a service that gives no sign of life for WATCHDOG seconds is killed. The environment of a unit is read anew at
+is; a service that gives no sign of life for WATCHDOG seconds is killed. The environment of a unit is read again at
 each start, so a fault can change it.
 """
 

@@ -6,7 +6,7 @@
 1. A PostgreSQL server of its own gets a database of --small messages and one of --rows, made by the project's own
    migrations and filled by `history`, which says what is in them: they differ in history alone. With --partitions
    a third one, of --rows too, has its tenant tables in so many partitions (`partitions`).
-   fsync is off while they are filled; then the server starts anew with fsync on and 3 GB of shared buffers, and
+   fsync is off while they are filled; then the server starts again with fsync on and 3 GB of shared buffers, and
    the indexes of all are read into memory once (pg_prewarm). Autovacuum is off, so that it disturbs nobody's turn.
 2. Each measure calls a function of `orderflow_ingest.storage.database` on one database after the other, in changing
    order, as the role that calls it in production: for all that delivery and worker do a member of orderflow_worker,
@@ -19,10 +19,10 @@
 
 What has to hold, or the command ends with 1: no ratio is over 1.5, and no statement reads a tenant table from end to
 end (Seq Scan). A message by its id alone is looked up in each organization: its cost is that of their number, and
-a table of next to nothing is read faster; its ratio is told and not held. Nor is that of what `find` asks for: a word
-costs what its list in the index is long, and that is history. Nor that of the counts of a week over all organizations:
-the databases have the same last 24 hours, but the large one ten times the last week. Held are the same counts over as
-many messages of each, the newest ones.
+a table of next to nothing is read faster; its ratio is printed and not held. Nor is that of what `find` asks for: a
+word costs what its list in the index is long, and that is history. Nor that of the counts of a week of all
+organizations: the databases have the same last 24 hours, but the large one ten times the last week. Held are the same
+counts over as many messages of each, the newest ones.
 
 --directory keeps the databases there, and takes those that it finds. --save writes growth.md,
 growth.json and growth-plans.md into benchmarks/results.
@@ -342,7 +342,7 @@ _FAILED = (Status.FAILED,)
 _WEEK = 7 * history.DAY
 _BY_ORGANIZATIONS = "a message of unknown organization"
 _OTHERWISE_BOUND = (_BY_ORGANIZATIONS, "status: a day and a week", "status: each organization")
-_LONGEST = timedelta(hours=1)  # that a row can be told to wait
+_LONGEST = timedelta(hours=1)  # that a row can have to wait
 _BUSY = 40  # organizations that have 20 messages even where there are 10,000 in all
 MEASURES: dict[str, Callable[[Side], Calls]] = {
     "identity, unknown": _misses,

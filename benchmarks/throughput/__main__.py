@@ -10,8 +10,8 @@ A case is one size of message on one way into one stack; `stage` says which ther
    is that of these rounds, and its ratio is to the mean of the ceilings around it: the machine may be noisy.
 2. Messages come at half of that rate, whoever is ready: from this the delays.
 3. The service's CPU is that of the first part, per message, its peak of memory that of both; idle is what it
-   held before its first message. The client's cost is told apart, by running it again. The worker's CPU is
-   told once for each stack and size, with all that waits: it does not depend on the way.
+   held before its first message. The client's cost is measured by running it again. The worker's CPU is
+   measured once for each stack and size, with all that waits: it does not depend on the way.
 
 After each load all messages must be there, once, whole, and each with a task that waits, and Postfix must not
 have put off or bounced one; else nothing is printed but what is wrong, and the command ends with 1.

@@ -1,10 +1,10 @@
-"""Replays of many messages with a real worker on PostgreSQL, interrupted, killed, and gone on with: do they end exact?
+"""Replays of many messages with a real worker on PostgreSQL, interrupted, killed and resumed: do they end exact?
 
     python -m benchmarks.throughput.replay [--messages N]
 
 All messages share one mail of the archive, with one attachment, so that making them costs nothing; each is extracted
 and handed over as if it were its own. A run over all of them is stopped by SIGINT after a quarter, then by SIGKILL
-after half, and gone on with. Told are the times, the rate, the most tasks that waited in the queue, and whether each
+after half, and resumed. Printed are the times, the rate, the most tasks that waited in the queue, and whether each
 message has exactly one event of the run. Run it as root: programs run as their own user.
 """
 

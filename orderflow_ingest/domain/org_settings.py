@@ -92,19 +92,19 @@ def _policy(text: str) -> bool:
 KEYS = (
     OrgKey("allowed_senders", "allowed_senders", "", _senders,
         "addresses or @domains, comma separated",
-        "addresses and @domains whose mail is taken, comma separated; mail from others is HELD", "everybody's"),
+        "Addresses and @domains whose mail is taken, comma separated. Mail from others is held.", "everybody's"),
     OrgKey("reused_message_id", "accepts_reused_message_id", "hold", _policy, "hold or accept",
-        "what becomes of mail whose Message-ID is known with other content: hold it for an operator, or accept it at "
-        "once as a message of its own", former_name="conflicts"),
+        "What to do with mail whose Message-ID is known with other content: hold it, or accept it as a new message.",
+        former_name="conflicts"),
     OrgKey("document_types", "document_types", "", _list_of(_CONTENT_TYPE),
         "content types such as application/pdf or image/*, comma separated",
-        "content types of attachments that become documents, comma separated, a kind as image/*", "all"),
+        "Content types of attachments that become documents, comma separated. image/* is every image.", "all"),
     OrgKey("max_message_size", "max_message_size", "", _number, "a number of bytes",
-        "bytes; a larger mail is TOO_BIG", "ORDERFLOW_MAX_MESSAGE_SIZE alone"),
+        "The largest mail in bytes. A larger one is refused.", "ORDERFLOW_MAX_MESSAGE_SIZE alone"),
     OrgKey("keep_raw_days", "keep_raw_days", "", _days, _A_NUMBER_OF_DAYS,
-        "days after which a retention deletes raw mail", "for ever"),
+        "Days after which a retention deletes raw mail.", "for ever"),
     OrgKey("keep_documents_days", "keep_documents_days", "", _days, _A_NUMBER_OF_DAYS,
-        "days after which a retention deletes documents", "for ever"),
+        "Days after which a retention deletes documents.", "for ever"),
 )  # fmt: skip
 _BY_NAME = {key.name: key for key in KEYS}
 _FORMER_NAMES = {key.former_name: key.name for key in KEYS if key.former_name}

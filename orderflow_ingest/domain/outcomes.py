@@ -20,7 +20,7 @@ class Outcome(Enum):
     DUPLICATE = (EX_OK, "2.0.0", 250, "message known already")
     HELD = (EX_OK, "2.0.0", 250, "message held for an operator to decide")
     SPOOLED = (EX_OK, "2.0.0", 250, "message kept for later delivery")
-    DEAD_LETTER = (EX_OK, "2.0.0", 250, "message set aside for an operator")
+    DEAD_LETTER = (EX_OK, "2.0.0", 250, "message kept for an operator")
     UNKNOWN_ORG = (EX_NOUSER, "5.1.1", 550, "no such organization")
     ORG_DISABLED = (EX_NOUSER, "5.2.1", 550, "organization does not accept mail")
     MALFORMED = (EX_DATAERR, "5.6.0", 550, "message has no header")

@@ -189,7 +189,7 @@ class _Erasure:
             self.done.messages += len(ids) if self.dry_run else erasure.delete_messages(org_id, ids)
 
     def left(self, in_hand: set[UUID]) -> None:
-        """Count what is there still: what was held, say, and has been accepted meanwhile."""
+        """Count what is left: what was held, say, and has been accepted meanwhile."""
         if not self.dry_run:
             self.done.in_hand += sum(len(set(page) - in_hand) for page in self._messages())
 

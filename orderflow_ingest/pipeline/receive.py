@@ -153,7 +153,7 @@ def _count_failure(entry: str, key: str, why: str, app: App) -> Delivery:
 
 
 def _apply_spool_policy(entry: Entry, delivery: Delivery, key: str, app: App, *, sender_waits: bool) -> Delivery:
-    """Keep, remove or set aside an entry, as the table in this module's header says."""
+    """Keep an entry, remove it, or make it a dead letter, as the table in this module's header says."""
     outcome, spool = delivery.outcome, app.spool
     try:
         if outcome is Outcome.DEAD_LETTER or not (sender_waits or outcome.is_accepted or outcome.is_temporary):

@@ -92,7 +92,7 @@ def lock_entry(path: str) -> int | None:
     except OSError:
         os.close(fd)
         raise
-    if not _is_at(path, fd):  # finished or set aside before we had the lock
+    if not _is_at(path, fd):  # finished, or a dead letter, before we had the lock
         os.close(fd)
         return None
     return fd

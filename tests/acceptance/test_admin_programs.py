@@ -1,4 +1,4 @@
-"""orderflow-admin find, show, status and org as programs: what an operator asks, and what he is told."""
+"""orderflow-admin find, show, status and org as programs: what an operator asks, and the answers."""
 
 import json
 import os

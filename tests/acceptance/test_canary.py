@@ -119,7 +119,7 @@ def test_a_mail_that_left_the_queue_without_a_row_is_looked_for_in_the_log(deplo
     assert "did not say where" in waiting_because("", None)
 
 
-# SMTP that goes wrong, by a server that says what it is told to
+# SMTP that goes wrong, by a server that says what a test wants
 
 
 @contextmanager

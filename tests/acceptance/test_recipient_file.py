@@ -59,7 +59,7 @@ def test_what_cannot_be_replaced_is_told_and_looked_at_again(place):
 
 
 def test_behind_postfix_the_file_comes_back_and_senders_are_answered():
-    """Postfix is made to open the file anew each time; until it can, it does not greet, and a sender waits."""
+    """Postfix is made to open the file again each time; until it can, it does not greet, and a sender waits."""
     with scratch() as place:
         deployment = Deployment(place, way="lmtp", service=True, map_by="database")
         deployment.set_up("acme")

@@ -295,7 +295,7 @@ def test_another_user_cannot_deliver(deployment):
 
 
 class FakeService(threading.Thread):
-    """Listens as a service does, and does with each connection what it is told; `names` are what it was asked."""
+    """Listens as a service does, and does with each connection what a test wants; `names` are what it was asked."""
 
     def __init__(self, path: Path, greeting: bytes, answer: bytes | None):
         super().__init__(daemon=True)
@@ -674,7 +674,7 @@ def greeted(path: Path) -> Iterator[socket.socket]:
 
 
 def hear_all(notices: socket.socket) -> None:
-    """Read what has been told meanwhile, as systemd would: the kernel holds ten such messages."""
+    """Read the messages that came meanwhile, as systemd would: the kernel holds ten such messages."""
     notices.setblocking(False)
     with suppress(BlockingIOError):
         while notices.recv(100):
@@ -761,7 +761,7 @@ def test_a_systemd_that_reads_no_notices_holds_up_no_mail(deployment, place):
 
 
 def test_a_backend_that_is_known_to_be_away_keeps_nobody_waiting(hanging):
-    """The first delivery finds out; the next ones, of the service and of the program, are told at once."""
+    """The first delivery finds out; the next ones, of the service and of the program, know it at once."""
     hanging.write_settings({**settings_of(hanging), "ORDERFLOW_DEADLINE": "20"})
     with hanging.service, ExitStack() as probing:
         assert run(hanging, order(81)) == means(Outcome.BACKEND_DOWN)

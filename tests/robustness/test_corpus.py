@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not (CORPUS / "judge.py").exists(), reason="the 
 
 # What other parsers hand out and we pass over, item by item, and why that is right.
 SIGNATURE = "a signature proves who sent a mail and holds no order; taken, it would be a document with nothing in it"
-INVITATION = "an invitation to a meeting is no order; it is told as a calendar, and an order under its type is taken"
+INVITATION = "an invitation to a meeting is no order; reported as a calendar, and an order under its type is taken"
 ARGUED = {
     "imap_tools/messages/mime_emails/raw_email2.eml": SIGNATURE,
     "imap_tools/messages/mime_emails/raw_email7.eml": SIGNATURE,

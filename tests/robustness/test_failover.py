@@ -59,7 +59,7 @@ def servers():
 
 @dataclass
 class Client:
-    """Sends mail after mail by several threads until it is told to stop; knows what became of each, and when it began.
+    """Sends mail after mail by several threads until a test stops it; knows what became of each, and when it began.
 
     `delivered` are the numbers of mails that were acknowledged. `failed` is set by the first that was deferred. Once
     `promoted` is set, `went_well` is set by the first mail that began after it and was acknowledged; `late` is

@@ -46,7 +46,7 @@ MENDS = {
 
 
 def reopened(app):
-    """Open the database anew, as another process would."""
+    """Open the database again, as another process would."""
     return replace(app, records=Records(app.settings.database_url), queue=ListQueue())
 
 

@@ -1,8 +1,8 @@
-"""A pytest plugin: a server that died is told once, and in one line by each further test that needs it.
+"""A pytest plugin: a server that died is reported once, and in one line by each further test that needs it.
 
 It holds for the lab's servers that fixtures share, those of a module or of the whole run. The first report has the end
 of the server's log. The tests that need the server fail before they begin. A fixture that several tests share and that
-failed is told once in the same way.
+failed is reported once in the same way.
 """
 
 from collections.abc import Generator
@@ -49,7 +49,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[Any]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put a line in the place of a traceback that says only that a server died, or what has been told before."""
+    """Put a line in the place of a traceback that says only that a server died, or what was reported before."""
     report = yield
     if not report.failed or call.excinfo is None or call.excinfo.errisinstance(pytest.fail.Exception):
         return report

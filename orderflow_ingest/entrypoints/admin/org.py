@@ -177,7 +177,7 @@ def archive_may_be_unavailable() -> Iterator[None]:
     try:
         yield
     except ArchiveUnavailable as error:
-        warning = "the archive was not told of every organization; run init again, with an operator's rights in it"
+        warning = "the archive does not know every organization; run init again, with an operator's rights in it"
         click.echo(f"warning: {warning}: {error}", err=True)
 
 

@@ -96,7 +96,7 @@ def is_noexec(path: Path) -> bool:
 
 
 def confinement() -> str:
-    """Name what may forbid that which modes allow; "" if nothing is known to."""
+    """Return what may forbid something that modes allow; "" if nothing is known to."""
     try:
         return "SELinux enforces here: ausearch -m avc -ts recent" if _ENFORCES.read_text().strip() == "1" else ""
     except OSError:

@@ -88,8 +88,8 @@ def rebuild_from_archive(
 ) -> None:
     """Rebuild the rows from the archive alone: organizations, messages, documents, held mail.
 
-    The database may be empty, after init; what is there stays as it is. A mail whose documents are all archived is not
-    handed over again, unless by --hand-over; one that lacks a document goes to the worker, who hands all of them over.
+    The database may be empty, after init. Existing rows stay as they are. A mail whose documents are all archived is
+    not handed over again without --hand-over. One that lacks a document goes to the worker, who hands all of them over.
     """
     app = load_app(settings_file)
     run = _resumed(resume, app) if resume else None

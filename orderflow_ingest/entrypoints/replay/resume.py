@@ -38,7 +38,7 @@ def _named(run_id: UUID, app: App) -> Run:
     if run.ended_at:
         raise click.ClickException("this run has ended; begin another")
     if run.chosen.get("kind") not in ACTIONS:
-        raise click.ClickException(f"this run is gone on with by its own command: {printable(run.command)}")
+        raise click.ClickException(f"its own command resumes this run: {printable(run.command)}")
     return run
 
 

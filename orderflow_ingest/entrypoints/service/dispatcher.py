@@ -9,6 +9,9 @@
                no worker has begun by its deadline is dropped: its client still has the message and sends it again
 
 All methods are for the event loop's thread. They raise nothing: a listener always gets an outcome.
+
+The threads are daemons of our own. A ThreadPoolExecutor waits at exit for each of its threads. One delivery that hangs
+would keep the process from ending.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Rows made again from what the archive says: organizations, and messages with their documents, whole or not at all.
 
-Idempotent by the ids, which come out of the archive, and by the unique identities: what is there already stays as it
+Idempotent by the ids, which come out of the archive, and by the unique identities: existing rows stay as it
 is, and is counted as such. A message comes with its documents and an event of its own in one transaction of several
 mails, so that one that is there is there whole.
 """

@@ -1,4 +1,4 @@
-"""Runs: who had which program do what, when, and how far that has come; what is broken off can be gone on with.
+"""Runs: who had which program do what, when, and how far that has come; what is broken off can be resumed.
 
 A run belongs to no tenant; what it did to a message stands in that message's events, under the run's id. `chosen` is
 the selection as the program needs it to go on, `position` the place up to which all is done. `command` and `chosen`

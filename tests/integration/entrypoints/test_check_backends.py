@@ -438,7 +438,7 @@ def test_a_database_without_tables_and_one_of_another_encoding_are_told_before_i
 
 
 def test_too_few_connections_are_told_with_the_number_to_set(app, postgres, owned, place):
-    """Asked of numbers, since a server's limit holds until it is started anew."""
+    """Asked of numbers, since a server's limit holds until it is started again."""
     opened = app(DATABASE_URL=owned.url)
     says = server.ask(opened.records.database)
     assert list(database_check._connections(opened, says)) == []

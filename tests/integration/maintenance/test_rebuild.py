@@ -392,7 +392,7 @@ def test_a_mail_without_any_metadata_comes_back_too(alone):
     }
     (row,) = alone.records.messages.select(Filter(), 9)
     assert (row.subject, row.envelope_recipient) == ("Order 1", f"orders+acme@{DOMAIN}")
-    assert (row.envelope_sender, row.traits) == (UNKNOWN, []), "that it is a bounce is told by nothing"
+    assert (row.envelope_sender, row.traits) == (UNKNOWN, []), "nothing says that it is a bounce"
 
 
 def test_a_part_of_the_mail_comes_back_by_time_and_by_organization(alone):

@@ -118,7 +118,7 @@ def test_values_come_back_whatever_a_store_or_a_proxy_made_of_them(values):
 )
 @pytest.mark.parametrize("change", VALUES)
 def test_no_value_is_read_as_another_one_and_said_to_be_right(value, change):
-    """What cannot be had back, such as blanks at the end, is told as changed."""
+    """What cannot be had back, such as blanks at the end, is reported as changed."""
     told = {"sender": value, "org": "acme"}
     headers = {name: VALUES[change](text).strip() for name, text in write_headers(told).items()}
     found = read_headers(headers)

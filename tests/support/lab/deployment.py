@@ -79,7 +79,7 @@ class Deployment(Server):
     def write_settings(self, settings: Mapping[str, str]) -> None:
         """Write the settings file; the directories, the relay and quick retries are set already.
 
-        What was away under the settings before is asked anew.
+        What was away under the settings before is asked again.
         """
         for known in (self.state / "circuits").glob("*"):
             known.unlink()

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from orderflow_ingest.config import KEYS, load, read_file
-from orderflow_ingest.domain import outcomes
+from orderflow_ingest.domain import org_settings, outcomes
 from orderflow_ingest.domain.automatic_mail import AutomaticMailSignal
 from orderflow_ingest.domain.outcomes import Outcome
 from orderflow_ingest.domain.states import HandOver, HoldReason, Status
@@ -59,8 +59,9 @@ def test_the_figures_of_a_text_are_right():
 
 def test_every_outcome_and_every_reason_has_its_meaning():
     assert set(outcomes.MEANINGS) == set(Outcome) and set(part.MEANINGS) == set(Reason)
-    for meaning in (*outcomes.MEANINGS.values(), *part.MEANINGS.values(), *(key.meaning for key in KEYS)):
-        assert len(meaning.split()) <= 40 and meaning == meaning.strip()
+    keys = [key.meaning for key in (*KEYS, *org_settings.KEYS)]
+    for meaning in (*outcomes.MEANINGS.values(), *part.MEANINGS.values(), *keys):
+        assert len(meaning.split()) <= 25 and meaning.endswith("."), meaning
 
 
 @pytest.mark.parametrize("status", [*Status, *HandOver, *PartKind], ids=lambda status: status.value)

@@ -276,7 +276,7 @@ def test_an_entry_that_is_not_whole_is_damaged(spool, damage):
         spool.read_dead(name)
 
 
-# Failures, and what is set aside
+# Failures and dead letters
 
 
 def test_failures_are_counted_by_content_until_they_are_forgotten(spool):

@@ -1,4 +1,4 @@
-"""What `orderflow-admin check` looks at: every part is really used, and told in a line what to change.
+"""What `orderflow-admin check` looks at: every part is really used, and each finding says what to change.
 
 Each part is a generator of findings in a module of its own; docs/reference/check.md lists what they find. What mail
 goes through is looked at as the user that delivers, since root would find everything in order.
@@ -109,7 +109,7 @@ def _settings(app: App) -> Iterator[CheckResult]:
 
 
 def _breaker(app: App) -> Iterator[CheckResult]:
-    """Look whether deliveries of this host are told that a backend is away, and could tell each other."""
+    """Look whether deliveries of this host know a backend to be away, and could tell each other."""
     directory = app.settings.circuits_dir
     if not app.settings.state_dir.is_dir():
         yield "TROUBLE", f"{app.settings.state_dir} is not there: {run_init(app.settings)}"

@@ -1,4 +1,4 @@
-"""Whether the database answers, keeps what it is told, and has our tables, our rights and connections to spare.
+"""Whether the database answers, keeps what it acknowledges, and has our tables, our rights and connections to spare.
 
 `error_hints` explains errors; `storage.database.server_info` reads what PostgreSQL reports about itself.
 """
@@ -70,12 +70,12 @@ def _holds(server: server_info.Server) -> Iterator[CheckResult]:
     """Look whether the server keeps every text, and every row that it has acknowledged."""
     if server.encoding != "UTF8":
         made = "createdb -E UTF8 -T template0"
-        yield "TROUBLE", f"its encoding is {server.encoding}, which cannot hold every subject: make it anew by {made}"
+        yield "TROUBLE", f"its encoding is {server.encoding}, which cannot hold every subject: make it again by {made}"
     if not server.knows_letters:
         yield (
             "WARNING",
             "its locale knows the letters of ASCII alone, so that Ä and ä are two to who looks for mail: "
-            "make it anew by createdb -E UTF8 -l C.UTF-8 -T template0",
+            "make it again by createdb -E UTF8 -l C.UTF-8 -T template0",
         )
     if server.is_read_only:
         yield "TROUBLE", "it is a standby, or read-only: name the primary in DATABASE_URL"

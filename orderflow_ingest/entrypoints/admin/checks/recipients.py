@@ -89,7 +89,7 @@ def _passwords(tables: list[str], account: pwd.struct_passwd | None) -> Iterator
         if is_logged:
             yield (
                 "WARNING",
-                f"{file}: hosts has a password, which Postfix logs when the database is away: print it anew by "
+                f"{file}: hosts has a password, which Postfix logs when the database is away: print it again by "
                 "orderflow-admin postfix map, and postfix passfile",
             )
         if (is_logged or _PASSWORD.search(text)) and file.stat().st_mode & 0o007:

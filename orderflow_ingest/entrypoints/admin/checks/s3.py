@@ -151,7 +151,7 @@ def _metadata(app: App) -> Iterator[CheckResult]:
                 else:
                     yield (
                         "TROUBLE",
-                        f"{url}: {what} comes back changed, and cannot be told from it: a rebuild would know wrong "
+                        f"{url}: {what} comes back changed, and cannot be read from it: a rebuild would know wrong "
                         "senders and times; let the proxy before the store pass x-amz-meta- headers as they are",
                     )
                 _delete(app.archive)
@@ -185,8 +185,8 @@ def _largest(app: App) -> Iterator[CheckResult]:
         yield (
             "WARNING",
             f"{url}: the bucket keeps versions, and each run of this check leaves one of {size} bytes: "
-            "allow s3:DeleteObjectVersion below probe/ (orderflow-admin roles s3), or let a lifecycle rule delete what "
-            "is there",
+            "allow s3:DeleteObjectVersion below probe/ (orderflow-admin roles s3), or let a lifecycle rule delete "
+            "old versions",
         )
 
 

@@ -12,7 +12,7 @@ from orderflow_ingest.app import App
 from .findings import CheckResult, ago
 
 _OLD = 600.0  # seconds
-_MANY = 100_000  # transactions since, where no time is told, and rows
+_MANY = 100_000  # transactions since, where no time is known, and rows
 _ASKED = """
 SELECT kind, who::text, coalesce(seconds, 0)::float, since FROM (
     SELECT CASE WHEN backend_type = 'walsender' THEN 'standby' ELSE 'session' END AS kind,

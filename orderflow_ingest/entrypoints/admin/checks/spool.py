@@ -17,7 +17,7 @@ _WAITS = 600.0  # seconds, for what the drain sees to every minute
 
 
 def check_spool(app: App) -> Iterator[CheckResult]:
-    """Write an entry, and look at what is there; done as who delivers."""
+    """Write an entry, and look at the entries, as the user that delivers."""
     directory = app.settings.spool_dir
     if not directory.is_dir():
         closed = closed_directory(directory)

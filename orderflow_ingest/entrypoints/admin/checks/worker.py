@@ -90,4 +90,4 @@ def _undone(app: App) -> Iterator[CheckResult]:
     if lag > app.settings.lease + app.settings.sweep_after:
         yield "TROUBLE", f"work is overdue for {ago(lag)}: does orderflow-worker run? does it keep up? see its log"
     if dead := app.spool.count_dead():
-        yield "TROUBLE", f"{dead} messages were set aside: see orderflow-admin dead"
+        yield "TROUBLE", f"{dead} messages are dead letters: see orderflow-admin dead"

@@ -13,9 +13,9 @@ Postfix's own map of the database, for a host that runs the way pipe without a s
 
 For before-queue the service needs an address to give other mail back to, ORDERFLOW_RELAY.
 
-Postfix logs what stands in `hosts` of a PostgreSQL map when it cannot connect, and libpq is told how to verify a server
-only there, as a URL: so the password stands in a file of its own, which libpq reads by itself. libpq has no such file
-for its other secrets, sslpassword say: a URL with one of them gets no map.
+Postfix logs what stands in `hosts` of a PostgreSQL map when it cannot connect. Only there, as a URL, can the map say
+how libpq verifies a server. So the password stands in a file of its own, which libpq reads by itself. libpq has no such
+file for its other secrets, sslpassword say: a URL with one of them gets no map.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Archives and wrappings are told by their bytes, then by type and name; documents that are archives stay whole."""
+"""Archives and wrappings are known by their bytes, then by type and name; documents that are archives stay whole."""
 
 import gzip
 import subprocess

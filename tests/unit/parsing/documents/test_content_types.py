@@ -1,4 +1,4 @@
-"""What a part is: by its content, its name and its sender; what its content contradicts is told."""
+"""What a part is: by its content, its name and its sender; what its content contradicts is reported."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every document in a mail is taken, everything else is told with a reason, and nothing raises."""
+"""Every document in a mail is taken, everything else is reported with a reason, and nothing raises."""
 
 import base64
 

@@ -1,6 +1,6 @@
-"""Sweeps, and rings for the drain, each so many seconds, as further workers on other hosts would.
+"""Sweeps and drains, each every so many seconds, as further workers on other hosts would.
 
-    python ringer.py SECONDS
+    python sweeper.py SECONDS
 
 A worker does so once a minute. A campaign waits for it after nearly every fault, and shortens the minute by this;
 `--minute 60` runs none.
