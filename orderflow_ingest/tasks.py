@@ -218,7 +218,7 @@ def _check_handler() -> None:
 
 
 def _is_worker() -> bool:
-    """Tell whether this is a worker process: never the consumer, which starts the others, nor a thread of it."""
+    """Return whether this is a worker process: never the consumer, which starts the others, nor a thread of it."""
     return multiprocessing.parent_process() is not None
 
 
@@ -252,7 +252,7 @@ def _limit_part_cpu(begins: bool) -> None:  # noqa: FBT001 (a Callable has no ke
 
 
 def _has_memory_limit() -> bool:
-    """Tell whether this is a worker process with a bound."""
+    """Return whether this is a worker process with a bound."""
     return settings.task_memory > 0 and _is_worker()
 
 

@@ -57,7 +57,7 @@ def no_alarm_is_left():
 
 @pytest.fixture(autouse=True)
 def logger_is_as_before():
-    """Give the next test the package's logger as it was: a program that runs in a test sets it up for itself."""
+    """Return the next test the package's logger as it was: a program that runs in a test sets it up for itself."""
     logger = logging.getLogger("orderflow_ingest")
     handlers, level, propagate, raises = [*logger.handlers], logger.level, logger.propagate, logging.raiseExceptions
     yield

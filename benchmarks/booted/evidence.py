@@ -119,5 +119,5 @@ def _object(machine: Machine, key: str) -> bytes:
 
 
 def _holds(whole: bytes, raw: bytes) -> bool:
-    """Tell whether a mail is in what was stored behind trace headers; line ends may differ."""
+    """Return whether a mail is in what was stored behind trace headers; line ends may differ."""
     return raw.replace(b"\r\n", b"\n").strip() in whole.replace(b"\r\n", b"\n")

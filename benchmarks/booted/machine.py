@@ -162,7 +162,7 @@ class Machine:
         return ["nsenter", "-t", str(self.init), *NAMESPACES, "env", "-i", *ENVIRONMENT]
 
     def _is_up(self, units: str) -> bool:
-        """Tell whether the machine serves; nspawn has another child first, for a moment."""
+        """Return whether the machine serves; nspawn has another child first, for a moment."""
         assert self._nspawn is not None and self._nspawn.poll() is None, f"it has not booted: see {self.log}"
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
         self.init = int(children[0]) if children else 0
@@ -181,7 +181,7 @@ class Machine:
 
 
 def _runs(pid: int) -> bool:
-    """Tell whether a process has not ended."""
+    """Return whether a process has not ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

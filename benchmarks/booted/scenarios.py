@@ -231,7 +231,7 @@ def _fail_over(trial: Trial, how: str) -> None:
 
 
 def with_standby(machine: Machine) -> None:
-    """Give the machine a standby of its database, and the programs the URL of both."""
+    """Return the machine a standby of its database, and the programs the URL of both."""
     machine.run(STANDBY, "main", "second", "5432", "5433")
     both = URL.format("127.0.0.1:5432,127.0.0.1:5433", "?target_session_attrs=read-write")
     _use(machine, both)

@@ -88,7 +88,7 @@ def measure(name: str, mails: Sequence[bytes], turns: int, seconds: float) -> li
 
 
 def _time(read: Reader, mails: Sequence[bytes], seconds: float) -> float:
-    """Give the CPU seconds that reading all mails takes, over as many times as fit."""
+    """Return the CPU seconds that reading all mails takes, over as many times as fit."""
     gc.collect()
     times, began = 0, time.process_time()
     while (taken := time.process_time() - began) < seconds or not times:
@@ -98,7 +98,7 @@ def _time(read: Reader, mails: Sequence[bytes], seconds: float) -> float:
 
 
 def _read_all(read: Reader, mails: Sequence[bytes]) -> tuple[int, int]:
-    """Read mails, and give how many contents there were and how many mails failed."""
+    """Read mails, and return how many contents there were and how many mails failed."""
     contents = failed = 0
     for raw in mails:
         try:
@@ -112,7 +112,7 @@ def _read_all(read: Reader, mails: Sequence[bytes]) -> tuple[int, int]:
 
 
 def memory(raw: bytes) -> dict[str, float]:
-    """Give the most memory that each reader holds while it reads a mail, in sizes of the mail."""
+    """Return the most memory that each reader holds while it reads a mail, in sizes of the mail."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(raw)
         file.flush()
@@ -125,7 +125,7 @@ def memory(raw: bytes) -> dict[str, float]:
 
 
 def peak(reader: str, path: str) -> int:
-    """Give the bytes that this process grows by while it reads a file and then the mail in it."""
+    """Return the bytes that this process grows by while it reads a file and then the mail in it."""
     read = PARSERS[reader]()
     _read_all(read, [small()])
     gc.collect()
@@ -141,7 +141,7 @@ def _status(name: str) -> int:
 
 
 def complaints(cases: Sequence[dict[str, Any]]) -> list[str]:
-    """Tell where read_parts is not as fast or as frugal as it has to be."""
+    """Return where read_parts is not as fast or as frugal as it has to be."""
     found = []
     for case in cases:
         large = case["bytes"] >= _LARGE * case["mails"]

@@ -42,7 +42,7 @@ def _mixed(*parts: bytes, kind: bytes = b"mixed") -> bytes:
 
 
 def _lines(line: str, size: int) -> bytes:
-    """Give as many numbered lines as make so many bytes."""
+    """Return as many numbered lines as make so many bytes."""
     count = size // len(line.format(0).encode())
     return "".join(line.format(number) for number in range(count)).encode()
 

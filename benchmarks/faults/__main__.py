@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _rounds(options: argparse.Namespace, lacks: dict[str, str]) -> tuple[list[Round], dict[str, str]]:
-    """Give the rounds that the options choose, and what cannot be injected here, with the reason."""
+    """Return the rounds that the options choose, and what cannot be injected here, with the reason."""
     able = {name: fault for name, fault in FAULTS.items() if not lacks[name]}
     names = options.faults or ([] if options.mix is not None else SHORT if options.short else tuple(FAULTS))
     mix = options.mix if options.mix is not None else 0 if options.faults else 2 if options.short else len(able)
@@ -72,7 +72,7 @@ def _rounds(options: argparse.Namespace, lacks: dict[str, str]) -> tuple[list[Ro
 
 
 def _kept(options: argparse.Namespace) -> tuple[list[Result], int]:
-    """Give the rounds that a campaign of the same seed has kept in --json, and on how many stacks they ran."""
+    """Return the rounds that a campaign of the same seed has kept in --json, and on how many stacks they ran."""
     if not options.json or not options.json.exists():
         return [], 0
     found = read(options.json.read_text())

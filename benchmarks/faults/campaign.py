@@ -202,7 +202,7 @@ class Campaign:
 
 
 def _hits(injuries: Sequence[Injury], felt: Callable[[], int]) -> int:
-    """Give how often faults have hit, by what was put off where one cannot be counted."""
+    """Return how often faults have hit, by what was put off where one cannot be counted."""
     counts = [injury.hits() for injury in injuries]
     return sum(filter(None, counts)) + (felt() if None in counts else 0)
 

@@ -60,7 +60,7 @@ class Fault:
     seconds: float = 4.0  # it is on for so long at the least: a hang until deadlines are over
 
     def lacks(self, way: str, queue: str, may_mount: bool) -> str:
-        """Tell why it cannot be injected here; "" if it can."""
+        """Return why it cannot be injected here; "" if it can."""
         if way not in self.ways or queue not in self.queues:
             return f"is of the way {'/'.join(sorted(self.ways))} with the queue {'/'.join(sorted(self.queues))}"
         if self.mounts and not may_mount:
@@ -417,7 +417,7 @@ def _spool_full(plant: Plant, _: random.Random) -> Iterator[Injury]:
 
 @contextmanager
 def _filled(directory: Path) -> Iterator[Callable[[], None]]:
-    """Fill a file system to the last byte; give what fills it up again."""
+    """Fill a file system to the last byte; return what fills it up again."""
     filler = directory / "filler"
 
     def fill() -> None:

@@ -40,7 +40,7 @@ class Mail:
 
     @property
     def digest(self) -> str:
-        """Give the SHA-256 of what was sent."""
+        """Return the SHA-256 of what was sent."""
         return hashlib.sha256(self.raw).hexdigest()
 
 
@@ -72,7 +72,7 @@ class _Waiting:
 
 
 def content_digest(raw: bytes) -> str:
-    """Give the digest of what its sender wrote of a mail that has passed through Postfix; "" if that is not in it."""
+    """Return the digest of what its sender wrote of a mail that has passed through Postfix; "" if that is not in it."""
     text = raw.replace(b"\r\n", b"\n")
     start = text.find(START)
     return hashlib.sha256(text[start:]).hexdigest() if start >= 0 else ""
@@ -104,7 +104,7 @@ def _digest(text: str) -> str:
 
 
 def mails(run: str, rng: random.Random) -> Iterator[tuple[Mail, tuple[str, ...]]]:
-    """Give mails with their organizations, those that come again or clash among them, without an end."""
+    """Return mails with their organizations, those that come again or clash among them, without an end."""
     later: list[tuple[int, Mail, tuple[str, ...]]] = []
     for number in itertools.count():
         if later and later[0][0] <= number:
@@ -176,7 +176,7 @@ class Load:
 
     @property
     def is_done(self) -> bool:
-        """Tell whether every mail was taken, or refused for good."""
+        """Return whether every mail was taken, or refused for good."""
         with self._lock:
             return self._is_over and not self._waiting and not self._busy
 
@@ -245,7 +245,7 @@ class Load:
 
 
 def _answers(replies: smtp.Replies, count: int) -> list[smtp.Reply]:
-    """Give the reply that decides for each recipient."""
+    """Return the reply that decides for each recipient."""
     if not replies.rcpt:
         return [replies.mail or replies.greeting] * count if not _is_ok(replies.mail) else [smtp.Reply(0, "")] * count
     return [(replies.data or smtp.Reply(0, "")) if _is_ok(reply) else reply for reply in replies.rcpt]

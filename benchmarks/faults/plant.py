@@ -150,12 +150,12 @@ class Plant:
 
     @property
     def port(self) -> int:
-        """Give Postfix's SMTP port."""
+        """Return Postfix's SMTP port."""
         return self.deployment.postfix.smtp_port
 
     @property
     def spool(self) -> Path:
-        """Give the spool's directory."""
+        """Return the spool's directory."""
         return self.deployment.state / "spool"
 
     @property
@@ -163,7 +163,7 @@ class Plant:
         return int(run(["id", "-u", "nobody"]))
 
     def tail(self) -> str:
-        """Give the last lines of the units."""
+        """Return the last lines of the units."""
         return "\n".join(self.units.log.read_text(errors="replace").splitlines()[-20:])
 
     def change_settings(self, **changes: str) -> None:
@@ -216,7 +216,7 @@ class Plant:
             time.sleep(0.25)
 
     def state(self, run: str) -> State:
-        """Tell how far the messages of a run are."""
+        """Return how far the messages of a run are."""
         ours = f"<{run}.%"
         ((messages, unfinished, documents),) = self.sql(
             """SELECT count(*), count(*) FILTER (WHERE m.status IN ('RECEIVED', 'STORED')),
@@ -367,7 +367,7 @@ class Plant:
         }  # fmt: skip
 
     def _url(self, role: str) -> str:
-        """Give the database's URL for a role, through the wire."""
+        """Return the database's URL for a role, through the wire."""
         return self.postgres.url(DATABASE, role).replace(f":{self.postgres.port}/", f":{self.wires['database'].port}/")
 
     def _units(self) -> list[Unit]:

@@ -52,7 +52,7 @@ class Report:
 
     @property
     def is_kept(self) -> bool:
-        """Tell whether every promise was kept, to the end."""
+        """Return whether every promise was kept, to the end."""
         return self.verdict is not None and not self._is_broken
 
     @property
@@ -61,7 +61,7 @@ class Report:
         return rounds or (self.verdict is not None and bool(self.verdict.findings))
 
     def rows(self) -> list[list[str]]:
-        """Give the table, the sums last."""
+        """Return the table, the sums last."""
         rows = [[head for head, _ in _COLUMNS], *([cell(r) for _, cell in _COLUMNS] for r in self.results)]
         sums = [str(sum(int(row[column]) for row in rows[1:])) for column in range(1, len(_COLUMNS) - 1)]
         slowest = max((r.recovered for r in self.results if r.recovered is not None), default=0.0)

@@ -137,7 +137,7 @@ class Units(Server):
                 process.wait()
 
     def pids(self, name: str) -> list[int]:
-        """Give the processes of a unit, its main process first."""
+        """Return the processes of a unit, its main process first."""
         process = self.units[name].process
         return list(family(process.pid)) if process and process.poll() is None else []
 
@@ -151,7 +151,7 @@ class Units(Server):
         return sum(unit.starts for unit in self.units.values())
 
     def are_running(self) -> bool:
-        """Tell whether every unit has run for a while."""
+        """Return whether every unit has run for a while."""
         now = time.monotonic()
         return all(_runs(unit) and now - unit.due > RESTART for unit in self.units.values())
 

@@ -70,12 +70,12 @@ def tell(text: str) -> None:
 
 
 def url_of(server: Postgres, name: str) -> str:
-    """Give the URL of a database that is there already."""
+    """Return the URL of a database that is there already."""
     return f"postgresql+psycopg://postgres@127.0.0.1:{server.port}/{name}"
 
 
 def load(directory: Path, sizes: dict[str, int], organizations: int, parts: int) -> datetime:
-    """Make and fill the databases that are not there; give the moment that is `now` for all of them."""
+    """Make and fill the databases that are not there; return the moment that is `now` for all of them."""
     moment = directory / "now"
     if not moment.exists():
         moment.write_text(datetime.now(UTC).isoformat())
@@ -117,7 +117,7 @@ class Side:
 
     @cached_property
     def newest_since(self) -> datetime:
-        """Give the moment since which the newest messages came, as many on each side."""
+        """Return the moment since which the newest messages came, as many on each side."""
         newest = f"SELECT received_at FROM inbound_message ORDER BY received_at DESC LIMIT {_NEWEST}"
         with self.owner.connect() as connection:
             found: datetime = connection.exec_driver_sql(f"SELECT min(received_at) FROM ({newest}) n").scalar_one()
@@ -467,7 +467,7 @@ def measure(what: str, sides: Sequence[Side], calls: int) -> dict[str, Any]:
 
 
 def complaints(cases: Sequence[dict[str, Any]]) -> list[str]:
-    """Tell what does not hold."""
+    """Return what does not hold."""
     bound = [c for c in cases if c["what"] not in _OTHERWISE_BOUND and not c["what"].startswith("find: ")]
     slow = [f"{c['what']}: {c['ratio']:.2f} times the time" for c in bound if c["ratio"] > _LIMIT]
     return slow + [f"{c['what']}: Seq Scan on {', '.join(c['scans'])}" for c in cases if c["scans"]]
@@ -504,7 +504,7 @@ def run(directory: Path, sizes: dict[str, int], organizations: int, parts: int, 
 
 
 def _warm(side: Side) -> dict[str, int]:
-    """Read all indexes into memory, and give the size of the tables and of the indexes."""
+    """Read all indexes into memory, and return the size of the tables and of the indexes."""
     with side.owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
         relations = "FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = "
@@ -519,7 +519,7 @@ def _warm(side: Side) -> dict[str, int]:
 
 
 def columns(found: dict[str, Any]) -> report.Columns:
-    """Give the table's columns, which name the sizes that were measured."""
+    """Return the table's columns, which name the sizes that were measured."""
     sizes = found["rows"]
     chosen = [
         ("", lambda c: c["what"]),

@@ -90,5 +90,5 @@ def take(connection: sa.Connection, revision: str) -> None:
 
 
 def step(revision: str) -> ModuleType:
-    """Give one step of the migrations."""
+    """Return one step of the migrations."""
     return ScriptDirectory(str(package_directory("migrations"))).get_revision(revision).module

@@ -38,7 +38,7 @@ def facts() -> dict[str, Any]:
 
 
 def fsync_cost() -> float:
-    """Give the median seconds of a write of 4 KB with fsync, where the deployments lie."""
+    """Return the median seconds of a write of 4 KB with fsync, where the deployments lie."""
     times = []
     with tempfile.TemporaryFile(buffering=0) as file:
         for _ in range(50):

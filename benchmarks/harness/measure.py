@@ -55,17 +55,17 @@ class Course:
 
     @property
     def rate(self) -> float:
-        """Give the messages per second, from the first connection to the last message durable."""
+        """Return the messages per second, from the first connection to the last message durable."""
         return len(self.durable) / (max(self.durable.values()) - self.report.began)
 
     @property
     def delays(self) -> list[float]:
-        """Give the seconds from the end of DATA to durable, in order of size."""
+        """Return the seconds from the end of DATA to durable, in order of size."""
         messages = self.report.messages
         return sorted(max(0.0, when - messages[number].data_end) for number, when in self.durable.items())
 
     def refusals(self) -> list[str]:
-        """Tell what was not accepted, or accepted and never durable."""
+        """Return what was not accepted, or accepted and never durable."""
         refused = [m.text for m in self.report.messages if not m.accepted]
         lost = self.load.count - len(refused) - len(self.durable)
         found = [f"{len(refused)} messages were refused, the first with: {refused[0]}"] if refused else []
@@ -73,7 +73,7 @@ class Course:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Give the smallest value that so many percent of the values do not exceed."""
+    """Return the smallest value that so many percent of the values do not exceed."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
@@ -123,13 +123,13 @@ def checked(way: Way, load: Load, may_wait: bool = False) -> Course:
 
 
 def _busy() -> float:
-    """Give the CPU seconds that all processes of the machine have taken."""
+    """Return the CPU seconds that all processes of the machine have taken."""
     user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:8])
     return (user + nice + system + irq + softirq) / _TICK
 
 
 def cpu(pid: int) -> float:
-    """Give the CPU seconds of a process, its descendants, and those of them that have ended."""
+    """Return the CPU seconds of a process, its descendants, and those of them that have ended."""
     total = 0
     for member in family(pid):
         fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
@@ -138,7 +138,7 @@ def cpu(pid: int) -> float:
 
 
 def rss(pid: int, peak: bool = False) -> int:
-    """Give the bytes of memory that a process's descendants hold, or the most each held since forget_peak()."""
+    """Return the bytes of memory that a process's descendants hold, or the most each held since forget_peak()."""
     name = "VmHWM" if peak else "VmRSS"
     held = (re.search(rf"^{name}:\s+(\d+) kB", _status(member), re.MULTILINE)[1] for member in _instances(pid))
     return 1024 * sum(map(int, held))

@@ -76,7 +76,7 @@ the service held; what the service grew over idle."""
 
 
 def tables(found: Figures) -> list[tuple[str, list[list[str]]]]:
-    """Give all tables there are figures for, each with what stands above it."""
+    """Return all tables there are figures for, each with what stands above it."""
     facts = [{"what": what, "value": value} for what, value in found["machine"].items()]
     known: list[tuple[str, Columns, Sequence[Figures]]] = [
         ("The machine, the versions, and what one fsync takes on its disk.", FACTS, facts),

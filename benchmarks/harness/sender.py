@@ -67,7 +67,7 @@ class Report:
 
 
 def sender_command(load: Load) -> list[str]:
-    """Give the command that sends a load and prints its report; PYTHONPATH has to lead here."""
+    """Return the command that sends a load and prints its report; PYTHONPATH has to lead here."""
     sending = f"dataclasses.asdict(send({load!r}))"
     code = f"import dataclasses, json; from benchmarks.harness.sender import *; print(json.dumps({sending}))"
     return [sys.executable, "-c", code]
@@ -80,12 +80,12 @@ def read_report(text: str) -> Report:
 
 
 def recipient(number: int) -> str:
-    """Give the recipient of a message."""
+    """Return the recipient of a message."""
     return f"orders+{ORGANIZATIONS[number % len(ORGANIZATIONS)]}@{DOMAIN}"
 
 
 def message_id(run: str, number: int) -> str:
-    """Give the Message-ID of a message; `run` tells the runs apart."""
+    """Return the Message-ID of a message; `run` tells the runs apart."""
     return f"<{run}.{number}@buyer.example>"
 
 
@@ -100,7 +100,7 @@ class Mail:
         self.tail = base64.encodebytes(payload).replace(b"\n", b"\r\n") + end
 
     def head(self, number: int) -> bytes:
-        """Give all that is a message's own, up to the first line of its attachment."""
+        """Return all that is a message's own, up to the first line of its attachment."""
         first = base64.b64encode(f"%PDF-1.4\n% order {number} of {self._run}".ljust(_LINE)[:_LINE].encode()).decode()
         text = f"""\
 From: Purchasing <{SENDER}>
@@ -131,7 +131,7 @@ Content-Transfer-Encoding: base64
         return text.replace("\n", "\r\n").encode()
 
     def raw(self, number: int) -> bytes:
-        """Give a whole message as pipe(8) writes it, with bare line feeds."""
+        """Return a whole message as pipe(8) writes it, with bare line feeds."""
         return (self.head(number) + self.tail).replace(b"\r\n", b"\n")
 
 

@@ -174,7 +174,7 @@ def complaints(
     log: str,
     may_wait: bool = False,
 ) -> list[str]:
-    """Tell all that is not as it should be after a load; nothing, if every message is there once and whole.
+    """Return all that is not as it should be after a load; nothing, if every message is there once and whole.
 
     `may_wait` accepts that Postfix had to try some of them again.
     """

@@ -49,7 +49,7 @@ def tell(text: str) -> None:
 
 
 def count(way: str, size: int, messages: int) -> int:
-    """Give how many messages a load has."""
+    """Return how many messages a load has."""
     fewer = messages // (1 if size <= 100_000 else 10 if size <= 1_000_000 else 50)
     return max(2, min(fewer, _IN_PROCESS) if way == "in-process" else fewer)
 
@@ -108,12 +108,12 @@ class Case:
 
 
 def delays(course: Course) -> dict[str, float]:
-    """Give the percentiles of a course in milliseconds."""
+    """Return the percentiles of a course in milliseconds."""
     return {f"p{percent}": 1000 * percentile(course.delays, percent) for percent in (50, 95, 99)}
 
 
 def worker_cost(stack: Stack) -> float:
-    """Let the worker do all that waits, and give its CPU milliseconds per message, without those of its start."""
+    """Let the worker do all that waits, and return its CPU milliseconds per message, without those of its start."""
     waiting, worker = stack.tasks(), stack.deployment.worker
     with worker:
         used = cpu(worker.pid)

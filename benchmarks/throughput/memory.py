@@ -40,7 +40,7 @@ def measure(name: str, place: Path, tell: Callable[[str], None]) -> list[dict[st
 
 
 def complaints(found: list[dict[str, Any]]) -> list[str]:
-    """Tell which limits were passed."""
+    """Return which limits were passed."""
     passed = []
     for f in found:
         where, grown = f"{f['stack']}, {f['way']}", f["service peak bytes"] - f["service idle bytes"]

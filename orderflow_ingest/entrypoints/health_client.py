@@ -23,7 +23,7 @@ class ServiceNotRespondingError(OrderflowError):
 
 
 def read_health(socket_dir: Path, timeout: float = 5.0) -> dict[str, Any] | None:
-    """Give what the service says of itself; None if nobody listens. Raises ServiceNotRespondingError."""
+    """Return what the service says of itself; None if nobody listens. Raise ServiceNotRespondingError."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout)
         try:

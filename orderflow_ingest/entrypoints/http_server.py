@@ -93,12 +93,12 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def is_working(self) -> bool:
-        """Tell whether a request is being answered, or waits for a thread."""
+        """Return whether a request is being answered, or waits for a thread."""
         return bool(self.requests)
 
     @property
     def is_sending(self) -> bool:
-        """Tell whether the client has not taken all of its answer."""
+        """Return whether the client has not taken all of its answer."""
         return bool(self.total_outbufs_len)
 
 

@@ -98,7 +98,7 @@ def run(arguments: list[str], *, via_shell: bool) -> tuple[int, bytes]:
 
 
 def read_arguments(arguments: list[str]) -> tuple[dict[str, str], str]:
-    """Read `--option value` pairs, `--` and the recipient. Raises ArgumentsError."""
+    """Read `--option value` pairs, `--` and the recipient. Raise ArgumentsError."""
     options, rest = {}, list(arguments)
     while rest and rest[0] != "--":
         if rest[0] not in OPTIONS or len(rest) < 2:
@@ -131,7 +131,7 @@ def _read(size: int) -> bytes:
 
 
 def _connect(path: str) -> "tuple[_socket.socket, bytes]":
-    """Connect to the service and read its greeting. Raises OSError where nobody is whom we would trust."""
+    """Connect to the service and read its greeting. Raise OSError where nobody is whom we would trust."""
     service = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     service.settimeout(_PATIENCE)
     service.connect(path)

@@ -59,7 +59,7 @@ def back_up(settings: Settings, directory: Path) -> list[tuple[Path, int]]:
 
 @contextmanager
 def _named_at_the_end(directory: Path) -> Iterator[Path]:
-    """Give a new directory that gets its name if all goes well, and is removed if not. Raise OSError."""
+    """Return a new directory that gets its name if all goes well, and is removed if not. Raise OSError."""
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         yield unfinished

@@ -61,7 +61,7 @@ def configure(log: str, program: str, state_dir: Path | None, *, on_standard_err
 
 
 def is_configured() -> bool:
-    """Tell whether configure() was called."""
+    """Return whether configure() was called."""
     return bool(_logger.handlers)
 
 
@@ -73,7 +73,7 @@ def event(action: str, sentence: str, level: int = logging.INFO, **fields: Any) 
 
 
 def error_location(error: BaseException, *, is_ours: bool = True) -> str:
-    """Tell an error by its class and the line it came through, ours or the deepest one, and not by its text.
+    """Return an error as its class and the line it came through, ours or the deepest one, and not by its text.
 
     The text may hold message content.
     """

@@ -158,7 +158,7 @@ def observe(metric: Histogram, value: float) -> None:
 
 
 def _after_fork() -> None:
-    """Give a forked process a file of its own; its parent keeps the one that it has locked."""
+    """Open a file of its own for a forked process; its parent keeps the one that it has locked."""
     if _counts is not None:
         start(_counts.directory)
 

@@ -49,7 +49,7 @@ def workers(directory: Path) -> list[int]:
 
 
 def last_sweep(directory: Path) -> float | None:
-    """Tell when a worker of this host swept last, in seconds since 1970; None if none is known to."""
+    """Return when a worker of this host swept last, in seconds since 1970; None if none is known to."""
     try:
         return (directory / SWEPT).stat().st_mtime
     except OSError:
@@ -61,7 +61,7 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _is_held(path: Path) -> bool:
-    """Tell whether a living process holds the file."""
+    """Return whether a living process holds the file."""
     try:
         with FileIO(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

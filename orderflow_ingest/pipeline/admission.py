@@ -73,7 +73,7 @@ def find_organization(recipient: str, app: App) -> Organization | Outcome:
     A database without any organization is the wrong one, or is being set up: it says nothing of a recipient. Since
     mail bounces for a "no", the organization is looked up again once the table is known to be filled.
 
-    Raises ForeignDomainError, DatabaseUnavailable.
+    Raise ForeignDomainError, DatabaseUnavailable.
     """
     organizations, slug = app.records.organizations, app.settings.addresses.slug(recipient)
     if slug is None:
@@ -112,7 +112,7 @@ def classify(
     app: App,
     load: Callable[[], Load] = Load,
 ) -> Admission:
-    """Return the decision on a mail. Raises DatabaseUnavailable, ArchiveUnavailable, OrgSettingsError.
+    """Return the decision on a mail. Raise DatabaseUnavailable, ArchiveUnavailable, OrgSettingsError.
 
     `server` authenticates senders. It is None where an operator brings the mail: then neither size nor sender is
     checked. `load` measures the work that waits, and is called only where the mail is to be written.

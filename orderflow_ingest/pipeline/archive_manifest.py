@@ -58,7 +58,7 @@ def claim_organization(org: OrganizationRecord, archive: Archive) -> None:
 
 
 def write_organizations(records: Records, archive: Archive) -> int:
-    """Put the object of each organization that has none, or another one than its row says; give their number."""
+    """Put the object of each organization that has none, or another one than its row says; return their number."""
     written = 0
     for org in records.rebuild_writes.organization_records():
         try:
@@ -72,7 +72,7 @@ def write_organizations(records: Records, archive: Archive) -> int:
 
 
 def read_organization(org_id: int, archive: Archive) -> OrganizationRecord | None:
-    """Read an organization's object; None if there is none. Raises ObjectDamaged."""
+    """Read an organization's object; None if there is none. Raise ObjectDamaged."""
     key = organization_key(org_id)
     found = _get(key, archive)
     if found is None:
@@ -110,7 +110,7 @@ def write_decision(held: str, decision: Decision, archive: Archive) -> None:
 
 
 def read_decision(held: str, archive: Archive) -> Decision | None:
-    """Read the decision on the held mail of this key; None if nobody has decided. Raises ObjectDamaged."""
+    """Read the decision on the held mail of this key; None if nobody has decided. Raise ObjectDamaged."""
     key = decision_key(held)
     found = _get(key, archive)
     if found is None:

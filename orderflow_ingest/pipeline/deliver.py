@@ -91,7 +91,7 @@ def deliver(
 ) -> Delivery:
     """Deliver one message. `mail` is the same message, where the caller has read it already.
 
-    Raises DatabaseUnavailable, ArchiveUnavailable, ForeignDomainError, OrgSettingsError.
+    Raise DatabaseUnavailable, ArchiveUnavailable, ForeignDomainError, OrgSettingsError.
     """
     org = find_organization(envelope.recipient, app)
     if isinstance(org, Outcome):

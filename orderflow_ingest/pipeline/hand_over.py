@@ -111,7 +111,7 @@ class HandlerNotRun(OrderflowError):
 
 
 def load_handler(target: str) -> Handler:
-    """Import the handler that ORDERFLOW_DOCUMENT_HANDLER names. Raises HandlerUnavailable."""
+    """Import the handler that ORDERFLOW_DOCUMENT_HANDLER names. Raise HandlerUnavailable."""
     module, _, function = target.partition(":")
     try:
         handler: Handler = getattr(import_module(module), function)

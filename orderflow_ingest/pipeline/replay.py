@@ -87,7 +87,7 @@ def replay_handover(documents: list[Document], app: App, actor: str, run_id: UUI
 
 
 def redeliver_dead_letter(name: str, app: App) -> Delivery | None:
-    """Deliver a dead letter; None if another process is at it. Raises FileNotFoundError."""
+    """Deliver a dead letter; None if another process is at it. Raise FileNotFoundError."""
     app.spool.restore_dead(name)
     entry = app.spool.claim(name)
     return deliver_spooled(entry, app, sender_waits=False) if entry else None
@@ -96,7 +96,7 @@ def redeliver_dead_letter(name: str, app: App) -> Delivery | None:
 def accept_held(held: HeldMail, app: App, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
     """Make a held message one of its own; False if it is closed, or erased.
 
-    Raises IdentityTakenError, and leaves it held, where each identity that it could have is another message's.
+    Raise IdentityTakenError, and leaves it held, where each identity that it could have is another message's.
     """
     if held.erased_at or app.records.held_mail.resolution(held.org_id, held.id):
         return False
@@ -132,7 +132,7 @@ def _resolved(held: HeldMail, kind: EventKind, actor: str, why: str, run_id: UUI
 
 
 def _resolve(held: HeldMail, new: NewMessage | None, audit_event: Event, app: App) -> bool:
-    """Close a held mail, the decision beside its mail; False if somebody was first. Raises IdentityTakenError."""
+    """Close a held mail, the decision beside its mail; False if somebody was first. Raise IdentityTakenError."""
     identity = new.source_message_id if new else ""
     decision = Decision(audit_event.kind.value, audit_event.actor, audit_event.details["why"], audit_event.at, identity)
     require_own_key(held.org_id, held.raw_key)

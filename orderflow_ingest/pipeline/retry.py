@@ -217,7 +217,7 @@ def _claim(work: Work[Row], org_id: int, id: UUID, app: App) -> Row | None:
     """Return the row whose attempt this thread has begun by its claim; None if it may not.
 
     Where the claim was not answered, the mark on the row says whether it was committed: it names the file that this
-    thread alone has, and a thread is at one attempt at a time. Raises DatabaseUnavailable.
+    thread alone has, and a thread is at one attempt at a time. Raise DatabaseUnavailable.
     """
     store, worker = work.store(app), worker_name(app.settings.attempts_dir)
     lease, now = timedelta(seconds=app.settings.lease), app.records.database.now()
@@ -238,7 +238,7 @@ def record_losses(app: App) -> int:
     """Record the attempts of this host whose process is gone, and return how many; their leases end now.
 
     Where a process was killed before it had written what it had just claimed, its rows are found by its mark. Doing
-    it twice changes nothing, since each write names the mark of its attempt. Raises DatabaseUnavailable.
+    it twice changes nothing, since each write names the mark of its attempt. Raise DatabaseUnavailable.
     """
     recorded = 0
 
@@ -255,7 +255,7 @@ def record_rows_lost(app: App) -> int:
     """Record the attempts that a crash of this machine has left on rows alone, and return how many.
 
     A row that a living process has in hand, another host, or one that this directory does not know, is left alone.
-    Raises DatabaseUnavailable.
+    Raise DatabaseUnavailable.
     """
     return _record_lost_rows(app, _host(), partial(attempt_files.is_gone, app.settings.attempts_dir))
 
@@ -326,7 +326,7 @@ def error_details(attempts: int, error: BaseException, *, is_ours: bool) -> dict
 
 
 def _write(write: Callable[[], object]) -> None:
-    """Write how an attempt ended; a database that is away is waited for. Raises DatabaseUnavailable."""
+    """Write how an attempt ended; a database that is away is waited for. Raise DatabaseUnavailable."""
     for delay in NOTE_DELAYS:
         try:
             write()

@@ -111,7 +111,7 @@ class Spool:
         limit: int,
         is_whole: Callable[[bytes], bool] = lambda last: True,
     ) -> Entry:
-        """Store one message durably and give its locked entry; see `entry.write_entry`."""
+        """Store one message durably and return its locked entry; see `entry.write_entry`."""
         return Entry(*write_entry(self.directory, header, read, limit, is_whole))
 
     def claim(self, name: str) -> Entry | None:

@@ -127,14 +127,14 @@ def ran(deployment: Section, *arguments: str) -> tuple[int, str, str]:
 
 
 def admin(deployment: Section, *arguments: str) -> str:
-    """Run orderflow-admin, which must succeed, and give what it prints."""
+    """Run orderflow-admin, which must succeed, and return what it prints."""
     status, out, err = ran(deployment, *arguments)
     assert status == 0, out + err
     return out
 
 
 def failing(deployment: Section, *arguments: str) -> str:
-    """Run orderflow-admin, which must fail; give what it says in its one line."""
+    """Run orderflow-admin, which must fail; return what it says in its one line."""
     status, _, err = ran(deployment, *arguments)
     assert status in (1, 2) and "Traceback" not in err, err
     return err.strip().splitlines()[-1]

@@ -124,7 +124,7 @@ class Senders:
         )
 
     def genuine(self) -> Iterator[tuple[str, str, str, bytes]]:
-        """Give mail of the shop: subject, envelope sender, from where, and the bytes."""
+        """Return mail of the shop: subject, envelope sender, from where, and the bytes."""
         others = f"Authentication-Results: lists.example; {DKIM}\n{RECEIVED_SPF.replace('mx', 'lists')}{RECEIVED}"
         for subject, envelope, sender, top in (
             ("signed", "bounces@service.example", "buyer@shop.example", ""),
@@ -136,7 +136,7 @@ class Senders:
         yield "unsigned", "buyer@shop.example", OWN_HOST, mail("unsigned")
 
     def forged(self) -> Iterator[tuple[str, str, str, bytes]]:
-        """Give mail of the stranger that pretends to be the shop's, likewise."""
+        """Return mail of the stranger that pretends to be the shop's, likewise."""
         kinds: dict[str, Callable[[str], bytes]] = {}
         for name, value in FIELDS.items():
             kinds[f"field: {name}"] = partial(mail, top=f"Authentication-Results: {value}\n")

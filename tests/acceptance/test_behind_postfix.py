@@ -138,7 +138,7 @@ def postfix():
 
 
 def entry(deployment: Deployment, how: str) -> str:
-    """Give the transport's entry of master.cf as it is printed; for the script, without the filter."""
+    """Return the transport's entry of master.cf as it is printed; for the script, without the filter."""
     if how == "direct":
         printed = deployment.admin("postfix", "master", "--user", "nobody")
         assert FILTER in printed
@@ -149,7 +149,7 @@ def entry(deployment: Deployment, how: str) -> str:
 
 
 def own_settings(own: Deployment, settings: dict | None, common: dict, names: dict):
-    """Write the settings of a case; give their file, which is not there for None."""
+    """Write the settings of a case; return their file, which is not there for None."""
     if settings is None:
         own.settings_file.unlink()
     else:

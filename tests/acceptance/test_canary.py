@@ -39,7 +39,7 @@ def deployment(authority):
 def fly(
     deployment: Deployment, recipient: str = CANARY, timeout: float = 60
 ) -> tuple[list[str], StepMissedError | None]:
-    """Let a canary fly in this process; give the steps that came, and the one that did not."""
+    """Let a canary fly in this process; return the steps that came, and the one that did not."""
     came: list[str] = []
     with as_user(NOBODY):
         app = open_app(load(str(deployment.settings_file), {}), guarded=False)

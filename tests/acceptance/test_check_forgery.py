@@ -35,7 +35,7 @@ def deployment():
 
 
 def check(deployment: Deployment, main: str = "", patience: float = 20) -> list[tuple[str, str]]:
-    """Put lines into main.cf, and give what the check finds."""
+    """Put lines into main.cf, and return what the check finds."""
     deployment.configure_postfix(overrides=main)
     deployment.postfix.reload()
     return found(deployment, patience)

@@ -33,7 +33,7 @@ AXE = (files("axe_core_python") / "axe.min.js").read_text()
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    """Give a console with an hour of mail, and a browser before it."""
+    """Return a console with an hour of mail, and a browser before it."""
     place = tmp_path_factory.mktemp("browser")
     app = embedded(place, ORDERFLOW_MAX_LAG="0")
     Mailroom(app, datetime.now(UTC)).fill(55 if PICTURES else 12)
@@ -47,7 +47,7 @@ def desk(tmp_path_factory):
 
 @pytest.fixture
 def anna(desk):
-    """Give the desk with anna logged in, on a large screen; at the end the browser must not have complained."""
+    """Return the desk with anna logged in, on a large screen; at the end the browser must not have complained."""
     log_in(desk, "anna")
     yield desk
     complaints = [entry["message"] for entry in desk.browser.get_log("browser")]
@@ -97,7 +97,7 @@ def of_message(desk, **wanted) -> str:
 
 
 def with_document(desk, content_type: str) -> tuple[str, str]:
-    """Give the page of a message that has a document of a type, and the document's name."""
+    """Return the page of a message that has a document of a type, and the document's name."""
     chosen = Filter(document_type=content_type, statuses=(Status.PARSED,), words="order")
     found = desk.app.records.messages.select(chosen, 99)
     message = next(message for message in found if not message.from_email.startswith("mallory"))

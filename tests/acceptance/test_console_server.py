@@ -59,7 +59,7 @@ class Console:
         return True
 
     def ask(self, request: bytes) -> bytes:
-        """Send bytes and give all that comes until the other end closes."""
+        """Send bytes and return all that comes until the other end closes."""
         with self.connect() as client:
             client.sendall(request)
             return rest_of(client)

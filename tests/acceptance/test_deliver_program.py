@@ -164,7 +164,7 @@ def test_in_accept_mode_the_spool_keeps_it_and_the_drain_delivers_it(deployment)
 
 @pytest.fixture
 def silent_server():
-    """Give the port of a server that accepts and never answers."""
+    """Return the port of a server that accepts and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(100)

@@ -52,7 +52,7 @@ ALL = (*ASKING, *STARTED, *SPOOLED, ("orderflow-admin", "init"), ("orderflow-adm
 
 @pytest.fixture
 def home(place) -> Iterator[Path]:
-    """Give a directory of nobody, who runs the programs."""
+    """Return a directory of nobody, who runs the programs."""
     shutil.chown(place, "nobody", "nogroup")
     yield place
 

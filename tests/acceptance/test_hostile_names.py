@@ -55,7 +55,7 @@ def hostile_mail(number: int, name: str) -> bytes:
 
 
 def argument(name: str) -> bytes:
-    """Give a name as an argument of a program: anything but NUL."""
+    """Return a name as an argument of a program: anything but NUL."""
     return name.replace("\0", "").encode()
 
 

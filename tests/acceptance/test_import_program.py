@@ -11,7 +11,7 @@ from tests.support.mails import order
 
 @pytest.fixture
 def files(place):
-    """Give a directory for mail."""
+    """Return a directory for mail."""
     directory = place / "mail"
     directory.mkdir()
     return directory

@@ -44,7 +44,7 @@ class Embedded:
         return CliRunner().invoke(cli, arguments, env=self._env)
 
     def admin(self, *arguments):
-        """Run a command that must end well; give its rows."""
+        """Run a command that must end well; return its rows."""
         ended = self.run(*arguments, "--json")
         assert ended.exit_code == 0, ended.output
         return rows(ended.stdout)

@@ -43,7 +43,7 @@ def test_each_server_is_an_entry_that_libpq_reads_as_it_was_meant(url):
 
 @pytest.fixture(scope="module")
 def between(postgres):
-    """Give a deployment whose map is asked by two ports, and these; as a standby, the map's role may not write."""
+    """Return a deployment whose map is asked by two ports, and these; as a standby, the map's role may not write."""
     with scratch() as place:
         url = postgres.create_database("map_failover")
         postgres.create_role("map_standby")

@@ -36,7 +36,7 @@ def deployment():
 
 
 def deliver(deployment, raw: bytes) -> int:
-    """Send a mail over lmtp.sock; give the code that it ends with."""
+    """Send a mail over lmtp.sock; return the code that it ends with."""
     with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as answers:
         client.settimeout(300)
         client.connect(str(deployment.sockets / "lmtp.sock"))

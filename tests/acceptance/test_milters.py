@@ -34,7 +34,7 @@ class Behind:
     def send(
         self, raw: bytes, envelope: str = "a@evil.example", client: str = EVIL, name: str = ""
     ) -> tuple[list[str], str]:
-        """Send as a client; give the values of the fields above the topmost Received, and what stands below it."""
+        """Send as a client; return the values of the fields above the topmost Received, and what stands below it."""
         before = set(self.postfix.outbound())
         replies = smtp.send(
             self.postfix.smtp_port, envelope, ["a@inbox.example"], raw, client_address=client, client_name=name
@@ -54,7 +54,7 @@ def mail(top: str = "", sender: str = "a@shop.example", body: str = "12 widgets"
 
 @pytest.fixture(scope="module")
 def behind():
-    """Give a function that puts Postfix behind milters that are set up in a way."""
+    """Return a function that puts Postfix behind milters that are set up in a way."""
     with scratch() as place:
         shop, postfix = Domain(place, "shop.example"), Postfix(place / "postfix")
         evil = Domain(place, "evil.example", "v=DMARC1; p=none", f"v=spf1 ip4:{EVIL} -all")

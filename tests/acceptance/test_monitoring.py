@@ -29,7 +29,7 @@ ACME = f"orders+acme@{DOMAIN}"
 
 
 def read(text: str) -> dict[tuple[str, ...], float]:
-    """Give the samples of a page: by the metric's name and its labels' values in the order of their names."""
+    """Return the samples of a page: by the metric's name and its labels' values in the order of their names."""
     families = text_string_to_metric_families(text)
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
@@ -43,7 +43,7 @@ def scrape(deployment: Deployment) -> dict[tuple[str, ...], float]:
 
 
 def promtool(*arguments: str | Path, text: str | None = None) -> str:
-    """Run promtool, and give what it says."""
+    """Run promtool, and return what it says."""
     ended = subprocess.run([PROMTOOL, *arguments], input=text, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr

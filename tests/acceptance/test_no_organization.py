@@ -25,7 +25,7 @@ def test_behind_postfix_mail_waits_and_then_comes(way):
             assert "orderflow.db has none, so all mail waits" in checked
 
             def waits() -> bool:
-                """Tell whether the service no longer remembers the organization of a second ago."""
+                """Return whether the service no longer remembers the organization of a second ago."""
                 rcpt, reply = say(deployment, f"<{ACME}>", "waits")
                 return status(deployment, reply or rcpt) in ("451", "deferred")
 

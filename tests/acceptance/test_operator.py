@@ -60,7 +60,7 @@ def test_a_database_that_is_away_is_said_in_one_line_without_the_password(quiet)
 
 
 def wrong(found: dict[str, tuple[str, str]]) -> dict[str, str]:
-    """Give the parts that check is not content with."""
+    """Return the parts that check is not content with."""
     return {part: finding for part, (finding, _) in found.items() if finding != "ok"}
 
 

@@ -85,7 +85,7 @@ def deployment(place):
 
 
 def documents(deployment: Deployment, message_id: str) -> dict[str, tuple[str, list[str]]]:
-    """Give the documents of a message: state and defects by file name."""
+    """Return the documents of a message: state and defects by file name."""
     shown = json.loads(deployment.admin("show", message_id, "--json"))
     return {one["filename"] or "text": (one["handover"], one["defects"]) for one in shown["documents"]}
 

@@ -72,7 +72,7 @@ def test_behind_postfix_the_file_comes_back_and_senders_are_answered():
 
 
 def answered(deployment, number) -> bool:
-    """Tell whether a mail was taken; any refusal but a temporary one is wrong."""
+    """Return whether a mail was taken; any refusal but a temporary one is wrong."""
     try:
         rcpt, reply = say(deployment, f"<orders+acme@{DOMAIN}>", f"again-{number}")
     except OSError:  # silent for a minute, or the connection was closed

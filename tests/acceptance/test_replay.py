@@ -76,7 +76,7 @@ class Embedded:
         self.url = f"sqlite:///{self.deployment.state}/orderflow.db"
 
     def events(self):
-        """Give run, message and number of the events of replays."""
+        """Return run, message and number of the events of replays."""
         with closing(sqlite3.connect(self.deployment.state / "orderflow.db")) as connection:
             return connection.execute(EVENTS).fetchall()
 
@@ -92,7 +92,7 @@ class UnderRoles:
         self.deployment.write_settings({"DATABASE_URL": self.tenants.url("operator")})
 
     def events(self):
-        """Give run, message and number of the events of replays."""
+        """Return run, message and number of the events of replays."""
         with self.tenants.connect("owner") as connection:
             return connection.execute(EVENTS).fetchall()
 
@@ -105,7 +105,7 @@ EVENTS = (
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def many(request, place):
-    """Give a deployment with 300 FAILED messages, some received at the same time."""
+    """Return a deployment with 300 FAILED messages, some received at the same time."""
     if request.param == "sqlite":
         found = Embedded(request.getfixturevalue("template"), place)
     else:

@@ -42,7 +42,7 @@ def app(place: Path):
 
 
 def selected(app, *arguments):
-    """Give the numbers of the orders that these options mean, in a program that has them."""
+    """Return the numbers of the orders that these options mean, in a program that has them."""
     found = []
 
     @click.command()

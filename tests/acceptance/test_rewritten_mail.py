@@ -30,7 +30,7 @@ class Sink:
 
 @pytest.fixture(scope="module")
 def downgraded():
-    """Give mails as Postfix hands them on to a next hop without 8BITMIME."""
+    """Return mails as Postfix hands them on to a next hop without 8BITMIME."""
     sink = Controller(Sink(), hostname="127.0.0.1", port=free_port())
     with scratch() as directory:
         postfix = Postfix(directory / "postfix")

@@ -91,7 +91,7 @@ def quiet(template, place):
 
 
 def command_lines(pid: int) -> str:
-    """Give the command lines of a process and its children."""
+    """Return the command lines of a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     own = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return own + "".join(command_lines(int(child)) for child in children)
@@ -104,7 +104,7 @@ def end(child: subprocess.Popen) -> None:
 
 
 def ran_for_a_while(deployment: Deployment, name: str, *command: str) -> str:
-    """Run a daemon until it has begun its work or ended, then end it; give its output and its command lines."""
+    """Run a daemon until it has begun its work or ended, then end it; return its output and its command lines."""
     log = deployment.directory / f"{name}.out"
     env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(deployment.settings_file)}
     with log.open("wb") as out, ExitStack() as ending:
@@ -125,7 +125,7 @@ WHOLE = ("database refuses the password", "queue refuses the password", "store r
 
 
 def run_all(deployment: Deployment, whole: bool) -> dict[str, str]:
-    """Run a delivery, check and the worker, or the whole of the programs; give what each said."""
+    """Run a delivery, check and the worker, or the whole of the programs; return what each said."""
 
     def operator(program: str, *arguments: str) -> str:
         ended = deployment.run(program, *arguments, check=False)

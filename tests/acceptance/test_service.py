@@ -43,7 +43,7 @@ CODE = "import sys; sys.path.insert(0, {!r}); from orderflow_ingest.entrypoints.
 
 
 def client(path: Path | str | None, recipient: str = ACME, *options: str) -> list[str]:
-    """Give the command that pipe(8) starts, see postfix/."""
+    """Return the command that pipe(8) starts, see postfix/."""
     to = ["--socket", str(path)] if path else []
     python = [str(PROGRAMS / "python3"), "-I", "-S", "-c", CODE.format(str(PACKAGES))]
     return [*python, *to, "--sender", "buyer@shop.example", "--queue-id", "4X", *options, "--", recipient]
@@ -525,7 +525,7 @@ def test_a_delivery_that_ends_after_its_deadline_and_comes_again_is_one_message(
 
 
 def lmtp(deployment: Deployment, *blocks: bytes) -> list[str]:
-    """Say these blocks to lmtp.sock, each when the last one was answered, and give the answers' last lines."""
+    """Send these blocks to lmtp.sock, each after the answer to the last one, and return the answers' last lines."""
     with socket.socket(socket.AF_UNIX) as talk:
         talk.settimeout(30)
         talk.connect(str(deployment.sockets / "lmtp.sock"))

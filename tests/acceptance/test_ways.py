@@ -55,7 +55,7 @@ def send_again(deployment: Deployment, raw: bytes, *recipients: str) -> None:
 
 
 def recorded(deployment: Deployment, subject: str) -> tuple[str, str, bytes]:
-    """Give the queue id and the client's address of a message's row, and its raw bytes from the archive."""
+    """Return the queue id and the client's address of a message's row, and its raw bytes from the archive."""
     with closing(sqlite3.connect(f"file:{deployment.state}/orderflow.db?mode=ro", uri=True)) as database:
         columns = "queue_id, client_address, raw_key"
         query = f"SELECT {columns} FROM inbound_message WHERE subject = ?"

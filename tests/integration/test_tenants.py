@@ -633,7 +633,7 @@ def test_the_policies_name_the_bucket_and_the_prefix(deployment):
 
 
 def refused(step):
-    """Tell whether the store refuses a step for want of a right."""
+    """Return whether the store refuses a step for want of a right."""
     try:
         step()
     except ArchiveUnavailable as error:

@@ -54,7 +54,7 @@ ARGUED = {
 
 
 def taken(raw: bytes) -> Iterator[tuple[str | None, str, bytes]]:
-    """Give the attachments of a mail in the form that the judge asks for."""
+    """Return the attachments of a mail in the form that the judge asks for."""
     for part in read_parts(raw):
         if part.is_document and part.kind is PartKind.ATTACHMENT:
             yield part.claimed_filename, part.declared_type, part.data

@@ -1,4 +1,4 @@
-"""The fuzzer tells each violation, gives the same mails for the same seed, and finds nothing in a short campaign."""
+"""The fuzzer tells each violation, return the same mails for the same seed, and finds nothing in a short campaign."""
 
 import subprocess
 import sys

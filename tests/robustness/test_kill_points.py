@@ -65,7 +65,7 @@ EXTRACTION = (
 
 
 def reached(functions: tuple[Callable, ...], *runs: Callable[[Settings], object]) -> list:
-    """Give each line of the functions that the last of the runs reaches as a case."""
+    """Return each line of the functions that the last of the runs reaches as a case."""
     codes = [getattr(function, "__wrapped__", function).__code__ for function in functions]
     found = set()
 

@@ -100,7 +100,7 @@ OTHERS: dict[str, Callable[[], object]] = {
 
 
 def _most_held() -> float:
-    """Give the peak of this process since the reset, in MB; ru_maxrss counts what the parent had when it forked."""
+    """Return the peak of this process since the reset, in MB; ru_maxrss counts what the parent had when it forked."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
@@ -136,7 +136,7 @@ def serve() -> None:
 
 @pytest.fixture(scope="module")
 def measured() -> Iterator[Callable[[str], Any]]:
-    """Give what measures a case in a process that has little else in its memory."""
+    """Return what measures a case in a process that has little else in its memory."""
     code = "from tests.robustness.test_mime_limits import serve; serve()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdin is not None and server.stdout is not None

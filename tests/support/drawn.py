@@ -40,5 +40,5 @@ def source_seed() -> str:
 
 @pytest.fixture
 def draw(request: pytest.FixtureRequest) -> Callable[[Sequence[Case], int], list[Case]]:
-    """Give a function as `drawn`, that returns all cases with --whole."""
+    """Return a function as `drawn`, that returns all cases with --whole."""
     return lambda cases, count: drawn(cases, len(cases) if request.config.getoption("whole") else count)

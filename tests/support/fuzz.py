@@ -110,7 +110,7 @@ def _stop(_: int, frame: FrameType | None) -> None:
 
 
 def limited(raw: bytes) -> tuple[list[str], float]:
-    """Read a mail within the limit of CPU, and give what does not hold and the seconds that it took."""
+    """Read a mail within the limit of CPU, and return what does not hold and the seconds that it took."""
     began = time.process_time()
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
     try:
@@ -131,7 +131,7 @@ def limit() -> None:
 
 
 def file_name(kind: str) -> str:
-    """Give the name of the file that a kind of finding is saved in."""
+    """Return the name of the file that a kind of finding is saved in."""
     return re.sub(r"[^A-Za-z0-9]+", "-", kind) + ".eml"
 
 
@@ -150,7 +150,7 @@ class Campaign:
 
     @property
     def over(self) -> bool:
-        """Tell whether there were enough."""
+        """Return whether there were enough."""
         return self.count >= self.executions or time.monotonic() >= self.until
 
     def execute(self, raw: bytes) -> None:
@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def report(runs: Sequence[dict[str, Any]], options: argparse.Namespace) -> int:
-    """Print what all processes found, and give the exit status."""
+    """Print what all processes found, and return the exit status."""
     count = sum(run["executions"] for run in runs)
     rate = sum(run["executions"] / run["seconds"] for run in runs)
     seconds, size = max(run["slowest"] for run in runs)

@@ -64,7 +64,7 @@ _EIGHT_BIT = b"\xe9\xa4\xff gr\xfc\xdfe +2AA- ~{\n"
 
 
 def seeds() -> list[bytes]:
-    """Give small mails of every kind: structures, encodings, names, containers."""
+    """Return small mails of every kind: structures, encodings, names, containers."""
     png = b"\x89PNG\r\n\x1a\n" + bytes(40)
     html = b'Content-Type: text/html\n\n<p>see <img src="cid:logo@x"></p>'
     logo = b"Content-Type: image/png\nContent-ID: <logo@x>\nContent-Disposition: inline\n\n" + png
@@ -95,7 +95,7 @@ def seeds() -> list[bytes]:
 
 
 def _bodies() -> list[tuple[bytes, bytes]]:
-    """Give a body in each transfer encoding."""
+    """Return a body in each transfer encoding."""
     joined = base64.b64encode(b"one") + b"\n" + base64.b64encode(b"two!") + b"\nfooter - of a list\n"
     return [
         (b"base64", base64.encodebytes(PDF)),

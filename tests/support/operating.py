@@ -7,7 +7,7 @@ from .lab.deployment import Deployment
 
 
 def failing(deployment: Deployment, program: str, *arguments: str) -> str:
-    """Run a program that must fail; give what it says in its one line."""
+    """Run a program that must fail; return what it says in its one line."""
     ended = deployment.run(program, *arguments, check=False)
     assert ended.returncode in (1, 2), ended.stdout
     assert "Traceback" not in ended.stderr

@@ -17,7 +17,7 @@ POSTMASTER = "(postmaster)"
 
 
 def say(deployment: Deployment, form: str, subject: str) -> tuple[str, str]:
-    """Send a mail, its RCPT line word for word; give the replies to RCPT and, if it came to that, to the content."""
+    """Send a mail, its RCPT line word for word; return the replies to RCPT and, if it came to that, to the content."""
     address = ("127.0.0.1", deployment.postfix.smtp_port)
     with socket.create_connection(address, timeout=60) as client, client.makefile("rb") as answers:
 
@@ -44,7 +44,7 @@ def say(deployment: Deployment, form: str, subject: str) -> tuple[str, str]:
 
 
 def row(deployment: Deployment, subject: str) -> tuple[str, str] | None:
-    """Give the slug and the recipient of a message's row."""
+    """Return the slug and the recipient of a message's row."""
     url = next((line for line in deployment.settings_file.read_text().split() if line.startswith("DATABASE_URL=")), "")
     query = (
         "SELECT slug, envelope_recipient FROM inbound_message JOIN organization ON organization.id = org_id"
@@ -61,7 +61,7 @@ def row(deployment: Deployment, subject: str) -> tuple[str, str] | None:
 
 
 def status(deployment: Deployment, reply: str) -> str:
-    """Give how Postfix's first attempt at a queued mail ended; that of the reply where nothing was queued."""
+    """Return how Postfix's first attempt at a queued mail ended; that of the reply where nothing was queued."""
     queued = re.search(r"queued as (\w+)", reply)
     if queued is None:
         return reply[:3]

@@ -33,7 +33,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator["Postgres"]:
-    """Give a PostgreSQL that does not sync."""
+    """Return a PostgreSQL that does not sync."""
     from .lab.postgres import Postgres
 
     with scratch() as directory, Postgres(directory / "postgres", fsync=False) as server:
@@ -42,7 +42,7 @@ def postgres() -> Iterator["Postgres"]:
 
 @pytest.fixture(scope="session")
 def authority() -> Iterator["Authority"]:
-    """Give the authority that has signed the certificates of the servers."""
+    """Return the authority that has signed the certificates of the servers."""
     from .lab.certificates import Authority
 
     with scratch() as directory:
@@ -51,7 +51,7 @@ def authority() -> Iterator["Authority"]:
 
 @pytest.fixture(scope="session")
 def ceph(authority: "Authority") -> Iterator["CephS3"]:
-    """Give an S3 endpoint, with and without TLS, with one bucket, BUCKET."""
+    """Return an S3 endpoint, with and without TLS, with one bucket, BUCKET."""
     from .lab.s3 import CephS3
 
     certificate = authority.issue("s3", "IP:127.0.0.1")
@@ -62,7 +62,7 @@ def ceph(authority: "Authority") -> Iterator["CephS3"]:
 
 @pytest.fixture(scope="session")
 def redis() -> Iterator["Redis"]:
-    """Give a Redis."""
+    """Return a Redis."""
     from .lab.redis import Redis
 
     with scratch() as directory, Redis(directory / "redis") as server:
@@ -71,7 +71,7 @@ def redis() -> Iterator["Redis"]:
 
 @pytest.fixture(scope="module")
 def template() -> Iterator[Path]:
-    """Give the state directory of a deployment with one organization."""
+    """Return the state directory of a deployment with one organization."""
     from .lab.deployment import Deployment
 
     with scratch() as place:
@@ -83,7 +83,7 @@ def template() -> Iterator[Path]:
 
 @pytest.fixture
 def quiet(template: Path, place: Path) -> "Deployment":
-    """Give a deployment whose worker does not run: a copy of the template."""
+    """Return a deployment whose worker does not run: a copy of the template."""
     from .lab.deployment import Deployment
 
     subprocess.run(["cp", "-a", f"{template}/.", place / "state"], check=True)

@@ -41,7 +41,7 @@ class MailHistory:
 
 
 def mail_history(message: InboundMessage, app: App) -> MailHistory:
-    """Tell the story of a message. Raises DatabaseUnavailable."""
+    """Return the history of a message. Raise DatabaseUnavailable."""
     documents, owner = app.records.documents, (message.org_id, message.id)
     raw, missing = _read(message, app)
     return MailHistory(
@@ -56,7 +56,7 @@ def mail_history(message: InboundMessage, app: App) -> MailHistory:
 
 
 def held_mail_history(held: HeldMail, app: App) -> MailHistory:
-    """Tell the story of a mail that is held. Raises DatabaseUnavailable."""
+    """Return the history of a held mail. Raise DatabaseUnavailable."""
     raw, missing = _read(held, app)
     begun = Event(held.org_id, held.id, EventKind.RECEIVED, held.client_address, held.received_at)
     events = [begun, *app.records.events.of(held.org_id, held.id)]
@@ -79,7 +79,7 @@ def shown_header(raw: bytes) -> list[tuple[str, str]]:
 
 
 def _doubt(held: HeldMail, raw: bytes, slug: str, app: App) -> str:
-    """Tell what speaks against the sender of a held mail, by the settings of now; nothing if he would be believed."""
+    """Return what speaks against the sender of a held mail, by the settings of now; nothing if he would be believed."""
     org = app.records.organizations.find(slug)
     try:
         allowed = org.settings.allowed_senders if org else ()

@@ -159,7 +159,7 @@ def test_mail(
     as_json: bool,
     settings_file: str | None,
 ) -> None:
-    """Tell what would become of a mail to ADDRESS, the .eml FILE say, and change nothing."""
+    """Show what a delivery would do with a mail to ADDRESS, such as the .eml FILE. Nothing is changed."""
     raw = file.read() if file else None
     if raw is not None and (sender or size is not None):
         raise click.UsageError("--sender and --size are for a mail that is not there: leave them out, or FILE")

@@ -84,7 +84,7 @@ def closed_directory(path: Path) -> Path | None:
 
 
 def explain_denied(path: Path, account: pwd.struct_passwd) -> str:
-    """Say what to open so that a user gets at a path; "" if no directory is in the way. Run by root."""
+    """Return what to open so that a user gets at a path; "" if no directory is in the way. Run by root."""
     with as_user(account):
         closed = closed_directory(path)
     return f"{closed} is closed to {account.pw_name}: chmod o+x {closed}" if closed else ""

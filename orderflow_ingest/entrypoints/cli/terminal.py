@@ -168,7 +168,7 @@ def loaded(settings_file: str | None) -> Settings:
 
 
 def explain(error: Exception) -> str:
-    """Say in a line what a backend's error is, which settings file was in force, and which archive where it is that."""
+    """Return a backend's error in one line, with the settings file that is in force, and the archive where it is that."""
     text = str(error)
     if isinstance(error, PermissionError):
         text = f"{error.filename}: {os_reason(error)}; run this as the user that owns the state directory"
@@ -260,7 +260,7 @@ def progress(length: int, label: str) -> Iterator[Any]:
 
 
 def command_line() -> str:
-    """Give the command as it was typed, for the trace of it; no option of these programs takes a secret."""
+    """Return the command as it was typed, for the trace of it; no option of these programs takes a secret."""
     line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return line if len(line) <= _LONGEST_COMMAND_LINE else f"{line[:_LONGEST_COMMAND_LINE]}\u2026"
 

@@ -37,7 +37,7 @@ class DeadLetter:
 
 
 def pages(app: App) -> Blueprint:
-    """Give the pages."""
+    """Return the pages."""
     blueprint = Blueprint("dead", __name__, url_prefix="/dead-letters")
 
     @blueprint.before_request

@@ -38,7 +38,7 @@ _DONE = {
 
 
 def pages(app: App) -> Blueprint:
-    """Give the pages."""
+    """Return the pages."""
     blueprint = Blueprint("held", __name__, url_prefix="/held")
 
     @blueprint.get("")

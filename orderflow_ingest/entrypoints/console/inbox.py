@@ -48,7 +48,7 @@ class InvalidQueryError(OrderflowError):
 
 
 def pages(app: App) -> Blueprint:
-    """Give the page."""
+    """Return the page."""
     blueprint = Blueprint("inbox", __name__)
 
     @blueprint.get("/messages")

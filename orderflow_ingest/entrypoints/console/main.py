@@ -74,7 +74,7 @@ def serve(settings_file: str | None) -> None:
 
 @cli.group()
 def user() -> None:
-    """Say who may log in."""
+    """Manage the users who may log in."""
 
 
 password_option = click.option(
@@ -113,7 +113,7 @@ def add_user(
 @click.argument("name")
 @settings_option
 def change_password(name: str, settings_file: str | None) -> None:
-    """Give NAME another password; who is logged in as NAME is logged out."""
+    """Change the password of NAME. Open logins of NAME end."""
     from dataclasses import replace
 
     from .users import Users, hash_password

@@ -36,7 +36,7 @@ class Body(NamedTuple):
 
 
 def pages(app: App) -> Blueprint:
-    """Give the pages."""
+    """Return the pages."""
     blueprint = Blueprint("message", __name__, url_prefix="/messages/<slug>/<uuid:id>")
 
     @blueprint.get("")
@@ -110,7 +110,7 @@ def pages(app: App) -> Blueprint:
 
 
 def beginning(raw: bytes) -> tuple[str, bool]:
-    """Give the first lines of a raw mail as text, and whether there are more."""
+    """Return the first lines of a raw mail as text, and whether there are more."""
     return lines(raw[:_SOURCE_LIMIT].decode("utf-8", "replace")), len(raw) > _SOURCE_LIMIT
 
 
@@ -119,14 +119,14 @@ def _raw(app: App, message: InboundMessage) -> bytes:
 
 
 def _document(app: App, slug: str, id: UUID, document_id: UUID) -> Document:
-    """Give a document of a message; NOT FOUND if there is none, or the user may not know of it."""
+    """Return a document of a message; NOT FOUND if there is none, or the user may not know of it."""
     message = get_message_or_404(app, slug, id)
     documents = app.records.documents.of_message(message.org_id, id)
     return next((one for one in documents if one.id == document_id), None) or abort(404)
 
 
 def _shows(part: Document | SkippedPart) -> bool:
-    """Tell whether a part can be looked at."""
+    """Return whether a part can be looked at."""
     if not isinstance(part, Document) or part.erased_at or kind_of(part.content_type) is Kind.NONE:
         return False
     return kind_of(part.content_type) is not Kind.PICTURE or part.size <= PICTURE_LIMIT

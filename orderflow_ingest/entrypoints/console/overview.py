@@ -46,7 +46,7 @@ class HostStatus:
 
 
 def pages(app: App) -> Blueprint:
-    """Give the page."""
+    """Return the page."""
     blueprint = Blueprint("overview", __name__)
 
     @blueprint.get("/")

@@ -114,7 +114,7 @@ def _log(seconds: float) -> float:
 
 
 def _round_up(most: int) -> int:
-    """Give a round number that is not below, and at least four, so that the marks are whole."""
+    """Return a round number that is not below, and at least four, so that the marks are whole."""
     if most <= 4:
         return 4
     power = 10 ** int(math.log10(most))
@@ -156,7 +156,7 @@ class Row:
 
 
 def table(buckets: Sequence[TimeBucket]) -> list[Row]:
-    """Tell the slots in which anything came, the newest first."""
+    """Return the slots in which anything came, the newest first."""
     return [
         Row(
             bucket.begin, bucket.numbers.received, bucket.numbers.parsed, bucket.numbers.unfinished,

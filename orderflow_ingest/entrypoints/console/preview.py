@@ -50,7 +50,7 @@ class Preview:
 
 
 def kind_of(content_type: str) -> Kind:
-    """Tell how a document of this type is shown, before its bytes are read."""
+    """Return how a document of this type is shown, before its bytes are read."""
     if content_type in _TABLES:
         return Kind.TABLE
     if content_type in _PICTURES.values() or content_type == "image/webp":
@@ -60,7 +60,7 @@ def kind_of(content_type: str) -> Kind:
 
 
 def picture_type(data: bytes) -> str | None:
-    """Tell what picture these bytes are, by their beginning; None if they are none that is safe to draw."""
+    """Return what picture these bytes are, by their beginning; None if they are none that is safe to draw."""
     if len(data) > PICTURE_LIMIT:
         return None
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":

@@ -35,7 +35,7 @@ class Sessions:
         self._sessions: dict[bytes, Session] = {}
 
     def begin(self, user: User) -> str:
-        """Begin a session and give its token, which none had before."""
+        """Begin a session and return its token, which none had before."""
         token, now = secrets.token_urlsafe(32), time.monotonic()
         with self._lock:
             for key in [key for key, session in self._sessions.items() if self._is_over(session, now)]:

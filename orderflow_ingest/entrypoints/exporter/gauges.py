@@ -89,7 +89,7 @@ GAUGES = (
 
 
 def database_samples(app: App) -> Iterator[Sample]:
-    """Measure the rows. Raises DatabaseUnavailable."""
+    """Measure the rows. Raise DatabaseUnavailable."""
     now = datetime.now(UTC)
     backlog = count_backlog(app.records.database)
     oldest = backlog.oldest_unfinished
@@ -110,12 +110,12 @@ def database_samples(app: App) -> Iterator[Sample]:
 
 
 def queue_samples(app: App) -> Iterator[Sample]:
-    """Measure the queue. Raises QueueUnavailable."""
+    """Measure the queue. Raise QueueUnavailable."""
     yield Sample(QUEUE, app.queue.depth())
 
 
 def spool_samples(app: App) -> Iterator[Sample]:
-    """Measure the spool, and the breakers beside it. Raises OSError."""
+    """Measure the spool, and the breakers beside it. Raise OSError."""
     os.stat(app.spool.directory)  # a spool that is not there is not an empty one
     yield Sample(SPOOL, len(app.spool.entries()))
     yield Sample(DEAD, app.spool.count_dead())
@@ -125,7 +125,7 @@ def spool_samples(app: App) -> Iterator[Sample]:
 
 
 def service_samples(app: App) -> Iterator[Sample]:
-    """Ask the service. Raises ServiceNotRespondingError where nobody answers, or nobody is there."""
+    """Ask the service. Raise ServiceNotRespondingError where nobody answers, or nobody is there."""
     health = read_health(app.settings.socket_dir, _SERVICE_SECONDS)
     if health is None:
         raise ServiceNotRespondingError("no service listens")

@@ -81,7 +81,7 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _is_local(address: str) -> bool:
-    """Tell whether only this host can reach an address."""
+    """Return whether only this host can reach an address."""
     if address.startswith("unix:"):
         return True
     host = address.rpartition(":")[0].strip("[]")

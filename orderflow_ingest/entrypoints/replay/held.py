@@ -106,7 +106,7 @@ def _resolve(held: HeldMail, decision: str, why: str, app: App, tally: RunCounts
 
 
 def _foreseen(held: HeldMail, decision: str, app: App) -> str:
-    """Say what the decision would do."""
+    """Return what the decision would do."""
     if decision == "discard":
         return "discarded"
     if held.erased_at:

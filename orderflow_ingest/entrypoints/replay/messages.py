@@ -109,7 +109,7 @@ def _run(kind: str, given: dict[str, Any]) -> None:
 
 
 def _count(kind: str, meant: Filter, app: App) -> tuple[int, str]:
-    """Return how many messages are selected, and warn of unknown ids. Raises ClickException if there are none."""
+    """Return how many messages are selected, and warn of unknown ids. Raise ClickException if there are none."""
     count, what = ACTIONS[kind].count(meant, app)
     if meant.ids and count < len(meant.ids):
         click.echo(f"{len(meant.ids) - count} of these ids are not known, or are not meant by the options", err=True)

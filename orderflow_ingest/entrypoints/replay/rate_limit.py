@@ -23,7 +23,7 @@ class RateLimiter:
         self.waiting_tasks = 0
 
     def wait(self, is_stopped: Callable[[], bool], on_progress: Callable[[], None]) -> bool:
-        """Wait until the next message may begin; return False if the run was stopped. Raises QueueUnavailable."""
+        """Wait until the next message may begin; return False if the run was stopped. Raise QueueUnavailable."""
         while not is_stopped():
             self.waiting_tasks = self._waiting_if_too_many()
             delay = _STEP if self.waiting_tasks else min(_STEP, self._next - time.monotonic())

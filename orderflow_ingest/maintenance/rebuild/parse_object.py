@@ -122,7 +122,7 @@ def parse_object(
 
     With `error`, which was the end of who read its parts, they are left alone.
 
-    Raises ArchiveUnavailable.
+    Raise ArchiveUnavailable.
     """
     name = read_raw_key(key)
     if name is None:
@@ -254,7 +254,7 @@ def _read_parts(new: NewMessage, raw: bytes, org: OrganizationRecord, app: App) 
 
 
 def _fetch(key: str, name: RawName, app: App) -> Fetched:
-    """Fetch a mail, without its metadata where that is damaged or not there. Raises ObjectMissing, ObjectDamaged."""
+    """Fetch a mail, without its metadata where that is damaged or not there. Raise ObjectMissing, ObjectDamaged."""
     try:
         found = app.archive.fetch(key)
     except ObjectDamaged:

@@ -48,7 +48,7 @@ class ProcessPool:
             worker.end()
 
     def read(self, chunks: Iterable[tuple[OrganizationRecord, Chunk]]) -> Iterator[list[ParsedObject]]:
-        """Parse chunks of (organization, mails), and yield them in the same order. Raises ArchiveUnavailable."""
+        """Parse chunks of (organization, mails), and yield them in the same order. Raise ArchiveUnavailable."""
         waiting: deque[tuple[_WorkerProcess, OrganizationRecord, Chunk]] = deque()
         for number, (org, chunk) in enumerate(chunks):
             if not self._workers:

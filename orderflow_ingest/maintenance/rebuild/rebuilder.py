@@ -69,7 +69,7 @@ def rebuild_organizations(
 ) -> Iterator[RebuildProgress]:
     """Rebuild the messages of these organizations after the position of `tally`; yield it after each batch.
 
-    Can be done twice, by the ids. Raises ArchiveUnavailable, DatabaseUnavailable.
+    Can be done twice, by the ids. Raise ArchiveUnavailable, DatabaseUnavailable.
     """
     in_hand: deque[_Batch] = deque()
 

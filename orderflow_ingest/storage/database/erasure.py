@@ -52,7 +52,7 @@ class Erasure:
         is_needed: Callable[[ObjectReference], bool],
         event_of: Callable[[ObjectReference], Event],
     ) -> set[str]:
-        """Mark rows as erased, in one transaction, and give the keys of those that no row needs any more.
+        """Mark rows as erased, in one transaction, and return the keys of those that no row needs any more.
 
         `rows` are all the rows of some objects, and are gone through twice. An object that one of them needs by now,
         or another row with the same identity, is left out, and none of its rows is marked.
@@ -94,7 +94,7 @@ class Erasure:
             return list(connection.scalars(statement.values(worker=None, next_attempt_at=now, attempts=t.attempts - 1)))
 
     def delete_messages(self, org_id: int, ids: list[UUID]) -> int:
-        """Delete messages with their documents, skipped parts and events; give their number.
+        """Delete messages with their documents, skipped parts and events; return their number.
 
         A mail that is held since it clashes with one of them stays held, and clashes with nothing from then on.
         """
@@ -107,7 +107,7 @@ class Erasure:
             return connection.execute(inbound_message.delete().where(t.org_id == org_id, t.id.in_(ids))).rowcount
 
     def delete_held(self, org_id: int, ids: list[UUID]) -> int:
-        """Delete held mail with its events; give its number."""
+        """Delete held mail with its events; return its number."""
         c, e = held_mail.c, message_event.c
         with self._database.write(org_id) as connection:
             connection.execute(message_event.delete().where(e.org_id == org_id, e.inbound_message_id.in_(ids)))
@@ -127,7 +127,7 @@ class Erasure:
             connection.execute(organization.update().where(o.id == org_id).values(name=o.slug, settings={}))
 
     def forget_runs(self, word: str) -> int:
-        """Blank what operators typed where it names an address; give the number of such runs."""
+        """Blank what operators typed where it names an address; return the number of such runs."""
         r = operator_run.c
         with self._database.write(NO_TENANT) as connection:
             typed = connection.execute(sa.select(r.id, r.command, r.chosen)).all()

@@ -64,7 +64,7 @@ class Organization:
 
     @cached_property
     def settings(self) -> OrgSettings:
-        """Read the settings. Raises OrgSettingsError."""
+        """Read the settings. Raise OrgSettingsError."""
         return read_settings(self.stored)
 
 
@@ -148,7 +148,7 @@ class Organizations:
         return DatabaseUnavailable(f"database {self._database.name}: a standby answers, and may not know all yet")
 
     def add(self, slug: str, name: str) -> None:
-        """Add an organization. Raises OrganizationExistsError by the unique slug."""
+        """Add an organization. Raise OrganizationExistsError by the unique slug."""
         try:
             with self._database.write(NO_TENANT) as connection:
                 connection.execute(organization.insert().values(slug=slug, name=name))

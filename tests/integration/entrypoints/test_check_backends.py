@@ -83,7 +83,7 @@ def made(app):
 
 
 def worst(findings) -> str:
-    """Give all findings as one text, those that are trouble or a warning marked."""
+    """Return all findings as one text, those that are trouble or a warning marked."""
     return "\n".join(f"{level}: {text}" for level, text in findings)
 
 
@@ -92,7 +92,7 @@ def worst(findings) -> str:
 
 @pytest.fixture
 def credentials(ceph, monkeypatch):
-    """Give the settings of the real store, whose keys are in the environment."""
+    """Return the settings of the real store, whose keys are in the environment."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.setattr(timeouts, "S3_ATTEMPTS", 1)
     set_keys(monkeypatch, ceph.access_key, ceph.secret_key)

@@ -25,7 +25,7 @@ def quiet(template, place):
 
 
 def openness(deployment):
-    """Give the findings, with their texts, and check that the status is as README says."""
+    """Return the findings, with their texts, and check that the status is as README says."""
     ended = deployment.run("orderflow-admin", "check", "--no-postfix", "--json", check=False)
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     assert ended.returncode == any(row["finding"] == "TROUBLE" for row in rows)

@@ -57,7 +57,7 @@ def room(filled) -> SimpleNamespace:
 
 @pytest.fixture
 def own(filled, place) -> SimpleNamespace:
-    """Give a copy of the deployment, to be changed."""
+    """Return a copy of the deployment, to be changed."""
     shutil.copytree(filled, place, dirs_exist_ok=True)
     return opened(place)
 
@@ -71,7 +71,7 @@ def token_of(page: str) -> str:
 
 
 def form_of(page: str) -> dict[str, str]:
-    """Give what the replay's form on a message's page sends."""
+    """Return what the replay's form on a message's page sends."""
     return {"token": token_of(page), "seen": re.search(r'name="seen" value="([^"]+)"', page)[1]}
 
 
@@ -307,7 +307,7 @@ def test_the_console_listens_nowhere_but_here(address):
 
 
 def every_url_of(app: App, slug: str) -> list[str]:
-    """Give every address that is about something of an organization."""
+    """Return every address that is about something of an organization."""
     org = app.records.organizations.find(slug)
     urls = []
     for message in app.records.messages.select(Filter(org_id=org.id), 100):

@@ -103,18 +103,18 @@ class Client:
         return [await self.ask(line) for line in lines]
 
     async def begin(self, *recipients, sender="buyer@shop.example", options=""):
-        """Say MAIL and RCPT, and DATA up to its 354."""
+        """Send MAIL and RCPT, and DATA up to its 354."""
         answers = await self.replies(f"MAIL FROM:<{sender}>{options}", *(f"RCPT TO:<{r}>" for r in recipients), "DATA")
         assert [answer[:3] for answer in answers] == ["250"] * (1 + len(recipients)) + ["354"], answers
 
     async def deliver(self, *recipients, mail=MAIL, **about):
-        """Send a message; give the replies, one for each recipient where that is the rule."""
+        """Send a message; return the replies, one for each recipient where that is the rule."""
         await self.begin(*recipients, **about)
         self.send(mail + b".\r\n")
         return await self.reply()
 
     async def closed(self):
-        """Tell what else comes before the connection ends."""
+        """Return what else comes before the connection ends."""
         try:
             return (await self.reader.read()).decode()
         except ConnectionResetError:
@@ -188,7 +188,7 @@ def live(test):
 
 @pytest.fixture
 def records():
-    """Give the log's records, of all loggers."""
+    """Return the log's records, of all loggers."""
     found, root = [], logging.getLogger()
     handler = logging.Handler(0)
     handler.emit = found.append

@@ -65,7 +65,7 @@ HOSTILE = (
 
 @pytest.fixture(params=["embedded", "servers"])
 def app(request, place, monkeypatch) -> App:
-    """Give a deployment on SQLite and files, and one on PostgreSQL and Ceph."""
+    """Return a deployment on SQLite and files, and one on PostgreSQL and Ceph."""
     if request.param == "embedded":
         return embedded(place)
     postgres, ceph = request.getfixturevalue("postgres"), request.getfixturevalue("ceph")
@@ -91,7 +91,7 @@ def app(request, place, monkeypatch) -> App:
 
 @pytest.fixture
 def alone(place) -> App:
-    """Give a deployment on SQLite and files."""
+    """Return a deployment on SQLite and files."""
     return embedded(place)
 
 
@@ -162,7 +162,7 @@ def hold_for_its_sender(app: App, raw: bytes) -> None:
 
 
 def rows(app: App) -> dict[str, list[dict]]:
-    """Give every row there is, without what is of our own times."""
+    """Return every row there is, without what is of our own times."""
     found = {}
     with app.records.database.engine.connect() as connection:
         for table in TABLES:

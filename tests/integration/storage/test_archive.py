@@ -34,7 +34,7 @@ SECRET = "not-for-any-log"
 
 @pytest.fixture
 def credentials(monkeypatch):
-    """Give the AWS SDK these credentials, as a settings file would; it keeps none of the test before."""
+    """Return the AWS SDK these credentials, as a settings file would; it keeps none of the test before."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
 
     def use(access_key, secret_key):
@@ -247,7 +247,7 @@ def test_a_listing_of_more_than_a_page_is_whole_and_goes_on_anywhere(place, clie
 
 
 def refused(store):
-    """Do everything an archive can do, and give what it said each time."""
+    """Do everything an archive can do, and return what it said each time."""
     texts = []
     for step in (
         lambda: store.archive.put(KEY, RAW, DIGEST, {"sender": "buyer@shop.example"}),
@@ -390,7 +390,7 @@ def test_a_put_sends_both_checksums_below_bucket_and_prefix_and_wants_an_answer(
 
 @pytest.fixture
 def encrypting(ceph, client, place):
-    """Give an archive in the real store that demands an encryption."""
+    """Return an archive in the real store that demands an encryption."""
     return lambda encryption: S3Archive(client, BUCKET, place.name, encryption)
 
 

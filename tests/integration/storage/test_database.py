@@ -93,7 +93,7 @@ def url(server):
 
 @pytest.fixture
 def records(url):
-    """Give the tables with two organizations, acme (1) and bolt (2)."""
+    """Return the tables with two organizations, acme (1) and bolt (2)."""
     records = Records(url)
     for slug in ("acme", "bolt"):
         records.organizations.add(slug, slug.title())
@@ -102,7 +102,7 @@ def records(url):
 
 
 def stored(records, parts, skipped=(), now=NOW, **changes):
-    """Insert a message, claim it and record its documents; give the attempt."""
+    """Insert a message, claim it and record its documents; return the attempt."""
     attempt = claimed(records, inserted(records, **changes), now)
     assert records.documents.record(attempt, list(parts), list(skipped), now, is_complete=True)
     return attempt
@@ -1626,7 +1626,7 @@ def test_only_an_sqlite_database_has_a_recipients_file(url, path):
 
 
 def refused(records):
-    """Ask and write, and give what it said each time."""
+    """Ask and write, and return what it said each time."""
     message = new(subject=SECRET, source_message_id=SECRET)
     told = []
     for step in (

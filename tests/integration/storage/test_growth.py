@@ -104,7 +104,7 @@ EXPECTED = {
 
 
 def made(postgres, build):
-    """Make a database, and give its name."""
+    """Make a database, and return its name."""
     name = f"growth_{uuid4().hex}"
     postgres.create_database(name)
     owner = Records(growth.url_of(postgres, name))
@@ -115,7 +115,7 @@ def made(postgres, build):
 
 @pytest.fixture(scope="module")
 def side(postgres):
-    """Give 60,000 messages of 2,000 organizations, each with a held mail, and statistics of a quiet hour."""
+    """Return 60,000 messages of 2,000 organizations, each with a held mail, and statistics of a quiet hour."""
     side = growth.open_side(postgres, made(postgres, schema.upgrade), NOW, ORGANIZATIONS)
     history.fill(side.owner, 60_000, ORGANIZATIONS, NOW)
     with side.owner.begin() as connection:
@@ -145,7 +145,7 @@ def side(postgres):
 
 @pytest.fixture(scope="module")
 def unbound(side):
-    """Give the same database as its owner sees it."""
+    """Return the same database as its owner sees it."""
     records = Records(side.owner.url.render_as_string(hide_password=False))
     yield replace(side, records=records, operator=records)
     records.database.close()
@@ -284,7 +284,7 @@ def test_sqlite_reads_no_tenant_table_from_end_to_end(tmp_path, what):
 
 @pytest.fixture(scope="module")
 def divided(postgres):
-    """Give the tables in four partitions each, and eight organizations."""
+    """Return the tables in four partitions each, and eight organizations."""
     name = made(postgres, lambda database: partitions.build(database.engine, 4))
     side = growth.open_side(postgres, name, NOW, 8)
     for number in range(8):

@@ -64,7 +64,7 @@ def credentials(monkeypatch):
 
 
 def as_latin1(text: str) -> str:
-    """Give UTF-8 as a client sees it that takes headers for Latin-1, as Python's does."""
+    """Return UTF-8 as a client sees it that takes headers for Latin-1, as Python's does."""
     return text.encode().decode("latin-1")
 
 
@@ -166,7 +166,7 @@ def test_what_an_earlier_version_wrote_is_read_by_what_it_never_wrote_so(change,
 
 
 def store_app(place, endpoint):
-    """Give a deployment whose archive is an odd store."""
+    """Return a deployment whose archive is an odd store."""
     app = embedded(place)
     object.__setattr__(app, "archive", open_archive("s3://orders", endpoint))
     return app
@@ -178,7 +178,7 @@ def deliver(app, raw, **told):
 
 
 def rebuilt(app, place):
-    """Rebuild into a database of its own; give the rows and what was noted."""
+    """Rebuild into a database of its own; return the rows and what was noted."""
     records = Records(f"sqlite:///{place}/again.db", create=True)
     schema.upgrade(records.database)
     object.__setattr__(app, "records", records)
@@ -246,7 +246,7 @@ CHECKSUMS = {
 
 
 def sums(request):
-    """Give the checksums of a request that are right, by the names of their headers."""
+    """Return the checksums of a request that are right, by the names of their headers."""
     right = {
         "content-md5": hashlib.md5(RAW).digest(),
         "x-amz-checksum-sha256": hashlib.sha256(RAW).digest(),
@@ -294,7 +294,7 @@ def test_the_real_store_takes_every_kind_of_checksum(ceph, authority, place, mon
 
 
 def refuse_checksums(code, message, *headers):
-    """Give a store that refuses puts with these headers."""
+    """Return a store that refuses puts with these headers."""
     return lambda request: (
         error(400 if code != "NotImplemented" else 501, code, message)
         if request.method == "PUT" and any(request.headers.get(name) for name in headers)
@@ -325,7 +325,7 @@ def test_a_store_that_refuses_a_checksum_is_recognized_and_check_names_the_one_t
 
 
 def checked(place, store, **settings):
-    """Give what check finds with an odd store, but for the room on disk."""
+    """Return what check finds with an odd store, but for the room on disk."""
     urls = {
         "ARCHIVE_URL": "s3://orders/mail",
         "S3_ENDPOINT_URL": store.endpoint,

@@ -26,7 +26,7 @@ from tests.support.queue_rows import EXTRACT, ID, JUNK, MESSAGE, SECRET, row
 
 
 def empty(redis):
-    """Give the URL of a database with nothing in it."""
+    """Return the URL of a database with nothing in it."""
     Queue(redis.url()).huey.storage.conn.flushdb()
     return redis.url()
 
@@ -38,7 +38,7 @@ def database(postgres):
 
 @pytest.fixture(params=["sqlite", "postgresql", "redis"])
 def url(request, place):
-    """Give the URL of a queue that is set up and empty."""
+    """Return the URL of a queue that is set up and empty."""
     if request.param == "sqlite":
         url = f"sqlite:///{place}/queue.db"
     elif request.param == "postgresql":
@@ -164,7 +164,7 @@ def pages(storage, statement, values) -> int:
 
 @pytest.fixture
 def own_database(postgres):
-    """Give a database of the test's own: it leaves so many deleted rows that the queue of others would be estimated."""
+    """Return a database of the test's own: it leaves so many dead rows that the queue of others would be estimated."""
     return postgres.create_database(f"queue_{uuid4().hex}")
 
 
@@ -477,7 +477,7 @@ def test_a_queue_that_accepts_and_never_answers_is_unavailable_in_time(monkeypat
 
 @contextmanager
 def hanging(postgres, place):
-    """Give a queue that holds one task, and the wire to its server, which accepts and never answers."""
+    """Return a queue that holds one task, and the wire to its server, which accepts and never answers."""
     name = f"queue_{uuid4().hex}"
     postgres.create_database(name)
     with Wire(place, postgres.port) as wire:

@@ -50,7 +50,7 @@ def _mount(*arguments):
 
 @pytest.fixture
 def small(place):
-    """Give a spool on a file system of 64 KiB."""
+    """Return a spool on a file system of 64 KiB."""
     with Mount(place / "small", "size=64k") as mount:
         yield new_spool(mount.path)
 

@@ -45,7 +45,7 @@ def listen(path: Path, user: str, group: str) -> socket.socket:
 
 
 def start(sockets: list[socket.socket], user: str, group: str, command: list[str]) -> int:
-    """Start one instance; give its process id."""
+    """Start one instance; return its process id."""
     pid = os.fork()
     if pid:
         return pid

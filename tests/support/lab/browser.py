@@ -24,7 +24,7 @@ FLAGS = (
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
-    """Give a browser that keeps nothing, and saves downloads under profile/downloads."""
+    """Return a browser that keeps nothing, and saves downloads under profile/downloads."""
     options = Options()
     options.binary_location = shutil.which("chromium") or "chromium"
     for flag in (*FLAGS, f"--user-data-dir={profile / 'profile'}"):
@@ -48,7 +48,7 @@ def _stay_in_line() -> None:
 
 @contextmanager
 def served(app: Any) -> Iterator[str]:
-    """Serve an application on a loopback port and give its address."""
+    """Serve an application on a loopback port and return its address."""
     port = free_port()
     server = waitress.create_server(app, host="127.0.0.1", port=port, threads=4)
     thread = threading.Thread(target=server.run, daemon=True)

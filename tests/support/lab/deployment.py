@@ -112,7 +112,7 @@ class Deployment(Server):
 
     @property
     def passfile(self) -> Path:
-        """Give the file in which Postfix finds the map's password."""
+        """Return the file in which Postfix finds the map's password."""
         return self.postfix.directory / "data" / "orderflow_recipients.pgpass"
 
     def start(self) -> None:
@@ -135,7 +135,7 @@ class Deployment(Server):
         self.worker.kill()
 
     def new_worker(self, name: str) -> Process:
-        """Give a further consumer process, started by its start()."""
+        """Return a further consumer process, started by its start()."""
         log = self.directory / f"{name}.log"
         command: list[str | Path] = [
             self.programs / "huey_consumer",
@@ -157,7 +157,7 @@ class Deployment(Server):
         )
 
     def new_sweeper(self) -> Process:
-        """Give a process that sweeps every second, where a test has no time for the worker's own minute."""
+        """Return a process that sweeps every second, where a test has no time for the worker's own minute."""
         return Process(
             [self.programs / "python3", "-c", _SWEEPER],
             self.directory / "sweeper.log",
@@ -176,7 +176,7 @@ class Deployment(Server):
         )
 
     def _new_instances(self, count: int) -> Process:
-        """Give several instances of the service on sockets that are there before them, as systemd runs them."""
+        """Return several instances of the service on sockets that are there before them, as systemd runs them."""
         module = "tests.support.lab.activation"
         program: list[str | Path] = [sys.executable, "-m", module, self.sockets, self.user, MAIL_USER, str(count)]
         return Process(
@@ -187,24 +187,24 @@ class Deployment(Server):
         )
 
     def is_serving(self) -> bool:
-        """Tell whether the service answers."""
+        """Return whether the service answers."""
         try:
             return read_health(self.sockets) is not None
         except ServiceNotRespondingError:
             return False
 
     def health(self) -> dict[str, Any]:
-        """Give what the service says of itself."""
+        """Return what the service says of itself."""
         health = read_health(self.sockets)
         assert health is not None, "nobody listens"
         return health
 
     def admin(self, *arguments: str) -> str:
-        """Run orderflow-admin and give what it prints; raise on an exit status other than 0."""
+        """Run orderflow-admin and return what it prints; raise on an exit status other than 0."""
         return self.run("orderflow-admin", *arguments).stdout
 
     def replay(self, *arguments: str) -> str:
-        """Run orderflow-replay and give what it prints; raise on an exit status other than 0."""
+        """Run orderflow-replay and return what it prints; raise on an exit status other than 0."""
         return self.run("orderflow-replay", *arguments).stdout
 
     def run(self, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -294,7 +294,7 @@ class Deployment(Server):
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def credentials(self) -> dict[str, Any]:
-        """Give the arguments of subprocess that make a program run as the deployment's user."""
+        """Return the arguments of subprocess that make a program run as the deployment's user."""
         if os.geteuid():
             return {}
         return {

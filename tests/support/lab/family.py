@@ -37,7 +37,7 @@ def family(pid: int) -> dict[int, str]:
 
 
 def left(members: Mapping[int, str]) -> list[int]:
-    """Tell which of these processes have not ended."""
+    """Return which of these processes have not ended."""
     return [pid for pid, started in members.items() if (stat := _stat(pid)) and stat[1] == started]
 
 

@@ -22,7 +22,7 @@ _KEEPS_TO_ITSELF = "Background no\nSyslog no\n"
 
 
 def example(file: str) -> str:
-    """Give the example of a configuration file that the page shows, as it stands there."""
+    """Return the example of a configuration file that the page shows, as it stands there."""
     found = re.search(rf"^```\n# {re.escape(file)}\n(.*?)^```$", _PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert found, f"{_PAGE.name} shows no {file}"
     return found[1]
@@ -77,7 +77,7 @@ class Milters(Server):
 
     @property
     def main(self) -> str:
-        """Give the lines of main.cf that put the milters behind Postfix."""
+        """Return the lines of main.cf that put the milters behind Postfix."""
         return self._placed(example("/etc/postfix/main.cf"))
 
     def start(self) -> None:

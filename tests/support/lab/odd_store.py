@@ -45,12 +45,12 @@ Refuse = Callable[[Request], Reply | None]
 
 
 def error(status: int, code: str, message: str = "") -> Reply:
-    """Give an error as S3 tells it."""
+    """Return an error as S3 tells it."""
     return Reply(status, f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>".encode())
 
 
 def page(status: int, is_xml: bool = False) -> Reply:
-    """Give the page of a proxy, nginx's unless it is well-formed XML, with a secret in it."""
+    """Return the page of a proxy, nginx's unless it is well-formed XML, with a secret in it."""
     end = "" if is_xml else "<hr>"
     text = f"<html><head><title>{status}</title></head><body>{end}<p>secret-of-the-page {'x' * 9000}</p></body></html>"
     return Reply(status, text.encode(), "text/html")
@@ -158,7 +158,7 @@ class OddStore:
         self._server.server_close()
 
     def metadata(self, headers: Message) -> dict[str, str]:
-        """Give the headers that tell an object's metadata, as this store tells it."""
+        """Return the headers that tell an object's metadata, as this store tells it."""
         told = {}
         for name, value in headers.items():
             if name.lower().startswith(PREFIX):
@@ -168,7 +168,7 @@ class OddStore:
         return told
 
     def listing(self, bucket: str, query: Mapping[str, list[str]]) -> bytes:
-        """Give the list of the objects."""
+        """Return the list of the objects."""
         prefix, after = query.get("prefix", [""])[0], query.get("start-after", [""])[0]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         found = "".join(

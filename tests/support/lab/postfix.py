@@ -136,7 +136,7 @@ class Postfix(Server):
 
     @property
     def pid(self) -> int:
-        """Give the process id of the master."""
+        """Return the process id of the master."""
         return self._master.pid
 
     def log(self) -> str:

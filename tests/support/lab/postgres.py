@@ -71,11 +71,11 @@ class Postgres(Server):
 
     @property
     def is_running(self) -> bool:
-        """Tell whether the server has not ended."""
+        """Return whether the server has not ended."""
         return self._process.running
 
     def processes(self) -> list[int]:
-        """Give the server's processes, those of its sessions too."""
+        """Return the server's processes, those of its sessions too."""
         return list(family(self._process.pid))
 
     def create_database(self, name: str) -> str:
@@ -102,11 +102,11 @@ class Postgres(Server):
 
     @staticmethod
     def password(role: str) -> str:
-        """Give the password of a role that create_role() made."""
+        """Return the password of a role that create_role() made."""
         return f"pass-of-{role}"
 
     def url(self, name: str, role: str) -> str:
-        """Give the SQLAlchemy URL of a database for a role that create_role() made."""
+        """Return the SQLAlchemy URL of a database for a role that create_role() made."""
         return f"postgresql+psycopg://{role}:{self.password(role)}@127.0.0.1:{self.port}/{name}"
 
     def run_script(self, name: str, script: str) -> None:
@@ -116,7 +116,7 @@ class Postgres(Server):
         run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.conninfo(name), "-f", file])
 
     def conninfo(self, name: str) -> str:
-        """Give the libpq connection string of a database."""
+        """Return the libpq connection string of a database."""
         return f"host=127.0.0.1 port={self.port} user=postgres dbname={name}"
 
     def standby(self, directory: Path) -> "Standby":

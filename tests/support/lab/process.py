@@ -31,7 +31,7 @@ _reservations: dict[int, socket.socket] = {}
 
 
 class LabError(Exception):
-    """Say that a server of the lab did not do what it should."""
+    """A server of the lab did not do what it should."""
 
 
 def free_port() -> int:
@@ -56,7 +56,7 @@ def free_port() -> int:
 
 
 def listening(port: int) -> bool:
-    """Tell whether a loopback port accepts connections."""
+    """Return whether a loopback port accepts connections."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -149,14 +149,14 @@ class Process(Server):
 
     @property
     def pid(self) -> int:
-        """Give the process id of the running child."""
+        """Return the process id of the running child."""
         if self._child is None:
             raise LabError(f"{self.command[0]} is not started")
         return self._child.pid
 
     @property
     def running(self) -> bool:
-        """Tell whether the child is there."""
+        """Return whether the child is there."""
         return self._child is not None and self._child.poll() is None
 
     def start(self) -> None:
@@ -180,7 +180,7 @@ class Process(Server):
         return [self] if self._is_wanted and not self.running else []
 
     def end(self) -> str:
-        """Tell how a process that has ended did so."""
+        """Return how a process that has ended did so."""
         return f"{Path(self.command[0]).name} ended with status {self._child and self._child.returncode}"
 
     def tail(self) -> str:

@@ -35,7 +35,7 @@ class Redis(Server):
         )
 
     def url(self, db: int = 0) -> str:
-        """Give the URL of a numbered database."""
+        """Return the URL of a numbered database."""
         return f"redis{'s' if self._has_tls else ''}://127.0.0.1:{self.port}/{db}"
 
     def start(self) -> None:

@@ -132,7 +132,7 @@ class CephS3(Server):
 
     @property
     def is_running(self) -> bool:
-        """Tell whether none of the daemons has ended."""
+        """Return whether none of the daemons has ended."""
         return all(daemon.running for daemon in (self._gateway, self._osd, self._mon))
 
     def suspend_user(self, is_suspended: bool = True) -> None:
@@ -140,7 +140,7 @@ class CephS3(Server):
         self._run("radosgw-admin", "-n", "client.rgw", "user", "suspend" if is_suspended else "enable", "--uid", "lab")
 
     def client(self, **changes: Any) -> Any:
-        """Give a boto3 client that tries once and soon gives up; `changes` go to boto3."""
+        """Return a boto3 client that tries once and soon gives up; `changes` go to boto3."""
         options = {
             "endpoint_url": self.endpoint,
             "region_name": self.region,

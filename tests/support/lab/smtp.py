@@ -32,7 +32,7 @@ class Replies:
 
     @property
     def accepted(self) -> bool:
-        """Tell whether the server has taken the message."""
+        """Return whether the server has taken the message."""
         return self.data is not None and self.data.code == 250
 
 

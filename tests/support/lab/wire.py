@@ -57,13 +57,13 @@ class Wire(Server):
         self._process.kill()
 
     def turn(self, mode: str, detail: str = "") -> int:
-        """Change the mode and give how much the one before has hit; `detail`: seconds, or status and code."""
+        """Change the mode and return how much the one before has hit; `detail`: seconds, or status and code."""
         if mode not in MODES:
             raise ValueError(mode)
         return self._ask(f"{mode}|{detail}")
 
     def hits(self) -> int:
-        """Tell how much the mode has hit so far."""
+        """Return how much the mode has hit so far."""
         return self._ask("")
 
     def _ask(self, line: str) -> int:
@@ -92,7 +92,7 @@ class _Proxy:
             self._server = await loop.create_server(lambda: _Client(self), "127.0.0.1", self.port, backlog=1024)
 
     async def turn(self, mode: str, detail: str) -> int:
-        """Change the mode; give the hits of the one before."""
+        """Change the mode; return the hits of the one before."""
         before, self.mode, self.detail, self.hits = (self.mode, self.hits), mode, detail, 0
         if before[0] == "hang" or mode in ("refuse", "answer"):
             cut = [end for end in self.ends if not end.is_silent]
@@ -145,7 +145,7 @@ class _End(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def swallows(self) -> bool:
-        """Tell whether what came is to be lost."""
+        """Return whether what came is to be lost."""
         if self.proxy.mode.startswith("hang") and not self.is_silent:
             self.proxy.hits += 1
             for end in filter(None, (self, self.other)):

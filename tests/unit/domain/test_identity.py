@@ -23,7 +23,7 @@ ten of them
 
 
 def with_field(name, value, raw=ORDER):
-    """Give the order with one field replaced, or put first where there was none."""
+    """Return the order with one field replaced, or put first where there was none."""
     lines = raw.partition(b"\n\n")[0].split(b"\n")
     kept = [line for line in lines if not line.lower().startswith(name.lower() + b":")]
     return b"\n".join([name + b": " + value, *kept]) + b"\n\n" + raw.partition(b"\n\n")[2]

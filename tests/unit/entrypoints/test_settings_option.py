@@ -26,7 +26,7 @@ def value(parameter: click.Parameter) -> str:
 
 
 def demanded(command: click.Command) -> list[str]:
-    """Give a value for all that a command cannot do without."""
+    """Return a value for all that a command cannot do without."""
     words = []
     for parameter in command.params:
         if parameter.required:

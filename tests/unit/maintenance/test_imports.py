@@ -41,14 +41,14 @@ def app(place):
 
 @pytest.fixture
 def files(place):
-    """Give a directory for mail."""
+    """Return a directory for mail."""
     directory = place / "mail"
     directory.mkdir()
     return directory
 
 
 def take(app, *paths, again=False) -> list[tuple[str, ImportOutcome, str]]:
-    """Import; give the file's name, what became of it, and why."""
+    """Import; return the file's name, what became of it, and why."""
     org = app.records.organizations.find("acme")
     importer = Importer(app, org, "jo@desk", uuid4(), again, lambda: None)
     found = []

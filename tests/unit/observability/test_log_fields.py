@@ -15,7 +15,7 @@ from tests.support.mails import mail, order
 
 @pytest.fixture
 def records(place):
-    """Give a function that reads what has been logged by now."""
+    """Return a function that reads what has been logged by now."""
     logs.configure(str(place / "log"), "test", place)
     return lambda: [json.loads(line) for line in (place / "log").read_text().splitlines()]
 

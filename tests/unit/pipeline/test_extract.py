@@ -465,7 +465,7 @@ a_number, no_argument = 7, lambda: None
 
 
 def documents_after(place, name: str, attempts: int = 1):
-    """Hand a document to a handler of this module so often; give its row."""
+    """Hand a document to a handler of this module so often; return its row."""
     app = embedded(place, ORDERFLOW_DOCUMENT_HANDLER=f"tests.unit.pipeline.test_extract:{name}")
     calls.clear()
     message = received(app, order(1, attachments=1))

@@ -51,7 +51,7 @@ def change(app, table, **values):
 
 @pytest.fixture
 def crossed(app):
-    """Give a deployment where acme's message, held mail and document name beta's objects, digests and all."""
+    """Return a deployment where acme's message, held mail and document name beta's objects, digests and all."""
     deliver(app, order(1, attachments=1), "acme")
     deliver(app, b"From: buyer@shop.example\nSubject: secret\nMessage-ID: <2@x>\n\n" + SECRET + b"\n", "beta")
     for message in (*rows(app, "acme"), *rows(app, "beta")):

@@ -18,7 +18,7 @@ LEVELS = {"TROUBLE", "WARNING"}
 
 
 def fragments(node: ast.expr) -> list[str]:
-    """Give the fixed words of a text, those that stand between what is filled in."""
+    """Return the fixed words of a text, those that stand between what is filled in."""
     if isinstance(node, ast.Constant):
         return [node.value] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
@@ -29,7 +29,7 @@ def fragments(node: ast.expr) -> list[str]:
 
 
 def said(path: Path) -> list[tuple[str, list[str]]]:
-    """Give the findings that a module can yield: level and fixed words."""
+    """Return the findings that a module can yield: level and fixed words."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Tuple) and len(node.elts) == 2:

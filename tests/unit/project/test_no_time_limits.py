@@ -23,7 +23,7 @@ def read_clocks(node: ast.AST, known: dict[str, set[str]]) -> set[str]:
 
 
 def is_bound(operator: ast.cmpop, left: set[str], right: set[str]) -> bool:
-    """Tell whether a comparison fails where a clock has gone on for too long. A machine is never too fast."""
+    """Return whether a comparison fails where a clock has gone on for too long. A machine is never too fast."""
     if isinstance(operator, ast.Gt | ast.GtE):
         left, right = right, left
     return bool((left - CPU) or (right - CPU and left) or (left and not right))

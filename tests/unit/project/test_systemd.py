@@ -39,7 +39,7 @@ EXCEPTIONS = {
 
 
 def closed(unit: Path) -> dict[str, list[str]]:
-    """Give what a service may not do: the values of each directive, in order."""
+    """Return what a service may not do: the values of each directive, in order."""
     text, found = unit.read_text().partition("[Service]")[2].partition("[Install]")[0], {}
     for name, value in re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE):
         if name not in OF_ITS_OWN:

@@ -89,7 +89,7 @@ def canary(
 def _flight(
     slug: str, server: str, sender: str | None, timeout: float, postfix_config: str | None, settings_file: str | None
 ) -> Iterator[Step]:
-    """Prepare the flight and fly. Raises StepMissedError, also where the organization is not there."""
+    """Prepare the flight and fly. Raise StepMissedError, also where the organization is not there."""
     settings = _worker_settings() if settings_file is None else loaded(settings_file)
     domain = settings.domains[0]
     try:

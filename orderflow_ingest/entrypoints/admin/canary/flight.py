@@ -59,7 +59,7 @@ class Canary:
         self._queue_id = ""
 
     def fly(self, postfix_config: str | None) -> Iterator[Step]:
-        """Send the probe and give each step as it comes. Raises StepMissedError."""
+        """Send the probe and return each step as it comes. Raise StepMissedError."""
         yield self._timed(SMTP, self._send)
         yield self._timed(ROW, lambda: self._recorded(postfix_config))
         yield self._timed(STORED, lambda: self._reached(STORED, (Status.STORED, Status.PARSED)))
@@ -147,7 +147,7 @@ class Canary:
 
 
 def _failure(attempts: int, error: Any) -> str:
-    """Say why a worker has not come to the end of something."""
+    """Return why a worker has not come to the end of something."""
     if error:
         where = " ".join(str(error.get(name, "")) for name in ("error", "where", "detail")).strip()
         return f"attempt {attempts} failed: {where}; see the worker's log"

@@ -69,7 +69,7 @@ class Answer:
 
 
 def new_probe(server: str, sender: str, recipient: str) -> Probe:
-    """Make a probe for HOST:PORT, HOST or [ADDRESS]:PORT. Raises ValueError."""
+    """Make a probe for HOST:PORT, HOST or [ADDRESS]:PORT. Raise ValueError."""
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+)(?::(\d{1,5}))?", server)
     if found is None:
         raise ValueError(server)

@@ -14,7 +14,7 @@ from .flight import Step
 
 
 def write_textfile(file: Path, steps: Iterable[Step], total: float, *, is_success: bool) -> None:
-    """Write what a run has found. Raises OSError."""
+    """Write what a run has found. Raise OSError."""
     replace_file(file, _metrics(steps, total, is_success=is_success).encode(), 0o644)
 
 

@@ -55,7 +55,7 @@ def run_init(settings: Settings) -> str:
 
 
 def ago(seconds: float) -> str:
-    """Tell a time span as people would."""
+    """Return a time span as people write it."""
     for unit, length in (("days", 172800), ("h", 7200), ("min", 120)):
         if seconds >= length:
             return f"{seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit]:.0f} {unit}"

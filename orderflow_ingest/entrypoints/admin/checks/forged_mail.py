@@ -23,14 +23,14 @@ class Forgery:
     cure: str = "see docs/how-to/senders.md"
 
     def raw(self, recipient: str, message_id: str) -> bytes:
-        """Give the mail's bytes; its body is empty."""
+        """Return the mail's bytes; its body is empty."""
         lines = f"{self.top}From: {self.sender}\nTo: {recipient}\nSubject: OrderFlow probe: no order\n"
         lines += f"Message-ID: {message_id}\nAuto-Submitted: auto-generated\n\n"
         return lines.encode().replace(b"\n", b"\r\n")
 
 
 def plain(domain: str, envelope: str = "") -> Forgery:
-    """Give a mail that lays claim to the domain, and forges nothing else."""
+    """Return a mail that lays claim to the domain, and forges nothing else."""
     return Forgery("its From alone", "", f"postmaster@{domain}", envelope)
 
 
@@ -79,6 +79,6 @@ def spf_forgeries(domain: str, authserv_id: str) -> list[Forgery]:
 
 
 def is_looked_at(header: bytes, authserv_id: str) -> bool:
-    """Tell whether a server of this id has written a field above the Received of our own Postfix."""
+    """Return whether a server of this id has written a field above the Received of our own Postfix."""
     above = _ABOVE.split(header, maxsplit=1)[0]
     return any(authserv_id.encode().lower() in field[1].lower() for field in _FIELD.finditer(above))

@@ -88,7 +88,7 @@ class _Trial:
         self.source = _STRANGER if to.host == _LOOPBACK else to.host
 
     def send(self, *forgeries: Forgery) -> list[_Sent]:
-        """Send each, and wait until all that were taken have come. Raises SmtpRefusedError and _MailLateError."""
+        """Send each, and wait until all that were taken have come. Raise SmtpRefusedError and _MailLateError."""
         sent = [self._send(forgery) for forgery in forgeries]
         while out := [one for one in sent if one.header is None and not one.refusal]:
             if time.monotonic() > self._until:

@@ -70,7 +70,7 @@ def _connections(settings: Settings) -> Iterator[CheckResult]:
 
 
 def _unverified(url: str) -> str:
-    """Tell what a connection to another host lacks; "" if nothing."""
+    """Return what a connection to another host lacks; "" if nothing."""
     if url.startswith("sqlite"):
         return ""
     if postgresql_url.is_postgresql(url):
@@ -100,7 +100,7 @@ def _unverified_postgresql(url: str) -> str:
 
 
 def _is_here(url: str) -> bool:
-    """Tell whether a URL stays on this host: loopback or a unix socket."""
+    """Return whether a URL stays on this host: loopback or a unix socket."""
     return _is_local(urlsplit(url).hostname or "")
 
 

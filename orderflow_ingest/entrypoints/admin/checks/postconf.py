@@ -84,7 +84,7 @@ class Postconf:
         return [table.removeprefix("proxy:") for table in found]
 
     def lookup(self, key: str, table: str, account: pwd.struct_passwd | None = None) -> tuple[str | None, str]:
-        """Look a key up as Postfix does; give what was found, if anything, and what postmap complained of.
+        """Look a key up as Postfix does; return what was found, if anything, and what postmap complained of.
 
         As a user where one is given: root reads what Postfix's user may not.
         """

@@ -19,7 +19,7 @@ from .postconf import Postconf, Service
 
 
 def line(name: str, value: object, why: str, place: str = "main.cf") -> str:
-    """Give the line to set, and why."""
+    """Return the line to set, and why."""
     return f"{place}: set {name} = {value} ({why})"
 
 

@@ -102,7 +102,7 @@ def _passwords(tables: list[str], account: pwd.struct_passwd | None) -> Iterator
 
 
 def _named(servers: list[str], option: str) -> Path | None:
-    """Give the file that an option of a map's URL names."""
+    """Return the file that an option of a map's URL names."""
     for server in servers:
         for name, value in _OPTION.findall(server):
             if name == option:
@@ -152,7 +152,7 @@ def _is_chrooted(postconf: Postconf, service: Service) -> bool:
 
 
 def _why(output: str, app: App, table: str, account: pwd.struct_passwd | None) -> str:
-    """Say what to open, where a right is missing; else what postmap said."""
+    """Return what to open, where a right is missing; else what postmap said."""
     if table.startswith("socketmap:"):
         return _why_no_answer(output, app)
     if account is None or os.geteuid():
@@ -169,7 +169,7 @@ def _why(output: str, app: App, table: str, account: pwd.struct_passwd | None) -
 
 
 def _why_no_answer(output: str, app: App) -> str:
-    """Say what to do about a service that is not there, or what it answered instead of yes or no."""
+    """Return what to do about a service that is not there, or what it answered instead of yes or no."""
     if refused := _TEMPORARY.search(output):
         return f"{refused[1]}, so all unknown recipients hear 451"
     path = app.settings.socket_dir / MAP_SOCKET

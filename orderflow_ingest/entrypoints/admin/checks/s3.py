@@ -239,7 +239,7 @@ def _store(app: App, archive: S3Archive) -> Iterator[CheckResult]:
 
 
 def _worker_has_own_keys(app: App) -> bool:
-    """Tell whether the worker's unit reads other credentials over these; such a file may be root's alone."""
+    """Return whether the worker's unit reads other credentials over these; such a file may be root's alone."""
     if app.settings.file is None:
         return False
     file = app.settings.file.parent / "worker.env"

@@ -31,7 +31,7 @@ _KEPT = "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WH
 
 
 def check_snapshots(app: App) -> Iterator[CheckResult]:
-    """Look for the oldest snapshot of the queue's database. Raises QueueUnavailable."""
+    """Look for the oldest snapshot of the queue's database. Raise QueueUnavailable."""
     held, kept = app.queue.query(_ASKED), app.queue.query(_KEPT)
     if held is None or kept is None:
         return

@@ -64,7 +64,7 @@ def _sweeps(app: App) -> Iterator[CheckResult]:
 
 
 def _not_swept(app: App, here: int, since: str) -> Iterator[CheckResult]:
-    """Tell why workers that live have not swept; a restart would cut short what they have in hand."""
+    """Return why workers that live have not swept; a restart would cut short what they have in hand."""
     busy = attempt_files.count_active(app.settings.attempts_dir)
     if busy >= here:
         yield (

@@ -18,7 +18,7 @@ def deferred_mail(postfix_config: str | None) -> int | None:
 
 
 def waiting_because(queue_id: str, postfix_config: str | None) -> str:
-    """Say where the mail of this queue id is, and what to look at; as far as this user and host may know."""
+    """Return where the mail of this queue id is, and what to look at; as far as this user and host may know."""
     if not queue_id:
         return "the mail system did not say where it queued the mail; see its log, and orderflow-admin check"
     queue = _queue(postfix_config)

@@ -159,7 +159,7 @@ def _leaves_sessions(found: InForce, _: Settings) -> bool:
 
 
 def _transport(place: Section, transport: str, limit: str) -> Iterator[Relation]:
-    """Give what is the same for both transports; `limit` is how long one may take for a delivery."""
+    """Return what is the same for both transports; `limit` is how long one may take for a delivery."""
     option = "" if place == Section.PIPE else "-o "
     yield Relation(
         place, option + limit, "TROUBLE",

@@ -46,7 +46,7 @@ class FakeTable:
 
 @asynccontextmanager
 async def served(table, timeout=60, **bounds):
-    """Serve a door at a socket; give the known organizations, the door and a function that connects."""
+    """Serve a door at a socket; return the known organizations, the door and a function that connects."""
     with scratch() as place:
         known = KnownOrganizations(table, timeout)
         listener = MapListener(known, OURS, {os.geteuid()}, **bounds)

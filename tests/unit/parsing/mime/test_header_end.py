@@ -39,7 +39,7 @@ DAMAGES = {
 
 
 def separators(raw: bytes) -> Iterator[tuple[int, int]]:
-    """Give where the empty lines between a part's header and its content stand, and how long each line end is."""
+    """Return where the empty lines between a part's header and its content stand, and how long each line end is."""
     for entity in walk(raw):
         if entity.source is raw and entity.parent and entity.kind == "leaf":
             size = 2 if raw[entity.start - 2 : entity.start] == b"\r\n" else 1

@@ -216,7 +216,7 @@ def goes(breaker, org) -> bool:
 
 @pytest.fixture
 def sharded(breaker, path):
-    """Give a breaker that knows organization 7 to be away alone: another one's call went well meanwhile."""
+    """Return a breaker that knows organization 7 to be away alone: another one's call went well meanwhile."""
     with pytest.raises(AwayError), breaker((7,)):
         time.sleep(0.1)
         about(breaker, 8)
