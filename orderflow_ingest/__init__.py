@@ -1,6 +1,6 @@
 """OrderFlow ingest: purchase orders by e-mail, from Postfix to stored documents.
 
-What a document handler imports is here; every other module is internal, and may change with any version.
+What a document handler imports is here. Every other module is internal, and may change with any version.
 
     from orderflow_ingest import OrderDocument, PartKind
 

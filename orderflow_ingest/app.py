@@ -1,4 +1,4 @@
-"""App: the settings, spool, archive, database and queue of a deployment; every program opens one and passes it on."""
+"""App: the settings, spool, archive, database and queue of a deployment. Every program opens one and passes it on."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -36,7 +36,7 @@ def open_app(
     create: bool = False,
     guarded: bool = True,
 ) -> App:
-    """Open the parts; nothing is connected before it is used. `create` makes a missing SQLite file.
+    """Open the parts. Nothing is connected before it is used. `create` makes a missing SQLite file.
 
     What delivers and works is `guarded`: it does not wait for a backend that is known to be unavailable.
     """

@@ -1,6 +1,6 @@
 """The settings of a deployment: one file in KEY=value form, the environment over it, safe defaults.
 
-The file is `--settings F`, else $ORDERFLOW_SETTINGS, else /etc/orderflow/ingest.env if it exists; the
+The file is `--settings F`, else $ORDERFLOW_SETTINGS, else /etc/orderflow/ingest.env if it exists. The
 form is that of systemd's EnvironmentFile, so that units and programs read the same one. With no
 settings at all everything lives under one state directory: SQLite database and queue, archive as
 files, spool.
@@ -8,7 +8,7 @@ files, spool.
 An unknown ORDERFLOW_ key or a bad value stops every program: orderflow-deliver answers 75, so that
 Postfix keeps the mail, and nothing bounces. To pass over a misspelt key would be worse: a deployment
 would believe every From, or write elsewhere, and nobody would know. The error names file, line and key,
-and the known key that is nearest; never a value, which may be a secret.
+and the known key that is nearest, never a value, which may be a secret.
 
 Keys that begin with ORDERFLOW_HANDLER_ are the document handler's own, and any such key is taken. They,
 and the AWS_ keys, are put from the file into this process's environment, where the handler and the AWS
@@ -43,7 +43,7 @@ _LEAST_TIME = 2.0  # seconds of CPU time for a mail; the imports of the first on
 
 
 class SettingsError(OrderflowError):
-    """Settings that cannot be read or used; the text names the key and what it should be."""
+    """Settings that cannot be read or used. The text names the key and what it should be."""
 
 
 @dataclass(frozen=True)
@@ -416,14 +416,14 @@ def load(file: str | None = None, environ: Mapping[str, str] | None = None) -> S
 
 
 def read_file(path: str) -> dict[str, str]:
-    """Read KEY=value lines; # and ; begin a comment line, quotes around a value are taken off. Raise SettingsError."""
+    """Read KEY=value lines; # and . Begin a comment line, quotes around a value are taken off. Raise SettingsError."""
     return {name: value for name, value, _ in _lines(path)}
 
 
 def doubtful_lines(path: str) -> Iterator[str]:
     """Yield a warning for each line of a settings file that may not mean what it says. Raise SettingsError.
 
-    A key that is no program's of ours is skipped, since the file may hold what others read; but `DATABSE_URL`
+    A key that is no program's of ours is skipped, since the file may hold what others read, but `DATABSE_URL`
     leaves the embedded database in force.
     """
     lines: dict[str, int] = {}

@@ -5,7 +5,7 @@ or refuses the row, in the log without its text, and the row's lease ends by its
 
 The sweep and the drain are rounds (see `periodic`): each host begins them once a minute and when its worker starts,
 before all tasks that wait. Of all consumers one sweeps at a time (see `records.sweeping`), and each host notes what was
-lost on it. The drain reads the spool of its own host; on a mail host without a worker a timer runs
+lost on it. The drain reads the spool of its own host, on a mail host without a worker a timer runs
 `orderflow-replay spool`. Both are tasks too, since older versions put them into the queue.
 
 Nothing is connected before it is used, hence after a worker process was forked: no connection is shared.
@@ -59,7 +59,7 @@ _last_logged: dict[type[BaseException], float] = {}  # when, by time.monotonic()
 
 
 def extract(org_id: int, message_id: UUID, is_live: bool) -> None:  # noqa: FBT001 (the queue calls it by position)
-    """Take out a message's attachments; the documents of what is replayed stay behind live mail."""
+    """Take out a message's attachments. The documents of what is replayed stay behind live mail."""
     _limit_memory()
     with _end_of_process(), _log_errors("extract", org_id=org_id, message_id=message_id):
         extraction.extract(org_id, message_id, app, _limit_part_cpu, is_live=is_live)
@@ -130,7 +130,7 @@ def start_worker() -> None:
 
 @huey.task(timeout=settings.task_time_limit)  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Enqueue what is due and has lost its task, and note that this was done; one host of all does it at a time."""
+    """Enqueue what is due and has lost its task, and note that this was done. One host of all does it at a time."""
     with _log_errors("sweep"):
         keep_recipients(app)
         _record_lost_attempts()
@@ -163,7 +163,7 @@ huey.first = _due_task
 
 
 def _record_lost_attempts() -> None:
-    """Note what processes of this host have left; what a crash of the machine has, once for each start of the consumer.
+    """Note what processes of this host have left. What a crash of the machine has, once for each start of the consumer.
 
     What was noted is due after the first delay, and so is a sweep.
     """
@@ -176,7 +176,7 @@ def _record_lost_attempts() -> None:
 
 
 def _sweep_if_claimed() -> bool:
-    """Sweep, and tell that this was done; or see that another host does, and ask again before its next sweep.
+    """Sweep, and tell that this was done, or see that another host does, and ask again before its next sweep.
 
     The time of that is drawn, so that a host that claims and is killed in each sweep does not always come first.
     """
@@ -239,11 +239,11 @@ def _end_of_process() -> Iterator[None]:
 
 
 def _limit_part_cpu(begins: bool) -> None:  # noqa: FBT001 (a Callable has no keywords)  # noqa: FBT001 (a Callable has no keywords)
-    """Let the kernel end this worker process in a part that takes a quarter more than its CPU time; with false, never.
+    """Let the kernel end this worker process in a part that takes a quarter more than its CPU time, with false, never.
 
-    A part that comes back to Python is ended in time by itself; this is for one regular expression or one call of a
+    A part that comes back to Python is ended in time by itself. This is for one regular expression or one call of a
     parser that does not. The signal's handler writes where, in C, and the process ends. It costs a system call for a
-    part; a timer of faulthandler's would start a thread.
+    part. A timer of faulthandler's would start a thread.
     """
     if not _is_worker():
         return
@@ -265,7 +265,7 @@ def _limit_memory() -> None:
 
 
 def _exit_if_leaking() -> None:
-    """End a worker process that half of its memory stays with, what a handler leaks say; Huey starts another.
+    """End a worker process that half of its memory stays with, what a handler leaks say. Huey starts another.
 
     Else the next message would seem to be poison for want of what an earlier one has taken. Address space that a
     library reserves and does not touch is no leak, as long as enough of the bound is left.

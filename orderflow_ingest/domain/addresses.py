@@ -33,7 +33,7 @@ class ForeignDomainError(OrderflowError, ValueError):
 
 @dataclass(frozen=True)
 class Addresses:
-    """How a deployment's addresses are spelled; `domains` are in ASCII, each character of `delimiters` divides."""
+    """How a deployment's addresses are spelled. `domains` are in ASCII, each character of `delimiters` divides."""
 
     local_part: str
     delimiters: str
@@ -49,7 +49,7 @@ class Addresses:
         return f"{self.local_part}{self.delimiters[0]}{slug}@{domain or self.domains[0]}"
 
     def slug(self, recipient: str) -> str | None:
-        """Return the organization's slug in a recipient address; None if it names none.
+        """Return the organization's slug in a recipient address, or None if it names none.
 
         The address is in internal form, without quotes, as pipe(8) and `smtp_words` give it. Letter case does not
         matter, nor does a dot at the end. Letters are folded as Postfix folds its maps' keys: its map finds acme for
@@ -62,7 +62,7 @@ class Addresses:
         return slug if user == self.local_part and is_slug(slug) else None
 
     def is_postmaster(self, recipient: str) -> bool:
-        """Return whether mail is for the postmaster or the like; one without a domain is ours (RFC 5321, 4.5.1)."""
+        """Return whether mail is for the postmaster or the like. One without a domain is ours (RFC 5321, 4.5.1)."""
         user, _, domain = self.split(recipient if "@" in recipient else f"{recipient}@")
         return user in POSTMASTERS and (not domain or domain in self._folded_domains)
 
@@ -106,7 +106,7 @@ def unicode_domain(domain: str) -> str:
 
 
 def ascii_spelling(domain: str) -> str:
-    """Return a domain that a stranger wrote, in its ASCII spelling; a label that has none stays as it is.
+    """Return a domain that a stranger wrote, in its ASCII spelling. A label that has none stays as it is.
 
     Nothing is mapped, not even by letter case: both spellings are the same name in DNS, and no other one is.
     """

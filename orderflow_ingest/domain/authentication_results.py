@@ -54,7 +54,7 @@ _NO_LETTERS = re.compile(rb"[^0-9a-z._-]++")
 
 @dataclass(frozen=True)
 class Verdict:
-    """One result of a field, in lower case; `domain` is what it is about, empty where it names none."""
+    """One result of a field, in lower case. `domain` is what it is about, empty where it names none."""
 
     method: str
     result: str
@@ -96,7 +96,7 @@ def may_name(value: bytes, authserv_id: str) -> bool:
 
 
 def _without_comments(value: bytes) -> bytes | None:
-    """Return a value without comments; None where one, or a quoted string, has no end."""
+    """Return a value without comments, or None where one, or a quoted string, has no end."""
     kept: list[bytes] = []
     depth, is_quoted = 0, False
     for piece in _PIECE.findall(value):
@@ -132,7 +132,7 @@ class _Cursor:
         return found
 
     def is_at(self, text: bytes) -> bool:
-        """Return whether this character comes next; b"" is the end."""
+        """Return whether this character comes next. B"" is the end."""
         return self._value[self._at : self._at + 1] == text
 
     def skip_blanks(self) -> None:

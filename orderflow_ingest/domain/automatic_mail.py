@@ -23,7 +23,7 @@ class AutomaticMailSignal(StrEnum):
 
 
 def read_signals(header: MailHeader, sender: str, is_own: Callable[[str], bool]) -> list[AutomaticMailSignal]:
-    """Return the signals in a mail with this envelope sender; `is_own` is true for a recipient of ours.
+    """Return the signals in a mail with this envelope sender. `is_own` is true for a recipient of ours.
 
     Auto-Submitted is RFC 3834's, section 5: anything but "no". Precedence (RFC 2076, section 3.9) counts with the
     values that mailing lists and programs use. Delivered-To is what Postfix's loop detection goes by.

@@ -16,7 +16,7 @@ UNKNOWN_SENDER = "<unknown>"
 class Envelope:
     """The envelope of one delivery to one recipient.
 
-    `sender` is empty for a bounce. `queue_id` is for finding a delivery in Postfix's log; Postfix reuses it later.
+    `sender` is empty for a bounce. `queue_id` is for finding a delivery in Postfix's log. Postfix reuses it later.
     `listener` is BEFORE_QUEUE for mail that smtpd asks about: it has passed no milter, see `sender_policy`.
     """
 

@@ -19,7 +19,7 @@ class OrderflowError(Exception):
 
 
 class BackendUnavailable(OrderflowError):
-    """A backend cannot be used now; `backend` is its name."""
+    """A backend cannot be used now. `backend` is its name."""
 
     backend = "a backend"
 

@@ -9,7 +9,7 @@
                        fingerprint, so that a second delivery of the same mail makes the same id
 
 What a redelivery may change does not count: how a field is folded, blanks outside quotes, empty lines at the end, and
-whether the whole mail has LF or CR LF for its line ends (Postfix gives it with LF; a file may have either). All else is
+whether the whole mail has LF or CR LF for its line ends (Postfix gives it with LF. A file may have either). All else is
 content: blanks inside quotes, a CR or LF inside a line of binary, lines among the fields that are no field.
 
 The fingerprint is stored and compared with later ones: what goes into it must never change, or every redelivery is
@@ -21,7 +21,7 @@ A header over the bound of `mime.fields` is not read to its end. Then the finger
 first field of the sender's to the end of the mail, with LF for its line ends: what servers put before is left out, and
 nothing else. Subject, sender and Message-ID are recorded where they stand within the bound. No such mail is refused.
 
-A Message-ID is whatever its sender chose; it proves nothing.
+A Message-ID is whatever its sender chose. It proves nothing.
 
 Nothing here raises on any input, and every text is fit for PostgreSQL: no NUL, no lone surrogate.
 """
@@ -56,7 +56,7 @@ _LABEL_OF_UNREAD = b"header over the bound\n\n"
 
 @dataclass(frozen=True)
 class MessageIdentity:
-    """What is recorded of a message; `sent_at` is aware UTC.
+    """What is recorded of a message. `sent_at` is aware UTC.
 
     `former_fingerprint` is recorded nowhere: that of earlier versions, "" where it is the same.
     """
@@ -91,19 +91,19 @@ def disambiguated_message_id(source_message_id: str, fingerprint: str) -> str:
 
 
 def former_message_id(message: MessageIdentity) -> str:
-    """Return the identity that earlier versions gave a mail without a usable Message-ID; "" if it is the same."""
+    """Return the identity that earlier versions gave a mail without a usable Message-ID, or "" if it is the same."""
     is_other = message.message_id_is_synthetic and message.former_fingerprint
     return _SYNTHETIC + message.former_fingerprint if is_other else ""
 
 
 def read_message(raw: bytes) -> MessageIdentity | None:
-    """Read a raw message; None if it is empty or has not one field that its sender wrote."""
+    """Read a raw message, or None if it is empty or has not one field that its sender wrote."""
     mail = read_mail(raw)
     return mail.message if mail else None
 
 
 def read_mail(raw: bytes) -> ReadMail | None:
-    """Read a raw mail; None if it is empty or has not one field that its sender wrote."""
+    """Read a raw mail, or None if it is empty or has not one field that its sender wrote."""
     header = read_mail_header(raw)
     values: dict[str, list[bytes]] = defaultdict(list)
     for field in header.fields:
@@ -129,7 +129,7 @@ def read_mail(raw: bytes) -> ReadMail | None:
 
 
 def written_fields(header: MailHeader) -> dict[str, list[bytes]]:
-    """Return what a sender wrote of a mail but not of its content, as the fingerprint takes it; of a whole header."""
+    """Return what a sender wrote of a mail but not of its content, as the fingerprint takes it, of a whole header."""
     found: dict[str, list[bytes]] = {name: [] for name in _FINGERPRINTED if not name.startswith("content-")}
     for field in header.fields:
         if field.name in found:
@@ -150,7 +150,7 @@ def _message_id(value: bytes | None) -> str:
 
 
 def _address(value: bytes | None) -> str:
-    """Return the first address of a From field; the whole text where none can be read."""
+    """Return the first address of a From field. The whole text where none can be read."""
     text = _text(value)
     try:
         address = next((address for _, address in getaddresses([text]) if address), text)
@@ -225,7 +225,7 @@ def _squeeze(text: bytes) -> bytes:
 def _read_body(raw: bytes, start: int, line_end: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the body in pieces, and as earlier versions took it: the same object where that is the same.
 
-    Line ends of the mail are LF in both. Every other CR was a line end, too; now it is content. Line ends at the end of
+    Line ends of the mail are LF in both. Every other CR was a line end, too. Now it is content. Line ends at the end of
     the mail do not count.
     """
     pending: list[bytes] = []

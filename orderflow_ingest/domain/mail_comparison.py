@@ -65,7 +65,7 @@ _PLAIN = {
 
 
 def find_difference(first: ReadMail, second: ReadMail) -> str:
-    """Return in what two mails differ as they are read; "" if in nothing."""
+    """Return in what two mails differ as they are read, or "" if in nothing."""
     if not (first.header.is_whole and second.header.is_whole):
         return "a header is too long to be compared"
     fields, others = written_fields(first.header), written_fields(second.header)

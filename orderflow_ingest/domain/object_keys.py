@@ -30,7 +30,7 @@ _ORG = re.compile(r"org/([1-9][0-9]{0,17})/")
 
 @dataclass(frozen=True)
 class RawName:
-    """What the key of a mail says of it; `is_decision`: it is the key of the decision on that mail."""
+    """What the key of a mail says of it. `is_decision`: it is the key of the decision on that mail."""
 
     org_id: int
     digest: str
@@ -74,7 +74,7 @@ def document_key(org_id: int, digest: str) -> str:
 
 
 def read_raw_key(key: str) -> RawName | None:
-    """Read the key of a mail, or of a decision on one; None if it is neither."""
+    """Read the key of a mail, or of a decision on one, or None if it is neither."""
     found = _RAW.fullmatch(key)
     if found is None or (found[5] != ".eml" and not found[3]):
         return None
@@ -93,7 +93,7 @@ def is_own(org_id: int, key: str) -> bool:
 
 
 def read_org_id(key: str) -> int | None:
-    """Return the id of the organization that owns this object; None if it has no owner."""
+    """Return the id of the organization that owns this object, or None if it has no owner."""
     found = _ORG.match(key)
     return int(found[1]) if found else None
 
@@ -104,7 +104,7 @@ def message_id(key: str) -> UUID:
 
 
 def held_id(key: str) -> UUID:
-    """Return the id of the mail of this key as one that is held; a message made of it has another id."""
+    """Return the id of the mail of this key as one that is held. A message made of it has another id."""
     return uuid5(_OURS, f"held {key}")
 
 

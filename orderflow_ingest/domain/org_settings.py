@@ -22,12 +22,12 @@ _CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9.+_-]*/(?:\*|[a-z0-9][a-z0-9.+_-]*)"
 
 
 class OrgSettingsError(OrderflowError, ValueError):
-    """A setting that there is not, or a value that does not read; the text names the key and what it should be."""
+    """A setting that there is not, or a value that does not read. The text names the key and what it should be."""
 
 
 @dataclass(frozen=True)
 class OrgSettings:
-    """What is chosen for an organization; None and an empty tuple: no limit of its own."""
+    """What is chosen for an organization. None and an empty tuple: no limit of its own."""
 
     allowed_senders: tuple[str, ...]
     accepts_reused_message_id: bool
@@ -39,7 +39,7 @@ class OrgSettings:
 
 @dataclass(frozen=True)
 class OrgKey:
-    """One key. `default` is text as an operator would type it; for an empty one `default_meaning` is shown.
+    """One key. `default` is text as an operator would type it, for an empty one `default_meaning` is shown.
 
     `former_name` is what an earlier version stored it under: it is read, and accepted from an operator, for ever.
     """
@@ -122,14 +122,14 @@ def current_name(name: str) -> str:
 
 
 def with_current_names(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what is stored, each key under the name of today; one that is stored under both has its value of today."""
+    """Return what is stored, each key under the name of today. One that is stored under both has its value of today."""
     if _FORMER_NAMES.keys().isdisjoint(stored):
         return stored
     return {current_name(name): stored.get(current_name(name), value) for name, value in stored.items()}
 
 
 def changed(stored: Mapping[str, Any], changes: Mapping[str, str]) -> dict[str, Any]:
-    """Return what is to be stored after these changes; an empty value takes a key out. Raise OrgSettingsError."""
+    """Return what is to be stored after these changes. An empty value takes a key out. Raise OrgSettingsError."""
     changes = {current_name(name): text for name, text in changes.items()}
     for name in changes:
         if name not in _BY_NAME:

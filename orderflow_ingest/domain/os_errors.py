@@ -8,7 +8,7 @@ import posix as os
 
 
 def os_reason(error: BaseException) -> str:
-    """Return why the system refused, by errno's name: `EROFS (Read-only file system)`; no path, and no text of others.
+    """Return why the system refused, by errno's name: `EROFS (Read-only file system)`. No path, and no text of others.
 
     Any other error is said by its class. So is one of a library's own class: ssl.SSLError and socket.gaierror number
     differently.

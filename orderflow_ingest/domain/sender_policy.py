@@ -1,6 +1,6 @@
 """Whether a mail comes from a sender that its organization takes mail from by itself.
 
-Judged is the From field, which people see and DMARC is about; not the envelope, which names some service's bounce
+Judged is the From field, which people see and DMARC is about, not the envelope, which names some service's bounce
 address as often as not. So mail with a null sender is judged like any other. Whatever looks like an address in a From
 field counts, in a display name too, and each has to be allowed: what is odd is held, and a person looks at it.
 A domain beyond ASCII is the same in both its spellings, see `addresses`.
@@ -11,7 +11,7 @@ server must have authenticated the one address of the one From field, by Authent
 
 What our server wrote, and what the sender did, is distinguished by place. Postfix's cleanup(8) gives a milter's new
 fields the place above all others, and writes its own Received above all that the client sent (measured with OpenDKIM
-2.11, OpenDMARC 1.4.2 and Postfix 3.7, by pipe and by LMTP; PREPEND of an access table goes there, too). So:
+2.11, OpenDMARC 1.4.2 and Postfix 3.7, by pipe and by LMTP. PREPEND of an access table goes there, too). So:
 
     above our Received    the fields of our server
     below                 the sender's. A field there that could be read as one of our authserv-id is forged, and the
@@ -99,7 +99,7 @@ def check_raw_sender(
 
 
 def check_sender(header: MailHeader, allowed: tuple[str, ...], authenticator: Authenticator) -> Rejection | None:
-    """Return why a mail is not accepted as one of these addresses and @domains; None if it is."""
+    """Return why a mail is not accepted as one of these addresses and @domains, or None if it is."""
     sources = [field.value for field in header.fields if field.name == "from"]
     if not header.is_whole or sum(map(len, sources)) > _FROM_LIMIT:
         return Rejection.HEADER_TOO_LONG
@@ -132,7 +132,7 @@ def _addresses(source: bytes) -> list[str]:
 
 
 def _check_results(header: MailHeader, domain: str, authenticator: Authenticator) -> Rejection | None:
-    """Return why this domain counts as not authenticated by our server; None if it is authenticated."""
+    """Return why this domain counts as not authenticated by our server, or None if it is authenticated."""
     at, id = _find_received(header, authenticator.queue_id), authenticator.authserv_id
     if at is None or not authenticator.is_filtered:
         return Rejection.NOT_AUTHENTICATED
@@ -158,7 +158,7 @@ def _check_results(header: MailHeader, domain: str, authenticator: Authenticator
 
 
 def _find_received(header: MailHeader, queue_id: str | None) -> int | None:
-    """Return which of the topmost fields is our Postfix's Received; None if none is for certain."""
+    """Return which of the topmost fields is our Postfix's Received, or None if none is for certain."""
     at = next((at for at, field in enumerate(header.top) if field.name == "received"), None)
     line = _RECEIVED.search(header.top_block)
     if at is None or line is None or b"\r" in header.top_block[: line.start()].replace(b"\r\n", b""):

@@ -2,7 +2,7 @@
 
 The service greets clients that may connect: root and its own user. After its greeting, or its refusal of new mail, it
 answers `health` with one JSON object in one line, and closes. No listener is a valid result, since orderflow-deliver
-works without a service; one that does not answer raises ServiceNotRespondingError.
+works without a service. One that does not answer raises ServiceNotRespondingError.
 """
 
 import json
@@ -23,7 +23,7 @@ class ServiceNotRespondingError(OrderflowError):
 
 
 def read_health(socket_dir: Path, timeout: float = 5.0) -> dict[str, Any] | None:
-    """Return what the service says of itself; None if nobody listens. Raise ServiceNotRespondingError."""
+    """Return what the service says of itself, or None if nobody listens. Raise ServiceNotRespondingError."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout)
         try:

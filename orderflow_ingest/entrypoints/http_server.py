@@ -9,11 +9,11 @@ Guarantees: a connection is closed when its request does not end in time, howeve
 never stops to accept: beyond `max_connections` the connection that has waited longest for its request is closed for
 each new one, so that clients that send nothing cannot keep others out. Only a request that was received takes a thread.
 A request whose length can be read in two ways is refused with 400, and its connection is closed (RFC 9112, sections 6.1
-to 6.3 and 11.2): one with Transfer-Encoding, which no browser and no proxy that buffers sends; one with two values of
+to 6.3 and 11.2): one with Transfer-Encoding, which no browser and no proxy that buffers sends. One with two values of
 Content-Length.
 
 It overrides `maintenance`, `handle_accept`, `received`, `service` and `parse_header` of waitress, which its source
-alone documents; tests of the running program hold each of them.
+alone documents. Tests of the running program hold each of them.
 """
 
 import re
@@ -55,7 +55,7 @@ _OPTIONS = {
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
-    """Reads a request; one whose length is not certain is refused."""
+    """Reads a request. One whose length is not certain is refused."""
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the header. Raise ParsingError, which is answered with 400 and the end of the connection."""
@@ -81,13 +81,13 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         super().__init__(*arguments, **options)
 
     def received(self, data: bytes) -> bool:
-        """Take bytes; the first one of a request begins its time."""
+        """Take bytes. The first one of a request begins its time."""
         if self.request is None:
             self.waits_since = time.monotonic()
         return bool(super().received(data))
 
     def service(self) -> None:
-        """Answer one request; from its end on the next one is waited for."""
+        """Answer one request, from its end on the next one is waited for."""
         super().service()
         self.waits_since = time.monotonic()
 
@@ -110,7 +110,7 @@ class _Bounded:
     _map: dict[int, Any]
 
     def handle_accept(self) -> None:
-        """Accept a connection; beyond the bound another one is closed for it."""
+        """Accept a connection. Beyond the bound another one is closed for it."""
         super().handle_accept()  # type: ignore[misc]
         # Of all servers: a name such as localhost has one for each of its addresses.
         channels = [one for one in self._map.values() if isinstance(one, _Channel)]
@@ -121,7 +121,7 @@ class _Bounded:
                 min(waiting, key=lambda channel: (channel.is_sending, channel.waits_since)).handle_close()
 
     def maintenance(self, now: float) -> None:
-        """Close what has waited too long; the library's own asks how long ago the last byte came, and no more."""
+        """Close what has waited too long. The library's own asks how long ago the last byte came, and no more."""
         super().maintenance(now)  # type: ignore[misc]
         for channel in list(self.active_channels.values()):
             is_late = time.monotonic() - channel.waits_since > REQUEST_TIME
@@ -138,7 +138,7 @@ class _Unix(_Bounded, UnixWSGIServer):  # type: ignore[misc]
 
 
 def serve(app: Any, address: str, started: Callable[[], None] = lambda: None) -> None:
-    """Serve a WSGI application at host:port or unix:/path until SystemExit; call `started` when it listens.
+    """Serve a WSGI application at host:port or unix:/path until SystemExit. Call `started` when it listens.
 
     Raise OSError where nothing can listen there, SocketInUseError where another program does.
     """

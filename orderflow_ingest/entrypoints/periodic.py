@@ -21,7 +21,7 @@ _TIME = struct.Struct("d")
 
 
 class PeriodicTasks:
-    """The rounds of these names; made before the processes that share it are forked. The first of each is due now."""
+    """The rounds of these names. Made before the processes that share it are forked. The first of each is due now."""
 
     def __init__(self, *names: str) -> None:
         self._names = names
@@ -32,7 +32,7 @@ class PeriodicTasks:
         self._running: dict[str, threading.Thread] = {}  # of this process; a lock of the file binds no thread of it
 
     def take(self) -> str | None:
-        """Return the name of a round that is due and that nobody does; it ends when this thread asks again."""
+        """Return the name of a round that is due and that nobody does. It ends when this thread asks again."""
         me = threading.current_thread()
         with self._lock:
             for name in [name for name, thread in self._running.items() if thread is me or not thread.is_alive()]:

@@ -5,7 +5,7 @@
     orderflow-deliver --help | --version
 
 With --socket the message is written into the spool of the service that listens there, and the service
-delivers it; the greeting tells where and how much. Without it, or where nobody answers whom we trust (root or
+delivers it. The greeting tells where and how much. Without it, or where nobody answers whom we trust (root or
 this user), the same delivery runs in this process, see `pipe_fallback`. If the service dies with our entry in
 hand, or does not answer, Postfix keeps the message: the entry is withdrawn, or left to who is at it.
 
@@ -57,7 +57,7 @@ class ArgumentsError(Exception):
 
 
 def main(*, via_shell: bool = False) -> None:
-    """Deliver one message and end the process; never returns. pipe(8) is our parent, or the shell script's."""
+    """Deliver one message and end the process, never returns. pipe(8) is our parent, or the shell script's."""
     try:
         _signal.alarm(_STARTUP)
         os.umask(0o077)
@@ -73,7 +73,7 @@ def main(*, via_shell: bool = False) -> None:
 
 
 def run(arguments: list[str], *, via_shell: bool) -> tuple[int, bytes]:
-    """Deliver the message on standard input as the arguments say; return the exit status and the output."""
+    """Deliver the message on standard input as the arguments say. Return the exit status and the output."""
     options, recipient = read_arguments(arguments)
     header = _encode_envelope(options, recipient)
     is_whole = _completeness_test(_grandparent if via_shell else os.getppid)
@@ -121,7 +121,7 @@ def _answer_option(arguments: list[str]) -> tuple[int, bytes] | None:
 
 
 def _completeness_test(writer: "Callable[[], int]") -> "Callable[[bytes], bool]":
-    """Return the test whether a message is complete, by its last block; see this module's header."""
+    """Return the test whether a message is complete, by its last block. See this module's header."""
     before = writer()
     return lambda last: last[-1:] in (b"\n", b"") and writer() == before
 
@@ -147,7 +147,7 @@ def _connect(path: str) -> "tuple[_socket.socket, bytes]":
 def _deliver_by_service(
     service: "_socket.socket", greeting: bytes, header: bytes, is_whole: "Callable[[bytes], bool]", queue_id: str
 ) -> tuple[int, bytes]:
-    """Write the entry and have it delivered; the service, or Postfix, has the message in the end."""
+    """Write the entry and have it delivered. The service, or Postfix, has the message in the end."""
     limit, patience, directory = greeting[len(GREETING) :].rstrip(b"\n").split(b" ", 2)
     spool = directory.decode("utf-8", "surrogateescape")
     try:
@@ -174,7 +174,7 @@ def _deliver_by_service(
 
 
 def _read_line(service: "_socket.socket") -> bytes:
-    """Read one line; b"" if the other end is gone before its end."""
+    """Read one line. B"" if the other end is gone before its end."""
     line = b""
     while not line.endswith(b"\n"):
         block = service.recv(4096)
@@ -185,7 +185,7 @@ def _read_line(service: "_socket.socket") -> bytes:
 
 
 def _parse_reply(answer: bytes) -> tuple[int, bytes] | None:
-    """Read `STATUS D.S.N text`; None where it is none that may leave this program."""
+    """Read `STATUS D.S.N text`, or None where it is none that may leave this program."""
     status, _, output = answer.partition(b" ")
     return (int(status), output) if status in STATUSES and output else None
 
@@ -195,7 +195,7 @@ def _result(outcome: "Outcome") -> tuple[int, bytes]:
 
 
 def _encode_envelope(options: dict[str, str], recipient: str) -> bytes:
-    """Return the envelope as header lines; `decode_envelope` reads them."""
+    """Return the envelope as header lines. `decode_envelope` reads them."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return encode_header(

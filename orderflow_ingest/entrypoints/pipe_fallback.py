@@ -1,4 +1,4 @@
-"""What orderflow-deliver does without a service, and after a failure; unlike `pipe` it may import every library.
+"""What orderflow-deliver does without a service, and after a failure. Unlike `pipe` it may import every library.
 
 The deadline is enforced twice. A signal ends a delivery that waits. Where a library does not return to Python, a thread
 ends the process. Both come long before Postfix's own time limit. Every function returns an outcome, which `pipe` turns
@@ -21,7 +21,7 @@ def deliver(
     is_whole: Callable[[bytes], bool],
     why: str,
 ) -> Outcome:
-    """Deliver the message that `read` returns; `why` is the reason why no service does it. Raise SettingsError."""
+    """Deliver the message that `read` returns. `why` is the reason why no service does it. Raise SettingsError."""
     from orderflow_ingest.config import load
 
     settings = load(options.get("--settings"))
@@ -73,7 +73,7 @@ def unanswered_outcome(entry: str, queue_id: str, spool: str, *, hangs: bool, is
 
 
 def failure_outcome(error: BaseException) -> Outcome:
-    """Return and log the outcome of an uncaught exception; a log that fails changes nothing."""
+    """Return and log the outcome of an uncaught exception. A log that fails changes nothing."""
     try:
         from orderflow_ingest.observability import logs
 
@@ -87,7 +87,7 @@ def failure_outcome(error: BaseException) -> Outcome:
 
 
 def help_text(option: str, manual: str) -> bytes:
-    """Return the text of --help or --version; b"" where standard input may hold a mail."""
+    """Return the text of --help or --version. B"" where standard input may hold a mail."""
     from orderflow_ingest import __version__
 
     if _may_hold_mail(0):

@@ -28,11 +28,11 @@ _WAIT = 10.0  # seconds for a lock; only a file that is being made WAL has one t
 
 
 class BackupError(OrderflowError):
-    """A back-up that was not made; nothing has the name that was asked for."""
+    """A back-up that was not made. Nothing has the name that was asked for."""
 
 
 def back_up(settings: Settings, directory: Path) -> list[tuple[Path, int]]:
-    """Copy the databases of SQLite into a new directory; return the copies and their sizes.
+    """Copy the databases of SQLite into a new directory. Return the copies and their sizes.
 
     Raise SettingsError if rows are not in SQLite, BackupError for any other reason.
     """

@@ -55,7 +55,7 @@ class ErasureRequest:
 
 @dataclass
 class ErasureResult:
-    """What was erased, or would be; `in_hand`, `unreadable` and `shared` are what stays."""
+    """What was erased, or would be. `in_hand`, `unreadable` and `shared` are what stays."""
 
     spool_entries: int = 0
     dead_letters: int = 0
@@ -137,7 +137,7 @@ class _Erasure:
                     self.app.spool.delete_dead(name)
 
     def take(self) -> set[UUID]:
-        """Take the messages from the workers; give those that one of them has in hand."""
+        """Take the messages from the workers. Give those that one of them has in hand."""
         in_hand: set[UUID] = set()
         if not self.dry_run:
             now = self.app.records.database.now()
@@ -162,7 +162,7 @@ class _Erasure:
         index.choose(in_hand, chosen=False)
 
     def objects(self, index: ReferenceIndex, area: Area) -> None:
-        """Delete the objects that chosen rows name and no other row needs; and those without a row."""
+        """Delete the objects that chosen rows name and no other row needs, and those without a row."""
         org_id = self.request.org.id
         listing = self.app.archive.iterate(key_prefix(org_id, area))
         chosen = index.groups(area, "chosen")

@@ -73,7 +73,7 @@ class ReferenceIndex:
         *,
         with_events: bool = False,
     ) -> None:
-        """Read an organization's rows; and report to `on_progress` how many messages were read since the last call.
+        """Read an organization's rows, and report to `on_progress` how many messages were read since the last call.
 
         A message whose documents are unfinished or failed counts as such itself.
         """
@@ -86,7 +86,7 @@ class ReferenceIndex:
         self._db.executescript(_INDEXES)
 
     def groups(self, area: Area, needs: str = "erased IS NULL", **values: Any) -> Iterator[ReferenceGroup]:
-        """Yield the objects that rows name, by key; `needs` says, in SQL, when a row needs its object."""
+        """Yield the objects that rows name, by key. `needs` says, in SQL, when a row needs its object."""
         statement = (
             f"SELECT key, count(*), sum({needs}), sum(erased IS NOT NULL) FROM holding "  # noqa: S608
             "WHERE area = :area GROUP BY key ORDER BY key"
@@ -110,7 +110,7 @@ class ReferenceIndex:
         )
 
     def choose(self, ids: Iterable[UUID], *, chosen: bool = True) -> None:
-        """Choose messages with all their documents, or held mail, by their ids; or take that back."""
+        """Choose messages with all their documents, or held mail, by their ids, or take that back."""
         for id in ids:
             self._db.execute("UPDATE holding SET chosen = ? WHERE message = ?", (chosen, id.hex))
 
@@ -209,7 +209,7 @@ def key_prefix(org_id: int, area: Area) -> str:
 def join_by_key(
     listing: Iterable[Listed], groups: Iterable[ReferenceGroup]
 ) -> Iterator[tuple[Listed | None, ReferenceGroup | None]]:
-    """Join listed objects with references. Both come in the order of keys; memory holds one of each."""
+    """Join listed objects with references. Both come in the order of keys. Memory holds one of each."""
     left = iter(groups)
     group = next(left, None)
     for listed in listing:
@@ -227,7 +227,7 @@ def join_by_key(
 
 
 def digest_of(key: str, org_id: int, area: Area) -> str:
-    """Take the digest out of an object's key; "" if it is no key of a mail or a document of this organization."""
+    """Take the digest out of an object's key, or "" if it is no key of a mail or a document of this organization."""
     if area is Area.RAW:
         name = read_raw_key(key)
         return name.digest if name and not name.is_decision and name.org_id == org_id else ""

@@ -5,7 +5,7 @@ organization's limit, and while work is left: a message that is not PARSED, a do
 mail without a decision. What FAILED stays for a replay, unless `also_failed` is set. Raw mail stays as long as any
 document of its message is not handed over.
 
-The rows are marked first, with an event each; then the object is deleted. After a kill in between, the next run finds
+The rows are marked first, with an event each. Then the object is deleted. After a kill in between, the next run finds
 an object whose rows are all marked, and deletes it. The same document may arrive in new mail at that moment. So at the
 end, attempts that workers have in hand are started again, since they write objects before rows. Then the rows are read
 once more, and a message whose document is gone is extracted again from its raw mail.
@@ -32,7 +32,7 @@ NEEDS_SQL = "erased IS NULL AND (unfinished OR received >= :cutoff OR (failed AN
 
 @dataclass(frozen=True)
 class RetentionRule:
-    """How many days an organization's objects are kept since their mail came (None: for ever); also of what FAILED."""
+    """How many days an organization's objects are kept since their mail came (None: for ever), also of what FAILED."""
 
     raw_days: int | None
     document_days: int | None
@@ -172,7 +172,7 @@ def erased_event(row: ObjectReference, actor: str, run_id: UUID | None, why: str
 
 
 def extract_again_where_deleted(index: ReferenceIndex, org_id: int, app: App, actor: str, run_id: UUID | None) -> int:
-    """Extract messages again whose row came while its object was deleted; return how many.
+    """Extract messages again whose row came while its object was deleted. Return how many.
 
     A worker that holds a message, and may have put such an object already, loses its lease, and another attempt begins.
     """

@@ -5,8 +5,8 @@ into the bounce that a sender reads. So that program logs to syslog where there 
 `log/deliver.log` in the state directory, each record one write to a file opened for appending.
 
 A record is a plain past-tense sentence and the fields `action`, `org`, `org_id`, `message_id` (of the row),
-`source_message_id` (the mail's Message-ID as it is recorded, at most 500 characters; JSON escapes what is not ASCII),
-`queue_id`, `extension` where they are known; never a message's content, a secret, or an exception's text that
+`source_message_id` (the mail's Message-ID as it is recorded, at most 500 characters. JSON escapes what is not ASCII),
+`queue_id`, `extension` where they are known, never a message's content, a secret, or an exception's text that
 could hold either. An OSError, as any field's value, is logged as its errno by name (`durable.os_reason`).
 A log that cannot be written loses its records and never a message. So does a journal or syslog that hangs: its socket
 is waited for a fifth of a second, and then not tried again for five seconds. The journal gets how many were lost.
@@ -66,7 +66,7 @@ def is_configured() -> bool:
 
 
 def event(action: str, sentence: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Log one step; fields that are None or empty are left out."""
+    """Log one step. Fields that are None or empty are left out."""
     known = {name: value for name, value in fields.items() if value not in (None, "")}
     plain = {name: _plain(value) for name, value in known.items()}
     _logger.log(level, sentence, extra={"action": action, **plain})
@@ -135,7 +135,7 @@ class _Journal(logging.Handler):
         super().close()
 
     def _send(self, data: bytes) -> bool:
-        """Send all of it, within the time; return whether that was so. What was cut off gets its line's end later."""
+        """Send all of it, within the time. Return whether that was so. What was cut off gets its line's end later."""
         rest, until = memoryview(data), time.monotonic() + _PATIENCE
         ready = select.poll()
         ready.register(self._socket, select.POLLOUT)

@@ -3,7 +3,7 @@
     DIRECTORY/slot-1    key number number ...     a line for each key; numbers have a fixed width
     DIRECTORY/slot-2    ...
 
-A process takes the first file that no other process has locked (flock; the kernel releases it when a process is
+A process takes the first file that no other process has locked (flock. The kernel releases it when a process is
 killed). So there are as many files as there ever were processes at a time, and counts outlive their processes. A file
 that was last written before this machine started begins at zero: what a power failure left of it may be older than what
 was shown before, and a count that falls by a little looks like a restarted one.
@@ -83,7 +83,7 @@ class ProcessFile:
 
 
 def read_counts(directory: Path) -> dict[Key, list[float]]:
-    """Return the sums over all files; none where nothing was counted yet. Raise OSError."""
+    """Return the sums over all files. None where nothing was counted yet. Raise OSError."""
     sums: dict[Key, list[float]] = {}
     try:
         names = os.listdir(directory)
@@ -104,7 +104,7 @@ def read_counts(directory: Path) -> dict[Key, list[float]]:
 
 
 def _prepare_directory(directory: Path) -> None:
-    """Create the directory if needed; refuse one that belongs to another user."""
+    """Create the directory if needed. Refuse one that belongs to another user."""
     is_there = directory.is_dir()
     if (directory if is_there else directory.parent).stat().st_uid != os.geteuid():
         raise PermissionError(1, "the metrics belong to another user")

@@ -5,7 +5,7 @@
     metrics.observe(DELIVERY_SECONDS, 0.02)
 
 Each process has a file of its own in the directory, see `metric_files`. It is taken at the first count, and again after
-a fork. The sum of all files is the host's counts; they continue over restarts and kills, and begin at zero when the
+a fork. The sum of all files is the host's counts. They continue over restarts and kills, and begin at zero when the
 machine starts.
 
 No failure in here reaches the caller: a count that cannot be written is lost, logged once, and tried again a minute
@@ -88,7 +88,7 @@ HISTOGRAMS = (DELIVERY_SECONDS, MESSAGE_BYTES, EXTRACTION_SECONDS, HANDOVER_SECO
 
 
 class _ProcessCounts:
-    """The counts of this process; threads share them."""
+    """The counts of this process. Threads share them."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -98,7 +98,7 @@ class _ProcessCounts:
         self._is_failure_logged = False
 
     def add(self, key: str, size: int, *changes: tuple[int, float]) -> None:
-        """Add to the numbers of a key; it raises nothing and does not wait long."""
+        """Add to the numbers of a key. It raises nothing and does not wait long."""
         # A time limit's signal may have left the lock behind: who comes next must not wait for ever.
         if not self._lock.acquire(timeout=_PATIENCE):
             return
@@ -131,7 +131,7 @@ _counts: _ProcessCounts | None = None
 
 
 def start(directory: str | os.PathLike[str]) -> None:
-    """Count from now on, in this directory; nothing is opened before there is something to count."""
+    """Count from now on, in this directory. Nothing is opened before there is something to count."""
     global _counts
     stop()
     _counts = _ProcessCounts(Path(directory))
@@ -158,7 +158,7 @@ def observe(metric: Histogram, value: float) -> None:
 
 
 def _after_fork() -> None:
-    """Open a file of its own for a forked process; its parent keeps the one that it has locked."""
+    """Open a file of its own for a forked process. Its parent keeps the one that it has locked."""
     if _counts is not None:
         start(_counts.directory)
 

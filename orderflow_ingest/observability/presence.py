@@ -4,7 +4,7 @@
     swept    its time is that of the last sweep
 
 Every working deployment sweeps each minute, with or without mail. The host that swept last of all is in the queue, see
-`Queue.record_sweep`; these files show this host without any server, and to a role that may not read the queue. A
+`Queue.record_sweep`. These files show this host without any server, and to a role that may not read the queue. A
 directory that cannot be written changes nothing but that: work goes on.
 """
 
@@ -21,7 +21,7 @@ _held: list[FileIO] = []  # to the end of the process
 
 
 def announce(directory: Path) -> None:
-    """Show for as long as this process lives that it does; files of dead ones are removed."""
+    """Show for as long as this process lives that it does. Files of dead ones are removed."""
     with suppress(OSError):
         directory.mkdir(mode=0o700, exist_ok=True)
         own = FileIO(directory / str(os.getpid()), "a")
@@ -34,7 +34,7 @@ def announce(directory: Path) -> None:
 
 
 def record_sweep(directory: Path) -> float:
-    """Note that a sweep has ended; give when, in seconds since 1970."""
+    """Note that a sweep has ended. Give when, in seconds since 1970."""
     now = time.time()
     with suppress(OSError):
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -49,7 +49,7 @@ def workers(directory: Path) -> list[int]:
 
 
 def last_sweep(directory: Path) -> float | None:
-    """Return when a worker of this host swept last, in seconds since 1970; None if none is known to."""
+    """Return when a worker of this host swept last, in seconds since 1970, or None if none is known to."""
     try:
         return (directory / SWEPT).stat().st_mtime
     except OSError:

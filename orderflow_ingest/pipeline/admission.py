@@ -88,7 +88,7 @@ def find_organization(recipient: str, app: App) -> Organization | Outcome:
 
 
 def check_recipient(recipient: str, app: App) -> Outcome | None:
-    """Return the outcome of every delivery to this recipient; None where it depends on the message."""
+    """Return the outcome of every delivery to this recipient, or None where it depends on the message."""
     try:
         organization = find_organization(recipient, app)
     except DatabaseUnavailable:
@@ -142,7 +142,7 @@ def measure_load(app: App) -> Load:
 def _check_stranger(
     mail: ReadMail, organization: Organization, server: Authenticator | None, lookup: IdentityLookup
 ) -> Admission | None:
-    """Return the decision on a mail whose sender the organization does not allow; None for other mail."""
+    """Return the decision on a mail whose sender the organization does not allow, or None for other mail."""
     allowed = organization.settings.allowed_senders
     rejection = check_sender(mail.header, allowed, server) if server and allowed else None
     if rejection is None:
@@ -160,7 +160,7 @@ def _check_stranger(
 def _check_identity(
     mail: ReadMail, organization: Organization, source: str, server: Authenticator | None, lookup: IdentityLookup
 ) -> Admission | None:
-    """Return the decision on a mail that is recorded, too big, or has a known Message-ID; None for other mail."""
+    """Return the decision on a mail that is recorded, too big, or has a known Message-ID, or None for other mail."""
     message, settings = mail.message, organization.settings
     same, difference = lookup.find_same(message, source), ""
     existing = lookup.find(source, message.source_message_id)
@@ -186,7 +186,7 @@ def _is_too_big(mail: ReadMail, organization: Organization, server: Authenticato
 
 
 def _count_tasks(app: App) -> int | None:
-    """Return how many tasks wait; None if the queue is unavailable: the sweep will find the row."""
+    """Return how many tasks wait, or None if the queue is unavailable: the sweep will find the row."""
     try:
         return app.queue.recent_depth()
     except QueueUnavailable as error:
@@ -195,7 +195,7 @@ def _count_tasks(app: App) -> int | None:
 
 
 def _lag(app: App) -> float:
-    """Return for how long work has been overdue; 0 where that cannot be asked, since a backstop must not stop mail."""
+    """Return for how long work has been overdue, or 0 if nobody knows: a backstop must not stop mail."""
     try:
         return app.records.messages.recent_lag()
     except DatabaseUnavailable as error:

@@ -4,7 +4,7 @@ organization.json   an organization as its row says: written whenever the row ha
                     missing
 *.decision.json     what an operator decided on a mail that is held
 
-Both are small JSON objects, put whole; the same one again is the same object. What lies there is read with suspicion:
+Both are small JSON objects, put whole. The same one again is the same object. What lies there is read with suspicion:
 it may be of another version, or nobody's of ours.
 """
 
@@ -30,7 +30,7 @@ _LOOKED_AT = 100
 class Decision:
     """What an operator decided on a held mail: resolution is ACCEPTED or DISCARDED.
 
-    `identity` is the Message-ID under which it was accepted; where that is not known, one that its content makes.
+    `identity` is the Message-ID under which it was accepted, where that is not known, one that its content makes.
     """
 
     resolution: str
@@ -41,7 +41,7 @@ class Decision:
 
 
 def write_organization(org: OrganizationRecord, archive: Archive) -> None:
-    """Put an organization's object; the same again is the same (by its id)."""
+    """Put an organization's object. The same again is the same (by its id)."""
     _put(organization_key(org.id), asdict(org), archive)
 
 
@@ -58,7 +58,7 @@ def claim_organization(org: OrganizationRecord, archive: Archive) -> None:
 
 
 def write_organizations(records: Records, archive: Archive) -> int:
-    """Put the object of each organization that has none, or another one than its row says; return their number."""
+    """Put the object of each organization that has none, or another one than its row says. Return their number."""
     written = 0
     for org in records.rebuild_writes.organization_records():
         try:
@@ -72,7 +72,7 @@ def write_organizations(records: Records, archive: Archive) -> int:
 
 
 def read_organization(org_id: int, archive: Archive) -> OrganizationRecord | None:
-    """Read an organization's object; None if there is none. Raise ObjectDamaged."""
+    """Read an organization's object, or None if there is none. Raise ObjectDamaged."""
     key = organization_key(org_id)
     found = _get(key, archive)
     if found is None:
@@ -93,7 +93,7 @@ def read_organization(org_id: int, archive: Archive) -> OrganizationRecord | Non
 
 
 def slug_by_mail(org_id: int, archive: Archive) -> str | None:
-    """Return an organization's slug by the metadata of its first mails; None if none has it."""
+    """Return an organization's slug by the metadata of its first mails, or None if none has it."""
     for one in islice(archive.iterate(raw_prefix(org_id)), _LOOKED_AT):
         try:
             slug = archive.describe(one.key).metadata.get("org", "")
@@ -105,12 +105,12 @@ def slug_by_mail(org_id: int, archive: Archive) -> str | None:
 
 
 def write_decision(held: str, decision: Decision, archive: Archive) -> None:
-    """Put the decision on the held mail of this key; a later one takes the place of an earlier one."""
+    """Put the decision on the held mail of this key. A later one takes the place of an earlier one."""
     _put(decision_key(held), {**asdict(decision), "at": decision.at.isoformat()}, archive)
 
 
 def read_decision(held: str, archive: Archive) -> Decision | None:
-    """Read the decision on the held mail of this key; None if nobody has decided. Raise ObjectDamaged."""
+    """Read the decision on the held mail of this key, or None if nobody has decided. Raise ObjectDamaged."""
     key = decision_key(held)
     found = _get(key, archive)
     if found is None:

@@ -58,7 +58,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a message comes from: its source; whether it is live, and goes first; who imports it, in which run."""
+    """Where a message comes from: its source. Whether it is live, and goes first. Who imports it, in which run."""
 
     source: str = EMAIL
     is_live: bool = True
@@ -66,7 +66,7 @@ class Origin:
     run_id: UUID | None = None
 
     def import_event(self, new: NewMessage) -> Event | None:
-        """Return the event of an import; None for a live mail, whose row says when it came."""
+        """Return the event of an import, or None for a live mail, whose row says when it came."""
         if not self.importer:
             return None
         now = datetime.now(UTC)
@@ -123,7 +123,7 @@ def _deliver(inbound: _InboundMail, app: App) -> Delivery:
 
 
 def enqueue_extraction(message: NewMessage, app: App, *, is_live: bool = True) -> None:
-    """Put the task that extracts a message into the queue; where the queue is unavailable, the sweep finds its row."""
+    """Put the task that extracts a message into the queue, where the queue is unavailable, the sweep finds its row."""
     try:
         app.queue.enqueue_extraction(message.org_id, message.id, is_live=is_live)
     except QueueUnavailable as error:
@@ -136,7 +136,7 @@ def _no_organization(app: App) -> str:
 
 
 def automatic_mail_signals(header: MailHeader, sender: str, app: App) -> list[str]:
-    """Return the signals of automatic mail; a mail that was delivered to one of our addresses before is in a loop."""
+    """Return the signals of automatic mail. A mail that was delivered to one of our addresses before is in a loop."""
 
     def is_own(recipient: str) -> bool:
         try:

@@ -1,7 +1,7 @@
 """Extraction: from a recorded message to its documents.
 
-extract() takes one attempt at a message (see `retry`): raw mail from the archive, verified; attachments and
-text bodies out of it; each into the archive under its content's key; rows; a task per document. It can be done twice at
+extract() takes one attempt at a message (see `retry`): raw mail from the archive, verified. Attachments and
+text bodies out of it. Each into the archive under its content's key. Rows. A task per document. It can be done twice at
 every step, and a message that is finished, leased or not due yet is left alone. An attachment that cannot be
 stored does not keep the others from the handler: they are recorded, and handed over, all the same.
 
@@ -44,7 +44,7 @@ from .retry import (
 
 
 class PartsFailed(OrderflowError):
-    """Some attachments of a message could not be stored; the others were."""
+    """Some attachments of a message could not be stored. The others were."""
 
 
 def extract(
@@ -107,7 +107,7 @@ def _read_monitor(attempt: Attempt[InboundMessage], app: App, bound: Callable[[b
 
 
 def _store(attempt: InboundMessage, app: App, names: dict[str, Any], monitor: ReadMonitor) -> None:
-    """Store every attachment and record it; those that can be, whatever becomes of the others."""
+    """Store every attachment and record it, those that can be, whatever becomes of the others."""
     if attempt.erased_at is not None:
         raise MessageErased("the raw mail was erased")
     raw = read_object(attempt.org_id, attempt.raw_key, attempt.digest, app.archive)
@@ -147,7 +147,7 @@ def _store(attempt: InboundMessage, app: App, names: dict[str, Any], monitor: Re
 
 
 def allowed_types(org_id: int, app: App) -> tuple[str, ...]:
-    """Return the types of attachments that an organization takes as documents; all if it names none."""
+    """Return the types of attachments that an organization takes as documents. All if it names none."""
     org = app.records.organizations.get(org_id)
     return org.settings.document_types if org else ()
 
@@ -166,7 +166,7 @@ def skipped_part(part: Part) -> SkippedPart:
 
 
 def new_document(org_id: int, message_id: UUID, part: Part) -> NewDocument:
-    """Return the row of a part that is a document; the same part with the same content has the same id."""
+    """Return the row of a part that is a document. The same part with the same content has the same id."""
     digest = hashlib.sha256(part.data).hexdigest()
     return NewDocument(
         id=document_id(message_id, part.path, digest),

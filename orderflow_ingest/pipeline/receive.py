@@ -125,7 +125,7 @@ def _content_key(header: bytes, raw: bytes) -> str:
 def drain(
     app: App, within: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> Iterator[tuple[str, Delivery]]:
-    """Deliver what was left in the spool, the oldest first; stop at a backend that is away or hangs.
+    """Deliver what was left in the spool, the oldest first. Stop at a backend that is away or hangs.
 
     An entry that another process works on is skipped. Old files that no delivery will ever finish are deleted from
     spool and archive first.

@@ -46,12 +46,12 @@ LEASED = "a worker has it in hand"
 
 
 def skip_reason(message: InboundMessage) -> str:
-    """Return why a message cannot be extracted again; "" if it can."""
+    """Return why a message cannot be extracted again, or "" if it can."""
     return ERASED if message.erased_at else ""
 
 
 def why_not_handed_over(document: Document, now: datetime) -> str:
-    """Return why a document cannot be handed over again, by the database's clock; "" if it can."""
+    """Return why a document cannot be handed over again, by the database's clock, or "" if it can."""
     is_leased = document.worker is not None and document.next_attempt_at > now
     if document.handover is HandOver.PENDING and is_leased:
         return LEASED
@@ -59,7 +59,7 @@ def why_not_handed_over(document: Document, now: datetime) -> str:
 
 
 def replay_message(message: InboundMessage, app: App, actor: str, run_id: UUID | None = None) -> bool:
-    """Set a message back to RECEIVED and enqueue it behind all live mail; return False if it has changed meanwhile."""
+    """Set a message back to RECEIVED and enqueue it behind all live mail. Return False if it has changed meanwhile."""
     if skip_reason(message):
         return False
     audit_event = Event(message.org_id, message.id, EventKind.REPLAYED, actor, datetime.now(UTC), run_id=run_id)
@@ -70,7 +70,7 @@ def replay_message(message: InboundMessage, app: App, actor: str, run_id: UUID |
 
 
 def replay_handover(documents: list[Document], app: App, actor: str, run_id: UUID | None = None) -> int:
-    """Hand documents of one message over again, behind all live mail; return how many had not changed meanwhile."""
+    """Hand documents of one message over again, behind all live mail. Return how many had not changed meanwhile."""
     at, now = datetime.now(UTC), app.records.database.now()
     audit_event = [
         (one, Event(one.org_id, one.inbound_message_id, EventKind.REPLAYED, actor, at, one.id, run_id))
@@ -87,14 +87,14 @@ def replay_handover(documents: list[Document], app: App, actor: str, run_id: UUI
 
 
 def redeliver_dead_letter(name: str, app: App) -> Delivery | None:
-    """Deliver a dead letter; None if another process is at it. Raise FileNotFoundError."""
+    """Deliver a dead letter, or None if another process is at it. Raise FileNotFoundError."""
     app.spool.restore_dead(name)
     entry = app.spool.claim(name)
     return deliver_spooled(entry, app, sender_waits=False) if entry else None
 
 
 def accept_held(held: HeldMail, app: App, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
-    """Make a held message one of its own; False if it is closed, or erased.
+    """Make a held message one of its own, or False if it is closed, or erased.
 
     Raise IdentityTakenError, and leaves it held, where each identity that it could have is another message's.
     """
@@ -113,7 +113,7 @@ def accept_held(held: HeldMail, app: App, actor: str, why: str = "", run_id: UUI
 
 
 def identity_of(held: HeldMail, app: App) -> str | None:
-    """Return the Message-ID under which a held mail would be accepted; None if each that it could have is taken."""
+    """Return the Message-ID under which a held mail would be accepted, or None if each that it could have is taken."""
     for new in _new_messages(held, app):
         if app.records.messages.find_identity(new.org_id, new.source, new.source_message_id) is None:
             return new.source_message_id
@@ -121,7 +121,7 @@ def identity_of(held: HeldMail, app: App) -> str | None:
 
 
 def discard_held(held: HeldMail, app: App, actor: str, why: str = "", run_id: UUID | None = None) -> bool:
-    """Close a held mail without making it a message; False if it is closed."""
+    """Close a held mail without making it a message, or False if it is closed."""
     return _resolve(held, None, _resolved(held, EventKind.DISCARDED, actor, why, run_id), app)
 
 
@@ -132,7 +132,7 @@ def _resolved(held: HeldMail, kind: EventKind, actor: str, why: str, run_id: UUI
 
 
 def _resolve(held: HeldMail, new: NewMessage | None, audit_event: Event, app: App) -> bool:
-    """Close a held mail, the decision beside its mail; False if somebody was first. Raise IdentityTakenError."""
+    """Close a held mail, the decision beside its mail, or False if somebody was first. Raise IdentityTakenError."""
     identity = new.source_message_id if new else ""
     decision = Decision(audit_event.kind.value, audit_event.actor, audit_event.details["why"], audit_event.at, identity)
     require_own_key(held.org_id, held.raw_key)

@@ -26,7 +26,7 @@ written later than now, is due: a clock that was wrong has written it.
     any part, in the last attempt of a message that    decoded, and given out whole
     has been poison
 
-Where the database itself is away when a failure is to be recorded, that is tried for a while; then the attempt
+Where the database itself is away when a failure is to be recorded, that is tried for a while. Then the attempt
 counts as one that ended without a word. Where it goes away while an attempt is begun, it may have committed that all
 the same, as a primary does that dies before its answer: the row is asked for a while whose it is.
 """
@@ -68,7 +68,7 @@ class AttemptLost(OrderflowError):
 
 
 class MessageErased(OrderflowError):
-    """The object was erased, by a retention or on somebody's demand; nothing can be done with the row any more."""
+    """The object was erased, by a retention or on somebody's demand. Nothing can be done with the row any more."""
 
 
 class LeaseLostError(OrderflowError):
@@ -142,7 +142,7 @@ class Attempt(Generic[Row]):
         self._file = file
 
     def set_part(self, part: str | None) -> None:
-        """Set the part that is being read, for who finds this process gone; None for none."""
+        """Set the part that is being read, for who finds this process gone, or None for none."""
         self.part = part
         self._file.set_part(part)
 
@@ -150,7 +150,7 @@ class Attempt(Generic[Row]):
 def run_attempt(
     work: Work[Row], org_id: int, id: UUID, app: App, do: Callable[[Attempt[Row]], dict[str, Any] | None]
 ) -> None:
-    """Claim a row, and take one attempt at it; a row that is finished, leased or not due yet is left alone.
+    """Claim a row, and take one attempt at it. A row that is finished, leased or not due yet is left alone.
 
     `do` does the work and returns more fields for the record of its success. It raises LeaseLostError where another
     worker has the row. Any other error is a failed attempt, and is recorded on the row.
@@ -190,7 +190,7 @@ def _run(work: Work[Row], attempt: Attempt[Row], app: App, do: Callable[[Attempt
 def _record_attempt_failure(
     work: Work[Row], attempt: Attempt[Row], error: BaseException, app: App
 ) -> tuple[bool, dict[str, Any]]:
-    """Record a failed attempt, with the part that took all time or memory; return whether it was the last one."""
+    """Record a failed attempt, with the part that took all time or memory. Return whether it was the last one."""
     row, store = attempt.row, work.store(app)
     failed_parts, _ = read_failed_parts(row.attempts, row.error_json)
     part = attempt.part if isinstance(error, (TaskDeadlineReached, MemoryError)) else None
@@ -214,7 +214,7 @@ def add_failed_part(details: dict[str, Any], failed_parts: list[str], part: str 
 
 
 def _claim(work: Work[Row], org_id: int, id: UUID, app: App) -> Row | None:
-    """Return the row whose attempt this thread has begun by its claim; None if it may not.
+    """Return the row whose attempt this thread has begun by its claim, or None if it may not.
 
     Where the claim was not answered, the mark on the row says whether it was committed: it names the file that this
     thread alone has, and a thread is at one attempt at a time. Raise DatabaseUnavailable.
@@ -235,7 +235,7 @@ def _claim(work: Work[Row], org_id: int, id: UUID, app: App) -> Row | None:
 
 
 def record_losses(app: App) -> int:
-    """Record the attempts of this host whose process is gone, and return how many; their leases end now.
+    """Record the attempts of this host whose process is gone, and return how many. Their leases end now.
 
     Where a process was killed before it had written what it had just claimed, its rows are found by its mark. Doing
     it twice changes nothing, since each write names the mark of its attempt. Raise DatabaseUnavailable.
@@ -326,7 +326,7 @@ def error_details(attempts: int, error: BaseException, *, is_ours: bool) -> dict
 
 
 def _write(write: Callable[[], object]) -> None:
-    """Write how an attempt ended; a database that is away is waited for. Raise DatabaseUnavailable."""
+    """Write how an attempt ended. A database that is away is waited for. Raise DatabaseUnavailable."""
     for delay in NOTE_DELAYS:
         try:
             write()

@@ -46,7 +46,7 @@ _LENGTH = 16
 
 @dataclass(frozen=True)
 class LostAttempt:
-    """An attempt whose process is gone; `part` is the path of the part that it was reading, None for none."""
+    """An attempt whose process is gone. `part` is the path of the part that it was reading, None for none."""
 
     kind: str
     org_id: int
@@ -113,12 +113,12 @@ def _is_active(path: Path) -> bool:
 
 
 def mark(directory: Path) -> str:
-    """Return the suffix that names this thread's file in the mark of its attempts; "" if it has no file."""
+    """Return the suffix that names this thread's file in the mark of its attempts, or "" if it has no file."""
     return _own.mark if _file(directory) is not None else ""
 
 
 def is_gone(directory: Path, worker: str) -> bool:
-    """Return whether the process that put this mark on a row is gone; False if this directory cannot say."""
+    """Return whether the process that put this mark on a row is gone, or False if this directory cannot say."""
     identity, dot, name = worker.partition("@")[2].partition("/")[0].partition(".")
     if not dot or not name.isalnum() or identity != _identity(directory):
         return False
@@ -154,7 +154,7 @@ def lost_attempts(directory: Path, on_empty_file: Callable[[str], object] = lamb
 
 
 def _file(directory: Path) -> FileIO | None:
-    """Return this thread's file, made and locked before other processes can see it; None if that fails."""
+    """Return this thread's file, made and locked before other processes can see it, or None if that fails."""
     if _own.of != (os.getpid(), directory):
         if _own.file is not None:
             _own.file.close()  # of a fork's parent, this leaves the parent's lock
@@ -172,7 +172,7 @@ def _file(directory: Path) -> FileIO | None:
 
 
 def _identity(directory: Path) -> str:
-    """Return the name of this directory; "" if it has none yet, or a crash has left a part of one."""
+    """Return the name of this directory, or "" if it has none yet, or a crash has left a part of one."""
     with suppress(OSError), FileIO(directory / _IDENTITY) as file:
         name = file.read(_LARGEST)
         if len(name) == _LENGTH and name.isalnum():
@@ -183,7 +183,7 @@ def _identity(directory: Path) -> str:
 
 @cache
 def _machine_id() -> str:
-    """Return the machine's id, machine-id(5); "" if it has none, as in many containers."""
+    """Return the machine's id, machine-id(5), or "" if it has none, as in many containers."""
     with suppress(OSError):
         return Path("/etc/machine-id").read_text("ascii", "replace").strip()
     return ""
@@ -206,7 +206,7 @@ def _new_identity(directory: Path) -> str:
 
 
 def _read(line: bytes) -> LostAttempt | None:
-    """Return the attempt in a line; None if it holds none, or a crash of the machine has left a part of it."""
+    """Return the attempt in a line, or None if it holds none, or a crash of the machine has left a part of it."""
     try:
         kind, org_id, id, worker, part = line.partition(b"\n")[0].decode("ascii").split(" ")
         return LostAttempt(kind, int(org_id), UUID(id), worker, None if part == _NONE else part.removeprefix("/"))

@@ -27,7 +27,7 @@ def encode_envelope(envelope: Envelope) -> bytes:
 
 
 def decode_envelope(header: bytes) -> Envelope:
-    """Read what encode_envelope() wrote; unknown names are ignored, so that a newer writer is read.
+    """Read what encode_envelope() wrote. Unknown names are ignored, so that a newer writer is read.
 
     Raise EnvelopeError.
     """

@@ -2,13 +2,13 @@
 
 libpq alone reads it: rows, queue, migrations and checks hand it the same text, and Postfix's map is written from what
 libpq has read. So a form that means one thing to libpq and another to who knows other libraries is refused, with the
-reason; so is what libpq would quote in an error, since a URL holds a password. No text of ours holds a part of a URL.
+reason. So is what libpq would quote in an error, since a URL holds a password. No text of ours holds a part of a URL.
 
     postgresql://user:password@host1:5432,host2:5433/name?target_session_attrs=read-write
     postgresql://user:password@/name?host=host1,host2&port=5432,5433
     postgresql://user@%2Frun%2Fpostgresql/name
 
-Settings are read by every program that Postfix starts, so `checked` imports no driver; all others do when called.
+Settings are read by every program that Postfix starts, so `checked` imports no driver. All others do when called.
 """
 
 import re
@@ -37,14 +37,14 @@ _LEAST_TIMEOUT = 2  # seconds for one host, libpq's least
 
 
 class PostgresqlUrlError(OrderflowError, ValueError):
-    """A URL that is refused; its text, if any, says why, goes behind the setting's name, and holds no value."""
+    """A URL that is refused. Its text, if any, says why, goes behind the setting's name, and holds no value."""
 
 
 @dataclass(frozen=True)
 class Target:
     """What libpq has read: (host, port) in the order in which they are tried, and its other parameters.
 
-    A host may be the directory of a unix socket; "" is libpq's default, of a port too. Of the parameters those are
+    A host may be the directory of a unix socket. "" is libpq's default, of a port too. Of the parameters those are
     missing that were not named: `user`, `password`, `dbname`, `sslmode` and so on. `secrets` names those of them whose
     values nobody may see.
     """

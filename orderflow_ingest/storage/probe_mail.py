@@ -24,7 +24,7 @@ _END = b"\n\n"
 
 
 def is_probe(message_id: str, raw: bytes, directory: Path, now: float | None = None) -> bool:
-    """Return whether a mail is a probe that check waits for; if so, write its header for check."""
+    """Return whether a mail is a probe that check waits for, if so, write its header for check."""
     if not message_id.startswith(_PREFIX):
         return False
     found = _MESSAGE_ID.fullmatch(message_id)
@@ -59,7 +59,7 @@ class Probes:
         return message_id
 
     def header(self, message_id: str) -> bytes | None:
-        """Return the header of a probe as a delivery got it; None if it has not come. Raise OSError."""
+        """Return the header of a probe as a delivery got it, or None if it has not come. Raise OSError."""
         header = self._files[message_id].read_bytes()
         return header if header.endswith(_END) else None
 
@@ -71,7 +71,7 @@ class Probes:
 
 @contextmanager
 def waiting(directory: Path) -> Iterator[Probes]:
-    """Wait for probes, as the user that delivers; afterwards nothing is left of them. Raise OSError."""
+    """Wait for probes, as the user that delivers. Afterwards nothing is left of them. Raise OSError."""
     directory.mkdir(0o700, exist_ok=True)
     for left in directory.iterdir():  # by a check that was killed
         if time.time() - left.stat().st_mtime > _LIFETIME:

@@ -12,7 +12,7 @@ ignored. A row that is no such task is dropped with one log record that holds no
 as well, and its list of revoked tasks is not read: this package writes neither.
 
 The names of tasks are stored in the queue. A renamed task is unknown to a newer worker, and its work waits for the
-sweep. Only create_tables() creates Huey's tables; a program started per message must not.
+sweep. Only create_tables() creates Huey's tables. A program started per message must not.
 """
 
 import json
@@ -128,20 +128,20 @@ def _work_arguments(org_id: object, id: str) -> tuple[int, str]:
 
 
 def _no_arguments() -> tuple[()]:
-    """Return the arguments of a periodic task; the registry knows their names."""
+    """Return the arguments of a periodic task. The registry knows their names."""
     return ()
 
 
 class _TaskQueue(Huey):  # type: ignore[misc]
     """A Huey that takes from its storage only tasks of this package that are to run now.
 
-    `first` returns a task that goes before all others, or None; see `periodic`.
+    `first` returns a task that goes before all others, or None. See `periodic`.
     """
 
     first: Callable[[], Task | None] | None = None
 
     def dequeue(self) -> Task | None:
-        """Return the next task; drop rows that are none, at most _MOST_REFUSED at a time, so that a stop is noticed."""
+        """Return the next task. Drop rows that are none, at most _MOST_REFUSED at a time, so that a stop is noticed."""
         if self.first and (task := self.first()):
             return task
         for _ in range(_MOST_REFUSED):
@@ -192,7 +192,7 @@ class _GroupCommitStorage:
         return [True] * len(tasks)
 
     def rows(self) -> Iterator[bytes]:
-        """Yield the rows of the queue, read in pages; a row that is too long for a task comes empty."""
+        """Yield the rows of the queue, read in pages. A row that is too long for a task comes empty."""
         last = 0
         while page := self.sql(self.ROWS, (_LONGEST_ROW, self.name, last, _PAGE), results=True):  # type: ignore[attr-defined]
             yield from (bytes(data) for _, data in page)
@@ -213,7 +213,7 @@ class _Sqlite(_GroupCommitStorage, SqliteStorage):  # type: ignore[misc]
     )
 
     def dequeue(self) -> bytes | None:
-        """Take the next row; one that is too long for a task comes back empty, so that it is never read."""
+        """Take the next row. One that is too long for a task comes back empty, so that it is never read."""
         if not self.queue_size():  # without the lock
             return None
         with self.db(commit=True) as cursor:
@@ -278,7 +278,7 @@ class _Postgres(_GroupCommitStorage, PostgresStorage):  # type: ignore[misc]
         self._full_scan_at = -math.inf
 
     def _dequeue(self) -> bytes | None:
-        """Take the next row; one that is too long for a task comes back empty, so that it is never read."""
+        """Take the next row. One that is too long for a task comes back empty, so that it is never read."""
         statement, values = self.next_take()
         with self.db() as cursor:
             row = cursor.execute(statement, values).fetchone()
@@ -353,7 +353,7 @@ class Queue:
 
     A handler gets the organization, the row, and whether the work is live, which is stored as the task's priority.
 
-    `recent_depth` is depth(), measured at most once a second; a QueueUnavailable is remembered as long.
+    `recent_depth` is depth(), measured at most once a second. A QueueUnavailable is remembered as long.
 
     An SQLite file must exist unless `create` is set. A task that runs longer than the worker's `time_limit` seconds is
     ended by an exception, in a worker of type process.
@@ -424,7 +424,7 @@ class Queue:
             return None
 
     def notify_works(self) -> bool:
-        """Return whether PostgreSQL's NOTIFY reaches a session that LISTENs; True for other storages.
+        """Return whether PostgreSQL's NOTIFY reaches a session that LISTENs, or True for other storages.
 
         A transaction pooler before the server breaks it, since it gives the session to another client. Raises
         QueueUnavailable.
@@ -433,14 +433,14 @@ class Queue:
         return not isinstance(storage, _Postgres) or bool(self._call_with_retry(storage.notify_works))
 
     def query(self, statement: str) -> list[tuple[Any, ...]] | None:
-        """Return the rows of a statement where the queue is in PostgreSQL; None elsewhere. Raise QueueUnavailable."""
+        """Return the rows of a statement where the queue is in PostgreSQL. None elsewhere. Raise QueueUnavailable."""
         storage = self.huey.storage
         if not isinstance(storage, _Postgres):
             return None
         return list(self._call_with_retry(lambda: storage.sql(statement, results=True)))
 
     def create_tables(self) -> None:
-        """Create what the storage needs; safe to repeat. Raise QueueUnavailable."""
+        """Create what the storage needs. Safe to repeat. Raise QueueUnavailable."""
         self._call_with_retry(getattr(self.huey.storage, "initialize_schema", lambda: None))
 
     def _call_with_retry(self, call: Callable[[], Any]) -> Any:

@@ -10,7 +10,7 @@ An entry is one file, see `spool_entry`: the envelope's header lines, then the r
 Commit instant: the return of the sync of new/, after the synced file was renamed into it. From then
 on the message survives a crash at any line. All four directories lie on one file system, so that a
 rename moves an entry whole. The process that works on an entry holds an flock on it, which the
-kernel releases for a killed process; so a drain skips entries that are being delivered and finds those that were left.
+kernel releases for a killed process. So a drain skips entries that are being delivered and finds those that were left.
 
 This module knows nothing of what is in an envelope or a message.
 """
@@ -80,13 +80,13 @@ class Entry:
         return header, raw
 
     def peek(self, size: int) -> bytes:
-        """Return the first bytes of the message, as many as asked for or all; b"" of an entry that is not whole."""
+        """Return the first bytes of the message, as many as asked for or all. B"" of an entry that is not whole."""
         head = os.pread(self._fd, BLOCK, 0)
         end = head.find(b"\n\n")
         return os.pread(self._fd, size, end + 2) if end >= 0 else b""
 
     def release(self) -> None:
-        """Let go of the lock; the entry stays where it is."""
+        """Let go of the lock. The entry stays where it is."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -99,7 +99,7 @@ class Spool:
         self.directory = os.fspath(directory)
 
     def prepare(self) -> None:
-        """Create the directories, for this user alone; safe to repeat."""
+        """Create the directories, for this user alone. Safe to repeat."""
         for path in (self.directory, *(self._path(state) for state in _STATES)):
             os.makedirs(path, exist_ok=True)
             os.chmod(path, 0o700)
@@ -111,16 +111,16 @@ class Spool:
         limit: int,
         is_whole: Callable[[bytes], bool] = lambda last: True,
     ) -> Entry:
-        """Store one message durably and return its locked entry; see `entry.write_entry`."""
+        """Store one message durably and return its locked entry. See `entry.write_entry`."""
         return Entry(*write_entry(self.directory, header, read, limit, is_whole))
 
     def claim(self, name: str) -> Entry | None:
-        """Lock the entry `name` of new/; None if it is gone or another process holds it."""
+        """Lock the entry `name` of new/, or None if it is gone or another process holds it."""
         fd = lock_entry(self._path("new", name)) if _NAME.fullmatch(name) else None
         return Entry(name, fd) if fd is not None else None
 
     def entries(self) -> list[str]:
-        """Return the names in new/, the oldest first; none on a host without a spool."""
+        """Return the names in new/, the oldest first. None on a host without a spool."""
         return sorted(self._names("new"))
 
     def finish(self, entry: Entry) -> None:
@@ -129,7 +129,7 @@ class Spool:
         entry.release()
 
     def record_failure(self, key: str, line: str) -> int:
-        """Record an unexpected failure of the content `key`; return how many there are by now."""
+        """Record an unexpected failure of the content `key`. Return how many there are by now."""
         fd = os.open(self._path("failures", key), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with open(fd, "a+", encoding="utf-8", errors="backslashreplace") as file:
             file.write(" ".join(line.splitlines()) + "\n")
@@ -142,7 +142,7 @@ class Spool:
         _unlink(self._path("failures", key))
 
     def move_to_dead(self, entry: Entry, key: str, why: str) -> None:
-        """Move an entry to dead/ with the notes of its failures and `why`; durable on return."""
+        """Move an entry to dead/ with the notes of its failures and `why`. Durable on return."""
         self.record_failure(key, why)
         sync_file(self._path("failures", key))
         os.replace(self._path("failures", key), self._path("dead", entry.name + ".why"))
@@ -184,14 +184,14 @@ class Spool:
         _unlink(self._path("dead", name + ".why"))
 
     def delete_dead(self, name: str) -> None:
-        """Delete a dead letter, and then why it is one; one that is gone is deleted."""
+        """Delete a dead letter, and then why it is one. One that is gone is deleted."""
         name = os.path.basename(name)
         _unlink(self._path("dead", name))
         _unlink(self._path("dead", name + ".why"))
         sync_directory(self._path("dead"))
 
     def clean(self, older_than: float = 86400.0) -> int:
-        """Delete what arriving messages left in tmp/, and old failure notes; return their number.
+        """Delete what arriving messages left in tmp/, and old failure notes. Return their number.
 
         A failure note lives 30 times as long: longer than any Postfix keeps a message in its queue.
         """

@@ -30,7 +30,7 @@ class SpoolWriteError(Exception):
 
 
 class MessageTooBigError(Exception):
-    """The message goes on past the limit; all of it was read and nothing of it was kept."""
+    """The message goes on past the limit. All of it was read and nothing of it was kept."""
 
 
 class MessageTruncatedError(Exception):
@@ -38,7 +38,7 @@ class MessageTruncatedError(Exception):
 
 
 def encode_header(values: dict[str, str]) -> bytes:
-    """Write header lines, without the blank line that ends them; bytes that are no UTF-8 come as surrogates."""
+    """Write header lines, without the blank line that ends them. Bytes that are no UTF-8 come as surrogates."""
     lines = [f"{name}: {_escape(value)}\n" for name, value in values.items()]
     return "".join(lines).encode("utf-8", "surrogateescape")
 
@@ -50,11 +50,11 @@ def write_entry(
     limit: int,
     is_whole: "Callable[[bytes], bool]" = lambda last: True,
 ) -> tuple[str, int]:
-    """Store one message durably below a spool's directory; return its name and the descriptor that holds its lock.
+    """Store one message durably below a spool's directory. Return its name and the descriptor that holds its lock.
 
-    `read(n)` gives up to n bytes, b"" at the end; it is called for blocks of 64 KiB, so memory does not grow with the
+    `read(n)` gives up to n bytes, b"" at the end. It is called for blocks of 64 KiB, so memory does not grow with the
     message. `limit` is in bytes. `is_whole` is asked when all is on disk, with the last block. Raise SpoolWriteError,
-    MessageTooBigError, MessageTruncatedError, and what `read` raises; none leaves a file.
+    MessageTooBigError, MessageTruncatedError, and what `read` raises. None leaves a file.
 
     Not by `replace_file`: the entry is locked and checked before it gets its name, and no name is ever replaced.
     """
@@ -79,7 +79,7 @@ def write_entry(
 
 
 def lock_entry(path: str) -> int | None:
-    """Lock an entry; None if it is gone or another process holds it."""
+    """Lock an entry, or None if it is gone or another process holds it."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def lock_entry(path: str) -> int | None:
 
 
 def withdraw_entry(directory: str, name: str) -> bool:
-    """Remove an entry that is not locked; return False if it is gone or locked."""
+    """Remove an entry that is not locked. Return False if it is gone or locked."""
     path = f"{directory}/new/{name}"
     fd = lock_entry(path)
     if fd is None:
@@ -110,7 +110,7 @@ def withdraw_entry(directory: str, name: str) -> bool:
 
 
 def _copy(fd: int, header: bytes, read: "Callable[[int], bytes]", limit: int) -> bytes:
-    """Write header and message, and sync; return the last block. Past the limit the rest is read and dropped."""
+    """Write header and message, and sync. Return the last block. Past the limit the rest is read and dropped."""
     length, last = 0, b""
     _write(fd, MAGIC + _length(0) + b"\n" + header.rstrip(b"\n") + b"\n\n")
     while block := read(BLOCK):

@@ -16,7 +16,7 @@ from orderflow_ingest.maintenance.backup import BackupError, back_up
 @json_option
 @settings_option
 def backup(directory: Path, *, as_json: bool, settings_file: str | None) -> None:
-    """Copy SQLite's rows and queue into a new DIRECTORY, while mail is delivered; copy the archive after it.
+    """Copy SQLite's rows and queue into a new DIRECTORY, while mail is delivered. Copy the archive after it.
 
     Nothing is overwritten, and DIRECTORY is there only when it is whole. Of PostgreSQL it tells what to use instead.
     """

@@ -18,7 +18,7 @@ _MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.TROUBLE: "TROUBLE"}
 @json_option
 @settings_option
 def check(postfix_config: str | None, *, no_postfix: bool, as_json: bool, settings_file: str | None) -> None:
-    """Verify every part, and that Postfix's settings agree with these; exit 1 on trouble."""
+    """Verify every part, and that Postfix's settings agree with these. Exit 1 on trouble."""
     settings = loaded(settings_file)
     findings = list(check_all(settings, postfix_config, with_postfix=not no_postfix))
     print_rows(

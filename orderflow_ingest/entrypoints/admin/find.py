@@ -1,6 +1,6 @@
 """The command find: one line for each mail that matches, the newest first.
 
-Words match from their beginning, in the sender's addresses and the subject, or in the names of documents; see
+Words match from their beginning, in the sender's addresses and the subject, or in the names of documents. See
 `storage.database.selection`. Held mail is found too, but not by a document, since none was extracted yet. By its
 Message-ID, mail is found that was held and discarded. `orderflow-admin show ID` then shows the history of one.
 """

@@ -24,7 +24,7 @@ _MOST_FIELDS, _LONGEST = 60, 500
 
 @dataclass(frozen=True)
 class MailHistory:
-    """All that is known of a mail; `missing` tells why there is no header, `doubt` why its sender is not believed.
+    """All that is known of a mail. `missing` tells why there is no header, `doubt` why its sender is not believed.
 
     `difference` tells in what a held mail differs from the one that has its Message-ID.
     """
@@ -79,7 +79,7 @@ def shown_header(raw: bytes) -> list[tuple[str, str]]:
 
 
 def _doubt(held: HeldMail, raw: bytes, slug: str, app: App) -> str:
-    """Return what speaks against the sender of a held mail, by the settings of now; nothing if he would be believed."""
+    """Return what speaks against the sender of a held mail, by the settings of now, or nothing."""
     org = app.records.organizations.find(slug)
     try:
         allowed = org.settings.allowed_senders if org else ()

@@ -18,7 +18,7 @@ from .org import archive_may_be_unavailable
 @click.command(epilog=examples("orderflow-admin init"))
 @settings_option
 def init(settings_file: str | None) -> None:
-    """Create directories, tables and queue; safe to repeat, also to bring the schema up to date.
+    """Create directories, tables and queue. Safe to repeat, also to bring the schema up to date.
 
     Run it as the user that delivers mail and works on it. Where the database is set up already, and its role here may
     make no tables, directories are all that is missing.

@@ -1,6 +1,6 @@
 """orderflow-admin: set up, show and verify a deployment.
 
-Each command lies in a module or package of its own beside this one; `_COMMANDS` says where.
+Each command lies in a module or package of its own beside this one. `_COMMANDS` says where.
 """
 
 from orderflow_ingest.entrypoints.cli.main import command_group

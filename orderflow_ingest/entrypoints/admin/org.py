@@ -36,7 +36,7 @@ def org() -> None:
 @click.option("--name", help="Name for people; default: the slug.")
 @settings_option
 def add_org(slug: str, name: str | None, settings_file: str | None) -> None:
-    """Add the organization SLUG; its mail comes to LOCAL_PART+SLUG@DOMAIN."""
+    """Add the organization SLUG. Its mail comes to LOCAL_PART+SLUG@DOMAIN."""
     if not is_slug(slug):
         raise click.UsageError("a slug is of a-z, 0-9 and inner hyphens, at most 63 characters")
     app = load_app(settings_file)
@@ -84,7 +84,7 @@ def enable_org(slug: str, settings_file: str | None) -> None:
 @click.argument("slug")
 @settings_option
 def disable_org(slug: str, settings_file: str | None) -> None:
-    """Refuse the mail of the organization SLUG; its rows and documents stay."""
+    """Refuse the mail of the organization SLUG. Its rows and documents stay."""
     _set_active(slug, settings_file, is_active=False)
 
 
@@ -118,7 +118,7 @@ def show_org(slug: str, *, as_json: bool, settings_file: str | None) -> None:
 @click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
 @settings_option
 def set_org(slug: str, settings: tuple[str, ...], settings_file: str | None) -> None:
-    """Set each KEY of the organization SLUG; deliveries heed it within a second or two."""
+    """Set each KEY of the organization SLUG. Deliveries heed it within a second or two."""
     changes = {}
     for text in settings:
         name, equals, value = text.partition("=")

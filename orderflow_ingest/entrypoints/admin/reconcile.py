@@ -161,7 +161,7 @@ def _print(finding: Finding, *, as_json: bool) -> None:
 
 
 def _conclude(app: App, found: Counter[str], fixed: Counter[str], before: int, *, as_json: bool) -> None:
-    """Print how many there are of each kind, and what waits in the queue beside what is due; exit 1 if any is left.
+    """Print how many there are of each kind, and what waits in the queue beside what is due. Exit 1 if any is left.
 
     `before` it was broken off the run had found so many that are not mended.
     """

@@ -1,6 +1,6 @@
 """What each program may do in PostgreSQL and in the S3 bucket: a script and example policies, for given settings.
 
-The script is `migrations/roles.postgresql.sql`, filled in. It makes group roles, one for each kind of program; who
+The script is `migrations/roles.postgresql.sql`, filled in. It makes group roles, one for each kind of program. Who
 logs in as what is the operator's. The policies follow the same roles, and the keys: one prefix per organization.
 
     map        Postfix's recipient map: slugs, no object
@@ -75,7 +75,7 @@ def _allow(actions: tuple[str, ...], resource: str) -> Policy:
 
 
 def _key(key: str) -> Policy:
-    """Allow the use of a KMS key; one that is named by an alias has its id in its policy's resource alone."""
+    """Allow the use of a KMS key. One that is named by an alias has its id in its policy's resource alone."""
     resource = key if key.startswith("arn:") else f"arn:aws:kms:*:*:key/{'*' if key.startswith('alias/') else key}"
     return {"Effect": "Allow", "Action": ["kms:GenerateDataKey", "kms:Decrypt"], "Resource": [resource]}
 

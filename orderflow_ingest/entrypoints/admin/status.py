@@ -1,4 +1,4 @@
-"""orderflow-admin status: what is where, at a glance; of all organizations, of one, or of each (`--by-org`).
+"""orderflow-admin status: what is where, at a glance, of all organizations, of one, or of each (`--by-org`).
 
 It asks for what is unfinished, failed or held, and for the last seven days, so that it takes no longer however long the
 history grows. A part that is unavailable is shown as such, with the rest. Errors are shown by class and place: nothing
@@ -86,7 +86,7 @@ def status(
 
 
 def _watch(seconds: float, draw: Callable[[], None], *, as_json: bool) -> None:
-    """Draw again and again: over the screen of a terminal, one below the other elsewhere; Ctrl-C ends it."""
+    """Draw again and again: over the screen of a terminal, one below the other elsewhere. Ctrl-C ends it."""
     try:
         while True:
             if sys.stdout.isatty() and not as_json:

@@ -67,7 +67,7 @@ def mail_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def named_org(app: App, slug: str) -> Organization:
-    """Return the organization of a slug; an error in one line if there is none."""
+    """Return the organization of a slug. An error in one line if there is none."""
     org = app.records.organizations.find(ascii_lower(slug))
     if org is None:
         similar = get_close_matches(ascii_lower(slug), [one.slug for one in app.records.organizations.all()])
@@ -77,7 +77,7 @@ def named_org(app: App, slug: str) -> Organization:
 
 
 def org_id_of(app: App, slug: str | None) -> int | None:
-    """Return the id of the organization that is named; None stands for all."""
+    """Return the id of the organization that is named. None stands for all."""
     return None if slug is None else named_org(app, slug).id
 
 

@@ -21,7 +21,7 @@ Write = Callable[[bytes], None]
 
 @contextmanager
 def output(path: str, *, overwrite: bool) -> Iterator[Write]:
-    """Open a file, or standard output for `-`; what is made here is removed again if nothing is written to it."""
+    """Open a file, or standard output for `-`. What is made here is removed again if nothing is written to it."""
     if path == "-":
         if sys.stdout.isatty():
             raise click.ClickException("this is not for a terminal: name a file, or pipe it into a program")

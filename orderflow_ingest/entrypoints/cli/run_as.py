@@ -17,7 +17,7 @@ _ENFORCES = Path("/sys/fs/selinux/enforce")
 
 @contextmanager
 def as_user(account: pwd.struct_passwd) -> Iterator[None]:
-    """Be a user with its groups, and no others; run by root."""
+    """Be a user with its groups, and no others. Run by root."""
     groups, home = os.getgroups(), os.environ.get("HOME")
     os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))
     os.setegid(account.pw_gid)
@@ -34,7 +34,7 @@ def as_user(account: pwd.struct_passwd) -> Iterator[None]:
 
 
 def account_of(uid: int, gid: int) -> pwd.struct_passwd:
-    """Return the account of a user id; one that has no name is made up."""
+    """Return the account of a user id. One that has no name is made up."""
     try:
         return pwd.getpwuid(uid)
     except KeyError:
@@ -43,7 +43,7 @@ def account_of(uid: int, gid: int) -> pwd.struct_passwd:
 
 @contextmanager
 def as_owner(directory: Path) -> Iterator[None]:
-    """Be the user that a directory belongs to, where we are root; else who we are."""
+    """Be the user that a directory belongs to, where we are root, else who we are."""
     account = _owner(directory)
     if account is None:
         yield
@@ -84,7 +84,7 @@ def closed_directory(path: Path) -> Path | None:
 
 
 def explain_denied(path: Path, account: pwd.struct_passwd) -> str:
-    """Return what to open so that a user gets at a path; "" if no directory is in the way. Run by root."""
+    """Return what to open so that a user gets at a path, or "" if no directory is in the way. Run by root."""
     with as_user(account):
         closed = closed_directory(path)
     return f"{closed} is closed to {account.pw_name}: chmod o+x {closed}" if closed else ""
@@ -96,7 +96,7 @@ def is_noexec(path: Path) -> bool:
 
 
 def confinement() -> str:
-    """Return what may forbid something that modes allow; "" if nothing is known to."""
+    """Return what may forbid something that modes allow, or "" if nothing is known to."""
     try:
         return "SELinux enforces here: ausearch -m avc -ts recent" if _ENFORCES.read_text().strip() == "1" else ""
     except OSError:

@@ -30,7 +30,7 @@ _SELECTION = (
 
 
 def selection(command: Command) -> Command:
-    """Add the options that select messages; `build_filter` makes a Filter of them."""
+    """Add the options that select messages. `build_filter` makes a Filter of them."""
     return reduce(lambda made, option: option(made), reversed(_SELECTION), command)
 
 

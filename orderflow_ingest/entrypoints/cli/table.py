@@ -44,7 +44,7 @@ def display_width(text: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """Return a text in at most so many columns; one that is cut ends with an ellipsis."""
+    """Return a text in at most so many columns. One that is cut ends with an ellipsis."""
     if display_width(text) <= width:
         return text
     while display_width(text) > width - 1:
@@ -57,7 +57,7 @@ def _padded(text: str, width: int) -> str:
 
 
 def _fit(heads: Sequence[str], widths: Sequence[int], room: int) -> list[int] | None:
-    """Return widths that fit into the room, the widest columns cut first; None if the least ones are too many."""
+    """Return widths that fit into the room, the widest columns cut first, or None if the least ones are too many."""
     fitted = list(widths)
     free = room - len(_GAP) * (len(widths) - 1)
     cuttable = [at for at in range(len(widths)) if not heads or heads[at] not in _WHOLE]

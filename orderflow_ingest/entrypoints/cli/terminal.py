@@ -50,7 +50,7 @@ _SETTINGS_HELP = "Settings file; default: $ORDERFLOW_SETTINGS, else /etc/orderfl
 
 
 def _take_settings(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> str | None:
-    """Return the settings file of a command, which may stand before it too; keep what stands before a command."""
+    """Return the settings file of a command, which may stand before it too. Keep what stands before a command."""
     for value in values:
         if ctx.meta.setdefault(_SETTINGS, value) != value:
             raise click.UsageError(f"--settings names two files, {ctx.meta[_SETTINGS]} and {value}")
@@ -97,7 +97,7 @@ class LazyGroup(CommandGroup):
 
     `commands` are names of commands, where each lies, as module:attribute with the module as `package` sees it, and
     what each does in one line, so that help imports none of them. `former_names` are names of earlier versions with
-    those of today, and `moved` commands that another program has by now; neither is listed.
+    those of today, and `moved` commands that another program has by now. Neither is listed.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class LazyGroup(CommandGroup):
         return sorted(self._commands)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return a command; None if there is none of this name."""
+        """Import and return a command, or None if there is none of this name."""
         if cmd_name in self._moved:
             place = self._moved[cmd_name]
         else:
@@ -140,7 +140,7 @@ _LONGEST_COMMAND_LINE = 2000  # characters of a command line that are kept
 
 
 class NotSetUpError(OrderflowError):
-    """What init makes is not there; the text says what."""
+    """What init makes is not there. The text says what."""
 
 
 _BACKENDS = (NotSetUpError, BackendUnavailable, ObjectMissing, ObjectDamaged, OSError)
@@ -168,7 +168,7 @@ def loaded(settings_file: str | None) -> Settings:
 
 
 def explain(error: Exception) -> str:
-    """Return a backend's error in one line, with the settings file that is in force, and the archive where it is that."""
+    """Return a backend's error in one line, with the settings file that is in force and, of an archive, its URL."""
     text = str(error)
     if isinstance(error, PermissionError):
         text = f"{error.filename}: {os_reason(error)}; run this as the user that owns the state directory"
@@ -185,7 +185,7 @@ def explain(error: Exception) -> str:
 
 
 def log_start(action: str, sentence: str, settings: Settings, **fields: Any) -> None:
-    """Log that a program has begun to serve, with the settings and the database it has; warn where init is missing."""
+    """Log that a program has begun to serve, with the settings and the database it has. Warn where init is missing."""
     known: dict[str, Any] = {"settings": settings.source, "database": database_name(settings.database_url)}
     event(action, sentence, **fields, **known)
     if not settings.spool_dir.is_dir():
@@ -210,7 +210,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_app(settings_file: str | None, deadline: float | None = None, *, create: bool = False) -> App:
-    """Open the parts of the deployment that these settings describe; backends are given time for a deadline."""
+    """Open the parts of the deployment that these settings describe. Backends are given time for a deadline."""
     settings = loaded(settings_file)
     settings = replace(settings, deadline=deadline or settings.deadline)
     operator_name()  # kept for the trace, before this process becomes another user
@@ -249,7 +249,7 @@ def _take_local(ctx: click.Context, _: click.Parameter, value: bool) -> None:  #
 
 @contextmanager
 def progress(length: int, label: str) -> Iterator[Any]:
-    """Show a bar with the time left on a terminal's standard error; nothing elsewhere.
+    """Show a bar with the time left on a terminal's standard error. Nothing elsewhere.
 
     A text that update() is given beside the number stands behind it: the rate, say.
     """
@@ -260,7 +260,7 @@ def progress(length: int, label: str) -> Iterator[Any]:
 
 
 def command_line() -> str:
-    """Return the command as it was typed, for the trace of it; no option of these programs takes a secret."""
+    """Return the command as it was typed, for the trace of it. No option of these programs takes a secret."""
     line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return line if len(line) <= _LONGEST_COMMAND_LINE else f"{line[:_LONGEST_COMMAND_LINE]}\u2026"
 

@@ -2,7 +2,7 @@
 
 Guarantees: no response can be framed, cached or run as a script, or reveals the address of a page to other sites. None
 loads anything from elsewhere, and there is no script at all. An unavailable backend is a page that says so (503), a bug
-one that says nothing about itself (500); the log has its class and line.
+one that says nothing about itself (500). The log has its class and line.
 """
 
 from flask import Flask, Response, g, render_template, request

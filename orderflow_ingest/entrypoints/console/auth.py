@@ -1,11 +1,11 @@
-"""Authentication: by a password and a session, or by a reverse proxy's header; protection of forms against forgery.
+"""Authentication: by a password and a session, or by a reverse proxy's header. Protection of forms against forgery.
 
 Every request passes `Authentication.check` before its page is looked up. Without a known user only styles and the login
 form are answered, and not even that a page does not exist. With ORDERFLOW_CONSOLE_PROXY_HEADER set no password is
 taken: that header names the user, who must be in the users' file. That is safe because the console then listens on a
 unix socket alone, and as long as the proxy removes that header from its clients' requests.
 
-A form is ours if the browser does not say that another site sent it, and if it carries the token of the session; that
+A form is ours if the browser does not say that another site sent it, and if it carries the token of the session. That
 of the login form is also in a cookie. Cookies are HttpOnly and SameSite=Strict, and Secure where the proxy says https.
 """
 
@@ -49,7 +49,7 @@ class Authentication:
         app.before_request(self.check)
 
     def check(self) -> Response | None:
-        """Identify the user; redirect unknown ones to the login form, and refuse forms that are not ours."""
+        """Identify the user. Redirect unknown ones to the login form, and refuse forms that are not ours."""
         g.user, g.form_token, g.by_proxy = None, "", bool(self._header)
         if request.endpoint == "static":
             return None
@@ -136,7 +136,7 @@ def _submitted_values() -> Iterator[str]:
 
 
 def _login_form(status: int = 200, wait: int = 0) -> Response:
-    """Return the login form, with a token in it and in a cookie; `wait` seconds are shown after too many attempts."""
+    """Return the login form, with a token in it and in a cookie. `wait` seconds are shown after too many attempts."""
     token = secrets.token_urlsafe(32)
     response = make_response(render_template("login.html", token=token, status=status, wait=wait), status)
     if wait:
@@ -163,7 +163,7 @@ def _set_cookie(response: Response, name: str, value: str, path: str = "/", age:
 
 
 def _local_path(path: str) -> str:
-    """Return a path of this console; the first page for every other one."""
+    """Return a path of this console. The first page for every other one."""
     parts = urlsplit(path)
     is_ours = path.startswith("/") and path[1:2] not in ("/", "\\") and not parts.scheme and not parts.netloc
     return path if is_ours and path.isprintable() else url_for("overview.page")

@@ -26,7 +26,7 @@ _OUTCOMES = {outcome.name: outcome for outcome in Outcome}
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A dead letter; without a time if its envelope does not read."""
+    """A dead letter. Without a time if its envelope does not read."""
 
     name: str
     why: tuple[str, ...]

@@ -20,7 +20,7 @@ def new_device(name: str, password_hash: str) -> str:
 
 
 def known_device(cookie: str, name: str, password_hash: str | None) -> str:
-    """Return the mark of a known browser of a user; "" for every other, in the same time for a name that nobody has."""
+    """Return the mark of a known browser of a user, or "". A name that nobody has takes the same time."""
     marked, _, signature = cookie[:200].rpartition(".")
     is_ours = hmac.compare_digest(
         _sign(marked, name, password_hash or "").encode(), signature.encode("utf-8", "replace")

@@ -1,6 +1,6 @@
 """Files out of the archive or the spool, on their way to a browser: to be saved, or a picture to be drawn.
 
-Guarantees: what is to be saved is an attachment of no type in particular, so that no browser opens it as anything; its
+Guarantees: what is to be saved is an attachment of no type in particular, so that no browser opens it as anything. Its
 name is made safe and written by RFC 6266. A picture has the type that its own bytes show. Both lie in a sandbox without
 an origin, should a browser show them as a page all the same.
 """
@@ -24,7 +24,7 @@ def attachment_response(data: bytes, filename: str) -> Response:
 
 
 def picture_response(data: bytes) -> Response:
-    """Answer with a picture; NOT FOUND if it is none that is safe to draw."""
+    """Answer with a picture. NOT FOUND if it is none that is safe to draw."""
     kind = picture_type(data)
     return _sandboxed(data, kind) if kind else abort(404)
 

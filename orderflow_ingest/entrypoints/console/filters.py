@@ -1,7 +1,7 @@
-"""What people read: texts that senders wrote, made harmless to look at; times, sizes and lengths of time in words.
+"""What people read: texts that senders wrote, made harmless to look at. Times, sizes and lengths of time in words.
 
-Markup is Jinja's to escape. Here control characters, and those that turn the direction of a line round, become visible;
-a page puts what a sender wrote into an element of its own direction (`bdi`), where the rest can turn nothing else.
+Markup is Jinja's to escape. Here control characters, and those that turn the direction of a line round, become visible.
+A page puts what a sender wrote into an element of its own direction (`bdi`), where the rest can turn nothing else.
 """
 
 import re

@@ -44,7 +44,7 @@ class Query:
 
 
 class InvalidQueryError(OrderflowError):
-    """A field is invalid; the text says what it should be."""
+    """A field is invalid. The text says what it should be."""
 
 
 def pages(app: App) -> Blueprint:

@@ -7,9 +7,9 @@
     orderflow-console user remove NAME        end NAME's access at once
 
 It listens on loopback or a unix socket alone: TLS, and the way from elsewhere, are a reverse proxy's. A password is
-asked for on the terminal, or read from standard input; never taken from an argument, which others can see.
+asked for on the terminal, or read from standard input, never taken from an argument, which others can see.
 
-It is an extra, `orderflow-ingest[console]`; without it the program says so in one line.
+It is an extra, `orderflow-ingest[console]`. Without it the program says so in one line.
 """
 
 import signal
@@ -91,7 +91,7 @@ password_option = click.option(
 def add_user(
     name: str, slugs: tuple[str, ...], *, may_change: bool, no_password: bool, settings_file: str | None
 ) -> None:
-    """Let NAME log in; without --org, NAME sees every organization, dead letters and the queue."""
+    """Let NAME log in. Without --org, NAME sees every organization, dead letters and the queue."""
     from .users import User, Users, hash_password, is_valid_name
 
     if not is_valid_name(name):
@@ -151,7 +151,7 @@ def list_users(*, as_json: bool, settings_file: str | None) -> None:
 @click.argument("name")
 @settings_option
 def remove_user(name: str, settings_file: str | None) -> None:
-    """Let NAME in no more; a login that is open ends at once."""
+    """Let NAME in no more. A login that is open ends at once."""
     from .users import Users
 
     with users_file_errors(), Users(load_app(settings_file).settings.console_users).edit() as table:
@@ -172,7 +172,7 @@ def users_file_errors() -> Iterator[None]:
 
 
 def _read_password() -> str:
-    """Ask for a password on the terminal, twice; or take the first line of standard input."""
+    """Ask for a password on the terminal, twice, or take the first line of standard input."""
     if sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:

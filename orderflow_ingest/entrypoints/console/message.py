@@ -1,4 +1,4 @@
-"""A message's page: where it came from, what was in it, what happened to it; its files to look at or save; replay."""
+"""A message's page: where it came from, what was in it, what happened to it. Its files to look at or save. Replay."""
 
 from typing import NamedTuple
 from uuid import UUID
@@ -27,7 +27,7 @@ _DONE = {
 
 
 class Body(NamedTuple):
-    """A text that was typed into a message; `note` where it cannot be shown."""
+    """A text that was typed into a message. `note` where it cannot be shown."""
 
     part_path: str
     text: str
@@ -119,7 +119,7 @@ def _raw(app: App, message: InboundMessage) -> bytes:
 
 
 def _document(app: App, slug: str, id: UUID, document_id: UUID) -> Document:
-    """Return a document of a message; NOT FOUND if there is none, or the user may not know of it."""
+    """Return a document of a message. NOT FOUND if there is none, or the user may not know of it."""
     message = get_message_or_404(app, slug, id)
     documents = app.records.documents.of_message(message.org_id, id)
     return next((one for one in documents if one.id == document_id), None) or abort(404)
@@ -133,7 +133,7 @@ def _shows(part: Document | SkippedPart) -> bool:
 
 
 def _bodies(app: App, documents: list[Document]) -> list[Body]:
-    """Read what was typed into a message; an archive that is away takes nothing else from the page."""
+    """Read what was typed into a message. An archive that is away takes nothing else from the page."""
     found: list[Body] = []
     for document in [one for one in documents if one.kind is PartKind.BODY][:_BODIES]:
         try:

@@ -37,7 +37,7 @@ PERIODS = (
 
 @dataclass(frozen=True)
 class HostStatus:
-    """State that belongs to no organization: the spool of this host and the queue; None: the queue does not answer."""
+    """State that belongs to no organization: the spool of this host and the queue. None: the queue does not answer."""
 
     spooled: int
     dead: int

@@ -1,6 +1,6 @@
 """Plots as numbers: where bars and ticks of an SVG stand, so that its template only writes them down.
 
-Every plot has the same drawing area, WIDTH by HEIGHT; the labels stand around it. Counts go from nought; lengths of
+Every plot has the same drawing area, WIDTH by HEIGHT. The labels stand around it. Counts go from nought. Lengths of
 time go by their logarithm, since most messages take a second and the few that matter hours.
 """
 
@@ -40,7 +40,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot's marks; `peak` says in words what is highest."""
+    """A plot's marks. `peak` says in words what is highest."""
 
     bars: tuple[Bar, ...]
     left: tuple[Tick, ...]

@@ -1,4 +1,4 @@
-"""What of a document is shown in a page: text, a table, or a picture; everything else is for downloading.
+"""What of a document is shown in a page: text, a table, or a picture. Everything else is for downloading.
 
 Text is shown as text, whatever it says it is: the page escapes it, so that HTML and SVG are their source. A picture
 is one that its own bytes say a browser draws without running anything: PNG, JPEG, GIF, WebP. A PDF or an office file
@@ -60,7 +60,7 @@ def kind_of(content_type: str) -> Kind:
 
 
 def picture_type(data: bytes) -> str | None:
-    """Return what picture these bytes are, by their beginning; None if they are none that is safe to draw."""
+    """Return what picture these bytes are, by their beginning, or None if they are none that is safe to draw."""
     if len(data) > PICTURE_LIMIT:
         return None
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -83,7 +83,7 @@ def preview(data: bytes, content_type: str, charset: str | None) -> Preview:
 
 
 def _table(text: str) -> list[list[str]] | None:
-    """Read a table of separated values, up to one row more than is shown; None if it does not read as one."""
+    """Read a table of separated values, up to one row more than is shown, or None if it does not read as one."""
     first = text.lstrip("\ufeff").partition("\n")[0]
     delimiter = max(";\t,|", key=first.count)
     if not first.count(delimiter):

@@ -103,19 +103,19 @@ def organizations(app: App) -> list[Organization]:
 
 
 def get_organization_or_404(app: App, slug: str) -> Organization:
-    """Return an organization; NOT FOUND if the user may not know of it."""
+    """Return an organization. NOT FOUND if the user may not know of it."""
     org = app.records.organizations.find(slug) if g.user.sees(slug) else None
     return org if org else abort(404)
 
 
 def get_message_or_404(app: App, slug: str, id: UUID) -> InboundMessage:
-    """Return a message of an organization; NOT FOUND if there is none, or the user may not know of it."""
+    """Return a message of an organization. NOT FOUND if there is none, or the user may not know of it."""
     found = app.records.messages.get(get_organization_or_404(app, slug).id, id)
     return found if found else abort(404)
 
 
 def get_held_mail_or_404(app: App, slug: str, id: UUID) -> HeldMail:
-    """Return a held mail; NOT FOUND if there is none, it is decided, or the user may not know of it."""
+    """Return a held mail. NOT FOUND if there is none, it is decided, or the user may not know of it."""
     found = app.records.held_mail.open(get_organization_or_404(app, slug).id, (id,))
     return found[0] if found else abort(404)
 

@@ -27,7 +27,7 @@ class Session:
 
 
 class Sessions:
-    """The sessions of one process; a thread at a time."""
+    """The sessions of one process. A thread at a time."""
 
     def __init__(self, idle: float):
         self._idle = idle
@@ -57,7 +57,7 @@ class Sessions:
             return session
 
     def end(self, token: str) -> None:
-        """End a session; one that is over already stays so."""
+        """End a session. One that is over already stays so."""
         with self._lock:
             self._sessions.pop(_digest(token), None)
 

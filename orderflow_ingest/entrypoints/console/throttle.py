@@ -41,7 +41,7 @@ class TooManyLoginsError(OrderflowError):
 
 @dataclass
 class _Tries:
-    """What is counted for one key; `until` is when the next try is taken."""
+    """What is counted for one key. `until` is when the next try is taken."""
 
     number: int = 0
     until: float = 0.0
@@ -49,7 +49,7 @@ class _Tries:
 
 
 class LoginThrottle:
-    """Counts wrong passwords; safe to use from several threads."""
+    """Counts wrong passwords. Safe to use from several threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -69,7 +69,7 @@ class LoginThrottle:
             checks.release()
 
     def take(self, name: str, address: str, device: str) -> int:
-        """Count a try before its password is looked at; or return for how many seconds none is taken.
+        """Count a try before its password is looked at, or return for how many seconds none is taken.
 
         `device` is a known browser's mark, "" for every other one.
         """

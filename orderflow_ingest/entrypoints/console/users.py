@@ -34,7 +34,7 @@ _CHECKS = threading.BoundedSemaphore(2)
 
 
 class UsersFileError(OrderflowError):
-    """The users' file cannot be read or trusted; the text says what to do."""
+    """The users' file cannot be read or trusted. The text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class User:
 
 
 class Users:
-    """The users' file at `path`; a missing file has no users."""
+    """The users' file at `path`. A missing file has no users."""
 
     def __init__(self, path: Path):
         self._path = path

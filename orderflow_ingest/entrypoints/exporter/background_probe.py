@@ -19,7 +19,7 @@ _MAX_SHARE = 20
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The samples of a part; None if it was unavailable or too slow."""
+    """The samples of a part, or None if it was unavailable or too slow."""
 
     samples: list[Sample] | None
     seconds: float

@@ -1,7 +1,7 @@
 """Gauges: the current state of the deployment, measured when a page is requested.
 
 Each part of the deployment has a probe: a function from the app to samples. A part that is unavailable raises what its
-adapter raises; `background_probe` then leaves its samples out, and orderflow_up is 0. A probe changes nothing.
+adapter raises. `background_probe` then leaves its samples out, and orderflow_up is 0. A probe changes nothing.
 """
 
 import os

@@ -4,7 +4,7 @@
     orderflow-metrics --once               print it
     orderflow-metrics --textfile FILE      write it, whole or not at all, for node_exporter's textfile collector
 
-The counts are of this host's programs alone; what is measured in database and queue is the same from every host. It
+The counts are of this host's programs alone. What is measured in database and queue is the same from every host. It
 changes nothing, and can be ended at any time: nothing is counted in here.
 """
 

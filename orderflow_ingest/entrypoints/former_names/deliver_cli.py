@@ -1,4 +1,4 @@
-"""The former name of `entrypoints.pipe`, which stands in master.cf; it imports nothing more than that module."""
+"""The former name of `entrypoints.pipe`, which stands in master.cf. It imports nothing more than that module."""
 
 from orderflow_ingest.entrypoints.pipe import main
 

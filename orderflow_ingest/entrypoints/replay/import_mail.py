@@ -1,6 +1,6 @@
 """The command import: import mail from files, mbox and Maildir, as source UPLOAD.
 
-A mail that cannot be imported is reported by its file's name with the reason, and the rest goes on; the exit status is
+A mail that cannot be imported is reported by its file's name with the reason, and the rest goes on. The exit status is
 then 1. An import that was stopped at any moment can be started again, and imports what is left.
 """
 

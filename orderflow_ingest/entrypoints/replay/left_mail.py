@@ -92,7 +92,7 @@ def deliver_dead(
 
 
 def _deliver(names: list[str], app: App) -> tuple[list[dict[str, Any]], int]:
-    """Deliver dead letters again; return the outcome of each, and how many are left."""
+    """Deliver dead letters again. Return the outcome of each, and how many are left."""
     rows = []
     with recorded_run(app, "dead", names) as tally, progress(len(names), "Delivering") as bar:
         for name in names:

@@ -2,7 +2,7 @@
 
 Every command that changes something has --dry-run, and leaves an audit trail: events of the messages, and the row of
 its run. A run over messages can be stopped or killed at any point, and resumed: rows record what is done, and the sweep
-finds what waits for a worker. Each module beside this one holds one family of commands; `run` runs over messages.
+finds what waits for a worker. Each module beside this one holds one family of commands. `run` runs over messages.
 """
 
 from orderflow_ingest.entrypoints.cli.main import command_group

@@ -14,7 +14,7 @@ _STEP = 0.1  # seconds; a run that is stopped waits no longer
 
 
 class RateLimiter:
-    """Limits one run. `rate` is messages per second, None for no limit; `max_waiting` 0 means no limit of tasks."""
+    """Limits one run. `rate` is messages per second, None for no limit. `max_waiting` 0 means no limit of tasks."""
 
     def __init__(self, rate: float | None, max_waiting: int, depth: Callable[[], int]):
         self._rate, self._max_waiting, self._depth = rate, max_waiting, depth
@@ -23,7 +23,7 @@ class RateLimiter:
         self.waiting_tasks = 0
 
     def wait(self, is_stopped: Callable[[], bool], on_progress: Callable[[], None]) -> bool:
-        """Wait until the next message may begin; return False if the run was stopped. Raise QueueUnavailable."""
+        """Wait until the next message may begin. Return False if the run was stopped. Raise QueueUnavailable."""
         while not is_stopped():
             self.waiting_tasks = self._waiting_if_too_many()
             delay = _STEP if self.waiting_tasks else min(_STEP, self._next - time.monotonic())

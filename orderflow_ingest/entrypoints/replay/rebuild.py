@@ -227,7 +227,7 @@ def _choice(run: Run) -> RebuildOptions:
 
 @contextmanager
 def _speed() -> Iterator[Any]:
-    """Show how many mails are done, and how many in a second, on a terminal's standard error; nothing elsewhere."""
+    """Show how many mails are done, and how many in a second, on a terminal's standard error. Nothing elsewhere."""
     begun = last = time.monotonic()
 
     def show(number: int) -> None:

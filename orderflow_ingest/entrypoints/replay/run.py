@@ -1,7 +1,7 @@
 """A run over all selected messages, several at a time. It can be stopped or killed at any point, and resumed.
 
 It goes from the newest message to the oldest, page by page. Every few seconds, and at its end, it saves in its row the
-position up to which everything is done. Ctrl-C and SIGTERM let it finish what is in hand; a second signal ends it at
+position up to which everything is done. Ctrl-C and SIGTERM let it finish what is in hand. A second signal ends it at
 once. A resumed run begins at the saved position. A message after that position that was done already has an event of
 the run, and is skipped without a report. Doing it again would be harmless.
 """
@@ -77,7 +77,7 @@ class Runner:
         return sum(self.counts.values())
 
     def run(self) -> bool:
-        """Run to the end; return False if stopped. Raises what a replay raises, after saving the position."""
+        """Run to the end. Return False if stopped. Raises what a replay raises, after saving the position."""
         try:
             with ThreadPoolExecutor(self.plan.concurrency) as pool, self._stoppable():
                 for last, items in self._fresh_pages():

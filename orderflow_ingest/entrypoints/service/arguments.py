@@ -28,7 +28,7 @@ class SmtpSyntaxError(OrderflowError, ValueError):
 
 
 def read_sender(argument: str | None) -> tuple[str, dict[str, str]]:
-    """Read `FROM:<address> parameters`; the address is empty for a bounce. Raise SmtpSyntaxError."""
+    """Read `FROM:<address> parameters`. The address is empty for a bounce. Raise SmtpSyntaxError."""
     return _read_path("FROM:", argument)
 
 
@@ -49,7 +49,7 @@ def declared_size(parameters: dict[str, str]) -> int:
 
 
 def read_attributes(argument: str | None, names: Collection[str]) -> dict[str, str]:
-    """Read the attributes of XFORWARD; what is not available is empty. Raise SmtpSyntaxError."""
+    """Read the attributes of XFORWARD. What is not available is empty. Raise SmtpSyntaxError."""
     found = {}
     for word in (argument or "").split():
         name, equals, value = word.partition("=")
@@ -84,7 +84,7 @@ def _read_path(word: str, argument: str | None) -> tuple[str, dict[str, str]]:
 
 
 def _first_word(text: str) -> tuple[str, str]:
-    """Split off the first word; blanks within <...> and quotes do not end it, nor does anything after a backslash."""
+    """Split off the first word. Blanks within <...> and quotes do not end it, nor does anything after a backslash."""
     closing: list[str] = []
     at = 0
     while at < len(text):
@@ -113,7 +113,7 @@ def _read_parameter(word: str) -> tuple[str, str]:
 
 
 def _read_address(path: str) -> str:
-    """Return the one address of a path; it is empty where there is none. Raise SmtpSyntaxError where there are more."""
+    """Return the one address of a path. It is empty where there is none. Raise SmtpSyntaxError where there are more."""
     if path[0] == "<" and path[-1] == ">":
         path = path[1:-1]
     if path.startswith("@") and ":" in path:  # a source route (RFC 5321, appendix C)
@@ -148,7 +148,7 @@ def _with_domain(tokens: list[tuple[str, bool]]) -> str:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield operators, each a character, and words without their quotes; the flag is true for a word."""
+    """Yield operators, each a character, and words without their quotes. The flag is true for a word."""
     at = 0
     while at < len(text):
         char = text[at]
@@ -173,7 +173,7 @@ def _tokens(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _collected(text: str, at: int, ends: str) -> tuple[str, int]:
-    """Collect characters up to one of `ends`; a backslash takes the one behind it as it is."""
+    """Collect characters up to one of `ends`. A backslash takes the one behind it as it is."""
     found = []
     while at < len(text) and text[at] not in ends:
         if text[at] == "\\":
@@ -184,7 +184,7 @@ def _collected(text: str, at: int, ends: str) -> tuple[str, int]:
 
 
 def _after_comment(text: str, at: int) -> int:
-    """Return where a comment ends; comments nest, and one without an end takes all the rest."""
+    """Return where a comment ends. Comments nest, and one without an end takes all the rest."""
     depth = 0
     while at < len(text):
         char = text[at]

@@ -1,6 +1,6 @@
 """The memory that a delivery takes for a mail, estimated before it begins.
 
-A mail is in memory once while it is delivered; hashing, the spool and S3 read it in blocks. Reading its header makes
+A mail is in memory once while it is delivered. Hashing, the spool and S3 read it in blocks. Reading its header makes
 copies and an object for each field, within the bounds of `mime.fields`: of 4 MB of `To:` lines 3 MB. So a mail costs
 its size, and FIELD_FACTOR bytes for each byte of its header up to HEADER_READ, beyond which the header is not read.
 

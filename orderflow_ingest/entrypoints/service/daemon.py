@@ -156,7 +156,7 @@ async def _notify_watchdog(dispatcher: Dispatcher) -> None:
 
 
 async def _notify(state: str) -> bool:
-    """Notify systemd and return whether it succeeded; in a thread, since a busy systemd does not read it at once."""
+    """Notify systemd and return whether it succeeded, in a thread, since a busy systemd does not read it at once."""
     try:
         await asyncio.to_thread(systemd.notify, state)
     except OSError as error:

@@ -26,14 +26,14 @@ _NO_COMMAND = b"\r\n"
 
 
 class BudgetReservation:
-    """A part of the dispatcher's in-flight budget; it may be released twice."""
+    """A part of the dispatcher's in-flight budget. It may be released twice."""
 
     def __init__(self, dispatcher: "Dispatcher"):
         self._dispatcher = dispatcher
         self.size = 0
 
     def take(self, size: int) -> bool:
-        """Reserve `size` bytes in place of those that are reserved; after False none are.
+        """Reserve `size` bytes in place of those that are reserved, after False none are.
 
         Those are released first: the dispatcher lets one message alone pass whatever its size.
         """
@@ -66,7 +66,7 @@ class MessageReader:
         self._stuffing = DataDecoder()
 
     def feed(self, block: bytes) -> bytes | None:
-        """Take one block; return what follows the end mark, None before that."""
+        """Take one block. Return what follows the end mark, None before that."""
         content = self._stuffing.feed(block)
         self.size += len(content)
         if self.size > self._limit:
@@ -84,7 +84,7 @@ class MessageReader:
         return self.size <= self._reservation.size or self._reservation.take(min(self.size + _STEP, self._limit))
 
     def raw(self) -> bytes:
-        """Return the message; it is not copied."""
+        """Return the message. It is not copied."""
         return self._kept.getvalue()
 
 

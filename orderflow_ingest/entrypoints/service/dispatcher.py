@@ -69,7 +69,7 @@ class Dispatcher:
         return self._running == self._overdue
 
     def reserve(self, size: int, held: int = 0) -> bool:
-        """Reserve `size` bytes for a message that has reserved `held` already; return False where there is no room."""
+        """Reserve `size` bytes for a message that has reserved `held` already. Return False where there is no room."""
         if self._reserved_bytes > held and self._reserved_bytes + size > self.settings.max_in_flight:
             return False
         self._reserved_bytes += size
@@ -87,7 +87,7 @@ class Dispatcher:
             return None
 
     async def check_recipient(self, recipient: str) -> Outcome | None:
-        """Return the outcome that mail for this recipient would have; None where it would be accepted."""
+        """Return the outcome that mail for this recipient would have, or None where it would be accepted."""
         known = self.app.records.organizations.remembered(self.organization_slug(recipient) or "")
         if known is not None and known.is_active:
             return None
@@ -178,7 +178,7 @@ class Dispatcher:
     ) -> None:
         """Have a worker do the work, and reply once: with its outcome, or with DEADLINE at the deadline.
 
-        Work that no worker has begun by then is not done; `discard` is called in its place. A delivery that is late
+        Work that no worker has begun by then is not done. `discard` is called in its place. A delivery that is late
         takes `bytes_if_late` more: its client has been answered and releases its own reservation.
         """
         job = _Job(reply, size)
@@ -219,7 +219,7 @@ class Dispatcher:
             job.reply(outcome)
 
     def _on_deadline(self, job: "_Job", size: int, name: str) -> None:
-        """Reply; the thread goes on, and keeps its worker and its bytes."""
+        """Reply. The thread goes on, and keeps its worker and its bytes."""
         job.is_late = True
         job.size += size
         self._reserved_bytes += size

@@ -5,14 +5,14 @@ near miss of CR LF . CR LF ends a message: an end for one host that is none for 
 smuggled inside another one. Lines may have any length.
 
 The result has LF line ends, as pipe(8) writes a message: the same bytes, and so the same digest, by every
-listener. Blocks may be cut anywhere; at most four bytes are held back between them.
+listener. Blocks may be cut anywhere, at most four bytes are held back between them.
 """
 
 _END = b"\r\n.\r\n"
 
 
 class DataDecoder:
-    """Decodes one message from blocks; `rest` is what follows its end, None before that."""
+    """Decodes one message from blocks. `rest` is what follows its end, None before that."""
 
     def __init__(self) -> None:
         self.rest: bytes | None = None

@@ -17,7 +17,7 @@ a new organization waits for few queries, however many guess. Slugs in memory wa
 for this thread. A question without a result within LOOKUP_TIMEOUT is dropped.
 
 Memory is refreshed every REFRESH_INTERVAL seconds: for so long RCPT TO may accept an organization that another host
-has switched off; its mail is then refused by the delivery. All methods are for the event loop's thread.
+has switched off. Its mail is then refused by the delivery. All methods are for the event loop's thread.
 
 Measured by benchmarks.throughput.recipients in CPU time beside Postfix's own map of the same database, machine busy: a
 guess alone cost 1.2 to 2.5 times the map's with SQLite and 1.3 to 1.5 with PostgreSQL, 20 at a time by RCPT TO 1.8 to
@@ -52,7 +52,7 @@ class OrganizationTable(Protocol):
     """The table that is queried, see `Organizations`."""
 
     def active_slugs(self, among: set[str] | None = None) -> set[str] | None:
-        """Return active slugs, of all or of those named; None while there is no organization. Raise."""
+        """Return active slugs, of all or of those named. None while there is no organization. Raise."""
 
 
 class LookupResult(NamedTuple):
@@ -97,7 +97,7 @@ class KnownOrganizations:
         return answer
 
     async def refresh(self) -> None:
-        """Read the whole table; where it is unavailable or empty, memory stays as it is."""
+        """Read the whole table, where it is unavailable or empty, memory stays as it is."""
         read: asyncio.Future[LookupResult] = asyncio.get_running_loop().create_future()
         self._enqueue(None, partial(_set_result, read))
         result = await read

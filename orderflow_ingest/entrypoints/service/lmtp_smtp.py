@@ -36,7 +36,7 @@ def lmtp_listener(dispatcher: "Dispatcher", allowed_uids: Collection[int], idle:
 def smtp_listener(
     dispatcher: "Dispatcher", allowed_uids: Collection[int], relay: str | None = None, idle: float = IDLE
 ) -> MailListener:
-    """Return the listener for Postfix's smtpd_proxy_filter; the postmaster's mail goes to `relay`."""
+    """Return the listener for Postfix's smtpd_proxy_filter. The postmaster's mail goes to `relay`."""
     postmaster = postmaster_relay.Relay(relay) if relay else None
     return MailListener(lambda listener: SmtpSession(listener, postmaster), dispatcher, allowed_uids, idle)
 
@@ -73,7 +73,7 @@ class SmtpSession(Session):
         await self._greet(arg, self._extensions())
 
     def _with_domain(self, recipient: str) -> str:
-        """Return a recipient with its domain; smtpd(8) looks up one without a domain in one of its own."""
+        """Return a recipient with its domain. Smtpd(8) looks up one without a domain in one of its own."""
         if "@" in recipient or self.listener.dispatcher.settings.addresses.is_postmaster(recipient):
             return recipient
         address = f"{recipient}@{self.listener.dispatcher.settings.domains[0]}"

@@ -1,6 +1,6 @@
 """The user at the other end of a unix socket, as the kernel reports it (SO_PEERCRED, unix(7)).
 
-The kernel notes the user at connect(2); nothing that a client sends can change it. Behind a user namespace
+The kernel notes the user at connect(2). Nothing that a client sends can change it. Behind a user namespace
 (PrivateUsers= of a systemd unit) users other than one's own appear as 65534, and none of them is allowed.
 
 It does not decide what a user may do: each listener compares the user with its own list.

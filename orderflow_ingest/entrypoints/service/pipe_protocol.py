@@ -8,7 +8,7 @@
               {...}                                    the health, as JSON
 
 The greeting holds all that the client needs to know of the settings, so the client reads none. PATIENCE is how long
-it waits for its answer; it is longer than the deadline, so that the answer is the service's. A client that disconnects
+it waits for its answer. It is longer than the deadline, so that the answer is the service's. A client that disconnects
 in between changes nothing: its entry is delivered.
 """
 

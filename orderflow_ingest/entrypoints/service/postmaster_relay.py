@@ -29,7 +29,7 @@ _UNAVAILABLE = "451 4.4.1 the postmaster's mail system does not answer, try agai
 
 
 class Relay:
-    """A client of a listener of Postfix, host:port or the path of a unix socket; in threads of its own."""
+    """A client of a listener of Postfix, host:port or the path of a unix socket, in threads of its own."""
 
     def __init__(self, listener: str):
         self._listener = listener
@@ -112,7 +112,7 @@ def _on_the_wire(raw: bytes, start: int) -> bytes:
 
 
 def _quit(client: smtplib.SMTP) -> None:
-    """Send QUIT; a failure changes nothing about the replies before."""
+    """Send QUIT. A failure changes nothing about the replies before."""
     with suppress(OSError, smtplib.SMTPException):
         client.quit()
     client.close()

@@ -10,7 +10,7 @@ are here. Content is read in blocks by `data_reader`, not line by line by aiosmt
     DATA       delivers to all recipients at the same time
 
 SIZE is announced with slack. It counts CR LF (RFC 1870), Postfix counts the records of its queue file, our limit
-counts LF. What exceeds twice our limit is surely too big; a smaller number would have Postfix bounce mail that is
+counts LF. What exceeds twice our limit is surely too big. A smaller number would have Postfix bounce mail that is
 within it. Content is counted as it arrives.
 
 The budget is released however a transaction ends. A delivery that has begun runs to its end even after the client
@@ -96,7 +96,7 @@ class Transaction:
 
 
 class MailListener:
-    """One listener; asyncio's create_server() calls it for the protocol of each connection."""
+    """One listener. Asyncio's create_server() calls it for the protocol of each connection."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class MailListener:
         return asyncio.shield(task)
 
     async def finish(self) -> None:
-        """Close the sessions that have no transaction, and wait for the others; call it once the dispatcher drains."""
+        """Close the sessions that have no transaction, and wait for the others. Call it once the dispatcher drains."""
         while self.sessions or self._deliveries:
             for session in tuple(self.sessions):
                 session.end_if_idle()
@@ -199,7 +199,7 @@ class Session(aiosmtpd.smtp.SMTP):
             self._close_with(_DRAINING)
 
     def _close_with(self, reply: str) -> None:
-        """Send a last reply and close; further input is not read."""
+        """Send a last reply and close. Further input is not read."""
         self._send(reply)
         self._connection.close()
 
@@ -220,7 +220,7 @@ class Session(aiosmtpd.smtp.SMTP):
                 self._connection.abort()  # it does not read either: it would keep the connection open
 
     async def _wait_for(self, work: Awaitable[_T]) -> _T:
-        """Wait for work of ours; the client does not count as idle meanwhile."""
+        """Wait for work of ours. The client does not count as idle meanwhile."""
         self._is_working = True
         try:
             return await work
@@ -381,7 +381,7 @@ class Session(aiosmtpd.smtp.SMTP):
         return recipient
 
     async def _refuse_recipient(self, recipient: str) -> str | None:
-        """Return the reply that refuses a recipient; None where it is accepted."""
+        """Return the reply that refuses a recipient, or None where it is accepted."""
         outcome = await self._wait_for(self.listener.dispatcher.check_recipient(recipient))
         return reply_of(outcome) if outcome else None
 

@@ -11,7 +11,7 @@ Where nobody listens, or a connection ends without an answer, Postfix connects o
 
 Bounds, since the users that may connect are trusted with questions only: a request is at most as long as Postfix's
 own, the number of connections is limited, each has one question at a time, and nothing is read while its answers are
-not taken. A connection without a complete request for IDLE seconds is closed; Postfix closes its own after 10.
+not taken. A connection without a complete request for IDLE seconds is closed. Postfix closes its own after 10.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _POLL_INTERVAL = 0.02  # seconds
 
 
 class MapListener:
-    """The listener; asyncio's create_server() calls it for the protocol of each connection."""
+    """The listener. Asyncio's create_server() calls it for the protocol of each connection."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class MapListener:
         return MapConnection(self)
 
     async def finish(self) -> None:
-        """Close the connections that wait for no answer; Postfix connects again, to another instance."""
+        """Close the connections that wait for no answer. Postfix connects again, to another instance."""
         while self.connections:
             for connection in tuple(self.connections):
                 connection.end_if_idle()
@@ -156,7 +156,7 @@ class MapConnection(asyncio.Protocol):
         self._transport.write(b"%d:%b," % (len(answer), answer))
 
     def _watch_idle(self) -> None:
-        """Close the connection where no request has been complete for too long; one timer for all its requests."""
+        """Close the connection where no request has been complete for too long. One timer for all its requests."""
         left = self._last_request_at + self._listener.idle - self._loop.time()
         if left > 0:
             self._idle = self._loop.call_later(left, self._watch_idle)
@@ -165,7 +165,7 @@ class MapConnection(asyncio.Protocol):
 
 
 def _take_netstring(read: bytearray) -> bytes | None:
-    """Remove the first netstring from `read` and return it; None while it is not complete. Raise ValueError."""
+    """Remove the first netstring from `read` and return it. None while it is not complete. Raise ValueError."""
     digits, colon, _ = read[:6].partition(b":")
     if digits and not (digits.isdigit() and len(digits) < 6):
         raise ValueError("no length")

@@ -43,7 +43,7 @@ def activated_sockets() -> dict[str, socket.socket]:
 
 
 def notify(state: str) -> None:
-    """Send systemd a notice, e.g. READY=1; outside systemd there is nobody to send it to. Raise OSError.
+    """Send systemd a notice, e.g. READY=1. Outside systemd there is nobody to send it to. Raise OSError.
 
     The notices' socket is systemd's, and a full one makes the sender wait: for five seconds at the most, so this is
     no call for an event loop's thread.
@@ -57,7 +57,7 @@ def notify(state: str) -> None:
 
 
 def unit() -> str:
-    """Return the unit that this process belongs to, `orderflow-service@1`, by its control group; "" outside systemd."""
+    """Return the unit that this process belongs to, `orderflow-service@1`, by its control group. "" outside systemd."""
     try:
         with open("/proc/self/cgroup") as groups:
             return unit_of(groups.read())
@@ -66,13 +66,13 @@ def unit() -> str:
 
 
 def unit_of(groups: str) -> str:
-    """Return the unit that a process's control groups name (cgroups(7)); "" where none is a service."""
+    """Return the unit that a process's control groups name (cgroups(7)), or "" where none is a service."""
     found = _UNIT.search(groups)
     return found[1] if found else ""
 
 
 def watchdog_interval() -> float | None:
-    """Return how often, in seconds, systemd wants WATCHDOG=1, half of the time that it waits; None if never."""
+    """Return how often, in seconds, systemd wants WATCHDOG=1, half of the time that it waits, or None if never."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return int(microseconds) / 2e6 if microseconds.isdigit() and mine else None

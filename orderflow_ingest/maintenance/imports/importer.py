@@ -78,7 +78,7 @@ class Importer:
     wait: Callable[[], object]
 
     def import_mail(self, mail: FileMail) -> ImportResult:
-        """Import a mail. Raise DatabaseUnavailable, ArchiveUnavailable; to try again is safe."""
+        """Import a mail. Raise DatabaseUnavailable, ArchiveUnavailable, to try again is safe."""
         read = read_mail(mail.raw or b"")
         preview = self.preview(mail, read)
         if preview.outcome not in (ImportOutcome.IMPORTED, ImportOutcome.HELD) or read is None:
@@ -129,7 +129,7 @@ class Importer:
 
 
 def read_received(header: MailHeader, now: datetime) -> tuple[datetime | None, str | None]:
-    """Return when a mail was received and from whom, by its own header; None for what it does not say."""
+    """Return when a mail was received and from whom, by its own header, or None for what it does not say."""
     fields = header.top
     received = (first_value(fields, "received") or b"").rpartition(b";")[2]
     dates = (_moment(received, now), _moment(first_value(fields, "date") or b"", now))

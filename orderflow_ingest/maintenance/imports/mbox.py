@@ -1,6 +1,6 @@
 """Read the mails of an mbox file one after the other. Memory holds one mail.
 
-There is no standard; RFC 4155 describes what is usual. A mail begins at a line `From SENDER DATE`, at the beginning of
+There is no standard. RFC 4155 describes what is usual. A mail begins at a line `From SENDER DATE`, at the beginning of
 the file or after an empty line. That empty line belongs to the file and not to the mail before it. A From line without
 a time and a year is unquoted text. Quoted lines, `>From ` and `>>From `, lose one > (mboxrd). Content-Length is
 ignored. Line ends stay as they are, LF or CRLF.
@@ -18,7 +18,7 @@ _LINE = 1 << 16
 
 @dataclass(frozen=True)
 class MboxMail:
-    """A mail of an mbox file: where it begins, its From line's sender, and its bytes; None if it is over the limit."""
+    """A mail of an mbox file: where it begins, its From line's sender, and its bytes, or None if it is too large."""
 
     offset: int
     sender: str

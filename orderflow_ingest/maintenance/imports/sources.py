@@ -30,7 +30,7 @@ _HEAD = 4096
 
 @dataclass(frozen=True)
 class FileMail:
-    """A mail in a file: where it stands, and its bytes, or why there are none; `is_other`: nobody says it is mail."""
+    """A mail in a file: where it stands, and its bytes, or why there are none. `is_other`: nobody says it is mail."""
 
     name: str
     size: int

@@ -1,7 +1,7 @@
 """Parse one mail of the archive into the rows that it stands for, or say what is wrong with it.
 
 Everything in a row comes from the object. What the mail itself says is read by the functions that a delivery and an
-extraction use; the rest is in the object's metadata. The archive does not record two things, so the operator decides:
+extraction use. The rest is in the object's metadata. The archive does not record two things, so the operator decides:
 whether documents had been handed over, and why one is missing.
 
     every document is in the archive     PARSED, and its documents DONE, or PENDING with `hand_over`
@@ -48,7 +48,7 @@ from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
 
 @dataclass(frozen=True)
 class RebuildOptions:
-    """Which mail is meant, and what becomes of its documents; `at` is the time of the run, `actor` who runs it."""
+    """Which mail is meant, and what becomes of its documents. `at` is the time of the run, `actor` who runs it."""
 
     at: datetime
     actor: str
@@ -64,7 +64,7 @@ class RebuildOptions:
 
 
 class ObjectNote(StrEnum):
-    """What is worth telling of an object of the archive; `is_trouble` if no row can be made of it."""
+    """What is worth telling of an object of the archive. `is_trouble` if no row can be made of it."""
 
     FOREIGN = "objects that are none of ours"
     DAMAGED = "objects that are not what was put"

@@ -71,7 +71,7 @@ class ProcessPool:
             return found
 
     def _read_singly(self, org: OrganizationRecord, chunk: Chunk) -> list[ParsedObject]:
-        """Parse mails one by one after one of them ended its process; one that ends another loses its parts."""
+        """Parse mails one by one after one of them ended its process. One that ends another loses its parts."""
         found = []
         worker = _WorkerProcess(self._app, self._choice)
         try:
@@ -99,7 +99,7 @@ class _WorkerProcess:
         self._begin()
 
     def ask(self, org: OrganizationRecord, chunk: Chunk, *, is_whole: bool = True) -> None:
-        """Ask for a chunk of mails; is_whole: with their parts."""
+        """Ask for a chunk of mails. Is_whole: with their parts."""
         self._asked.append((org, chunk, is_whole))
         self._send(self._asked[-1])
 

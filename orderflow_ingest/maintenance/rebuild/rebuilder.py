@@ -67,7 +67,7 @@ def rebuild_organizations(
     *,
     dry_run: bool = False,
 ) -> Iterator[RebuildProgress]:
-    """Rebuild the messages of these organizations after the position of `tally`; yield it after each batch.
+    """Rebuild the messages of these organizations after the position of `tally`. Yield it after each batch.
 
     Can be done twice, by the ids. Raise ArchiveUnavailable, DatabaseUnavailable.
     """
@@ -117,7 +117,7 @@ def _batches(orgs: list[OrganizationRecord], app: App, position: str) -> Iterato
 
 
 def _split(org: OrganizationRecord, page: list[Listed], app: App) -> Iterator[_Batch]:
-    """Leave out existing rows, and cut the rest in chunks; a decision is read with the mail that it is on."""
+    """Leave out existing rows, and cut the rest in chunks. A decision is read with the mail that it is on."""
     names = [(one, read_raw_key(one.key)) for one in page]
     mails = [one.key for one, name in names if name and not name.is_held]
     held = [one.key for one, name in names if name and name.is_held and not name.is_decision]

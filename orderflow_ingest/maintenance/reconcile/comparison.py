@@ -170,7 +170,7 @@ class Comparison:
         return message is not None and message.status is Status.RECEIVED
 
     def _extract_again(self, row: ObjectReference) -> str:
-        """Set the message of a row back to RECEIVED, if its raw mail is whole; return what was done."""
+        """Set the message of a row back to RECEIVED, if its raw mail is whole. Return what was done."""
         if not self._scope.fix:
             return ""
         message = self._app.records.messages.get(row.org_id, row.message_id)

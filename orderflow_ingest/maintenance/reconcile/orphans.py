@@ -98,7 +98,7 @@ def _is_kept(digests: list[str], org_id: int, ids: list[UUID], app: App) -> bool
 
 
 def remove_copy(listed: Listed, digest: str, raw: bytes, org: Organization, app: App) -> bool:
-    """Delete a copy; False, and it is there again, if a row has come meanwhile that names it."""
+    """Delete a copy. False, and it is there again, if a row has come meanwhile that names it."""
     metadata = _metadata(listed.key, app.archive)
     app.archive.delete(listed.key)
     message = read_message(raw)
@@ -109,7 +109,7 @@ def remove_copy(listed: Listed, digest: str, raw: bytes, org: Organization, app:
 
 
 def record_orphan(listed: Listed, raw: bytes, org: Organization, app: App, actor: str) -> bool:
-    """Record raw mail that has no row, as a message or as held; False if a row has come meanwhile.
+    """Record raw mail that has no row, as a message or as held, or False if a row has come meanwhile.
 
     Idempotent as a delivery is: by the message's identity.
     """

@@ -20,7 +20,7 @@ from .findings import Finding, FindingKind
 
 @dataclass(frozen=True)
 class SpooledMail:
-    """A spool entry or a dead letter: its name, and what was read of it; no envelope if it could not be read."""
+    """A spool entry or a dead letter: its name, and what was read of it. No envelope if it could not be read."""
 
     name: str
     slug: str
@@ -45,7 +45,7 @@ def spool_findings(slug: str | None, overdue: timedelta, app: App) -> Iterator[F
 
 
 def read_entry(name: str, app: App, *, is_dead: bool) -> SpooledMail | None:
-    """Read an entry or a dead letter; None if it is gone. One that cannot be read has no organization."""
+    """Read an entry or a dead letter, or None if it is gone. One that cannot be read has no organization."""
     try:
         header, raw = app.spool.read(name, is_dead=is_dead)
         envelope = decode_envelope(header)
@@ -61,7 +61,7 @@ def read_entry(name: str, app: App, *, is_dead: bool) -> SpooledMail | None:
 
 
 def written_at(name: str) -> datetime | None:
-    """Return when an entry was written, by its name; None if the name is not ours."""
+    """Return when an entry was written, by its name, or None if the name is not ours."""
     nanoseconds = name.partition(".")[0]
     if not (nanoseconds.isdigit() and len(nanoseconds) == 20):
         return None

@@ -8,7 +8,7 @@ smime        S/MIME          ber          its encoding
 encryption   documents that are encrypted
 guards       how failures are raised, and how much work one mail may cause
 
-Guarantees: nothing but ContainerError leaves an opener, whatever the bytes; what is unpacked is bounded by one
+Guarantees: nothing but ContainerError leaves an opener, whatever the bytes. What is unpacked is bounded by one
 UnpackBudget for the whole mail, counted while it is unpacked and not as the container claims, and so is work that
 unpacks nothing. No member's path touches a file system. No I/O, no clock but the one that a caller gives to the budget,
 no settings.
@@ -38,7 +38,7 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Member:
-    """One thing out of a container; `name` as it was written, `declared_type` in lower case, "" if none was given."""
+    """One thing out of a container. `name` as it was written, `declared_type` in lower case, "" if none was given."""
 
     name: str | None
     data: bytes

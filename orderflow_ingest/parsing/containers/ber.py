@@ -23,7 +23,7 @@ _MOST_CHILDREN, _MOST_PASSED, _MOST_PIECES = 16, 10_000, 200_000
 
 @dataclass(frozen=True)
 class Element:
-    """One element: where its content begins and ends; the end is None where an end-of-contents mark ends it."""
+    """One element: where its content begins and ends. The end is None where an end-of-contents mark ends it."""
 
     tag: int
     start: int

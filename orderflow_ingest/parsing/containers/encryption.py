@@ -1,7 +1,7 @@
 """Find the documents that are encrypted: PDF, Office in its new and its old form, OpenDocument.
 
 Guarantees: never raises but for this machine's faults, and takes linear time. Only the few places are read where a
-format says that it is encrypted, so that damage elsewhere changes nothing; a place that cannot be found says no.
+format says that it is encrypted, so that damage elsewhere changes nothing. A place that cannot be found says no.
 
 Encrypted is not locked: a PDF that only forbids printing or changes, and a workbook that only forbids changes, are
 encrypted with a password that every program knows, and open without being asked for one. Nothing is tried here.

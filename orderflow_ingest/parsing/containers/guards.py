@@ -41,7 +41,7 @@ RAR = b"Rar!\x1a\x07"
 
 
 class ContainerError(Exception):
-    """A container that stays whole; the text is short fixed words that say why, never a sender's."""
+    """A container that stays whole. The text is short fixed words that say why, never a sender's."""
 
 
 class UnpackBudget:
@@ -87,7 +87,7 @@ class UnpackBudget:
             self.check_time()
 
     def take_guess(self) -> bool:
-        """Count one name whose charset is to be guessed; return False if there were too many."""
+        """Count one name whose charset is to be guessed. Return False if there were too many."""
         self.guesses -= 1
         return self.guesses >= 0
 

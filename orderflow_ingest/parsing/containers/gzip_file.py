@@ -3,10 +3,10 @@
 Reasons: damaged · ratio too high · too large when unpacked · too many members · too much to read
 
 Guarantees: nothing but ContainerError leaves, unpacking is counted block by block. A file of several gzip streams, one
-after another, is one file, as gzip itself reads it; bytes after the last stream that begin no other are left out with
+after another, is one file, as gzip itself reads it. Bytes after the last stream that begin no other are left out with
 a defect.
 
-zlib of the standard library does it; its gzip module takes bytes after the end for an error and hides the name.
+zlib of the standard library does it. Its gzip module takes bytes after the end for an error and hides the name.
 """
 
 import zlib

@@ -145,7 +145,7 @@ def is_mime_text(data: bytes) -> bool:
 def open_container(
     kind: str, data: bytes, budget: UnpackBudget, filename: str = "", hint: str = ""
 ) -> Iterator[Member]:
-    """Yield the members of a container; filename is its own name, hint a charset of the mail. Raise ContainerError."""
+    """Yield the members of a container. Filename is its own name, hint a charset of the mail. Raise ContainerError."""
     if kind == _UNREAD_KIND:
         raise ContainerError(UNREAD_ARCHIVE)
     if kind not in _OPENERS:

@@ -1,6 +1,6 @@
 """The properties of MAPI that TNEF and Outlook messages share ([MS-OXPROPS]), and what becomes of them.
 
-Guarantees: nothing raises on any value; an 8-bit string is read in the code page that its container names, by
+Guarantees: nothing raises on any value. An 8-bit string is read in the code page that its container names, by
 `mime.charsets`, and never through Python's codec registry.
 
 The table of ids is ours and short: extract-msg, which knows them all, is GPL and brings six more packages.

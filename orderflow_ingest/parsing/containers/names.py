@@ -5,7 +5,7 @@ UTF-8. The choice falls on the reading that looks most like a name: see _oddity.
 
 Guarantees: never raises, and a name costs at most a millisecond. Of a longer one than LONGEST_NAME bytes the end is
 read, where its last component stands with the ending, and a defect says so. Only the first MOST_GUESSES names of a mail
-are each judged; those after them are in the code page of the last one judged, for the names of an archive have one
+are each judged, those after them are in the code page of the last one judged, for the names of an archive have one
 writer.
 """
 
@@ -31,7 +31,7 @@ _ASIAN = ("cp932", "gb18030", "big5hkscs", "cp949")
 
 
 class Names:
-    """The names of one archive; hint is a charset used elsewhere in the mail."""
+    """The names of one archive. Hint is a charset used elsewhere in the mail."""
 
     def __init__(self, budget: UnpackBudget, hint: str = "") -> None:
         self._budget = budget
@@ -89,7 +89,7 @@ def decode_name(raw: bytes, hint: str = "") -> str:
 
 
 def decode_declared(data: bytes, charset: str, budget: UnpackBudget) -> str:
-    """Decode a text whose container names the charset; where that is wrong, it is detected if the budget allows it."""
+    """Decode a text whose container names the charset, where that is wrong, it is detected if the budget allows it."""
     codec = codec_name(charset) or "cp1252"
     # Bytes of UTF-7 may stand for what is no text, which decode_bytes looks after.
     if codec != "utf-7":

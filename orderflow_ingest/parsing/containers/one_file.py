@@ -3,7 +3,7 @@
 Reasons: damaged · ratio too high · too large when unpacked · too many members · too much to read
 
 Guarantees: nothing but ContainerError leaves, unpacking is counted block by block. A file of several streams, one after
-another, is one file, as bzip2 and xz themselves read it; bytes after the last stream that begin no other are left out
+another, is one file, as bzip2 and xz themselves read it. Bytes after the last stream that begin no other are left out
 with a defect. xz may ask for a dictionary of up to 4 GB: over MEMORY_LIMIT, which `xz -9` stays under, it is damaged.
 
 bz2 and lzma of the standard library do it.

@@ -3,12 +3,12 @@
 Reasons: damaged · not Outlook · no members · nested too deep · too large when unpacked · too many members · too much
 to read
 
-Guarantees: nothing but ContainerError leaves; time and memory stay in proportion to the file, whatever its tables
-claim; all streams together are no longer than four times the file. An attached message is a member MESSAGE and is read
-as its `members` are asked for. An attached OLE object is given as its Package or CONTENTS stream; one that has neither
+Guarantees: nothing but ContainerError leaves. Time and memory stay in proportion to the file, whatever its tables
+claim. All streams together are no longer than four times the file. An attached message is a member MESSAGE and is read
+as its `members` are asked for. An attached OLE object is given as its Package or CONTENTS stream. One that has neither
 is listed, without data.
 
-olefile (BSD, pure Python) reads the compound file; extract-msg, which reads all of a message, is GPL and brings six
+olefile (BSD, pure Python) reads the compound file. Extract-msg, which reads all of a message, is GPL and brings six
 more packages. olefile trusts the header, and was measured: a FAT that claims to go on costs unbounded memory, a
 stream whose sectors turn in a circle costs what its size claims, and looking for streams that begin in one sector
 costs the square of their number. So the header is checked before, sizes as they are opened, and that search, which

@@ -3,7 +3,7 @@
 Reasons: encrypted · archive not opened
 
 Guarantees: nothing but ContainerError leaves. The blocks of the archive are walked to learn of a password, the names in
-it being encrypted or its files; nothing is unpacked.
+it being encrypted or its files. Nothing is unpacked.
 
 RAR is not opened, since there is no reader that may be let near hostile bytes. rarfile starts the program unrar, which
 is not free and was the way into mail servers (CVE-2022-30333). libarchive (libarchive-c) is C that has had faults of

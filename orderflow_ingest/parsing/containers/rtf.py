@@ -1,6 +1,6 @@
 """Extract the text of a message body in compressed RTF ([MS-OXRTFCP], RTF 1.9).
 
-Guarantees: never raises but RtfTooLongError, and ContainerError where the mail's budget of steps is used up; takes
+Guarantees: never raises but RtfTooLongError, and ContainerError where the mail's budget of steps is used up. Takes
 linear time, gives text without lone surrogates. A wrong checksum and a damaged end are tolerated: what could be read is
 given. Where bytes are not of the charset that RTF names, it is detected for as many runs of them as the mail's budget
 has guesses.
@@ -9,7 +9,7 @@ Outlook wraps an HTML body in RTF ([MS-OXRTFEX]): its tags stand in groups of th
 place is marked and left out. Of such RTF the page is given.
 
 Own, since the libraries were measured against hostile input. striprtf takes the square of the length for fields that
-are opened only (200 kB: 4 s; 4 MB: half an hour), and leaves surrogates apart; compressed-rtf raises on a wrong
+are opened only (200 kB: 4 s. 4 MB: half an hour), and leaves surrogates apart. Compressed-rtf raises on a wrong
 checksum, and unpacks without bound. What is asked of either is small.
 """
 

@@ -4,13 +4,13 @@ Reasons: damaged · directory too large · encrypted · no members · ratio too 
 members · too much to read · unsupported compression
 
 Guarantees: nothing but ContainerError leaves, and time is linear. Encryption of any file is reported before the first
-is given; where the names are encrypted too, the archive is. Bytes are counted as they are unpacked, and a dictionary is
+is given, where the names are encrypted too, the archive is. Bytes are counted as they are unpacked, and a dictionary is
 no larger than what is to come out. Directories and the litter of file managers are not given. Nothing touches a file
 system.
 
 Own, since there is no library to leave this to. py7zr brings seven packages in C and a tenth of a second of start, and
 unpacks without a bound of its own. libarchive is C that reads hostile bytes in the process which holds the keys of all
-tenants; its RAR and 7z readers have had faults of memory year after year. The format is a short list of numbers, and
+tenants. Its RAR and 7z readers have had faults of memory year after year. The format is a short list of numbers, and
 lzma, bz2 and zlib of the standard library unpack what 7-Zip writes for documents: LZMA, LZMA2, Deflate, bzip2, stored.
 A file in PPMd, or behind a filter for programs before LZMA, is left out, and the archive is kept whole for it after its
 other members.
@@ -53,7 +53,7 @@ class _Coder:
 class _Folder:
     """Streams packed as one: how they were packed, from the packed side, where the bytes lie, and what comes out.
 
-    chain is empty where the coders stand in no row; ciphered is true if one of them is a cipher.
+    chain is empty where the coders stand in no row. Ciphered is true if one of them is a cipher.
     """
 
     chain: list[_Coder]

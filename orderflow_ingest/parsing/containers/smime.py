@@ -4,7 +4,7 @@ Reasons: encrypted · certificates only · no content · not CMS · nested too d
 unpacked · too many members · too much to read
 
 Guarantees: nothing but ContainerError leaves. The signature is not looked at, and every member says so: what is inside
-is as trustworthy as any mail. DER and BER, in which senders stream, and both as base64 or PEM, are read; signed within
+is as trustworthy as any mail. DER and BER, in which senders stream, and both as base64 or PEM, are read. Signed within
 signed, and compressed within signed, open in one step.
 
 The content is a MIME entity, a member MESSAGE. Where the name says otherwise it is a file: invoices and orders signed
@@ -104,7 +104,7 @@ def _is_cms(data: bytes, budget: UnpackBudget) -> bool:
 
 
 def _read_info(data: bytes, budget: UnpackBudget) -> tuple[bytes, Element]:
-    """Return the type and the content of a ContentInfo; the type is empty for a bare structure."""
+    """Return the type and the content of a ContentInfo. The type is empty for a bare structure."""
     top = read_element(data, 0)
     if top.tag != SEQUENCE:
         raise ValueError("no sequence")
@@ -119,7 +119,7 @@ def _read_info(data: bytes, budget: UnpackBudget) -> tuple[bytes, Element]:
 
 
 def _find_content(data: bytes, bare: bytes, budget: UnpackBudget) -> _Found:
-    """Return the content of a structure; bare is the type of one that does not name it. Raise ContainerError."""
+    """Return the content of a structure. Bare is the type of one that does not name it. Raise ContainerError."""
     kind, structure = _read_info(data, budget)
     kind = kind or bare
     if kind in _SECRET:

@@ -66,7 +66,7 @@ def begins_tar(data: bytes) -> bool:
 
 
 def open_tar(data: bytes, budget: UnpackBudget, hint: str = "") -> Iterator[Member]:
-    """Yield the files of an archive; hint names a charset used elsewhere in the mail. Raise ContainerError."""
+    """Yield the files of an archive. Hint names a charset used elsewhere in the mail. Raise ContainerError."""
     names, overrides = Names(budget, hint), _Overrides()
     position, given, left_out = 0, 0, False
     with reading("damaged"):
@@ -98,7 +98,7 @@ def open_tar(data: bytes, budget: UnpackBudget, hint: str = "") -> Iterator[Memb
 
 
 def _find_header(data: bytes, position: int) -> int | None:
-    """Return where the next header stands, past the end mark of an archive before it; None at the end."""
+    """Return where the next header stands, past the end mark of an archive before it. None at the end."""
     end = _NULS.match(data, position)
     at = position + (end.end() - position) // _BLOCK * _BLOCK if end else position
     if at >= len(data) or not data[at : at + _BLOCK].strip(b"\0"):

@@ -2,15 +2,15 @@
 
 Reasons: not TNEF · no members · nested too deep · too large when unpacked · too many members · too much to read
 
-Guarantees: nothing but ContainerError leaves; takes linear time and copies an attachment once. Checksums are not looked
+Guarantees: nothing but ContainerError leaves. Takes linear time and copies an attachment once. Checksums are not looked
 at: programs that cut or recode mail leave them wrong. What ends early is given as far as it goes, with a defect.
 Garbage after the last attribute is left out. An attached message is a member MESSAGE and is read as its `members` are
 asked for.
 
 Own, since tnefparse, the one library that is kept up, does not stand hostile input, and was read and measured: 41
-bytes whose property count says four billion keep it busy without end; it copies the rest of the stream for each
-attribute, so that 1 MB of tiny ones takes a second, and 25 MB ten minutes; one value in a code page that it does not
-know, or no code page at all, loses the whole stream; and it strips NULs off the end of attached objects. It is LGPL.
+bytes whose property count says four billion keep it busy without end. It copies the rest of the stream for each
+attribute, so that 1 MB of tiny ones takes a second, and 25 MB ten minutes. One value in a code page that it does not
+know, or no code page at all, loses the whole stream, and it strips NULs off the end of attached objects. It is LGPL.
 The format is a list of attributes, of which seven matter here.
 """
 
@@ -124,7 +124,7 @@ def _read_attachments(data: memoryview, codepage: int | None, budget: UnpackBudg
 
 
 def _attributes(data: memoryview, budget: UnpackBudget) -> Iterator[_Attribute]:
-    """Yield the attributes of a stream, the last perhaps not whole; stop where none stands."""
+    """Yield the attributes of a stream, the last perhaps not whole. Stop where none stands."""
     position = 6
     while position + _attribute.size <= len(data):
         budget.step(_ATTRIBUTE_STEPS)

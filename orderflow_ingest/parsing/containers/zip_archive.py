@@ -4,9 +4,9 @@ Reasons: damaged · directory too large · encrypted · multi-part · no members
 too large when unpacked · too many members · too much to read · unsupported compression
 
 Guarantees: nothing but ContainerError leaves. What is wrong with the directory, encryption and compression methods are
-reported before any member is given; a bad checksum only when its member is reached. Nothing that the directory claims
+reported before any member is given. A bad checksum only when its member is reached. Nothing that the directory claims
 is trusted: its entries are counted before zipfile makes objects of them, and bytes are counted as they are unpacked.
-Directories and the litter of file managers are not given; two members of one name both are.
+Directories and the litter of file managers are not given. Two members of one name both are.
 
 zipfile of the standard library does it. bzip2 and LZMA it would unpack without bound, a GB out of 4 kB, and no
 program that people use writes them, so that only stored and deflated members are opened. A program that carries an
@@ -37,7 +37,7 @@ _UNICODE_PATH = 0x7075
 
 
 def open_zip(data: bytes, budget: UnpackBudget, hint: str = "") -> Iterator[Member]:
-    """Yield the files of an archive; hint names a charset used elsewhere in the mail. Raise ContainerError."""
+    """Yield the files of an archive. Hint names a charset used elsewhere in the mail. Raise ContainerError."""
     with reading("damaged"):
         _check_directory(data, budget)
         archive = ZipFile(BytesIO(data))

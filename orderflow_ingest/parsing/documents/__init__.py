@@ -12,9 +12,9 @@ html_to_text   HTML made text
 markup         pages made safe for the parser
 styles         text that is hidden
 
-Guarantees: every part is given with the reason why it is a document or is skipped; nothing in a mail raises; a part
+Guarantees: every part is given with the reason why it is a document or is skipped. Nothing in a mail raises. A part
 whose decoding or opening fails is given out whole with a defect, and never costs the others. Content is decoded part by
-part, as the caller asks for the next; a multipart's data is empty, since its parts come after it. ImportError and
+part, as the caller asks for the next. A multipart's data is empty, since its parts come after it. ImportError and
 MemoryError do pass: they concern this machine and not the mail, and must not make a document of it.
 """
 

@@ -1,7 +1,7 @@
 """What a part claims to be by its declared type and its name, and what its bytes show it to be.
 
 A declared type says little: mail programs send spreadsheets as octet streams and CSV as text/plain. So the content's
-own signature comes first, then the ending of the name, then the declared type; of each the first that says something
+own signature comes first, then the ending of the name, then the declared type, of each the first that says something
 and that the content does not contradict. A claim that the content contradicts is given as a defect, since a program
 named order.pdf is either a mistake or an attack.
 """
@@ -147,7 +147,7 @@ def contradictions(declared: str, detected: str | None, filename: str | None) ->
 
 
 def _differ(claim: str, shown: str) -> bool:
-    """Return whether content that shows one type cannot be what is claimed; content may show none."""
+    """Return whether content that shows one type cannot be what is claimed. Content may show none."""
     if claim in ("", "application/octet-stream") or claim == shown:
         return False
     if claim in _HAS_SIGNATURE:

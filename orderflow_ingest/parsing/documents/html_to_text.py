@@ -3,11 +3,11 @@
 resiliparse makes HTML text: it is made for pages of any quality, parses like a browser and is loaded in milliseconds.
 Of the others inscriptis pads table cells to the width of their column, which makes gigabytes of one long cell,
 html2text takes minutes for nested lists, and Beautiful Soup does not keep rows together. A row of a table becomes a
-line, its cells parted by tabs; what was filled into a form is text.
+line, its cells parted by tabs. What was filled into a form is text.
 
-Guarantees: never raises but for this machine's faults; takes linear time, since `markup` bounds what the parser gets. A
+Guarantees: never raises but for this machine's faults. Takes linear time, since `markup` bounds what the parser gets. A
 page over HTML_LIMIT, or one of which no text can be had, is to be kept as it is. Text that a person sees is never left
-out; which hidden text is left out and which is reported, `styles` says.
+out. Which hidden text is left out and which is reported, `styles` says.
 """
 
 import re
@@ -68,7 +68,7 @@ def decode_html(data: bytes, charset: str, hint: str) -> tuple[str, bool]:
 
 
 class PageText(NamedTuple):
-    """The text of a page; None if none can be had of it although it has some, or too much of it.
+    """The text of a page, or None if none can be had of it although it has some, or too much of it.
 
     may_be_hidden  some of it may be invisible to a person
     has_frame      a frame with a page of its own stands in it, which is not read

@@ -11,7 +11,7 @@ whatever state the parser is in:
 1. Formatting elements, menus and SVG get the names of plain elements: the parser copies open formatting elements into
    every paragraph, and no text depends on them. Elements that the text extraction leaves out although mail programs
    show them (<figure>, <object>) become <div> too.
-2. A page is cut so that no piece has more than MAX_TAGS tags; a piece costs at most the square of that.
+2. A page is cut so that no piece has more than MAX_TAGS tags. A piece costs at most the square of that.
 3. Attributes are counted from above, each tag as if it went on to the next ">" that no quotation mark can enclose.
 """
 
@@ -66,12 +66,12 @@ class ByteBudget:
         self._risk = _HARMLESS
 
     def take(self, size: int) -> bool:
-        """Spend so many bytes; return False if fewer were left."""
+        """Spend so many bytes. Return False if fewer were left."""
         self._bytes -= size
         return self._bytes >= 0
 
     def take_risk(self, risk: int) -> bool:
-        """Spend a page's risk; return whether it may be parsed as it is."""
+        """Spend a page's risk. Return whether it may be parsed as it is."""
         if risk > self._risk:
             return False
         self._risk -= risk

@@ -2,11 +2,11 @@
 
 A picture shown by a page is an ornament if the mail has another document. If it has none, a large picture is the order:
 a fax that a gateway sent, a scan, a photo, a screenshot under a greeting. Large is a picture of LARGE_AREA pixels with
-no side below LARGE_SIDE, or of LARGE_SIZE bytes where its header does not say; and whatever has VERY_LARGE_SIZE bytes.
+no side below LARGE_SIDE, or of LARGE_SIZE bytes where its header does not say, and whatever has VERY_LARGE_SIZE bytes.
 Signature logos are smaller, and banners become documents: one too many is seen by somebody, one lost by nobody.
 
 Which it is shows only at the end of a mail. So large pictures wait until another document comes or the mail ends, up to
-HELD_SIZE bytes of them; a further one is a document at once.
+HELD_SIZE bytes of them. A further one is a document at once.
 """
 
 import re

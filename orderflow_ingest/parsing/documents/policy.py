@@ -4,7 +4,7 @@ Taken are: what the sender calls an attachment, every leaf with a name, every le
 (PDF, spreadsheets, CSV, XML, EDI, Word) however they are marked: a PDF marked inline is an order. Text bodies are
 taken as documents of their own kind (see `bodies`). Passed over are calendars, business cards, signatures, delivery
 reports, and images that an HTML body shows by their Content-ID or Content-Location (RFC 2392, RFC 2557) or that are
-too small for a scan; a large one that is all a page shows is the order itself, and so is any in a mail without another
+too small for a scan. A large one that is all a page shows is the order itself, and so is any in a mail without another
 document (see `pictures`). The word inline alone decides nothing.
 """
 
@@ -57,7 +57,7 @@ def decide(
 ) -> tuple[bool, Reason]:
     """Return whether a leaf is a document, or a text body, and why.
 
-    parent is the type of the multipart it stands in, names are its Content-ID and Content-Location; is_shown returns
+    parent is the type of the multipart it stands in, names are its Content-ID and Content-Location. Is_shown returns
     whether an HTML body of the mail shows a part that has one of the names, and is asked for images only.
     """
     if reason := _excluded_by_type(part):
@@ -85,7 +85,7 @@ def decide(
 def accept_types(parts: Iterable[Part], types: tuple[str, ...]) -> Iterator[Part]:
     """Yield parts, passing over the documents of other content types than these, a kind as `image/*`; () means all.
 
-    Text bodies stay, since an order may be typed into one; and so does what could not be opened or read, since nobody
+    Text bodies stay, since an order may be typed into one, and so does what could not be opened or read, since nobody
     knows what is in it.
     """
     unknown = (Reason.NOT_OPENED, Reason.UNREADABLE, Reason.PARTIAL_MESSAGE)
@@ -103,7 +103,7 @@ class DocumentLimit:
 
     The first documents are taken, the last half of the places is for attachments alone: many texts keep no file out.
     Of the others _LISTED are listed as skipped, and of parts that are skipped anyway as many as documents may be
-    accepted; one last part of each kind says how many more there are. `over` counts the documents that were not taken.
+    accepted. One last part of each kind says how many more there are. `over` counts the documents that were not taken.
     """
 
     def __init__(self, most: int) -> None:

@@ -29,7 +29,7 @@ def _ignore(_: str | None) -> None:
 
 
 class ReadMonitor:
-    """Limits the time to read one mail, and reports which part is being read; without arguments it limits nothing."""
+    """Limits the time to read one mail, and reports which part is being read. Without arguments it limits nothing."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class ReadMonitor:
         self._on_change(None)
 
     def reason_to_keep(self, path: str) -> str:
-        """Return why a part must be given out whole; "" if it may be read."""
+        """Return why a part must be given out whole, or "" if it may be read."""
         return self._reason_to_keep(path, self._clock())
 
     def _reason_to_keep(self, path: str, now: float) -> str:
@@ -86,7 +86,7 @@ class ReadMonitor:
         return TOOK_TOO_LONG if now >= self._end else ""
 
     def reason_to_keep_mail(self) -> str:
-        """Return why the whole mail must be given out as one part; "" if it may be read."""
+        """Return why the whole mail must be given out as one part, or "" if it may be read."""
         return FAILED_BEFORE if "" in self._kept else ""
 
     def may_decode(self, path: str) -> bool:

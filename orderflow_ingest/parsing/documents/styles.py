@@ -3,7 +3,7 @@
 There is no style engine here: a mail program's style sheets, its width and its faults decide what a person sees. So
 text is left out only where its own style attribute hides it in every program: the last valid `display` in it is `none`,
 and no style sheet of the page can win against that. All other text stays. Text that may be invisible (without size,
-color or place; hidden by `visibility`, by the attribute `hidden`, or perhaps by a style sheet) stays as well and is
+color or place. Hidden by `visibility`, by the attribute `hidden`, or perhaps by a style sheet) stays as well and is
 reported, since a handler may believe what no person saw: a language model, for one. Rules of a style sheet are read as
 style attributes are, whatever they select.
 
@@ -149,7 +149,7 @@ def read_colors(style: str) -> tuple[str, str]:
 
 
 def is_on_its_color(element: Any, steps: Iterator[int]) -> bool:
-    """Return whether text has the color of the nearest background around it; True too if `steps` end before that."""
+    """Return whether text has the color of the nearest background around it. True too if `steps` end before that."""
     text, ground = _colors_of(element)
     around = element.parent if text and not ground else None
     while around is not None and next(steps, None) is not None:
@@ -176,7 +176,7 @@ def _has_hiding_rule(sheet: str) -> bool:
 
 
 def _mark(known: dict[str, str], style: re.Match[str], *, may_win: bool) -> str:
-    """Return what stands in place of a style attribute, "" in `known` for itself; a page repeats few styles."""
+    """Return what stands in place of a style attribute, "" in `known` for itself. A page repeats few styles."""
     quoted = style[1]
     mark = known.get(quoted)
     if mark is None:

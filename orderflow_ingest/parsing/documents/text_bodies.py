@@ -40,7 +40,7 @@ class BodyBudget(markup.ByteBudget):
         self._compared = COMPARED_IN_A_MAIL
 
     def take_comparison(self, size: int) -> bool:
-        """Spend so many characters to compare; return False if fewer were left."""
+        """Spend so many characters to compare. Return False if fewer were left."""
         self._compared -= size
         return self._compared >= 0
 

@@ -1,7 +1,7 @@
 """The walk through a mail and through the containers in it.
 
 A container that could be opened is skipped in favor of what it holds, its members lie below its path. One that
-stays shut, or breaks in the middle, is a document itself, whole, with the reason; the members before the break are
+stays shut, or breaks in the middle, is a document itself, whole, with the reason. The members before the break are
 documents as well, for an order too many is seen by somebody and a lost one by nobody. The container is given after its
 members, since only then is known which it is. A message that a container holds is read as a mail of its own.
 
@@ -93,7 +93,7 @@ class _Reader:
         self.body_budget = BodyBudget()
 
     def read_mail(self, raw: bytes, path: str, depth: int) -> Iterator[Part]:
-        """Yield the parts of a message; path and depth are those of the container that held it."""
+        """Yield the parts of a message. Path and depth are those of the container that held it."""
         entities: list[Entity] = []
         bodies, broken = Bodies(self.body_budget), ""
         if not depth and (why := self.monitor.reason_to_keep_mail()):
@@ -123,7 +123,7 @@ class _Reader:
             yield _unreadable(path, "message/rfc822", raw, (f"not opened: {broken}",))
 
     def _read_entity(self, entity: Entity, why: str, bodies: Bodies, depth: int) -> Iterator[Part]:
-        """Yield the part that an entity is; with `why` it is given out whole."""
+        """Yield the part that an entity is, with `why` it is given out whole."""
         header = entity.header
         if why and entity.kind != "leaf":
             yield _part(
@@ -347,7 +347,7 @@ def _read_disposition(value: str) -> str:
 
 
 def _part(claim: _Claim, data: bytes, reason: Reason, why_kept: str = "", *, is_document: bool) -> Part:
-    """Return a part; of one that is kept whole nobody may find out what it is."""
+    """Return a part, of one that is kept whole nobody may find out what it is."""
     filename = safe_filename(claim.filename) if claim.filename else None
     declared = storable(claim.declared_type)
     detected = None if why_kept else detect_type(data)
@@ -372,7 +372,7 @@ def _part(claim: _Claim, data: bytes, reason: Reason, why_kept: str = "", *, is_
 
 
 def _with_decision(part: Part, reason: Reason, *, is_document: bool) -> Part:
-    """Return a part with another verdict; replace() would take a tenth of the time of a small part."""
+    """Return a part with another verdict. Replace() would take a tenth of the time of a small part."""
     return Part(
         part.path, part.filename, part.claimed_filename, part.declared_type, part.detected_type, part.content_type,
         part.disposition, part.data, is_document, reason, part.kind, part.charset, part.defects,
@@ -382,7 +382,7 @@ def _with_decision(part: Part, reason: Reason, *, is_document: bool) -> Part:
 def _without_undeclared_base64(part: Part) -> Part:
     """Return a part decoded whose sender encoded it and did not say so.
 
-    It then is a document, or printable text, and what its name says; digits that only look like base64 become noise.
+    It then is a document, or printable text, and what its name says. Digits that only look like base64 become noise.
     """
     if part.detected_type is not None or extension(part.filename) in _STAYS_ENCODED or not _is_base64(part.data):
         return part

@@ -1,10 +1,10 @@
 """Undo content transfer encodings, leniently (RFC 2045 section 6).
 
 Guarantees: never raises, takes linear time, copies a clean base64 body only once, into its decoded form. What had to
-be tolerated is given in short fixed words; an unknown encoding leaves the bytes as they are.
+be tolerated is given in short fixed words. An unknown encoding leaves the bytes as they are.
 
-base64: padding may be missing, wrong or in the middle (blocks encoded one by one and joined); noise is skipped; text
-after the end is cut off; a body that is no base64 at all stays as it is. Quoted-printable: a soft break may carry
+base64: padding may be missing, wrong or in the middle (blocks encoded one by one and joined). Noise is skipped. Text
+after the end is cut off. A body that is no base64 at all stays as it is. Quoted-printable: a soft break may carry
 blanks, an "=" that escapes nothing stands for itself. A hard line break stands for CRLF (section 6.7), which a pipe has
 made LF: it is made CRLF again for what is not text. Text bodies may hold uuencoded files, whose unused last bits may
 be anything.
@@ -54,7 +54,7 @@ class UuFile:
 
 
 def decode_body(raw: bytes, start: int, end: int, encoding: str, kind: str = "text/plain") -> Body:
-    """Decode raw[start:end] by the word of its Content-Transfer-Encoding, in lower case; kind is its media type."""
+    """Decode raw[start:end] by the word of its Content-Transfer-Encoding, in lower case. Kind is its media type."""
     if encoding == "base64":
         return _decode_base64(raw, start, end)
     if encoding == "quoted-printable":
@@ -215,7 +215,7 @@ def _decode_odd_lines(text: bytes, *, with_crlf: bool) -> bytes:
 
 
 def _without(pattern: re.Pattern[bytes], text: bytes) -> bytes:
-    """Remove every match; re.sub would hold millions of small pieces at once."""
+    """Remove every match. Re.sub would hold millions of small pieces at once."""
     kept = bytearray()
     position = 0
     for found in pattern.finditer(text):
@@ -255,7 +255,7 @@ def _read_uuencoded(text: bytes, position: int) -> tuple[bytes, int, bool]:
 
 
 def _decode_uu_line(line: bytes, chunks: list[bytes]) -> bool:
-    """Decode one line into chunks and return whether it was one; lengths and blanks a mailer spoiled are mended."""
+    """Decode one line into chunks and return whether it was one. Lengths and blanks a mailer spoiled are mended."""
     count = (line[0] - 32) & 63
     needed = (count + 2) // 3 * 4
     if not needed <= len(line) - 1 + 8 or len(line) > needed + 4:

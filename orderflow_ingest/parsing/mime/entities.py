@@ -71,7 +71,7 @@ _NO_PARAMETERS = Parametrized("", ())
 
 
 class Header(NamedTuple):
-    """What a header says of its content; type is usable always, content holds what was written."""
+    """What a header says of its content. Type is usable always, content holds what was written."""
 
     type: str
     content: Parametrized
@@ -119,7 +119,7 @@ class Header(NamedTuple):
 
 
 class Entity(NamedTuple):
-    """A container or leaf: kind is "leaf", "multipart" or "message"; its body is source[start:end]."""
+    """A container or leaf: kind is "leaf", "multipart" or "message". Its body is source[start:end]."""
 
     path: str
     kind: str

@@ -1,7 +1,7 @@
 """Read header fields from bytes, leniently (RFC 5322 section 2.2 and 3.6.8, obsolete forms of section 4).
 
 Guarantees: never raises, takes linear time, and one odd line never hides the fields that follow it. A line ends with
-CRLF, LF, CR or the CR CR LF of a twice converted mail. A header block ends at the first empty line; a line of blanks
+CRLF, LF, CR or the CR CR LF of a twice converted mail. A header block ends at the first empty line. A line of blanks
 is a continuation.
 
 A line that is no field (no colon, a blank inside the name, mbox's "From ") is dropped together with its
@@ -13,7 +13,7 @@ read_mail_header() reads the header of a mail once, for all that asks about it, 
 HEADER_LINES, counted from the first field that a sender writes (From, To, Subject …). What stands before it has a bound
 of its own, of the same size: each server on the way adds to it, and a mail that comes again by another way must be read
 alike. A header over the bound is read up to it, without the field that the bound cuts, and is not `whole`.
-Measured: a header at the bound takes 7 ms and 1 MB; of 4 MB of To lines 20 ms and 3 MB, most of it for the hash.
+Measured: a header at the bound takes 7 ms and 1 MB, of 4 MB of To lines 20 ms and 3 MB, most of it for the hash.
 """
 
 import re
@@ -57,8 +57,8 @@ class MailHeader:
 
     `top` are the fields at the top of the mail, and `fields` those of the header that the sender wrote: the same ones,
     unless a server found no header and put its own before it. `start` is where the sender's header begins, 0 where it
-    is at the top; `body_start` is where its body begins. `top_block` is the top as it stands, `block` the sender's
-    header with each line end made LF; `odd_line` is where in it the first line begins that is no field.
+    is at the top. `body_start` is where its body begins. `top_block` is the top as it stands, `block` the sender's
+    header with each line end made LF. `odd_line` is where in it the first line begins that is no field.
 
     `is_whole`: all of it was read. Else `first_own` and `body_start` are where its first field stands that no server
     writes. `line_end` is what the mail has at the end of its lines.
@@ -79,8 +79,8 @@ class MailHeader:
 def iterate_fields(block: bytes, odd: list[int] | None = None) -> Iterator[Field]:
     """Yield the fields of a header block one by one, since millions of them may stand in one.
 
-    Where the first line begins that was dropped is put into odd, as a place in the block with each line end made LF;
-    mbox's "From " is none at the beginning, nor below what servers have put before the sender's fields.
+    Where the first line begins that was dropped is put into odd, as a place in the block with each line end made LF.
+    Mbox's "From " is none at the beginning, nor below what servers have put before the sender's fields.
     """
     block, mark = _unify_line_ends(block.removeprefix(_BOM)), len(_BOM) if block.startswith(_BOM) else 0
     name: str | None = None
@@ -126,7 +126,7 @@ def first_value(fields: Iterable[Field], name: str) -> bytes | None:
 def split_header(raw: bytes | memoryview, start: int = 0, end: int | None = None) -> tuple[int, int]:
     """Return where the header block ends and where the body starts, as offsets into raw[start:end].
 
-    An empty line at once means no header at all; without an empty line everything is header.
+    An empty line at once means no header at all. Without an empty line everything is header.
     """
     stop = len(raw) if end is None else end
     for line_end in (b"\r\r\n", b"\r\n", b"\n", b"\r"):
@@ -174,7 +174,7 @@ def find_sender_header(raw: bytes) -> int:
     """Return where the header that the sender wrote begins: 0 but for a header of trace fields alone.
 
     A server that finds no header, since the first line is no field, puts its own trace fields and an empty line in
-    front; then the sender's header is what follows, if it looks like one.
+    front. Then the sender's header is what follows, if it looks like one.
     """
     start = skip_leading_blanks(raw)
     # Nearly every mail ends here, with its header read once by the walk.
@@ -215,7 +215,7 @@ def _read_block(raw: bytes, start: int) -> MailHeader:
 
 
 def _find_end(raw: bytes, start: int) -> tuple[int, int] | None:
-    """Return where the header block at start ends and where its body starts; None if it goes over the bound."""
+    """Return where the header block at start ends and where its body starts, or None if it goes over the bound."""
     limit = min(start + HEADER_BYTES, len(raw))
     end, body_start = split_header(raw, start, limit)
     if end == body_start == limit < len(raw):

@@ -47,7 +47,7 @@ def safe_filename(claimed: str) -> str | None:
 
 
 def extension(filename: str | None) -> str:
-    """Return the ending of a safe name in lower case, without its dot; "" if there is none."""
+    """Return the ending of a safe name in lower case, without its dot, or "" if there is none."""
     if not filename:
         return ""
     found = _EXTENSION.search(filename)

@@ -5,7 +5,7 @@ A block of lines up to an empty line or a boundary is given. Content in it begin
 - one that begins a document (PDF, ZIP, XML …), as it is or in base64, wherever it stands
 - one without a field name, one after a line of blanks, or in a part one with a name that no header has ("Order: 12",
   "Order-No: 12"), unless a field follows that describes content, or, in a message, one that it lacks: then the line
-  was only odd; so is a line that begins as a field does ("X-A/B: 1")
+  was only odd. So is a line that begins as a field does ("X-A/B: 1")
 - in a part behind which nothing stands, one below the fields that describe it: any other field, or an indented line
 - the first field of an attached message below the fields of the part that holds it
 
@@ -15,7 +15,7 @@ follows the header of a message, a line as "Order: 12" above it stays header: pr
 message, and nothing distinguishes them from a text of which the empty line is missing. `entities` reports it as a
 defect.
 
-Guarantees: never raises, takes linear time; a block without such a line costs one look at each line.
+Guarantees: never raises, takes linear time. A block without such a line costs one look at each line.
 """
 
 import binascii
@@ -83,8 +83,8 @@ def is_usual(name: str, *, is_message: bool) -> bool:
 def find_content(block: bytes, follows: bytes, kind: str, encoding: str, *, is_message: bool) -> int | None:
     """Return the offset in a header block at which content begins, None if all of it is header.
 
-    follows is the beginning of what stands behind the empty line, "" if only blanks do; kind and encoding are the type
-    and transfer encoding that the block declares; is_message says that it is no part of a multipart.
+    follows is the beginning of what stands behind the empty line, "" if only blanks do. Kind and encoding are the type
+    and transfer encoding that the block declares. Is_message says that it is no part of a multipart.
     """
     return _Search(block, follows.lstrip(), kind, encoding, is_message=is_message).run()
 
@@ -123,7 +123,7 @@ class _Search:
         return None
 
     def _suspect(self, text: bytes) -> str:
-        """Return what a line may be instead of header: "odd", "foreign", "message"; "" for an ordinary line."""
+        """Return what a line may be instead of header: "odd", "foreign", "message", or "" for an ordinary line."""
         is_open, self.is_open = self.is_open, text.rstrip().endswith(b";")
         if self.started and text[:1] in (b" ", b"\t"):
             ends = self.after_blanks or (not self.follows and not self.is_message and self.name in _DESCRIBING)
@@ -175,7 +175,7 @@ class _Search:
         return bool(self.seen)
 
     def _find_later(self, start: int) -> int:
-        """Return where a field begins that shows the header to go on, 0 if none does; looked for once for all lines."""
+        """Return where a field begins that shows the header to go on, 0 if none does. Looked for once for all lines."""
         if self.later > start or self.later < 0:
             return max(self.later, 0)
         pattern = _LATER_IN_MESSAGE if self.is_message else _LATER_IN_PART

@@ -3,15 +3,15 @@
 Guarantees: never raises, takes linear time. Values stay bytes until they are asked for as text. Parameters over
 10,000 are dropped, and of a name what is over 64 kB.
 
-Accepted beyond the grammar: values without quotes that hold blanks, brackets or encoded words; quotes inside quotes;
-a quote never closed; a parameter after a blank or comma instead of ";"; comments; quotes around a name; a bare name
+Accepted beyond the grammar: values without quotes that hold blanks, brackets or encoded words. Quotes inside quotes.
+A quote never closed. A parameter after a blank or comma instead of ";". Comments. Quotes around a name. A bare name
 without "=" is skipped. In text that is not UTF-8 a backslash may be half a character of Shift_JIS, GBK or Big5.
 
-RFC 2231: sections are joined in the order of their numbers whatever order they came in, past gaps; of two sections
-with one number the extended one counts, then the first; an extended value (charset'language'text) wins over sections,
+RFC 2231: sections are joined in the order of their numbers whatever order they came in, past gaps, of two sections
+with one number the extended one counts, then the first. An extended value (charset'language'text) wins over sections,
 sections over a plain value, and anything over an empty one. The quotes around the language may be spoiled: blanks
 between them, typographic ones, another number of them. Encoded words are decoded although RFC 2047 section 5 forbids
-them here, after the sections are joined, since mailers split them over sections; one within another is decoded, too.
+them here, after the sections are joined, since mailers split them over sections. One within another is decoded, too.
 
 In a plain value a percent sign is a percent sign, unless every one of them begins an escape, and all is UTF-8 then, or
 letters of an 8-bit charset within words.
@@ -83,7 +83,7 @@ class Parametrized(NamedTuple):
     defects: tuple[str, ...] = ()
 
     def get(self, name: str, hint: str = "") -> str | None:
-        """Return a parameter as text; hint names a charset for raw 8-bit that is not UTF-8."""
+        """Return a parameter as text. Hint names a charset for raw 8-bit that is not UTF-8."""
         named = [parameter for parameter in self.parameters if parameter.name.startswith(name)]
         if not named:
             return None
@@ -175,7 +175,7 @@ def _read_parameters(value: bytes, position: int, quote: re.Pattern[bytes], defe
 
 
 def _read_quoted(value: bytes, start: int, quote: re.Pattern[bytes], *, closes: bool) -> tuple[bytes, int, bool]:
-    """Read up to the quote that ends the parameter, if any closes; quotes before it are part of the value."""
+    """Read up to the quote that ends the parameter, if any closes. Quotes before it are part of the value."""
     for mark in quote.finditer(value, start) if closes else ():
         if mark[0] == b'"' and _AFTER_QUOTE.match(value, mark.end()):
             return _unescape(value[start : mark.start()], quote), mark.end(), True
@@ -185,7 +185,7 @@ def _read_quoted(value: bytes, start: int, quote: re.Pattern[bytes], *, closes: 
 
 
 def _read_token(value: bytes, start: int, *, is_extended: bool) -> tuple[bytes, int]:
-    """Read up to the next ";" or name; one inside an encoded word does not count."""
+    """Read up to the next ";" or name. One inside an encoded word does not count."""
     ends = (end.start() for end in _TOKEN_END.finditer(value, start) if not end[0].startswith(b"=?"))
     stop = next(ends, len(value))
     text = value[start:stop].strip()

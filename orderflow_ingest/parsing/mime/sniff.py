@@ -159,7 +159,7 @@ def _signatures() -> list[tuple[slice, set[bytes]]]:
 
 
 def _is_binary(head: bytes) -> bool:
-    """Return whether content is neither ASCII nor UTF-8 text; the head may end inside a character."""
+    """Return whether content is neither ASCII nor UTF-8 text. The head may end inside a character."""
     try:
         codecs.utf_8_decode(head)
     except UnicodeDecodeError:

@@ -2,15 +2,15 @@
 
 Guarantees: never raises, never recurses, takes linear time, and copies no body except that of an encoded attached
 message. Containers come before their children. Limits (10,000 parts, 500 levels) are given as a defect of the part
-where the walk stopped; what was found before is kept.
+where the walk stopped. What was found before is kept.
 
 Paths are those of IMAP (RFC 9051 section 6.4.5): "1.2", the parts of an attached message below its own path. A
 multipart that is the whole message is ".0" below it, which IMAP does not number.
 
-Lenient: a delimiter may differ in case or have trailing blanks; a multipart may never be closed, share its boundary
-with the one around it, or go on after its end; a boundary that is missing or never occurs is taken from the first
-line that looks like one; a mail that says no type but begins with a boundary line is a multipart; a multipart without
-any part becomes one leaf; message/rfc822 may be encoded, and a file named .eml is a message if it begins like one.
+Lenient: a delimiter may differ in case or have trailing blanks. A multipart may never be closed, share its boundary
+with the one around it, or go on after its end. A boundary that is missing or never occurs is taken from the first
+line that looks like one. A mail that says no type but begins with a boundary line is a multipart. A multipart without
+any part becomes one leaf. Message/rfc822 may be encoded, and a file named .eml is a message if it begins like one.
 
 Parts behind a boundary that nobody declared, within a text or behind base64, before the first part or after the last,
 are those of a multipart of their own. What else stands before the first part or after the last is given out as a leaf
@@ -67,7 +67,7 @@ class _Frame:
 
 
 def walk(raw: bytes, path: str = "", most: int = MAX_PARTS) -> Iterator[Entity]:
-    """Yield every container and leaf of a mail, in the order in which they stand; paths are below the one given."""
+    """Yield every container and leaf of a mail, in the order in which they stand. Paths are below the one given."""
     stack = [_Walker(raw, path, 0).entities()]
     count = 0
     left = 4 * len(raw) + _LEAST_COPIED
@@ -119,7 +119,7 @@ def _is_message(header: Header) -> bool:
 
 
 class _Walker:
-    """The walk over one buffer; frames is the stack of containers that are open at the position."""
+    """The walk over one buffer. Frames is the stack of containers that are open at the position."""
 
     def __init__(self, source: bytes, path: str, depth: int, multipart: Header | None = None) -> None:
         boundary = multipart.boundary() if multipart else None
@@ -283,7 +283,7 @@ class _Walker:
         return bool(may_be_order) and not _USUAL.search(self.source, start, end)
 
     def _open_outside(self, top: _Frame, position: int) -> Iterator[Entity]:
-        """Open a multipart for parts behind a boundary that nobody declared; in one the boundary may change."""
+        """Open a multipart for parts behind a boundary that nobody declared, in one the boundary may change."""
         if top.header is _OUTSIDE:
             top.adopts = True
             self.scanner.replace_top(None)

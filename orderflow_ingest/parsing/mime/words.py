@@ -1,7 +1,7 @@
 """Decode the text of header fields: RFC 2047 encoded words and raw 8-bit, leniently.
 
-Guarantees: never raises, takes linear time, and yields text without lone surrogates; control characters a sender
-encoded are kept; storable() makes a text fit for a database, `filenames` for a file system.
+Guarantees: never raises, takes linear time, and yields text without lone surrogates. Control characters a sender
+encoded are kept. Storable() makes a text fit for a database, `filenames` for a file system.
 
 Adjacent encoded words of one charset are joined as bytes before they are decoded, since mailers split words in the
 middle of a multi-byte character, and base64 in the middle of a group of four. An encoded word may stand inside quotes
@@ -40,7 +40,7 @@ def has_encoded_word(value: bytes) -> bool:
 
 
 def decode_text(value: bytes, hint: str = "") -> str:
-    """Return the text of a field's value; hint names a charset for raw 8-bit that is not UTF-8."""
+    """Return the text of a field's value. Hint names a charset for raw 8-bit that is not UTF-8."""
     if b"=?" not in value:
         if value.isascii() and b"\x1b" not in value:
             return value.decode("ascii")
@@ -58,7 +58,7 @@ def decode_text(value: bytes, hint: str = "") -> str:
 
 
 def _pieces(value: bytes) -> Iterator[_Piece]:
-    """Yield encoded words and, with charset None, what stands between them; blanks between two words are dropped."""
+    """Yield encoded words and, with charset None, what stands between them. Blanks between two words are dropped."""
     position = 0
     after_word = False
     while (start := _START.search(value, position)) is not None:

@@ -10,11 +10,11 @@ that the rows can be rebuilt from the archive alone.
 
 Metadata comes back as it was given, whatever is in it, its names in lower case: `metadata` reads what stores and
 proxies make of it. With files it lies in KEY.meta beside the object. S3 takes 2 KB of it, and some stores 256
-characters for a value: what is longer lies in KEY.meta too, put before the object, which says so in its own metadata;
-it goes before the object does. A listing shows no KEY.meta.
+characters for a value: what is longer lies in KEY.meta too, put before the object, which says so in its own metadata.
+It goes before the object does. A listing shows no KEY.meta.
 
 Small objects that several threads put at the same time go into files together, with one sync for a directory:
-see `group_commit`. An attempt at S3 has the time that `timeouts` gives it; there are two.
+see `group_commit`. An attempt at S3 has the time that `timeouts` gives it. There are two.
 """
 
 from pathlib import Path
@@ -57,7 +57,7 @@ def open_archive(
     checksum: str = "sha256",
     addressing: str = "",
 ) -> Archive:
-    """Open the archive at `url`; boto3 is imported only for s3:, and `guard` stands around each use of it.
+    """Open the archive at `url`. Boto3 is imported only for s3:, and `guard` stands around each use of it.
 
     `encryption`, `checksum` and `addressing` are as in ORDERFLOW_S3_ENCRYPTION and its kin.
     """
@@ -90,7 +90,7 @@ def has_object(org_id: int, key: str, archive: Archive) -> bool:
 
 
 def has_whole_object(org_id: int, key: str, digest: str, archive: Archive) -> bool:
-    """Return whether the object that a row of this organization names is there as it was put; read it for that."""
+    """Return whether the object that a row of this organization names is there as it was put. Read it for that."""
     try:
         read_object(org_id, key, digest, archive)
     except (ObjectMissing, ObjectDamaged):

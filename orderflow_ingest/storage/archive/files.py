@@ -31,9 +31,9 @@ _SMALL = 1 << 20
 
 
 class FileArchive:
-    """Objects as files below one directory; metadata as JSON in KEY.meta beside the object.
+    """Objects as files below one directory. Metadata as JSON in KEY.meta beside the object.
 
-    tmp/ holds what is being written; it lies on the same file system, for the rename.
+    tmp/ holds what is being written. It lies on the same file system, for the rename.
     """
 
     def __init__(self, root: Path):
@@ -55,7 +55,7 @@ class FileArchive:
             raise self._unavailable(error) from error
 
     def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
-        """Store an object durably; small ones of several threads together, with one sync for their directory."""
+        """Store an object durably. Small ones of several threads together, with one sync for their directory."""
         one = _Object(self._root / key, data, metadata)
         if len(data) <= _SMALL:
             self._put_grouped(one)

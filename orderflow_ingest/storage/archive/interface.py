@@ -1,4 +1,4 @@
-"""What an archive is, whichever it is: its interface, what it gives, how it fails; and metadata as it lies beside."""
+"""What an archive is, whichever it is: its interface, what it gives, how it fails, and metadata as it lies beside."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Description:
-    """What the archive knows of an object without reading it; is_changed: of its metadata, by a store or a proxy."""
+    """What the archive knows of an object without reading it. Is_changed: of its metadata, by a store or a proxy."""
 
     size: int
     metadata: dict[str, str]
@@ -55,7 +55,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Fetched:
-    """An object's content, which nobody has verified, and its metadata; is_changed: that, by a store or a proxy."""
+    """An object's content, which nobody has verified, and its metadata. Is_changed: that, by a store or a proxy."""
 
     data: bytes
     metadata: dict[str, str]
@@ -66,34 +66,34 @@ class Archive(Protocol):
     """What either archive does. All raise ArchiveUnavailable."""
 
     def put(self, key: str, data: bytes, digest: str, metadata: Mapping[str, str] | None = None) -> None:
-        """Store an object durably; the same object again is the same object."""
+        """Store an object durably. The same object again is the same object."""
 
     def read(self, key: str, digest: str) -> bytes:
         """Read an object and verify it. Raise ObjectMissing, ObjectDamaged."""
 
     def fetch(self, key: str) -> Fetched:
-        """Read an object and its metadata; whether it is whole is the caller's to see.
+        """Read an object and its metadata. Whether it is whole is the caller's to see.
 
         Raise ObjectMissing, and ObjectDamaged for metadata that does not read.
         """
 
     def delete(self, key: str) -> None:
-        """Remove an object and its metadata; one that is not there is removed."""
+        """Remove an object and its metadata. One that is not there is removed."""
 
     def describe(self, key: str) -> Description:
         """Return an object's size and the metadata it was put with. Raise ObjectMissing."""
 
     def iterate(self, prefix: str = "", after: str = "") -> Iterator[Listed]:
-        """List the objects whose keys begin so, in the order of their keys' bytes, beyond a key; page by page.
+        """List the objects whose keys begin so, in the order of their keys' bytes, beyond a key. Page by page.
 
         Nothing is held in memory but a page. An object that comes or goes meanwhile may be listed or not.
         """
 
     def keeps_versions(self) -> bool | None:
-        """Return whether what is deleted can still be had, as an older version; None if that is unknown."""
+        """Return whether what is deleted can still be had, as an older version, or None if that is unknown."""
 
     def prepare(self) -> None:
-        """Create what put() needs; safe to repeat."""
+        """Create what put() needs. Safe to repeat."""
 
     def clean(self, older_than: float = 86400.0) -> None:
         """Delete what killed processes left half written, if it is older than so many seconds."""

@@ -41,7 +41,7 @@ class ReadHeaders(NamedTuple):
 
 
 def write_headers(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return metadata as names and values for headers; nothing for nothing."""
+    """Return metadata as names and values for headers, or nothing for nothing."""
     if not metadata:
         return {}
     written = {name: quote(value, safe=_SAFE) for name, value in metadata.items() if value}

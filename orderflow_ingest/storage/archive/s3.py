@@ -36,7 +36,7 @@ _METADATA_LIMIT = 1900
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """What a store's answer to a listing says: its clock, if it says, and why it refuses to list; "" if not."""
+    """What a store's answer to a listing says: its clock, if it says, and why it refuses to list, or "" if not."""
 
     clock: datetime | None
     refusal: str
@@ -113,7 +113,7 @@ class S3Archive:
         self._call("delete_object", key)
 
     def delete_version(self, key: str) -> bool:
-        """Remove the newest version of an object for good; return whether nothing of it is kept.
+        """Remove the newest version of an object for good. Return whether nothing of it is kept.
 
         A bucket that keeps versions may allow it to others alone, or to nobody. Raise ArchiveUnavailable.
         """
@@ -174,7 +174,7 @@ class S3Archive:
             asked = {"Prefix": asked["Prefix"], "ContinuationToken": page["NextContinuationToken"]}
 
     def probe_listing(self) -> StoreStatus:
-        """Ask the store for a list of one name; any answer holds its clock. Raise ArchiveUnavailable."""
+        """Ask the store for a list of one name. Any answer holds its clock. Raise ArchiveUnavailable."""
         answer: Mapping[str, Any] = {}
         refusal = ""
         try:
@@ -218,7 +218,7 @@ class S3Archive:
 
 
 def s3_client(endpoint_url: str | None, times: timeouts.Timeouts, addressing: str = "") -> Any:
-    """Make the SDK's client; addressing is path, virtual, or "" for path at an endpoint and the SDK's choice at AWS."""
+    """Make the SDK's client. Addressing is path, virtual, or "" for path at an endpoint and the SDK's choice at AWS."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
@@ -242,7 +242,7 @@ def s3_client(endpoint_url: str | None, times: timeouts.Timeouts, addressing: st
 
 
 def _checksums(kind: str, data: bytes, digest: str) -> dict[str, str]:
-    """Return the arguments of put_object for a kind of checksum; MD5 goes with it, since some stores know no other."""
+    """Return the arguments of put_object for a kind of checksum. MD5 goes with it, since some stores know no other."""
     if kind == "none":
         return {}
     found = {"ContentMD5": hashlib.md5(data, usedforsecurity=False).digest()}
@@ -260,7 +260,7 @@ def _require_store(operation: str, answer: Mapping[str, Any], name: str) -> None
 
 
 def _encryption(setting: str) -> dict[str, str]:
-    """Return the arguments of put_object for AES256, aws:kms and aws:kms:KEY; none for an empty setting."""
+    """Return the arguments of put_object for AES256, aws:kms and aws:kms:KEY. None for an empty setting."""
     if not setting.startswith("aws:kms"):
         return {"ServerSideEncryption": setting} if setting else {}
     key = setting.removeprefix("aws:kms").removeprefix(":")
@@ -288,6 +288,6 @@ def _is_too_long(quoted: dict[str, str]) -> bool:
 
 
 def _about(key: str) -> tuple[int] | None:
-    """Return whose object this is, for the breaker; None for no organization's."""
+    """Return whose object this is, for the breaker, or None for no organization's."""
     org = read_org_id(key)
     return None if org is None else (org,)

@@ -1,6 +1,6 @@
 """What an error of the S3 API means for the operator, and what to change.
 
-Stores answer with a code, a proxy before them with a page and an HTTP status; the AWS SDK, where no answer came, with a
+Stores answer with a code, a proxy before them with a page and an HTTP status. The AWS SDK, where no answer came, with a
 class of its own. No text of theirs is passed on: it holds keys, addresses, or whatever answered there. A code is passed
 on if it is a short name, else the HTTP status. Pure: it knows names alone, and imports no SDK.
 """
@@ -102,7 +102,7 @@ UNREACHED = frozenset({"EndpointConnectionError", "ConnectTimeoutError", "ProxyC
 
 
 def explain_s3_answer(operation: str, answer: Mapping[str, Any]) -> str:
-    """Return what an error answer of the store, or of a proxy before it, means; `answer` as the SDK gives it."""
+    """Return what an error answer of the store, or of a proxy before it, means. `answer` as the SDK gives it."""
     code = _code_of(answer)
     return _joined(f"{operation} was answered with {code}", _meaning(operation, code, answer))
 
@@ -119,7 +119,7 @@ def explain_s3_error(error: BaseException) -> str:
 
 
 def _code_of(answer: Mapping[str, Any]) -> str:
-    """Return the store's code; the HTTP status where there is none, as in a proxy's page."""
+    """Return the store's code. The HTTP status where there is none, as in a proxy's page."""
     code = answer.get("Error", {}).get("Code")
     if isinstance(code, str) and _CODE.fullmatch(code):
         return code
@@ -151,7 +151,7 @@ def _is_page(answer: Mapping[str, Any]) -> bool:
 
 
 def _region(answer: Mapping[str, Any]) -> str:
-    """Return the region that the store says it is, where that is a name; whatever answered there can say anything."""
+    """Return the region that the store says it is, where that is a name. Whatever answered there can say anything."""
     region = answer.get("Error", {}).get("Region") or answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(
         "x-amz-bucket-region", ""
     )

@@ -86,7 +86,7 @@ __all__ = [
 
 
 class Records:
-    """The tables behind one database URL; `Database` says what the arguments are."""
+    """The tables behind one database URL. `Database` says what the arguments are."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The census: how many rows are unfinished, failed or held, over all tenants, in one statement.
 
 It counts by the partial indexes alone, so that it costs what there is to count and not what there was. On PostgreSQL
-it is a function of the owner's (migration 0007), since no role but the operator's sees all tenants' rows; it returns
+it is a function of the owner's (migration 0007), since no role but the operator's sees all tenants' rows. It returns
 numbers, slugs and a time, so that who asks for monitoring's sake need see nothing else.
 """
 
@@ -37,7 +37,7 @@ SELECT 'HELD', o.slug, f.number, NULL FROM organization o JOIN (
 
 @dataclass
 class Backlog:
-    """Numbers of rows; those of an organization by its slug, and only where there are any."""
+    """Numbers of rows, those of an organization by its slug, and only where there are any."""
 
     unfinished: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(UNFINISHED, 0))
     oldest_unfinished: datetime | None = None

@@ -6,12 +6,12 @@ statements, which a transaction pooler such as pgbouncer would lose.
 
 Whoever reads or writes says whose rows he means: one organization's, several's, ALL_TENANTS, or NO_TENANT for what
 belongs to none. On PostgreSQL a transaction says so to the server, which shows no other rows to a role that
-is bound by row-level security (see migration 0004); the setting ends with its transaction, so that no connection
+is bound by row-level security (see migration 0004). The setting ends with its transaction, so that no connection
 of the pool keeps it. Transaction and setting begin in one round trip, which also shows whether the connection still
 lives: one that the server has ended is replaced by a new one before anything is done in it, and never later. A server
 that became read-only is left by the first write that it refuses.
 
-Guarantees: whatever keeps the database from answering is DatabaseUnavailable, by named class; its text
+Guarantees: whatever keeps the database from answering is DatabaseUnavailable, by named class. Its text
 holds neither a statement nor a parameter, since parameters are message content. Everything else
 (DataError, IntegrityError) is a fault of ours and passes through.
 """
@@ -69,7 +69,7 @@ class DatabaseUnavailable(BackendUnavailable):
 
 
 class Database:
-    """A pool of connections to one database; an SQLite file must be there unless `create` is set.
+    """A pool of connections to one database. An SQLite file must be there unless `create` is set.
 
     `guard` stands around each use, see `circuit_breaker`. `longest_delay` is the longest that a row can wait.
     """
@@ -156,7 +156,7 @@ class Database:
     def now(self) -> datetime:
         """Return the time by PostgreSQL's clock, aware UTC: whose host's clock is wrong must not set times on rows.
 
-        It is asked once a minute; between, the time goes on by a clock that nobody sets, and that goes on while this
+        It is asked once a minute. Between, the time goes on by a clock that nobody sets, and that goes on while this
         machine is suspended: else a lease would begin in the past. Raise DatabaseUnavailable.
         """
         if self.is_sqlite:
@@ -170,7 +170,7 @@ class Database:
 
     @contextmanager
     def _used(self, engine: sa.Engine, first: str) -> Iterator[sa.Connection]:
-        """Yield a connection whose work is committed at the end; of PostgreSQL this statement has been sent by it."""
+        """Yield a connection whose work is committed at the end, of PostgreSQL this statement has been sent by it."""
         if self.is_sqlite:
             with engine.begin() as connection:
                 yield connection
@@ -300,7 +300,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _begin(orgs: Orgs) -> str:
-    """Write what begins a transaction and names its organizations, in one round trip; they are numbers, hence safe."""
+    """Write what begins a transaction and names its organizations, in one round trip. They are numbers, hence safe."""
     if orgs is ALL_TENANTS:
         return "BEGIN; SELECT orderflow_every()"
     if isinstance(orgs, TenantScope):
@@ -310,7 +310,7 @@ def _begin(orgs: Orgs) -> str:
 
 
 def _send_first(connection: sa.Connection, first: str, within: float) -> None:
-    """Send the first statement of a use; by a new connection, if the one of the pool turns out to be dead.
+    """Send the first statement of a use, by a new connection, if the one of the pool turns out to be dead.
 
     It waits for no lock, so a server that does not answer it within the time of a connect hangs: another host may have
     taken its place. Nothing has been done in it yet, so that nothing is done twice. SQLAlchemy then gives up all
@@ -332,7 +332,7 @@ def _send(connection: sa.Connection, statement: str, within: float) -> None:
 
 @contextmanager
 def _answered_within(driver: Any, within: float) -> Iterator[None]:
-    """Have a connection to PostgreSQL answered within so many seconds; a refusal leaves it in the pool, as it was."""
+    """Have a connection to PostgreSQL answered within so many seconds. A refusal leaves it in the pool, as it was."""
     usual, driver.response_timeout = driver.response_timeout, within
     try:
         yield

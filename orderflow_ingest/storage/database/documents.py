@@ -2,7 +2,7 @@
 
 Idempotent by UNIQUE (org_id, inbound_message_id, part_path): extracting a message again keeps a
 document of the same bytes, with its id and the state of its hand-over, and brings names and types up to
-date; other bytes in the same part are a new document, with a new id; what is not found any more goes. A
+date. Other bytes in the same part are a new document, with a new id. What is not found any more goes. A
 document's hand-over is tried, leased and fenced like a message's extraction.
 """
 
@@ -95,7 +95,7 @@ class Documents:
             return [SkippedPart(*row) for row in connection.execute(statement.order_by(s.part_path))]
 
     def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> Document | None:
-        """Begin a hand-over; None if it is done, in other hands, or not due yet."""
+        """Begin a hand-over, or None if it is done, in other hands, or not due yet."""
         d, own = document.c, Claim(document, worker, now, lease, self._database.is_odd(document, now))
         statement = (
             document.update()
@@ -110,7 +110,7 @@ class Documents:
         return _document(row) if row else None
 
     def finish(self, attempt: Document) -> bool:
-        """Record that the handler has taken a document; False if the attempt has lost its lease."""
+        """Record that the handler has taken a document, or False if the attempt has lost its lease."""
         return self._end(attempt, EventKind.HANDED_OVER, {}, handover=HandOver.DONE.value, error_json=None)
 
     def retry_later(self, attempt: Document, error: dict[str, Any], attempts: int, due: datetime) -> bool:
@@ -123,7 +123,7 @@ class Documents:
         return self._end(attempt, EventKind.FAILED, error, handover=HandOver.FAILED.value, error_json=error)
 
     def replay(self, message: InboundMessage, due: datetime, event: Event) -> bool:
-        """Move a message back to RECEIVED and its documents to PENDING; False if another process moved it.
+        """Move a message back to RECEIVED and its documents to PENDING, or False if another process moved it.
 
         The sweep enqueues it from `due` on. `event` is written with it, once by one run: False if that has done it.
         """
@@ -140,7 +140,7 @@ class Documents:
         return True
 
     def replay_handover(self, seen: list[tuple[Document, Event]], now: datetime, due: datetime) -> list[UUID]:
-        """Move documents of one message back to PENDING, with an event; return the ids of those that had not moved.
+        """Move documents of one message back to PENDING, with an event. Return the ids of those that had not moved.
 
         What a worker has in hand is left alone. The sweep enqueues the others from `due` on. A run does it once for a
         message: a second time it returns none.
@@ -237,7 +237,7 @@ class Documents:
             return True
 
     def _add_event(self, connection: sa.Connection, event: Event) -> None:
-        """Write an event in the transaction of what it records; undo all if its run has written it before."""
+        """Write an event in the transaction of what it records. Undo all if its run has written it before."""
         if event.run_id is None:
             add_events(connection, [event])
         elif not add_once(self._database, connection, event, event.run_id):

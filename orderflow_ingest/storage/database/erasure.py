@@ -73,7 +73,7 @@ class Erasure:
         return keys - blocked
 
     def take(self, org_id: int, ids: list[UUID], now: datetime, lease: timedelta) -> set[UUID]:
-        """Take messages from workers and replays for the time of a lease; give those that a worker has in hand."""
+        """Take messages from workers and replays for the time of a lease. Give those that a worker has in hand."""
         t = inbound_message.c
         mine = (t.org_id == org_id, t.id.in_(ids))
         values = {"worker": ERASER, "next_attempt_at": now + lease}
@@ -84,7 +84,7 @@ class Erasure:
         return in_hand
 
     def unseat(self, org_id: int, now: datetime) -> list[UUID]:
-        """Have the attempts that workers have in hand lose their lease, and be made again; return their messages.
+        """Have the attempts that workers have in hand lose their lease, and be made again. Return their messages.
 
         A worker puts objects before he writes the rows that name them: what he has put may have been deleted since.
         """
@@ -94,7 +94,7 @@ class Erasure:
             return list(connection.scalars(statement.values(worker=None, next_attempt_at=now, attempts=t.attempts - 1)))
 
     def delete_messages(self, org_id: int, ids: list[UUID]) -> int:
-        """Delete messages with their documents, skipped parts and events; return their number.
+        """Delete messages with their documents, skipped parts and events. Return their number.
 
         A mail that is held since it clashes with one of them stays held, and clashes with nothing from then on.
         """
@@ -107,7 +107,7 @@ class Erasure:
             return connection.execute(inbound_message.delete().where(t.org_id == org_id, t.id.in_(ids))).rowcount
 
     def delete_held(self, org_id: int, ids: list[UUID]) -> int:
-        """Delete held mail with its events; return its number."""
+        """Delete held mail with its events. Return its number."""
         c, e = held_mail.c, message_event.c
         with self._database.write(org_id) as connection:
             connection.execute(message_event.delete().where(e.org_id == org_id, e.inbound_message_id.in_(ids)))
@@ -127,7 +127,7 @@ class Erasure:
             connection.execute(organization.update().where(o.id == org_id).values(name=o.slug, settings={}))
 
     def forget_runs(self, word: str) -> int:
-        """Blank what operators typed where it names an address; return the number of such runs."""
+        """Blank what operators typed where it names an address. Return the number of such runs."""
         r = operator_run.c
         with self._database.write(NO_TENANT) as connection:
             typed = connection.execute(sa.select(r.id, r.command, r.chosen)).all()

@@ -1,4 +1,4 @@
-"""Events: what happened to a message, in one list that is only added to; and what a row says of its beginning.
+"""Events: what happened to a message, in one list that is only added to, and what a row says of its beginning.
 
 An event is written in the transaction of what it records, so that neither is there without the other. RECEIVED and
 RECORDED are not written: they are in the message's row. `details` holds counts, reasons and ids, never what a sender
@@ -47,7 +47,7 @@ def add_events(connection: sa.Connection, events: Iterable[Event]) -> None:
 
 
 def add_once(database: Database, connection: sa.Connection, event: Event, run_id: UUID) -> bool:
-    """Add an event of a run in the transaction of what it records; False if this run has written it before.
+    """Add an event of a run in the transaction of what it records, or False if this run has written it before.
 
     Idempotent by the key (org_id, id): the id is made of the run, what happened, the message and the document. Of two
     processes that go on with one run, the second waits here for the first, and must undo what it has done.

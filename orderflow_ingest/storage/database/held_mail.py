@@ -1,7 +1,7 @@
 """Held mail: its identity is known with other content, or its sender is not to be trusted alone.
 
 Idempotent by UNIQUE (org_id, inbound_message_id, fingerprint), and by (org_id, fingerprint) for what clashes with
-no message. A held mail is resolved once; accepting it records the message in the same transaction.
+no message. A held mail is resolved once. Accepting it records the message in the same transaction.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from .tables import ALONE, OPEN, held_mail, of_any, owned
 
 
 class IdentityTakenError(OrderflowError):
-    """The identity of a held mail that is to become a message is another message's; nothing was written."""
+    """The identity of a held mail that is to become a message is another message's. Nothing was written."""
 
 
 _COLUMNS = [held_mail.c[name] for name in field_names(HeldMail)]
@@ -41,7 +41,7 @@ class HeldMails:
     def insert(
         self, known: ExistingMessage | None, new: NewMessage, reason: HoldReason = HoldReason.MESSAGE_ID_REUSED
     ) -> bool:
-        """Record `new` as held, since it clashes with `known` or for another reason; False if it is there already."""
+        """Record `new` as held because of `known` or for another reason. Return False if it is recorded already."""
         values = column_values(new, Mail)
         values |= {"source_message_id": new.source_message_id, "reason": reason.value}
         values["inbound_message_id"] = known and known.id
@@ -89,7 +89,7 @@ class HeldMails:
     def find(self, chosen: Filter, limit: int) -> list[HeldMail]:
         """Find held mail by time, sender, words and Message-ID, the newest first.
 
-        What nobody has decided on; by its Message-ID what was discarded, too: what was accepted is a message.
+        What nobody has decided on, by its Message-ID what was discarded, too: what was accepted is a message.
         """
         c = held_mail.c
         wanted = held_condition(chosen, is_sqlite=self._database.is_sqlite)
@@ -99,7 +99,7 @@ class HeldMails:
             return [_held_mail(row) for row in connection.execute(statement)]
 
     def resolution(self, org_id: int, id: UUID) -> str | None:
-        """Return what was decided on a held mail; None if nothing was, or it is not there."""
+        """Return what was decided on a held mail, or None if nothing was, or it is not there."""
         c = held_mail.c
         with self._database.read(org_id) as connection:
             found: str | None = connection.scalar(sa.select(c.resolution).where(c.org_id == org_id, c.id == id))
@@ -119,7 +119,7 @@ class HeldMails:
         event: Event,
         before_commit: Callable[[], None] = lambda: None,
     ) -> bool:
-        """Close a held mail, and record `accepted` as a message due now; False if it is closed already.
+        """Close a held mail, and record `accepted` as a message due now, or False if it is closed already.
 
         `before_commit` is called when this is settled, while the others that decide on it wait.
 

@@ -62,7 +62,7 @@ _OWNER = (held_mail.c.org_id, held_mail.c.inbound_message_id)
 def _by_keys(key: tuple[sa.Column[Any], ...], number: int, *more: sa.Column[Any]) -> sa.Select[Any]:
     """Make the query for the rows of so many keys, once: making it costs more than asking it.
 
-    An OR of whole keys, which both databases look up in the index; SQLite scans the table for an IN of rows.
+    An OR of whole keys, which both databases look up in the index. SQLite scans the table for an IN of rows.
     """
     whole = (sa.and_(*(column == sa.bindparam(f"{column.name}_{n}") for column in key)) for n in range(number))
     return sa.select(*key, *more).where(sa.or_(*whole))
@@ -115,7 +115,7 @@ class Messages:
         return [found.get(identity) for identity in identities]
 
     def insert(self, new: NewMessage, next_attempt_at: datetime, event: Event | None = None) -> bool:
-        """Record a message as RECEIVED, with an event; False if its identity or id is taken (unique constraints)."""
+        """Record a message as RECEIVED, with an event, or False if its identity or id is taken (unique constraints)."""
         return self._insert((new, next_attempt_at, event))
 
     def insert_in(self, connection: sa.Connection, new: NewMessage, next_attempt_at: datetime) -> bool:
@@ -148,7 +148,7 @@ class Messages:
         return _message(row) if row else None
 
     def select(self, chosen: Filter, limit: int, after: InboundMessage | Cursor | None = None) -> list[InboundMessage]:
-        """Select messages, the newest first; `after` the last one of the page before, or its place."""
+        """Select messages, the newest first. `after` the last one of the page before, or its place."""
         t = inbound_message.c
         with self._database.read(whose(chosen.org_id)) as connection:
             by = WordSearchPlan() if self._database.is_sqlite else plan_word_search(chosen, connection)
@@ -172,7 +172,7 @@ class Messages:
             return connection.scalar(statement) or 0
 
     def count_by_status(self, since: datetime, org_id: int | None = None) -> dict[Status, int]:
-        """Count messages by status; of those PARSED, which are the whole history, the ones received since a time."""
+        """Count messages by status, of those PARSED, which are the whole history, the ones received since a time."""
         t, mine = inbound_message.c, owned(inbound_message, org_id)
         parsed = (t.status == Status.PARSED.value) & (t.received_at >= since)
         # One SELECT for each index: over all at once, the whole table would be read.
@@ -194,7 +194,7 @@ class Messages:
             return min(connection.scalars(chosen), default=None)
 
     def lag(self, now: datetime) -> float:
-        """Return for how many seconds the longest-due unfinished message has been overdue; 0 if none is.
+        """Return for how many seconds the longest-due unfinished message has been overdue, or 0 if none is.
 
         It is about all tenants, and returns a time alone: on PostgreSQL by a function of the owner's. A database that
         does not answer within a moment, or not for all tenants, raises DatabaseUnavailable, and no breaker opens for
@@ -211,7 +211,7 @@ class Messages:
         return max((0.0, *((now - due).total_seconds() for due in found if due)))
 
     def claim(self, org_id: int, id: UUID, worker: str, now: datetime, lease: timedelta) -> InboundMessage | None:
-        """Begin an attempt; None if the message is finished, in other hands, or not due yet."""
+        """Begin an attempt, or None if the message is finished, in other hands, or not due yet."""
         is_odd = self._database.is_odd(inbound_message, now)
         t, own = inbound_message.c, Claim(inbound_message, worker, now, lease, is_odd)
         statement = (
@@ -226,11 +226,11 @@ class Messages:
         return _message(row) if row else None
 
     def move(self, attempt: InboundMessage, target: Status, connection: sa.Connection | None = None) -> bool:
-        """Move the message of an attempt on to STORED; False if the attempt has lost its lease."""
+        """Move the message of an attempt on to STORED, or False if the attempt has lost its lease."""
         return self._update(attempt, target, {}, connection=connection)
 
     def finish(self, attempt: InboundMessage, details: dict[str, Any]) -> bool:
-        """Move the message of an attempt to PARSED, with an event; False if the attempt has lost its lease."""
+        """Move the message of an attempt to PARSED, with an event, or False if the attempt has lost its lease."""
         done = {"worker": None, "error_json": None}
         return self._update(attempt, Status.PARSED, done, (EventKind.EXTRACTED, details))
 
@@ -249,7 +249,7 @@ class Messages:
         return self._update(attempt, Status.FAILED, values, (EventKind.FAILED, error))
 
     def replay_in(self, connection: sa.Connection, message: InboundMessage, due: datetime) -> bool:
-        """Move a message back to RECEIVED, to be extracted again; False if another process moved or erased it."""
+        """Move a message back to RECEIVED, to be extracted again, or False if another process moved or erased it."""
         t = inbound_message.c
         values = {"status": Status.RECEIVED.value, "attempts": 0, "next_attempt_at": due, "worker": None}
         statement = (

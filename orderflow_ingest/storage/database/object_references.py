@@ -1,4 +1,4 @@
-"""Holdings: which rows name which object of the archive; read by an organization's keys, page by page.
+"""Holdings: which rows name which object of the archive. Read by an organization's keys, page by page.
 
 A raw object may be named by several rows (a message by mail and by upload, a held mail that was accepted), and a
 document's by very many. No index leads from a digest to its rows, and none is wanted where mail is delivered: so who
@@ -71,7 +71,7 @@ class ObjectReference:
 
 @dataclass(frozen=True)
 class Keeping:
-    """How many days an organization's objects are kept since their mail came; None: for ever."""
+    """How many days an organization's objects are kept since their mail came. None: for ever."""
 
     raw_days: int | None
     document_days: int | None
@@ -151,7 +151,7 @@ class ObjectReferences:
         self._database = database
 
     def iterate(self, org_id: int, kind: Kind, *, with_events: bool = False) -> Iterator[ObjectReference]:
-        """Iterate over an organization's rows of a kind by their ids; rows that come later may be left out."""
+        """Iterate over an organization's rows of a kind by their ids. Rows that come later may be left out."""
         table, statement = _ROWS[kind]
         after: UUID | None = None
         while True:
@@ -168,7 +168,7 @@ class ObjectReferences:
             after = page[-1].id
 
     def again(self, holding: ObjectReference) -> ObjectReference | None:
-        """Read a row again; None if it is gone."""
+        """Read a row again, or None if it is gone."""
         with self._database.read(holding.org_id) as connection:
             found = read_in(connection, holding.kind, holding.org_id, [holding.id])
             if holding.documents is not None:
@@ -232,7 +232,7 @@ def _read(connection: sa.Connection, kind: Kind, statement: sa.Select[Any]) -> l
 
 
 def _with_documents(connection: sa.Connection, org_id: int, page: list[ObjectReference]) -> list[ObjectReference]:
-    """Add how many documents the last extraction of each message counted; messages of an old version have no event."""
+    """Add how many documents the last extraction of each message counted. Messages of an old version have no event."""
     e = message_event.c
     extracted = sa.select(e.inbound_message_id, e.details).where(
         e.org_id == org_id,

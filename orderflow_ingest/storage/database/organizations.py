@@ -54,7 +54,7 @@ class OrganizationExistsError(OrderflowError):
 
 @dataclass(frozen=True)
 class Organization:
-    """One tenant; `stored` are its settings as they are written."""
+    """One tenant. `stored` are its settings as they are written."""
 
     id: int
     slug: str
@@ -78,7 +78,7 @@ class Organizations:
         self._by_id: dict[int, tuple[float, Organization]] = {}
 
     def find(self, slug: str) -> Organization | None:
-        """Find an organization by its slug; what was found less than a second ago is not asked for again."""
+        """Find an organization by its slug. What was found less than a second ago is not asked for again."""
         known = self.remembered(slug)
         if known is not None:
             return known
@@ -88,12 +88,12 @@ class Organizations:
         return found[0] if found else None
 
     def remembered(self, slug: str) -> Organization | None:
-        """Return what find() would answer without asking the database; None if it would ask."""
+        """Return what find() would answer without asking the database, or None if it would ask."""
         at, org = self._found.get(slug, (0.0, None))
         return org if time.monotonic() - at < _REMEMBERED else None
 
     def get(self, id: int) -> Organization | None:
-        """Get an organization by its id; what was found less than a second ago is not asked for again."""
+        """Get an organization by its id. What was found less than a second ago is not asked for again."""
         at, org = self._by_id.get(id, (0.0, None))
         if org is None or time.monotonic() - at >= _REMEMBERED:
             org = next(iter(self._select(organization.c.id == id)), None)
@@ -106,7 +106,7 @@ class Organizations:
         return self._select(sa.true())
 
     def active_slugs(self, among: Collection[str] | None = None) -> set[str] | None:
-        """Return the slugs of the active organizations, of all or of those named; None while the table is empty.
+        """Return the slugs of the active organizations, of all or of those named. None while the table is empty.
 
         Raise DatabaseUnavailable, also where a standby does not know one of those named.
         """
@@ -156,14 +156,14 @@ class Organizations:
             raise OrganizationExistsError(slug) from error
 
     def set_active(self, slug: str, *, is_active: bool) -> bool:
-        """Switch an organization on or off; False if there is none of this slug."""
+        """Switch an organization on or off, or False if there is none of this slug."""
         self._found.pop(slug, None)
         with self._database.write(NO_TENANT) as connection:
             statement = organization.update().where(organization.c.slug == slug).values(is_active=is_active)
             return connection.execute(statement).rowcount == 1
 
     def change_settings(self, slug: str, changes: Mapping[str, str]) -> bool:
-        """Change settings, and take out those whose new value is empty; False if there is no such organization.
+        """Change settings, and take out those whose new value is empty, or False if there is no such organization.
 
         What others change at the same time stays, and so do keys that a newer version has written. Raises
         OrgSettingsError.
@@ -178,7 +178,7 @@ class Organizations:
         return found is not None
 
     def publish(self, path: Path) -> None:
-        """Write the active slugs where Postfix's sqlite: map reads them; see the module's header.
+        """Write the active slugs where Postfix's sqlite: map reads them. See the module's header.
 
         While there is no organization at all, what the file has stays: Postfix would answer 550 for all of them.
         """
@@ -198,7 +198,7 @@ class Organizations:
             raise DatabaseUnavailable(f"{path} cannot be written: {os_reason(error)}") from error
 
     def keep_published(self, path: Path) -> bool:
-        """Publish again where the file is not what Postfix can read and should; return whether that was so.
+        """Publish again where the file is not what Postfix can read and should. Return whether that was so.
 
         A file that is none of SQLite's is replaced. Any other is written in place: Postfix keeps it open. Raise
         DatabaseUnavailable.
@@ -244,7 +244,7 @@ class Organizations:
             raise DatabaseUnavailable(f"{path} cannot be read: {os_reason(error)}") from error
 
     def slug(self, org_id: int) -> str:
-        """Return the slug of an organization, which never changes; "" if there is none of this id."""
+        """Return the slug of an organization, which never changes, or "" if there is none of this id."""
         if org_id not in self._slugs:
             found = self._select(organization.c.id == org_id)
             if not found:
@@ -261,6 +261,6 @@ class Organizations:
 
 
 def recipients_path(database_url: str) -> Path | None:
-    """Return the file that Postfix's sqlite: map reads; None where the database is no SQLite file."""
+    """Return the file that Postfix's sqlite: map reads, or None where the database is no SQLite file."""
     found = re.fullmatch(r"sqlite:///(/.+)", database_url)
     return Path(found[1]).with_name(RECIPIENTS_FILE) if found else None

@@ -1,6 +1,6 @@
 """What an operator looks at: counts and last errors of all tenants or of one, and what belongs to listed messages.
 
-Nothing here grows with history. What is unfinished, failed or held is counted by its partial index; what has come
+Nothing here grows with history. What is unfinished, failed or held is counted by its partial index. What has come
 lately by the index over the time it came.
 """
 
@@ -88,7 +88,7 @@ class Overview:
         return {status: found.get(status, RecentCounts()) for status in Status}
 
     def by_organization(self, day: datetime, week: datetime) -> list[OrganizationCounts]:
-        """Count by organization, those with the most trouble first; those of which there is nothing are left out."""
+        """Count by organization, those with the most trouble first, those of which there is nothing are left out."""
         t, d, c = inbound_message.c, document.c, held_mail.c
         nothing = sa.cast(sa.null(), t.received_at.type)
         queries = [

@@ -77,7 +77,7 @@ class Presence(StrEnum):
 
 
 class RebuildWrites:
-    """Writes rows that were there before; an operator's alone."""
+    """Writes rows that were there before. An operator's alone."""
 
     def __init__(self, database: Database):
         self._database = database
@@ -105,7 +105,7 @@ class RebuildWrites:
         return bool(found)
 
     def add_organization(self, org: OrganizationRecord) -> bool:
-        """Add an organization under its id; False if it is there. Raise OrganizationMismatchError."""
+        """Add an organization under its id, or False if it is there. Raise OrganizationMismatchError."""
         if self.has_organization(org):
             return False
         try:
@@ -119,7 +119,7 @@ class RebuildWrites:
         return True
 
     def remove_new(self, slug: str) -> None:
-        """Take back an organization that was added a moment ago; one that has any row stays (foreign keys)."""
+        """Take back an organization that was added a moment ago. One that has any row stays (foreign keys)."""
         with self._database.write(NO_TENANT) as connection:
             connection.execute(organization.delete().where(organization.c.slug == slug))
 

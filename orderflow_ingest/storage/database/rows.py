@@ -70,7 +70,7 @@ class NewMessage(Mail):
 
 @dataclass(frozen=True)
 class Attempts:
-    """How far the attempts at a message or a document have come; `tables` says what the columns mean."""
+    """How far the attempts at a message or a document have come. `tables` says what the columns mean."""
 
     attempts: int
     next_attempt_at: datetime

@@ -1,6 +1,6 @@
-"""Runs: who had which program do what, when, and how far that has come; what is broken off can be resumed.
+"""Runs: who had which program do what, when, and how far that has come. What is broken off can be resumed.
 
-A run belongs to no tenant; what it did to a message stands in that message's events, under the run's id. `chosen` is
+A run belongs to no tenant. What it did to a message stands in that message's events, under the run's id. `chosen` is
 the selection as the program needs it to go on, `position` the place up to which all is done. `command` and `chosen`
 are what an operator typed.
 """
@@ -52,7 +52,7 @@ class Runs:
         self._database = database
 
     def begin(self, run: Run) -> None:
-        """Record a run that begins; the same one again is the same run (by its id)."""
+        """Record a run that begins. The same one again is the same run (by its id)."""
         statement = self._database.insert(operator_run).values(column_values(run)).on_conflict_do_nothing()
         with self._database.write(NO_TENANT) as connection:
             connection.execute(statement)

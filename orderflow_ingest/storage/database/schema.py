@@ -1,7 +1,7 @@
 """The schema's version: which one the database has, which one this program needs, and the way there.
 
-The steps are Alembic's, in `migrations/`; the same ones build SQLite and PostgreSQL. A step does only
-what old code can live with, so that old code runs against the new schema while a deploy is on its way;
+The steps are Alembic's, in `migrations/`. The same ones build SQLite and PostgreSQL. A step does only
+what old code can live with, so that old code runs against the new schema while a deploy is on its way.
 0013 is the exception, and says what becomes of mail then.
 Each is one transaction, and leaves nothing behind when it fails. What must not lock a big table for as
 long as it takes is done before it, on PostgreSQL and outside any transaction, by the step's `prepare`:
@@ -34,7 +34,7 @@ def needed_version() -> str | None:
 
 
 def current_version(database: Database) -> str | None:
-    """Return the version that the database has; None before the first step. Raise DatabaseUnavailable."""
+    """Return the version that the database has. None before the first step. Raise DatabaseUnavailable."""
     with database.read(NO_TENANT) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
@@ -59,7 +59,7 @@ def _need_server(connection: sa.Connection, database: str) -> None:
 
 
 def rls_bypass_reason(database: Database) -> str:
-    """Return why row-level security does not bind the role of this database's URL; "" if it does.
+    """Return why row-level security does not bind the role of this database's URL, or "" if it does.
 
     SQLite has no roles: whoever reads the file reads all. Raise DatabaseUnavailable.
     """
@@ -107,7 +107,7 @@ def may_create(database: Database) -> bool:
 
 
 def upgrade(database: Database) -> None:
-    """Bring the database to the needed version; safe to repeat. Raise DatabaseUnavailable."""
+    """Bring the database to the needed version. Safe to repeat. Raise DatabaseUnavailable."""
     try:
         if database.is_sqlite:
             with database.write(NO_TENANT) as connection:
@@ -142,7 +142,7 @@ def _upgrade_postgresql(database: Database) -> None:
 
 
 def _take_time(connection: sa.Connection) -> None:
-    """Let a connection take the time it needs; it ends with its block, and so do its locks and its settings."""
+    """Let a connection take the time it needs. It ends with its block, and so do its locks and its settings."""
     driver: Any = connection.connection.driver_connection
     driver.response_timeout = None
     connection.detach()

@@ -1,8 +1,8 @@
 """Which messages an operator means: a Filter, and what it is in SQL, so that an index finds them.
 
 Words are found at their beginning, letter case aside: `acme 47` finds "Order 4711" from orders@acme.example. A word
-is a run of letters and digits; a mail must have all of them, in its sender's addresses and subject, or, for
-`document_words`, in one document's file name. PostgreSQL has an index of them; SQLite reads the rows, and finds words
+is a run of letters and digits. A mail must have all of them, in its sender's addresses and subject, or, for
+`document_words`, in one document's file name. PostgreSQL has an index of them. SQLite reads the rows, and finds words
 in their middle too.
 
 The newest mail with certain words can be sought from either end: by the index of words, where they are rare, or by
@@ -77,10 +77,10 @@ _UNSEEN = sa.or_(sa.text(PENDING), sa.text(FAILED_HANDOVER))
 
 @dataclass(frozen=True)
 class Filter:
-    """Which messages an operator means; an empty field leaves the choice open.
+    """Which messages an operator means. An empty field leaves the choice open.
 
     `error` is the class that error_json names, by its present or its former name, of the message or of one of its
-    documents; `document_type` a document's content type, all of a kind as `image/*`; `unseen`: the handler has not
+    documents. `document_type` a document's content type, all of a kind as `image/*`. `unseen`: the handler has not
     taken all of its documents. What is said of documents is met by one and the same document of the message.
     """
 
@@ -158,7 +158,7 @@ def _of_time(chosen: Filter) -> list[sa.ColumnElement[bool]]:
 
 
 def condition(chosen: Filter, by: WordSearchPlan = _PLANNED, *, is_sqlite: bool) -> sa.ColumnElement[bool]:
-    """Return what a message must be to be one of those that are meant; `by` is PostgreSQL's alone."""
+    """Return what a message must be to be one of those that are meant. `by` is PostgreSQL's alone."""
     t = inbound_message.c
     conditions: list[sa.ColumnElement[bool]] = [owned(inbound_message, chosen.org_id)]
     if chosen.ids:
@@ -227,7 +227,7 @@ def _of_statuses(statuses: tuple[Status, ...]) -> sa.ColumnElement[bool]:
 
 
 def of_document(chosen: Filter, *, is_sqlite: bool) -> list[sa.ColumnElement[bool]]:
-    """Return what a document must be to be one of those that are meant; nothing if any is."""
+    """Return what a document must be to be one of those that are meant, or nothing if any is."""
     d = document.c
     found: list[sa.ColumnElement[bool]] = []
     if chosen.document_ids:
@@ -278,7 +278,7 @@ def _has_error(chosen: Filter, names: tuple[str, ...]) -> sa.ColumnElement[bool]
 def _any_document(
     wanted: sa.ColumnElement[bool], of: sa.FromClause = inbound_message, *, is_asked_each: bool = False
 ) -> sa.ColumnElement[bool]:
-    """Return whether a message has such a document; `is_asked_each`: of one message after the other."""
+    """Return whether a message has such a document. `is_asked_each`: of one message after the other."""
     d, t = document.c, of.c
     mine = sa.select(sa.literal(1)).where(d.org_id == t.org_id, d.inbound_message_id == t.id, wanted)
     if is_asked_each:
@@ -318,7 +318,7 @@ def _passed_by_index(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool
 def _has_words(
     text: str, words: str, wanted: str, *, is_sqlite: bool, are_whole: bool = False
 ) -> sa.ColumnElement[bool]:
-    """Return whether a text has all these words, or words that begin so; a text without a word is in none.
+    """Return whether a text has all these words, or words that begin so. A text without a word is in none.
 
     Whole words are cheaper: PostgreSQL reads the list of the rarest, and asks the others only for what stands in it.
     """
@@ -336,7 +336,7 @@ def _has_words(
 def _is_from(sender: str, table: sa.Table = inbound_message) -> sa.ColumnElement[bool]:
     """Return whether a mail is from an address, or from a domain written @domain: by its header or its envelope.
 
-    Its words are asked for besides; PostgreSQL would take both for independent, and the sender for a rare one.
+    Its words are asked for besides. PostgreSQL would take both for independent, and the sender for a rare one.
     """
     t, wanted = table.c, sender.lower()
     columns = (sa.func.lower(t.from_email), sa.func.lower(t.envelope_sender))

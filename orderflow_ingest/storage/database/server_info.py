@@ -58,10 +58,10 @@ _IN_FORCE = "SELECT lower(name), setting FROM pg_settings WHERE lower(name) = AN
 
 @dataclass(frozen=True)
 class Server:
-    """A server as our role sees it; `asked_at` is our own clock, in the middle of the asking.
+    """A server as our role sees it. `asked_at` is our own clock, in the middle of the asking.
 
     `session_limits` are those of `timeouts.session_limits` in force in our own session. `standbys` are the application
-    names of who streams from it; a role without pg_read_all_stats does not see the state, so a base backup counts too.
+    names of who streams from it. A role without pg_read_all_stats does not see the state, so a base backup counts too.
     """
 
     role: str
@@ -88,7 +88,7 @@ class Server:
 
 
 def ask(database: Database) -> Server:
-    """Ask the server; PostgreSQL alone. Raise DatabaseUnavailable."""
+    """Ask the server. PostgreSQL alone. Raise DatabaseUnavailable."""
     with database.read(NO_TENANT) as connection:
         before = time.time()
         says = connection.execute(sa.text(_SAYS)).mappings().one()

@@ -38,7 +38,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class TimeBucket:
-    """The messages that came from `begin` on; `took` counts those PARSED by BOUNDS, and last those that took longer."""
+    """The messages that came from `begin` on. `took` counts those PARSED by BOUNDS, and last those that took longer."""
 
     begin: datetime
     numbers: Numbers
@@ -60,7 +60,7 @@ class Figures:
         self._database = database
 
     def over(self, since: datetime, until: datetime, step: int, org_id: int | None = None) -> list[TimeBucket]:
-        """Count in slots of `step` seconds, which begin at whole multiples of it; empty ones are there too."""
+        """Count in slots of `step` seconds, which begin at whole multiples of it. Empty ones are there too."""
         t = inbound_message.c
         second = sa.extract("epoch", t.received_at)
         begin = (second - second % sa.literal_column(str(int(step)))).label("begin")
@@ -92,7 +92,7 @@ class Figures:
 
 
 def quantile(took: tuple[int, ...], share: float) -> int | None:
-    """Return the bound within which so large a share of the messages was PARSED; None of none, or past the last one."""
+    """Return the bound within which so large a share of the messages was PARSED. None of none, or past the last one."""
     wanted, seen = share * sum(took), 0
     for bound, number in zip(BOUNDS, took, strict=False):
         seen += number

@@ -23,7 +23,7 @@ LASTS = timedelta(seconds=50)  # less than the minute from one sweep of a host t
 
 
 class SweepClaim:
-    """The one row of the table sweep_claim; the first claim makes it.
+    """The one row of the table sweep_claim. The first claim makes it.
 
     `who` is a name that no other consumer has, and `is_gone` returns whether the process of such a name is gone.
     """
@@ -32,7 +32,7 @@ class SweepClaim:
         self._database, self._who, self._is_gone = database, who, is_gone
 
     def take(self, now: datetime | None = None) -> bool:
-        """Claim the sweep; False if another consumer has it.
+        """Claim the sweep, or False if another consumer has it.
 
         A claim that ends much later than it can have been meant was written by a clock that was wrong.
         """
@@ -40,7 +40,7 @@ class SweepClaim:
         return holder is None or (self._is_gone(holder) and self._take(holder, now) is None)
 
     def hold(self, now: datetime | None = None) -> bool:
-        """Claim for as long again what is claimed by us still; False if another consumer has claimed it."""
+        """Claim for as long again what is claimed by us still, or False if another consumer has claimed it."""
         return self._is_updated(self._times(now)[1])
 
     def give_back(self, now: datetime | None = None) -> None:
@@ -48,7 +48,7 @@ class SweepClaim:
         self._is_updated(self._times(now)[0])
 
     def _take(self, gone: str | None, now: datetime | None) -> str | None:
-        """Return None for a claim that was made, else who has it; the claim of one who is gone is free."""
+        """Return None for a claim that was made, else who has it. The claim of one who is gone is free."""
         claim, (time, ends_at, beyond) = sweep_claim.c, self._times(now)
         is_ours = claim.claimed_by.in_([self._who, gone or self._who])
         is_free = (claim.ends_at <= time) | (claim.ends_at > beyond) | is_ours

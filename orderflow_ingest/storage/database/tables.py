@@ -1,13 +1,13 @@
-"""The tables, as SQLAlchemy sees them; `migrations/` builds them, and a test holds the two together.
+"""The tables, as SQLAlchemy sees them. `migrations/` builds them, and a test holds the two together.
 
-The columns of mail are the fields of `rows`; what is of no row there is declared here.
+The columns of mail are the fields of `rows`. What is of no row there is declared here.
 
-Every tenant table has org_id first in its keys, so that it can be partitioned by it; every query of
+Every tenant table has org_id first in its keys, so that it can be partitioned by it. Every query of
 tenant data names it. Times are aware UTC on both databases. Rows are the truth about a message: how
 often it was tried, when it may be tried again, who is at it. A queue's task is only a bell.
 
 History grows, and no query may grow with it: what is asked of one tenant goes by a key or an index that
-begins with org_id, what is asked of all by an index of its own; those of what is unfinished, failed or
+begins with org_id, what is asked of all by an index of its own, those of what is unfinished, failed or
 held are partial, so that they are as small as what they list. test_growth.py holds each to its index.
 
     attempts         how often a worker began
@@ -16,7 +16,7 @@ held are partial, so that they are as small as what they list. test_growth.py ho
     erased_at        when its object was deleted from the archive, by a retention or on somebody's demand
 
 message_event is what a row does not keep: what happened to a message (or to a mail that is held) before. It is
-only added to. operator_run is who had which program do what, and how far that has come; it belongs to no tenant.
+only added to. operator_run is who had which program do what, and how far that has come. It belongs to no tenant.
 sweep_claim has one row, which names the consumer that sweeps.
 """
 
@@ -49,7 +49,7 @@ metadata = sa.MetaData(naming_convention=NAMING)
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """Aware UTC in Python; timestamptz in PostgreSQL, sortable text in SQLite."""
+    """Aware UTC in Python. Timestamptz in PostgreSQL, sortable text in SQLite."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -83,7 +83,7 @@ _TYPES: dict[Any, Any] = {
 
 
 def _columns(row: type, key: tuple[str, ...] = ("org_id", "id"), **defaults: Any) -> Iterator[sa.Column[Any]]:
-    """Make a column of each field of a row, those of its `key` first; `defaults` are what the server fills in."""
+    """Make a column of each field of a row, those of its `key` first. `defaults` are what the server fills in."""
     for one in sorted(fields(row), key=lambda one: key.index(one.name) if one.name in key else len(key)):
         found, is_nullable = one.type, False
         if get_origin(found) in (Union, UnionType):
@@ -129,13 +129,13 @@ MESSAGE_WORDS, DOCUMENT_WORDS = _WORDS.format(MESSAGE_TEXT), _WORDS.format(DOCUM
 
 
 def _own(column: str, place: str) -> sa.CheckConstraint:
-    """Tie a key to the row's tenant: on PostgreSQL; SQLite cannot add one to a table, and has triggers that say so."""
+    """Tie a key to the row's tenant: on PostgreSQL. SQLite cannot add one to a table, and has triggers that say so."""
     rule = f"starts_with({column}, 'org/' || org_id || '/{place}/') AND strpos({column}, '..') = 0"
     return sa.CheckConstraint(rule, name=column).ddl_if(dialect="postgresql")
 
 
 def _partial(name: str, rows: str, *columns: sa.Column[Any], unique: bool = False) -> None:
-    """Index some rows of a table; who asks must write the same words, by which SQLite knows them."""
+    """Index some rows of a table. Who asks must write the same words, by which SQLite knows them."""
     sa.Index(name, *columns, unique=unique, postgresql_where=sa.text(rows), sqlite_where=sa.text(rows))
 
 
@@ -253,7 +253,7 @@ sweep_claim = sa.Table(
 
 
 def owned(table: sa.Table, org_id: int | None) -> sa.ColumnElement[bool]:
-    """Name the tenant of a query; none stands for all, which needs an index that does not begin with org_id."""
+    """Name the tenant of a query. None stands for all, which needs an index that does not begin with org_id."""
     return table.c.org_id == org_id if org_id is not None else sa.true()
 
 

@@ -1,6 +1,6 @@
 """A measurement that is made at most once in so many seconds, however many threads ask for it.
 
-Of the threads that ask when it is due, one makes it; the others get the last one, so that they do not wait in a row for
+Of the threads that ask when it is due, one makes it. The others get the last one, so that they do not wait in a row for
 a server that hangs. An error is remembered for a second at most, since its cause may be over.
 """
 
@@ -14,7 +14,7 @@ _ERROR_SECONDS = 1.0
 
 
 class CachedMeasurement(Generic[Value]):
-    """A function without arguments over `measure`; it returns `first` while the first measurement runs."""
+    """A function without arguments over `measure`. It returns `first` while the first measurement runs."""
 
     def __init__(self, measure: Callable[[], Value], seconds: float, first: Value, errors: tuple[type[Exception], ...]):
         self._measure, self._seconds, self._errors = measure, seconds, errors

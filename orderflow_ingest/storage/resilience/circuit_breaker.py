@@ -56,7 +56,7 @@ def unguarded(_orgs: Orgs, _kind: str) -> AbstractContextManager[None]:
 
 
 class CircuitBreaker:
-    """Guards the calls to one backend. `name` names it in texts; `error` is what the calls and the guard raise."""
+    """Guards the calls to one backend. `name` names it in texts. `error` is what the calls and the guard raise."""
 
     def __init__(self, path: Path, name: str, error: type[Exception]):
         self._path, self._name, self._error = path, name, error
@@ -198,7 +198,7 @@ def unavailable_organizations(path: Path) -> int:
 
 
 def _age(path: Path) -> float | None:
-    """Return the seconds since a file was changed; None if there is none."""
+    """Return the seconds since a file was changed, or None if there is none."""
     try:
         about = os.stat(path)
     except OSError:

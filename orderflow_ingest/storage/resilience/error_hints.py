@@ -6,7 +6,7 @@ SQLite has one code for several errors, so its texts are searched too. SQLite do
 for that one error the file itself is looked at.
 
 Each explanation begins with the name of the database, see `database_name`, since the settings may name another one than
-was meant. No driver is imported here. libpq, ssl and the SDK verify certificates; nothing in this package switches it
+was meant. No driver is imported here. libpq, ssl and the SDK verify certificates. Nothing in this package switches it
 off.
 """
 
@@ -118,7 +118,7 @@ _TLS_TEXTS = (
 
 
 def database_name(url: str) -> str:
-    """Return which database a URL names, for people: an SQLite file, or host, port and name; never a password."""
+    """Return which database a URL names, for people: an SQLite file, or host, port and name, never a password."""
     if url.startswith("sqlite"):
         return url.removeprefix("sqlite:///")
     if postgresql_url.is_postgresql(url):
@@ -144,7 +144,7 @@ def explain_database_error(error: BaseException | None, setting: str, url: str) 
 
 
 def explain_tls_error(error: BaseException | None) -> str:
-    """Return why TLS failed, as `: REASON` to follow the name of the error; "" for any other error."""
+    """Return why TLS failed, as `: REASON` to follow the name of the error, or "" for any other error."""
     text = str(error).lower()
     return next((f": {ours}" for theirs, ours in _TLS_TEXTS if re.search(theirs, text, re.DOTALL)), "")
 

@@ -21,7 +21,7 @@ _latest: dict[str, tuple[str, str]] = {}  # by URL: the host and port that accep
 
 
 class TimeoutConnection(psycopg.Connection[Any]):
-    """A connection that closes when a command has no answer within `response_timeout` seconds; None waits for ever."""
+    """A connection that closes when a command has no answer within `response_timeout` seconds. None waits for ever."""
 
     response_timeout: float | None = None
 

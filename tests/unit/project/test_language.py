@@ -1,9 +1,12 @@
 """The texts of the tree are plain English: phrases that only we would understand occur nowhere."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.support.language import measure
 
 ROOT = Path(__file__).parents[3]
 PHRASES = (
@@ -42,3 +45,20 @@ def test_no_text_has_a_phrase_of_our_own(phrase):
 
 def test_the_texts_are_found():
     assert len(files()) > 500
+
+
+def docstrings() -> str:
+    found = []
+    for path in sorted((ROOT / "orderflow_ingest").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (ast.get_docstring(node) or "").splitlines()
+                found.append("\n".join(line for line in lines if not line.startswith("    ")))
+    return "\n\n".join(found)
+
+
+def test_docstrings_are_short_sentences_and_begin_with_return():
+    text = docstrings()
+    found = measure(text)
+    assert found.mean_sentence <= 17 and found.semicolons_per_1000_words < 3
+    assert re.findall(r"^(?:Give|Tell|Say)s? .*", text, re.MULTILINE) == []

@@ -6,7 +6,7 @@
     parsed      a task per document is enqueued
     documents   each document has been handed over
 
-It goes to an organization of its own, so that nobody's orders are touched; a handler knows its documents by
+It goes to an organization of its own, so that nobody's orders are touched. A handler knows its documents by
 `order.org`. Every run leaves one small message there and removes nothing: how long it stays is that organization's
 retention. Nothing is repaired here, and a step that does not come in time is named with what to look at.
 """
@@ -40,7 +40,7 @@ class Step:
 
 
 class StepMissedError(OrderflowError):
-    """A step has not come, in time or at all; the text says what to look at."""
+    """A step has not come, in time or at all. The text says what to look at."""
 
     def __init__(self, step: str, text: str):
         super().__init__(text)
@@ -51,7 +51,7 @@ Waiting = Callable[[str, float], None]  # what is waited for, and for how long a
 
 
 class Canary:
-    """One flight of a probe to `org`; it has so many seconds, and `waiting` is called at each look."""
+    """One flight of a probe to `org`. It has so many seconds, and `waiting` is called at each look."""
 
     def __init__(self, app: App, org: Organization, probe: Probe, timeout: float, waiting: Waiting):
         self._app, self._org, self._probe, self._waiting = app, org, probe, waiting
@@ -120,7 +120,7 @@ class Canary:
         return f"{len(documents)} handed over"
 
     def _until(self, step: str, holds: Callable[[], bool]) -> bool:
-        """Look until something holds or the flight's time is up; tell which."""
+        """Look until something holds or the flight's time is up. Tell which."""
         began = time.monotonic()
         while not holds():
             if self._left() <= 0:

@@ -36,7 +36,7 @@ _HINTS = {
 
 
 class SmtpRefusedError(OrderflowError):
-    """The mail system did not take the probe; the text says at which step, with what answer, and what to look at.
+    """The mail system did not take the probe. The text says at which step, with what answer, and what to look at.
 
     `verdict` is the code of its answer to the mail itself, 0 where it did not come to that.
     """
@@ -48,7 +48,7 @@ class SmtpRefusedError(OrderflowError):
 
 @dataclass(frozen=True)
 class Probe:
-    """A probe to send: from whom, to whom, through which server; every one has a Message-ID of its own."""
+    """A probe to send: from whom, to whom, through which server. Every one has a Message-ID of its own."""
 
     host: str
     port: int
@@ -79,7 +79,7 @@ def new_probe(server: str, sender: str, recipient: str) -> Probe:
 
 
 def send(probe: Probe, timeout: float, raw: bytes | None = None, source: str | None = None) -> Answer:
-    """Send a probe in a session of its own; each answer is waited for so long. Raises Refused.
+    """Send a probe in a session of its own. Each answer is waited for so long. Raises Refused.
 
     `raw` is sent in place of the canary's mail, `source` is the address of this host to send it from and to greet with.
     """
@@ -122,7 +122,7 @@ def _speak(client: smtplib.SMTP, probe: Probe, raw: bytes) -> Answer:
 
 
 def _greet(client: smtplib.SMTP) -> str:
-    """Greet, with TLS where it is offered; a server that offers it and says no gets the mail without, as elsewhere."""
+    """Greet, with TLS where it is offered. A server that offers it and says no gets the mail without, as elsewhere."""
     _step("EHLO", client.ehlo(), 250)
     if not client.has_extn("starttls"):
         return "TLS is not offered"

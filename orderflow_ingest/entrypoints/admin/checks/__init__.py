@@ -1,6 +1,6 @@
 """What `orderflow-admin check` looks at: every part is really used, and each finding says what to change.
 
-Each part is a generator of findings in a module of its own; docs/reference/check.md lists what they find. What mail
+Each part is a generator of findings in a module of its own. Docs/reference/check.md lists what they find. What mail
 goes through is looked at as the user that delivers, since root would find everything in order.
 """
 
@@ -34,7 +34,7 @@ from .worker import check_worker
 
 
 def check_all(settings: Settings, postfix_config: str | None, *, with_postfix: bool = True) -> Iterator[Finding]:
-    """Look at every part; one that fails does not hide the next."""
+    """Look at every part. One that fails does not hide the next."""
     _take_handler_keys(settings)
     app = _opened(settings)
     postfix = open_postfix(postfix_config) if with_postfix else None
@@ -71,7 +71,7 @@ def _take_handler_keys(settings: Settings) -> None:
 
 
 def _opened(settings: Settings) -> App | Finding:
-    """Open the parts; what cannot even be opened is a finding."""
+    """Open the parts. What cannot even be opened is a finding."""
     try:
         return open_app(settings, guarded=False)
     except BackendUnavailable as error:

@@ -1,6 +1,6 @@
 """Whether the database answers, keeps what it acknowledges, and has our tables, our rights and connections to spare.
 
-`error_hints` explains errors; `storage.database.server_info` reads what PostgreSQL reports about itself.
+`error_hints` explains errors. `storage.database.server_info` reads what PostgreSQL reports about itself.
 """
 
 import re
@@ -188,7 +188,7 @@ def _taken_here(app: App) -> tuple[int, int, int]:
 
 
 def _connections(app: App, server: server_info.Server) -> Iterator[CheckResult]:
-    """Compare what this host's programs can take with what the server gives; other hosts cannot be asked."""
+    """Compare what this host's programs can take with what the server gives. Other hosts cannot be asked."""
     instances, workers, need = _taken_here(app)
     given = server.max_connections - server.reserved
     if given - server.taken < _FEW:

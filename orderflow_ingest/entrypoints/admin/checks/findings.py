@@ -1,4 +1,4 @@
-"""What the parts of `check` say, and how they compare clocks; each part is a generator of what it has found.
+"""What the parts of `check` say, and how they compare clocks. Each part is a generator of what it has found.
 
 A finding is a level's name and a text. The text holds what is wrong and the line to change, on one line.
 """
@@ -34,9 +34,9 @@ class Finding:
 
 
 def compare_clocks(whose: str, theirs: float, ours: float) -> Iterator[CheckResult]:
-    """Compare another's clock with ours, both in seconds since 1970; an answer's way and whole seconds are allowed for.
+    """Compare another's clock with ours, both in seconds since 1970. An answer's way and whole seconds are allowed for.
 
-    Times of receipt go by each host's clock; S3 refuses a signature that is 15 minutes off.
+    Times of receipt go by each host's clock. S3 refuses a signature that is 15 minutes off.
     """
     off = theirs - ours
     if abs(off) > _CLOCK_WARNING:

@@ -1,4 +1,4 @@
-"""Mail as a stranger forges it, to see whether the sender policy believes it; `check` sends it to this host's Postfix.
+"""Mail as a stranger forges it, to see whether the sender policy believes it. `check` sends it to this host's Postfix.
 
 All of it says that it is from postmaster of our own domain, and bears no signature of that domain. Its body is empty:
 if it comes so late that it is delivered like all mail, it has no document.
@@ -23,7 +23,7 @@ class Forgery:
     cure: str = "see docs/how-to/senders.md"
 
     def raw(self, recipient: str, message_id: str) -> bytes:
-        """Return the mail's bytes; its body is empty."""
+        """Return the mail's bytes. Its body is empty."""
         lines = f"{self.top}From: {self.sender}\nTo: {recipient}\nSubject: OrderFlow probe: no order\n"
         lines += f"Message-ID: {message_id}\nAuto-Submitted: auto-generated\n\n"
         return lines.encode().replace(b"\n", b"\r\n")
@@ -67,7 +67,7 @@ def forgeries(domain: str, authserv_id: str) -> list[Forgery]:
 
 
 def spf_forgeries(domain: str, authserv_id: str) -> list[Forgery]:
-    """List the tricks that say that SPF has passed; they tell nothing where SPF passes for this host anyway."""
+    """List the tricks that say that SPF has passed. They tell nothing where SPF passes for this host anyway."""
     sender = f"postmaster@{domain}"
     received_spf = f'Received-SPF: pass identity=mailfrom; envelope-from="{sender}"; receiver={authserv_id}\n'
     field = f"Authentication-Results: {authserv_id}; spf=pass smtp.mailfrom={domain}\n"

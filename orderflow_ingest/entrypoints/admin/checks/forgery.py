@@ -1,7 +1,7 @@
 """Whether a mail that forges its sender gets through Postfix and its milters and is believed.
 
 Such mail is really sent, to the organization canary and from an address that milters do not let pass by habit, and is
-judged as a delivery judges it; a delivery hands its header back and does nothing more, see `storage.probe_mail`. What
+judged as a delivery judges it. A delivery hands its header back and does nothing more, see `storage.probe_mail`. What
 is refused is as good as what is not believed. All of it takes at most twenty seconds, and leaves nothing.
 """
 
@@ -48,7 +48,7 @@ class _Sent:
 
 
 class _MailLateError(OrderflowError):
-    """A mail has not come in time; the text is Postfix's name for it."""
+    """A mail has not come in time. The text is Postfix's name for it."""
 
 
 def check_forgeries(app: App, postconf: Postconf, patience: float = _PATIENCE) -> Iterator[CheckResult]:

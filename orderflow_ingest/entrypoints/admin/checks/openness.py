@@ -1,6 +1,6 @@
 """What is more open than it need be: a role that nothing binds, a connection nobody verifies, a file that all read.
 
-None of it keeps mail from being delivered, so most is a warning; a file of passwords that every user can read is
+None of it keeps mail from being delivered, so most is a warning. A file of passwords that every user can read is
 trouble. That the settings file itself is one is found with the settings.
 """
 
@@ -70,7 +70,7 @@ def _connections(settings: Settings) -> Iterator[CheckResult]:
 
 
 def _unverified(url: str) -> str:
-    """Return what a connection to another host lacks; "" if nothing."""
+    """Return what a connection to another host lacks, or "" if nothing."""
     if url.startswith("sqlite"):
         return ""
     if postgresql_url.is_postgresql(url):

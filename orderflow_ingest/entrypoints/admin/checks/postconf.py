@@ -1,6 +1,6 @@
 """What a Postfix is set to, asked of its own postconf(1) and postmap(1), never read from its files.
 
-A service of master.cf may set a parameter for itself with -o; main.cf's value counts where it does not.
+A service of master.cf may set a parameter for itself with -o. Main.cf's value counts where it does not.
 """
 
 import os
@@ -37,7 +37,7 @@ class Service:
         return self.command.partition(" ")[0]
 
     def attribute(self, name: str) -> str | None:
-        """Return an attribute of pipe(8) or lmtp(8), such as user=; None if it is not there."""
+        """Return an attribute of pipe(8) or lmtp(8), such as user=, or None if it is not there."""
         return next((word.partition("=")[2] for word in self.command.split()[1:] if word.startswith(f"{name}=")), None)
 
     @property
@@ -70,7 +70,7 @@ class Postconf:
         return self._values[name] if name in self._values else self._run("-xh", name).strip()
 
     def seconds(self, name: str, service: Service | None = None) -> float:
-        """Return a time in seconds; 0.0 where there is none. A number alone is of the unit that its default has."""
+        """Return a time in seconds. 0.0 where there is none. A number alone is of the unit that its default has."""
         found = _TIME.fullmatch(self.value(name, service))
         return float(found[1]) * _UNITS[found[2] or self._usual_unit(name)] if found else 0.0
 
@@ -79,12 +79,12 @@ class Postconf:
         return next((s for s in self.services if (s.name, s.type) == (name, "unix")), None)
 
     def tables(self, name: str) -> list[str]:
-        """Return the tables that a parameter lists, without `proxy:`; `inline:{ { a = b } }` is one, blanks and all."""
+        """Return the tables that a parameter lists, without `proxy:`. `inline:{ { a = b } }` is one, blanks and all."""
         found = _TABLE.findall(self.value(name))
         return [table.removeprefix("proxy:") for table in found]
 
     def lookup(self, key: str, table: str, account: pwd.struct_passwd | None = None) -> tuple[str | None, str]:
-        """Look a key up as Postfix does; return what was found, if anything, and what postmap complained of.
+        """Look a key up as Postfix does. Return what was found, if anything, and what postmap complained of.
 
         As a user where one is given: root reads what Postfix's user may not.
         """
@@ -97,7 +97,7 @@ class Postconf:
         return (ended.stdout.strip() if ended.returncode == 0 else None), "\n".join(errors)
 
     def _usual_unit(self, name: str) -> str:
-        """Return the unit of a parameter's default, such as d of maximal_queue_lifetime; s where it has none."""
+        """Return the unit of a parameter's default, such as d of maximal_queue_lifetime. S where it has none."""
         found = _TIME.fullmatch(self._run("-dxh", name).strip())
         return (found[2] if found else "") or "s"
 
@@ -124,7 +124,7 @@ class Postconf:
 
 
 def _as(account: pwd.struct_passwd | None) -> dict[str, Any]:
-    """Return the arguments of subprocess that make a program run as a user; root alone can."""
+    """Return the arguments of subprocess that make a program run as a user. Root alone can."""
     if account is None or os.geteuid():
         return {}
     groups = os.getgrouplist(account.pw_name, account.pw_gid)

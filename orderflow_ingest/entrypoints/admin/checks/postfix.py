@@ -1,6 +1,6 @@
 """Whether Postfix's settings agree with ours: each disagreement below loses, bounces or delays mail.
 
-What every way needs is looked at here; what one way needs, in `postfix_ways`; the recipient map, in
+What every way needs is looked at here. What one way needs, in `postfix_ways`. The recipient map, in
 `recipients`. The way is the one that Postfix is set to.
 """
 
@@ -26,7 +26,7 @@ _BLANKS = re.compile(r"[\s,]+")
 
 
 def open_postfix(config: str | None) -> Postconf | CheckResult:
-    """Ask Postfix for its settings; a finding if that cannot be done."""
+    """Ask Postfix for its settings. A finding if that cannot be done."""
     postconf = shutil.which("postconf", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if postconf is None:
         return "WARNING", "postconf is not installed here; on a host without Postfix say --no-postfix"

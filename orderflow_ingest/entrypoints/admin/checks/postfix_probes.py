@@ -1,6 +1,6 @@
 """What the checks of Postfix's ways share: each tries a thing as the user that will need it.
 
-Run by root, since root itself would find everything in order; run by another user, what needs root is left out.
+Run by root, since root itself would find everything in order. Run by another user, what needs root is left out.
 """
 
 import os
@@ -63,7 +63,7 @@ _PRINT_AGAIN = "print orderflow-admin postfix main again"
 
 
 def reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator[CheckResult]:
-    """Open a socket as a user; where nobody listens, the service's own finding tells."""
+    """Open a socket as a user, where nobody listens, the service's own finding tells."""
     if os.geteuid():
         return
     try:

@@ -37,7 +37,7 @@ _IMPORTS_WHAT_DELIVERS = "import orderflow_ingest.pipeline.receive, orderflow_in
 
 
 def way_of(postconf: Postconf) -> str | None:
-    """Return which way Postfix is set to; None if mail goes elsewhere."""
+    """Return which way Postfix is set to, or None if mail goes elsewhere."""
     if any(_filters(postconf)):
         return BEFORE_QUEUE
     return _TRANSPORTS.get(postconf.value("virtual_transport").partition(":")[0])
@@ -260,5 +260,5 @@ def _mail_user_reaches(settings: Settings, postconf: Postconf, name: str) -> Ite
 
 
 def _option(argv: list[str], name: str) -> str:
-    """Return an option's value; empty if it is not there."""
+    """Return an option's value, or empty if it is not there."""
     return next((value for option, value in pairwise(argv) if option == name), "")

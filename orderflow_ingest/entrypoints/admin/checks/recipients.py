@@ -1,6 +1,6 @@
 """Whether RCPT TO is answered from the organization table: each recipient map is asked, as the user that will ask it.
 
-A map that points elsewhere would refuse or accept everything, unnoticed; one that Postfix's user cannot read answers
+A map that points elsewhere would refuse or accept everything, unnoticed. One that Postfix's user cannot read answers
 451 to everybody, while root reads it without a word.
 """
 
@@ -152,7 +152,7 @@ def _is_chrooted(postconf: Postconf, service: Service) -> bool:
 
 
 def _why(output: str, app: App, table: str, account: pwd.struct_passwd | None) -> str:
-    """Return what to open, where a right is missing; else what postmap said."""
+    """Return what to open, where a right is missing, else what postmap said."""
     if table.startswith("socketmap:"):
         return _why_no_answer(output, app)
     if account is None or os.geteuid():
@@ -189,7 +189,7 @@ def _reads(file: Path, account: pwd.struct_passwd) -> bool:
 
 
 def _alias(postconf: Postconf, recipient: str, domain: str, local: str) -> str:
-    """Name the table that gives our recipient, or the whole domain, to somebody else; "" if none does."""
+    """Name the table that gives our recipient, or the whole domain, to somebody else, or "" if none does."""
     for table in postconf.tables("virtual_alias_maps"):
         if any(postconf.lookup(key, table)[0] for key in (recipient, f"{local}@{domain}", f"@{domain}")):
             return table.partition("{")[0].rstrip(":") or table

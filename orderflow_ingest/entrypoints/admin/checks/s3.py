@@ -1,6 +1,6 @@
 """Whether the archive takes, gives and takes back an object, each tried for itself, and the store's clock.
 
-What an error of S3 means is in `archive.s3_errors`; here it is said which rights are missing, all in one go, and which
+What an error of S3 means is in `archive.s3_errors`. Here it is said which rights are missing, all in one go, and which
 setting makes a store work that refuses ours. An S3 store is tried with short and long metadata, and with an object as
 large as the largest mail, since a proxy before it may have a limit of its own.
 
@@ -96,7 +96,7 @@ def _used_once(app: App) -> list[CheckResult]:
 
 
 def _remedy(app: App, error: ArchiveUnavailable) -> str:
-    """Return which setting makes the store work, by trying; "" if none does, or it does not answer at all."""
+    """Return which setting makes the store work, by trying, or "" if none does, or it does not answer at all."""
     settings = app.settings
     if error.answer is None and settings.s3_addressing != "virtual":
         return ""
@@ -195,7 +195,7 @@ def _named(size: int) -> str:
 
 
 def _bounded(app: App, look: Callable[[], Iterator[CheckResult]], what: str) -> list[CheckResult]:
-    """Look for no longer than a delivery has time; delete the probe then."""
+    """Look for no longer than a delivery has time. Delete the probe then."""
     url, seconds = app.settings.archive_url, app.settings.deadline
     try:
         with deadline(seconds):
@@ -213,13 +213,13 @@ def _put(archive: Archive, data: bytes, metadata: dict[str, str]) -> None:
 
 
 def _delete(archive: Archive) -> None:
-    """Delete the probe; where that fails now, the next run does."""
+    """Delete the probe, where that fails now, the next run does."""
     with suppress(ArchiveUnavailable):
         archive.delete(PROBE)
 
 
 def _delete_for_good(archive: Archive) -> bool:
-    """Delete the probe, and in a bucket with versions its last one; return False if that is kept."""
+    """Delete the probe, and in a bucket with versions its last one. Return False if that is kept."""
     with suppress(ArchiveUnavailable):
         if isinstance(archive, S3Archive):
             return archive.delete_version(PROBE)
@@ -239,7 +239,7 @@ def _store(app: App, archive: S3Archive) -> Iterator[CheckResult]:
 
 
 def _worker_has_own_keys(app: App) -> bool:
-    """Return whether the worker's unit reads other credentials over these; such a file may be root's alone."""
+    """Return whether the worker's unit reads other credentials over these. Such a file may be root's alone."""
     if app.settings.file is None:
         return False
     file = app.settings.file.parent / "worker.env"

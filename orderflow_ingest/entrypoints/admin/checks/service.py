@@ -1,9 +1,9 @@
 """Whether the warm delivery service answers, and is the one that these settings mean.
 
-Of several instances on the same sockets the kernel chooses the one that answers; the findings name it, and how many
+Of several instances on the same sockets the kernel chooses the one that answers. The findings name it, and how many
 there are.
 
-Without it the pipe delivers all the same, at more cost; the other two ways put mail off.
+Without it the pipe delivers all the same, at more cost. The other two ways put mail off.
 """
 
 import pwd
@@ -24,7 +24,7 @@ _RESTART = "systemctl restart 'orderflow-service@*'"
 
 
 def check_service(settings: Settings, way: str | None) -> Iterator[CheckResult]:
-    """Look at the sockets and ask the service; `way` is the one that Postfix is set to, None if not known."""
+    """Look at the sockets and ask the service. `way` is the one that Postfix is set to, None if not known."""
     try:
         health = read_health(settings.socket_dir)
     except ServiceNotRespondingError as error:

@@ -1,6 +1,6 @@
 """Who holds an old snapshot of the queue's database, so that PostgreSQL keeps the rows of tasks that were taken.
 
-A session's snapshot (pg_dump's, say) and a prepared transaction hold the tables of their own database alone; a
+A session's snapshot (pg_dump's, say) and a prepared transaction hold the tables of their own database alone. A
 replication slot and a standby with hot_standby_feedback hold those of all. A slot's catalog_xmin holds the catalogs
 alone. A role without pg_read_all_stats sees its own sessions only, so the rows that are kept are counted too.
 """

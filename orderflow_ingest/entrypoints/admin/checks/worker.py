@@ -1,7 +1,7 @@
-"""Whether workers run and sweep, told by what they note; and what is left undone.
+"""Whether workers run and sweep, told by what they note, and what is left undone.
 
 Every worker process shows that it lives by a file of this host (see `presence`), and each sweep of any host is noted
-in the queue. So the worker that has another queue, or none, is found by that; the one that runs and does not sweep too.
+in the queue. So the worker that has another queue, or none, is found by that. The one that runs and does not sweep too.
 """
 
 import time
@@ -64,7 +64,7 @@ def _sweeps(app: App) -> Iterator[CheckResult]:
 
 
 def _not_swept(app: App, here: int, since: str) -> Iterator[CheckResult]:
-    """Return why workers that live have not swept; a restart would cut short what they have in hand."""
+    """Return why workers that live have not swept. A restart would cut short what they have in hand."""
     busy = attempt_files.count_active(app.settings.attempts_dir)
     if busy >= here:
         yield (

@@ -53,7 +53,7 @@ def print_roles() -> None:
 @click.option("--schema", "name", default="public", show_default=True, help="The schema that holds the tables.")
 @settings_option
 def print_postgresql_roles(name: str, settings_file: str | None) -> None:
-    """Print the SQL script that makes the roles in the database; a superuser runs it, after init."""
+    """Print the SQL script that makes the roles in the database. A superuser runs it, after init."""
     click.echo(roles.postgresql(loaded(settings_file), name), nl=False)
 
 

@@ -12,13 +12,13 @@ _PATH = os.environ.get("PATH", "") + ":/usr/sbin"
 
 
 def deferred_mail(postfix_config: str | None) -> int | None:
-    """Count the mails in Postfix's deferred queue; None where it cannot be asked, or there is no Postfix."""
+    """Count the mails in Postfix's deferred queue, or None where it cannot be asked, or there is no Postfix."""
     queue = _queue(postfix_config)
     return None if queue is None else sum(1 for one in queue if one.get("queue_name") == "deferred")
 
 
 def waiting_because(queue_id: str, postfix_config: str | None) -> str:
-    """Return where the mail of this queue id is, and what to look at; as far as this user and host may know."""
+    """Return where the mail of this queue id is, and what to look at, as far as this user and host may know."""
     if not queue_id:
         return "the mail system did not say where it queued the mail; see its log, and orderflow-admin check"
     queue = _queue(postfix_config)
@@ -35,7 +35,7 @@ def waiting_because(queue_id: str, postfix_config: str | None) -> str:
 
 
 def _queue(postfix_config: str | None) -> list[dict[str, Any]] | None:
-    """List Postfix's queue; None where it cannot be asked: another host's, or not for this user."""
+    """List Postfix's queue, or None where it cannot be asked: another host's, or not for this user."""
     postqueue = shutil.which("postqueue", path=_PATH)
     if postqueue is None:
         return None

@@ -61,7 +61,7 @@ class InForce(Protocol):
 
     @property
     def maxproc(self) -> int:
-        """Return how many processes the service may have; 0 for no limit."""
+        """Return how many processes the service may have, or 0 for no limit."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _counts_in_minutes(found: InForce, _: Settings) -> bool:
 
 
 def _may_read_maps(found: InForce, _: Settings) -> bool:
-    """Return whether proxymap(8) reads each recipient map that is asked by it; it refuses all others."""
+    """Return whether proxymap(8) reads each recipient map that is asked by it. It refuses all others."""
     allowed = set(re.split(r"[\s,]+", found.text("proxy_read_maps")))
     asked = re.findall(r"(?<!\S)proxy:[^\s,{]+(?!\S*\{)", found.text("virtual_mailbox_maps").replace(",", " "))
     return all(table in allowed for table in asked)
@@ -159,7 +159,7 @@ def _leaves_sessions(found: InForce, _: Settings) -> bool:
 
 
 def _transport(place: Section, transport: str, limit: str) -> Iterator[Relation]:
-    """Return what is the same for both transports; `limit` is how long one may take for a delivery."""
+    """Return what is the same for both transports. `limit` is how long one may take for a delivery."""
     option = "" if place == Section.PIPE else "-o "
     yield Relation(
         place, option + limit, "TROUBLE",

@@ -8,7 +8,7 @@ and main.cf has a part that all share:
     lmtp           Postfix's LMTP client, straight to the service
     before-queue   smtpd asks the service before it answers; LMTP for what comes in by other doors
 
-RCPT TO is answered by the service, which asks the database where it must and knows what no answer means; or by
+RCPT TO is answered by the service, which asks the database where it must and knows what no answer means, or by
 Postfix's own map of the database, for a host that runs the way pipe without a service.
 
 For before-queue the service needs an address to give other mail back to, ORDERFLOW_RELAY.
@@ -167,7 +167,7 @@ def _hosts(target: Target, passfile: str) -> str:
 
 
 def _server(host: str, port: str) -> str:
-    """Return a server as it stands in a URL; the directory of a socket is quoted, and begins with a slash."""
+    """Return a server as it stands in a URL. The directory of a socket is quoted, and begins with a slash."""
     return (f"[{quote(host, ':')}]" if ":" in host else quote(host, "")) + (f":{port}" if port else "")
 
 
