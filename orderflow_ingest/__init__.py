@@ -16,6 +16,8 @@ What a document handler imports is here. Every other module is internal, and may
     Reason                the values of Document.reason: why the part is a document
     AutomaticMailSignal   the values of InboundMessage.traits: signs that no person wrote the mail
 
+    TryLater              what a handler raises to get a document again later, without using up an attempt
+
     OrderflowError        every error that this package raises
       BackendUnavailable  a database, archive or queue cannot be used now: another attempt helps
         ArchiveUnavailable  the same of the archive; raised by OrderDocument.read()
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from orderflow_ingest.domain.automatic_mail import AutomaticMailSignal
     from orderflow_ingest.domain.errors import BackendUnavailable, OrderflowError
     from orderflow_ingest.parsing.documents.part import PartKind, Reason
-    from orderflow_ingest.pipeline.hand_over import Handler, OrderDocument
+    from orderflow_ingest.pipeline.handler import Handler, OrderDocument, TryLater
     from orderflow_ingest.storage.archive import ArchiveUnavailable, ObjectDamaged, ObjectMissing
     from orderflow_ingest.storage.database import Document, InboundMessage
 
@@ -49,6 +51,7 @@ __all__ = [
     "OrderflowError",
     "PartKind",
     "Reason",
+    "TryLater",
     "__version__",
 ]
 
@@ -57,14 +60,15 @@ _MODULES = {
     "AutomaticMailSignal": "domain.automatic_mail",
     "BackendUnavailable": "domain.errors",
     "Document": "storage.database",
-    "Handler": "pipeline.hand_over",
+    "Handler": "pipeline.handler",
     "InboundMessage": "storage.database",
     "ObjectDamaged": "storage.archive",
     "ObjectMissing": "storage.archive",
-    "OrderDocument": "pipeline.hand_over",
+    "OrderDocument": "pipeline.handler",
     "OrderflowError": "domain.errors",
     "PartKind": "parsing.documents.part",
     "Reason": "parsing.documents.part",
+    "TryLater": "pipeline.handler",
 }
 
 # Where no module has the name, one of a former version may: master.cf and handlers outlive an upgrade.

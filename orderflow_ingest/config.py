@@ -62,6 +62,8 @@ class Settings:
     document_handler: str
     log: str
     retry_delay: float
+    handover_retry: float
+    log_tracebacks: bool
     lease: float
     part_time: float
     mail_time: float
@@ -308,7 +310,7 @@ KEYS = (
     Key("ORDERFLOW_DEADLINE", "deadline", "60", _seconds, "a number of seconds",
         "Seconds for one delivery. Postfix's time limit is ten times as long. TimeoutStopSec of the service must "
         "be above it."),
-    Key("ORDERFLOW_DOCUMENT_HANDLER", "document_handler", "orderflow_ingest.pipeline.hand_over:log_document",
+    Key("ORDERFLOW_DOCUMENT_HANDLER", "document_handler", "orderflow_ingest.pipeline.handler:log_document",
         _matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"), "of the form package.module:function",
         "The function that the worker calls once for each document, as package.module:function.", "logs the document"),
     Key("ORDERFLOW_LOG", "log", "auto", _matching(r"auto|stderr|syslog|/.+"),
@@ -317,6 +319,12 @@ KEYS = (
         "`STATE_DIR/log/deliver.log`."),
     Key("ORDERFLOW_RETRY_DELAY", "retry_delay", "60", _seconds, "a number of seconds",
         "Seconds before the first retry of an extraction or hand-over. Each next one waits four times as long."),
+    Key("ORDERFLOW_HANDOVER_RETRY", "handover_retry", "259200", _seconds, "a number of seconds",
+        "Seconds for which a failed hand-over is tried again, each time later, at most 6 hours. Then the document is "
+        "FAILED."),
+    Key("ORDERFLOW_LOG_TRACEBACKS", "log_tracebacks", "false",
+        _word(true=True, yes=True, false=False, no=False), "true or false",
+        "Whether the log has text and traceback of a handler's exceptions. They may hold message content."),
     Key("ORDERFLOW_LEASE", "lease", "600", _seconds, "a number of seconds",
         "Seconds after which another worker takes over the work of a lost one. A task ends after 0.8 of it."),
     Key("ORDERFLOW_MAIL_TIME", "mail_time", _default_mail_time, _seconds, "a number of seconds",

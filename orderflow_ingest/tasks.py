@@ -45,7 +45,7 @@ from orderflow_ingest.observability import logs, metrics, presence
 from orderflow_ingest.pipeline import extract as extraction
 from orderflow_ingest.pipeline import hand_over as handover
 from orderflow_ingest.pipeline import receive, retry
-from orderflow_ingest.pipeline.retry import HandlerUnavailable
+from orderflow_ingest.pipeline.handler import HandlerUnavailable, load_handler
 from orderflow_ingest.storage import attempt_files
 from orderflow_ingest.storage.database import DatabaseUnavailable
 from orderflow_ingest.storage.database.sweeping import SweepClaim
@@ -85,7 +85,7 @@ def _replace_huey_record(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if error is None or not is_client_error(error):
         # The words of Huey's source, without what they are about: that could be anything.
-        reason = logs.error_location(error, is_ours=False) if error else None
+        reason = logs.error_location(error, within="") if error else None
         logs.event("worker", "Huey reported a fault.", record.levelno, said=record.msg, reason=reason)
         return False
     now = time.monotonic()
@@ -209,7 +209,7 @@ def _check_handler() -> None:
         if _is_worker():
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(_IMPORT_TIME)
-        handover.load_handler(settings.document_handler)
+        load_handler(settings.document_handler)
     except HandlerUnavailable as error:
         logs.event("worker", "Document handler cannot be used; documents wait.", logging.ERROR, reason=error)
     finally:

@@ -72,16 +72,27 @@ def event(action: str, sentence: str, level: int = logging.INFO, **fields: Any) 
     _logger.log(level, sentence, extra={"action": action, **plain})
 
 
-def error_location(error: BaseException, *, is_ours: bool = True) -> str:
-    """Return an error as its class and the line it came through, ours or the deepest one, and not by its text.
+def adopt(name: str) -> None:
+    """Send the records of another package's logger to the same place as ours, from INFO on."""
+    logger = logging.getLogger(name)
+    if logger is _logger:
+        return
+    for handler in _logger.handlers:
+        logger.addHandler(handler)  # once, however often
+    logger.propagate = False
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
 
-    The text may hold message content.
+
+def error_location(error: BaseException, *, within: str = "orderflow_ingest") -> str:
+    """Return an error as its class and the deepest line it came through below a path, else the deepest of all.
+
+    Its text is left out, since it may hold message content.
     """
     frames = extract_tb(error.__traceback__)
-    wanted = "orderflow_ingest" if is_ours else ""
     # A time limit is raised by a signal's handler, on top of the line that it interrupts.
     below = [frame for frame in frames if "/huey/" not in frame.filename and frame.name != "raise_task_deadline"]
-    ours = [frame for frame in below if wanted in frame.filename]
+    ours = [frame for frame in below if within in frame.filename]
     chosen = (ours or frames)[-1:]
     kind, why = type(error).__name__, os_reason(error)
     head = kind if why == kind else f"{kind} {why}"

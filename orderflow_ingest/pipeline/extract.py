@@ -88,7 +88,6 @@ _EXTRACTION = Work[InboundMessage](
     counter=metrics.EXTRACTIONS,
     seconds=metrics.EXTRACTION_SECONDS,
     outages=(*OUTAGES, ImportError, OrgSettingsError),
-    is_ours=True,
 )
 
 

@@ -1,78 +1,20 @@
-"""Hand-over: each document to the deployment's handler, at least once.
+"""Hand-over: each document to the deployment's handler, at least once, see `handler`.
 
-The handler is `package.module:function`, called with an OrderDocument. It must know a document that comes
-again by its id: a worker can be killed after the handler returned and before that is noted. What it raises,
-SystemExit and the like included, is a failed attempt (see `retry`). A handler that cannot be loaded or cannot be
-called with one argument is an outage: the document waits for one that can.
-
-A handler is a plain function: nobody awaits a coroutine here. An `async def`, or a function with `yield`, cannot be
-loaded. A handler that returns a coroutine or a generator, for example behind a decorator, has failed, since none of its
-own lines has run.
+An attempt that fails is tried again for ORDERFLOW_HANDOVER_RETRY seconds, each time later, see `retry`.
 """
 
-import functools
-import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from dataclasses import dataclass
-from importlib import import_module
-from io import BytesIO
-from typing import Any, BinaryIO
+import logging
+import traceback
 from uuid import UUID
 
 from orderflow_ingest.app import App
-from orderflow_ingest.domain.errors import OrderflowError
-from orderflow_ingest.domain.os_errors import os_reason
 from orderflow_ingest.observability import metrics
-from orderflow_ingest.observability.logs import event
+from orderflow_ingest.observability.logs import error_location, event
 from orderflow_ingest.storage import attempt_files
-from orderflow_ingest.storage.archive import Archive, read_object
 from orderflow_ingest.storage.database import Document, InboundMessage
-from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
 
-from .retry import (
-    OUTAGES,
-    Attempt,
-    HandlerUnavailable,
-    LeaseLostError,
-    MessageErased,
-    Work,
-    run_attempt,
-)
-
-
-@dataclass(frozen=True)
-class OrderDocument:
-    """What a document handler is called with: one document, where it came from, and a way to its bytes.
-
-    org       the organization's slug, as `orderflow-admin org add` was given it
-    message   the mail that the document came in, see InboundMessage
-    document  the document, see Document. `document.id` is the key by which a handler knows one that comes again
-
-        def receive(order: OrderDocument) -> None:
-            if not orders.exists(order.document.id):
-                orders.add(order.document.id, order.org, order.message.from_email, order.read())
-    """
-
-    org: str
-    message: InboundMessage
-    document: Document
-    _archive: Archive
-
-    def read(self) -> bytes:
-        """Return the document's bytes, `document.size` of them, verified by their SHA-256.
-
-        Raise ArchiveUnavailable where the archive cannot be read now, ObjectMissing or ObjectDamaged where it has lost
-        the document. A handler need not catch them: the attempt fails, and another one follows.
-        """
-        return read_object(self.document.org_id, self.document.object_key, self.document.digest, self._archive)
-
-    def open(self) -> BinaryIO:
-        """Return the document's bytes as a file in memory, open for reading. Raise what read() raises."""
-        return BytesIO(self.read())
-
-
-Handler = Callable[[OrderDocument], object]
-"""The type of a document handler: what it returns counts for nothing, what it raises is a failed attempt."""
+from .handler import OrderDocument, TryLater, check_result, handler_place, load_handler
+from .retry import OUTAGES, Attempt, LeaseLostError, MessageErased, Work, run_attempt
 
 
 def hand_over(org_id: int, document_id: UUID, app: App) -> None:
@@ -89,6 +31,27 @@ def hand_over(org_id: int, document_id: UUID, app: App) -> None:
     run_attempt(_HAND_OVER, org_id, document_id, app, do)
 
 
+def _call_handler(attempt: Document, message: InboundMessage | None, org: str, app: App) -> None:
+    if message is None:
+        raise LookupError("the document's message is gone")
+    if attempt.erased_at is not None:
+        raise MessageErased("the document was erased")
+    handler = load_handler(app.settings.document_handler)
+    check_result(handler(OrderDocument(org, message, attempt, app.archive)))
+
+
+def _location(error: BaseException, app: App) -> str:
+    """Return an error as its class and the deepest line of the handler's own package that it came through."""
+    return error_location(error, within=handler_place(app.settings.document_handler))
+
+
+def _log_traceback(error: BaseException, attempt: Attempt[Document], app: App) -> None:
+    """Log the text and the traceback of a handler's error, where ORDERFLOW_LOG_TRACEBACKS asks for it."""
+    if app.settings.log_tracebacks and not isinstance(error, TryLater):
+        lines = "".join(traceback.format_exception(error))
+        event("hand_over", "Handler raised an exception.", logging.WARNING, **attempt.fields, traceback=lines)
+
+
 _HAND_OVER = Work[Document](
     action="hand_over",
     kind=attempt_files.DOCUMENT,
@@ -102,91 +65,7 @@ _HAND_OVER = Work[Document](
     counter=metrics.HANDOVERS,
     seconds=metrics.HANDOVER_SECONDS,
     outages=OUTAGES,
-    is_ours=False,
+    location=_location,
+    retry_for=lambda app: app.settings.handover_retry,
+    on_error=_log_traceback,
 )
-
-
-class HandlerNotRun(OrderflowError):
-    """The handler returned something to await or to iterate, and nobody does that."""
-
-
-def load_handler(target: str) -> Handler:
-    """Import the handler that ORDERFLOW_DOCUMENT_HANDLER names. Raise HandlerUnavailable."""
-    module, _, function = target.partition(":")
-    try:
-        handler: Handler = getattr(import_module(module), function)
-    except (KeyboardInterrupt, TaskDeadlineReached):
-        raise
-    except BaseException as error:  # Rust's libraries have one of their own
-        raise HandlerUnavailable(f"{target} cannot be loaded: {os_reason(error)}") from error
-    if _usable.get(target) is not handler:
-        if fault := _fault(handler):
-            raise HandlerUnavailable(f"{target} cannot be used: it {fault}")
-        _usable[target] = handler
-    return handler
-
-
-_usable: dict[str, Handler] = {}  # what was looked at before
-_KINDS = (
-    (inspect.iscoroutinefunction, "is an async function: let a plain one call asyncio.run()"),
-    (inspect.isasyncgenfunction, "is an async function with yield: let a plain one call asyncio.run()"),
-    (inspect.isgeneratorfunction, "has a yield, so that calling it runs none of its lines"),
-)
-
-
-def _fault(handler: object) -> str:
-    """Return why a handler cannot be used, "" if it can as far as its look tells."""
-    if not callable(handler):
-        return "is not callable"
-    called: Any = handler
-    while isinstance(called, functools.partial):
-        called = called.func
-    if not inspect.isroutine(called) and not inspect.isclass(called):
-        called = type(called).__call__  # which inspect does not look at by itself
-    for is_kind, fault in _KINDS:
-        if is_kind(called):
-            return fault
-    try:
-        # Not of what a decorator has wrapped: it may add an argument of its own.
-        signature = inspect.signature(handler, follow_wrapped=False)
-    except (TypeError, ValueError):  # a builtin that tells nothing of its parameters
-        return ""
-    try:
-        signature.bind(None)
-    except TypeError:
-        return "cannot be called with one argument"
-    return ""
-
-
-def log_document(order: OrderDocument) -> None:
-    """Log a document's coming: the handler of a deployment that has none yet."""
-    event(
-        "document",
-        "Document received; no handler is configured.",
-        org=order.org,
-        org_id=order.message.org_id,
-        message_id=order.message.id,
-        source_message_id=order.message.source_message_id,
-        document_id=order.document.id,
-        kind=order.document.kind.value,
-        content_type=order.document.detected_type,
-        size=order.document.size,
-    )
-
-
-def _call_handler(attempt: Document, message: InboundMessage | None, org: str, app: App) -> None:
-    if message is None:
-        raise LookupError("the document's message is gone")
-    if attempt.erased_at is not None:
-        raise MessageErased("the document was erased")
-    handler = load_handler(app.settings.document_handler)
-    _need_end(handler(OrderDocument(org, message, attempt, app.archive)))
-
-
-def _need_end(result: object) -> None:
-    """Refuse a result that is the beginning of the work and not its end. Raises HandlerNotRun."""
-    if not (isinstance(result, Awaitable | Generator | AsyncGenerator) or inspect.isawaitable(result)):
-        return
-    if isinstance(result, Coroutine | Generator):
-        result.close()  # or Python warns that it was never awaited
-    raise HandlerNotRun(f"the handler returned a {type(result).__name__}")

@@ -4,12 +4,14 @@ An attempt that fails is recorded on its row with the time of the next one, whic
 last one the row is FAILED, with error_json: what, where, when, how often.
 
     fails of                                         attempts
-    any other error                                  4
+    any other error                                  4 at a message. At a document as many as begin within
+                                                     ORDERFLOW_HANDOVER_RETRY, each four times as late, at most 6 hours
     poison: it took all time or all memory, or the   3
       worker process with it, and nothing else before
     an outage: a backend that is away, a deploy      no end: it uses up none of the last two
       that does not import
     MessageErased: its object was deleted on purpose 1
+    TryLater, which a handler raises                 no end: it uses up none
 
 A worker process that is killed leaves its lease behind, and a file that says what it had in hand (see `attempt_files`).
 The next process of the same host that starts, or the next sweep, notes the loss as a failure, with the part that was
@@ -53,6 +55,8 @@ from orderflow_ingest.storage.archive import ArchiveUnavailable
 from orderflow_ingest.storage.database import DatabaseUnavailable, Document, InboundMessage
 from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
 
+from .handler import HandlerUnavailable, TryLater
+
 ATTEMPTS = 4
 POISON_ATTEMPTS = 3
 SWEEP_LIMIT = 1000
@@ -60,6 +64,8 @@ SWEEP_BATCH = 100  # tasks; so many are enqueued twice at the most by a host tha
 NOTE_DELAYS = (0.5, 2, 5, 15)  # seconds
 CLAIM_DELAYS = (0.5, 2, 5, *[10] * 8)  # seconds: longer than a standby takes to be promoted
 _BACKOFF = 4
+_MOST_STEPS = 30  # of the delay, so that no number overflows
+_LONGEST_DELAY = 6 * 3600.0  # seconds between two attempts
 Row = TypeVar("Row", InboundMessage, Document)
 
 
@@ -73,10 +79,6 @@ class MessageErased(OrderflowError):
 
 class LeaseLostError(OrderflowError):
     """Another worker has taken the row over: this one writes nothing more."""
-
-
-class HandlerUnavailable(OrderflowError):
-    """The document handler cannot be imported, or is not there: a deploy is half done."""
 
 
 OUTAGES = (ArchiveUnavailable, DatabaseUnavailable, HandlerUnavailable)
@@ -94,9 +96,16 @@ def _host() -> str:
 
 
 def check_lost_attempts(attempts: int, error_json: Any) -> None:
-    """Refuse an attempt after the last one that may be lost without a word. Raises AttemptLost."""
-    if attempts > (POISON_ATTEMPTS if error_json is None else ATTEMPTS):
+    """Refuse an attempt after the last one that may be lost without a word. Raise AttemptLost."""
+    lost = attempts - 1 - _recorded(error_json)
+    if lost >= POISON_ATTEMPTS or (lost and attempts > ATTEMPTS):
         raise AttemptLost
+
+
+def _recorded(error_json: Any) -> int:
+    """Return how many attempts the row has recorded."""
+    recorded = error_json or {}
+    return int(recorded.get("counted", recorded.get("attempt", 0)))
 
 
 class RowStore(Protocol[Row]):
@@ -112,8 +121,9 @@ class RowStore(Protocol[Row]):
 class Work(Generic[Row]):
     """One kind of work on rows: how it is logged and counted, and which of its errors are outages.
 
-    `id_name` names a row in the log. `end` is the word of the metrics for an attempt that succeeded. `is_ours`: the
-    log may show the place of an error in our own code alone, see `error_location`.
+    `id_name` names a row in the log. `end` is the word of the metrics for an attempt that succeeded. `location` says an
+    error by its class and place. `retry_for` is for how many seconds failures are tried again, None: by their number.
+    `on_error` is called with each error.
     """
 
     action: str
@@ -128,7 +138,9 @@ class Work(Generic[Row]):
     counter: metrics.Counter
     seconds: metrics.Histogram
     outages: tuple[type[BaseException], ...]
-    is_ours: bool
+    location: Callable[[BaseException, App], str] = lambda error, _: error_location(error)
+    retry_for: Callable[[App], float | None] = lambda _: None
+    on_error: Callable[[BaseException, "Attempt[Row]", App], None] = lambda *_: None
 
 
 class Attempt(Generic[Row]):
@@ -178,7 +190,12 @@ def _run(work: Work[Row], attempt: Attempt[Row], app: App, do: Callable[[Attempt
         return "lost"
     except KeyboardInterrupt:  # Huey's, who ends the worker
         raise
+    except TryLater as error:
+        details = _record_delay(work, attempt, error, app)
+        event(work.action, f"{work.subject} is put off by the handler.", **attempt.fields, **details)
+        return "retry"
     except BaseException as error:  # whatever a handler raises: Rust's libraries have one of their own
+        work.on_error(error, attempt, app)
         is_last, details = _record_attempt_failure(work, attempt, error, app)
         text = f"{work.subject} failed for good." if is_last else work.retried
         event(work.action, text, logging.ERROR if is_last else logging.WARNING, **attempt.fields, **details)
@@ -194,15 +211,25 @@ def _record_attempt_failure(
     row, store = attempt.row, work.store(app)
     failed_parts, _ = read_failed_parts(row.attempts, row.error_json)
     part = attempt.part if isinstance(error, (TaskDeadlineReached, MemoryError)) else None
-    details = add_failed_part(error_details(row.attempts, error, is_ours=work.is_ours), failed_parts, part)
+    details = add_failed_part(error_details(row.attempts, error, work.location(error, app)), failed_parts, part)
     writes = (partial(store.give_up, row), partial(store.retry_later, row))
-    return record_failure(row, error, details, app, *writes, is_outage=isinstance(error, work.outages)), details
+    is_outage, limit = isinstance(error, work.outages), work.retry_for(app)
+    return record_failure(row, error, details, app, *writes, is_outage=is_outage, retry_for=limit), details
+
+
+def _record_delay(work: Work[Row], attempt: Attempt[Row], error: TryLater, app: App) -> dict[str, Any]:
+    """Record that the handler wants a row later. The attempt does not count."""
+    row, counted = attempt.row, attempt.row.attempts - 1
+    details = {**error_details(row.attempts, error, ""), "counted": counted, **_since(row.error_json)}
+    delay = error.after or timedelta(seconds=app.settings.retry_delay)
+    _write(lambda: work.store(app).retry_later(row, details, counted, app.records.database.now() + delay))
+    return details
 
 
 def read_failed_parts(attempts: int, error_json: Any) -> tuple[list[str], bool]:
     """Return the parts that earlier attempts at a message failed at, and whether this attempt has to open none."""
     recorded = error_json or {}
-    lost = attempts - 1 - recorded.get("counted", recorded.get("attempt", 0))
+    lost = attempts - 1 - _recorded(error_json)
     is_poison = lost > 0 or recorded.get("error") in _POISONED
     return list(recorded.get("parts", ())), is_poison and attempts >= POISON_ATTEMPTS
 
@@ -280,7 +307,7 @@ def _record_loss(found: attempt_files.LostAttempt, app: App) -> bool:
     if row is None or row.worker != found.worker:
         return False
     failed_parts, _ = read_failed_parts(row.attempts, row.error_json)
-    why = add_failed_part(error_details(row.attempts, AttemptLost(), is_ours=True), failed_parts, found.part)
+    why = add_failed_part(error_details(row.attempts, AttemptLost(), "AttemptLost"), failed_parts, found.part)
     writes = (partial(rows.give_up, row), partial(rows.retry_later, row))
     is_last = record_failure(row, AttemptLost(), why, app, *writes, is_outage=False)
     org = app.records.organizations.slug(found.org_id)
@@ -301,27 +328,43 @@ def record_failure(
     retry_later: Callable[[dict[str, Any], int, datetime], object],
     *,
     is_outage: bool,
+    retry_for: float | None = None,
 ) -> bool:
-    """Record on a row how its attempt failed, and return whether that was the last one."""
+    """Record on a row how its attempt failed, and return whether that was the last one.
+
+    `retry_for`: failures are tried again for so many seconds after the first one, None: ATTEMPTS times.
+    """
     attempts, before = row.attempts, row.error_json
     is_poison = isinstance(error, _POISON) and (before is None or before.get("error") in _POISONED)
-    allowed = 1 if isinstance(error, MessageErased) else POISON_ATTEMPTS if is_poison else ATTEMPTS
-    if attempts >= allowed and not is_outage:
+    counted = min(attempts, POISON_ATTEMPTS - 1) if is_outage else attempts
+    delay = min(app.settings.retry_delay * _BACKOFF ** min(counted - 1, _MOST_STEPS), _LONGEST_DELAY)
+    is_last = attempts >= (1 if isinstance(error, MessageErased) else POISON_ATTEMPTS if is_poison else ATTEMPTS)
+    if retry_for is not None and not (is_poison or isinstance(error, MessageErased)):
+        why = {**why, **(_since(before) or {} if is_outage else {"since": why["at"]} | _since(before))}
+        is_last = not is_outage and _age(why) + delay > retry_for
+    if is_last and not is_outage:
         _write(lambda: give_up(why))
         return True
-    counted = min(attempts, POISON_ATTEMPTS - 1) if is_outage else attempts
     if counted != attempts:
         why = {**why, "counted": counted}
-    delay = app.settings.retry_delay * _BACKOFF ** (counted - 1)
     _write(lambda: retry_later(why, counted, app.records.database.now() + timedelta(seconds=delay)))
     return False
 
 
-def error_details(attempts: int, error: BaseException, *, is_ours: bool) -> dict[str, Any]:
+def _since(error_json: Any) -> dict[str, str]:
+    """Return when the attempts of a row began to fail, as its error_json says it; nothing if it does not."""
+    return {"since": error_json["since"]} if error_json and "since" in error_json else {}
+
+
+def _age(why: dict[str, Any]) -> float:
+    """Return for how many seconds attempts have failed."""
+    return (datetime.fromisoformat(why["at"]) - datetime.fromisoformat(why["since"])).total_seconds()
+
+
+def error_details(attempts: int, error: BaseException, where: str) -> dict[str, Any]:
     """Return a failure for error_json, without a text that could hold message content."""
     detail = str(error) if type(error).__module__.startswith("orderflow_ingest.") else ""
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    where = error_location(error, is_ours=is_ours)
     return {"error": type(error).__name__, "detail": detail, "where": where, "at": at, "attempt": attempts}
 
 

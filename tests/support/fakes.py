@@ -92,6 +92,7 @@ def _add_two_organizations(records: Records) -> None:
 def embedded(directory: Path, **settings: str) -> App:
     """Set up a deployment with the organizations acme and beta; its queue is a ListQueue."""
     quick = {"ORDERFLOW_RETRY_DELAY": "0.1", "ORDERFLOW_LEASE": "0.2", "ORDERFLOW_SWEEP_AFTER": "0.1"}
+    quick["ORDERFLOW_HANDOVER_RETRY"] = "5"  # four attempts
     chosen = load(
         environ={"ORDERFLOW_STATE_DIR": str(directory), "ORDERFLOW_SETTINGS": "/dev/null", **quick, **settings}
     )

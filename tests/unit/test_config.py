@@ -29,7 +29,7 @@ def test_the_defaults_are_safe():
     assert (found.max_message_size, found.deadline, found.lease) == (26214400, 60, 600)
     assert (found.retry_delay, found.sweep_after, found.max_queue) == (60, 120, 100000)
     assert (found.require_tls, found.spool_accepts, found.log) == (False, False, "auto")
-    assert found.document_handler == "orderflow_ingest.pipeline.hand_over:log_document"
+    assert found.document_handler == "orderflow_ingest.pipeline.handler:log_document"
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)

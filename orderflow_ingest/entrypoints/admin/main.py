@@ -14,6 +14,7 @@ _COMMANDS = {
     "documents": (".messages:list_documents", "Show the documents and skipped parts of a message."),
     "erase": (".erase:erase", "Delete all of an organization, a sender or one mail."),
     "find": (".find:find", "Find mail by words, sender, Message-ID, document or time."),
+    "handler": (".handler:handler", "Try the document handler on a mail."),
     "held": (".held:list_held_mail", "Show mail that is held, and why."),
     "init": (".init:init", "Create directories, tables and queue, or upgrade them."),
     "list": (".messages:list_messages", "Show messages, the newest first."),

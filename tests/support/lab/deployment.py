@@ -84,6 +84,7 @@ class Deployment(Server):
         for known in (self.state / "circuits").glob("*"):
             known.unlink()
         quick = {"ORDERFLOW_RETRY_DELAY": "0.2", "ORDERFLOW_SWEEP_AFTER": "2", "ORDERFLOW_LEASE": "5"}
+        quick["ORDERFLOW_HANDOVER_RETRY"] = "8"  # four attempts
         places = {"ORDERFLOW_STATE_DIR": str(self.state), "ORDERFLOW_SOCKET_DIR": str(self.sockets)}
         values = {**places, "ORDERFLOW_MAIL_USER": MAIL_USER, "ORDERFLOW_RELAY": self._relay, **quick, **settings}
         self.settings_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))

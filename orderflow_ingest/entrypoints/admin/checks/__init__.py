@@ -12,8 +12,7 @@ from orderflow_ingest.config import HANDLER_PREFIX, Settings, SettingsError, dou
 from orderflow_ingest.domain.errors import BackendUnavailable
 from orderflow_ingest.entrypoints.cli.run_as import as_owner
 from orderflow_ingest.observability.logs import error_location
-from orderflow_ingest.pipeline.hand_over import load_handler
-from orderflow_ingest.pipeline.retry import HandlerUnavailable
+from orderflow_ingest.pipeline.handler import HandlerUnavailable, load_handler
 from orderflow_ingest.storage.database import DatabaseUnavailable, recipients_path
 from orderflow_ingest.storage.queue import QueueUnavailable
 from orderflow_ingest.storage.resilience.circuit_breaker import unavailable_organizations
