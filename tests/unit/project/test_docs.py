@@ -18,14 +18,10 @@ from orderflow_ingest.parsing.documents import Reason, part
 from orderflow_ingest.parsing.documents.part import PartKind
 from tests.support.command_tree import ALL_COMMANDS, PROGRAMS
 from tests.support.language import measure
-
-ROOT = Path(__file__).parents[3]
-DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-TEXTS = {page: page.read_text() for page in PAGES}
+from tests.support.manual import DOCS, PAGES, ROOT, TEXTS, command_lines
 
 sys.path.insert(0, str(DOCS / "_ext"))
-import settings_example  # noqa: E402 (a folder of the site)
+import settings_example
 
 # The language
 
@@ -105,22 +101,7 @@ def test_the_example_of_the_settings_has_every_key_and_no_other(tmp_path):
 # Commands
 
 
-def documented() -> list[str]:
-    """Return the command lines of our programs in the pages' blocks of code and in its inline code."""
-    found = []
-    for page in PAGES:
-        blocks = re.findall(r"^ *```(?:sh|bash)?\n(.*?)^ *```$", TEXTS[page], re.MULTILINE | re.DOTALL)
-        lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-        prose = re.sub(r"^ *```.*?^ *```$", "", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
-        lines += re.findall(r"`([^`\n]+)`", prose)
-        for line in lines:
-            words = re.sub(r"^(?:\$ |runuser -u orderflow -- )+", "", line)
-            if re.match(r"orderflow-(?:admin|replay|console|metrics) [a-z-]", words):
-                found.append(words)
-    return sorted(set(found))
-
-
-@pytest.mark.parametrize("line", documented())
+@pytest.mark.parametrize("line", command_lines())
 def test_every_command_of_the_manual_is_one_that_the_program_takes(line, tmp_path):
     words = shlex.split(re.split(r"\s[|>#]|…", line)[0], comments=True)
     command: click.Command = PROGRAMS[words[0]]
