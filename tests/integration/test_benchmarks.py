@@ -104,10 +104,10 @@ def test_one_run_gives_every_figure(place):
     costs = [case[f"{who} CPU ms"] for who in ("client", "machine", "worker", "sender")]
     assert all(number > 0 for number in [*numbers, *costs, found["imports"]["ms"]])
     assert case["service peak bytes"] >= case["service idle bytes"] > case["client peak bytes"] > 2**20
-    report.write(found, place, place)
-    page = (place / "benchmarks.md").read_text()
+    report.write(found, place)
+    page = (place / "throughput.md").read_text()
     assert found["machine"]["commit"] in page and re.search(r"\| embedded +\| pipe +\| 5 KB ", page)
-    assert "pipe" in "".join(ElementTree.parse(place / "benchmarks.svg").getroot().itertext())
+    assert "pipe" in "".join(ElementTree.parse(place / "throughput.svg").getroot().itertext())
 
 
 def test_a_reader_slower_or_hungrier_than_it_has_to_be_is_told():
@@ -140,7 +140,7 @@ def test_one_run_gives_every_figure_of_the_readers(place):
     found = json.loads((place / "found.json").read_text())
     assert [case["reader"] for case in found["cases"]] == 2 * list(parsers.installed())
     assert all(case["MB per s"] > 0 and case["mails per s"] > 0 for case in found["cases"])
-    extraction.write(found, place, place)
+    extraction.write(found, place)
     assert re.search(r"\| small +\| 0\.00\d +\| read_parts ", (place / "extraction.md").read_text())
 
 

@@ -191,7 +191,7 @@ def test_a_report_tells_a_broken_promise_and_is_written(place):
     broken = reconcile({ACME: {MAIL.digest}}, {ACME: {MAIL.digest: MAIL}}, Evidence())
     told = report.Report({"seed": 1}, [result], broken, {"other": "needs more"})
     assert not told.is_kept and "<1@buyer.example> for acme: content" in told.text()
-    report.write([report.read(one.json()) for one in (kept, told)], place, place)
+    report.write([report.read(one.json()) for one in (kept, told)], place)
     assert report.read(told.json()) == told
     begun = report.Report(
         {"seed": 1}, [Result("kill-all", hit=1, details="a.py b before: 0; a.py b after: 2")], None, {}

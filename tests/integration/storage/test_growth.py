@@ -381,8 +381,7 @@ def test_one_run_gives_every_figure(place):
     found = json.loads((place / "found.json").read_text())
     assert [case["what"] for case in found["cases"]] == list(MEASURES)
     assert all(ms > 0 for case in found["cases"] for ms in case["ms"].values())
-    (place / "growth.md").write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
-    growth.write(found, place, place)
+    growth.write(found, place)
     page = (place / "growth.md").read_text()
-    assert page.startswith("before\n") and page.endswith("after\n") and "| sweep: messages due " in page
-    assert "old\n" not in page and "ix_inbound_message_unfinished" in (place / "growth-plans.md").read_text()
+    assert page.startswith("# What the statements cost") and "| sweep: messages due " in page
+    assert "ix_inbound_message_unfinished" in (place / "growth-plans.md").read_text()

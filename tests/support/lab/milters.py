@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .process import Process, Server, free_port, listening, run
 
-_PAGE = Path(__file__).parents[3] / "docs" / "senders.md"
+_PAGE = Path(__file__).parents[3] / "docs/how-to/senders.md"
 _SELECTOR = "lab"
 # Each needs what it would ask of the DNS, and must stay in the foreground and out of the system's log.
 _KEEPS_TO_ITSELF = "Background no\nSyslog no\n"
