@@ -30,7 +30,7 @@ from orderflow_ingest.storage.database import Document, InboundMessage
 from orderflow_ingest.storage.resilience.timeouts import TaskDeadlineReached
 
 _LONGEST_REASON = 500  # characters
-_LEAST_DELAY, _MOST_DELAY = timedelta(seconds=1), timedelta(days=30)
+_LEAST_DELAY, _MOST_DELAY = 1.0, 30 * 86400.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,12 @@ class TryLater(OrderflowError):
     """
 
     def __init__(self, reason: str, after: timedelta | float | None = None):
-        super().__init__("".join(one if one.isprintable() else " " for one in reason)[:_LONGEST_REASON])
-        given = after if isinstance(after, timedelta) or after is None else timedelta(seconds=after)
-        self.after = given and min(max(given, _LEAST_DELAY), _MOST_DELAY)
+        super().__init__("".join(one if one.isprintable() else " " for one in str(reason))[:_LONGEST_REASON])
+        self.after: timedelta | None = None
+        if after is not None:
+            seconds = after.total_seconds() if isinstance(after, timedelta) else float(after)
+            # What is no number is too short.
+            self.after = timedelta(seconds=min(seconds, _MOST_DELAY) if seconds >= _LEAST_DELAY else _LEAST_DELAY)
 
 
 class HandlerUnavailable(OrderflowError):

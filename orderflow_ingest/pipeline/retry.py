@@ -6,8 +6,8 @@ last one the row is FAILED, with error_json: what, where, when, how often.
     fails of                                         attempts
     any other error                                  4 at a message. At a document as many as begin within
                                                      ORDERFLOW_HANDOVER_RETRY, each four times as late, at most 6 hours
-    poison: it took all time or all memory, or the   3
-      worker process with it, and nothing else before
+    poison: it took all time or all memory, or the   3, and nothing else before. At a document: 3 in a row
+      worker process with it
     an outage: a backend that is away, a deploy      no end: it uses up none of the last two
       that does not import
     MessageErased: its object was deleted on purpose 1
@@ -95,10 +95,13 @@ def _host() -> str:
     return f"{socket.gethostname()}:"
 
 
-def check_lost_attempts(attempts: int, error_json: Any) -> None:
-    """Refuse an attempt after the last one that may be lost without a word. Raise AttemptLost."""
+def check_lost_attempts(attempts: int, error_json: Any, most: int | None = ATTEMPTS) -> None:
+    """Refuse an attempt after the last one that may be lost without a word. Raise AttemptLost.
+
+    `most` is the number of attempts there may be, None where time bounds them.
+    """
     lost = attempts - 1 - _recorded(error_json)
-    if lost >= POISON_ATTEMPTS or (lost and attempts > ATTEMPTS):
+    if lost >= POISON_ATTEMPTS or (most is not None and lost and attempts > most):
         raise AttemptLost
 
 
@@ -183,7 +186,8 @@ def run_attempt(
 def _run(work: Work[Row], attempt: Attempt[Row], app: App, do: Callable[[Attempt[Row]], dict[str, Any] | None]) -> str:
     """Take an attempt, and return how it ended, in the words of the metrics."""
     try:
-        check_lost_attempts(attempt.row.attempts, attempt.row.error_json)
+        most = ATTEMPTS if work.retry_for(app) is None else None
+        check_lost_attempts(attempt.row.attempts, attempt.row.error_json, most)
         more = do(attempt) or {}
     except LeaseLostError:
         event(work.action, "Lease was lost to another worker.", logging.WARNING, **attempt.fields)
@@ -309,7 +313,8 @@ def _record_loss(found: attempt_files.LostAttempt, app: App) -> bool:
     failed_parts, _ = read_failed_parts(row.attempts, row.error_json)
     why = add_failed_part(error_details(row.attempts, AttemptLost(), "AttemptLost"), failed_parts, found.part)
     writes = (partial(rows.give_up, row), partial(rows.retry_later, row))
-    is_last = record_failure(row, AttemptLost(), why, app, *writes, is_outage=False)
+    limit = None if is_message else app.settings.handover_retry
+    is_last = record_failure(row, AttemptLost(), why, app, *writes, is_outage=False, retry_for=limit)
     org = app.records.organizations.slug(found.org_id)
     action, subject = ("extract", "Message") if is_message else ("hand_over", "Hand-over")
     metrics.count(metrics.EXTRACTIONS if is_message else metrics.HANDOVERS, org, "failed" if is_last else "retry")
@@ -339,9 +344,12 @@ def record_failure(
     counted = min(attempts, POISON_ATTEMPTS - 1) if is_outage else attempts
     delay = min(app.settings.retry_delay * _BACKOFF ** min(counted - 1, _MOST_STEPS), _LONGEST_DELAY)
     is_last = attempts >= (1 if isinstance(error, MessageErased) else POISON_ATTEMPTS if is_poison else ATTEMPTS)
-    if retry_for is not None and not (is_poison or isinstance(error, MessageErased)):
-        why = {**why, **(_since(before) or {} if is_outage else {"since": why["at"]} | _since(before))}
+    if retry_for is not None and not isinstance(error, MessageErased):
+        why = {**why, **({} if is_outage else {"since": why["at"]}), **_since(before)}
         is_last = not is_outage and _age(why) + delay > retry_for
+        if isinstance(error, _POISON):
+            in_a_row = (before or {}).get("poison", 0) + max(attempts - 1 - _recorded(before), 0) + 1
+            why, is_last = {**why, "poison": in_a_row}, is_last or in_a_row >= POISON_ATTEMPTS
     if is_last and not is_outage:
         _write(lambda: give_up(why))
         return True

@@ -13,10 +13,11 @@ from orderflow_ingest import TryLater
 from orderflow_ingest.domain.envelope import Envelope
 from orderflow_ingest.domain.states import HandOver
 from orderflow_ingest.observability import logs
-from orderflow_ingest.pipeline import extract
+from orderflow_ingest.pipeline import extract, retry
 from orderflow_ingest.pipeline.hand_over import hand_over
 from orderflow_ingest.pipeline.handler import HandlerUnavailable, load_handler
 from orderflow_ingest.pipeline.receive import deliver_from_memory
+from orderflow_ingest.storage import attempt_files
 from orderflow_ingest.storage.database.tables import document
 from tests.support.fakes import embedded
 from tests.support.mails import order
@@ -84,6 +85,8 @@ def shop(place, monkeypatch) -> Iterator[Any]:
         (timedelta(hours=8), timedelta(hours=8)),
         (-5, timedelta(seconds=1)),
         (timedelta(days=400), timedelta(days=30)),
+        (float("inf"), timedelta(days=30)),
+        (float("nan"), timedelta(seconds=1)),
     ],
 )
 def test_a_later_time_is_bounded_and_its_reason_is_short_and_printable(after, kept):
@@ -124,7 +127,31 @@ def test_attempts_that_are_lost_without_a_word_end_after_three_however_many_were
     with deployment.app.records.database.write(1) as connection:
         connection.execute(document.update().values(attempts=row.attempts + 3))
     row = deployment.attempt()
-    assert row.error_json["error"] == "AttemptLost"
+    assert (row.handover, row.error_json["error"]) == (HandOver.FAILED, "AttemptLost")
+
+
+def lose(deployment: Deployment) -> Any:
+    """Have an attempt end with its process, and note it as the next start of a worker does."""
+    records = deployment.app.records
+    with records.database.write(1) as connection:
+        connection.execute(document.update().values(next_attempt_at=NOW))
+    mark = f"{retry._host()}1/0"
+    row = records.documents.claim(1, deployment.id, mark, records.database.now(), timedelta(seconds=60))
+    assert row is not None
+    lost = attempt_files.LostAttempt(attempt_files.DOCUMENT, 1, deployment.id, row.worker or "", None)
+    assert retry._record_loss(lost, deployment.app)
+    return records.documents.get(1, deployment.id)
+
+
+def test_a_lost_worker_counts_as_a_failure_and_three_in_a_row_end_it(shop):
+    deployment = shop("refuse", ORDERFLOW_HANDOVER_RETRY="100000")
+    for _ in range(6):
+        deployment.attempt()
+    assert [lose(deployment).handover for _ in range(2)] == [HandOver.PENDING] * 2
+    assert deployment.attempt().handover is HandOver.PENDING, "another error between them"
+    ends = [lose(deployment) for _ in range(3)]
+    assert [row.handover for row in ends] == [HandOver.PENDING, HandOver.PENDING, HandOver.FAILED]
+    assert ends[-1].error_json["poison"] == 3
 
 
 @pytest.mark.parametrize(

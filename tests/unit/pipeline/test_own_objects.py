@@ -137,6 +137,7 @@ def test_every_object_that_a_row_names_is_read_by_the_one_function():
         ("pipeline/deliver.py", "delete"),
         ("pipeline/extract.py", "put"),
         ("maintenance/rebuild/parse_object.py", "object_exists"),
+        ("testing.py", "put"),  # of what a test has made
     }
     # These read by the keys of a listing of one organization, by one that they have made, or are the function itself.
     assert reads == {
