@@ -288,7 +288,9 @@ LOOKS = (
     ("admin", "status"), ("admin", "status", "--by-org"), ("admin", "find", "order"), ("admin", "org", "list"),
     ("admin", "check", "--no-postfix"), ("admin", "org", "show", "acme"), ("admin", "list"), ("admin", "held"),
     ("admin", "--help"), ("admin", "org", "-h"), ("replay", "-h"),
-    ("admin", "postfix", "--help"),
+    ("admin", "postfix", "--help"), ("admin", "reconcile"), ("admin", "show", "ID"),
+    ("admin", "documents", "ID"), ("replay", "message", "--status", "parsed", "--dry-run"),
+    ("replay", "archive", "--dry-run"), ("admin", "retention", "--raw-days", "1", "--dry-run"),
 )  # fmt: skip
 
 
@@ -298,10 +300,11 @@ def test_no_line_is_wider_than_a_terminal_of_80_columns(seen, look):
     seen.deliver(ACME, mail(19, Subject=hostile, From=f"{hostile} <{'b' * 60}@{'shop' * 15}.example>"))
     program, *arguments = look
     env = {**ENVIRONMENT, "ORDERFLOW_SETTINGS": str(seen.settings_file)}
+    (id,) = {row["id"] for row in rows(admin(seen, "find", "--json", "--document", "PO_4711.pdf"))}
+    arguments = [id if word == "ID" else word for word in arguments]
     lines = on_terminal([PROGRAMS / f"orderflow-{program}", *arguments], {**env, "NO_COLOR": "1"})
     assert lines and not [line for line in lines if display_width(line) > 80 or "\x1b" in line]
     if look == ("admin", "list"):
-        (id,) = {row["id"] for row in rows(admin(seen, "find", "--json", "--document", "PO_4711.pdf"))}
         assert [line for line in lines if id in line], "an id is never cut"
 
 

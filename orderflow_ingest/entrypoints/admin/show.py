@@ -18,6 +18,7 @@ import click
 from orderflow_ingest.app import App
 from orderflow_ingest.entrypoints.cli.options import org_id_of, org_option
 from orderflow_ingest.entrypoints.cli.output_file import Write, output
+from orderflow_ingest.entrypoints.cli.table import fold
 from orderflow_ingest.entrypoints.cli.terminal import (
     examples,
     json_option,
@@ -26,6 +27,7 @@ from orderflow_ingest.entrypoints.cli.terminal import (
     print_rows,
     printable,
     settings_option,
+    terminal_width,
 )
 from orderflow_ingest.storage.archive import read_object
 from orderflow_ingest.storage.database import Document, Filter, HeldMail, InboundMessage, SkippedPart
@@ -140,10 +142,11 @@ def _show(history: MailHistory, *, as_json: bool) -> None:
         return
     print_rows([{"name": name, "value": value} for name, value in _facts(history).items()], as_json=False)
     click.echo("\nHEADER FIELDS")
-    for name, value in history.header:
-        click.echo(f"{name}: {printable(value)}")
-    if history.missing_reason:
-        click.echo(printable(history.missing_reason))
+    lines = [f"{name}: {printable(value)}" for name, value in history.header]
+    lines += [printable(history.missing_reason)] if history.missing_reason else []
+    for line in lines:
+        for piece in fold(line, terminal_width()):
+            click.echo(piece)
     tables = {"parts": [_part(part) for part in history.parts], "events": _events(history)}
     tables["held, since it clashes with this one"] = [_held(one) for one in history.held]
     for title, rows in tables.items():

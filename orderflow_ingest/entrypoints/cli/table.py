@@ -52,6 +52,19 @@ def cut(text: str, width: int) -> str:
     return f"{text}\u2026"
 
 
+def fold(text: str, room: int | None, indent: str = "    ") -> Iterator[str]:
+    """Yield a text in lines of at most `room` columns, those after the first one indented; whole if `room` is None."""
+    begin = ""
+    room = room and max(room, len(indent) + _LEAST)
+    while room is not None and display_width(begin + text) > room:
+        line = cut(begin + text, room)[:-1]
+        at = line.rfind(" ")
+        at = at if at > len(indent) else len(line)
+        yield line[:at]
+        text, begin = (begin + text)[at:].lstrip(), indent
+    yield begin + text
+
+
 def _padded(text: str, width: int) -> str:
     return text + " " * (width - display_width(text))
 

@@ -231,7 +231,7 @@ def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
             click.echo(json.dumps({name: _plain(value) for name, value in {**row, **former}.items()}))
         return
     heads = [name.upper() for name in next(iter(rows), {})] if isinstance(rows, list) else []
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    room = terminal_width()
     paint = _paint if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else str
     for line in table_lines(heads, [[_shown(value) for value in row.values()] for row in rows], room, paint):
         click.echo(line)
@@ -269,6 +269,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     return value if isinstance(value, int | float | bool | list | dict) or value is None else str(value)
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that standard output is, or None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _paint(cell: str) -> str:

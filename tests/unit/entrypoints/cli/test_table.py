@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from orderflow_ingest.entrypoints.cli.table import cut, display_width, table_lines
+from orderflow_ingest.entrypoints.cli.table import cut, display_width, fold, table_lines
 
 HEADS = ["ID", "SUBJECT", "ERROR"]
 ID = "1dd226d9-2cef-5525-b232-85555b300f04"
@@ -51,3 +51,18 @@ def test_no_line_is_wider_than_the_terminal():
 
 def test_no_rows_are_no_lines():
     assert list(table_lines([], [], 80)) == [] == list(table_lines([], [], None))
+
+
+@pytest.mark.parametrize(
+    ("text", "room", "lines"),
+    [
+        ("Subject: order", None, ["Subject: order"]),
+        ("Subject: one two three", 14, ["Subject: one", "    two three"]),
+        ("Received: " + "x" * 12, 12, ["Received:", "    " + "x" * 7, "    xxxxx"]),
+        ("A: 采购订单采购订单", 12, ["A: 采购订单", "    采购订单"]),
+        ("A: " + "x" * 12, 1, ["A: xxxxxxxx", "    xxxx"]),
+    ],
+)
+def test_a_long_text_is_folded(text, room, lines):
+    folded = list(fold(text, room))
+    assert folded == lines and all(room is None or display_width(line) <= max(room, 12) for line in folded)
