@@ -180,7 +180,7 @@ def test_a_run_that_is_stopped_and_killed_ends_exact(many):
 def test_two_that_go_on_with_one_run_do_nothing_twice(many):
     choice = ("--org", "acme", "--status", "failed", "--status", "received", "--max-waiting", "0")
     # So slow that it still goes on when the others have started, on a busy machine too.
-    first = Running(many.deployment, "message", *choice, "--yes", "--rate", "40")
+    first = Running(many.deployment, "message", *choice, "--yes", "--rate", "10")
     first.read(20)
     both = [Running(many.deployment, "resume") for _ in range(2)]
     ended = [one.end() for one in (*both, first)]
