@@ -5,7 +5,7 @@ or refuses the row, in the log without its text, and the row's lease ends by its
 
 The sweep and the drain are rounds (see `periodic`): each host begins them once a minute and when its worker starts,
 before all tasks that wait. Of all consumers one sweeps at a time (see `records.sweeping`), and each host notes what was
-lost on it. The drain reads the spool of its own host, on a mail host without a worker a timer runs
+lost on it. The drain reads the spool of its own host. On a mail host without a worker a timer runs
 `orderflow-replay spool`. Both are tasks too, since older versions put them into the queue.
 
 Nothing is connected before it is used, hence after a worker process was forked: no connection is shared.
@@ -239,7 +239,7 @@ def _end_of_process() -> Iterator[None]:
 
 
 def _limit_part_cpu(begins: bool) -> None:  # noqa: FBT001 (a Callable has no keywords)  # noqa: FBT001 (a Callable has no keywords)
-    """Let the kernel end this worker process in a part that takes a quarter more than its CPU time, with false, never.
+    """Let the kernel end this worker process in a part that takes a quarter more than its CPU time. With false, never.
 
     A part that comes back to Python is ended in time by itself. This is for one regular expression or one call of a
     parser that does not. The signal's handler writes where, in C, and the process ends. It costs a system call for a

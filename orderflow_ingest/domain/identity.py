@@ -129,7 +129,7 @@ def read_mail(raw: bytes) -> ReadMail | None:
 
 
 def written_fields(header: MailHeader) -> dict[str, list[bytes]]:
-    """Return what a sender wrote of a mail but not of its content, as the fingerprint takes it, of a whole header."""
+    """Return what a sender wrote beside the content, as the fingerprint takes it. The header must be whole."""
     found: dict[str, list[bytes]] = {name: [] for name in _FINGERPRINTED if not name.startswith("content-")}
     for field in header.fields:
         if field.name in found:

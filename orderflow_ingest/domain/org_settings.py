@@ -39,7 +39,7 @@ class OrgSettings:
 
 @dataclass(frozen=True)
 class OrgKey:
-    """One key. `default` is text as an operator would type it, for an empty one `default_meaning` is shown.
+    """One key. `default` is text as an operator would type it. For an empty one `default_meaning` is shown.
 
     `former_name` is what an earlier version stored it under: it is read, and accepted from an operator, for ever.
     """

@@ -2,7 +2,7 @@
 
 One table is the whole exit policy. pipe(8) reads the exit status, and takes a leading D.S.N of the
 output over it (RFC 3463). LMTP and SMTP doors read the reply code (RFC 5321 section 4.2). What is a
-fault of ours defers, always, only a verdict on the message itself bounces. So 0, 65, 67 and 75 are
+fault of ours always defers. Only a verdict on the message itself bounces. So 0, 65, 67 and 75 are
 the only statuses that ever leave a program of ours (sysexits: EX_DATAERR, EX_NOUSER, EX_TEMPFAIL).
 
 The texts reach the sender of a bounced mail: they hold nothing of the message and nothing of this host.
@@ -76,4 +76,4 @@ MEANINGS = {
 
 
 class DeadlineReached(BaseException):
-    """The delivery's own deadline ran out, not an Exception, so that no library swallows it."""
+    """The delivery's own deadline ran out. It is no Exception, so that no library swallows it."""

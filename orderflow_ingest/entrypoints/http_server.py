@@ -87,7 +87,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         return bool(super().received(data))
 
     def service(self) -> None:
-        """Answer one request, from its end on the next one is waited for."""
+        """Answer one request. From its end on the next one is waited for."""
         super().service()
         self.waits_since = time.monotonic()
 

@@ -57,7 +57,7 @@ class ArgumentsError(Exception):
 
 
 def main(*, via_shell: bool = False) -> None:
-    """Deliver one message and end the process, never returns. pipe(8) is our parent, or the shell script's."""
+    """Deliver one message and end the process. It never returns. pipe(8) is our parent, or the shell script's."""
     try:
         _signal.alarm(_STARTUP)
         os.umask(0o077)

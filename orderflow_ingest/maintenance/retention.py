@@ -32,7 +32,7 @@ NEEDS_SQL = "erased IS NULL AND (unfinished OR received >= :cutoff OR (failed AN
 
 @dataclass(frozen=True)
 class RetentionRule:
-    """How many days an organization's objects are kept since their mail came (None: for ever), also of what FAILED."""
+    """For how many days objects are kept since their mail came (None: for ever), and whether of what FAILED too."""
 
     raw_days: int | None
     document_days: int | None

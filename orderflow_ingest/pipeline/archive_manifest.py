@@ -30,7 +30,7 @@ _LOOKED_AT = 100
 class Decision:
     """What an operator decided on a held mail: resolution is ACCEPTED or DISCARDED.
 
-    `identity` is the Message-ID under which it was accepted, where that is not known, one that its content makes.
+    `identity` is the Message-ID under which it was accepted. Where that is not known, it is one that its content makes.
     """
 
     resolution: str

@@ -123,7 +123,7 @@ def _deliver(inbound: _InboundMail, app: App) -> Delivery:
 
 
 def enqueue_extraction(message: NewMessage, app: App, *, is_live: bool = True) -> None:
-    """Put the task that extracts a message into the queue, where the queue is unavailable, the sweep finds its row."""
+    """Put the task that extracts a message into the queue. Where that is unavailable, the sweep finds its row."""
     try:
         app.queue.enqueue_extraction(message.org_id, message.id, is_live=is_live)
     except QueueUnavailable as error:

@@ -106,7 +106,7 @@ def _read_monitor(attempt: Attempt[InboundMessage], app: App, bound: Callable[[b
 
 
 def _store(attempt: InboundMessage, app: App, names: dict[str, Any], monitor: ReadMonitor) -> None:
-    """Store every attachment and record it, those that can be, whatever becomes of the others."""
+    """Store and record every attachment that can be stored, whatever becomes of the others."""
     if attempt.erased_at is not None:
         raise MessageErased("the raw mail was erased")
     raw = read_object(attempt.org_id, attempt.raw_key, attempt.digest, app.archive)

@@ -67,7 +67,7 @@ class IdentityLookup:
         return held
 
     def compare(self, mail: ReadMail, existing: ExistingMessage) -> tuple[RecordedIdentity | None, str]:
-        """Return the recorded mail of an identity that reads the same as this one, if none does, None and why."""
+        """Return the recorded mail of an identity that reads the same as this one. If none does, None and why."""
         message, difference = mail.message, ""
         rows: list[Mail | None] = []
         if existing.is_message:

@@ -132,7 +132,7 @@ def _resolved(held: HeldMail, kind: EventKind, actor: str, why: str, run_id: UUI
 
 
 def _resolve(held: HeldMail, new: NewMessage | None, audit_event: Event, app: App) -> bool:
-    """Close a held mail, the decision beside its mail, or False if somebody was first. Raise IdentityTakenError."""
+    """Close a held mail, with the decision beside it. Return False if somebody was first. Raise IdentityTakenError."""
     identity = new.source_message_id if new else ""
     decision = Decision(audit_event.kind.value, audit_event.actor, audit_event.details["why"], audit_event.at, identity)
     require_own_key(held.org_id, held.raw_key)

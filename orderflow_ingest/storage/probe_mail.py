@@ -24,7 +24,7 @@ _END = b"\n\n"
 
 
 def is_probe(message_id: str, raw: bytes, directory: Path, now: float | None = None) -> bool:
-    """Return whether a mail is a probe that check waits for, if so, write its header for check."""
+    """Return whether a mail is a probe that check waits for. If so, write its header for check."""
     if not message_id.startswith(_PREFIX):
         return False
     found = _MESSAGE_ID.fullmatch(message_id)

@@ -207,7 +207,7 @@ def _events(history: MailHistory) -> list[dict[str, Any]]:
 
 
 def _details(details: dict[str, Any]) -> str | None:
-    """Write an event's details, of an error its place, which tells the class too, and not its time again."""
+    """Return an event's details. Of an error that is its place, which has the class too, and not its time again."""
     hidden = ("error", "at") if details.get("where") else ()
     return ", ".join(f"{n}: {v}" for n, v in details.items() if v not in ("", None) and n not in hidden) or None
 

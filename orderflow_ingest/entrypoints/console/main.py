@@ -7,7 +7,7 @@
     orderflow-console user remove NAME        end NAME's access at once
 
 It listens on loopback or a unix socket alone: TLS, and the way from elsewhere, are a reverse proxy's. A password is
-asked for on the terminal, or read from standard input, never taken from an argument, which others can see.
+asked for on the terminal, or read from standard input. It is never an argument, which others can see.
 
 It is an extra, `orderflow-ingest[console]`. Without it the program says so in one line.
 """

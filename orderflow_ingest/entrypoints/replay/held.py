@@ -89,7 +89,7 @@ def decide_held_mail(
 
 
 def _resolve(held: HeldMail, decision: str, why: str, app: App, tally: RunCounts) -> str:
-    """Decide on one, say how that ended, and count it."""
+    """Decide on one mail, count it, and return how that ended."""
     try:
         if decision == "discard":
             is_done = replay.discard_held(held, app, operator_name(), why, tally.run_id)

@@ -33,7 +33,7 @@ class BudgetReservation:
         self.size = 0
 
     def take(self, size: int) -> bool:
-        """Reserve `size` bytes in place of those that are reserved, after False none are.
+        """Reserve `size` bytes in place of those that are reserved. After False none are.
 
         Those are released first: the dispatcher lets one message alone pass whatever its size.
         """

@@ -5,7 +5,7 @@ near miss of CR LF . CR LF ends a message: an end for one host that is none for 
 smuggled inside another one. Lines may have any length.
 
 The result has LF line ends, as pipe(8) writes a message: the same bytes, and so the same digest, by every
-listener. Blocks may be cut anywhere, at most four bytes are held back between them.
+listener. Blocks may be cut anywhere. At most four bytes are held back between them.
 """
 
 _END = b"\r\n.\r\n"

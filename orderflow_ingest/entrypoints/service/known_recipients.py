@@ -97,7 +97,7 @@ class KnownOrganizations:
         return answer
 
     async def refresh(self) -> None:
-        """Read the whole table, where it is unavailable or empty, memory stays as it is."""
+        """Read the whole table. Where it is unavailable or empty, memory stays as it is."""
         read: asyncio.Future[LookupResult] = asyncio.get_running_loop().create_future()
         self._enqueue(None, partial(_set_result, read))
         result = await read

@@ -29,7 +29,7 @@ _UNAVAILABLE = "451 4.4.1 the postmaster's mail system does not answer, try agai
 
 
 class Relay:
-    """A client of a listener of Postfix, host:port or the path of a unix socket, in threads of its own."""
+    """A client of a listener of Postfix, host:port or the path of a unix socket. It runs in threads of its own."""
 
     def __init__(self, listener: str):
         self._listener = listener

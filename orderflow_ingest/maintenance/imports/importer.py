@@ -78,7 +78,7 @@ class Importer:
     wait: Callable[[], object]
 
     def import_mail(self, mail: FileMail) -> ImportResult:
-        """Import a mail. Raise DatabaseUnavailable, ArchiveUnavailable, to try again is safe."""
+        """Import a mail. Raise DatabaseUnavailable, ArchiveUnavailable. To try again is safe."""
         read = read_mail(mail.raw or b"")
         preview = self.preview(mail, read)
         if preview.outcome not in (ImportOutcome.IMPORTED, ImportOutcome.HELD) or read is None:

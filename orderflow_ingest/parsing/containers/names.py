@@ -5,7 +5,7 @@ UTF-8. The choice falls on the reading that looks most like a name: see _oddity.
 
 Guarantees: never raises, and a name costs at most a millisecond. Of a longer one than LONGEST_NAME bytes the end is
 read, where its last component stands with the ending, and a defect says so. Only the first MOST_GUESSES names of a mail
-are each judged, those after them are in the code page of the last one judged, for the names of an archive have one
+are each judged. Those after them are in the code page of the last one judged, for the names of an archive have one
 writer.
 """
 
@@ -89,7 +89,7 @@ def decode_name(raw: bytes, hint: str = "") -> str:
 
 
 def decode_declared(data: bytes, charset: str, budget: UnpackBudget) -> str:
-    """Decode a text whose container names the charset, where that is wrong, it is detected if the budget allows it."""
+    """Decode a text whose container names the charset. A wrong one is detected if the budget allows it."""
     codec = codec_name(charset) or "cp1252"
     # Bytes of UTF-7 may stand for what is no text, which decode_bytes looks after.
     if codec != "utf-7":

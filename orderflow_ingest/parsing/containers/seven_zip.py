@@ -4,7 +4,7 @@ Reasons: damaged · directory too large · encrypted · no members · ratio too 
 members · too much to read · unsupported compression
 
 Guarantees: nothing but ContainerError leaves, and time is linear. Encryption of any file is reported before the first
-is given, where the names are encrypted too, the archive is. Bytes are counted as they are unpacked, and a dictionary is
+is given. Where the names are encrypted too, the archive is. Bytes are counted as they are unpacked, and a dictionary is
 no larger than what is to come out. Directories and the litter of file managers are not given. Nothing touches a file
 system.
 

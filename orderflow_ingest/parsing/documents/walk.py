@@ -123,7 +123,7 @@ class _Reader:
             yield _unreadable(path, "message/rfc822", raw, (f"not opened: {broken}",))
 
     def _read_entity(self, entity: Entity, why: str, bodies: Bodies, depth: int) -> Iterator[Part]:
-        """Yield the part that an entity is, with `why` it is given out whole."""
+        """Yield the part that an entity is. With `why` it is given out whole."""
         header = entity.header
         if why and entity.kind != "leaf":
             yield _part(
@@ -347,7 +347,7 @@ def _read_disposition(value: str) -> str:
 
 
 def _part(claim: _Claim, data: bytes, reason: Reason, why_kept: str = "", *, is_document: bool) -> Part:
-    """Return a part, of one that is kept whole nobody may find out what it is."""
+    """Return a part. Of one that is kept whole nobody may find out what it is."""
     filename = safe_filename(claim.filename) if claim.filename else None
     declared = storable(claim.declared_type)
     detected = None if why_kept else detect_type(data)

@@ -110,7 +110,7 @@ def is_utf8(data: bytes) -> bool:
 
 
 def decode_bytes(data: bytes, label: str = "", hint: str = "") -> str:
-    """Decode data as its label says, where that cannot be, as UTF-8, as the hint says, or as detected."""
+    """Decode data as its label says. Where that cannot be, as UTF-8, as the hint says, or as detected."""
     codec = codec_name(label)
     # ASCII in UTF-16 is UTF-8, too, with a NUL for every other byte.
     wide = codec is not None and codec.startswith(("utf-16", "utf-32")) and b"\0" in data

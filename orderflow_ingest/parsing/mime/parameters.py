@@ -7,7 +7,7 @@ Accepted beyond the grammar: values without quotes that hold blanks, brackets or
 A quote never closed. A parameter after a blank or comma instead of ";". Comments. Quotes around a name. A bare name
 without "=" is skipped. In text that is not UTF-8 a backslash may be half a character of Shift_JIS, GBK or Big5.
 
-RFC 2231: sections are joined in the order of their numbers whatever order they came in, past gaps, of two sections
+RFC 2231: sections are joined in the order of their numbers whatever order they came in, past gaps. Of two sections
 with one number the extended one counts, then the first. An extended value (charset'language'text) wins over sections,
 sections over a plain value, and anything over an empty one. The quotes around the language may be spoiled: blanks
 between them, typographic ones, another number of them. Encoded words are decoded although RFC 2047 section 5 forbids

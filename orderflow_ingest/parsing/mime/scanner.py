@@ -103,9 +103,9 @@ class Scanner:
         return len(text) > 1 and text in head and b"boundary" in head.lower()
 
     def next_match(self, position: int, *, adopt: bool = False, stop: bool = False) -> Delimiter | None:
-        """Return the next delimiter of an open level, with adopt, a line that looks like one counts for the top.
+        """Return the next delimiter of an open level. With adopt, a line that looks like one counts for the top.
 
-        Without adopt the first such line on the way is kept in `stray`, with stop the search ends there, with None.
+        Without adopt the first such line on the way is kept in `stray`. With stop the search ends there, with None.
         """
         self.stray = None
         if not self._exact and not adopt and not stop:

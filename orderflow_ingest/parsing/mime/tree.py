@@ -283,7 +283,7 @@ class _Walker:
         return bool(may_be_order) and not _USUAL.search(self.source, start, end)
 
     def _open_outside(self, top: _Frame, position: int) -> Iterator[Entity]:
-        """Open a multipart for parts behind a boundary that nobody declared, in one the boundary may change."""
+        """Open a multipart for parts behind a boundary that nobody declared. In one the boundary may change."""
         if top.header is _OUTSIDE:
             top.adopts = True
             self.scanner.replace_top(None)

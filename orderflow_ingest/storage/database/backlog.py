@@ -37,7 +37,7 @@ SELECT 'HELD', o.slug, f.number, NULL FROM organization o JOIN (
 
 @dataclass
 class Backlog:
-    """Numbers of rows, those of an organization by its slug, and only where there are any."""
+    """Numbers of rows. Those of an organization are by its slug, and only where there are any."""
 
     unfinished: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(UNFINISHED, 0))
     oldest_unfinished: datetime | None = None

@@ -170,7 +170,7 @@ class Database:
 
     @contextmanager
     def _used(self, engine: sa.Engine, first: str) -> Iterator[sa.Connection]:
-        """Yield a connection whose work is committed at the end, of PostgreSQL this statement has been sent by it."""
+        """Yield a connection whose work is committed at the end. On PostgreSQL this statement has been sent by it."""
         if self.is_sqlite:
             with engine.begin() as connection:
                 yield connection

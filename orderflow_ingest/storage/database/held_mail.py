@@ -89,7 +89,7 @@ class HeldMails:
     def find(self, chosen: Filter, limit: int) -> list[HeldMail]:
         """Find held mail by time, sender, words and Message-ID, the newest first.
 
-        What nobody has decided on, by its Message-ID what was discarded, too: what was accepted is a message.
+        That is what nobody has decided on, and by its Message-ID also what was discarded. Accepted mail is a message.
         """
         c = held_mail.c
         wanted = held_condition(chosen, is_sqlite=self._database.is_sqlite)

@@ -172,7 +172,7 @@ class Messages:
             return connection.scalar(statement) or 0
 
     def count_by_status(self, since: datetime, org_id: int | None = None) -> dict[Status, int]:
-        """Count messages by status, of those PARSED, which are the whole history, the ones received since a time."""
+        """Count messages by status. PARSED is the whole history, so of these the ones received since a time count."""
         t, mine = inbound_message.c, owned(inbound_message, org_id)
         parsed = (t.status == Status.PARSED.value) & (t.received_at >= since)
         # One SELECT for each index: over all at once, the whole table would be read.

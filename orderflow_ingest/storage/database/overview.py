@@ -88,7 +88,7 @@ class Overview:
         return {status: found.get(status, RecentCounts()) for status in Status}
 
     def by_organization(self, day: datetime, week: datetime) -> list[OrganizationCounts]:
-        """Count by organization, those with the most trouble first, those of which there is nothing are left out."""
+        """Count by organization, those with the most trouble first. Those of which there is nothing are left out."""
         t, d, c = inbound_message.c, document.c, held_mail.c
         nothing = sa.cast(sa.null(), t.received_at.type)
         queries = [

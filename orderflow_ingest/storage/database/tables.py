@@ -7,7 +7,7 @@ tenant data names it. Times are aware UTC on both databases. Rows are the truth 
 often it was tried, when it may be tried again, who is at it. A queue's task is only a bell.
 
 History grows, and no query may grow with it: what is asked of one tenant goes by a key or an index that
-begins with org_id, what is asked of all by an index of its own, those of what is unfinished, failed or
+begins with org_id, what is asked of all by an index of its own. Those of what is unfinished, failed or
 held are partial, so that they are as small as what they list. test_growth.py holds each to its index.
 
     attempts         how often a worker began

@@ -1,4 +1,4 @@
-"""orderflow-admin canary: the command around a flight, or 0 if it came through, 1 with the step that did not come.
+"""orderflow-admin canary: the command around a flight. Its status is 0 if all came, and 1 with the step that did not.
 
 The flight looks at documents, which the role that delivers may not read. So it has the worker's settings, as its unit
 has: worker.env beside the settings file is read over that file where --settings names no other, and where this user may

@@ -63,7 +63,7 @@ _PRINT_AGAIN = "print orderflow-admin postfix main again"
 
 
 def reaches(account: pwd.struct_passwd, path: Path, greeting: bytes) -> Iterator[CheckResult]:
-    """Open a socket as a user, where nobody listens, the service's own finding tells."""
+    """Open a socket as a user. Where nobody listens, the finding of the service says so."""
     if os.geteuid():
         return
     try:

@@ -260,5 +260,5 @@ def _mail_user_reaches(settings: Settings, postconf: Postconf, name: str) -> Ite
 
 
 def _option(argv: list[str], name: str) -> str:
-    """Return an option's value, or empty if it is not there."""
+    """Return an option's value, or "" if it is not there."""
     return next((value for option, value in pairwise(argv) if option == name), "")

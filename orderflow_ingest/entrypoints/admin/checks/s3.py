@@ -213,7 +213,7 @@ def _put(archive: Archive, data: bytes, metadata: dict[str, str]) -> None:
 
 
 def _delete(archive: Archive) -> None:
-    """Delete the probe, where that fails now, the next run does."""
+    """Delete the probe. Where that fails now, the next run does it."""
     with suppress(ArchiveUnavailable):
         archive.delete(PROBE)
 

@@ -1,4 +1,4 @@
-"""Whether workers run and sweep, told by what they note, and what is left undone.
+"""Whether workers run and sweep, by what they note, and what is left undone.
 
 Every worker process shows that it lives by a file of this host (see `presence`), and each sweep of any host is noted
 in the queue. So the worker that has another queue, or none, is found by that. The one that runs and does not sweep too.
